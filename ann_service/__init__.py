@@ -1,0 +1,1 @@
+"""The ANN service: embeddings in, nearest items out."""

@@ -1,0 +1,28 @@
+"""Puts the ANN service together."""
+
+from __future__ import annotations
+
+from two_tower.ann.v1 import ann_service_pb2_grpc as pb_grpc
+
+from ann_service.catalogue import CatalogueLoader
+from ann_service.config import AnnConfig
+from ann_service.servicer import SERVICE_NAME, AnnServicer
+from bundle.store import BundleStore
+from serving.live import Live
+from serving.metrics import Metrics
+from serving.server import Server
+
+
+def assemble(config: AnnConfig) -> Server:
+    """Returns the server, not started yet."""
+    store = BundleStore(config.store)
+    metrics = Metrics()
+    live = Live(store, CatalogueLoader(store, config).open, config, metrics)
+    servicer = AnnServicer(live, config.max_batch_size, config.max_k, metrics)
+    return Server(
+        SERVICE_NAME,
+        lambda server: pb_grpc.add_AnnServiceServicer_to_server(servicer, server),
+        live,
+        metrics,
+        config,
+    )

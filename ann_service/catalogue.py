@@ -1,0 +1,156 @@
+"""Opening the item side of a bundle: the gates, and what a search needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ann_service.config import AnnConfig
+from ann_service.index import AnnoyIndex, Index, scan, score
+from bundle.canaries import Canaries
+from bundle.errors import BundleRefused
+from bundle.items import ItemTable, StringColumn, StringListColumn
+from bundle.manifest import CANARIES, INDEX, ITEMS, VECTORS, Manifest
+from bundle.store import BundleStore
+from serving.verification import available_bytes, check_memory, read_canaries, read_contents
+
+FILES = (VECTORS, INDEX, ITEMS, CANARIES)
+"""What this service reads of a bundle."""
+
+SCORE_TOLERANCE = 1e-5
+"""Scores closer than this are a tie: the publisher may have ordered them the other way round."""
+
+_RECALL_AT = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """An open bundle. Immutable.
+
+    Attributes:
+        manifest: of the bundle.
+        items: ids and attributes; row i is row i of `vectors`.
+        vectors: [item_count, dimension] float32, unit length, memory-mapped.
+        index: over `vectors`.
+    """
+
+    manifest: Manifest
+    items: ItemTable
+    vectors: np.ndarray
+    index: Index
+
+    @cached_property
+    def codes(self) -> Mapping[str, Mapping[str, int]]:
+        """Codes by value, for each text attribute."""
+        return {
+            name: {value: code for code, value in enumerate(column.values)}
+            for name, column in self.items.attributes.items()
+            if isinstance(column, StringColumn | StringListColumn)
+        }
+
+
+class CatalogueLoader:
+    """Opens catalogues."""
+
+    def __init__(self, store: BundleStore, config: AnnConfig) -> None:
+        """Takes where the bundles are, and the settings."""
+        self._store = store
+        self._config = config
+
+    def open(self, version: str, beside: Collection[str]) -> Catalogue:
+        """Returns the catalogue of a bundle, verified and warm.
+
+        Args:
+            version: of the bundle.
+            beside: bundles that are open meanwhile.
+
+        Raises:
+            BundleError: a gate refused it: those of `serving.verification`, ``index`` where the index is not one over
+                these vectors, or ``recall``.
+        """
+        manifest = self._store.manifest(version)
+        if not manifest.files.keys() >= set(FILES):
+            self._store.verify(version, FILES)  # says which are not listed
+        # Before the hash pass: reading what does not fit would push the running bundle out of memory.
+        check_memory(manifest, FILES, 1 if beside or self._config.unload_first else 2, available_bytes())
+        self._store.verify(version, FILES)
+        catalogue = self._read(manifest)
+        canaries = read_canaries(self._store, manifest)
+        _check_top_items(catalogue, canaries)
+        _check_recall(catalogue, canaries, self._config.max_recall_loss)
+        _ = catalogue.codes, catalogue.items.rows  # warm: no first caller pays for them
+        return catalogue
+
+    def _read(self, manifest: Manifest) -> Catalogue:
+        version = manifest.bundle_version
+        folder = self._store.path(version)
+        spec = manifest.index
+        if (spec.kind, spec.metric) != ("annoy", "angular"):
+            message = f"{INDEX} is {spec.kind} {spec.metric}, this service reads annoy angular"
+            raise BundleRefused(version, "index", message)
+        vectors = read_contents(
+            version, VECTORS, lambda: np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        )
+        expected = (manifest.item_count, manifest.dimension)
+        if vectors.shape != expected or vectors.dtype != np.float32:
+            found = f"{vectors.dtype} {list(vectors.shape)}"
+            message = f"{VECTORS} is {found}, expected float32 {list(expected)}: not the file of this manifest"
+            raise BundleRefused(version, "contents", message)
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))  # [item_count]
+        if not (worst := float(np.max(np.abs(lengths - 1.0)))) <= 1e-3:
+            raise BundleRefused(version, "contents", f"a vector is {worst:.2e} off unit length, allowed are 1e-03")
+        items = read_contents(version, ITEMS, lambda: ItemTable.read(folder / ITEMS, manifest.attributes))
+        if len(items.ids) != manifest.item_count:
+            message = f"{ITEMS} has {len(items.ids)} items, the manifest says {manifest.item_count}"
+            raise BundleRefused(version, "contents", message)
+        try:
+            index = AnnoyIndex(folder / INDEX, vectors)
+        except (OSError, ValueError) as error:
+            message = f"{INDEX} is no angular index over {VECTORS}: {error}; publish the bundle again"
+            raise BundleRefused(version, "index", message) from error
+        return Catalogue(manifest, items, vectors, index)
+
+
+def _check_top_items(catalogue: Catalogue, canaries: Canaries) -> None:
+    version, rows = catalogue.manifest.bundle_version, catalogue.items.rows
+    for number, (query, expected, expected_scores) in enumerate(
+        zip(canaries.embeddings, canaries.top_items, canaries.top_scores, strict=True)
+    ):
+        unknown = [item for item in expected if item not in rows]
+        if unknown or len(set(expected)) != len(expected) or not expected:
+            message = f"canary {number} expects items that the bundle lacks, or twice: {unknown[:3]}"
+            raise BundleRefused(version, "canaries", message)
+        expected_rows = np.array([rows[item] for item in expected], dtype=np.int64)  # [k]
+        _, best_scores = scan(catalogue.vectors, query, len(expected))
+        found_scores = score(catalogue.vectors, expected_rows, query)  # [k]
+        # Equal to the best scores, position by position: then they are the best, but for swaps among ties.
+        for what, reference in (("the exact top items", best_scores), ("the published scores", expected_scores)):
+            worst = float(np.max(np.abs(found_scores - reference)))
+            if not worst <= SCORE_TOLERANCE:
+                raise BundleRefused(
+                    version,
+                    "canaries",
+                    f"canary {number}: scores are {worst:.2e} off {what}, allowed are {SCORE_TOLERANCE:.0e}; "
+                    "vectors, items and canaries do not belong together",
+                )
+
+
+def _check_recall(catalogue: Catalogue, canaries: Canaries, max_loss: float) -> None:
+    spec = catalogue.manifest.index
+    k = min(_RECALL_AT, catalogue.manifest.item_count)
+    found = 0
+    for query in canaries.embeddings:
+        _, exact_scores = scan(catalogue.vectors, query, k)
+        _, scores = catalogue.index.search(query, k, spec.search_budget)
+        found += int(np.count_nonzero(scores >= exact_scores[-1] - SCORE_TOLERANCE))
+    recall, floor = found / (k * len(canaries)), spec.recall_at_100 - max_loss
+    if recall < floor:
+        raise BundleRefused(
+            catalogue.manifest.bundle_version,
+            "recall",
+            f"the index finds {recall:.3f} of the exact {k} nearest items of the canaries, expected at least "
+            f"{floor:.3f}: {spec.recall_at_100:.3f} of the manifest less {max_loss:.3f}; publish the bundle again",
+        )

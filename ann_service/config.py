@@ -1,0 +1,35 @@
+"""The settings of the ANN service."""
+
+# No postponed annotations: the command line reads the types of the fields, inherited ones too.
+
+from dataclasses import dataclass
+
+from serving.config import ServerConfig, check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnConfig(ServerConfig):
+    """As of `serving.config.ServerConfig`, and what limits a search."""
+
+    port: int = 50052
+    """Port to listen on, 0 to 65535; 0 takes a free one, which the log and --port-file name."""
+
+    max_k: int = 1000
+    """The most items that one search may ask for, 1 to 100,000."""
+
+    max_recall_loss: float = 0.1
+    """Gate at load: recall@100 on the canaries may be this much below that in the manifest, 0 to 1.
+
+    The publisher measured it on many held-out queries and the canaries are few, so their recall scatters; a broken or
+    foreign index finds next to nothing and falls far below.
+    """
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            ValueError: names the setting, its value and what is allowed.
+        """
+        super().__post_init__()
+        check_range("max_k", self.max_k, 1, 100_000)
+        check_range("max_recall_loss", self.max_recall_loss, 0.0, 1.0)

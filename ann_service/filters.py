@@ -1,0 +1,142 @@
+"""Conditions on item attributes: a proto `Filter` to a mask over the items.
+
+A comparison is true or false for every item, false where the item has no value; ``not`` is plain negation, so an item
+without a value matches the ``not`` of every comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from two_tower.ann.v1 import ann_service_pb2 as pb
+
+from ann_service.catalogue import Catalogue
+from bundle.items import Column, FloatColumn, IntColumn, StringColumn
+from serving.errors import InvalidRequest
+
+MAX_LEVELS = 16
+MAX_CONDITIONS = 1000
+MAX_VALUES = 10_000
+
+_INT64 = np.iinfo(np.int64)
+_ACCEPTED: Mapping[str, tuple[str, ...]] = {
+    "string": ("string_value",),
+    "string_list": ("string_value",),
+    "int": ("int_value",),
+    "float": ("float_value", "int_value"),
+}
+
+
+def match(catalogue: Catalogue, condition: pb.Filter, path: str) -> np.ndarray:
+    """Returns which items match: [item_count] bool.
+
+    Args:
+        catalogue: whose items.
+        condition: to match.
+        path: of the field, for violations.
+
+    Raises:
+        InvalidRequest: an unknown attribute, a value of another type, or too deep or too long.
+    """
+    return _Matcher(catalogue).match(condition, path, 1)
+
+
+class _Matcher:
+    """Evaluates one filter; counts its conditions."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._count = 0
+
+    def match(self, condition: pb.Filter, path: str, level: int) -> np.ndarray:
+        self._count += 1
+        if level > MAX_LEVELS:
+            raise _invalid(path, f"more than {MAX_LEVELS} levels of conditions")
+        if self._count > MAX_CONDITIONS:
+            raise _invalid(path, f"more than {MAX_CONDITIONS} conditions in all")
+        kind = condition.WhichOneof("condition")
+        match kind:
+            case "equals":
+                return self._match_values(condition.equals.attribute, [condition.equals.value], f"{path}.equals")
+            case "in":
+                within: pb.In = getattr(condition, "in")  # a keyword, so no attribute syntax
+                return self._match_values(within.attribute, within.values, f"{path}.in")
+            case "range":
+                return self._match_range(condition.range, f"{path}.range")
+            case "all_of" | "any_of":
+                parts: Sequence[pb.Filter] = getattr(condition, kind).filters
+                if not parts:
+                    raise _invalid(f"{path}.{kind}.filters", "empty, expected at least one condition")
+                combine = np.logical_and if kind == "all_of" else np.logical_or
+                mask = self.match(parts[0], f"{path}.{kind}.filters[0]", level + 1)
+                for number, part in enumerate(parts[1:], 1):
+                    mask = combine(mask, self.match(part, f"{path}.{kind}.filters[{number}]", level + 1))
+                return mask
+            case "not":
+                return ~self.match(getattr(condition, "not"), f"{path}.not", level + 1)
+            case _:
+                raise _invalid(path, "no condition; set equals, in, range, all_of, any_of or not")
+
+    def _column(self, name: str, path: str) -> Column:
+        column = self._catalogue.items.attributes.get(name)
+        if column is None:
+            known = ", ".join(sorted(self._catalogue.items.attributes)) or "none"
+            raise _invalid(f"{path}.attribute", f"unknown attribute {name[:80]!r}; the bundle has {known}")
+        return column
+
+    def _match_values(self, name: str, values: Sequence[pb.AttributeValue], path: str) -> np.ndarray:
+        column = self._column(name, path)
+        if not 1 <= len(values) <= MAX_VALUES:
+            raise _invalid(f"{path}.values", f"{len(values)} values, expected 1 to {MAX_VALUES}")
+        wanted = [_read_value(value, column, path) for value in values]
+        if isinstance(column, IntColumn):
+            return np.isin(column.numbers, np.array(wanted, dtype=np.int64)) & column.present
+        if isinstance(column, FloatColumn):
+            # An int that no float equals matches nothing; converted, it would match its neighbour.
+            numbers = [float(value) for value in wanted if float(value) == value]
+            return np.isin(column.numbers, np.array(numbers, dtype=np.float64))  # NaN, missing, equals nothing
+        known = self._catalogue.codes[name]
+        codes = np.array([known[value] for value in wanted if value in known], dtype=np.int32)
+        hits = np.isin(column.codes, codes)
+        if isinstance(column, StringColumn):
+            return hits
+        before = np.concatenate([[0], np.cumsum(hits)])  # hits before each code
+        return before[column.offsets[1:]] > before[column.offsets[:-1]]  # [item_count]
+
+    def _match_range(self, bounds: pb.Range, path: str) -> np.ndarray:
+        column = self._column(bounds.attribute, path)
+        if not isinstance(column, IntColumn | FloatColumn):
+            raise _invalid(f"{path}.attribute", f"{bounds.attribute} is of type {column.type}, expected int or float")
+        if not (bounds.HasField("min") or bounds.HasField("max")):
+            raise _invalid(path, "neither min nor max, expected at least one")
+        low = bounds.min if bounds.HasField("min") else -math.inf
+        high = bounds.max if bounds.HasField("max") else math.inf
+        if math.isnan(low) or math.isnan(high):
+            raise _invalid(path, "NaN, expected a number")
+        if isinstance(column, FloatColumn):
+            return (column.numbers >= low) & (column.numbers <= high)
+        if low > high or low > _INT64.max or high < _INT64.min:
+            return np.zeros(len(column.numbers), dtype=bool)
+        # In whole numbers: int64 compared as float64 would be off beyond 2**53.
+        smallest = _INT64.min if low <= _INT64.min else math.ceil(low)
+        largest = _INT64.max if high >= _INT64.max else math.floor(high)
+        if smallest > _INT64.max:
+            return np.zeros(len(column.numbers), dtype=bool)
+        return (column.numbers >= smallest) & (column.numbers <= largest) & column.present
+
+
+def _read_value(value: pb.AttributeValue, column: Column, path: str) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind not in _ACCEPTED[column.type]:
+        accepted = " or ".join(_ACCEPTED[column.type])
+        raise _invalid(f"{path}.value", f"{kind or 'no value'}, expected {accepted}: the attribute is a {column.type}")
+    if kind == "float_value" and not math.isfinite(value.float_value):
+        raise _invalid(f"{path}.value", "NaN or infinite, expected a finite number")
+    return getattr(value, kind)
+
+
+def _invalid(field: str, description: str) -> InvalidRequest:
+    return InvalidRequest([(field, description)])

@@ -1,0 +1,145 @@
+"""The RPCs of the ANN service."""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+from two_tower.ann.v1 import ann_service_pb2 as pb
+from two_tower.ann.v1 import ann_service_pb2_grpc as pb_grpc
+
+from ann_service.catalogue import Catalogue
+from ann_service.search import find
+from ann_service.validation import check_batch, read_searches
+from bundle.items import Column
+from serving.errors import BundleNotServed, ModelNotServed, NoBundle
+from serving.live import Live, Served, Snapshot
+from serving.metrics import Metrics
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
+
+_TYPES: dict[str, pb.AttributeType.ValueType] = {
+    "string": pb.ATTRIBUTE_TYPE_STRING,
+    "int": pb.ATTRIBUTE_TYPE_INT,
+    "float": pb.ATTRIBUTE_TYPE_FLOAT,
+    "string_list": pb.ATTRIBUTE_TYPE_STRING_LIST,
+}
+
+
+class AnnServicer(pb_grpc.AnnServiceServicer):
+    """Answers with the open catalogues; safe for several threads."""
+
+    def __init__(self, live: Live[Catalogue], max_batch_size: int, max_k: int, metrics: Metrics) -> None:
+        """Takes the open catalogues, the limits of a request, and where batch sizes are noted."""
+        self._live = live
+        self._max_batch_size = max_batch_size
+        self._max_k = max_k
+        self._metrics = metrics
+
+    def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
+        """Returns one result a search, all from one bundle.
+
+        Raises:
+            ServiceError: as the proto lists them.
+        """
+        check_batch(request.searches, request.model_version, self._max_batch_size)
+        self._metrics.batch_size.labels("SearchItems").observe(len(request.searches))
+        snapshot = self._live.snapshot
+        catalogue = _pick(snapshot, request.model_version, request.bundle_version)
+        response = pb.SearchItemsResponse(
+            model_version=catalogue.manifest.model_version,
+            bundle_version=catalogue.manifest.bundle_version,
+            newest_model_version=snapshot.open[0].bundle.manifest.model_version,
+        )
+        for plan in read_searches(request.searches, catalogue, self._max_k):
+            rows, scores = find(catalogue, plan)
+            ids = catalogue.items.ids
+            result = response.results.add(item_ids=[ids[row] for row in rows.tolist()], scores=scores.tolist())
+            for name in plan.return_attributes:
+                result.attributes.append(_column(name, catalogue.items.attributes[name], rows))
+        return response
+
+    def GetServingStatus(
+        self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext
+    ) -> pb.GetServingStatusResponse:
+        """Returns what is open."""
+        snapshot = self._live.snapshot
+        response = pb.GetServingStatusResponse(
+            bundles=[_describe(served) for served in snapshot.open],
+            max_batch_size=self._max_batch_size,
+            max_k=self._max_k,
+            live_bundle_version=snapshot.live_version,
+            loading_bundle_version=snapshot.loading_version,
+        )
+        if response.bundles:
+            response.newest_model_version = response.bundles[0].model_version
+        for problem in snapshot.problems:
+            response.problems.add(
+                bundle_version=problem.version,
+                gate=problem.gate,
+                message=problem.message,
+                refused_at_ms=problem.refused_at_ms,
+            )
+        return response
+
+
+def _pick(snapshot: Snapshot[Catalogue], model_version: str, bundle_version: str) -> Catalogue:
+    if not snapshot.open:
+        raise NoBundle()
+    catalogues = [served.bundle for served in snapshot.open]
+    if bundle_version:
+        return _pick_pinned(catalogues, model_version, bundle_version)
+    if not model_version:
+        return catalogues[0]
+    for catalogue in catalogues:
+        if catalogue.manifest.model_version == model_version:
+            return catalogue
+    raise ModelNotServed(model_version, list(dict.fromkeys(c.manifest.model_version for c in catalogues)))
+
+
+def _pick_pinned(catalogues: list[Catalogue], model_version: str, bundle_version: str) -> Catalogue:
+    versions = [catalogue.manifest.bundle_version for catalogue in catalogues]
+    if bundle_version not in versions:
+        raise BundleNotServed(f"bundle {bundle_version[:80]!r} is not open here", versions)
+    catalogue = catalogues[versions.index(bundle_version)]
+    if model_version not in ("", catalogue.manifest.model_version):
+        raise BundleNotServed(
+            f"bundle {bundle_version} is of model {catalogue.manifest.model_version}, not {model_version[:80]!r}",
+            versions,
+        )
+    return catalogue
+
+
+def _column(name: str, column: Column, rows: np.ndarray) -> pb.AttributeColumn:
+    values = [column.at(row) for row in rows.tolist()]
+    message = pb.AttributeColumn(name=name, missing=[i for i, value in enumerate(values) if value is None])
+    match column.type:
+        case "string":
+            message.strings.values.extend(value or "" for value in values)  # pyright: ignore[reportArgumentType]
+            message.strings.SetInParent()
+        case "int":
+            message.ints.values.extend(value or 0 for value in values)  # pyright: ignore[reportArgumentType]
+            message.ints.SetInParent()
+        case "float":
+            message.floats.values.extend(value or 0.0 for value in values)  # pyright: ignore[reportArgumentType]
+            message.floats.SetInParent()
+        case _:
+            message.string_lists.values.extend(pb.StringColumn(values=value or ()) for value in values)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
+            message.string_lists.SetInParent()
+    return message
+
+
+def _describe(served: Served[Catalogue]) -> pb.OpenBundle:
+    manifest = served.bundle.manifest
+    spec = manifest.index
+    return pb.OpenBundle(
+        bundle_version=manifest.bundle_version,
+        model_version=manifest.model_version,
+        item_count=manifest.item_count,
+        dimension=manifest.dimension,
+        index_kind=spec.kind,
+        index_parameters={name: str(value) for name, value in spec.parameters.items()},
+        search_budget=spec.search_budget,
+        recall_at_100=spec.recall_at_100,
+        attributes=[pb.Attribute(name=name, type=_TYPES[type_]) for name, type_ in manifest.attributes.items()],
+        opened_at_ms=served.opened_at_ms,
+    )

@@ -1,0 +1,151 @@
+"""Requests to searches: every input is checked here, since Annoy answers nonsense arbitrarily or at any cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from two_tower.ann.v1 import ann_service_pb2 as pb
+
+from ann_service.catalogue import Catalogue
+from ann_service.filters import match
+from ann_service.search import SearchPlan
+from serving.errors import InvalidRequest, UnknownItem
+
+MAX_BUDGET = 10_000_000
+MAX_EXCLUSIONS = 100_000
+MAX_SIMILAR = 1000
+_MAX_VIOLATIONS = 20
+_SMALLEST_MEAN = 1e-6
+
+
+def check_batch(searches: Sequence[pb.Search], model_version: str, max_batch_size: int) -> None:
+    """Checks what needs no bundle.
+
+    Raises:
+        InvalidRequest: no or too many searches, or an embedding of an unnamed model.
+    """
+    if not 1 <= len(searches) <= max_batch_size:
+        raise InvalidRequest([("searches", f"{len(searches)} searches, expected 1 to {max_batch_size}")])
+    if not model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
+        description = "empty beside an embedding; send EmbedQueriesResponse.model_version along with it"
+        raise InvalidRequest([("model_version", description)])
+
+
+def read_searches(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int) -> list[SearchPlan]:
+    """Returns the searches, ready to run.
+
+    Raises:
+        InvalidRequest: with up to 20 violations, of all searches.
+        UnknownItem: an id to be similar to that the bundle lacks.
+    """
+    violations: list[tuple[str, str]] = []
+    plans: list[SearchPlan] = []
+    for number, search in enumerate(searches):
+        try:
+            plans.append(_read_search(search, catalogue, max_k, f"searches[{number}]"))
+        except InvalidRequest as error:
+            violations += error.violations
+            if len(violations) >= _MAX_VIOLATIONS:
+                break
+    if violations:
+        raise InvalidRequest(violations[:_MAX_VIOLATIONS])
+    return plans
+
+
+def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> SearchPlan:
+    violations = _check_numbers(search, catalogue, max_k, path)
+    allowed: np.ndarray | None = None
+    if search.HasField("filter"):
+        try:
+            allowed = match(catalogue, search.filter, f"{path}.filter")
+        except InvalidRequest as error:
+            violations += error.violations
+    query, own_rows = np.zeros(0), np.zeros(0, dtype=np.int64)
+    try:
+        query, own_rows = _read_target(search, catalogue, path)
+    except InvalidRequest as error:
+        violations += error.violations
+    if violations:
+        raise InvalidRequest(violations)
+    rows = catalogue.items.rows
+    excluded = {rows[item_id] for item_id in search.exclude_item_ids if item_id in rows} | set(own_rows.tolist())
+    return SearchPlan(
+        query=query,
+        k=search.k,
+        allowed=allowed,
+        excluded=np.array(sorted(excluded), dtype=np.int64),
+        min_score=search.min_score if search.HasField("min_score") else None,
+        exact=search.exact,
+        budget=search.search_budget or catalogue.manifest.index.search_budget,
+        return_attributes=tuple(search.return_attributes),
+    )
+
+
+def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> list[tuple[str, str]]:
+    violations: list[tuple[str, str]] = []
+    if not 1 <= search.k <= max_k:
+        violations.append((f"{path}.k", f"{search.k}, expected 1 to {max_k}"))
+    if not 0 <= search.search_budget <= MAX_BUDGET:
+        violations.append((f"{path}.search_budget", f"{search.search_budget}, expected 0 to {MAX_BUDGET}"))
+    if search.HasField("min_score") and not -1.0 <= search.min_score <= 1.0:  # so written that NaN fails
+        violations.append((f"{path}.min_score", f"{search.min_score}, expected -1 to 1"))
+    if len(search.exclude_item_ids) > MAX_EXCLUSIONS:
+        count = len(search.exclude_item_ids)
+        violations.append((f"{path}.exclude_item_ids", f"{count} ids, expected at most {MAX_EXCLUSIONS}"))
+    attributes = catalogue.items.attributes
+    seen: set[str] = set()
+    for number, name in enumerate(search.return_attributes):
+        if name not in attributes:
+            known = ", ".join(sorted(attributes)) or "none"
+            fault = f"unknown attribute {name[:80]!r}; the bundle has {known}"
+        elif name in seen:
+            fault = f"{name!r} stands twice"  # a request could otherwise ask for a response of any size
+        else:
+            seen.add(name)
+            continue
+        violations.append((f"{path}.return_attributes[{number}]", fault))
+        if len(violations) >= _MAX_VIOLATIONS:
+            break
+    return violations
+
+
+def _read_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the direction, [dimension] float32 of unit length, and the rows that make it, [n] int64."""
+    match search.WhichOneof("target"):
+        case "embedding":
+            return _read_embedding(search.embedding, catalogue.manifest.dimension, f"{path}.embedding.values")
+        case "similar_to":
+            return _read_similar(search.similar_to.values, catalogue, f"{path}.similar_to.values")
+        case _:
+            raise InvalidRequest([(path, "no target; set embedding or similar_to")])
+
+
+def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> tuple[np.ndarray, np.ndarray]:
+    # In float64, where the square of no float32 overflows or vanishes.
+    values = np.array(embedding.values, dtype=np.float64)  # [dimension]
+    if len(values) != dimension:
+        raise InvalidRequest([(path, f"{len(values)} values, the model has dimension {dimension}")])
+    if not np.all(np.isfinite(values)):
+        raise InvalidRequest([(path, "NaN or infinite, expected finite values")])
+    norm = math.sqrt(float(values @ values))
+    if norm == 0.0:
+        raise InvalidRequest([(path, "a zero vector has no direction, expected a value other than 0")])
+    return (values / norm).astype(np.float32), np.zeros(0, dtype=np.int64)
+
+
+def _read_similar(item_ids: Sequence[str], catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
+    if not 1 <= len(item_ids) <= MAX_SIMILAR:
+        raise InvalidRequest([(path, f"{len(item_ids)} ids, expected 1 to {MAX_SIMILAR}")])
+    rows = catalogue.items.rows
+    distinct = list(dict.fromkeys(item_ids))
+    unknown = [item_id for item_id in distinct if item_id not in rows]
+    if unknown:
+        raise UnknownItem(path, unknown)
+    own_rows = np.array([rows[item_id] for item_id in distinct], dtype=np.int64)  # [n]
+    mean = catalogue.vectors[own_rows].mean(axis=0, dtype=np.float64)  # [dimension]
+    norm = math.sqrt(float(mean @ mean))
+    if norm < _SMALLEST_MEAN:
+        raise InvalidRequest([(path, "the vectors of these items cancel out, so their mean has no direction")])
+    return (mean / norm).astype(np.float32), own_rows

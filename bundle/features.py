@@ -1,0 +1,283 @@
+"""Raw features to model inputs: the one encoder that training and serving share.
+
+| kind              | raw value of one row          | model input                                              |
+|-------------------|-------------------------------|----------------------------------------------------------|
+| categorical       | a string or an int            | [batch] int32 slot                                       |
+| multi_categorical | a list of them, in no order   | [batch, max_values] int32 slots, the first ones, padded  |
+| history           | a list of item ids, oldest    | [batch, max_values] int32 slots, newest first, padded    |
+|                   | first                         |                                                          |
+| numeric           | a number                      | [batch, 2] float32: (value - mean) / std, 1 if present   |
+
+A missing value is None (or an empty list): slot 0, or (0, 0) where numeric. ``text`` is a kind of its own, for which
+`KINDS` and the wire's ``FEATURE_KIND_TEXT`` keep the place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from bundle.vocabulary import PADDING, Hashing, Vocabulary
+
+ValueType = Literal["string", "int", "float"]
+Columns = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One value out of a vocabulary, or hashed.
+
+    Attributes:
+        name: of the feature.
+        value_type: ``"string"`` or ``"int"``.
+        vocabulary: name of its vocabulary; features may share one. Empty: hashed.
+        hash_buckets: slots of a hashed feature; 0 where it has a vocabulary.
+        description: for those who send it.
+    """
+
+    kind: ClassVar = "categorical"
+    max_values: ClassVar = 1
+    name: str
+    value_type: ValueType = "string"
+    vocabulary: str = ""
+    hash_buckets: int = 0
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks that there is just one source of slots."""
+        _check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return ()
+
+    def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
+        """Returns [batch] int32."""
+        return slots.lookup(column)
+
+
+@dataclass(frozen=True)
+class MultiCategorical:
+    """Several values out of a vocabulary, or hashed; attributes as of `Categorical`.
+
+    Attributes:
+        max_values: how many count: the first ones.
+    """
+
+    kind: ClassVar = "multi_categorical"
+    name: str
+    max_values: int
+    value_type: ValueType = "string"
+    vocabulary: str = ""
+    hash_buckets: int = 0
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
+        _check_max_values(self.name, self.max_values)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return (self.max_values,)
+
+    def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
+        """Returns [batch, max_values] int32."""
+        return _pad([(values or ())[: self.max_values] for values in column], slots, self.max_values)
+
+
+@dataclass(frozen=True)
+class History:
+    """The ids of the items that the user met before, oldest first.
+
+    Attributes:
+        name: of the feature.
+        max_values: how many count: the newest ones, that is the last.
+        value_type: ``"string"`` or ``"int"``.
+        vocabulary: name of the vocabulary of items.
+        description: for those who send it.
+    """
+
+    kind: ClassVar = "history"
+    hash_buckets: ClassVar = 0
+    name: str
+    max_values: int
+    value_type: ValueType = "string"
+    vocabulary: str = "items"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _check_slots(self.name, self.value_type, self.vocabulary, 0)
+        _check_max_values(self.name, self.max_values)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return (self.max_values,)
+
+    def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
+        """Returns [batch, max_values] int32, newest first."""
+        return _pad([(values or ())[: -self.max_values - 1 : -1] for values in column], slots, self.max_values)
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A number, standardised with the mean and standard deviation of the training data.
+
+    Attributes:
+        name: of the feature.
+        mean: of the training values.
+        std: of the training values, above 0.
+        value_type: ``"float"``.
+        description: for those who send it.
+    """
+
+    kind: ClassVar = "numeric"
+    max_values: ClassVar = 1
+    vocabulary: ClassVar = ""
+    hash_buckets: ClassVar = 0
+    name: str
+    mean: float
+    std: float
+    value_type: ValueType = "float"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"feature {self.name}: mean {self.mean} and std {self.std} have to be finite, std above 0")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one row: standardised value, presence."""
+        return (2,)
+
+    def encode(self, column: Sequence[Any]) -> np.ndarray:
+        """Returns [batch, 2] float32; NaN counts as missing."""
+        values = np.array([math.nan if value is None else value for value in column], dtype=np.float64)
+        present = ~np.isnan(values)
+        # Beyond ten standard deviations a value says "extreme" and nothing more; it must not blow up the tower.
+        standardised = np.clip((np.where(present, values, self.mean) - self.mean) / self.std, -10.0, 10.0)
+        return np.stack([standardised, present], axis=1).astype(np.float32)  # [batch, 2]
+
+
+Feature = Categorical | MultiCategorical | History | Numeric
+KINDS: Mapping[str, type[Feature]] = {kind.kind: kind for kind in (Categorical, MultiCategorical, History, Numeric)}
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """The inputs of a tower, and the vocabularies that they share.
+
+    Attributes:
+        features: in the order of the recipe, names distinct.
+        vocabularies: by name.
+    """
+
+    features: tuple[Feature, ...]
+    vocabularies: Mapping[str, Vocabulary]
+
+    def __post_init__(self) -> None:
+        """Checks names.
+
+        Raises:
+            ValueError: a name stands twice, or a vocabulary is missing or of the wrong type.
+        """
+        names = [feature.name for feature in self.features]
+        if len(set(names)) != len(names):
+            raise ValueError(f"feature names {names} are not distinct")
+        for feature in self.features:
+            if not feature.vocabulary:
+                continue
+            if feature.vocabulary not in self.vocabularies:
+                raise ValueError(f"feature {feature.name}: no vocabulary {feature.vocabulary!r}")
+            values = self.vocabularies[feature.vocabulary].values
+            if values and isinstance(values[0], int) != (feature.value_type == "int"):
+                raise ValueError(f"feature {feature.name} is of {feature.value_type}s, its vocabulary is not")
+
+    def slots(self, feature: Feature) -> Vocabulary | Hashing:
+        """Returns what gives the values of a categorical feature their slots."""
+        return self.vocabularies[feature.vocabulary] if feature.vocabulary else Hashing(feature.hash_buckets)
+
+    def encode(self, columns: Columns, row_count: int) -> dict[str, np.ndarray]:
+        """Returns the model inputs of `row_count` rows.
+
+        Args:
+            columns: raw values by feature name, each [row_count]; see the table on top. A feature without a column is
+                missing in every row. Values have to be of the feature's type: the caller checks that.
+            row_count: rows.
+
+        Raises:
+            KeyError: a column that no feature reads.
+        """
+        unknown = columns.keys() - {feature.name for feature in self.features}
+        if unknown:
+            raise KeyError(f"no feature reads {sorted(unknown)}")
+        absent = [None] * row_count
+        inputs: dict[str, np.ndarray] = {}
+        for feature in self.features:
+            column = columns.get(feature.name, absent)
+            if isinstance(feature, Numeric):
+                inputs[feature.name] = feature.encode(column)
+            else:
+                inputs[feature.name] = feature.encode(column, self.slots(feature))
+        return inputs
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the features, for the manifest; the vocabularies are a file of their own."""
+        return {"features": [{"kind": f.kind, **dataclasses.asdict(f)} for f in self.features]}
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any], vocabularies: Mapping[str, Sequence[Any]]) -> FeatureSchema:
+        """Returns the schema that `to_json` wrote.
+
+        Args:
+            raw: what it wrote.
+            vocabularies: values by name; may hold more than the features use.
+
+        Raises:
+            ValueError: an unknown kind or field, or a bad value.
+        """
+        features: list[Feature] = []
+        for entry in raw["features"]:
+            fields = dict(entry)
+            kind = fields.pop("kind", None)
+            if kind not in KINDS:
+                raise ValueError(f"feature kind {kind!r} is unknown; a newer program wrote this bundle")
+            try:
+                features.append(KINDS[kind](**fields))
+            except TypeError as error:
+                raise ValueError(f"feature {entry}: {error}") from error
+        used = {feature.vocabulary for feature in features if feature.vocabulary}
+        absent = sorted(used - vocabularies.keys())
+        if absent:
+            raise ValueError(f"no vocabulary {', '.join(absent)}")
+        return FeatureSchema(tuple(features), {name: Vocabulary(tuple(vocabularies[name])) for name in sorted(used)})
+
+
+def _pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) -> np.ndarray:
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    padded = np.full((len(rows), width), PADDING, dtype=np.int32)
+    padded[np.arange(width) < lengths[:, None]] = slots.lookup(chain.from_iterable(rows))  # row-major, as chained
+    return padded
+
+
+def _check_slots(name: str, value_type: str, vocabulary: str, hash_buckets: int) -> None:
+    if value_type not in ("string", "int"):
+        raise ValueError(f"feature {name}: value type {value_type!r}, expected string or int")
+    if bool(vocabulary) == bool(hash_buckets):
+        raise ValueError(f"feature {name}: needs a vocabulary or hash_buckets, and only one of them")
+
+
+def _check_max_values(name: str, max_values: int) -> None:
+    if not 1 <= max_values <= 10_000:
+        raise ValueError(f"feature {name}: max_values is {max_values}, expected 1 to 10000")

@@ -1,0 +1,87 @@
+"""Values and their slots in an embedding table."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+PADDING = 0
+"""Slot of a value that is absent: padding of a list, or a feature that was not sent."""
+
+OUT_OF_VOCABULARY = 1
+"""Slot of a value that training did not know."""
+
+FIRST_VALUE = 2
+"""Slot of the first value of a vocabulary."""
+
+Value = str | int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The values that training knew, each with a slot of its own.
+
+    Attributes:
+        values: distinct, all strings or all ints. Value i has slot i + 2.
+    """
+
+    values: tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: a value stands there twice, or they are of mixed type.
+        """
+        if len(self._slots) != len(self.values):
+            raise ValueError("a vocabulary holds a value twice")
+        if len({type(value) for value in self.values}) > 1:
+            raise ValueError("a vocabulary holds strings and ints")
+
+    @cached_property
+    def _slots(self) -> dict[Value, int]:
+        return {value: slot for slot, value in enumerate(self.values, FIRST_VALUE)}
+
+    @property
+    def slot_count(self) -> int:
+        """Rows that an embedding table needs: the values, padding and out-of-vocabulary."""
+        return len(self.values) + FIRST_VALUE
+
+    def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
+        """Returns the slots of `values`: [n] int32; None is padding, an unknown value out-of-vocabulary."""
+        get = self._slots.get
+        slots = [PADDING if value is None else get(value, OUT_OF_VOCABULARY) for value in values]
+        return np.array(slots, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """Slots by hash, for values too many or too fleeting to list.
+
+    Attributes:
+        buckets: how many slots the values share.
+    """
+
+    buckets: int
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        if not 1 <= self.buckets <= 2**24:
+            raise ValueError(f"hash buckets are {self.buckets}, expected 1 to {2**24}")
+
+    @property
+    def slot_count(self) -> int:
+        """Rows that an embedding table needs: the buckets, padding and out-of-vocabulary (which stays unused)."""
+        return self.buckets + FIRST_VALUE
+
+    def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
+        """Returns the slots of `values`: [n] int32; None is padding, another value CRC-32 of its text mod buckets."""
+        slots = [
+            PADDING if value is None else FIRST_VALUE + zlib.crc32(str(value).encode()) % self.buckets
+            for value in values
+        ]
+        return np.array(slots, dtype=np.int32)

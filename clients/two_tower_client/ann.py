@@ -1,0 +1,227 @@
+"""Clients of the ANN service: embeddings, or items -> nearest items."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
+from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
+
+from two_tower_client.channel import Address
+from two_tower_client.client import AsyncClient, Client, ConnectionOptions
+from two_tower_client.errors import InvalidRequest, ServerError
+from two_tower_client.filters import Filter
+from two_tower_client.results import AttributeValue, Retrieval, SearchAnswer
+
+DEFAULT_ADDRESS = "localhost:50052"
+
+
+class SearchOptions(TypedDict, total=False):
+    """What a search may ask for beside its target and `k`.
+
+    Attributes:
+        exclude: Ids of items to leave out, for instance those the user has seen; at most 100,000.
+        filter: Only items that match; see `two_tower_client.filters`. Default: all.
+        min_score: Only items with at least this score, -1 to 1. Default: no limit.
+        exact: Scan every item instead of the index: exact, and slower. Default: False.
+        search_budget: Nodes of the index to inspect: more find more of the true neighbours and cost more time.
+            Default (0): what the publisher of the bundle measured.
+        return_attributes: Names of item attributes to send along, for instance "title".
+    """
+
+    exclude: Sequence[str]
+    filter: Filter | None
+    min_score: float | None
+    exact: bool
+    search_budget: int
+    return_attributes: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """One search: the items nearest to `embedding`, or to the mean of the items `similar_to`; give one of the two.
+
+    A string where several are expected counts as one.
+
+    Attributes:
+        embedding: [dim] floats, finite, not all zero.
+        similar_to: Ids of 1 to 1,000 items of the bundle, which are left out of the result.
+        k: How many items to return.
+        exclude: As in `SearchOptions`, like all that follow.
+        filter: Only items that match.
+        min_score: Only items with at least this score.
+        exact: Scan every item.
+        search_budget: Nodes of the index to inspect.
+        return_attributes: Names of item attributes to send along.
+    """
+
+    embedding: Sequence[float] | None = None
+    similar_to: str | Sequence[str] | None = None
+    k: int = 10
+    exclude: str | Sequence[str] = ()
+    filter: Filter | None = None
+    min_score: float | None = None
+    exact: bool = False
+    search_budget: int = 0
+    return_attributes: str | Sequence[str] = ()
+
+
+class AnnClient(Client):
+    """Calls the ANN service. Threads may share one.
+
+    Args:
+        address: Its address, or those of its replicas.
+        **options: See `ConnectionOptions`.
+
+    Raises:
+        InvalidRequest: If an address, a file or the token cannot be used.
+    """
+
+    def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
+        """Makes the channel; it connects at the first call."""
+        super().__init__(address, **options)
+        self._stub = ann_grpc.AnnServiceStub(self._open())
+
+    def search(
+        self,
+        searches: Sequence[Search],
+        *,
+        model_version: str = "",
+        bundle_version: str = "",
+        timeout_s: float | None = None,
+    ) -> SearchAnswer:
+        """Returns one retrieval for each of `searches`, in their order, all from one bundle.
+
+        Args:
+            searches: What to find.
+            model_version: The model that made the embeddings; required where there are any.
+            bundle_version: Stay on this bundle, for instance while paging. Default: the newest of the model.
+            timeout_s: Seconds the call may take. Default: that of the client.
+
+        Raises:
+            TwoTowerError: See `two_tower_client.errors`.
+        """
+        request = to_request(searches, model_version, bundle_version)
+        return to_answer(self._call(self._stub.SearchItems, request, timeout_s), len(searches))
+
+    def status(self, *, timeout_s: float | None = None) -> ann_pb2.GetServingStatusResponse:
+        """Returns which bundles the replica that answers has open, and how they are searched."""
+        return self._call(self._stub.GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
+
+
+class AsyncAnnClient(AsyncClient):
+    """Calls the ANN service from asyncio. Create and use it within one running event loop.
+
+    Args:
+        address: Its address, or those of its replicas.
+        **options: See `ConnectionOptions`.
+
+    Raises:
+        InvalidRequest: If an address, a file or the token cannot be used.
+    """
+
+    def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
+        """Makes the channel; it connects at the first call."""
+        super().__init__(address, **options)
+        self._stub = ann_grpc.AnnServiceStub(self._open())
+
+    async def search(
+        self,
+        searches: Sequence[Search],
+        *,
+        model_version: str = "",
+        bundle_version: str = "",
+        timeout_s: float | None = None,
+    ) -> SearchAnswer:
+        """Returns what `AnnClient.search` does."""
+        request = to_request(searches, model_version, bundle_version)
+        return to_answer(await self._call(self._stub.SearchItems, request, timeout_s), len(searches))
+
+    async def status(self, *, timeout_s: float | None = None) -> ann_pb2.GetServingStatusResponse:
+        """Returns what `AnnClient.status` does."""
+        return await self._call(self._stub.GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
+
+
+def to_request(searches: Sequence[Search], model_version: str, bundle_version: str) -> ann_pb2.SearchItemsRequest:
+    """Returns the request for `searches`.
+
+    Raises:
+        InvalidRequest: If there are no searches, or one has no target, two, or a value of another type.
+    """
+    if not searches:
+        raise InvalidRequest.in_field("searches", "is empty; send at least one")
+    messages = [_to_search(search, f"searches[{position}]") for position, search in enumerate(searches)]
+    return ann_pb2.SearchItemsRequest(model_version=model_version, bundle_version=bundle_version, searches=messages)
+
+
+def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> SearchAnswer:
+    """Returns the retrievals of a response.
+
+    Raises:
+        ServerError: If there is not one for each search, or its arrays differ in length.
+    """
+    if len(response.results) != search_count:
+        raise ServerError(
+            f"the ANN service answered {search_count} searches with {len(response.results)} results; see its log"
+        )
+    return SearchAnswer(
+        tuple(_to_retrieval(result, response) for result in response.results),
+        response.model_version,
+        response.bundle_version,
+        response.newest_model_version,
+    )
+
+
+def _to_search(search: Search, path: str) -> ann_pb2.Search:
+    if (search.embedding is None) == (search.similar_to is None):
+        raise InvalidRequest.in_field(path, "takes an embedding or items to be similar to: one of the two")
+    if isinstance(search.k, bool) or search.k < 1:
+        raise InvalidRequest.in_field(f"{path}.k", f"has to be at least 1, got {search.k!r}")
+    try:
+        return ann_pb2.Search(
+            embedding=None if search.embedding is None else ann_pb2.Embedding(values=search.embedding),
+            similar_to=None if search.similar_to is None else ann_pb2.ItemIds(values=_listed(search.similar_to)),
+            k=search.k,
+            filter=search.filter,
+            exclude_item_ids=_listed(search.exclude),
+            min_score=search.min_score,
+            exact=search.exact,
+            search_budget=search.search_budget,
+            return_attributes=_listed(search.return_attributes),
+        )
+    except (TypeError, ValueError) as error:
+        # What protobuf says of a value that does not fit its field.
+        raise InvalidRequest.in_field(path, f"a value has a wrong type or size: {error}") from error
+
+
+def _listed(values: str | Sequence[str]) -> Sequence[str]:
+    # Protobuf would take a string for a list of one-letter ids.
+    return [values] if isinstance(values, str) else values
+
+
+def _to_retrieval(result: ann_pb2.SearchResult, response: ann_pb2.SearchItemsResponse) -> Retrieval:
+    item_count = len(result.item_ids)
+    attributes = {column.name: _to_column(column, item_count) for column in result.attributes}
+    if len(result.scores) != item_count:
+        raise ServerError(f"the ANN service sent {len(result.scores)} scores for {item_count} items; see its log")
+    return Retrieval(
+        tuple(result.item_ids), tuple(result.scores), attributes, response.model_version, response.bundle_version
+    )
+
+
+def _to_column(column: ann_pb2.AttributeColumn, item_count: int) -> tuple[AttributeValue, ...]:
+    kind = column.WhichOneof("values")
+    values: list[AttributeValue] = []
+    if kind == "strings":
+        values += column.strings.values
+    elif kind == "ints":
+        values += column.ints.values
+    elif kind == "floats":
+        values += column.floats.values
+    elif kind == "string_lists":
+        values += [tuple(texts.values) for texts in column.string_lists.values]
+    if len(values) != item_count or not all(0 <= position < item_count for position in column.missing):
+        raise ServerError(f"the ANN service sent a column {column.name!r} that does not fit {item_count} items")
+    for position in column.missing:
+        values[position] = None
+    return tuple(values)

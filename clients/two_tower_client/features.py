@@ -1,0 +1,132 @@
+"""Features of a query, as Python values -> as the wire wants them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import cast
+
+from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
+
+from two_tower_client.errors import InvalidRequest
+
+Scalar = str | int | float
+FeatureValue = Scalar | Sequence[str] | Sequence[int] | Sequence[float] | None
+"""A scalar, or a list or tuple of one type. None and an empty list mean missing."""
+
+Features = Mapping[str, FeatureValue]
+"""The features of one query by name. Any may be left out."""
+
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+
+def to_query(features: Features, position: int = 0) -> query_pb2.Query:
+    """Returns the message of one query.
+
+    Args:
+        features: Its features. Those that are None or empty are left out.
+        position: Its place in the batch, for messages.
+
+    Raises:
+        InvalidRequest: If a value is of no type that a feature can have.
+    """
+    if not isinstance(features, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest.in_field(f"queries[{position}]", f"has to map names to values, got {features!r:.80}")
+    query = query_pb2.Query()
+    for name, value in features.items():
+        path = f"queries[{position}].features[{name}]"
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidRequest.in_field(path, "a feature name has to be a str")
+        values = _to_values(value, path)
+        if values is not None:
+            query.features[name].CopyFrom(values)
+    return query
+
+
+def _to_values(value: object, path: str) -> query_pb2.FeatureValues | None:
+    if value is None:
+        return None
+    items: list[object] = list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else [value]
+    if not items:
+        return None
+    # bool counts as an int in Python, and is one of 0 and 1 in no schema.
+    if any(isinstance(item, bool) for item in items):
+        raise InvalidRequest.in_field(path, "bool is no feature type; send a string such as 'true', or 0 and 1")
+    if all(isinstance(item, str) for item in items):
+        return _strings(cast("list[str]", items), path)
+    if all(isinstance(item, Integral) for item in items):
+        return _ints([int(cast("int", item)) for item in items], path)
+    if all(isinstance(item, Real) for item in items):
+        return _floats([float(cast("float", item)) for item in items], path)
+    types = sorted({type(item).__name__ for item in items})
+    if len(types) > 1:
+        raise InvalidRequest.in_field(path, f"a list has to be of one type, got {' and '.join(types)}")
+    raise InvalidRequest.in_field(
+        path, f"has to be str, int, float, or a list or tuple of one of them, got {types[0]} (an array: use .tolist())"
+    )
+
+
+def _strings(values: list[str], path: str) -> query_pb2.FeatureValues:
+    try:
+        return query_pb2.FeatureValues(strings=query_pb2.StringList(values=values))
+    except UnicodeEncodeError as error:
+        raise InvalidRequest.in_field(path, "is not valid Unicode: it holds a lone surrogate") from error
+
+
+def _ints(values: list[int], path: str) -> query_pb2.FeatureValues:
+    for value in values:
+        if not _INT64_MIN <= value <= _INT64_MAX:
+            raise InvalidRequest.in_field(path, f"{value} does not fit 64 bits; send it as a string")
+    return query_pb2.FeatureValues(ints=query_pb2.IntList(values=values))
+
+
+def _floats(values: list[float], path: str) -> query_pb2.FeatureValues:
+    for value in values:
+        if not math.isfinite(value):
+            raise InvalidRequest.in_field(path, f"has to be finite, got {value}; None means missing")
+    return query_pb2.FeatureValues(floats=query_pb2.FloatList(values=values))
+
+
+def parse_features(texts: Sequence[str], schema: Sequence[query_pb2.Feature]) -> dict[str, FeatureValue]:
+    """Returns the features that a command line states, in the types of the schema.
+
+    Args:
+        texts: Each `name=value`. The values of a list are separated by commas or, where the name comes several times,
+            given one by one as they stand, so that a value may hold a comma; empty ones are dropped.
+        schema: The features that the query tower knows.
+
+    Raises:
+        InvalidRequest: If one has another form, is not in the schema, or its value is of another type.
+    """
+    known = {feature.name: feature for feature in schema}
+    given: dict[str, list[str]] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise InvalidRequest.in_field("--feature", f"{text!r} is not name=value")
+        if name not in known:
+            raise InvalidRequest.in_field(
+                "--feature", f"the model has no feature {name!r}; it has {', '.join(sorted(known)) or 'none'}"
+            )
+        given.setdefault(name, []).append(value)
+    return {name: _parse_values(known[name], values) for name, values in given.items()}
+
+
+def _parse_values(feature: query_pb2.Feature, texts: list[str]) -> FeatureValue:
+    if feature.kind not in (query_pb2.FEATURE_KIND_HISTORY, query_pb2.FEATURE_KIND_MULTI_CATEGORICAL):
+        if len(texts) > 1:
+            raise InvalidRequest.in_field("--feature", f"{feature.name!r} takes one value, got {len(texts)}")
+        return _parse_value(feature, texts[0])
+    values = texts[0].split(",") if len(texts) == 1 else texts
+    return cast("FeatureValue", [_parse_value(feature, value) for value in values if value])
+
+
+def _parse_value(feature: query_pb2.Feature, text: str) -> Scalar:
+    try:
+        if feature.value_type == query_pb2.VALUE_TYPE_INT:
+            return int(text)
+        if feature.value_type == query_pb2.VALUE_TYPE_FLOAT:
+            return float(text)
+    except ValueError as error:
+        kind = "a whole number" if feature.value_type == query_pb2.VALUE_TYPE_INT else "a number"
+        raise InvalidRequest.in_field("--feature", f"{feature.name!r} takes {kind}, got {text!r}") from error
+    return text

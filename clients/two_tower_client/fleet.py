@@ -1,0 +1,175 @@
+"""What each replica of both services serves, and whether all is well."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self, Unpack
+
+from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
+from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
+
+from two_tower_client.ann import AnnClient
+from two_tower_client.client import ConnectionOptions
+from two_tower_client.errors import TwoTowerError
+from two_tower_client.query_tower import QueryTowerClient
+
+Service = Literal["query_tower", "ann"]
+_Asked = tuple[Service, str, QueryTowerClient | AnnClient]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A bundle that a replica refused: by which gate, and why."""
+
+    bundle_version: str
+    gate: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What one replica serves.
+
+    Attributes:
+        service: Which of the two it is.
+        address: Where it was asked.
+        error: Why it did not answer; empty if it did. All that follows is empty then.
+        store_bundle: The bundle that its store names as live.
+        live_bundle: The bundle that answers; differs while another loads or after one was refused.
+        live_model: The model of that bundle.
+        open_bundles: All open bundles, the live one first.
+        open_models: The model of each of those.
+        loading_bundle: The bundle that is being opened.
+        problems: What it refused.
+        opened_at_ms: When the live bundle was opened, in milliseconds since 1970-01-01 UTC; 0 if none is.
+    """
+
+    service: Service
+    address: str
+    error: str = ""
+    store_bundle: str = ""
+    live_bundle: str = ""
+    live_model: str = ""
+    open_bundles: tuple[str, ...] = ()
+    open_models: tuple[str, ...] = ()
+    loading_bundle: str = ""
+    problems: tuple[Problem, ...] = ()
+    opened_at_ms: int = 0
+
+
+def to_replica(
+    service: Service, address: str, status: query_pb2.GetServingStatusResponse | ann_pb2.GetServingStatusResponse
+) -> Replica:
+    """Returns what a status response says of the replica at `address`."""
+    opened = status.models if isinstance(status, query_pb2.GetServingStatusResponse) else status.bundles
+    return Replica(
+        service=service,
+        address=address,
+        store_bundle=status.live_bundle_version,
+        live_bundle=opened[0].bundle_version if opened else "",
+        live_model=status.newest_model_version,
+        open_bundles=tuple(bundle.bundle_version for bundle in opened),
+        open_models=tuple(bundle.model_version for bundle in opened),
+        loading_bundle=status.loading_bundle_version,
+        problems=tuple(Problem(each.bundle_version, each.gate, each.message) for each in status.problems),
+        opened_at_ms=opened[0].opened_at_ms if opened else 0,
+    )
+
+
+def find_faults(replicas: Sequence[Replica]) -> list[str]:
+    """Returns why the replicas are not one healthy system, one line a fault; none if they are.
+
+    All have to answer, to have a bundle and no problem, to agree on the live model and, those of the ANN service, on
+    the live bundle.
+    """
+    faults = list[str]()
+    for replica in replicas:
+        if replica.error:
+            faults.append(replica.error)
+        elif not replica.live_bundle:
+            faults.append(f"{replica.address} has no bundle open")
+        faults += [
+            f"{replica.address} refused {problem.bundle_version or 'the store'} at gate {problem.gate!r}: "
+            f"{' '.join(problem.message.split())}"
+            for problem in replica.problems
+        ]
+    live = [replica for replica in replicas if replica.live_bundle]
+    models = sorted({replica.live_model for replica in live})
+    if len(models) > 1:
+        faults.append(f"the replicas differ in the live model: {', '.join(models)}")
+    bundles = sorted({replica.live_bundle for replica in live if replica.service == "ann"})
+    if len(bundles) > 1:
+        faults.append(f"the ANN replicas differ in the live bundle: {', '.join(bundles)}")
+    return faults
+
+
+def find_ready(replicas: Sequence[Replica], bundle_version: str) -> list[Replica]:
+    """Returns the replicas that can answer for `bundle_version`.
+
+    An ANN replica has to have the bundle open. A query tower replica may as well have it from another bundle of the
+    same model: the tower is the same.
+    """
+    models = {
+        model
+        for replica in replicas
+        for bundle, model in zip(replica.open_bundles, replica.open_models, strict=True)
+        if bundle == bundle_version
+    }
+    return [
+        replica
+        for replica in replicas
+        if bundle_version in replica.open_bundles
+        or (replica.service == "query_tower" and models.intersection(replica.open_models))
+    ]
+
+
+class Fleet:
+    """Asks every replica by itself, all at once; close it once done.
+
+    Args:
+        query_tower: The address of each replica of the query tower service.
+        ann: The address of each replica of the ANN service.
+        **options: See `ConnectionOptions`.
+
+    Raises:
+        InvalidRequest: If an address, a file or the token cannot be used.
+    """
+
+    def __init__(
+        self, query_tower: Sequence[str] = (), ann: Sequence[str] = (), **options: Unpack[ConnectionOptions]
+    ) -> None:
+        """Makes one channel for each replica; they connect at the first call."""
+        self._clients: list[_Asked] = [
+            *[("query_tower", address, QueryTowerClient(address, **options)) for address in query_tower],
+            *[("ann", address, AnnClient(address, **options)) for address in ann],
+        ]
+        self._threads = ThreadPoolExecutor(max_workers=max(1, len(self._clients)))
+
+    def ask(self) -> list[Replica]:
+        """Returns what each replica serves, those of the query tower first, in the order given."""
+        return list(self._threads.map(_ask, self._clients))
+
+    def close(self) -> None:
+        """Closes the channels."""
+        self._threads.shutdown()
+        for _, _, client in self._clients:
+            client.close()
+
+    def __enter__(self) -> Self:
+        """Returns the fleet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the channels."""
+        self.close()
+
+
+def _ask(asked: _Asked) -> Replica:
+    service, address, client = asked
+    try:
+        return to_replica(service, address, client.status())
+    except TwoTowerError as error:
+        return Replica(service, address, error=error.message)

@@ -1,0 +1,189 @@
+"""What a failed RPC means: gRPC status and google.rpc details -> our errors."""
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]
+
+from two_tower_client.errors import (
+    BundleNotServed,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotServed,
+    NoBundle,
+    Overloaded,
+    ServerError,
+    TwoTowerError,
+    Unauthenticated,
+    Unavailable,
+    UnknownItem,
+)
+
+_DOMAIN = "two-tower"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What came back over the wire.
+
+    Attributes:
+        target: The address that was asked.
+        code: The status code.
+        text: The status message, on one line.
+        reason: `ErrorInfo.reason` of our domain, or empty.
+        info: `ErrorInfo.metadata`.
+        violations: Field and description of each `BadRequest` violation.
+    """
+
+    target: str
+    code: grpc.StatusCode
+    text: str
+    reason: str = ""
+    info: dict[str, str] = field(default_factory=dict[str, str])
+    violations: tuple[tuple[str, str], ...] = ()
+
+    def listed(self, key: str) -> tuple[str, ...]:
+        """Returns the comma-separated metadata value of `key`."""
+        return tuple(part for part in self.info.get(key, "").split(",") if part)
+
+
+@contextmanager
+def our_errors(target: str) -> Generator[None]:
+    """Raises our error in the place of a gRPC error.
+
+    Args:
+        target: The address that is asked, for the message.
+
+    Raises:
+        TwoTowerError: For each `grpc.RpcError`, which becomes its cause.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error, target) from error
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> TwoTowerError:
+    """Returns our error for a failed RPC, synchronous or asyncio.
+
+    Args:
+        error: What gRPC raised.
+        target: The address that was asked, for the message.
+    """
+    failure = _read(error, target)
+    return ERRORS[failure.code](failure)
+
+
+def _read(error: grpc.RpcError, target: str) -> _Failure:
+    text = " ".join((error.details() or "").split())
+    trailing = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
+    for key, value in trailing:
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                status = status_pb2.Status.FromString(value)
+            except DecodeError:
+                # A proxy may have cut it; the code alone still says which error it is.
+                break
+            return _with_details(_Failure(target, error.code(), text), status)
+    return _Failure(target, error.code(), text)
+
+
+def _with_details(failure: _Failure, status: status_pb2.Status) -> _Failure:
+    reason, info, violations = "", dict[str, str](), list[tuple[str, str]]()
+    for detail in status.details:
+        error_info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(error_info) and error_info.domain == _DOMAIN:
+            reason, info = error_info.reason, dict(error_info.metadata)
+        elif detail.Unpack(bad_request):
+            violations += [(violation.field, violation.description) for violation in bad_request.field_violations]
+    return _Failure(failure.target, failure.code, failure.text, reason, info, tuple(violations))
+
+
+def _invalid_argument(failure: _Failure) -> TwoTowerError:
+    described = "; ".join(f"{field}: {description}" for field, description in failure.violations)
+    return InvalidRequest(described or failure.text or f"{failure.target} rejected the request", failure.violations)
+
+
+def _failed_precondition(failure: _Failure) -> TwoTowerError:
+    if failure.reason == "MODEL_NOT_SERVED":
+        models = failure.listed("model_versions")
+        return ModelNotServed(f"{failure.target} does not serve that model; it serves {_series(models)}", models)
+    if failure.reason == "BUNDLE_NOT_SERVED":
+        bundles = failure.listed("bundle_versions")
+        return BundleNotServed(
+            f"{failure.target} does not serve that bundle; it serves {_series(bundles)}; start again without a pin",
+            bundles,
+        )
+    return _server_error(failure)
+
+
+def _not_found(failure: _Failure) -> TwoTowerError:
+    if failure.reason == "UNKNOWN_ITEM":
+        items = failure.listed("item_ids")
+        return UnknownItem(f"the bundle at {failure.target} lacks the items {_series(items)}; leave them out", items)
+    return _server_error(failure)
+
+
+def _unavailable(failure: _Failure) -> TwoTowerError:
+    if failure.reason == "NO_BUNDLE":
+        return NoBundle(f"{failure.target} has loaded no bundle yet; publish one, or retry in a while")
+    return Unavailable(f"{failure.target} is unavailable; check the address and that the service runs{_said(failure)}")
+
+
+def _resource_exhausted(failure: _Failure) -> TwoTowerError:
+    # gRPC's own limit on concurrent calls sends the code without a reason.
+    return Overloaded(f"{failure.target} is overloaded; retry with backoff, or add replicas{_said(failure)}")
+
+
+def _unauthenticated(failure: _Failure) -> TwoTowerError:
+    return Unauthenticated(f"{failure.target} wants a valid token; pass `token` or `token_file`{_said(failure)}")
+
+
+def _deadline_exceeded(failure: _Failure) -> TwoTowerError:
+    return DeadlineExceeded(f"{failure.target} did not answer in time; raise `timeout_s` or ask for less")
+
+
+def _unimplemented(failure: _Failure) -> TwoTowerError:
+    return ServerError(
+        f"{failure.target} does not offer this call; check that the addresses of query tower and ANN are not swapped"
+        f"{_said(failure)}"
+    )
+
+
+def _server_error(failure: _Failure) -> TwoTowerError:
+    return ServerError(f"{failure.target} failed with {failure.code.name}; see its log{_said(failure)}")
+
+
+def _said(failure: _Failure) -> str:
+    return f" ({failure.text})" if failure.text else ""
+
+
+def _series(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "none"
+
+
+# Every code is here, so that a new one of gRPC fails a test instead of a caller.
+ERRORS: dict[grpc.StatusCode, Callable[[_Failure], TwoTowerError]] = {
+    grpc.StatusCode.OK: _server_error,
+    grpc.StatusCode.CANCELLED: _server_error,
+    grpc.StatusCode.UNKNOWN: _server_error,
+    grpc.StatusCode.INVALID_ARGUMENT: _invalid_argument,
+    grpc.StatusCode.DEADLINE_EXCEEDED: _deadline_exceeded,
+    grpc.StatusCode.NOT_FOUND: _not_found,
+    grpc.StatusCode.ALREADY_EXISTS: _server_error,
+    grpc.StatusCode.PERMISSION_DENIED: _server_error,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: _resource_exhausted,
+    grpc.StatusCode.FAILED_PRECONDITION: _failed_precondition,
+    grpc.StatusCode.ABORTED: _server_error,
+    grpc.StatusCode.OUT_OF_RANGE: _server_error,
+    grpc.StatusCode.UNIMPLEMENTED: _unimplemented,
+    grpc.StatusCode.INTERNAL: _server_error,
+    grpc.StatusCode.UNAVAILABLE: _unavailable,
+    grpc.StatusCode.DATA_LOSS: _server_error,
+    grpc.StatusCode.UNAUTHENTICATED: _unauthenticated,
+}

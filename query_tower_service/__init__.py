@@ -1,0 +1,1 @@
+"""The query tower service: features in, embeddings out."""

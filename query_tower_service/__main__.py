@@ -1,0 +1,20 @@
+"""``python -m query_tower_service --store DIR``."""
+
+from __future__ import annotations
+
+import sys
+
+from query_tower_service.assembly import assemble
+from query_tower_service.config import QueryTowerConfig
+from serving.program import run_program
+
+_HELP = """Serves the query tower of the live bundle: user features in, embeddings out.
+
+It waits for a first bundle, follows every promotion and roll back without a restart, and keeps the bundle before the
+live one open. Each setting is a flag, a variable QUERY_TOWER_SERVICE_<SETTING>, or a line in the file of --config.
+
+Example: python -m query_tower_service --store /var/lib/two-tower --port 50051
+"""
+
+if __name__ == "__main__":
+    sys.exit(run_program("query_tower_service", _HELP, QueryTowerConfig, assemble, sys.argv[1:]))

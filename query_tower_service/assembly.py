@@ -1,0 +1,28 @@
+"""Puts the query tower service together."""
+
+from __future__ import annotations
+
+from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
+
+from bundle.store import BundleStore
+from query_tower_service.config import QueryTowerConfig
+from query_tower_service.loading import ModelLoader
+from query_tower_service.servicer import SERVICE_NAME, QueryTowerServicer
+from serving.live import Live
+from serving.metrics import Metrics
+from serving.server import Server
+
+
+def assemble(config: QueryTowerConfig) -> Server:
+    """Returns the server, not started yet."""
+    store = BundleStore(config.store)
+    metrics = Metrics()
+    live = Live(store, ModelLoader(store, config).open, config, metrics)
+    servicer = QueryTowerServicer(live, config.max_batch_size, metrics)
+    return Server(
+        SERVICE_NAME,
+        lambda server: pb_grpc.add_QueryTowerServiceServicer_to_server(servicer, server),
+        live,
+        metrics,
+        config,
+    )

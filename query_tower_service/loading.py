@@ -1,0 +1,111 @@
+"""Opening the query side of a bundle: the gates, and one tower for all bundles of a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from bundle.errors import BundleRefused
+from bundle.features import FeatureSchema
+from bundle.manifest import CANARIES, QUERY_TOWER, VOCABULARIES, Manifest
+from bundle.store import BundleStore
+from query_tower_service.config import QueryTowerConfig
+from query_tower_service.encoder import QueryTower
+from serving.verification import (
+    available_bytes,
+    check_embeddings,
+    check_memory,
+    read_canaries,
+    read_contents,
+)
+
+FILES = (QUERY_TOWER, VOCABULARIES, CANARIES)
+"""What this service reads of a bundle."""
+
+_IDENTITY = (QUERY_TOWER, VOCABULARIES)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A tower and where it comes from.
+
+    Attributes:
+        version: of the model.
+        bundle_version: the bundle that the tower was read from.
+        tower: answers.
+        identity: hashes of the files that make the model, and its features: equal for all bundles of one model.
+    """
+
+    version: str
+    bundle_version: str
+    tower: QueryTower
+    identity: tuple[str, ...]
+
+
+class ModelLoader:
+    """Opens models. Calls must not overlap; `serving.live.Live` sees to that."""
+
+    def __init__(self, store: BundleStore, config: QueryTowerConfig) -> None:
+        """Takes where the bundles are, and the settings."""
+        self._store = store
+        self._config = config
+        # Weak: a model goes away with the last bundle and request that hold it.
+        self._open: WeakValueDictionary[str, Model] = WeakValueDictionary()
+
+    def open(self, version: str, beside: Collection[str]) -> Model:
+        """Returns the model of a bundle, verified and warm: the one that is open already, where it is the same.
+
+        Args:
+            version: of the bundle.
+            beside: bundles that are open meanwhile.
+
+        Raises:
+            BundleError: a gate refused it; see `serving.verification`. Gate ``model``: another bundle of the same
+                model has another tower.
+        """
+        manifest = self._store.verify(version, FILES)
+        identity = (*(manifest.files[name].sha256 for name in _IDENTITY), json.dumps(manifest.feature_schema))
+        model = self._open.get(manifest.model_version)
+        if model is None:
+            copies = 1 if beside or self._config.unload_first else 2
+            check_memory(manifest, FILES, copies, available_bytes())
+            model = Model(manifest.model_version, version, self._read_tower(manifest), identity)
+        elif model.identity != identity:
+            raise BundleRefused(
+                version,
+                "model",
+                f"its tower differs from that of bundle {model.bundle_version}, though both name model "
+                f"{model.version}; publish it under a model version of its own",
+            )
+        canaries = read_canaries(self._store, manifest)
+        count = len(canaries)
+        found = read_contents(version, CANARIES, lambda: model.tower.embed(canaries.columns, count))
+        check_embeddings(version, found, canaries.embeddings)
+        _check_unit_length(version, found)
+        self._open[manifest.model_version] = model
+        return model
+
+    def _read_tower(self, manifest: Manifest) -> QueryTower:
+        version = manifest.bundle_version
+        folder = self._store.path(version)
+        schema = read_contents(version, VOCABULARIES, lambda: _read_schema(manifest, folder / VOCABULARIES))
+        return read_contents(
+            version,
+            QUERY_TOWER,
+            lambda: QueryTower(folder / QUERY_TOWER, schema, manifest.dimension, self._config.threads),
+        )
+
+
+def _read_schema(manifest: Manifest, path: Path) -> FeatureSchema:
+    return FeatureSchema.from_json(manifest.feature_schema, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _check_unit_length(version: str, embeddings: np.ndarray) -> None:
+    worst = float(np.max(np.abs(np.linalg.norm(embeddings, axis=1) - 1.0)))
+    if not worst <= 1e-3:
+        raise BundleRefused(version, "canaries", f"an embedding is {worst:.2e} off unit length, allowed are 1e-03")

@@ -1,0 +1,117 @@
+"""The RPCs of the query tower service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from two_tower.query.v1 import query_tower_service_pb2 as pb
+from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
+
+from bundle.features import Feature
+from query_tower_service.loading import Model
+from query_tower_service.validation import check_batch, read_columns
+from serving.errors import ModelNotServed, NoBundle
+from serving.live import Live, Snapshot
+from serving.metrics import Metrics
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["QueryTowerService"].full_name
+
+_KINDS: dict[str, pb.FeatureKind.ValueType] = {
+    "categorical": pb.FEATURE_KIND_CATEGORICAL,
+    "numeric": pb.FEATURE_KIND_NUMERIC,
+    "history": pb.FEATURE_KIND_HISTORY,
+    "multi_categorical": pb.FEATURE_KIND_MULTI_CATEGORICAL,
+}
+_VALUE_TYPES: dict[str, pb.ValueType.ValueType] = {
+    "string": pb.VALUE_TYPE_STRING,
+    "int": pb.VALUE_TYPE_INT,
+    "float": pb.VALUE_TYPE_FLOAT,
+}
+
+
+class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
+    """Answers with the open models; safe for several threads."""
+
+    def __init__(self, live: Live[Model], max_batch_size: int, metrics: Metrics) -> None:
+        """Takes the open models, the largest batch, and where batch sizes are noted."""
+        self._live = live
+        self._max_batch_size = max_batch_size
+        self._metrics = metrics
+
+    def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> pb.EmbedQueriesResponse:
+        """Returns one embedding a query.
+
+        Raises:
+            ServiceError: as the proto lists them.
+        """
+        count = len(request.queries)
+        check_batch(count, self._max_batch_size)
+        self._metrics.batch_size.labels("EmbedQueries").observe(count)
+        model = _pick(self._live.snapshot, request.model_version)
+        embeddings = model.tower.embed(read_columns(request.queries, model.tower.schema), count)
+        return pb.EmbedQueriesResponse(
+            embeddings=[pb.Embedding(values=row) for row in embeddings.tolist()], model_version=model.version
+        )
+
+    def GetServingStatus(
+        self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext
+    ) -> pb.GetServingStatusResponse:
+        """Returns what is open."""
+        snapshot = self._live.snapshot
+        response = pb.GetServingStatusResponse(
+            max_batch_size=self._max_batch_size,
+            live_bundle_version=snapshot.live_version,
+            loading_bundle_version=snapshot.loading_version,
+        )
+        opened_at_ms: dict[str, int] = {}
+        for served in snapshot.open:
+            version = served.bundle.version
+            opened_at_ms[version] = min(served.opened_at_ms, opened_at_ms.get(version, served.opened_at_ms))
+        models = {served.bundle.version: served.bundle for served in reversed(snapshot.open)}
+        for version in open_models(snapshot):
+            model = models[version]
+            response.models.add(
+                model_version=version,
+                bundle_version=model.bundle_version,
+                dimension=model.tower.dimension,
+                features=[_describe(feature) for feature in model.tower.schema.features],
+                opened_at_ms=opened_at_ms[version],
+            )
+        if response.models:
+            response.newest_model_version = response.models[0].model_version
+        for problem in snapshot.problems:
+            response.problems.add(
+                bundle_version=problem.version,
+                gate=problem.gate,
+                message=problem.message,
+                refused_at_ms=problem.refused_at_ms,
+            )
+        return response
+
+
+def open_models(snapshot: Snapshot[Model]) -> list[str]:
+    """Returns the open models, each once, the live one first."""
+    return list(dict.fromkeys(served.bundle.version for served in snapshot.open))
+
+
+def _pick(snapshot: Snapshot[Model], model_version: str) -> Model:
+    if not snapshot.open:
+        raise NoBundle()
+    if not model_version:
+        return snapshot.open[0].bundle
+    for served in snapshot.open:
+        if served.bundle.version == model_version:
+            return served.bundle
+    raise ModelNotServed(model_version, open_models(snapshot))
+
+
+def _describe(feature: Feature) -> pb.Feature:
+    fields: dict[str, Any] = {
+        "name": feature.name,
+        "kind": _KINDS.get(feature.kind, pb.FEATURE_KIND_UNSPECIFIED),
+        "value_type": _VALUE_TYPES[feature.value_type],
+        "max_values": feature.max_values,
+        "description": feature.description,
+    }
+    return pb.Feature(**fields)

@@ -1,0 +1,76 @@
+"""Requests to feature columns; everything wrong with a request is said at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from two_tower.query.v1 import query_tower_service_pb2 as pb
+
+from bundle.features import Categorical, Feature, FeatureSchema, Numeric
+from serving.errors import InvalidRequest
+
+MAX_VALUES = 10_000
+MAX_CHARACTERS = 1024
+_MAX_VIOLATIONS = 20
+_KINDS = {"string": "strings", "int": "ints", "float": "floats"}
+
+
+def check_batch(count: int, max_batch_size: int) -> None:
+    """Checks how many queries there are.
+
+    Raises:
+        InvalidRequest: none, or too many.
+    """
+    if not 1 <= count <= max_batch_size:
+        raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
+
+
+def read_columns(queries: Sequence[pb.Query], schema: FeatureSchema) -> dict[str, list[Any]]:
+    """Returns raw values by feature name, each [len(queries)]; as `bundle.features.FeatureSchema.encode` takes them.
+
+    Raises:
+        InvalidRequest: with up to 20 violations.
+    """
+    features = {feature.name: feature for feature in schema.features}
+    columns: dict[str, list[Any]] = {}
+    violations: list[tuple[str, str]] = []
+    for row, query in enumerate(queries):
+        for name in sorted(query.features):
+            path = f'queries[{row}].features["{name[:80]}"]'
+            feature = features.get(name)
+            if feature is None:
+                violations.append((path, f"unknown feature; the model reads {', '.join(features) or 'none'}"))
+            else:
+                values, fault = _read_values(feature, query.features[name])
+                if fault:
+                    violations.append((path, fault))
+                else:
+                    columns.setdefault(name, [None] * len(queries))[row] = values
+            if len(violations) == _MAX_VIOLATIONS:
+                raise InvalidRequest(violations)
+    if violations:
+        raise InvalidRequest(violations)
+    return columns
+
+
+def _read_values(feature: Feature, message: pb.FeatureValues) -> tuple[Any, str]:
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        return None, "no values; set strings, ints or floats, or leave the feature out"
+    expected = _KINDS[feature.value_type]
+    if kind != expected and (kind, expected) != ("ints", "floats"):
+        return None, f"{kind}, expected {expected}"
+    values: list[Any] = list(getattr(message, kind).values)
+    if len(values) > MAX_VALUES:
+        return None, f"{len(values)} values, expected at most {MAX_VALUES}"
+    if kind == "strings" and (longest := max(map(len, values), default=0)) > MAX_CHARACTERS:
+        return None, f"a value of {longest} characters, expected at most {MAX_CHARACTERS}"
+    if kind == "floats" and not all(map(math.isfinite, values)):
+        return None, "NaN or infinite, expected finite values"
+    if isinstance(feature, Categorical | Numeric):
+        if len(values) > 1:
+            return None, f"{len(values)} values, expected one: the feature is a scalar"
+        return (values[0] if values else None), ""
+    return values, ""

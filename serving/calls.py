@@ -1,0 +1,172 @@
+"""What every call passes through: the token, the limit on calls in flight, the deadline, errors, metrics.
+
+```
+poll thread:  token ─► limit ─► submit to the threads that answer
+answering:    deadline ─► servicer ─► our exception to a status ─► metrics, log
+```
+
+Health and reflection have threads of their own: a stream that stays open must not take one that answers.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+
+from serving.errors import DeadlinePassed, Overloaded, ServiceError, Unauthenticated, code_name, status_of
+from serving.metrics import Metrics
+
+T = TypeVar("T")
+
+_HEALTH = "/grpc.health.v1.Health/"
+_OURS = "/two_tower."
+_WATCHES = 16
+"""How many callers may watch health at once; more wait. Threads are made when they are needed."""
+
+_log = structlog.get_logger("calls")
+
+
+class CountingPool(ThreadPoolExecutor):
+    """A thread pool that knows how many calls it was given and has not finished."""
+
+    def __init__(self, threads: int, metrics: Metrics) -> None:
+        """Takes the number of threads, and where the count is shown."""
+        super().__init__(threads, thread_name_prefix="answer")
+        self._gauge = metrics.in_flight
+        self._changed = threading.Condition()
+        self.in_flight = 0
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Runs a call in one of the threads, as soon as one is free."""
+        self._add(1)
+        try:
+            future = super().submit(fn, *args, **kwargs)
+        except RuntimeError:  # shut down
+            self._add(-1)
+            raise
+        future.add_done_callback(lambda _: self._add(-1))
+        return future
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until no call is in flight; returns whether that came to be."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.in_flight == 0, timeout_s)
+
+    def _add(self, count: int) -> None:
+        with self._changed:
+            self.in_flight += count
+            self._gauge.set(self.in_flight)
+            self._changed.notify_all()
+
+
+class CallInterceptor(grpc.ServerInterceptor):
+    """Guards every call; the one place where exceptions become statuses."""
+
+    def __init__(self, pool: CountingPool, max_in_flight: int, token: str | None, metrics: Metrics) -> None:
+        """Takes the pool that answers, its limit, the token that calls have to carry if any, and the metrics."""
+        self._pool = pool
+        self._max_in_flight = max_in_flight
+        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._metrics = metrics
+        self._health_pool = ThreadPoolExecutor(1, thread_name_prefix="health")
+        self._watch_pool = ThreadPoolExecutor(_WATCHES, thread_name_prefix="watch")
+        self._reflection_pool = ThreadPoolExecutor(2, thread_name_prefix="reflection")
+        self._refusal_pool = ThreadPoolExecutor(1, thread_name_prefix="refuse")
+
+    def close(self) -> None:
+        """Ends the threads of health, reflection and refusals."""
+        for pool in (self._health_pool, self._watch_pool, self._reflection_pool, self._refusal_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        """Returns the handler of a call; runs in the thread that polls, so it must neither block nor raise."""
+        method: str = handler_call_details.method
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        if method.startswith(_HEALTH):
+            return _in_pool(handler, self._health_pool if handler.unary_unary else self._watch_pool)
+        if not self._is_authentic(handler_call_details.invocation_metadata):
+            return self._refuse(handler, method, Unauthenticated())
+        if not method.startswith(_OURS):
+            return _in_pool(handler, self._reflection_pool)
+        if self._pool.in_flight >= self._max_in_flight:
+            return self._refuse(handler, method, Overloaded(self._max_in_flight))
+        return self._guard(handler, method)
+
+    def _is_authentic(self, metadata: Any) -> bool:
+        if self._expected is None:
+            return True
+        found = next((value for key, value in metadata or () if key == "authorization"), "")
+        found_bytes = found if isinstance(found, bytes) else found.encode()
+        return hmac.compare_digest(found_bytes, self._expected)
+
+    def _guard(self, handler: Any, method: str) -> Any:
+        short, answer, metrics = method.rsplit("/", 1)[1], handler.unary_unary, self._metrics
+
+        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+            started = time.perf_counter()
+            failure: Exception | None = None
+            response = None
+            try:
+                if not context.is_active() or context.time_remaining() <= 0:
+                    raise DeadlinePassed()
+                response = answer(request, context)
+            except ServiceError as error:
+                failure = error
+                _log.debug("call failed", method=short, code=code_name(error), reason=error.reason)
+            except Exception as error:
+                failure = error
+                _log.exception("call failed unexpectedly", method=short)
+            metrics.latency.labels(short).observe(time.perf_counter() - started)
+            metrics.requests.labels(short, code_name(failure)).inc()
+            if failure is not None:
+                context.abort_with_status(status_of(failure))
+            return response
+
+        return _unary(handler, guarded)
+
+    def _refuse(self, handler: Any, method: str, error: ServiceError) -> Any:
+        self._metrics.requests.labels(method.rsplit("/", 1)[1], code_name(error)).inc()
+
+        def refuse(request: Any, context: grpc.ServicerContext) -> Any:
+            context.abort_with_status(status_of(error))
+
+        if handler.unary_unary is None:
+            return _in_pool(grpc.stream_stream_rpc_method_handler(refuse), self._refusal_pool)
+        return _in_pool(_unary(handler, refuse), self._refusal_pool)
+
+
+def _unary(handler: Any, behaviour: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
+    return grpc.unary_unary_rpc_method_handler(
+        behaviour,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _in_pool(handler: Any, pool: ThreadPoolExecutor) -> Any:
+    # grpc looks for the pool of a handler on its function; the functions themselves belong to others, so wrap them.
+    def wrap(behaviour: Any) -> Any:
+        def wrapped(request: Any, context: grpc.ServicerContext) -> Any:
+            return behaviour(request, context)
+
+        wrapped.experimental_thread_pool = pool  # pyright: ignore[reportFunctionMemberAccess]
+        return wrapped
+
+    serialization = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(wrap(handler.unary_unary), **serialization)
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(wrap(handler.unary_stream), **serialization)
+    return grpc.stream_stream_rpc_method_handler(wrap(handler.stream_stream), **serialization)

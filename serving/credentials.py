@@ -1,0 +1,42 @@
+"""What proves who is who: the server's certificate, the callers' certificates, the bearer token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+
+from serving.config import ServerConfig
+
+
+def read_token(path: Path | None) -> str | None:
+    """Returns the token that calls have to carry; None where `path` is None.
+
+    Raises:
+        ValueError: the file is unreadable, empty or no ASCII.
+    """
+    if path is None:
+        return None
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"token_file cannot be read: {error}") from error
+    if not token:
+        raise ValueError(f"token_file {path} is empty, expected one token")
+    return token
+
+
+def read_tls(config: ServerConfig) -> grpc.ServerCredentials | None:
+    """Returns the credentials of the server; None where no certificate is set.
+
+    Raises:
+        ValueError: a file is unreadable.
+    """
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    try:
+        pair = (config.tls_key.read_bytes(), config.tls_certificate.read_bytes())
+        client_ca = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
+    except OSError as error:
+        raise ValueError(f"TLS files cannot be read: {error}") from error
+    return grpc.ssl_server_credentials([pair], root_certificates=client_ca, require_client_auth=client_ca is not None)

@@ -1,0 +1,179 @@
+"""The errors of a call, and the gRPC status that each becomes. Only this module knows gRPC codes.
+
+ServiceError
+├── InvalidRequest      INVALID_ARGUMENT     BadRequest, one violation a field
+├── ModelNotServed      FAILED_PRECONDITION  MODEL_NOT_SERVED, metadata "model_versions"
+├── BundleNotServed     FAILED_PRECONDITION  BUNDLE_NOT_SERVED, metadata "bundle_versions"
+├── UnknownItem         NOT_FOUND            UNKNOWN_ITEM, metadata "item_ids"
+├── NoBundle            UNAVAILABLE          NO_BUNDLE
+├── Overloaded          RESOURCE_EXHAUSTED   OVERLOADED
+├── Unauthenticated     UNAUTHENTICATED      UNAUTHENTICATED
+└── DeadlinePassed      DEADLINE_EXCEEDED    DEADLINE_PASSED
+
+Anything else is a bug: it is logged with its traceback, and the caller gets INTERNAL without a word of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "two-tower"
+_LISTED_IDS = 10
+
+
+class ServiceError(Exception):
+    """Base of the errors that a caller may cause or has to expect.
+
+    Attributes:
+        code: a google.rpc.Code.
+        reason: of ErrorInfo; empty where BadRequest tells more.
+        metadata: of ErrorInfo.
+    """
+
+    code = code_pb2.INTERNAL
+    reason = ""
+
+    def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Keeps the message, which the caller will read."""
+        super().__init__(message)
+        self.metadata = dict(metadata or {})
+
+    def details(self) -> list[any_pb2.Any]:
+        """Returns what a program can branch on."""
+        info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
+        return [_pack(info)]
+
+
+class InvalidRequest(ServiceError):
+    """The request has to be mended.
+
+    Attributes:
+        violations: pairs of a field path such as ``queries[3].features["age"]`` and what is wrong with it.
+    """
+
+    code = code_pb2.INVALID_ARGUMENT
+
+    def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
+        """Takes at least one violation; the message names them all."""
+        super().__init__("; ".join(f"{field}: {description}" for field, description in violations))
+        self.violations = tuple(violations)
+
+    def details(self) -> list[any_pb2.Any]:
+        """Returns one violation a field."""
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            for field, description in self.violations
+        ]
+        return [_pack(error_details_pb2.BadRequest(field_violations=violations))]
+
+
+class ModelNotServed(ServiceError):
+    """No open bundle is of the model asked for."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    reason = "MODEL_NOT_SERVED"
+
+    def __init__(self, model_version: str, open_models: Sequence[str]) -> None:
+        """Takes the model asked for, and the open ones, the live one first."""
+        listed = ",".join(open_models)
+        super().__init__(
+            f"model {model_version[:80]!r} is not open here; open are {listed}: embed again with one of them",
+            {"model_versions": listed},
+        )
+
+
+class BundleNotServed(ServiceError):
+    """The pinned bundle is not open, or is of another model."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    reason = "BUNDLE_NOT_SERVED"
+
+    def __init__(self, message: str, open_bundles: Sequence[str]) -> None:
+        """Takes what is wrong, and the open bundles, the live one first."""
+        listed = ",".join(open_bundles)
+        super().__init__(f"{message}; open are {listed}", {"bundle_versions": listed})
+
+
+class UnknownItem(ServiceError):
+    """Ids to be similar to that the bundle lacks."""
+
+    code = code_pb2.NOT_FOUND
+    reason = "UNKNOWN_ITEM"
+
+    def __init__(self, field: str, item_ids: Sequence[str]) -> None:
+        """Takes the field path, and the unknown ids; the first ten are listed."""
+        listed = ",".join(item_ids[:_LISTED_IDS])
+        super().__init__(f"{field}: the bundle lacks {len(item_ids)} of these items: {listed}", {"item_ids": listed})
+
+
+class NoBundle(ServiceError):
+    """Nothing has been loaded yet."""
+
+    code = code_pb2.UNAVAILABLE
+    reason = "NO_BUNDLE"
+
+    def __init__(self) -> None:
+        """Says what to do."""
+        super().__init__("no bundle is open yet; GetServingStatus says why; retry with backoff")
+
+
+class Overloaded(ServiceError):
+    """Too many requests are in flight."""
+
+    code = code_pb2.RESOURCE_EXHAUSTED
+    reason = "OVERLOADED"
+
+    def __init__(self, limit: int) -> None:
+        """Takes the limit."""
+        super().__init__(f"{limit} requests are in flight, and that is the limit; retry with backoff, or elsewhere")
+
+
+class Unauthenticated(ServiceError):
+    """The token is missing or wrong."""
+
+    code = code_pb2.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+    def __init__(self) -> None:
+        """Says what is expected, and nothing about what came."""
+        super().__init__("a token is required: send the metadata 'authorization: Bearer <token>'")
+
+
+class DeadlinePassed(ServiceError):
+    """The caller has stopped waiting."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    reason = "DEADLINE_PASSED"
+
+    def __init__(self) -> None:
+        """Says when it passed."""
+        super().__init__("the deadline passed before the request was reached")
+
+
+def status_of(error: Exception) -> grpc.Status:
+    """Returns the status that a caller gets for an error."""
+    if isinstance(error, ServiceError):
+        return rpc_status.to_status(
+            status_pb2.Status(code=error.code, message=str(error), details=error.details()),
+        )
+    return rpc_status.to_status(
+        status_pb2.Status(code=code_pb2.INTERNAL, message="internal error; the log of the service has it"),
+    )
+
+
+def code_name(error: Exception | None) -> str:
+    """Returns the name of the code that a caller gets, for instance ``"INVALID_ARGUMENT"``; None is ``"OK"``."""
+    if error is None:
+        return "OK"
+    return code_pb2.Code.Name(error.code if isinstance(error, ServiceError) else code_pb2.INTERNAL)
+
+
+def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,97 @@
+"""Prometheus metrics of a service, in a registry of its own, so that several servers live in one process."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+
+_LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_SWAP_BUCKETS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """All metrics of one server. Safe for use by several threads.
+
+    Attributes:
+        registry: holds them, and nothing else.
+    """
+
+    def __init__(self) -> None:
+        """Registers them, at zero."""
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter("two_tower_requests", "Calls answered.", ["method", "code"], registry=registry)
+        self.latency = Histogram(
+            "two_tower_request_seconds",
+            "From the moment a thread takes a call to its answer.",
+            ["method"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.in_flight = Gauge("two_tower_in_flight", "Calls accepted and not yet answered.", registry=registry)
+        self.batch_size = Histogram(
+            "two_tower_batch_size", "Queries or searches a call.", ["method"], buckets=_BATCH_BUCKETS, registry=registry
+        )
+        self.loads = Counter("two_tower_bundle_loads", "Bundles opened.", registry=registry)
+        self.refusals = Counter("two_tower_bundle_refusals", "Bundles refused.", ["gate"], registry=registry)
+        self.swap = Histogram(
+            "two_tower_swap_seconds",
+            "From noticing a new live bundle to answering with it.",
+            buckets=_SWAP_BUCKETS_S,
+            registry=registry,
+        )
+        self.open_bundles = Gauge("two_tower_open_bundles", "Bundles that can answer.", registry=registry)
+        self.live_bundle = Info("two_tower_live_bundle", "The bundle that answers by default.", registry=registry)
+        self.longest_stall = Gauge(
+            "two_tower_longest_stall_seconds",
+            "Longest time in which the interpreter let no thread run, since the start.",
+            registry=registry,
+        )
+
+    def serve(self, port: int) -> tuple[int, threading.Thread]:
+        """Starts the HTTP endpoint on the loopback interface, for a scraper beside this process.
+
+        Args:
+            port: 0 takes a free one.
+
+        Returns:
+            the port, and the thread, which ends with the process.
+        """
+        server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        return server.server_port, thread
+
+
+class StallTicker:
+    """A thread that notes how late it wakes: as late as any request would have been.
+
+    A load that held the GIL for 4.9 s was measured where nothing else showed it.
+    """
+
+    def __init__(self, metrics: Metrics, interval_s: float = 0.01) -> None:
+        """Takes where to note it, and how often to wake."""
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name="stall-ticker", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _tick(self) -> None:
+        longest_s = 0.0
+        expected = time.monotonic() + self._interval_s
+        while not self._stopped.wait(max(0.0, expected - time.monotonic())):
+            now = time.monotonic()
+            if now - expected > longest_s:
+                longest_s = now - expected
+                self._metrics.longest_stall.set(longest_s)
+            expected = now + self._interval_s

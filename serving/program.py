@@ -1,0 +1,99 @@
+"""The command line of a service: settings from flags, environment and a file; signals; exit codes.
+
+A setting comes from its flag, else from the environment, else from the file of ``--config``, else from its default.
+Exit codes: 0 after a drain, 1 at a second signal, 2 for settings that cannot be used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from cyclopts import App, Parameter
+from cyclopts.config import Env, Toml
+
+from serving.config import ServerConfig
+from serving.logs import configure_logs
+from serving.server import Server
+
+C = TypeVar("C", bound=ServerConfig)
+
+_log = structlog.get_logger("program")
+
+
+def run_program(
+    name: str, help_text: str, config_class: type[C], assemble: Callable[[C], Server], arguments: Sequence[str]
+) -> int:
+    """Runs a service until it is told to stop, and returns the exit code.
+
+    Args:
+        name: of the package, for help and as the prefix of environment variables.
+        help_text: what the service does.
+        config_class: frozen dataclass; its fields are the settings.
+        assemble: makes the server.
+        arguments: of the command line.
+    """
+    prefix = f"{name.upper()}_"
+    env = Env(prefix)
+    app = App(name=f"python -m {name}", help=help_text, version="0.1.0", config=[env], result_action="return_value")
+
+    def start(config: Any) -> int:
+        return _serve(assemble(config), config)
+
+    start.__annotations__["config"] = Annotated[config_class, Parameter(name="*")]
+    app.default(start)
+
+    def configured(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        config: Annotated[Path | None, Parameter(help="TOML file with settings, named like the flags.")] = None,
+    ) -> Any:
+        if config is not None:
+            app.config = [env, Toml(config, must_exist=True)]
+        return app(tokens)
+
+    configured.__annotations__["tokens"] = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+    configured.__annotations__["config"] = Annotated[
+        Path | None, Parameter(help="TOML file of settings, named like the fields: poll_interval_s = 1.0")
+    ]
+    app.meta.default(configured)
+    try:
+        _check_environment(prefix, config_class)
+        result = app.meta(list(arguments))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    return result if isinstance(result, int) else 0
+
+
+def _check_environment(prefix: str, config_class: type[ServerConfig]) -> None:
+    known = {f"{prefix}{field.name.upper()}" for field in dataclasses.fields(config_class)} | {f"{prefix}CONFIG"}
+    unknown = sorted(key for key in os.environ if key.startswith(prefix) and key not in known)
+    if unknown:
+        raise ValueError(f"environment: no setting is named {', '.join(unknown)}; see --help")
+
+
+def _serve(server: Server, config: ServerConfig) -> int:
+    configure_logs(config.log_level)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
+    _log.info("settings", **settings)
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    server.start()
+    stop.wait()
+    server.drain()
+    return 0

@@ -1,0 +1,217 @@
+"""Bundles that are not what they should be: none of them replaces the running one, and status says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from two_tower.ann.v1 import ann_service_pb2 as pb
+
+from bundle.canaries import Canaries
+from bundle.manifest import Manifest
+from bundle.store import BundleStore
+from serving import verification
+from tests.serving.harness import Running, ann_service
+from tests.worlds import build_index, item_table, unit_vectors, wait_for, write_bundle
+
+Damage = Callable[[Path], None]
+
+
+def edit_manifest(folder: Path, **fields: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / "index.ann", (folder / "index.ann").stat().st_size - 44)  # one node: Annoy would load it
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = folder / "index.ann"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def write_junk(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"format_version": 1')
+
+
+DAMAGED_AFTER_PUBLISH: list[tuple[Damage, str, str]] = [
+    (truncate, "size", "index.ann: "),
+    (flip_a_bit, "sha256", "index.ann: sha256 "),
+    (lambda folder: (folder / "vectors.npy").unlink(), "size", "vectors.npy: no file"),
+    (lambda folder: edit_manifest(folder, format_version=2), "format_version", "format version 2 is newer"),
+    (write_junk, "manifest", "damaged"),
+    (shutil.rmtree, "missing", "holds no bundle"),
+]
+
+
+def answers(service: Running, manifest: Manifest) -> None:
+    search = pb.Search(embedding=pb.Embedding(values=[1.0] * 8), k=3)
+    request = pb.SearchItemsRequest(model_version=manifest.model_version, searches=[search])
+    assert service.stub.SearchItems(request, timeout=10).bundle_version == manifest.bundle_version
+
+
+def point_at(store: BundleStore, *versions: str) -> None:
+    """Names bundles as live without the checks of `promote`, as a faulty copy of a store would."""
+    (store.root / "LIVE.new").write_text("".join(f"{version}\n" for version in versions))
+    os.replace(store.root / "LIVE.new", store.root / "LIVE")
+
+
+@pytest.mark.parametrize(("damage", "gate", "message"), DAMAGED_AFTER_PUBLISH)
+def test_keeps_the_old_bundle_when_the_new_one_is_damaged(
+    store: BundleStore, damage: Damage, gate: str, message: str
+) -> None:
+    good = write_bundle(store)
+    with ann_service(store) as service:
+        service.wait_for_bundle(good.bundle_version)
+        bad = write_bundle(store, seed=2, promote=False).bundle_version
+        damage(store.path(bad))
+        point_at(store, bad, good.bundle_version)
+        problem = service.wait_for_problem(bad)
+        assert (problem.gate, message in problem.message) == (gate, True), problem.message
+        answers(service, good)
+        assert service.health() == "SERVING"
+        assert service.status().live_bundle_version == bad
+        assert [bundle.bundle_version for bundle in service.status().bundles] == [good.bundle_version]
+
+
+def rewrite_canaries(change: Callable[[Canaries], Canaries]) -> Damage:
+    def damage(folder: Path) -> None:
+        canaries = change(Canaries.read(folder / "canaries.json"))
+        (folder / "canaries.json").unlink()
+        canaries.write(folder / "canaries.json")
+
+    return damage
+
+
+def other_items(folder: Path) -> None:
+    (folder / "items.npz").unlink()
+    item_table(299).write(folder / "items.npz")
+
+
+def other_vectors(folder: Path) -> None:
+    np.save(folder / "vectors.npy", unit_vectors(300, 77))
+    (folder / "index.ann").unlink()
+    build_index(unit_vectors(300, 77), folder / "index.ann")
+
+
+def shuffled_items(folder: Path) -> None:
+    table = item_table(300)
+    (folder / "items.npz").unlink()
+    replace(table, ids=tuple(reversed(table.ids))).write(folder / "items.npz")
+
+
+def long_vectors(folder: Path) -> None:
+    np.save(folder / "vectors.npy", unit_vectors(300, 1) * 2)
+
+
+FOREIGN: list[tuple[dict[str, Any], str]] = [
+    ({"index": lambda vectors, path: build_index(vectors, path, "euclidean", 7)}, "index"),
+    ({"index": lambda vectors, path: build_index(vectors, path, "euclidean")}, "index"),
+    ({"index": lambda vectors, path: build_index(vectors, path, "angular", 5)}, "index"),
+    ({"index": lambda vectors, path: build_index(vectors[:299], path)}, "index"),
+    ({"manifest": lambda m: replace(m, index=replace(m.index, metric="dot"))}, "index"),
+    ({"manifest": lambda m: replace(m, index=replace(m.index, search_budget=1))}, "recall"),
+    ({"manifest": lambda m: replace(m, dimension=9)}, "contents"),
+    ({"manifest": lambda m: replace(m, item_count=301)}, "contents"),
+    ({"damage": other_items}, "contents"),
+    ({"damage": long_vectors}, "contents"),
+    ({"damage": other_vectors}, "canaries"),
+    ({"damage": shuffled_items}, "canaries"),
+    ({"damage": rewrite_canaries(lambda c: Canaries({}, c.embeddings[:0], [], c.top_scores[:0]))}, "contents"),
+    ({"damage": rewrite_canaries(lambda c: replace(c, top_scores=c.top_scores + np.float32(0.01)))}, "canaries"),
+]
+
+
+@pytest.mark.parametrize(("fields", "gate"), FOREIGN)
+def test_keeps_the_old_bundle_when_the_new_one_is_published_wrong(
+    store: BundleStore, fields: dict[str, Any], gate: str
+) -> None:
+    good = write_bundle(store)
+    with ann_service(store) as service:
+        service.wait_for_bundle(good.bundle_version)
+        bad = write_bundle(store, **fields).bundle_version
+        assert service.wait_for_problem(bad).gate == gate, service.status().problems
+        answers(service, good)
+
+
+def test_canaries_may_swap_near_ties(store: BundleStore) -> None:
+    def tie(vectors: np.ndarray) -> np.ndarray:
+        vectors[8] = vectors[5]
+        return vectors
+
+    def swap(canaries: Canaries) -> Canaries:
+        swapped = {"i5": "i8", "i8": "i5"}
+        items = [[swapped.get(item, item) for item in top] for top in canaries.top_items]
+        assert items != canaries.top_items
+        return replace(canaries, top_items=items)
+
+    manifest = write_bundle(store, vectors=tie, damage=rewrite_canaries(swap))
+    with ann_service(store) as service:
+        service.wait_for_bundle(manifest.bundle_version)
+
+
+def test_bundle_that_does_not_fit_beside_another_is_refused(
+    store: BundleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_bundle(store)
+    names = ("vectors.npy", "index.ann", "items.npz", "canaries.json")
+    size = sum(manifest.files[name].size_bytes for name in names)
+    monkeypatch.setattr("ann_service.catalogue.available_bytes", lambda: 2 * size - 1)
+    with ann_service(store) as service:
+        problem = service.wait_for_problem(manifest.bundle_version)
+        assert (problem.gate, "--unload-first" in problem.message) == ("memory", True)
+        assert service.health() == "NOT_SERVING"
+    with ann_service(store, unload_first=True) as service:
+        service.wait_for_bundle(manifest.bundle_version)
+
+
+def test_available_memory_is_that_of_the_machine_or_less() -> None:
+    assert 1 << 20 < verification.available_bytes() < 1 << 50
+
+
+def test_half_copied_bundle_is_served_once_it_is_whole(store: BundleStore, tmp_path: Path) -> None:
+    good = write_bundle(store)
+    with ann_service(store, retry_after_s=0.05) as service:
+        service.wait_for_bundle(good.bundle_version)
+        new = write_bundle(store, seed=2, promote=False).bundle_version
+        aside = tmp_path / "vectors.npy"
+        shutil.move(store.path(new) / "vectors.npy", aside)
+        point_at(store, new, good.bundle_version)
+        assert service.wait_for_problem(new).gate == "size"
+        shutil.move(aside, store.path(new) / "vectors.npy")
+        service.wait_for_bundle(new)
+        assert not service.status().problems
+
+
+def test_serves_the_one_before_where_it_starts_on_a_damaged_live_bundle(store: BundleStore) -> None:
+    good = write_bundle(store)
+    bad = write_bundle(store, seed=2).bundle_version
+    flip_a_bit(store.path(bad))
+    with ann_service(store) as service:
+        service.wait_for_bundle(good.bundle_version)
+        assert service.wait_for_problem(bad).gate == "sha256"
+
+
+def test_goes_on_when_the_store_cannot_be_read(store: BundleStore) -> None:
+    good = write_bundle(store)
+    with ann_service(store) as service:
+        service.wait_for_bundle(good.bundle_version)
+        (store.root / "LIVE").write_text("rubbish\n")
+        assert service.wait_for_problem("").gate == "store"
+        answers(service, good)
+        (store.root / "LIVE").unlink()
+        wait_for(lambda: [p.gate for p in service.status().problems] == ["live"], "LIVE is missed")
+        answers(service, good)
+        new = write_bundle(store, seed=2)
+        service.wait_for_bundle(new.bundle_version)
+        assert not service.status().problems

@@ -1,0 +1,70 @@
+"""Judging the replicas, without any."""
+
+from dataclasses import replace
+
+from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_ready
+
+from tests.clients.conftest import World
+
+QUERY = Replica("query_tower", "q:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))
+ANN = Replica("ann", "a:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))
+
+
+def test_all_is_well_when_replicas_answer_and_agree() -> None:
+    assert find_faults([QUERY, replace(QUERY, address="q:2"), ANN, replace(ANN, address="a:2")]) == []
+
+
+def test_a_query_tower_may_have_the_model_from_another_bundle() -> None:
+    assert find_faults([replace(QUERY, live_bundle="b1"), ANN]) == []
+
+
+def test_faults() -> None:
+    silent = Replica("ann", "a:2", "a:2 is unavailable")
+    empty = Replica("ann", "a:3")
+    refusing = replace(ANN, problems=(Problem("b3", "sha256", "items.json\ndiffers"), Problem("", "store", "gone")))
+    behind = replace(ANN, address="a:4", live_bundle="b1", live_model="m1")
+    assert find_faults([QUERY, silent]) == ["a:2 is unavailable"]
+    assert find_faults([QUERY, empty]) == ["a:3 has no bundle open"]
+    assert find_faults([QUERY, refusing]) == [
+        "a:1 refused b3 at gate 'sha256': items.json differs",
+        "a:1 refused the store at gate 'store': gone",
+    ]
+    assert find_faults([QUERY, ANN, behind]) == [
+        "the replicas differ in the live model: m1, m2",
+        "the ANN replicas differ in the live bundle: b1, b2",
+    ]
+    assert find_faults([ANN, replace(behind, live_model="m2")]) == [
+        "the ANN replicas differ in the live bundle: b1, b2"
+    ]
+
+
+def test_a_query_tower_is_ready_for_every_bundle_of_a_model_it_has() -> None:
+    same_model = replace(ANN, open_bundles=("b3", "b2"), open_models=("m2", "m2"))
+    assert find_ready([QUERY, same_model, ANN], "b3") == [QUERY, same_model]
+    assert find_ready([QUERY, ANN], "b3") == []
+    assert find_ready([replace(QUERY, open_bundles=("b1",), open_models=("m1",)), ANN], "b2") == [ANN]
+
+
+def test_each_replica_is_asked_by_itself(world: World) -> None:
+    world.ann.problems = [("b2", "canaries", "recall 0.2, at least 0.9")]
+    world.ann.loading = "b3"
+    world.ann.store = "b3"
+    with Fleet([world.query_tower_address], [world.ann_address, world.ann_address]) as fleet:
+        query_tower, ann, again = fleet.ask()
+    assert query_tower == Replica(
+        "query_tower", world.query_tower_address, "", "b1", "b1", "m1", ("b1",), ("m1",), opened_at_ms=1_000
+    )
+    assert ann == Replica(
+        "ann",
+        world.ann_address,
+        store_bundle="b3",
+        live_bundle="b1",
+        live_model="m1",
+        open_bundles=("b1",),
+        open_models=("m1",),
+        loading_bundle="b3",
+        problems=(Problem("b2", "canaries", "recall 0.2, at least 0.9"),),
+        opened_at_ms=2_000,
+    )
+    assert again == ann
+    assert len(world.ann.requests) == 2

@@ -1,0 +1,219 @@
+"""A small world behind both contracts, scripted by the tests.
+
+Two numbers make an embedding. The query `{"age": 0}` looks east and `{"age": 90}` north. Model "m2" swaps the two
+numbers, so an embedding of one model ranks the items of the other in the wrong order.
+
+    item       m1          title      year  genres
+    east       (1, 0)      East       1990  Comedy
+    north      (0, 1)      (none)     2000  Drama
+    northeast  (0.6, 0.8)  Northeast  2010  Comedy, Drama
+"""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
+from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
+from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
+from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
+
+VECTORS = {"east": (1.0, 0.0), "north": (0.0, 1.0), "northeast": (0.6, 0.8)}
+TITLES = {"east": "East", "northeast": "Northeast"}
+YEARS = {"east": 1990, "north": 2000, "northeast": 2010}
+GENRES = {"east": ["Comedy"], "north": ["Drama"], "northeast": ["Comedy", "Drama"]}
+
+Failure = tuple[grpc.StatusCode, str, list]
+
+
+def error_info(code: grpc.StatusCode, reason: str, domain: str = "two-tower", **metadata: str) -> Failure:
+    return code, "as scripted", [error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata)]
+
+
+def bad_request(*violations: tuple[str, str]) -> Failure:
+    fields = [error_details_pb2.BadRequest.FieldViolation(field=f, description=d) for f, d in violations]
+    return grpc.StatusCode.INVALID_ARGUMENT, "as scripted", [error_details_pb2.BadRequest(field_violations=fields)]
+
+
+def bare(code: grpc.StatusCode, text: str = "as scripted") -> Failure:
+    return code, text, []
+
+
+def abort(context: grpc.ServicerContext, failure: Failure) -> None:
+    code, text, details = failure
+    if details:
+        status = status_pb2.Status(code=code.value[0], message=text)
+        for detail in details:
+            status.details.add().Pack(detail)
+        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(code, text)
+
+
+class Scripted:
+    """What both services share: bundles as (bundle, model), the live one first, and failures to answer with first."""
+
+    def __init__(self, *bundles: tuple[str, str], token: str = "") -> None:
+        self.bundles = list(bundles)
+        self.token = token
+        self.failures: deque[Failure] = deque()
+        self.requests: list = []
+        self.timeouts_s: list[float] = []
+        self.hang = False
+        self.problems: list[tuple[str, str, str]] = []
+        self.loading = ""
+        self.store: str | None = None
+        self.on_status: Callable[[], None] = lambda: None
+
+    @property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys(model for _, model in self.bundles))
+
+    def meet(self, request: object, context: grpc.ServicerContext) -> None:
+        self.requests.append(request)
+        self.timeouts_s.append(context.time_remaining())
+        if self.hang:
+            gone = threading.Event()
+            if context.add_callback(gone.set):
+                gone.wait(10)
+        if self.token and ("authorization", f"Bearer {self.token}") not in context.invocation_metadata():
+            abort(context, bare(grpc.StatusCode.UNAUTHENTICATED, "no valid token"))
+        if self.failures:
+            abort(context, self.failures.popleft())
+
+    def refuse_model(self, context: grpc.ServicerContext) -> None:
+        abort(
+            context,
+            error_info(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_SERVED", model_versions=",".join(self.models)),
+        )
+
+    def describe(self, response: object) -> None:
+        self.on_status()
+        response.newest_model_version = self.models[0] if self.bundles else ""
+        response.live_bundle_version = self.store if self.store is not None else (self.bundles or [("", "")])[0][0]
+        response.loading_bundle_version = self.loading
+        for bundle, gate, message in self.problems:
+            response.problems.add(bundle_version=bundle, gate=gate, message=message)
+
+
+class ScriptedQueryTower(Scripted, query_grpc.QueryTowerServiceServicer):
+    def EmbedQueries(self, request, context):
+        self.meet(request, context)
+        model = request.model_version or self.models[0]
+        if model not in self.models:
+            self.refuse_model(context)
+        response = query_pb2.EmbedQueriesResponse(model_version=model)
+        for query in request.queries:
+            age = query.features["age"]
+            angle = math.radians((list(age.floats.values) + list(age.ints.values) or [0])[0])
+            values = [math.cos(angle), math.sin(angle)]
+            response.embeddings.add(values=values if model == "m1" else values[::-1])
+        return response
+
+    def GetServingStatus(self, request, context):
+        self.meet(request, context)
+        response = query_pb2.GetServingStatusResponse(max_batch_size=32)
+        self.describe(response)
+        for bundle, model in self.bundles:
+            opened = response.models.add(model_version=model, bundle_version=bundle, dimension=2, opened_at_ms=1_000)
+            opened.features.add(
+                name="age", kind=query_pb2.FEATURE_KIND_NUMERIC, value_type=query_pb2.VALUE_TYPE_FLOAT, max_values=1
+            )
+            opened.features.add(
+                name="history",
+                kind=query_pb2.FEATURE_KIND_HISTORY,
+                value_type=query_pb2.VALUE_TYPE_STRING,
+                max_values=50,
+            )
+        return response
+
+
+class ScriptedAnn(Scripted, ann_grpc.AnnServiceServicer):
+    def SearchItems(self, request, context):
+        self.meet(request, context)
+        model = request.model_version or self.models[0]
+        if model not in self.models:
+            self.refuse_model(context)
+        bundle = next(bundle for bundle, of in self.bundles if of == model)
+        response = ann_pb2.SearchItemsResponse(
+            model_version=model, bundle_version=bundle, newest_model_version=self.models[0]
+        )
+        for search in request.searches:
+            self._search(search, model, response.results.add())
+        return response
+
+    def GetServingStatus(self, request, context):
+        self.meet(request, context)
+        response = ann_pb2.GetServingStatusResponse(max_batch_size=32, max_k=100)
+        self.describe(response)
+        for bundle, model in self.bundles:
+            opened = response.bundles.add(bundle_version=bundle, model_version=model, item_count=3, opened_at_ms=2_000)
+            opened.attributes.add(name="title", type=ann_pb2.ATTRIBUTE_TYPE_STRING)
+            opened.attributes.add(name="year", type=ann_pb2.ATTRIBUTE_TYPE_INT)
+            opened.attributes.add(name="genres", type=ann_pb2.ATTRIBUTE_TYPE_STRING_LIST)
+        return response
+
+    def _search(self, search: ann_pb2.Search, model: str, result: ann_pb2.SearchResult) -> None:
+        vectors = {item: values if model == "m1" else values[::-1] for item, values in VECTORS.items()}
+        likes = search.similar_to.values
+        target = vectors[likes[0]] if likes else search.embedding.values
+        scores = {item: sum(a * b for a, b in zip(target, values, strict=True)) for item, values in vectors.items()}
+        left = [
+            item
+            for item in sorted(scores, key=lambda item: -scores[item])
+            if item not in {*likes, *search.exclude_item_ids}
+            and (not search.HasField("filter") or matches(search.filter, item))
+            and (not search.HasField("min_score") or scores[item] >= search.min_score)
+        ][: search.k]
+        result.item_ids.extend(left)
+        result.scores.extend(scores[item] for item in left)
+        for name in search.return_attributes:
+            column = result.attributes.add(name=name)
+            if name == "title":
+                column.strings.values.extend(TITLES.get(item, "") for item in left)
+                column.missing.extend(position for position, item in enumerate(left) if item not in TITLES)
+            elif name == "year":
+                column.ints.values.extend(YEARS[item] for item in left)
+            else:
+                column.string_lists.values.extend(ann_pb2.StringColumn(values=GENRES[item]) for item in left)
+
+
+def matches(condition: ann_pb2.Filter, item: str) -> bool:
+    kind = condition.WhichOneof("condition")
+    if kind == "all_of":
+        return all(matches(each, item) for each in condition.all_of.filters)
+    if kind == "not":
+        return not matches(getattr(condition, "not"), item)
+    if kind == "range":
+        low = condition.range.min if condition.range.HasField("min") else -math.inf
+        high = condition.range.max if condition.range.HasField("max") else math.inf
+        return low <= YEARS[item] <= high
+    if condition.equals.attribute == "year":
+        return condition.equals.value.int_value == YEARS[item]
+    return condition.equals.value.string_value in GENRES[item]
+
+
+@contextmanager
+def serving(*services: Scripted) -> Iterator[list[str]]:
+    """Yields the address of each service, on a server of its own."""
+    servers, addresses = [], []
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        for service in services:
+            # Two servers on one port would share its calls unseen.
+            server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
+            if isinstance(service, ScriptedQueryTower):
+                query_grpc.add_QueryTowerServiceServicer_to_server(service, server)
+            else:
+                ann_grpc.add_AnnServiceServicer_to_server(service, server)
+            addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+            server.start()
+            servers.append(server)
+        try:
+            yield addresses
+        finally:
+            for server in servers:
+                server.stop(None).wait()

@@ -1,0 +1,28 @@
+"""``python -m trainer``: train, evaluate and publish two towers; promote, roll back and prune bundles."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# TensorFlow reads this when it is imported: without it, its start-up notes drown what a person should read.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from bundle.errors import BundleError  # noqa: E402
+from trainer.commands import app  # noqa: E402
+from trainer.console import fail  # noqa: E402
+from trainer.errors import TrainerError  # noqa: E402
+
+
+def main() -> None:
+    """Runs the command line; an error that a person can mend is one message and exit code 1."""
+    try:
+        app()
+    except (TrainerError, BundleError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

