@@ -11,7 +11,8 @@ from serving.program import run_program
 _HELP = """Serves the query tower of the live bundle: user features in, embeddings out.
 
 It waits for a first bundle, follows every promotion and roll back without a restart, and keeps the bundle before the
-live one open. Each setting is a flag, a variable QUERY_TOWER_SERVICE_<SETTING>, or a line in the file of --config.
+live one open. Each setting is a flag, a variable such as QUERY_TOWER_SERVICE_PORT, or a line in the file of
+--config.
 
 Example: python -m query_tower_service --store /var/lib/two-tower --port 50051
 """

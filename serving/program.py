@@ -48,26 +48,23 @@ def run_program(
     def start(config: Any) -> int:
         return _serve(assemble(config), config)
 
+    # The type is known only here, so it cannot stand in the signature.
     start.__annotations__["config"] = Annotated[config_class, Parameter(name="*")]
     app.default(start)
 
     def configured(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-        config: Annotated[Path | None, Parameter(help="TOML file with settings, named like the flags.")] = None,
+        config: Annotated[Path | None, Parameter(help="TOML file of settings, such as: threads = 2.")] = None,
     ) -> Any:
         if config is not None:
             app.config = [env, Toml(config, must_exist=True)]
         return app(tokens)
 
-    configured.__annotations__["tokens"] = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
-    configured.__annotations__["config"] = Annotated[
-        Path | None, Parameter(help="TOML file of settings, named like the fields: poll_interval_s = 1.0")
-    ]
     app.meta.default(configured)
     try:
         _check_environment(prefix, config_class)
         result = app.meta(list(arguments))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     return result if isinstance(result, int) else 0

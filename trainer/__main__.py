@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-# TensorFlow reads this when it is imported: without it, its start-up notes drown what a person should read.
+# TensorFlow reads these when it is imported. Its start-up notes would drown what a person should read; its oneDNN
+# kernels round differently from one machine to the next.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 from bundle.errors import BundleError  # noqa: E402
 from trainer.commands import app  # noqa: E402

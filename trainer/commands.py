@@ -14,6 +14,7 @@ from bundle.errors import BundleRefused
 from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from trainer import console, data, download, recipe, schema, splits
+from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
 from trainer.splits import Parts
 
@@ -52,7 +53,7 @@ def train(
     Args:
         recipe_name: A shipped recipe (movielens_100k, complete_journey) or the path of a TOML file.
         data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
-        run: Folder for the towers, logs and evaluation. Default: runs/<recipe>-<time>.
+        run: Folder for the towers, logs and evaluation. Default: runs/RECIPE-TIME.
         store: Publish a bundle to this store.
         promote: Make that bundle live.
         epochs: Instead of the recipe's.
@@ -61,18 +62,21 @@ def train(
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the result as JSON on stdout.
     """
-    from trainer import training
-    from trainer.evaluation import evaluate_test, evaluate_validation
-    from trainer.publishing import publish as publish_run
-    from trainer.runs import Run, write_evaluation
-
     chosen = _override(recipe.load(recipe_name), epochs, seed, split)
     folder = _data_folder(chosen, recipe_name, data_folder, cache)
     dataset, parts = _read(chosen, folder)
+
+    import_tensorflow()
+    from trainer import training
+    from trainer.evaluation import evaluate_test, evaluate_validation
+    from trainer.progress import EpochProgress
+    from trainer.publishing import publish as publish_run
+    from trainer.runs import Run, write_evaluation
+
     schemas = schema.build(chosen, dataset, parts.train)
     run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
     steps = len(parts.train) // min(chosen.training.batch_size, len(parts.train))
-    progress = console.EpochProgress(chosen.training.epochs, steps)
+    progress = EpochProgress(chosen.training.epochs, steps)
     try:
         towers = training.fit(
             chosen,
@@ -107,6 +111,7 @@ def evaluate(run: Path, /, *, as_json: Json = False) -> None:
         run: Folder that `train` wrote.
         as_json: Print the result as JSON on stdout.
     """
+    import_tensorflow()
     from trainer.evaluation import evaluate_test
     from trainer.runs import Run, write_evaluation
 
@@ -128,6 +133,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, as_json: Json 
         promote: Make the bundle live.
         as_json: Print the result as JSON on stdout.
     """
+    import_tensorflow()
     from trainer.evaluation import evaluate_test
     from trainer.publishing import publish as publish_run
     from trainer.runs import Run
@@ -164,13 +170,12 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
                     "state": state,
                     "model": m.model_version,
                     "items": m.item_count,
-                    "ndcg@10": round(m.metrics.get("ndcg@10", float("nan")), 4),
-                    "recall@100 of index": round(m.index.recall_at_100, 4),
+                    "ndcg\n@10": round(m.metrics.get("ndcg@10", float("nan")), 4),
+                    "index\nrecall": round(m.index.recall_at_100, 4),
                 }
             )
         except BundleRefused as refused:
-            rows.append({"bundle": version, "state": f"damaged: {refused.message}"} | dict.fromkeys(
-                ("model", "items", "ndcg@10", "recall@100 of index"), ""))
+            rows.append({"bundle": version, "state": "damaged", "model": refused.message})
     if rows:
         console.print_rows(str(store), rows)
     else:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from trainer.errors import ExportError
+from trainer.quiet import quiet_stderr
 
 SIGNATURE = "serve"
 OUTPUT = "embedding"
@@ -47,7 +48,8 @@ def export_query_tower(
             "the conversion lost them"
         )
     expected = tower.predict(dict(inputs), verbose=0)
-    served = Interpreter(model_path=str(flatbuffer)).get_signature_runner(SIGNATURE)(**inputs)[OUTPUT]
+    with quiet_stderr():
+        served = Interpreter(model_path=str(flatbuffer)).get_signature_runner(SIGNATURE)(**inputs)[OUTPUT]
     signatures = tf.saved_model.load(str(saved_model)).signatures
     saved = signatures[SIGNATURE](**{name: tf.constant(values) for name, values in inputs.items()})[OUTPUT].numpy()
     for name, found in ((flatbuffer.name, served), (saved_model.name, saved)):

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from trainer import towers
 from trainer.data import Dataset
+from trainer.errors import TrainingError
 from trainer.examples import Examples
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
@@ -74,6 +75,7 @@ def fit(
         examples.dataset().repeat(training.epochs),
         epochs=training.epochs,
         steps_per_epoch=examples.steps,
+        shuffle=False,  # the examples shuffle themselves
         verbose=0,
         callbacks=[
             Validation(validate),
@@ -83,5 +85,5 @@ def fit(
         ],
     )
     if not math.isfinite(float(model.loss_mean.result())):
-        raise FloatingPointError("the loss is not finite; lower training.learning_rate or raise training.temperature")
+        raise TrainingError("the loss is not finite; lower training.learning_rate or raise training.temperature")
     return query_tower, item_tower

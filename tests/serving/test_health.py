@@ -1,0 +1,58 @@
+"""Health, and what its watchers may do to it."""
+
+from __future__ import annotations
+
+import threading
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from bundle.store import BundleStore
+from serving.health import HealthServicer
+from tests.serving.harness import query_tower_service
+from tests.worlds import wait_for
+
+STATUS = health_pb2.HealthCheckResponse
+
+
+def test_unknown_service_is_not_found_and_watched_until_it_is_known(store: BundleStore) -> None:
+    with query_tower_service(store) as service:
+        stub = health_pb2_grpc.HealthStub(service.channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(health_pb2.HealthCheckRequest(service="other"), timeout=10)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        watcher = stub.Watch(health_pb2.HealthCheckRequest(service="other"), timeout=10)
+        assert next(watcher).status == STATUS.SERVICE_UNKNOWN
+        watcher.cancel()
+
+
+def test_changes_while_watchers_come_and_go_never_hang(store: BundleStore) -> None:
+    with query_tower_service(store) as service:
+        stub, ended = health_pb2_grpc.HealthStub(service.channel), threading.Event()
+
+        def come_and_go() -> None:
+            while not ended.is_set():
+                watcher = stub.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+                next(watcher)
+                watcher.cancel()
+
+        watchers = [threading.Thread(target=come_and_go, daemon=True) for _ in range(4)]
+        for watcher in watchers:
+            watcher.start()
+        for _ in range(100):
+            assert service.health() == "NOT_SERVING"
+        ended.set()
+        for watcher in watchers:
+            watcher.join(20)
+            assert not watcher.is_alive()
+    # The drain, which ends every watch, came to its end too.
+
+
+def test_serving_cannot_be_said_while_draining() -> None:
+    health = HealthServicer(("",))
+    health.set_serving(True)
+    assert wait_for(lambda: health._status == STATUS.SERVING, "it serves")
+    health.drain()
+    health.set_serving(True)
+    assert health._status == STATUS.NOT_SERVING

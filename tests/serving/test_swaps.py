@@ -1,0 +1,96 @@
+"""Both services while bundles are swapped under load: nothing fails, nothing is mixed, nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from two_tower.ann.v1 import ann_service_pb2 as ann
+from two_tower.query.v1 import query_tower_service_pb2 as query
+
+from bundle.store import BundleStore
+from tests.serving.harness import Running, ann_service, query_tower_service
+from tests.worlds import unit_vectors, wait_for, write_bundle
+
+
+class Caller(threading.Thread):
+    """Embeds and searches in a loop, as a client does, and checks each answer against its own bundle."""
+
+    def __init__(self, tower: Running, catalogue: Running, expected: dict[str, np.ndarray], model: str) -> None:
+        super().__init__(daemon=True)
+        self.tower, self.catalogue, self.expected = tower, catalogue, expected
+        self.ended, self.answered, self.newest = threading.Event(), 0, model
+        self.wrong: list[Any] = []
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            try:
+                self._ask()
+            except Exception as error:
+                self.wrong.append(error)
+                return
+
+    def _ask(self) -> None:
+        request = query.EmbedQueriesRequest(queries=[query.Query()], model_version=self.newest)
+        embedded = self.tower.stub.EmbedQueries(request, timeout=10)
+        vector = embedded.embeddings[0].values
+        search = ann.Search(embedding=ann.Embedding(values=vector), k=5)
+        searched = ann.SearchItemsRequest(model_version=embedded.model_version, searches=[search])
+        response = self.catalogue.stub.SearchItems(searched, timeout=10)
+        self.newest = response.newest_model_version
+        scores = self.expected[response.bundle_version] @ np.array(vector)
+        found = [int(item[1:]) for item in response.results[0].item_ids]
+        if found != np.argsort(-scores)[:5].tolist() or response.model_version != embedded.model_version:
+            self.wrong.append(response)
+        self.answered += 1
+
+
+def maps(name: str) -> int:
+    return sum(1 for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(name))
+
+
+def test_nothing_fails_or_is_mixed_while_bundles_swap(store: BundleStore) -> None:
+    first = write_bundle(store)
+    expected = {first.bundle_version: unit_vectors(300, 1)}
+    with query_tower_service(store, retire_after_s=0.5) as tower, ann_service(store, retire_after_s=0.5) as catalogue:
+        tower.wait_for_bundle(first.bundle_version)
+        catalogue.wait_for_bundle(first.bundle_version)
+        callers = [Caller(tower, catalogue, expected, first.model_version) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        for number in range(2, 14):
+            if number % 5 == 0:
+                version = store.roll_back().version
+            else:
+                vectors = unit_vectors(300, number)
+                manifest = write_bundle(store, seed=1 + number % 2, catalogue_seed=number, promote=False)
+                version = manifest.bundle_version
+                expected[version] = vectors
+                store.promote(version)
+            for service in (tower, catalogue):
+                wait_for(lambda service=service, version=version: live(service) == version, f"{version} answers")
+            reached = [caller.answered + 3 for caller in callers]
+            wait_for(
+                lambda reached=reached: all(c.wrong or c.answered >= r for c, r in zip(callers, reached, strict=True)),
+                "callers go on",
+            )
+        for caller in callers:
+            caller.ended.set()
+        for caller in callers:
+            caller.join(20)
+        assert [caller.wrong for caller in callers] == [[], [], []]
+        wait_for(lambda: len(catalogue.status().bundles) == 2 == len(tower.status().models), "the old ones are dropped")
+        gc.collect()
+        # Each bundle maps these once, and two are open.
+        assert maps("/index.ann") <= 2
+        assert maps("/vectors.npy") <= 2
+        assert maps("/query_tower.tflite") <= 2 * 2  # one for each thread that answers
+
+
+def live(service: Running) -> str:
+    status = service.status()
+    open_ = status.bundles if hasattr(status, "bundles") else status.models
+    return open_[0].bundle_version if open_ and not status.loading_bundle_version else ""
