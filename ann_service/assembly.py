@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from two_tower.ann.v1 import ann_service_pb2_grpc as pb_grpc
-
 from ann_service.catalogue import CatalogueLoader
 from ann_service.config import AnnConfig
 from ann_service.servicer import SERVICE_NAME, AnnServicer
@@ -11,6 +9,7 @@ from bundle.store import BundleStore
 from serving.live import Live
 from serving.metrics import Metrics
 from serving.server import Server
+from two_tower.ann.v1 import ann_service_pb2_grpc as pb_grpc
 
 
 def assemble(config: AnnConfig) -> Server:

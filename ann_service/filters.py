@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from two_tower.ann.v1 import ann_service_pb2 as pb
 
 from ann_service.catalogue import Catalogue
 from bundle.items import Column, FloatColumn, IntColumn, StringColumn
 from serving.errors import InvalidRequest
+from two_tower.ann.v1 import ann_service_pb2 as pb
 
 MAX_LEVELS = 16
 MAX_CONDITIONS = 1000

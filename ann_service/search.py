@@ -20,7 +20,7 @@ from ann_service.catalogue import Catalogue
 from ann_service.index import scan
 
 _SCAN_AT_MOST = 2000
-"""Below this many rows a scan is cheaper than a walk through the index."""
+"""Where a filter or exclusions leave so many items or fewer, a scan is cheaper than an over-fetching walk."""
 
 _OVER_FETCH = 1.5
 """More than the expected number of candidates, since matches are not spread evenly."""
@@ -63,7 +63,8 @@ def find(catalogue: Catalogue, plan: SearchPlan) -> tuple[np.ndarray, np.ndarray
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
     wanted = min(plan.k, allowed_count)
     fetch = _fetch_count(plan, wanted, item_count)
-    if not plan.exact and allowed_count > _SCAN_AT_MOST and fetch <= item_count * _FETCH_SHARE:
+    few_allowed = mask is not None and allowed_count <= _SCAN_AT_MOST
+    if not plan.exact and not few_allowed and fetch <= item_count * _FETCH_SHARE:
         rows, scores = catalogue.index.search(plan.query, fetch, plan.budget)
         if mask is not None:
             kept = mask[rows]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import grpc
 import numpy as np
-from two_tower.ann.v1 import ann_service_pb2 as pb
-from two_tower.ann.v1 import ann_service_pb2_grpc as pb_grpc
 
 from ann_service.catalogue import Catalogue
 from ann_service.search import find
@@ -14,6 +12,8 @@ from bundle.items import Column
 from serving.errors import BundleNotServed, ModelNotServed, NoBundle
 from serving.live import Live, Served, Snapshot
 from serving.metrics import Metrics
+from two_tower.ann.v1 import ann_service_pb2 as pb
+from two_tower.ann.v1 import ann_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from two_tower.ann.v1 import ann_service_pb2 as pb
 
 from ann_service.catalogue import Catalogue
 from ann_service.filters import match
 from ann_service.search import SearchPlan
 from serving.errors import InvalidRequest, UnknownItem
+from two_tower.ann.v1 import ann_service_pb2 as pb
 
 MAX_BUDGET = 10_000_000
 MAX_EXCLUSIONS = 100_000

@@ -65,5 +65,5 @@ class Canaries:
         lengths = {len(canaries.embeddings), len(canaries.top_items), len(canaries.top_scores)}
         lengths |= {len(column) for column in canaries.columns.values()}
         if len(lengths) != 1 or canaries.embeddings.ndim != 2:
-            raise ValueError(f"{path.name} is damaged: lengths {sorted(lengths)} should be one")
+            raise ValueError(f"{path.name} is damaged: lengths {sorted(lengths)} should be one, and above 0")
         return canaries

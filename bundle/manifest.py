@@ -193,6 +193,7 @@ class Manifest:
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:
+    raw = dict(raw)
     known = {f.name for f in dataclasses.fields(Manifest)}
     if raw.keys() != known:
         raise ValueError(f"keys {sorted(raw.keys() ^ known)} are missing or unknown")
@@ -202,11 +203,7 @@ def _parse(raw: dict[str, Any]) -> Manifest:
     for name in ("bundle_version", "model_version", "git_commit"):
         if not isinstance(raw[name], str):
             raise TypeError(f"{name} is {raw[name]!r}, expected a string")
-    return Manifest(
-        **{
-            **raw,
-            "index": IndexSpec(**raw["index"]),
-            "files": {path: FileEntry(**entry) for path, entry in raw["files"].items()},
-            "forced_gates": tuple(raw["forced_gates"]),
-        }
-    )
+    raw["index"] = IndexSpec(**raw["index"])
+    raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
+    raw["forced_gates"] = tuple(raw["forced_gates"])
+    return Manifest(**raw)

@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +163,7 @@ class BundleStore:
         return new_version(versions[-1] if versions else None)
 
     @contextmanager
-    def stage(self, version: str) -> Iterator[Path]:
+    def stage(self, version: str) -> Generator[Path]:
         """Yields a new empty folder to write the files of a bundle to; removes what `commit` did not take.
 
         Raises:
@@ -294,7 +294,7 @@ class BundleStore:
         return pointer
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _lock(self) -> Generator[None]:
         # The lock of a process that dies is released by the kernel, so a killed publisher blocks nobody.
         try:
             descriptor = os.open(self.root / "LOCK", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
-
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
@@ -11,6 +9,7 @@ from query_tower_service.servicer import SERVICE_NAME, QueryTowerServicer
 from serving.live import Live
 from serving.metrics import Metrics
 from serving.server import Server
+from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 
 def assemble(config: QueryTowerConfig) -> Server:

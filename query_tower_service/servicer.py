@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from two_tower.query.v1 import query_tower_service_pb2 as pb
-from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 from bundle.features import Feature
 from query_tower_service.loading import Model
@@ -14,6 +12,8 @@ from query_tower_service.validation import check_batch, read_columns
 from serving.errors import ModelNotServed, NoBundle
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics
+from two_tower.query.v1 import query_tower_service_pb2 as pb
+from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["QueryTowerService"].full_name
 

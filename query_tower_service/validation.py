@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from two_tower.query.v1 import query_tower_service_pb2 as pb
-
 from bundle.features import Categorical, Feature, FeatureSchema, Numeric
 from serving.errors import InvalidRequest
+from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 MAX_VALUES = 10_000
 MAX_CHARACTERS = 1024

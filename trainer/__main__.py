@@ -10,10 +10,10 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-from bundle.errors import BundleError  # noqa: E402
-from trainer.commands import app  # noqa: E402
-from trainer.console import fail  # noqa: E402
-from trainer.errors import TrainerError  # noqa: E402
+from bundle.errors import BundleError
+from trainer.commands import app
+from trainer.console import fail
+from trainer.errors import TrainerError
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from bundle.errors import BundleRefused
 from bundle.manifest import Manifest
 from bundle.store import BundleStore
-from trainer import console, data, download, recipe, schema, splits
+from trainer import console, data, download, recipes, schema, splits
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
 from trainer.splits import Parts
@@ -62,7 +62,7 @@ def train(
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the result as JSON on stdout.
     """
-    chosen = _override(recipe.load(recipe_name), epochs, seed, split)
+    chosen = _override(recipes.load(recipe_name), epochs, seed, split)
     folder = _data_folder(chosen, recipe_name, data_folder, cache)
     dataset, parts = _read(chosen, folder)
 
@@ -119,7 +119,9 @@ def evaluate(run: Path, /, *, as_json: Json = False) -> None:
     dataset, parts = _read(finished.recipe, finished.data_folder)
     evaluation = evaluate_test(finished.recipe, dataset, finished.schemas, finished.towers, parts)
     write_evaluation(run, evaluation)
-    console.print_evaluation(evaluation, f"{finished.recipe.name}, {finished.recipe.split.kind}, test part, full ranking")
+    console.print_evaluation(
+        evaluation, f"{finished.recipe.name}, {finished.recipe.split.kind}, test part, full ranking"
+    )
     _print_json(dataclasses.asdict(evaluation), as_json)
 
 
@@ -225,7 +227,7 @@ def _override(chosen: Recipe, epochs: int | None, seed: int | None, split: str |
     for section, key, value in (("training", "epochs", epochs), (None, "seed", seed), ("split", "kind", split)):
         if value is not None:
             (raw[section] if section else raw)[key] = value
-    return recipe.parse(raw, "the command line")
+    return recipes.parse(raw, "the command line")
 
 
 def _data_folder(chosen: Recipe, name: str, folder: Path | None, cache: Path | None) -> Path:

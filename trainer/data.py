@@ -95,7 +95,9 @@ def load(recipe: Recipe, folder: Path) -> Dataset:
     item_ids, item_columns = _read_entities(recipe.items, folder, interactions["item"], "item", notes)
     events = _index(interactions, user_ids, item_ids)
     types = {} if recipe.items is None else {name: a.type for name, a in recipe.items.attributes.items()}
-    attributes: dict[str, Column] = {name: COLUMN_TYPES[types[name]].of(column) for name, column in item_columns.items()}
+    attributes: dict[str, Column] = {
+        name: COLUMN_TYPES[types[name]].of(column) for name, column in item_columns.items()
+    }
     return Dataset(events, tuple(user_ids), ItemTable(tuple(item_ids), attributes), user_columns, tuple(notes))
 
 

@@ -37,7 +37,9 @@ class Evaluation:
     repeat_share: float
 
 
-def raw_queries(recipe: Recipe, dataset: Dataset, schemas: Schemas, known: Events, users: np.ndarray) -> dict[str, list]:
+def raw_queries(
+    recipe: Recipe, dataset: Dataset, schemas: Schemas, known: Events, users: np.ndarray
+) -> dict[str, list]:
     """Returns the queries of `users` [n] as a caller would send them, with the history of `known`: columns of [n]."""
     profiles = {name: [column[u] for u in users] for name, column in query_columns(recipe, dataset).items()}
     return {**profiles, **history_columns(schemas.query, dataset, known, users)}

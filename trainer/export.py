@@ -36,7 +36,9 @@ def export_query_tower(
     archive = keras.export.ExportArchive()
     archive.track(tower)
     signature = {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype, name=name) for name, t in tower.input.items()}
-    archive.add_endpoint(SIGNATURE, lambda features: {OUTPUT: tower(features, training=False)}, input_signature=[signature])
+    archive.add_endpoint(
+        SIGNATURE, lambda features: {OUTPUT: tower(features, training=False)}, input_signature=[signature]
+    )
     archive.write_out(str(saved_model), verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=[SIGNATURE])
     flatbuffer.write_bytes(converter.convert())

@@ -31,7 +31,9 @@ def exact_top_k(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def build(vectors: np.ndarray, queries: np.ndarray, path: Path, *, trees: Sequence[int], min_recall: float, seed: int) -> IndexSpec:
+def build(
+    vectors: np.ndarray, queries: np.ndarray, path: Path, *, trees: Sequence[int], min_recall: float, seed: int
+) -> IndexSpec:
     """Writes the index of the cheapest setting that finds enough, and returns how to search it.
 
     Cheap is, first, a small search budget (nodes inspected: the time of a search), then few trees (memory). One build
@@ -89,5 +91,7 @@ def _budgets(item_count: int, trees: int) -> list[int]:
 def _recall(index: AnnoyIndex, queries: np.ndarray, exact: np.ndarray, budget: int) -> float:
     """Returns the mean share of each row of `exact` [n, k] that the index finds."""
     k = exact.shape[1]
-    found = [len(set(index.get_nns_by_vector(q, k, budget)) & set(e)) for q, e in zip(queries, exact.tolist(), strict=True)]
+    found = [
+        len(set(index.get_nns_by_vector(q, k, budget)) & set(e)) for q, e in zip(queries, exact.tolist(), strict=True)
+    ]
     return sum(found) / (k * len(found))

@@ -61,8 +61,8 @@ def _grouped(pairs: np.ndarray, users: np.ndarray) -> list[np.ndarray]:
 def evaluate(held_out: HeldOut, score: Scorer) -> dict[str, float]:
     """Returns the metrics, means over users, and ``coverage@10``: the share of the catalogue in any user's top 10.
 
-    ``recall@K`` is hits over relevant items, ``ndcg@K`` binary with the ideal over min(K, relevant), ``mrr`` the mean of
-    1 / rank of the first relevant item over the full ranking.
+    ``recall@K`` is hits over relevant items, ``ndcg@K`` binary with the ideal over min(K, relevant), ``mrr`` the mean
+    of 1 / rank of the first relevant item over the full ranking.
 
     Raises:
         ValueError: a score is NaN, or there is nobody to evaluate.
@@ -85,9 +85,7 @@ def _slices(user_count: int, item_count: int) -> Iterator[slice]:
     return (slice(start, min(start + step, user_count)) for start in range(0, user_count, step))
 
 
-def _evaluate_slice(
-    held_out: HeldOut, rows: slice, scores: np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _evaluate_slice(held_out: HeldOut, rows: slice, scores: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Returns metrics by name, each [n], and the item rows that stand in any top 10."""
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")

@@ -23,7 +23,7 @@ import keras
 import trainer.towers  # noqa: F401  registers the layers that the towers are loaded with
 from bundle.features import FeatureSchema
 from bundle.manifest import new_version
-from trainer import recipe as recipes
+from trainer import recipes
 from trainer.errors import RunError
 from trainer.evaluation import Evaluation
 from trainer.recipe import Recipe
@@ -66,7 +66,9 @@ class Run:
             query_tower, item_tower = self.towers
             query_tower.save(folder / "query_tower.keras")
             item_tower.save(folder / "item_tower.keras")
-            _write_json(folder / "schemas.json", {s: _schema_to_json(getattr(self.schemas, s)) for s in ("query", "item")})
+            _write_json(
+                folder / "schemas.json", {s: _schema_to_json(getattr(self.schemas, s)) for s in ("query", "item")}
+            )
             _write_json(
                 folder / "run.json",
                 {
@@ -94,11 +96,15 @@ class Run:
                 recipes.parse(raw["recipe"], str(folder / "run.json")),
                 Path(raw["data_folder"]),
                 Schemas(*(_schema_from_json(schemas[side]) for side in ("query", "item"))),
-                tuple(keras.saving.load_model(folder / f"{t}.keras", compile=False) for t in ("query_tower", "item_tower")),
+                tuple(
+                    keras.saving.load_model(folder / f"{t}.keras", compile=False) for t in ("query_tower", "item_tower")
+                ),
                 raw["git_commit"],
             )
         except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{folder} holds no finished run: {error}; make one with `python -m trainer train`") from error
+            raise RunError(
+                f"{folder} holds no finished run: {error}; make one with `python -m trainer train`"
+            ) from error
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:

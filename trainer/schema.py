@@ -131,4 +131,3 @@ def history_columns(
             bounds = [(max(starts[u], starts[u + 1] - feature.max_values), starts[u + 1]) for u in users]
             columns[feature.name] = [[ids[item] for item in known.items[start:end]] for start, end in bounds]
     return columns
-

@@ -35,10 +35,7 @@ class Table:
             raise DataError(f"{path}: no such file; name the folder that holds it with --data")
         wanted = list(dict.fromkeys(columns))
         try:
-            if self._is_parquet:
-                names = list(pl.read_parquet_schema(path))
-            else:
-                names = self._header(separator, quote)
+            names = list(pl.read_parquet_schema(path)) if self._is_parquet else self._header(separator, quote)
             absent = [name for name in wanted if name not in names]
             if absent:
                 raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}")
@@ -77,9 +74,15 @@ class Table:
         raw = self.frame[column]
         series = raw.cast(pl.Float64, strict=False)
         bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
-        self._refuse(column, bad.fill_null(value=False), "is no finite number; mend it, leave it empty, or list it as missing in the recipe")
+        self._refuse(
+            column,
+            bad.fill_null(value=False),
+            "is no finite number; mend it, leave it empty, or list it as missing in the recipe",
+        )
         if required:
-            self._refuse(column, series.is_null(), "is empty, and every row needs a number; fill it in or remove the row")
+            self._refuse(
+                column, series.is_null(), "is empty, and every row needs a number; fill it in or remove the row"
+            )
         return series
 
     def ints(self, column: str) -> pl.Series:
@@ -93,7 +96,9 @@ class Table:
         # "1995.0" is a whole number too: what wrote the file may have known only floats.
         series = series.fill_null(floats.cast(pl.Int64, strict=False))
         bad = ((series.cast(pl.Float64) - floats).abs() > 0) | (series.is_null() & floats.is_not_null())
-        self._refuse(column, bad.fill_null(value=False), "is no whole number; mend it, or give the attribute type float")
+        self._refuse(
+            column, bad.fill_null(value=False), "is no whole number; mend it, or give the attribute type float"
+        )
         return series
 
     def string_lists(self, column: str, separator: str) -> pl.Series:
@@ -171,6 +176,6 @@ class Table:
         return f"{self.path}: cannot be read: {error}"
 
 
-def _reader(file: object, separator: str, quote: str):  # noqa: ANN202
+def _reader(file: object, separator: str, quote: str):
     quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     return csv.reader(file, delimiter=separator, quotechar=quote or None, quoting=quoting)  # type: ignore[arg-type]

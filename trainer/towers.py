@@ -97,9 +97,7 @@ def _embedding(slot_count: int, dimension: int, name: str) -> keras.layers.Embed
     )
 
 
-def _tower(
-    name: str, spec: Tower, schema: FeatureSchema, recipe: Recipe, table: keras.layers.Embedding
-) -> keras.Model:
+def _tower(name: str, spec: Tower, schema: FeatureSchema, recipe: Recipe, table: keras.layers.Embedding) -> keras.Model:
     """Returns ``unit(direct + mlp(all))``: the items' own embeddings pass by the hidden layers, which correct them."""
     inputs: dict[str, keras.KerasTensor] = {}
     encoded: list[keras.KerasTensor] = []

@@ -64,13 +64,9 @@ def fit(
     examples = Examples(recipe, dataset, schemas, parts.train)
     query_tower, item_tower = towers.build(recipe, schemas)
     training = recipe.training
-    model = towers.TwoTower(
-        query_tower, item_tower, training.temperature, learn_temperature=training.learn_temperature
-    )
+    model = towers.TwoTower(query_tower, item_tower, training.temperature, learn_temperature=training.learn_temperature)
     schedule = keras.optimizers.schedules.CosineDecay(training.learning_rate, examples.steps * training.epochs)
-    model.compile(
-        optimizer=keras.optimizers.AdamW(schedule, weight_decay=training.weight_decay), jit_compile=False
-    )
+    model.compile(optimizer=keras.optimizers.AdamW(schedule, weight_decay=training.weight_decay), jit_compile=False)
     model.fit(
         examples.dataset().repeat(training.epochs),
         epochs=training.epochs,

@@ -6,7 +6,6 @@ from typing import TypedDict, Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
-
 from two_tower_client.channel import Address
 from two_tower_client.client import AsyncClient, Client, ConnectionOptions
 from two_tower_client.errors import InvalidRequest, ServerError

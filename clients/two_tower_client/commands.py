@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-
 from two_tower_client import tables
 from two_tower_client.ann import AnnClient, Search, SearchOptions
 from two_tower_client.channel import Tls

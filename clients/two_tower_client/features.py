@@ -6,7 +6,6 @@ from numbers import Integral, Real
 from typing import cast
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-
 from two_tower_client.errors import InvalidRequest
 
 Scalar = str | int | float

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
-
 from two_tower_client.errors import InvalidRequest
 
 Filter = ann_pb2.Filter

@@ -8,7 +8,6 @@ from typing import Literal, Self, Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-
 from two_tower_client.ann import AnnClient
 from two_tower_client.client import ConnectionOptions
 from two_tower_client.errors import TwoTowerError

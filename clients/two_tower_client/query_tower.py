@@ -5,7 +5,6 @@ from typing import Unpack
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
-
 from two_tower_client.channel import Address
 from two_tower_client.client import AsyncClient, Client, ConnectionOptions
 from two_tower_client.errors import InvalidRequest, ServerError

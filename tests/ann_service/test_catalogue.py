@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from two_tower.ann.v1 import ann_service_pb2 as pb
 
 from bundle.canaries import Canaries
 from bundle.manifest import Manifest
@@ -20,6 +19,7 @@ from bundle.store import BundleStore
 from serving import verification
 from tests.serving.harness import Running, ann_service
 from tests.worlds import build_index, item_table, unit_vectors, wait_for, write_bundle
+from two_tower.ann.v1 import ann_service_pb2 as pb
 
 Damage = Callable[[Path], None]
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from two_tower.ann.v1 import ann_service_pb2 as pb
 
 from ann_service.catalogue import Catalogue
 from ann_service.filters import match
 from bundle.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
 from serving.errors import InvalidRequest
+from two_tower.ann.v1 import ann_service_pb2 as pb
 
 BIG = 2**53 + 1  # float64 rounds it to its neighbour
 ROWS: list[dict[str, Any]] = [

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from two_tower.ann.v1 import ann_service_pb2 as pb
 
 from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from tests.serving.harness import Running, ann_service, failure, fields
 from tests.worlds import tower, unit_vectors, wait_for, write_bundle
+from two_tower.ann.v1 import ann_service_pb2 as pb
 
 VECTORS = unit_vectors(300, 1)
 QUERY = tower(1).canary_embeddings[0]

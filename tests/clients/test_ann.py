@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
+
+from tests.clients.conftest import World
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client import AnnClient, AsyncAnnClient, InvalidRequest, Search, ServerError
 from two_tower_client.ann import to_answer
 from two_tower_client.filters import equals
-
-from tests.clients.conftest import World
 
 
 def test_searches_of_one_call_answer_in_order(world: World) -> None:

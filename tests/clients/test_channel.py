@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+
 from two_tower_client import AnnClient, InvalidRequest, Retriever, Tls, TwoTowerError
 from two_tower_client.channel import Address, connect
 

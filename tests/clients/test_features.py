@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client import InvalidRequest
 from two_tower_client.features import FeatureValue, parse_features, to_query

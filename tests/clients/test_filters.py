@@ -4,6 +4,7 @@ import doctest
 
 import pytest
 from google.protobuf import text_format
+
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client import InvalidRequest, filters, results
 from two_tower_client.filters import Filter, all_of, any_of, equals, in_range, is_in, not_, parse_condition

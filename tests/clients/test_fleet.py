@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_ready
-
 from tests.clients.conftest import World
+from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_ready
 
 QUERY = Replica("query_tower", "q:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))
 ANN = Replica("ann", "a:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
-from two_tower_client.__main__ import main, make_parser
 
 from tests.clients.conftest import World
 from tests.clients.test_retriever import free_port
 from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
+from two_tower_client.__main__ import main, make_parser
 
 Output = pytest.CaptureFixture[str]
 

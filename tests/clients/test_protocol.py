@@ -7,6 +7,7 @@ from itertools import combinations_with_replacement, permutations, product
 from types import ModuleType
 
 import pytest
+
 from two_tower_client import errors, protocol
 from two_tower_client.errors import ModelNotServed, ServerError
 from two_tower_client.protocol import Embed, Embedded, NotServed, Outcome, Pin, Search, Searched, Step, exchange

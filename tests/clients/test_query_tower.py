@@ -4,6 +4,9 @@ import asyncio
 
 import grpc
 import pytest
+
+from tests.clients.conftest import World
+from tests.clients.world import bare
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client import (
     AsyncQueryTowerClient,
@@ -14,9 +17,6 @@ from two_tower_client import (
     Unauthenticated,
 )
 from two_tower_client.query_tower import to_embeddings
-
-from tests.clients.conftest import World
-from tests.clients.world import bare
 
 
 def test_embeds_in_order_and_names_the_model(world: World) -> None:

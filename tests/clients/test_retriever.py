@@ -9,6 +9,9 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+
+from tests.clients.conftest import World
+from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
 from two_tower_client import (
     AsyncRetriever,
     DeadlineExceeded,
@@ -20,9 +23,6 @@ from two_tower_client import (
     Unavailable,
 )
 from two_tower_client.filters import equals
-
-from tests.clients.conftest import World
-from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
 
 
 def free_port() -> int:

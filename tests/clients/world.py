@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
+
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2

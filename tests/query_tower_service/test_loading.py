@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 from bundle.canaries import Canaries
 from bundle.store import BundleStore
 from tests.serving.harness import query_tower_service
 from tests.worlds import tower, write_bundle
+from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 Damage = Callable[[Path], None]
 

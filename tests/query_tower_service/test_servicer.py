@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from tests.serving.harness import Running, failure, fields, query_tower_service
 from tests.worlds import CANARY_COLUMNS, tower, wait_for, write_bundle
+from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 TYPES = {"age": "floats", "gender": "strings", "device": "ints", "likes": "strings", "watched": "strings"}
 

@@ -15,8 +15,6 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from two_tower.ann.v1 import ann_service_pb2_grpc
-from two_tower.query.v1 import query_tower_service_pb2_grpc
 
 from ann_service.assembly import assemble as assemble_ann
 from ann_service.config import AnnConfig
@@ -24,6 +22,8 @@ from bundle.store import BundleStore
 from query_tower_service.assembly import assemble as assemble_query_tower
 from query_tower_service.config import QueryTowerConfig
 from tests.worlds import wait_for
+from two_tower.ann.v1 import ann_service_pb2_grpc
+from two_tower.query.v1 import query_tower_service_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 FAST = {"poll_interval_s": 0.02, "retry_after_s": 60.0, "drain_delay_s": 0.0, "port": 0}

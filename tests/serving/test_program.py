@@ -11,12 +11,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from two_tower.ann.v1 import ann_service_pb2, ann_service_pb2_grpc
-from two_tower.query.v1 import query_tower_service_pb2, query_tower_service_pb2_grpc
 
 from bundle.store import BundleStore
 from tests.serving.harness import ROOT, process
 from tests.worlds import wait_for, write_bundle
+from two_tower.ann.v1 import ann_service_pb2, ann_service_pb2_grpc
+from two_tower.query.v1 import query_tower_service_pb2, query_tower_service_pb2_grpc
 
 
 def run(*arguments: str, program: str = "query_tower_service", **environment: str) -> subprocess.CompletedProcess[str]:

@@ -13,14 +13,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from two_tower.query.v1 import query_tower_service_pb2 as pb
-from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.encoder import QueryTower
 from tests.serving.harness import Running, failure, query_tower_service
 from tests.worlds import wait_for, write_bundle
+from two_tower.query.v1 import query_tower_service_pb2 as pb
+from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 REQUEST = pb.EmbedQueriesRequest(queries=[pb.Query()])
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from two_tower.ann.v1 import ann_service_pb2 as ann
-from two_tower.query.v1 import query_tower_service_pb2 as query
 
 from bundle.store import BundleStore
 from tests.serving.harness import Running, ann_service, query_tower_service
 from tests.worlds import unit_vectors, wait_for, write_bundle
+from two_tower.ann.v1 import ann_service_pb2 as ann
+from two_tower.query.v1 import query_tower_service_pb2 as query
 
 
 class Caller(threading.Thread):
