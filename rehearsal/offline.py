@@ -1,0 +1,69 @@
+"""What a bundle answers when it is asked by itself, without any service: what served answers are held against."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from annoy import AnnoyIndex
+
+from bundle.features import FeatureSchema
+from bundle.items import ItemTable
+from bundle.manifest import INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from bundle.store import BundleStore
+
+SCORE_TOLERANCE = 1e-4
+"""Scores of one bundle computed twice differ by less; those of two models by far more."""
+
+
+class OfflineBundle:
+    """One bundle and a fixed list of queries."""
+
+    def __init__(self, store: BundleStore, version: str, queries: Sequence[Mapping[str, Any]]) -> None:
+        """Opens the bundle and embeds the queries.
+
+        Args:
+            store: that holds it.
+            version: of the bundle.
+            queries: features by name, scalars or lists.
+        """
+        folder = store.path(version)
+        self.manifest = store.manifest(version)
+        vocabularies = json.loads((folder / VOCABULARIES).read_text(encoding="utf-8"))
+        schema = FeatureSchema.from_json(self.manifest.feature_schema, vocabularies)
+        columns = {f.name: [query.get(f.name) for query in queries] for f in schema.features}
+        tower = Interpreter(model_path=str(folder / QUERY_TOWER)).get_signature_runner("serve")
+        self.embeddings = tower(**schema.encode(columns, len(queries)))["embedding"]  # [n, dim]
+        self.vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        self.items = ItemTable.read(folder / ITEMS, self.manifest.attributes)
+        self._index_path = str(folder / INDEX)
+
+    @cached_property
+    def _index(self) -> AnnoyIndex:
+        index = AnnoyIndex(self.manifest.dimension, "angular")
+        index.load(self._index_path)
+        return index
+
+    def top_scores(self, query: int, k: int) -> np.ndarray:
+        """Returns the scores of the k items that its index finds for a query, best first: [n] float32."""
+        embedding = self.embeddings[query]
+        rows = self._index.get_nns_by_vector(embedding, k, self.manifest.index.search_budget)
+        return np.sort(self.vectors[rows] @ embedding)[::-1]
+
+    def agrees(self, query: int, item_ids: Sequence[str], scores: Sequence[float]) -> bool:
+        """Returns whether an answer is the one that this bundle gives to a query.
+
+        Every item has to have the score that this bundle's own vectors give it, and the scores as a whole have to be
+        those that its index finds: an embedding or an index of another model fails both.
+        """
+        rows = [self.items.rows.get(item_id, -1) for item_id in item_ids]
+        if -1 in rows or len(set(rows)) != len(rows):
+            return False
+        own = self.vectors[rows] @ self.embeddings[query]
+        found = self.top_scores(query, len(rows))
+        served = np.array(scores)
+        return bool(np.abs(own - served).max() < SCORE_TOLERANCE and np.abs(found - served).max() < SCORE_TOLERANCE)

@@ -1,0 +1,167 @@
+"""Both services as processes on free ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+ROOT = Path(__file__).parents[1]
+SERVICES = ("query_tower_service", "ann_service")
+
+
+class PairError(Exception):
+    """A service did not start, or not in time; says where its log is."""
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    """Returns once `condition` holds.
+
+    Raises:
+        PairError: it did not within `timeout_s` seconds.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise PairError(f"waited {timeout_s:.0f} s for {what}")
+        time.sleep(0.02)
+
+
+@dataclass
+class Replica:
+    """One process of one service.
+
+    Attributes:
+        service: its package.
+        store: of bundles.
+        folder: for its log and its port file.
+        flags: further ones.
+        port: it listens on; the same again after a restart.
+    """
+
+    service: str
+    store: Path
+    folder: Path
+    flags: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """For clients."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """Of all its lives."""
+        return self.folder / "log"
+
+    def start(self) -> None:
+        """Starts the process and waits until it listens.
+
+        Raises:
+            PairError: it ended, or did not listen in time.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        port_file = self.folder / "port"
+        port_file.unlink(missing_ok=True)
+        flags = {"store": str(self.store), "port": str(self.port), "port-file": str(port_file), **self.flags}
+        command = [sys.executable, "-m", self.service, *(w for n, v in flags.items() for w in (f"--{n}", v))]
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log)
+        process = self.process
+
+        def listens() -> bool:
+            if process.poll() is not None:
+                raise PairError(f"{self.service} ended with code {process.returncode}:\n{self._last_lines()}")
+            return port_file.exists()
+
+        wait_until(listens, f"{self.service} to listen; its log is {self.log}")
+        self.port = int(port_file.read_text())
+
+    def is_serving(self) -> bool:
+        """Asks its health."""
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+            except grpc.RpcError:
+                return False
+        return reply.status == health_pb2.HealthCheckResponse.SERVING
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash would."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+    def stop(self) -> None:
+        """Lets it drain; kills it where that takes too long."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _last_lines(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+
+
+class Pair:
+    """Replicas of both services over one store; a context manager that leaves no process behind.
+
+    Attributes:
+        query_towers: replicas of the query tower service.
+        anns: replicas of the ANN service.
+    """
+
+    def __init__(self, store: Path, folder: Path, replicas: int = 1, flags: Mapping[str, str] | None = None) -> None:
+        """Takes the parts; `__enter__` starts the processes.
+
+        Args:
+            store: of bundles.
+            folder: for logs and port files.
+            replicas: of each service.
+            flags: for all of them.
+        """
+        flags = {"poll-interval-s": "0.2", "drain-delay-s": "0", **(flags or {})}
+        self.query_towers, self.anns = (
+            [Replica(service, store, folder / f"{service}-{number}", flags) for number in range(replicas)]
+            for service in SERVICES
+        )
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """All of them."""
+        return [*self.query_towers, *self.anns]
+
+    def __enter__(self) -> Pair:
+        """Starts all and waits until each serves a bundle."""
+        try:
+            for replica in self.replicas:
+                replica.start()
+            for replica in self.replicas:
+                wait_until(replica.is_serving, f"{replica.service} to serve; its log is {replica.log}")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stops all."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Stops all."""
+        for replica in self.replicas:
+            replica.stop()
