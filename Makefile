@@ -1,0 +1,61 @@
+PYTHON ?= python3.11
+VENV ?= .venv
+STORE ?= store
+EPOCHS ?= 10
+SOAK ?= full
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check lint types protos check-protos check-protocol soak serve wheel clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(READY) ## Make the environment in .venv
+$(READY): constraints.txt pyproject.toml clients/pyproject.toml deploy/check_machine.sh
+	@sh deploy/check_machine.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Train on MovieLens-100k, serve, retrieve, retrain, swap under traffic (EPOCHS=10)
+	$(BIN)/python -m rehearsal.demo --epochs $(EPOCHS)
+
+test: $(READY) ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+check: lint types check-protos ## Format, lint, types, import rules, protos
+
+lint: $(READY) ## ruff and import-linter
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	PYTHONPATH=.:clients $(BIN)/lint-imports
+
+types: $(READY) ## pyright, strict but where it meets tensorflow
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright -p pyrightconfig.trainer.json --pythonpath $(BIN)/python
+
+protos: $(READY) ## Generate the typed stubs from protos/
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=clients --grpc_python_out=clients \
+	  --mypy_out=quiet:clients --mypy_grpc_out=quiet:clients protos/two_tower/*/v1/*.proto
+	@touch clients/two_tower/query/py.typed clients/two_tower/ann/py.typed
+
+check-protos: $(READY) ## buf lint, and that the stubs are those of protos/
+	cd protos && "$(abspath $(BIN))/buf" lint
+	$(MAKE) --no-print-directory protos && git diff --exit-code -- clients/two_tower
+
+check-protocol: $(READY) ## Check the swap protocol exhaustively, and that breaking a rule is noticed
+	$(BIN)/python -m rehearsal.protocol_check $(if $(filter short,$(SOAK)),--short) --mutations
+
+soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: under 3 minutes)
+	$(BIN)/python -m rehearsal.soak $(if $(filter short,$(SOAK)),--short)
+
+serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store)
+	@trap 'kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & $(BIN)/python -m ann_service --store $(STORE) & wait
+
+wheel: $(READY) ## Build the wheels of client and project into dist/
+	$(BIN)/python -m build --wheel --outdir dist clients && $(BIN)/python -m build --wheel --outdir dist .
+
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) build dist *.egg-info clients/build clients/*.egg-info
