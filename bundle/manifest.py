@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import secrets
 from collections.abc import Mapping
@@ -93,6 +94,29 @@ class IndexSpec:
 
 
 @dataclass(frozen=True)
+class GateResult:
+    """What a publish gate found.
+
+    Attributes:
+        figure: what was measured.
+        threshold: what it was compared with.
+        passed: whether it is good enough.
+        message: a sentence with both, and what to do where it is not.
+    """
+
+    figure: float
+    threshold: float
+    passed: bool
+    message: str
+
+    def __post_init__(self) -> None:
+        """Checks types: a gate that cannot be read must not count as passed."""
+        numbers = (self.figure, self.threshold)
+        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) or type(self.passed) is not bool:
+            raise ValueError(f"gate with figure {self.figure!r}, threshold {self.threshold!r}, passed {self.passed!r}")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that is known of a bundle without opening its files.
 
@@ -113,7 +137,8 @@ class Manifest:
         seed: of the training.
         git_commit: of the code that trained, empty where unknown.
         recipe: the resolved configuration of the training.
-        forced_gates: publish gates that this bundle failed and was promoted past.
+        forced_gates: publish gates that this bundle, or the one it was made from, failed and was promoted past.
+        gates: results of the publish gates by name; empty where none were asked.
     """
 
     bundle_version: str
@@ -131,6 +156,7 @@ class Manifest:
     recipe: Mapping[str, Any]
     item_feature_schema: Mapping[str, Any] = field(default_factory=dict)
     forced_gates: tuple[str, ...] = field(default=())
+    gates: Mapping[str, GateResult] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -149,6 +175,11 @@ class Manifest:
             parts = PurePosixPath(path).parts
             if not parts or path.startswith("/") or ".." in parts or "\\" in path:
                 raise ValueError(f"file path {path!r} leads out of the bundle")
+
+    @property
+    def failed_gates(self) -> tuple[str, ...]:
+        """Names of the publish gates that keep this bundle from going live: failed, and not forced."""
+        return tuple(n for n, result in self.gates.items() if not result.passed and n not in self.forced_gates)
 
     def to_json(self) -> str:
         """Returns the text of ``manifest.json``: readable, keys in a fixed order."""
@@ -195,6 +226,7 @@ class Manifest:
 def _parse(raw: dict[str, Any]) -> Manifest:
     raw = dict(raw)
     known = {f.name for f in dataclasses.fields(Manifest)}
+    raw.setdefault("gates", {})  # bundles from before there were gates have none
     if raw.keys() != known:
         raise ValueError(f"keys {sorted(raw.keys() ^ known)} are missing or unknown")
     for name in ("dimension", "item_count", "seed"):
@@ -205,5 +237,6 @@ def _parse(raw: dict[str, Any]) -> Manifest:
             raise TypeError(f"{name} is {raw[name]!r}, expected a string")
     raw["index"] = IndexSpec(**raw["index"])
     raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
+    raw["gates"] = {name: GateResult(**result) for name, result in raw["gates"].items()}
     raw["forced_gates"] = tuple(raw["forced_gates"])
     return Manifest(**raw)

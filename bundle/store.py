@@ -3,31 +3,33 @@
 ```
 <store>/LIVE                       live version on the first line, earlier live ones below, newest first
 <store>/LOCK                       held while LIVE changes or a bundle is pruned
-<store>/bundles/<version>/         immutable once it has this name
+<store>/bundles/<version>/         immutable once it has this name, but for one field, below
 <store>/bundles/.staging-<version>/   being written; never read
 ```
 
 Every change is a rename on one file system after an fsync: a reader sees the old state or the new one. Any number of
 processes may read and write the store at once.
+
+The one thing that changes in a bundle is `forced_gates` of its manifest, where it is promoted past publish gates that it
+failed: the manifest is then replaced by a rename. So the record travels with the bundle, and a bundle made from it has
+it too. No hash covers the manifest; every other file keeps its content and hash for good.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
+from bundle.files import fsync, replace_text, sha256_of
 from bundle.manifest import MANIFEST, FileEntry, Manifest, check_version, new_version
 
-_CHUNK_BYTES = 4 << 20
 _STAGING = ".staging-"
 _STALE_STAGING_S = 24 * 3600
 _HISTORY = 20
@@ -167,7 +169,7 @@ class BundleStore:
         """Yields a new empty folder to write the files of a bundle to; removes what `commit` did not take.
 
         Raises:
-            StoreError: the folder cannot be made.
+            StoreError: the folder cannot be made, or a file could not be written meanwhile, as where the disk is full.
         """
         path = self._bundles / f"{_STAGING}{check_version(version)}"
         try:
@@ -176,6 +178,11 @@ class BundleStore:
             raise StoreError(f"cannot write to {self.root}: {error}") from error
         try:
             yield path
+        except OSError as error:
+            raise StoreError(
+                f"cannot write bundle {version} to {self.root}: {error}; nothing was published and what is live stays. "
+                f"Free disk space (`df -h {self.root}`; `python -m trainer prune` removes old bundles), then try again"
+            ) from error
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -198,30 +205,53 @@ class BundleStore:
             manifest = describe(files)
             (staged / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             for path in staged.rglob("*"):
-                _fsync(path)
-            _fsync(staged)
+                fsync(path)
+            fsync(staged)
             target = self.path(manifest.bundle_version)
             if target.exists():
                 raise StoreError(f"bundle {manifest.bundle_version} exists already")
             os.rename(staged, target)
-            _fsync(self._bundles)
+            fsync(self._bundles)
         except OSError as error:
             raise StoreError(f"cannot write bundle to {self.root}: {error}") from error
         return manifest
 
-    def promote(self, version: str) -> LivePointer:
+    def promote(self, version: str, *, force: bool = False, expected_live: str | None = None) -> LivePointer:
         """Makes a bundle live, after verifying it in full.
+
+        Args:
+            version: of the bundle.
+            force: past the publish gates that it failed, which the manifest then records; promoting it again needs no
+                force. Nothing forces a damaged bundle.
+            expected_live: the bundle that has to be live still, where the new one is made from it. Default: any.
 
         Raises:
             BundleNotFound: there is no such bundle.
-            BundleRefused: it is not what was published.
-            StoreError: the store cannot be written.
+            BundleRefused: it failed a publish gate, or it is not what was published.
+            StoreError: the store cannot be written, or another bundle than `expected_live` is live.
         """
-        self.verify(version)
+        manifest = self.verify(version)
+        failed = manifest.failed_gates
+        if failed and not force:
+            reasons = "; ".join(manifest.gates[name].message for name in failed)
+            raise BundleRefused(
+                version,
+                ", ".join(failed),
+                f"{reasons}. {self._what_stays()} The bundle is kept in {self.root} to be looked at; mend the cause and "
+                "publish again, or promote it all the same with --force",
+            )
         with self._lock():
             if not self.path(version).is_dir():
                 raise BundleNotFound(f"bundle {version} was removed meanwhile")
-            return self._point(version, self._live_or_none())
+            old = self._live_or_none()
+            if expected_live is not None and (old is None or old.version != expected_live):
+                raise StoreError(
+                    f"bundle {version} was made from {expected_live}, but {old.version if old else 'nothing'} is live "
+                    "now: its changes would be lost; make the bundle again, or promote this one by its version"
+                )
+            if failed:
+                self._record_force(manifest, failed)
+            return self._point(version, old)
 
     def roll_back(self) -> LivePointer:
         """Makes the bundle live that was live before; a roll back is not itself a step to come back to.
@@ -278,19 +308,23 @@ class BundleStore:
         previous = [v for v in (old.version, *old.previous) if v != version and self.path(v).is_dir()]
         return self._write_live(LivePointer(version, tuple(previous[:_HISTORY])))
 
-    def _write_live(self, pointer: LivePointer) -> LivePointer:
-        temporary = self.root / f".LIVE-{os.getpid()}-{secrets.token_hex(4)}"
+    def _what_stays(self) -> str:
+        pointer = self._live_or_none()
+        return f"{pointer.version} stays live." if pointer else "Nothing is live yet."
+
+    def _record_force(self, manifest: Manifest, failed: tuple[str, ...]) -> None:
+        path = self.path(manifest.bundle_version) / MANIFEST
         try:
-            with temporary.open("x", encoding="ascii") as file:
-                file.write("".join(f"{version}\n" for version in (pointer.version, *pointer.previous)))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._live)
-            _fsync(self.root)
+            replace_text(path, replace(manifest, forced_gates=(*manifest.forced_gates, *failed)).to_json())
         except OSError as error:
-            raise StoreError(f"cannot write {self._live}: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            raise StoreError(f"cannot write {path}: {error}; what is live stays") from error
+
+    def _write_live(self, pointer: LivePointer) -> LivePointer:
+        try:
+            lines = (f"{version}\n" for version in (pointer.version, *pointer.previous))
+            replace_text(self._live, "".join(lines))
+        except OSError as error:
+            raise StoreError(f"cannot write {self._live}: {error}; what is live stays") from error
         return pointer
 
     @contextmanager
@@ -305,22 +339,3 @@ class BundleStore:
             yield
         finally:
             os.close(descriptor)
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file in hex; reading and hashing both run without the GIL."""
-    digest = hashlib.sha256()
-    buffer = bytearray(_CHUNK_BYTES)
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

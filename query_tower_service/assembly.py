@@ -5,6 +5,7 @@ from __future__ import annotations
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
+from query_tower_service.query_log import QueryLog
 from query_tower_service.servicer import SERVICE_NAME, QueryTowerServicer
 from serving.live import Live
 from serving.metrics import Metrics
@@ -13,11 +14,18 @@ from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 
 def assemble(config: QueryTowerConfig) -> Server:
-    """Returns the server, not started yet."""
+    """Returns the server, not started yet.
+
+    Raises:
+        ValueError: the query log, token or TLS files cannot be used.
+    """
     store = BundleStore(config.store)
     metrics = Metrics()
     live = Live(store, ModelLoader(store, config).open, config, metrics)
-    servicer = QueryTowerServicer(live, config.max_batch_size, metrics)
+    query_log = None
+    if config.query_log is not None:
+        query_log = QueryLog(config.query_log, config.query_log_share, config.query_log_max_bytes, metrics.registry)
+    servicer = QueryTowerServicer(live, config.max_batch_size, metrics, query_log)
     return Server(
         SERVICE_NAME,
         lambda server: pb_grpc.add_QueryTowerServiceServicer_to_server(servicer, server),

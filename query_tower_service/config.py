@@ -3,13 +3,34 @@
 # No postponed annotations: the command line reads the types of the fields, inherited ones too.
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from serving.config import ServerConfig
+from serving.config import ServerConfig, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryTowerConfig(ServerConfig):
-    """As of `serving.config.ServerConfig`; only the port differs."""
+    """As of `serving.config.ServerConfig`, with a port of its own and the query log."""
 
     port: int = 50051
     """Port to listen on, 0 to 65535; 0 takes a free one, which the log and --port-file name."""
+
+    query_log: Path | None = None
+    """File to record a sample of the queries in, features only, for `two-tower compare`; one a process. Default: none.
+    """
+
+    query_log_share: float = 0.01
+    """Share of the queries to record, 0 to 1."""
+
+    query_log_max_bytes: int = 64 << 20
+    """Largest size of the query log, in bytes, 1 KiB to 1 TiB; the file before it is kept as .1, so twice that."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges.
+
+        Raises:
+            ValueError: names the setting, its value and what is allowed.
+        """
+        super().__post_init__()
+        check_range("query_log_share", self.query_log_share, 0, 1)
+        check_range("query_log_max_bytes", self.query_log_max_bytes, 1 << 10, 1 << 40)

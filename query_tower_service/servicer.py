@@ -8,6 +8,7 @@ import grpc
 
 from bundle.features import Feature
 from query_tower_service.loading import Model
+from query_tower_service.query_log import QueryLog
 from query_tower_service.validation import check_batch, read_columns
 from serving.errors import ModelNotServed, NoBundle
 from serving.live import Live, Snapshot
@@ -33,11 +34,14 @@ _VALUE_TYPES: dict[str, pb.ValueType.ValueType] = {
 class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
     """Answers with the open models; safe for several threads."""
 
-    def __init__(self, live: Live[Model], max_batch_size: int, metrics: Metrics) -> None:
-        """Takes the open models, the largest batch, and where batch sizes are noted."""
+    def __init__(
+        self, live: Live[Model], max_batch_size: int, metrics: Metrics, query_log: QueryLog | None = None
+    ) -> None:
+        """Takes the open models, the largest batch, where batch sizes are noted, and what records queries if any."""
         self._live = live
         self._max_batch_size = max_batch_size
         self._metrics = metrics
+        self._query_log = query_log
 
     def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> pb.EmbedQueriesResponse:
         """Returns one embedding a query.
@@ -50,6 +54,8 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
         self._metrics.batch_size.labels("EmbedQueries").observe(count)
         model = _pick(self._live.snapshot, request.model_version)
         embeddings = model.tower.embed(read_columns(request.queries, model.tower.schema), count)
+        if self._query_log is not None:
+            self._query_log.record(request.queries)
         return pb.EmbedQueriesResponse(
             embeddings=[pb.Embedding(values=row) for row in embeddings.tolist()], model_version=model.version
         )

@@ -64,7 +64,9 @@ def run(folder: Path, epochs: int, clients: int) -> int:
         print(f"answers of {version}: {tally.bundles[version]:,}")
     for message, count in tally.failures.most_common(3):
         print(f"failed {count} x: {message}")
-    print(f"sent {tally.sent:,}, failed {tally.failed}, mixed {tally.mixed}   ({time.monotonic() - began:.0f} s in all)")
+    print(
+        f"sent {tally.sent:,}, failed {tally.failed}, mixed {tally.mixed}   ({time.monotonic() - began:.0f} s in all)"
+    )
     say("Next")
     print(
         "make serve STORE=store                 both services on ports 50051 and 50052, after\n"
@@ -92,7 +94,7 @@ def train(folder: Path, store: BundleStore, epochs: int, seed: int) -> str:
 def read_dataset() -> data.Dataset:
     """Returns MovieLens-100k."""
     recipe = recipes.load(_RECIPE)
-    assert recipe.download is not None  # noqa: S101  the shipped recipe has one
+    assert recipe.download is not None
     return data.load(recipe, download.fetch(recipe.download, download.cache_folder()))
 
 

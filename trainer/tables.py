@@ -20,7 +20,7 @@ _FIRST_ROW = {True: 1, False: 2}
 class Table:
     """The columns of one file, as text until they are asked for in a type.
 
-    A null, and in a CSV an empty cell, is missing.
+    A null and an empty cell are missing.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], separator: str = ",", quote: str = '"') -> None:
@@ -42,11 +42,13 @@ class Table:
             if self._is_parquet:
                 self.frame = pl.read_parquet(path, columns=wanted)
             else:
+                self._refuse_ragged(separator, quote)
                 self.frame = pl.read_csv(
                     path, columns=wanted, separator=separator, quote_char=quote or None, infer_schema=False
                 )
         except (pl.exceptions.PolarsError, OSError, UnicodeError, csv.Error) as error:
-            raise DataError(self._explain(error, separator, quote)) from error
+            raise DataError(self._explain(error)) from error
+        self.frame = self.frame.with_columns(pl.col(pl.String).replace("", None))  # a quoted empty cell is empty too
         if self.frame.is_empty():
             raise DataError(f"{path}: no rows")
 
@@ -60,7 +62,7 @@ class Table:
         Raises:
             DataError: a cell is missing, where `required`.
         """
-        series = self.frame[column].cast(pl.String)
+        series = self._cast(column, pl.String)
         if required and series.null_count():
             self._refuse(column, series.is_null(), "is empty, and every row needs one; fill it in or remove the row")
         return series
@@ -71,9 +73,8 @@ class Table:
         Raises:
             DataError: a cell is no finite number, or is missing where `required`.
         """
-        raw = self.frame[column]
-        series = raw.cast(pl.Float64, strict=False)
-        bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
+        series = self._cast(column, pl.Float64)
+        bad = (series.is_null() & self.frame[column].is_not_null()) | series.is_nan() | series.is_infinite()
         self._refuse(
             column,
             bad.fill_null(value=False),
@@ -104,10 +105,10 @@ class Table:
     def string_lists(self, column: str, separator: str) -> pl.Series:
         """Returns a column as lists of text: cells split at `separator`, blanks around values dropped."""
         raw = self.frame[column]
-        if isinstance(raw.dtype, pl.List):
-            return raw.cast(pl.List(pl.String))
-        lists = self.strings(column).str.split(separator).list.eval(pl.element().str.strip_chars())
-        return lists.list.eval(pl.element().filter(pl.element() != ""))
+        is_list = isinstance(raw.dtype, pl.List)
+        lists = self._cast(column, pl.List(pl.String)) if is_list else self.strings(column).str.split(separator)
+        stripped = lists.list.eval(pl.element().str.strip_chars())
+        return stripped.list.eval(pl.element().filter(pl.element() != ""))  # drops nulls too
 
     def mark_missing(self, column: str, cells: Sequence[str]) -> None:
         """Makes the cells of a column that read one of `cells` missing."""
@@ -126,9 +127,12 @@ class Table:
         if isinstance(raw.dtype, pl.Datetime):
             series = raw.dt.epoch("us").cast(pl.Float64) / 1e6
         elif raw.dtype == pl.String and raw.drop_nulls().head(1).cast(pl.Float64, strict=False).null_count():
-            series = raw.str.to_datetime(strict=False, time_unit="us").dt.epoch("us").cast(pl.Float64) / 1e6
+            try:
+                series = raw.str.to_datetime(strict=False, time_unit="us").dt.epoch("us").cast(pl.Float64) / 1e6
+            except pl.exceptions.ComputeError:  # the first one looks like no date at all
+                series = pl.Series(column, [None] * len(raw), dtype=pl.Float64)
         else:
-            series = raw.cast(pl.Float64, strict=False)
+            series = self._cast(column, pl.Float64)
         bad = (series.is_null() | series.is_nan() | series.is_infinite()).fill_null(value=True)
         self._refuse(
             column, bad, "is no time; write seconds since 1970 or 2026-11-24T03:16:45, the same way in every row"
@@ -158,22 +162,34 @@ class Table:
         with self.path.open(encoding="utf-8-sig", newline="") as file:
             return next(_reader(file, separator, quote), [])
 
-    def _explain(self, error: Exception, separator: str, quote: str) -> str:
-        """Returns which line is broken, which the parser does not say."""
-        if not self._is_parquet:
-            try:
-                with self.path.open(encoding="utf-8-sig", newline="") as file:
-                    reader = _reader(file, separator, quote)
-                    expected = len(next(reader, []))
-                    for cells in reader:
-                        if cells and len(cells) != expected:
-                            return (
-                                f"{self.path}, line {reader.line_num}: {len(cells)} cells, the header has {expected}; "
-                                "mend the line (a separator inside a value has to be quoted)"
-                            )
-            except (UnicodeError, csv.Error) as cause:
-                return f"{self.path}: not UTF-8 text: {cause}; save it as UTF-8"
-        return f"{self.path}: cannot be read: {error}"
+    def _refuse_ragged(self, separator: str, quote: str) -> None:
+        """Raises where a line has too many or too few cells: the parser drops or fills in what it does not expect."""
+        with self.path.open(encoding="utf-8-sig", newline="") as file:
+            reader = _reader(file, separator, quote)
+            expected = len(next(reader, []))
+            for cells in reader:
+                if cells and len(cells) != expected:
+                    raise DataError(
+                        f"{self.path}, line {reader.line_num}: {len(cells)} cells, the header has {expected}; "
+                        "mend the line (a separator inside a value has to be quoted)"
+                    )
+
+    def _cast(self, column: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Series:
+        """Returns a column in another type, null where a cell cannot be."""
+        raw = self.frame[column]
+        try:
+            return raw.cast(dtype, strict=False)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"{self.path}, column {column!r}: its type {raw.dtype} cannot be read here; write it as text or "
+                "numbers, or give the attribute type string_list where it holds lists"
+            ) from error
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, UnicodeError):
+            return f"{self.path}: not UTF-8 text: {error}; save it as UTF-8"
+        cause = str(error).splitlines()[0]
+        return f"{self.path}: cannot be read: {cause}; check its separator and quotes, or save it anew"
 
 
 def _reader(file: object, separator: str, quote: str):

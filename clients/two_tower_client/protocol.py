@@ -16,10 +16,11 @@ at the next, and one that answered an Embed need not be open at the other. So th
 this request, since a refusal lists all that its replica has open: the model to try is one that the fewest of them
 lack, and of those the one that the ANN side prefers.
 
-Why that ends: say a model is open everywhere all along, and a replica has two open at most. Every refusal lists that
-model and lacks the one just tried. So after the first refusal at most two models are in all lists, after the second
-at most one is, the shared one, and the third round answers: `ROUNDS_MAX`. Where no model is open everywhere, a round
-may still find replicas that agree; where none does, the request fails and says what each side had.
+Why that ends: every refusal lacks the model just tried, and a model that is open everywhere all along is lacked by
+none. A replica that has two open at most leaves no other after two refusals, so the third round answers. One that
+still keeps retiring bundles, after swaps in quick succession, has more: then rounds beyond `ROUNDS_MAX` follow as long
+as some listed model is lacked by no refusal, of which each round leaves fewer. Where no model is open everywhere, a
+round may still find replicas that agree; where none does, the request fails and says what each side had.
 
 Pure: no clock, no threads, no network. `exchange` is driven by whoever performs the steps.
 """
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from two_tower_client.errors import ModelNotServed, ServerError
 
 ROUNDS_MAX = 3
-"""The most Embed steps, and the most Search steps, of one request."""
+"""The most Embed steps, and the most Search steps, of one request, unless the model to try is lacked by no refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def exchange(pin: Pin) -> Exchange:
         pin: What the request before returned; `Pin()` at first.
 
     Raises:
-        ModelNotServed: If `ROUNDS_MAX` rounds found no model that both sides have.
+        ModelNotServed: If `ROUNDS_MAX` rounds found no model that both sides have, and every one listed was lacked.
         ServerError: If a service breaks the contract: an embedding of no or another model than asked for, or an
             answer from an index of another model.
     """
@@ -104,7 +105,7 @@ def exchange(pin: Pin) -> Exchange:
     by_query_tower, by_ann = list[NotServed](), list[NotServed]()
     while True:
         if not embedded or wanted != embedded:
-            if embeds == ROUNDS_MAX:
+            if embeds >= ROUNDS_MAX and _lacked(wanted, by_query_tower, by_ann):
                 raise _no_agreement(by_query_tower, by_ann)
             embeds += 1
             outcome = yield Embed(wanted)
@@ -113,7 +114,7 @@ def exchange(pin: Pin) -> Exchange:
                 wanted = _choose(by_query_tower, by_ann)
                 continue
             embedded = _embedded_model(wanted, outcome)
-        if searches == ROUNDS_MAX:
+        if searches >= ROUNDS_MAX and _lacked(embedded, by_query_tower, by_ann):
             raise _no_agreement(by_query_tower, by_ann)
         searches += 1
         outcome = yield Search(embedded)
@@ -137,6 +138,10 @@ def _choose(by_query_tower: list[NotServed], by_ann: list[NotServed]) -> str:
         raise _no_agreement(by_query_tower, by_ann)
     # `min` keeps the first of equals, and `models` is in order of preference.
     return min(models, key=lambda model: sum(model not in refusal.model_versions for refusal in refusals))
+
+
+def _lacked(model_version: str, by_query_tower: list[NotServed], by_ann: list[NotServed]) -> bool:
+    return any(model_version not in refusal.model_versions for refusal in (*by_query_tower, *by_ann))
 
 
 def _embedded_model(wanted: str, outcome: Embedded | Searched) -> str:

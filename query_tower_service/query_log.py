@@ -1,0 +1,177 @@
+"""A sample of the queries that were answered, to replay against another bundle: features only, one JSON line each.
+
+```
+answering thread:  every 1/share-th query ─► line ─► backlog, or dropped where that is full
+writing thread:    backlog ─► append to the file; at the size bound: file ─► file.1, which it replaces
+```
+
+A line is ``{"features": {"age": [24.0], "history": ["50", "181"]}}``: values as they were sent, always in a list. No
+metadata, token or address of a caller ever reaches it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import stat
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from two_tower.query.v1 import query_tower_service_pb2 as pb
+
+_MAX_BACKLOG_BYTES = 4 << 20
+"""Lines that may wait for a slow disk, in bytes."""
+
+_log = structlog.get_logger("query_log")
+
+
+class QueryLog:
+    """Records a share of the queries. Safe for several threads; never blocks or fails them.
+
+    A disk that is full or gone costs lines: they are counted, and the first one is told in the log.
+    """
+
+    def __init__(self, path: Path, share: float, max_bytes: int, registry: CollectorRegistry) -> None:
+        """Checks that the folder exists; the file is opened with the first line.
+
+        Args:
+            path: of the file. Two processes must not share it: each would rotate what the other wrote.
+            share: of the queries to record, 0 to 1.
+            max_bytes: largest size of the file, and of the one before it.
+            registry: takes the counts.
+
+        Raises:
+            ValueError: the folder does not exist, or the path is there and is no regular file.
+        """
+        if not path.parent.is_dir():
+            raise ValueError(f"query_log is {path}, and its folder does not exist; make it first")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"query_log is {path}, which is no regular file; name another one")
+        self._path = path
+        self._previous = path.with_name(f"{path.name}.1")
+        self._share = share
+        self._max_bytes = max_bytes
+        self._lines = Counter("two_tower_query_log_lines", "Queries written to the query log.", registry=registry)
+        self._drops = Counter(
+            "two_tower_query_log_drops", "Sampled queries that the log lost.", ["reason"], registry=registry
+        )
+        self._lock = threading.Lock()
+        self._backlog: list[bytes] = []
+        self._backlog_bytes = 0
+        self._skip = self._draw_skip()
+        self._told = False
+        # Its thread ends with the log, and what waits is written before the interpreter ends.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="query-log")
+
+    def record(self, queries: Sequence[pb.Query]) -> None:
+        """Takes the sample out of a batch that was answered."""
+        for row in self._sample(len(queries)):
+            line = to_line(queries[row])
+            with self._lock:
+                full = self._backlog_bytes + len(line) > _MAX_BACKLOG_BYTES
+                if not full:
+                    self._backlog.append(line)
+                    self._backlog_bytes += len(line)
+                    wake = len(self._backlog) == 1
+            if full:
+                self._drops.labels("backlog").inc()
+            elif wake:
+                self._wake()
+
+    def close(self) -> None:
+        """Writes what waits. Later queries are not recorded."""
+        self._writer.shutdown(wait=True)
+
+    def _wake(self) -> None:
+        try:
+            self._writer.submit(self._write_backlog)
+        except RuntimeError:  # closed
+            with self._lock:
+                self._drops.labels("closed").inc(len(self._backlog))
+                self._backlog, self._backlog_bytes = [], 0
+
+    def _sample(self, count: int) -> list[int]:
+        if self._share == 0:
+            return []
+        rows: list[int] = []
+        with self._lock:
+            row = self._skip
+            while row < count:
+                rows.append(row)
+                row += 1 + self._draw_skip()
+            self._skip = row - count
+        return rows
+
+    def _draw_skip(self) -> int:
+        # How many queries pass until the next sampled one is geometric: one draw a line instead of one a query.
+        if self._share in (0, 1):
+            return 0
+        return int(math.log(1.0 - random.random()) / math.log1p(-self._share))
+
+    def _write_backlog(self) -> None:
+        with self._lock:
+            lines, self._backlog = self._backlog, []
+            self._backlog_bytes = 0
+        written = 0
+        try:
+            while written < len(lines):
+                written += self._append(lines[written:])
+        except OSError as error:
+            self._drops.labels("disk").inc(len(lines) - written)
+            if not self._told:
+                self._told = True
+                _log.warning(
+                    "query log cannot be written; further losses are only counted", path=str(self._path), why=str(error)
+                )
+
+    def _append(self, lines: Sequence[bytes]) -> int:
+        """Appends as many lines as the file may hold, rotates where none fits; returns how many are dealt with."""
+        if len(lines[0]) > self._max_bytes:
+            self._drops.labels("size").inc()
+            return 1
+        # Opened anew each time, so that a file which somebody moved away or removed is made again.
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        try:
+            size_bytes = _check_file(descriptor, self._path)
+            end_bytes, count = size_bytes, 0
+            while count < len(lines) and end_bytes + len(lines[count]) <= self._max_bytes:
+                end_bytes += len(lines[count])
+                count += 1
+            if count == 0:
+                os.replace(self._path, self._previous)
+            elif os.write(descriptor, b"".join(lines[:count])) < end_bytes - size_bytes:
+                # Half a line would spoil the next one.
+                os.ftruncate(descriptor, size_bytes)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        finally:
+            os.close(descriptor)
+        self._lines.inc(count)
+        return count
+
+
+def to_line(query: pb.Query) -> bytes:
+    """Returns the features of a query as one line of ASCII JSON, names in order."""
+    features: dict[str, list[str] | list[int] | list[float]] = {}
+    for name in sorted(query.features):
+        values = query.features[name]
+        kind = values.WhichOneof("kind")
+        features[name] = list(getattr(values, kind).values) if kind else []
+    return json.dumps({"features": features}, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _check_file(descriptor: int, path: Path) -> int:
+    """Returns the size of a regular file in bytes, and makes sure that only its owner may read it."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    if stat.S_IMODE(found.st_mode) != 0o600:
+        os.fchmod(descriptor, 0o600)
+    return found.st_size

@@ -1,0 +1,163 @@
+"""Faults in the middle of swaps: nothing lost, nothing wrong, and the reason visible."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bundle.manifest import INDEX, MANIFEST
+from bundle.store import BundleStore
+from rehearsal.load import Load
+from rehearsal.offline import OfflineBundle
+from rehearsal.pair import ROOT, Pair, wait_until
+from two_tower_client import Retriever
+from two_tower_client.fleet import Fleet
+
+Result = tuple[str, str, str, bool]
+
+
+def run(
+    store: BundleStore,
+    folder: Path,
+    versions: Sequence[str],
+    queries: list[dict[str, object]],
+    offline: Callable[[str], OfflineBundle],
+    times: int,
+) -> list[Result]:
+    """Returns rows for the table; each fault happens `times` times."""
+    flags = {"retire-after-s": "5"}
+    with (
+        Pair(store.root, folder / "faults", replicas=2, flags=flags) as pair,
+        Retriever([r.address for r in pair.query_towers], [r.address for r in pair.anns], timeout_s=4.0) as retriever,
+        Fleet([r.address for r in pair.query_towers], [r.address for r in pair.anns]) as fleet,
+    ):
+        return [
+            _kill_replicas(store, pair, fleet, retriever, versions, queries, offline, times),
+            _truncate_after_promotion(store, fleet, retriever, versions, queries, offline, times),
+            _kill_publishers(store, folder, versions, times),
+        ]
+
+
+def _kill_replicas(
+    store: BundleStore,
+    pair: Pair,
+    fleet: Fleet,
+    retriever: Retriever,
+    versions: Sequence[str],
+    queries: list[dict[str, object]],
+    offline: Callable[[str], OfflineBundle],
+    times: int,
+) -> Result:
+    """Kills each replica at random moments of a swap and starts it again; the other one of its kind goes on."""
+    chance = random.Random(7)
+    for version in versions:
+        offline(version)
+    kills = 0
+    with Load(retriever, queries, offline, clients=4) as load:
+        for number in range(times):
+            for replica in pair.replicas:
+                store.promote(versions[(number + kills) % len(versions)])
+                time.sleep(chance.uniform(0.0, 0.6))
+                replica.kill()
+                kills += 1
+                replica.start()
+                wait_for_live(store, fleet)
+    tally = load.tally
+    wrong = tally.mixed
+    lost = sum(count for message, count in tally.failures.items() if not message.startswith("Unavailable"))
+    seen = (
+        f"{kills} kills, {tally.sent:,} requests, {wrong} wrong, {tally.failed - lost} lost with the connection, "
+        f"{lost} failed otherwise"
+    )
+    return ("SIGKILL of each replica in a swap, restart", "0 wrong, 0 failed otherwise", seen, not wrong and not lost)
+
+
+def _truncate_after_promotion(
+    store: BundleStore,
+    fleet: Fleet,
+    retriever: Retriever,
+    versions: Sequence[str],
+    queries: list[dict[str, object]],
+    offline: Callable[[str], OfflineBundle],
+    times: int,
+) -> Result:
+    """Truncates the index of a bundle just as it goes live: it is refused, says why, and the running one goes on."""
+    refused = answered = 0
+    for number in range(times):
+        good = versions[number % len(versions)]
+        store.promote(good)
+        wait_for_live(store, fleet)
+        bad = _copy(store, good)
+        path = store.path(bad) / INDEX
+        live = store.root / "LIVE"
+        # What `promote` does after it has verified: the damage comes between the two.
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        replaced = store.root / "LIVE.new"
+        replaced.write_text(f"{bad}\n{live.read_text()}")
+        replaced.replace(live)
+
+        wait_until(lambda: _anns_refuse(fleet, bad), f"the ANN replicas to refuse {bad}")  # noqa: B023  called at once
+        refused += 1
+        query = number % len(queries)
+        answer = retriever.retrieve(queries[query], 10)
+        answered += answer.bundle_version == good and offline(good).agrees(query, answer.item_ids, answer.scores)
+        store.roll_back()
+        wait_for_live(store, fleet)
+        shutil.rmtree(store.path(bad))
+    seen = f"{refused} refused by gate size, {answered} answered by the running bundle"
+    return ("index truncated after promotion", f"{times} refused and answered", seen, refused == answered == times)
+
+
+def _kill_publishers(store: BundleStore, folder: Path, versions: Sequence[str], times: int) -> Result:
+    """Kills a publisher after a random while: the store stays readable and what is live stays live."""
+    chance = random.Random(11)
+    live = store.live()
+    before = set(store.versions())
+    run = folder / "runs" / "seed-1"
+    command = [sys.executable, "-m", "trainer", "publish", str(run), "--store", str(store.root)]
+    whole = 0
+    for _ in range(times):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(chance.uniform(4.0, 14.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for version in set(store.versions()) - before:
+            store.verify(version)  # raises where half a bundle has the name of a whole one
+            whole += 1
+            shutil.rmtree(store.path(version))
+    pointer = store.live()
+    seen = f"{times} killed, {whole} had finished, live {'unchanged' if pointer == live else 'CHANGED'}"
+    for staging in (store.root / "bundles").glob(".staging-*"):
+        shutil.rmtree(staging)
+    return ("publisher killed", "store readable, live unchanged", seen, pointer == live)
+
+
+def _copy(store: BundleStore, version: str) -> str:
+    """Returns a new bundle with the files of another."""
+    copy = store.new_version()
+    shutil.copytree(store.path(version), store.path(copy))
+    manifest = store.path(copy) / MANIFEST
+    manifest.write_text(manifest.read_text().replace(f'"bundle_version": "{version}"', f'"bundle_version": "{copy}"'))
+    return copy
+
+
+def _anns_refuse(fleet: Fleet, version: str) -> bool:
+    anns = [replica for replica in fleet.ask() if replica.service == "ann"]
+    return all(any(p.bundle_version == version and p.gate == "size" for p in r.problems) for r in anns)
+
+
+def wait_for_live(store: BundleStore, fleet: Fleet) -> None:
+    """Returns once every replica answers with the live bundle."""
+
+    def agreed() -> bool:
+        pointer = store.live()
+        live = pointer.version if pointer else ""
+        return all(r.live_bundle == live and not r.loading_bundle for r in fleet.ask())
+
+    wait_until(agreed, "all replicas on the live bundle", 120)

@@ -1,0 +1,42 @@
+"""What a running service shows of itself: metrics, memory, descriptors, threads."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from collections.abc import Mapping
+
+import psutil
+
+
+def free_port() -> int:
+    """Returns a port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def read_metric(port: int, name: str) -> float:
+    """Returns an unlabelled metric of the Prometheus endpoint on `port`.
+
+    Raises:
+        KeyError: it shows none of this name.
+    """
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        for line in response.read().decode().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+    raise KeyError(name)
+
+
+def resources(pid: int) -> Mapping[str, float]:
+    """Returns what a process holds: private memory in MiB, mapped files, descriptors, threads."""
+    process = psutil.Process(pid)
+    memory = process.memory_full_info()
+    bundle_files = {m.path for m in process.memory_maps(grouped=True) if "/bundles/" in m.path}
+    return {
+        "memory_mib": memory.uss / 2**20,
+        "mapped_files": len(bundle_files),
+        "descriptors": process.num_fds(),
+        "threads": process.num_threads(),
+    }

@@ -1,0 +1,117 @@
+"""Full-ranking metrics, against an independent reference and worked examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.reference import evaluate as reference
+from trainer import metrics
+from trainer.data import Events
+from trainer.metrics import HeldOut
+
+NAMES = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "coverage@10")
+
+
+def evaluate(scores: np.ndarray, known: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    return metrics.evaluate(HeldOut.of(known, test, scores.shape[1]), lambda users: scores[users])
+
+
+def pairs(user_count: int, item_count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns known and held-out pairs, disjoint: each user has a share of the catalogue of its own, some none."""
+    generator = np.random.default_rng(seed)
+    draw = generator.random((user_count, item_count))
+    share = generator.uniform(0.0, 0.2, size=(user_count, 2))
+    known = draw < share[:, :1]
+    test = (draw > 0.5) & (draw < 0.5 + share[:, 1:])
+    known[0] = False  # cold: no known item
+    test[1] = False  # nothing held out
+    return np.argwhere(known), np.argwhere(test)
+
+
+@pytest.mark.parametrize("item_count", [300, 70, 12])
+@pytest.mark.parametrize("levels", [1, 3, 40, None], ids=["constant", "many ties", "some ties", "no ties"])
+def test_agrees_with_the_reference(item_count: int, levels: int | None) -> None:
+    generator = np.random.default_rng(item_count)
+    known, test = pairs(80, item_count, seed=item_count)
+    scores = generator.normal(size=(80, item_count)).astype(np.float32)
+    if levels is not None:
+        scores = generator.integers(0, levels, size=scores.shape).astype(np.float32)
+    expected = reference.evaluate(scores, known, test, 80, item_count)
+    found = evaluate(scores, known, test)
+    assert set(found) == set(NAMES)
+    assert found == pytest.approx({name: expected[name] for name in NAMES}, abs=1e-9)
+
+
+def test_slices_of_users_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, test = pairs(50, 100, seed=3)
+    scores = np.random.default_rng(3).normal(size=(50, 100))
+    whole = evaluate(scores, known, test)
+    monkeypatch.setattr(metrics, "_CELLS", 700)  # seven users at a time
+    assert evaluate(scores, known, test) == pytest.approx(whole, abs=1e-12)
+
+
+def test_worked_example() -> None:
+    # User 0 knows item 0, held out are 2 and 4. Without item 0 the ranking is 4, 1, 2, 3, 5: hits at ranks 1 and 3.
+    #   DCG = 1/log2(2) + 1/log2(4) = 1.5; ideal = 1/log2(2) + 1/log2(3) = 1.630930; NDCG = 0.919721; 1/rank = 1
+    # User 1 knows item 5, held out is 1. Without item 5 the ranking is 4, 3, 2, 1, 0: a hit at rank 4.
+    #   NDCG = 1/log2(5) = 0.430677; 1/rank = 0.25
+    # Both recall all; item 0 is shown to user 1 and item 5 to user 0, so all six are shown.
+    scores = np.array([[9.0, 4.0, 3.0, 2.0, 5.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+    found = evaluate(scores, np.array([[0, 0], [1, 5]]), np.array([[0, 2], [0, 4], [1, 1]]))
+    assert found["ndcg@10"] == pytest.approx((0.919721 + 0.430677) / 2, abs=1e-6)
+    assert found["mrr"] == pytest.approx((1 + 0.25) / 2)
+    assert found["recall@10"] == 1.0
+    assert found["coverage@10"] == 1.0
+
+
+def test_constant_scores_are_at_chance() -> None:
+    # 190 candidates, one relevant: a top 10 at random holds it with 10/190 = 0.053; 2,000 users, error 0.005.
+    generator = np.random.default_rng(5)
+    order = np.argsort(generator.random((2000, 200)), axis=1)
+    known = np.array([(user, item) for user in range(2000) for item in sorted(order[user, :10])])
+    test = np.stack([np.arange(2000), order[:, 10]], axis=1)
+    found = evaluate(np.zeros((2000, 200), dtype=np.float32), known, test)
+    assert found["recall@10"] == pytest.approx(0.053, abs=0.02)
+
+
+@pytest.mark.parametrize("first", [0, 90])
+def test_ties_favour_neither_end_of_the_catalogue(first: int) -> None:
+    known = np.array([[user, 50] for user in range(10)])
+    test = np.array([[user, first + user] for user in range(10)])
+    assert evaluate(np.zeros((10, 100)), known, test)["recall@10"] <= 0.5
+
+
+def test_an_oracle_scores_one() -> None:
+    known, test = pairs(40, 30, seed=9)  # at most a fifth of 30 items is relevant
+    scores = np.zeros((40, 30))
+    scores[test[:, 0], test[:, 1]] = 1.0
+    found = evaluate(scores, known, test)
+    for name in NAMES[:-1]:
+        assert found[name] == pytest.approx(1.0), name
+
+
+def test_refuses_nan() -> None:
+    scores = np.array([[0.0, np.nan, 1.0]])
+    with pytest.raises(ValueError, match="NaN"):
+        evaluate(scores, np.array([[0, 0]]), np.array([[0, 2]]))
+
+
+def test_refuses_to_evaluate_nobody() -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate(np.zeros((2, 3)), np.array([[0, 0]]), np.array([[1, 2]]))
+
+
+def test_repeated_events_count_once() -> None:
+    users, items = np.array([0, 0, 0, 1], dtype=np.int32), np.array([2, 1, 2, 0], dtype=np.int32)
+    events = Events(users, items, np.arange(4.0), np.ones(4, dtype=np.float32))
+    assert events.pairs.tolist() == [[0, 1], [0, 2], [1, 0]]
+
+
+def test_items_already_known_do_not_count() -> None:
+    known = np.array([[0, 0], [0, 1], [1, 1]])
+    test = np.array([[0, 1], [0, 2], [1, 1]])
+    held_out = HeldOut.of(known, test, 4)
+    assert held_out.users.tolist() == [0]  # all that user 1 has is known
+    assert [rows.tolist() for rows in held_out.relevant] == [[2]]
+    assert [rows.tolist() for rows in held_out.known] == [[0, 1]]

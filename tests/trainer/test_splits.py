@@ -1,0 +1,92 @@
+"""Splits, against the script that made the reference splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.reference import make_splits
+from tests.trainer.world import dataset
+from trainer import data, recipes, splits
+from trainer.data import Dataset
+from trainer.errors import DataError
+from trainer.recipe import Split
+
+PARTS = ("train", "valid", "test")
+
+
+@pytest.fixture(scope="module")
+def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like MovieLens-100k, small: 600 ratings in 150 seconds, so that most share theirs with others."""
+    folder = tmp_path_factory.mktemp("ml-100k")
+    generator = np.random.default_rng(11)
+    cells = generator.permutation(25 * 60)[:600]  # distinct (user, item) pairs, in no order
+    users, items = 1 + cells // 60, 1 + cells % 60
+    ratings, times = generator.integers(1, 6, 600), 880_000_000 + generator.integers(0, 150, 600)
+    rows = [*zip(users, items, ratings, times, strict=True), (26, 1, 3, 880_000_010), (27, 1, 3, 880_000_020)]
+    rows.append((27, 2, 5, 880_000_020))  # users with one event and with two
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    write(folder / "ml-100k.inter", header, rows)
+    header = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"
+    write(folder / "ml-100k.item", header, [(i, f"Film {i}", 1900 + i, "Drama") for i in range(1, 61)])
+    header = "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token"
+    write(folder / "ml-100k.user", header, [(u, 20 + u, "F", "other", "00000") for u in range(1, 28)])
+    return folder
+
+
+def write(path: Path, header: str, rows: list) -> None:
+    path.write_text("\n".join([header, *("\t".join(map(str, row)) for row in rows)]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def reference(movielens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("splits")
+    make_splits.movielens(str(movielens), str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(movielens: Path) -> Dataset:
+    return data.load(recipes.load("movielens_100k"), movielens)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("leave_last_one_out", "p2"), ("global_temporal", "p1")])
+def test_equals_the_reference_split(loaded: Dataset, reference: Path, kind: str, name: str) -> None:
+    parts = splits.split(loaded, Split(kind))
+    for part in PARTS:
+        lines = (reference / name / f"{part}.tsv").read_text().splitlines()[1:]
+        expected = sorted((user, item, float(time)) for user, item, _, time in map(str.split, lines))
+        events = getattr(parts, part)
+        found = sorted(
+            (loaded.user_ids[user], loaded.items.ids[item], time)
+            for user, item, time in zip(events.users, events.items, events.times, strict=True)
+        )
+        assert found == expected, part
+        assert found, part
+
+
+@pytest.mark.parametrize("kind", ["leave_last_one_out", "global_temporal"])
+def test_each_event_is_in_one_part(loaded: Dataset, kind: str) -> None:
+    parts = splits.split(loaded, Split(kind))
+    keys = [{tuple(pair) for pair in getattr(parts, part).pairs.tolist()} for part in PARTS]
+    assert sum(map(len, keys)) == len(set.union(*keys)) == 603
+
+
+def test_known_is_training_then_validation_of_each_user() -> None:
+    bought = [("a", f"i{n}", float(n)) for n in range(4)] + [("b", f"i{n}", 10.0 - n) for n in range(3)]
+    parts = splits.split(dataset(bought), Split("leave_last_one_out"))
+    # a buys 0, 1, 2, 3 in this order, b buys 2, 1, 0: the last of each is held out.
+    assert parts.known.users.tolist() == [0, 0, 0, 1, 1]
+    assert parts.known.items.tolist() == [0, 1, 2, 2, 1]
+    assert parts.test.items.tolist() == [3, 0]
+
+
+def test_an_empty_part_is_an_error() -> None:
+    two_each = dataset([("a", "i0", 0.0), ("a", "i1", 1.0), ("b", "i0", 2.0), ("b", "i2", 3.0)])
+    with pytest.raises(DataError, match="leave_last_one_out: the valid part is empty .*needs more data or another"):
+        splits.split(two_each, Split("leave_last_one_out"))
+    at_once = dataset([(f"u{n}", f"i{n}", 5.0) for n in range(30)])
+    with pytest.raises(DataError, match="global_temporal: the train part is empty"):
+        splits.split(at_once, Split("global_temporal"))
