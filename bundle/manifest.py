@@ -110,9 +110,8 @@ class GateResult:
     message: str
 
     def __post_init__(self) -> None:
-        """Checks types: a gate that cannot be read must not count as passed."""
-        numbers = (self.figure, self.threshold)
-        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) or type(self.passed) is not bool:
+        """Checks all: a gate that cannot be read must not count as passed."""
+        if not (math.isfinite(self.figure) and math.isfinite(self.threshold)) or type(self.passed) is not bool:
             raise ValueError(f"gate with figure {self.figure!r}, threshold {self.threshold!r}, passed {self.passed!r}")
 
 

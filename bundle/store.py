@@ -10,9 +10,9 @@
 Every change is a rename on one file system after an fsync: a reader sees the old state or the new one. Any number of
 processes may read and write the store at once.
 
-The one thing that changes in a bundle is `forced_gates` of its manifest, where it is promoted past publish gates that it
-failed: the manifest is then replaced by a rename. So the record travels with the bundle, and a bundle made from it has
-it too. No hash covers the manifest; every other file keeps its content and hash for good.
+The one thing that changes in a bundle is `forced_gates` of its manifest, where it is promoted past publish gates that
+it failed: the manifest is then replaced by a rename. So the record travels with the bundle, and a bundle made from it
+has it too. No hash covers the manifest; every other file keeps its content and hash for good.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
-from bundle.files import fsync, replace_text, sha256_of
+from bundle.files import check_files, fsync, replace_text, sha256_of
 from bundle.manifest import MANIFEST, FileEntry, Manifest, check_version, new_version
 
 _STAGING = ".staging-"
@@ -135,26 +135,7 @@ class BundleStore:
             BundleRefused: gate ``manifest``, ``format_version``, ``files``, ``size`` or ``sha256``.
         """
         manifest = self.manifest(version)
-        absent = sorted(set(files or ()) - manifest.files.keys())
-        if absent:
-            raise BundleRefused(version, "files", f"the manifest lists no {', '.join(absent)}")
-        for name, entry in manifest.files.items():
-            path = self.path(version) / name
-            try:
-                size_bytes = path.stat().st_size if path.is_file() else -1
-                if size_bytes != entry.size_bytes:
-                    found = f"{size_bytes} bytes" if size_bytes >= 0 else "no file"
-                    raise BundleRefused(
-                        version, "size", f"{name}: {found}, expected {entry.size_bytes} bytes; copy or publish it again"
-                    )
-                if (files is None or name in files) and (found := sha256_of(path)) != entry.sha256:
-                    raise BundleRefused(
-                        version,
-                        "sha256",
-                        f"{name}: sha256 {found[:12]}…, expected {entry.sha256[:12]}…; copy or publish it again",
-                    )
-            except OSError as error:
-                raise BundleRefused(version, "files", f"cannot read {name}: {error}") from error
+        check_files(self.path(version), manifest, files)
         return manifest
 
     # Writing
@@ -237,8 +218,8 @@ class BundleStore:
             raise BundleRefused(
                 version,
                 ", ".join(failed),
-                f"{reasons}. {self._what_stays()} The bundle is kept in {self.root} to be looked at; mend the cause and "
-                "publish again, or promote it all the same with --force",
+                f"{reasons}. {self._what_stays()} The bundle is kept in {self.root} to be looked at; mend the cause "
+                "and publish again, or promote it all the same with --force",
             )
         with self._lock():
             if not self.path(version).is_dir():

@@ -30,6 +30,9 @@ from two_tower.query.v1 import query_tower_service_pb2 as pb
 _MAX_BACKLOG_BYTES = 4 << 20
 """Lines that may wait for a slow disk, in bytes."""
 
+_LONGEST_SKIP = 1e18
+"""More queries than will ever come; keeps the smallest shares finite."""
+
 _log = structlog.get_logger("query_log")
 
 
@@ -76,15 +79,15 @@ class QueryLog:
         for row in self._sample(len(queries)):
             line = to_line(queries[row])
             with self._lock:
-                full = self._backlog_bytes + len(line) > _MAX_BACKLOG_BYTES
-                if not full:
+                fits = self._backlog_bytes + len(line) <= _MAX_BACKLOG_BYTES
+                first = fits and not self._backlog
+                if fits:
                     self._backlog.append(line)
                     self._backlog_bytes += len(line)
-                    wake = len(self._backlog) == 1
-            if full:
-                self._drops.labels("backlog").inc()
-            elif wake:
+            if first:
                 self._wake()
+            elif not fits:
+                self._drops.labels("backlog").inc()
 
     def close(self) -> None:
         """Writes what waits. Later queries are not recorded."""
@@ -114,7 +117,7 @@ class QueryLog:
         # How many queries pass until the next sampled one is geometric: one draw a line instead of one a query.
         if self._share in (0, 1):
             return 0
-        return int(math.log(1.0 - random.random()) / math.log1p(-self._share))
+        return int(min(math.log(1.0 - random.random()) / math.log1p(-self._share), _LONGEST_SKIP))
 
     def _write_backlog(self) -> None:
         with self._lock:

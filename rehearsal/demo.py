@@ -77,11 +77,20 @@ def run(folder: Path, epochs: int, clients: int) -> int:
     return 0 if tally.sent and not tally.failed and not tally.mixed else 1
 
 
-def train(folder: Path, store: BundleStore, epochs: int, seed: int) -> str:
-    """Trains, publishes and promotes in a process of its own; returns the version that is live then."""
+def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bool = False) -> str:
+    """Trains, publishes and promotes in a process of its own; returns the version that is live then.
+
+    Args:
+        folder: the run goes below it.
+        store: to publish to.
+        epochs: of the training.
+        seed: of the training.
+        force: promote past publish gates.
+    """
     run_folder = folder / "runs" / f"seed-{seed}"
     command = [sys.executable, "-m", "trainer", "train", _RECIPE, "--store", str(store.root), "--promote"]
     command += ["--epochs", str(epochs), "--seed", str(seed), "--run", str(run_folder)]
+    command += ["--force"] if force else []
     sys.stdout.flush()
     subprocess.run(command, cwd=ROOT, env=os.environ, check=True)
     pointer = store.live()

@@ -10,9 +10,10 @@ from functools import cache
 from typing import NamedTuple
 
 from bundle.store import LivePointer
-from rehearsal.protocol_world import End, Replica, Replicas, Requests, Restart, Rules, promote, roll_back
-from serving.lifecycle import Event, GraceElapsed, LoadFinished, LoadRefused, PointerChanged, RetryDue, State
-from two_tower_client.protocol import Embed, Embedded, NotServed, Outcome
+from rehearsal.protocol_events import describe
+from rehearsal.protocol_world import End, Replica, Replicas, Requests, Rules, promote, roll_back
+from serving.lifecycle import Event, LoadFinished, PointerChanged, State
+from two_tower_client.protocol import Embed
 
 SIDES = ("query tower", "ANN")
 GONE = "gone"
@@ -31,8 +32,10 @@ class Bounds:
         restarts: of all replicas together.
         models: the model of each bundle; the first bundle is live and open everywhere at the start.
         pins: models that the request may ask for first; an empty one asks for any.
+        again: bundles that were live before are promoted as well.
         cold: nothing is live nor open at the start.
         always_shared: some model is open everywhere whatever happens within these bounds, so no request may fail.
+        unload_first: the services have memory for one bundle only, so that each swap leaves a gap.
     """
 
     name: str
@@ -42,8 +45,10 @@ class Bounds:
     restarts: int = 0
     models: Mapping[str, str] = field(default_factory=lambda: {"A": "a", "B": "b", "C": "c"})
     pins: tuple[str, ...] = ("", "a", "b", "c", GONE)
+    again: bool = False
     cold: bool = False
     always_shared: bool = False
+    unload_first: bool = False
 
 
 class Control(NamedTuple):
@@ -59,6 +64,9 @@ class Control(NamedTuple):
 World = tuple[int, int, int, int, int]
 """Everything, in numbers: the control; the pair of query towers; the pair of ANN replicas; the history of the request
 in flight, or `IDLE`; the models that all replicas have had open ever since it began, a bit each."""
+
+What = tuple[int, int, object]
+"""Something that happens: the number of the side, the index of its replica, the event. Side -1: store or client."""
 
 IDLE = -1
 
@@ -89,16 +97,18 @@ class Result:
 
 
 class Move(NamedTuple):
-    """A step from one world to the next.
+    """The step that is wrong, and the world after it: None where it ends the request."""
 
-    Attributes:
-        what: happens; with the side and the index of the replica where it concerns one.
-        world: after it; None where it ends the request, since the world without one is reached anyway.
-        problem: what is wrong with it.
-    """
-
-    what: tuple[int, int, object]
+    what: What
     world: World | None
+
+
+class Stray(NamedTuple):
+    """A replica that can stop elsewhere than on the live bundle: where it is, what happens to it, and the problem."""
+
+    side: int
+    index: int
+    events: list[Event]
     problem: str
 
 
@@ -109,12 +119,13 @@ class Exploration:
         """Takes how much may happen, and the code under check."""
         self.bounds = bounds
         self.rules = rules
-        self.replicas = Replicas(rules, dict(bounds.models))
+        self.replicas = Replicas(rules, dict(bounds.models), bounds.unload_first)
         self.requests = Requests(rules)
         self.answered = self.failed = 0
         self._controls: list[Control] = []
         self._control_numbers: dict[Control, int] = {}
         self._pointer_moves = cache(self._find_pointer_moves)
+        self._side_moves = cache(self._find_side_moves)
         self._spend = cache(self._find_spent)
         self._served = cache(self._find_served)
 
@@ -128,51 +139,42 @@ class Exploration:
         problem, last = "", None
         while todo and not problem:
             world = todo.popleft()
-            if world[3] == IDLE and (problem := self._check_settles(world)):
-                last = world
+            if world[3] == IDLE and (stray := self._check_settles(world)):
+                problem, last = f"not on the live bundle: a replica {stray.problem}", stray
                 break
             for what, after, wrong in self._moves(world):
                 transitions += 1
                 if wrong:
-                    problem, last = wrong, Move(what, after, wrong)
+                    problem, last = wrong, Move(what, after)
                     break
                 if after is not None and after not in parents:
                     parents[after] = world
                     todo.append(after)
-        trace = self._trace(parents, world, last) if problem else ()
+        trace = tuple(self._trace(parents, world, last)) if problem else ()
         seconds = time.monotonic() - began
-        return Result(
-            self.bounds, len(parents), transitions, self.answered, self.failed, seconds, problem, tuple(trace)
-        )
+        return Result(self.bounds, len(parents), transitions, self.answered, self.failed, seconds, problem, trace)
 
     def _start(self) -> World:
         pointer = None if self.bounds.cold else LivePointer(next(iter(self.bounds.models)))
         replica = Replica()
         if pointer:
-            state, _ = self.rules.step(State(), PointerChanged(self.rules.served(pointer)))
-            state, _ = self.rules.step(state, LoadFinished(pointer.version))
+            state, _ = self.replicas.step(State(), PointerChanged(self.rules.served(pointer)))
+            state, _ = self.replicas.step(state, LoadFinished(pointer.version))
             replica = Replica(state)
         pair = self.replicas.number(replica, replica)
         bounds = self.bounds
         control = Control(pointer, bounds.promotes, bounds.roll_backs, bounds.refusals, bounds.restarts)
         return self._number(control), pair, pair, IDLE, 0
 
-    def _moves(self, world: World) -> Iterator[tuple[tuple[int, int, object], World | None, str]]:
+    def _moves(self, world: World) -> Iterator[tuple[What, World | None, str]]:
         control, query, ann, request, shared = world
         idle = request == IDLE
         for what, after in self._pointer_moves(control):
             yield what, (after, query, ann, request, shared), ""
-        served = self._served(control)
-        for cost, index, event, pair, problem in self.replicas.moves(query, served, not idle):
-            after = self._spend(control, cost) if cost else control
-            if after >= 0:
-                still = shared and shared & self.replicas.shared(pair)
-                yield (0, index, event), (after, pair, ann, request, still), problem
-        for cost, index, event, pair, problem in self.replicas.moves(ann, served, not idle):
-            after = self._spend(control, cost) if cost else control
-            if after >= 0:
-                still = shared and shared & self.replicas.shared(pair)
-                yield (1, index, event), (after, query, pair, request, still), problem
+        for what, spent, pair, kept, problem in self._side_moves(0, control, query, idle):
+            yield what, (spent, pair, ann, request, shared & kept), problem
+        for what, spent, pair, kept, problem in self._side_moves(1, control, ann, idle):
+            yield what, (spent, query, pair, request, shared & kept), problem
         if idle:
             both = self.replicas.shared(query) & self.replicas.shared(ann)
             for pin in self.bounds.pins:
@@ -180,7 +182,18 @@ class Exploration:
         else:
             yield from self._answers(world)
 
-    def _answers(self, world: World) -> Iterator[tuple[tuple[int, int, object], World | None, str]]:
+    def _find_side_moves(
+        self, side: int, control: int, pair: int, idle: bool
+    ) -> tuple[tuple[What, int, int, int, str], ...]:
+        """Returns what may happen on one side, the control and the pair after it, the models that pair shares."""
+        found: list[tuple[What, int, int, int, str]] = []
+        for cost, index, event, after, problem in self.replicas.moves(pair, self._served(control), not idle):
+            spent = self._spend(control, cost) if cost else control
+            if spent >= 0:
+                found.append(((side, index, event), spent, after, self.replicas.shared(after), problem))
+        return tuple(found)
+
+    def _answers(self, world: World) -> Iterator[tuple[What, World | None, str]]:
         control, query, ann, request, shared = world
         step = self.requests.steps[request]
         side = 0 if isinstance(step, Embed) else 1
@@ -208,14 +221,12 @@ class Exploration:
         self.failed += 1
         return ""
 
-    def _check_settles(self, world: World) -> str:
+    def _check_settles(self, world: World) -> Stray | None:
         if served := self._served(world[0]):
             for side, pair in enumerate(world[1:3]):
                 if found := self.replicas.unsettled(pair, served):
-                    index, events, problem = found
-                    steps = "".join(f", {describe(event)}" for event in events)
-                    return f"not on the live bundle: {SIDES[side]} replica {index + 1} {problem}, after this{steps}"
-        return ""
+                    return Stray(side, *found)
+        return None
 
     def _number(self, control: Control) -> int:
         known = self._control_numbers.setdefault(control, len(self._controls))
@@ -223,15 +234,15 @@ class Exploration:
             self._controls.append(control)
         return known
 
-    def _find_pointer_moves(self, number: int) -> tuple[tuple[tuple[int, int, object], int], ...]:
+    def _find_pointer_moves(self, number: int) -> tuple[tuple[What, int], ...]:
         control = self._controls[number]
         pointer = control.pointer
-        found: list[tuple[tuple[int, int, object], int]] = []
+        found: list[tuple[What, int]] = []
         if control.promotes:
             known = (pointer.version, *pointer.previous) if pointer else ()
             # Of those never promoted the next one stands for all: only its name differs.
             fresh = [version for version in self.bounds.models if version not in known][:1]
-            for version in [*known[1:], *fresh]:
+            for version in [*(known[1:] if self.bounds.again else ()), *fresh]:
                 after = promote(pointer, version)
                 left = control._replace(pointer=after, promotes=control.promotes - 1)
                 found.append(((-1, 0, ("promote", after)), self._number(left)))
@@ -250,7 +261,7 @@ class Exploration:
         pointer = self._controls[number].pointer
         return self.rules.served(pointer) if pointer else ()
 
-    def _trace(self, parents: Mapping[World, World | None], world: World, last: object) -> Iterator[str]:
+    def _trace(self, parents: Mapping[World, World | None], world: World, last: Move | Stray | None) -> Iterator[str]:
         path = [world]
         while (before := parents[path[-1]]) is not None:
             path.append(before)
@@ -262,8 +273,12 @@ class Exploration:
             yield self._line(before, after, what, names)
         if isinstance(last, Move):
             yield self._line(world, last.world, last.what, names)
+        elif isinstance(last, Stray):
+            replica = f"{SIDES[last.side]} {names[last.side][last.index] + 1}"
+            yield from (f"{replica:<14} {describe(event)}" for event in last.events)
+            yield f"{replica:<14} {last.problem}"
 
-    def _line(self, before: World, after: World | None, what: tuple[int, int, object], names: list[list[int]]) -> str:
+    def _line(self, before: World, after: World | None, what: What, names: list[list[int]]) -> str:
         side, index, event = what
         if side < 0:
             return f"{'store':<14} {describe(event)}" if isinstance(event, tuple) else f"{'client':<14} begins, {event}"
@@ -276,36 +291,3 @@ class Exploration:
             names[side].reverse()
         state = new[place].state
         return f"{replica:<14} {describe(event):<24} open: {', '.join(state.open) or '-'}"
-
-
-def describe(event: object) -> str:
-    """Returns an event in words."""
-    match event:
-        case (str() as what, LivePointer() as pointer):
-            return f"{what}: {pointer.version} is live, before it {', '.join(pointer.previous) or 'nothing'}"
-        case (step, None):
-            return f"{step} -> nobody answers"
-        case (step, outcome):
-            return f"{type(step).__name__}({step.model_version or 'any'}) -> {_describe_outcome(outcome)}"
-        case PointerChanged():
-            return "reads the pointer"
-        case LoadFinished(version):
-            return f"has loaded {version}"
-        case LoadRefused(version):
-            return f"refuses {version}"
-        case RetryDue(version):
-            return f"may try {version} again"
-        case GraceElapsed(version):
-            return f"ends the grace of {version}"
-        case Restart():
-            return "restarts"
-        case _:
-            return f"asks for {event or 'any model'} first"
-
-
-def _describe_outcome(outcome: Outcome) -> str:
-    if isinstance(outcome, NotServed):
-        return f"not served, open are {', '.join(outcome.model_versions)}"
-    return f"embedding of {outcome.model_version}" if isinstance(outcome, Embedded) else (
-        f"answer from {outcome.model_version}, newest {outcome.newest_model_version}"
-    )

@@ -15,9 +15,10 @@ Assumptions, each as the services have it:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from bundle.store import LivePointer
@@ -47,7 +48,7 @@ def answer(step: Step, models: Models) -> Outcome:
 class Rules:
     """The code under check. A mutation replaces one of these by a wrapper around it."""
 
-    step: Callable[[State, Event], tuple[State, tuple[lifecycle.Decision, ...]]] = lifecycle.step
+    step: Callable[..., tuple[State, tuple[lifecycle.Decision, ...]]] = lifecycle.step
     exchange: Callable[[Pin], protocol.Exchange] = protocol.exchange
     served: Callable[[LivePointer], tuple[str, ...]] = lambda pointer: pointer.served
     answer: Callable[[Step, Models], Outcome] = answer
@@ -99,10 +100,12 @@ class Move(NamedTuple):
 class Replicas:
     """Numbers replicas, and unordered pairs of them: two replicas of one side are interchangeable."""
 
-    def __init__(self, rules: Rules, model_of: dict[str, str]) -> None:
-        """Takes the code under check and the model of each bundle."""
+    def __init__(self, rules: Rules, model_of: dict[str, str], unload_first: bool) -> None:
+        """Takes the code under check, the model of each bundle, and whether a gap between bundles is allowed."""
         self.rules = rules
         self.model_of = model_of
+        self.step = partial(rules.step, unload_first=True) if unload_first else rules.step
+        self._unload_first = unload_first
         self.pairs: list[tuple[Replica, Replica]] = []
         self._pair_numbers: dict[tuple[Replica, Replica], int] = {}
         # One cache an object, since what is cached depends on its rules.
@@ -162,11 +165,13 @@ class Replicas:
 
     def _after(self, replica: Replica, event: Event, in_flight: bool) -> tuple[Replica, str]:
         before = replica.state
-        state, _ = self.rules.step(before, event)
+        state, _ = self.step(before, event)
         # A bundle that was wanted again meanwhile begins a new grace period when it is not.
         aging = replica.aging & state.retiring if in_flight else state.retiring
         ended = {event.version} & replica.aging if isinstance(event, GraceElapsed) else set()
         lost = set(before.open) - set(state.open)
+        if self._unload_first:
+            return Replica(state, aging), ""
         if lost - ended:
             return Replica(state, aging), f"bundle {', '.join(sorted(lost - ended))} is dropped without its grace"
         problem = "the last open bundle is dropped" if before.open and not state.open else ""
@@ -192,14 +197,15 @@ class Replicas:
         for event in self._events(Replica(state, state.retiring), served):
             if isinstance(event, LoadRefused):
                 continue
-            after, _ = self.rules.step(state, event)
+            after, _ = self.step(state, event)
             if after == state:
                 continue
             moved = True
             if found := self._wanders(after, served, known):
                 return [event, *found[0]], found[1]
         known[state] = True
-        if not moved and (state.open[:1] != served[:1] or set(state.open) != set(served)):
+        kept = served[:1] if self._unload_first else served
+        if not moved and (state.open[:1] != served[:1] or set(state.open) != set(kept)):
             return [], f"ends with {_series(state.open)} open, while the store names {_series(served)}"
         return None
 
@@ -217,13 +223,17 @@ class End(NamedTuple):
 
 
 class Requests:
-    """Numbers the histories of a request: its pin, then the outcome of every step."""
+    """Numbers the histories of a request: its pin, then the outcome of every step.
+
+    Histories after which the generator stands at the same line with equal variables go on alike: they share a number.
+    """
 
     def __init__(self, rules: Rules) -> None:
         """Takes the code under check."""
         self._rules = rules
         self.histories: list[tuple[str, tuple[Outcome, ...]]] = []
         self.steps: list[Step] = []
+        self._numbers: dict[object, int] = {}
         self.begin = cache(self._begin)
         self.advance = cache(self._advance)
 
@@ -253,9 +263,20 @@ class Requests:
             return End("", "")
         except Exception as error:
             return End(f"{type(error).__name__}: {error}", "")
-        self.histories.append((pin, outcomes))
-        self.steps.append(step)
-        return len(self.steps) - 1
+        known = self._numbers.setdefault(_standing(exchange, step, pin, outcomes), len(self.steps))
+        if known == len(self.steps):
+            self.histories.append((pin, outcomes))
+            self.steps.append(step)
+        return known
+
+
+def _standing(exchange: protocol.Exchange, step: Step, pin: str, outcomes: tuple[Outcome, ...]) -> object:
+    # The pin is read once at the start, and the last outcome is overwritten by the next: neither matters later.
+    variables = {k: v for k, v in inspect.getgeneratorlocals(exchange).items() if k not in ("pin", "outcome")}
+    if exchange.gi_code is not protocol.exchange.__code__:
+        return pin, outcomes  # a mutation, whose variables may hold anything
+    embedded = [o.model_version for o in outcomes if isinstance(o, Embedded)]
+    return exchange.gi_frame.f_lasti, step, tuple(embedded[-1:]), repr(variables)
 
 
 def _order(replica: Replica) -> tuple[object, ...]:

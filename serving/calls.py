@@ -21,14 +21,14 @@ import grpc
 import structlog
 
 from serving.errors import DeadlinePassed, Overloaded, ServiceError, Unauthenticated, code_name, status_of
+from serving.health import WATCHES
 from serving.metrics import Metrics
 
 T = TypeVar("T")
 
 _HEALTH = "/grpc.health.v1.Health/"
 _OURS = "/two_tower."
-_WATCHES = 16
-"""How many callers may watch health at once; more wait. Threads are made when they are needed."""
+
 
 _log = structlog.get_logger("calls")
 
@@ -76,7 +76,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._metrics = metrics
         self._health_pool = ThreadPoolExecutor(1, thread_name_prefix="health")
-        self._watch_pool = ThreadPoolExecutor(_WATCHES, thread_name_prefix="watch")
+        self._watch_pool = ThreadPoolExecutor(WATCHES, thread_name_prefix="watch")
         self._reflection_pool = ThreadPoolExecutor(2, thread_name_prefix="reflection")
         self._refusal_pool = ThreadPoolExecutor(1, thread_name_prefix="refuse")
 

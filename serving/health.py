@@ -15,6 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
+WATCHES = 16
+"""Threads that watches may occupy in the pool that runs them."""
+
 _WATCH_INTERVAL_S = 5.0
 """How often a watch looks whether its caller is still there, should it miss the call that says so."""
 
@@ -32,6 +35,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._status = health_pb2.HealthCheckResponse.NOT_SERVING
         self._draining = False
         self._closed = False
+        self._watching = 0
 
     def set_serving(self, serving: bool) -> None:
         """Says whether calls can be answered; without effect once draining."""
@@ -64,7 +68,25 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def Watch(
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> Iterator[health_pb2.HealthCheckResponse]:
-        """Yields the status now, and whenever it changes."""
+        """Yields the status now, and whenever it changes.
+
+        UNIMPLEMENTED where nearly all threads for watches are taken: gRPC's own clients then go on without watching,
+        where one that had to wait for a thread would never send a call.
+        """
+        with self._changed:
+            self._watching += 1
+            crowded = self._watching > WATCHES - 4
+        try:
+            if crowded:
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "too many watches; ask Check instead")
+            yield from self._watch(request, context)
+        finally:
+            with self._changed:
+                self._watching -= 1
+
+    def _watch(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+    ) -> Iterator[health_pb2.HealthCheckResponse]:
         context.add_callback(self._wake)
         sent: int | None = None
         while context.is_active():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from bundle.manifest import Manifest
 from trainer.data import Dataset
 from trainer.recipe import Recipe
 from trainer.splits import Parts
@@ -65,7 +67,36 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def fail(message: str) -> None:
+def print_gates(manifest: Manifest) -> None:
+    """Prints the publish gates of a bundle, a row each, and what the failed ones say."""
+    table = _table("publish gates")
+    for name, justify in (("gate", "left"), ("figure", "right"), ("threshold", "right"), ("", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)
+    for name, result in manifest.gates.items():
+        verdict = "passed" if result.passed else "[bold red]FAILED[/bold red]"
+        table.add_row(name, f"{result.figure:.4f}", f"{result.threshold:.4f}", verdict)
+    console.print(table)
+    for name in manifest.failed_gates:
+        console.print(f"[red]{name}:[/red] {escape(manifest.gates[name].message)}")
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Prints a model beside the live bundle, as of `trainer.comparison.Comparison`; nothing of it is a gate."""
+    c = comparison
+    console.print(
+        f"of {c['query_count']:,} held-out queries: {c['never_retrieved']:.1%} of the catalogue is in no top 100, mean "
+        f"log popularity of the top 10 is {c['mean_log_popularity']:.3f}"
+    )
+    if c["not_comparable"]:
+        console.print(f"not compared with {c['live'] or 'a live bundle'}: {escape(c['not_comparable'])}")
+    else:
+        console.print(
+            f"beside {c['live']}, which is live: overlap@10 {c['overlap_at_10']:.3f}, overlap@100 "
+            f"{c['overlap_at_100']:.3f}; its mean log popularity is {c['live_mean_log_popularity']:.3f}"
+        )
+
+
+def fail(message: str) -> NoReturn:
     """Prints an error and leaves with code 1."""
-    console.print(f"[red]error:[/red] {message}", markup=True)
+    console.print(f"[red]error:[/red] {escape(message)}")
     sys.exit(1)

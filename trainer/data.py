@@ -136,13 +136,7 @@ def _read_entities(
     known = met.unique()
     if source is None:
         return known.sort().to_list(), {}
-    columns = [source.id, *(a.column for a in source.attributes.values())]
-    table = Table(folder / source.path, columns, source.separator, source.quote)
-    table.strings(source.id, required=True)
-    table.refuse_duplicates(source.id)
-    frame = pl.DataFrame({"id": table.strings(source.id)}).with_columns(
-        _read_attribute(table, a).alias(name) for name, a in source.attributes.items()
-    )
+    frame = read_entities(source, folder / source.path)
     undescribed = known.filter(~known.is_in(frame["id"].implode())).sort()
     if len(undescribed):
         notes.append(
@@ -152,6 +146,25 @@ def _read_entities(
         frame = pl.concat([frame, pl.DataFrame({"id": undescribed})], how="diagonal")
     frame = frame.sort("id")
     return frame["id"].to_list(), {name: frame[name].to_list() for name in source.attributes}
+
+
+def read_entities(source: Entities, path: Path) -> pl.DataFrame:
+    """Returns the rows of a users or items table: ``id``, and each attribute by its name.
+
+    Args:
+        source: names the columns.
+        path: of the file.
+
+    Raises:
+        DataError: names file, column and row of what is wrong.
+    """
+    columns = [source.id, *(a.column for a in source.attributes.values())]
+    table = Table(path, columns, source.separator, source.quote)
+    table.strings(source.id, required=True)
+    table.refuse_duplicates(source.id)
+    return pl.DataFrame({"id": table.strings(source.id)}).with_columns(
+        _read_attribute(table, a).alias(name) for name, a in source.attributes.items()
+    )
 
 
 def _read_attribute(table: Table, attribute: Attribute) -> pl.Series:

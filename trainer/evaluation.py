@@ -17,6 +17,9 @@ from trainer.splits import Parts
 
 _BATCH = 4096
 
+MODEL, POPULARITY = "two-tower", "popularity"
+"""Names of the methods."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -97,8 +100,8 @@ def evaluate_test(
     had = np.isin(_keys(parts.test, item_count), known_pairs.astype(np.int64) @ [item_count, 1])
     return Evaluation(
         metrics={
-            "two-tower": evaluate(held_out, model_scorer(recipe, dataset, schemas, towers, known)),
-            "popularity": evaluate(held_out, popularity_scorer(known, item_count)),
+            MODEL: evaluate(held_out, model_scorer(recipe, dataset, schemas, towers, known)),
+            POPULARITY: evaluate(held_out, popularity_scorer(known, item_count)),
         },
         user_count=len(held_out.users),
         cold_user_count=len(np.setdiff1d(parts.test.users, known.users)),

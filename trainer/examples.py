@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bundle.features import FeatureSchema, History
 from trainer.data import Dataset, Events
-from trainer.recipe import ITEM_ID, Recipe
+from trainer.recipe import ITEM_ID, Recipe, Training
 from trainer.schema import Schemas, query_columns
 
 
@@ -21,6 +21,11 @@ def encode_items(schema: FeatureSchema, dataset: Dataset) -> dict[str, np.ndarra
         for feature in schema.features
     }
     return schema.encode(columns, len(dataset.items.ids))
+
+
+def batch_size(training: Training, event_count: int) -> int:
+    """Returns how many events make a step: the recipe's, or fewer where an epoch would have under 20 steps."""
+    return min(training.batch_size, event_count, max(32, event_count // 20))
 
 
 class Examples:
@@ -41,7 +46,7 @@ class Examples:
         self._item_slots = {f.name: schemas.query.slots(f).lookup(dataset.items.ids) for f in histories}
         share = train.item_counts(len(dataset.items.ids)) / len(train)
         self._log_q = np.log(np.maximum(share, 1e-12)).astype(np.float32)
-        self._batch_size = min(recipe.training.batch_size, len(train))
+        self._batch_size = batch_size(recipe.training, len(train))
         self._seed = recipe.seed
         self._epoch = 0
 
@@ -62,7 +67,7 @@ class Examples:
         for feature in self._schema.features:
             if isinstance(feature, History):
                 before = at[:, None] - 1 - np.arange(feature.max_values)  # [batch, max_values], newest first
-                slots = self._item_slots[feature.name][events.items[before]]
+                slots = self._item_slots[feature.name][events.items[np.maximum(before, 0)]]
                 query[feature.name] = np.where(before >= self._first[at][:, None], slots, 0).astype(np.int32)
         item = events.items[at]
         return {

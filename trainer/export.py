@@ -31,8 +31,16 @@ def export_query_tower(
         flatbuffer: file to make.
 
     Raises:
-        ExportError: a form answers differently by more than `TOLERANCE`, or holds no weights.
+        ExportError: a form cannot be written, answers differently by more than `TOLERANCE`, or holds no weights.
     """
+    try:
+        _write(tower, saved_model, flatbuffer)
+    except tf.errors.OpError as error:
+        raise ExportError(f"cannot write {saved_model}: {error.message}; is the disk full?") from error
+    _check(tower, inputs, saved_model, flatbuffer)
+
+
+def _write(tower: keras.Model, saved_model: Path, flatbuffer: Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(tower)
     signature = {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype, name=name) for name, t in tower.input.items()}
@@ -43,6 +51,8 @@ def export_query_tower(
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=[SIGNATURE])
     flatbuffer.write_bytes(converter.convert())
 
+
+def _check(tower: keras.Model, inputs: Mapping[str, np.ndarray], saved_model: Path, flatbuffer: Path) -> None:
     parameter_bytes = sum(int(np.prod(w.shape)) * 4 for w in tower.trainable_weights)
     if flatbuffer.stat().st_size < parameter_bytes:
         raise ExportError(

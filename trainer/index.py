@@ -65,11 +65,56 @@ def build(
     if best is None:
         raise ExportError(f"no index of {sorted(trees)} trees reaches recall {min_recall}; add more to index.trees")
     budget, count, recall = best
+    _save(_build(vectors, count, seed), path)
+    return IndexSpec("annoy", "angular", {"trees": count, "seed": seed}, budget, recall)
+
+
+def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexSpec, min_recall: float) -> IndexSpec:
+    """Writes the index of changed vectors with the trees and seed of the old one, and returns how to search it.
+
+    The search budget is the old one, raised by a quarter at a time where it finds too little.
+
+    Args:
+        vectors: [item_count, dim] float32, unit length.
+        queries: [n, dim] float32, unit length: recall is measured on them.
+        path: file to make.
+        old: of the index before.
+        min_recall: of the exact 100 nearest, the share to find.
+
+    Raises:
+        ExportError: the index cannot be written.
+    """
+    trees, seed = old.parameters["trees"], old.parameters["seed"]
+    exact = exact_top_k(queries, vectors, NEIGHBOURS)
+    index = _build(vectors, trees, seed)
+    budgets = [old.search_budget, *(b for b in _budgets(len(vectors), trees) if b > old.search_budget)]
+    recalls = ((budget, _recall(index, queries, exact, budget)) for budget in budgets)
+    budget, recall = next(((b, r) for b, r in recalls if r >= min_recall), (0, 0.0))
+    if not budget:  # the gate will say that even the last one finds too little
+        budget, recall = budgets[-1], _recall(index, queries, exact, budgets[-1])
+    _save(index, path)
+    return IndexSpec(old.kind, old.metric, {"trees": trees, "seed": seed}, budget, recall)
+
+
+def measure_recall(path: Path, vectors: np.ndarray, queries: np.ndarray, budget: int) -> float:
+    """Returns the share of the exact 100 nearest that a written index finds.
+
+    Args:
+        path: of the index, written by this process.
+        vectors: [item_count, dim] float32, that it should be of.
+        queries: [n, dim] float32, unit length.
+        budget: nodes to inspect.
+    """
+    index = AnnoyIndex(vectors.shape[1], "angular")
+    index.load(str(path))
+    return _recall(index, queries, exact_top_k(queries, vectors, NEIGHBOURS), budget)
+
+
+def _save(index: AnnoyIndex, path: Path) -> None:
     try:
-        _build(vectors, count, seed).save(str(path))
+        index.save(str(path))
     except OSError as error:
         raise ExportError(f"cannot write the index to {path}: {error}") from error
-    return IndexSpec("annoy", "angular", {"trees": count, "seed": seed}, budget, recall)
 
 
 def _build(vectors: np.ndarray, trees: int, seed: int) -> AnnoyIndex:

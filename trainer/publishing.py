@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle.canaries import Canaries
 from bundle.manifest import (
     CANARIES,
     EVALUATION,
@@ -23,20 +22,23 @@ from bundle.manifest import (
     Manifest,
 )
 from bundle.store import BundleStore
-from trainer import index
+from trainer import gates, index
+from trainer.canaries import make_canaries
+from trainer.comparison import compare
 from trainer.data import Dataset
-from trainer.evaluation import Evaluation, embed_items, embed_queries, raw_queries
+from trainer.evaluation import MODEL, POPULARITY, Evaluation, embed_items, embed_queries, raw_queries
 from trainer.export import export_query_tower
 from trainer.runs import Run
 from trainer.splits import Parts
 
 _CANARIES = 32
-_CANARY_TOP = 10
 _RECALL_QUERIES = 1000
 
 
 def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evaluation: Evaluation) -> Manifest:
     """Writes a bundle of the run to the store, not yet live, and returns its manifest.
+
+    A bundle that fails a gate is stored too, so that it can be looked at; `BundleStore.promote` refuses it.
 
     Args:
         store: to write to.
@@ -46,14 +48,15 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         evaluation: of the run, kept in the bundle.
 
     Raises:
-        ExportError: an exported tower or the index is not good enough.
-        StoreError: the store cannot be written.
+        ExportError: an exported tower answers differently, or cannot be written.
+        StoreError: the store cannot be written; nothing of the bundle is left.
     """
     query_tower, item_tower = run.towers
     users = _sample_users(parts, run.recipe.seed)
     columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users)
     queries = embed_queries(query_tower, run.schemas, columns, len(users))
     vectors = embed_items(item_tower, run.schemas, dataset)
+    comparison = compare(store, run.recipe, dataset, parts, users=users, queries=queries, vectors=vectors)
     version = store.new_version()
     live = store.live()
     with store.stage(version) as folder:
@@ -71,10 +74,21 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
             min_recall=settings.min_recall_at_100,
             seed=run.recipe.seed,
         )
+        spec = dataclasses.replace(
+            spec, recall_at_100=index.measure_recall(folder / INDEX, vectors, queries, spec.search_budget)
+        )
+        results = gates.judge(
+            run.recipe, evaluation.metrics[MODEL], evaluation.metrics[POPULARITY], spec.recall_at_100, comparison
+        )
         dataset.items.write(folder / ITEMS)
-        _canaries(canary_columns, queries[:_CANARIES], vectors, dataset.items.ids).write(folder / CANARIES)
+        make_canaries(canary_columns, queries[:_CANARIES], vectors, dataset.items.ids).write(folder / CANARIES)
         _write_vocabularies(folder / VOCABULARIES, run)
-        (folder / EVALUATION).write_text(json.dumps(dataclasses.asdict(evaluation), indent=2) + "\n", encoding="utf-8")
+        report = {
+            **dataclasses.asdict(evaluation),
+            "comparison": dataclasses.asdict(comparison),
+            "gates": {name: dataclasses.asdict(result) for name, result in results.items()},
+        }
+        (folder / EVALUATION).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
         def describe(files: dict[str, FileEntry]) -> Manifest:
             return Manifest(
@@ -88,10 +102,11 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
                 item_feature_schema=run.schemas.item.to_json(),
                 attributes=dataset.items.attribute_types,
                 files=files,
-                metrics=evaluation.metrics["two-tower"],
+                metrics=evaluation.metrics[MODEL],
                 seed=run.recipe.seed,
                 git_commit=run.git_commit,
                 recipe=run.recipe.to_json(),
+                gates=results,
             )
 
         return store.commit(folder, describe)
@@ -103,12 +118,6 @@ def _sample_users(parts: Parts, seed: int) -> np.ndarray:
     if not len(users):
         users = np.unique(parts.known.users)
     return np.random.default_rng(seed).permutation(users)[:_RECALL_QUERIES]
-
-
-def _canaries(columns: dict[str, list], queries: np.ndarray, vectors: np.ndarray, ids: tuple[str, ...]) -> Canaries:
-    top = index.exact_top_k(queries, vectors, _CANARY_TOP)  # [n, k]
-    scores = np.einsum("nd,nkd->nk", queries, vectors[top])
-    return Canaries(columns, queries, [[ids[row] for row in rows] for rows in top], scores)
 
 
 def _write_vocabularies(path: Path, run: Run) -> None:

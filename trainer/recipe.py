@@ -212,7 +212,8 @@ class Training:
     Attributes:
         dimension: length of the embeddings.
         epochs: passes over the training events.
-        batch_size: events a step; the other items of a batch are the negatives of each.
+        batch_size: events a step, at most; the other items of a batch are the negatives of each. Fewer where little
+            data would give an epoch under 20 steps.
         learning_rate: of AdamW at the start; it decays to 0 along a cosine.
         weight_decay: of AdamW.
         temperature: divides the logits; the start value where it is learned.
@@ -241,6 +242,28 @@ class Index:
     trees: Annotated[tuple[Positive, ...], Field(min_length=1)] = (10, 25, 50, 100)
 
 
+Metric = Literal["recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "coverage@10"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Gates:
+    """What a bundle has to reach to go live, beside `Index.min_recall_at_100`; see `trainer.gates`.
+
+    Attributes:
+        metrics: those that are compared with the live bundle and with popularity.
+        max_loss_to_live: relative: 0.1 lets a metric fall to 0.9 of the live bundle's on the same held-out data.
+            1 switches the gate off.
+        min_gain_over_popularity: relative: at 0 each metric has to be above that of the most popular items, at 0.5
+            above one and a half times that. -1 switches the gate off.
+        max_never_retrieved: share of the catalogue that may stand in nobody's top 100. 1 switches the gate off.
+    """
+
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("ndcg@10", "recall@100")
+    max_loss_to_live: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    min_gain_over_popularity: Annotated[float, Field(ge=-1.0)] = 0.0
+    max_never_retrieved: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+
+
 @dataclass(frozen=True, config=_STRICT)
 class Recipe:
     """All of a training but the data itself."""
@@ -255,6 +278,7 @@ class Recipe:
     split: Split = dataclasses.field(default_factory=Split)
     training: Training = dataclasses.field(default_factory=Training)
     index: Index = dataclasses.field(default_factory=Index)
+    gates: Gates = dataclasses.field(default_factory=Gates)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
 
     def to_json(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ _DESCRIPTION = """Retrieves items from a two-tower system, and shows what its re
   two-tower retrieve --feature age=24 --feature history=50,181 --k 10 --attribute title
   two-tower similar  --item 50 --k 5 --where genres=Comedy --where 'year>=1990'
   two-tower wait     --for 20261124T031645Z-3f9a1c --quorum 2
+  two-tower compare  --from previous --to live --queries queries.jsonl --title title --html page.html
 """
 
 _EPILOG = """environment, where the option is not given:
@@ -42,8 +43,8 @@ _STATUS = """Asks every replica by itself what it serves.
 
   two-tower status --query-tower 10.0.0.1:50051,10.0.0.2:50051 --ann 10.0.0.3:50052 --watch 2
 
-Returns 0 if all answer, none has refused a bundle, all agree on the live model, and those of the ANN service agree on
-the live bundle; else 1.
+Returns 0 if all answer, none has refused a bundle or is still loading one, all agree on the live model, and those of
+the ANN service answer from the live bundle; else 1.
 """
 
 _WAIT = """Waits until replicas have loaded a bundle: publish, wait, then go on.
@@ -51,6 +52,15 @@ _WAIT = """Waits until replicas have loaded a bundle: publish, wait, then go on.
   two-tower wait --for 20261124T031645Z-3f9a1c --quorum all --timeout-s 60
 
 Returns 0 once they have, and 1 after the timeout or as soon as too many have refused the bundle.
+"""
+
+_COMPARE = """Replays recorded queries against two bundles that are open, and shows how far their answers differ.
+
+  python -m query_tower_service --query-log queries.jsonl ...
+  two-tower compare --from previous --to live --queries queries.jsonl --title title --html page.html
+
+A bundle is named by its version, or as `live` or `previous`: the first and the second that the ANN replica has open.
+The file holds one query a line, such as {"features": {"age": [24.0], "history": ["50", "181"]}}.
 """
 
 
@@ -89,6 +99,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     wait.add_argument("--every-s", type=_seconds, default=0.5, help="seconds between two looks (default: 0.5)")
     _add_connection(wait, timeout_s=60.0)
+
+    compare = _formatted(kinds.add_parser("compare", help="two bundles by recorded queries"), _COMPARE)
+    compare.set_defaults(run=commands.compare)
+    compare.add_argument("--from", dest="old", required=True, metavar="OLD", help="version, live or previous")
+    compare.add_argument("--to", dest="new", required=True, metavar="NEW", help="the same")
+    compare.add_argument("--queries", required=True, metavar="FILE", help="recorded queries, JSON lines")
+    compare.add_argument("--k", type=int, default=100, help="how many items to ask for (default: 100)")
+    compare.add_argument(
+        "--limit", type=_count, default=1000, metavar="N", help="at most the last N queries (default: 1000)"
+    )
+    compare.add_argument("--title", default="", metavar="ATTRIBUTE", help="item attribute to show in the examples")
+    compare.add_argument("--html", metavar="PAGE", help="write a page to look at too")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    _add_connection(compare, timeout_s=30.0)
     return parser
 
 
@@ -183,8 +207,14 @@ def _seconds(text: str) -> float:
 def _quorum(text: str) -> int | None:
     if text == "all":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"has to be a number from 1 on, or 'all', got {text}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"has to be a number from 1 on, got {text}")
     return int(text)
 
 

@@ -23,6 +23,8 @@ _TARGET_SCHEMES = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
+        # A replica that starts, drains or has no bundle says NOT_SERVING, and gets no calls from then on.
+        "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
             {
                 "name": [
@@ -104,6 +106,7 @@ def connect(
     token_file: str | None = None,
     tls: Tls | None = None,
     allow_plaintext_token: bool = False,
+    check_health: bool = True,
 ) -> Connection:
     """Returns what a channel to `address` is made of.
 
@@ -113,6 +116,7 @@ def connect(
         token_file: File that holds the token, read now. Excludes `token`.
         tls: Secures the channel. Default: plain text.
         allow_plaintext_token: Send the token in plain text to other hosts than this one. Default: refuse.
+        check_health: Make no call to a replica that says NOT_SERVING. Default: so.
 
     Raises:
         InvalidRequest: If an address, a file or the token cannot be used.
@@ -126,6 +130,8 @@ def connect(
     options = list(_OPTIONS)
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
+    if not check_health:
+        options.append(("grpc.inhibit_health_checking", 1))
     metadata = (("authorization", f"Bearer {secret}"),) if secret else ()
     return Connection(_target(hosts), options, _credentials(tls), metadata)
 

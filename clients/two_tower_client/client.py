@@ -23,6 +23,7 @@ class ConnectionOptions(TypedDict, total=False):
         token_file: File that holds the token, read once. Excludes `token`.
         tls: Secures the channel. Default: plain text.
         allow_plaintext_token: Send the token in plain text to other hosts than this one. Default: refuse.
+        check_health: Make no call to a replica that says NOT_SERVING. Default: so.
     """
 
     timeout_s: float
@@ -30,6 +31,7 @@ class ConnectionOptions(TypedDict, total=False):
     token_file: str | None
     tls: Tls | None
     allow_plaintext_token: bool
+    check_health: bool
 
 
 class _Client:
@@ -42,10 +44,16 @@ class _Client:
         token_file: str | None = None,
         tls: Tls | None = None,
         allow_plaintext_token: bool = False,
+        check_health: bool = True,
     ) -> None:
         self._timeout_s = check_timeout(timeout_s)
         self._connection: Connection = connect(
-            address, token=token, token_file=token_file, tls=tls, allow_plaintext_token=allow_plaintext_token
+            address,
+            token=token,
+            token_file=token_file,
+            tls=tls,
+            allow_plaintext_token=allow_plaintext_token,
+            check_health=check_health,
         )
 
     @property

@@ -4,16 +4,20 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-from two_tower_client import tables
+from two_tower_client import comparison, tables
 from two_tower_client.ann import AnnClient, Search, SearchOptions
 from two_tower_client.channel import Tls
 from two_tower_client.client import ConnectionOptions
+from two_tower_client.comparison_page import comparison_to_page
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.features import parse_features
 from two_tower_client.filters import Filter, all_of, parse_condition
 from two_tower_client.fleet import Fleet, Replica, find_faults, find_ready
+from two_tower_client.query_tower import QueryTowerClient
+from two_tower_client.recording import read_queries
 from two_tower_client.results import Retrieval
 from two_tower_client.retriever import Retriever
 
@@ -76,6 +80,26 @@ def wait(arguments: argparse.Namespace) -> int:
                     _complain(fault)
                 return 1
             time.sleep(min(arguments.every_s, max(0.0, end_s - time.monotonic())))
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Replays recorded queries against two open bundles, and prints how far their answers differ."""
+    queries = read_queries(arguments.queries, arguments.limit)
+    connection = _connection(arguments)
+    with (
+        QueryTowerClient(arguments.query_tower, **connection) as query_tower,
+        AnnClient(arguments.ann, **connection) as ann,
+    ):
+        found = comparison.compare(
+            query_tower, ann, arguments.old, arguments.new, queries, k=arguments.k, title=arguments.title
+        )
+    if arguments.html is not None:
+        try:
+            Path(arguments.html).write_text(comparison_to_page(found), encoding="utf-8")
+        except OSError as error:
+            raise InvalidRequest.in_field("--html", f"cannot write {arguments.html!r}: {error.strerror}") from error
+    print(tables.comparison_to_json(found) if arguments.json else tables.comparison_to_table(found))
+    return 0
 
 
 def _schema(response: query_pb2.GetServingStatusResponse) -> Sequence[query_pb2.Feature]:

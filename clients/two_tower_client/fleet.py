@@ -19,11 +19,12 @@ _Asked = tuple[Service, str, QueryTowerClient | AnnClient]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A bundle that a replica refused: by which gate, and why."""
+    """A bundle that a replica refused: by which gate, why, and when in milliseconds since 1970-01-01 UTC."""
 
     bundle_version: str
     gate: str
     message: str
+    refused_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,9 @@ def to_replica(
         open_bundles=tuple(bundle.bundle_version for bundle in opened),
         open_models=tuple(bundle.model_version for bundle in opened),
         loading_bundle=status.loading_bundle_version,
-        problems=tuple(Problem(each.bundle_version, each.gate, each.message) for each in status.problems),
+        problems=tuple(
+            Problem(each.bundle_version, each.gate, each.message, each.refused_at_ms) for each in status.problems
+        ),
         opened_at_ms=opened[0].opened_at_ms if opened else 0,
     )
 
@@ -79,8 +82,9 @@ def to_replica(
 def find_faults(replicas: Sequence[Replica]) -> list[str]:
     """Returns why the replicas are not one healthy system, one line a fault; none if they are.
 
-    All have to answer, to have a bundle and no problem, to agree on the live model and, those of the ANN service, on
-    the live bundle.
+    All have to answer, to have a bundle and no problem, to load nothing, and to agree on the live model and on the
+    bundle that the store names. Those of the ANN service have to answer from that bundle; those of the query tower may
+    have read the same model from another one.
     """
     faults = list[str]()
     for replica in replicas:
@@ -93,6 +97,12 @@ def find_faults(replicas: Sequence[Replica]) -> list[str]:
             f"{' '.join(problem.message.split())}"
             for problem in replica.problems
         ]
+        if replica.loading_bundle:
+            faults.append(f"{replica.address} is still loading {replica.loading_bundle}")
+        elif _lags(replica):
+            faults.append(
+                f"{replica.address} answers from {replica.live_bundle}, and its store names {replica.store_bundle}"
+            )
     live = [replica for replica in replicas if replica.live_bundle]
     models = sorted({replica.live_model for replica in live})
     if len(models) > 1:
@@ -100,7 +110,21 @@ def find_faults(replicas: Sequence[Replica]) -> list[str]:
     bundles = sorted({replica.live_bundle for replica in live if replica.service == "ann"})
     if len(bundles) > 1:
         faults.append(f"the ANN replicas differ in the live bundle: {', '.join(bundles)}")
+    stores = sorted({replica.store_bundle for replica in live})
+    if len(stores) > 1:
+        faults.append(f"the stores of the replicas differ in the live bundle: {', '.join(map(_or_none, stores))}")
     return faults
+
+
+def _lags(replica: Replica) -> bool:
+    """Returns whether an ANN replica could load what its store names and has not; one that refused it has said so."""
+    refused = any(problem.bundle_version == replica.store_bundle for problem in replica.problems)
+    differs = replica.live_bundle and replica.store_bundle and replica.live_bundle != replica.store_bundle
+    return replica.service == "ann" and bool(differs) and not refused
+
+
+def _or_none(version: str) -> str:
+    return version or "none"
 
 
 def find_ready(replicas: Sequence[Replica], bundle_version: str) -> list[Replica]:
@@ -139,6 +163,8 @@ class Fleet:
         self, query_tower: Sequence[str] = (), ann: Sequence[str] = (), **options: Unpack[ConnectionOptions]
     ) -> None:
         """Makes one channel for each replica; they connect at the first call."""
+        # One that has no bundle says NOT_SERVING, and is the very one to ask why.
+        options = {**options, "check_health": False}
         self._clients: list[_Asked] = [
             *[("query_tower", address, QueryTowerClient(address, **options)) for address in query_tower],
             *[("ann", address, AnnClient(address, **options)) for address in ann],

@@ -154,13 +154,13 @@ def _find_bundle(flag: str, name: str, bundles: Sequence[ann_pb2.OpenBundle], ta
         return bundles[position]
     if name not in versions:
         what = "no previous bundle" if name == "previous" else f"bundle {name}, which is not open"
-        raise BundleNotServed(f"{flag}: {target} has {what}; open are {_series(versions)}, the live one first", versions)
+        raise BundleNotServed(
+            f"{flag}: {target} has {what}; open are {_series(versions)}, the live one first", versions
+        )
     return bundles[versions.index(name)]
 
 
-def _find_model(
-    bundle: ann_pb2.OpenBundle, models: Sequence[query_pb2.OpenModel], target: str
-) -> query_pb2.OpenModel:
+def _find_model(bundle: ann_pb2.OpenBundle, models: Sequence[query_pb2.OpenModel], target: str) -> query_pb2.OpenModel:
     for model in models:
         if model.model_version == bundle.model_version:
             return model

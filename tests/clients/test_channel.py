@@ -104,3 +104,9 @@ def test_a_certificate_goes_with_its_key() -> None:
 def test_another_server_name_is_an_option_of_the_channel() -> None:
     options = connect("localhost:1", tls=Tls(server_name="ann.internal")).options
     assert ("grpc.ssl_target_name_override", "ann.internal") in options
+
+
+def test_answers_may_be_far_larger_than_grpc_allows_by_default() -> None:
+    # 1,000 searches of 1,000 items: 4 bytes a score and some 10 an id are 14 MB, where gRPC stops at 4 MiB.
+    options: dict[str, str | int] = dict(connect("localhost:1").options)
+    assert options["grpc.max_receive_message_length"] == 67_108_864

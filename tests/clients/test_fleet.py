@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+from bundle.store import BundleStore
 from tests.clients.conftest import World
+from tests.serving.harness import ann_service
+from tests.worlds import write_bundle
 from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_ready
 
 QUERY = Replica("query_tower", "q:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))
@@ -29,11 +32,40 @@ def test_faults() -> None:
         "a:1 refused the store at gate 'store': gone",
     ]
     assert find_faults([QUERY, ANN, behind]) == [
+        "a:4 answers from b1, and its store names b2",
         "the replicas differ in the live model: m1, m2",
         "the ANN replicas differ in the live bundle: b1, b2",
     ]
     assert find_faults([ANN, replace(behind, live_model="m2")]) == [
-        "the ANN replicas differ in the live bundle: b1, b2"
+        "a:4 answers from b1, and its store names b2",
+        "the ANN replicas differ in the live bundle: b1, b2",
+    ]
+
+
+def test_a_replica_that_still_loads_is_a_fault() -> None:
+    loading = replace(ANN, store_bundle="b3", loading_bundle="b3")
+    assert find_faults([replace(QUERY, store_bundle="b3", loading_bundle="b3"), loading]) == [
+        "q:1 is still loading b3",
+        "a:1 is still loading b3",
+    ]
+    # The live bundle answers already, and the one before it is not open yet: a roll back would have to wait.
+    assert find_faults([QUERY, replace(ANN, open_bundles=("b2",), open_models=("m2",), loading_bundle="b1")]) == [
+        "a:1 is still loading b1"
+    ]
+
+
+def test_a_replica_that_has_not_noticed_a_promotion_is_a_fault() -> None:
+    noticed = replace(QUERY, store_bundle="b3", live_bundle="b3", live_model="m2")
+    assert find_faults([noticed, ANN]) == ["the stores of the replicas differ in the live bundle: b2, b3"]
+    assert find_faults([replace(QUERY, store_bundle=""), ANN]) == [
+        "the stores of the replicas differ in the live bundle: none, b2"
+    ]
+
+
+def test_a_refused_bundle_is_told_once() -> None:
+    refusing = replace(ANN, store_bundle="b3", problems=(Problem("b3", "sha256", "items.json differs", 1_000),))
+    assert find_faults([replace(QUERY, store_bundle="b3"), refusing]) == [
+        "a:1 refused b3 at gate 'sha256': items.json differs"
     ]
 
 
@@ -67,3 +99,17 @@ def test_each_replica_is_asked_by_itself(world: World) -> None:
     )
     assert again == ann
     assert len(world.ann.requests) == 2
+
+
+def test_a_replica_that_is_not_serving_says_why(store: BundleStore) -> None:
+    bundle = write_bundle(store)
+    path = store.path(bundle.bundle_version) / "index.ann"
+    path.write_bytes(path.read_bytes()[:-1])
+    with ann_service(store) as service:
+        service.wait_for_problem(bundle.bundle_version)
+        assert service.health() == "NOT_SERVING"
+        with Fleet(ann=[f"127.0.0.1:{service.port}"]) as fleet:
+            (replica,) = fleet.ask()
+    assert replica.error == ""
+    assert [problem.bundle_version for problem in replica.problems] == [bundle.bundle_version]
+    assert replica.problems[0].refused_at_ms > 0

@@ -130,6 +130,15 @@ def test_status_of_a_healthy_system(world: World, capsys: Output) -> None:
     assert lines[-1] == "ok: all replicas answer and agree"
 
 
+def test_status_is_not_well_while_a_replica_loads(world: World, capsys: Output) -> None:
+    world.ann.loading = "b2"
+    assert main(["status", *world.flags]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[7] == "b2"
+    assert lines[2].split()[8:10] == ["-", "1970-01-01T00:00:02Z"]
+    assert lines[-1] == f"! {world.ann_address} is still loading b2"
+
+
 def test_status_asks_each_replica_and_tells_faults(world: World, capsys: Output) -> None:
     world.query_tower.problems = [("b2", "canaries", "cosine 0.3, at least 0.999")]
     port = free_port()
@@ -154,6 +163,8 @@ def test_status_asks_each_replica_and_tells_faults(world: World, capsys: Output)
         ["wait", "--for", "b1", "--quorum", "0"],
         ["similar"],
         ["retrieve", "--k", "ten"],
+        ["compare", "--from", "live", "--to", "previous"],
+        ["compare", "--from", "live", "--to", "previous", "--queries", "q.jsonl", "--limit", "0"],
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], capsys: Output) -> None:
@@ -225,7 +236,7 @@ def test_wait_gives_up_as_soon_as_the_bundle_is_refused(world: World, capsys: Ou
 
 def test_help_teaches_every_command_by_example() -> None:
     text = make_parser().format_help()
-    for command in ("retrieve", "similar", "status", "wait"):
+    for command in ("retrieve", "similar", "status", "wait", "compare"):
         assert f"two-tower {command}" in text
         result = subprocess.run(
             [sys.executable, "-m", "two_tower_client", command, "--help"],

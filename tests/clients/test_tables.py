@@ -40,15 +40,17 @@ def test_replicas() -> None:
     ages_s = [5, 65, 7_300, 200_000]
     replicas = [Replica("ann", f"a:{age_s}", opened_at_ms=1_000_000_000 - age_s * 1000) for age_s in ages_s]
     lines = tables.replicas_to_table(replicas, [], 1_000_000_000).splitlines()
-    assert [line.split()[-2] for line in lines[1:5]] == ["5s", "1m", "2h", "2d"]
+    assert [line.split()[-1] for line in lines[1:5]] == ["5s", "1m", "2h", "2d"]
+    # 1,000,000 s after the epoch are 11 days, 13 hours, 46 minutes and 40 seconds.
+    assert lines[1].split()[-2] == "1970-01-12T13:46:35Z"
     assert lines[-1] == "ok: all replicas answer and agree"
 
     refusing = Replica("ann", "a:1", "", "b3", "b2", "m2", ("b2", "b1"), ("m2", "m1"), "b4", (Problem("b3", "g", "m"),))
     silent = Replica("query_tower", "q:1", "q:1 is unavailable")
     assert tables.replicas_to_table([silent, refusing], ["q:1 is unavailable"], 0).splitlines() == [
-        "service      address  reachable  store  live  model  open   loading  problems  opened",
-        "query_tower  q:1      no         -      -     -      -      -        -         -",
-        "ann          a:1      yes        b3     b2    m2     b2,b1  b4       1         -",
+        "service      address  reachable  store  live  model  open   loading  problems  opened  age",
+        "query_tower  q:1      no         -      -     -      -      -        -         -       -",
+        "ann          a:1      yes        b3     b2    m2     b2,b1  b4       1         -       -",
         "",
         "! q:1 is unavailable",
     ]

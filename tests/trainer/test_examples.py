@@ -56,7 +56,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
     return dataset(purchases or [("u0", "i0", 0.0)], users, items)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(datasets())
 def test_equals_the_encoding_of_the_same_raw_request(data: Dataset) -> None:
     events, item_ids = data.events, data.items.ids
@@ -101,7 +101,9 @@ def test_log_q_is_the_share_of_the_item_among_the_events() -> None:
 
 
 def epochs(examples: Examples, count: int) -> list[list[list[list[float]]]]:
-    return [[batch["query"]["history"].tolist() for batch in examples.dataset().as_numpy_iterator()] for _ in range(count)]
+    return [
+        [batch["query"]["history"].tolist() for batch in examples.dataset().as_numpy_iterator()] for _ in range(count)
+    ]
 
 
 def test_each_epoch_is_shuffled_anew_and_the_same_for_the_same_seed() -> None:

@@ -14,7 +14,9 @@ QUERIES = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
 ITEMS = np.array([[1.0, 0.0], [0.6, 0.8]], dtype=np.float32)
 
 
-def loss(queries: Any, items: Any, rows: Any, log_q: Any = None, weights: Any = None, temperature: float = 0.5) -> float:
+def loss(
+    queries: Any, items: Any, rows: Any, log_q: Any = None, weights: Any = None, temperature: float = 0.5
+) -> float:
     count = len(queries)
     log_q = np.zeros(count) if log_q is None else log_q
     weights = np.ones(count) if weights is None else weights

@@ -85,7 +85,7 @@ def test_known_is_training_then_validation_of_each_user() -> None:
 
 def test_an_empty_part_is_an_error() -> None:
     two_each = dataset([("a", "i0", 0.0), ("a", "i1", 1.0), ("b", "i0", 2.0), ("b", "i2", 3.0)])
-    with pytest.raises(DataError, match="leave_last_one_out: the valid part is empty .*needs more data or another"):
+    with pytest.raises(DataError, match=r"leave_last_one_out: the valid part is empty .*needs more data or another"):
         splits.split(two_each, Split("leave_last_one_out"))
     at_once = dataset([(f"u{n}", f"i{n}", 5.0) for n in range(30)])
     with pytest.raises(DataError, match="global_temporal: the train part is empty"):

@@ -1,7 +1,7 @@
 """A shop whose right answers are known: each of 60 users buys all ten items of one genre, and two of another.
 
-User u loves genre u mod 4. The items bought are those of the genre in an order of the user's own, so the last one, which
-is held out, is the only item of that genre that the user does not know.
+User u loves genre u mod 4, and buys its items in an order of their own: the last one, which is held out, is the only
+item of that genre that the user does not know.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ trees = [3, 6]
 """
 GENRES = ("comedy", "drama", "horror", "western")
 USER_COUNT, ITEM_COUNT = 60, 40
+KERAS_AND_NUMPY = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+"""Keras 3 saves the variables of TensorFlow in a way that NumPy 2 will no longer take."""
 
 
 def recipe(**changes: Mapping[str, Any]) -> Recipe:

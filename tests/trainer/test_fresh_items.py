@@ -1,0 +1,338 @@
+"""Fresh items: only what changed is embedded, the rest stays bit by bit, and no crash or full disk hurts a store."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from annoy import AnnoyIndex
+
+from bundle.canaries import Canaries
+from bundle.errors import BundleRefused, StoreError
+from bundle.items import ItemTable
+from bundle.manifest import CANARIES, INDEX, ITEM_TOWER, ITEMS, VECTORS, VOCABULARIES, GateResult
+from bundle.store import BundleStore
+from tests.trainer.world import Shop, command
+from trainer import fresh_items
+from trainer.errors import DataError, TrainerError
+from trainer.runs import Run
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["trainer.fresh_items"])
+
+HEADER = "product,title,year,genres\n"
+
+
+@pytest.fixture
+def shop_store(shop: Shop, tmp_path: Path) -> BundleStore:
+    shutil.copytree(shop.store.root, tmp_path / "store")
+    return BundleStore(tmp_path / "store")
+
+
+def add_items(store: BundleStore, *arguments: Any) -> dict[str, Any]:
+    return json.loads(command("add-items", "--store", store.root, "--json", *arguments) or "{}")
+
+
+def catalogue(store: BundleStore, version: str) -> tuple[ItemTable, np.ndarray]:
+    folder = store.path(version)
+    return ItemTable.read(folder / ITEMS, store.manifest(version).attributes), np.load(folder / VECTORS)
+
+
+def test_new_changed_and_withdrawn_items(shop_store: BundleStore, tmp_path: Path) -> None:
+    base = shop_store.live().version
+    old_items, old_vectors = catalogue(shop_store, base)
+    # p00 to p39 are comedy, drama, horror, western in turn; p01 is "Title 1, the film" of 1981, of the genre drama.
+    (tmp_path / "new.csv").write_text(
+        HEADER + "z1,Brand new,1999,horror\n" + 'p01,"Title 1, the film",1981,drama\n' + "p03,Renamed,1990,comedy\n"
+    )
+    (tmp_path / "gone.txt").write_text("p05\n\n p06 \n")
+    result = add_items(
+        shop_store,
+        "--items",
+        tmp_path / "new.csv",
+        "--remove",
+        tmp_path / "gone.txt",
+        "--remove-id",
+        "p07",
+        "--promote",
+    )
+    assert {name: result[name] for name in ("base", "added", "changed", "removed", "unchanged")} == {
+        "base": base,
+        "added": 1,
+        "changed": 1,
+        "removed": 3,
+        "unchanged": 1,
+    }
+    version = result["bundle_version"]
+    assert shop_store.live().served == (version, base)
+    manifest, before = shop_store.verify(version), shop_store.manifest(base)
+    assert (manifest.model_version, manifest.parent_version) == (before.model_version, base)
+    assert (manifest.item_count, manifest.metrics) == (38, before.metrics)
+
+    items, vectors = catalogue(shop_store, version)
+    gone = {"p05", "p06", "p07"}
+    assert items.ids == (*(i for i in old_items.ids if i not in gone), "z1")
+    for item_id in set(items.ids) - {"z1", "p03"}:
+        np.testing.assert_array_equal(vectors[items.rows[item_id]], old_vectors[old_items.rows[item_id]])
+        for name in ("title", "year", "genres"):
+            found = items.attributes[name].at(items.rows[item_id])
+            assert found == old_items.attributes[name].at(old_items.rows[item_id])
+    row = items.rows["p03"]
+    assert [items.attributes[n].at(row) for n in ("title", "year", "genres")] == ["Renamed", 1990, ("comedy",)]
+    assert not np.array_equal(vectors[row], old_vectors[old_items.rows["p03"]])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+
+    # The query side is the same, file by file; the rest is of the new catalogue.
+    same = [n for n in before.files if n.startswith("query_tower") or n in (ITEM_TOWER, VOCABULARIES)]
+    assert len(same) > 5
+    assert [manifest.files[n] for n in same] == [before.files[n] for n in same]
+    assert manifest.files.keys() == before.files.keys()
+    assert all(os.stat(shop_store.path(version) / n).st_nlink == 1 for n in same)
+    index = AnnoyIndex(8, "angular")
+    index.load(str(shop_store.path(version) / INDEX))
+    assert index.get_n_items() == 38
+    np.testing.assert_array_equal(index.get_item_vector(row), vectors[row])
+    canaries, old = (Canaries.read(shop_store.path(v) / CANARIES) for v in (version, base))
+    np.testing.assert_array_equal(canaries.embeddings, old.embeddings)
+    scores = canaries.embeddings @ vectors.T
+    assert [top[0] for top in canaries.top_items] == [items.ids[r] for r in scores.argmax(axis=1)]
+    report = json.loads((shop_store.path(version) / "evaluation.json").read_text())
+    assert "1 items were added, 1 changed and 3 removed" in report["note"]
+    assert report["gates"]["ann_recall"]["figure"] == manifest.index.recall_at_100
+
+
+def test_new_item_is_where_the_item_tower_puts_it(shop: Shop, shop_store: BundleStore, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text(HEADER + "z1,New,,western\nz2,New,2001,drama|new\n")
+    version = add_items(shop_store, "--items", tmp_path / "new.csv")["bundle_version"]
+    items, vectors = catalogue(shop_store, version)
+    run = Run.load(shop.runs[0])
+    # An independent way to the same: the run's own tower and schema.
+    columns = {"item_id": ["z1", "z2"], "year": [None, 2001], "genres": [["western"], ["drama", "new"]]}
+    expected = run.towers[1].predict(run.schemas.item.encode(columns, 2), verbose=0)
+    np.testing.assert_allclose(vectors[[items.rows["z1"], items.rows["z2"]]], expected, atol=1e-6)
+
+
+def test_new_item_is_near_its_kind(shop: Shop, tmp_path: Path) -> None:
+    # Trained for longer than the shared shop, until genres show.
+    store, run = BundleStore(tmp_path / "store"), tmp_path / "run"
+    train = ("train", shop.recipe, "--data", shop.recipe.parent, "--epochs", 12, "--run", run)
+    command(*train, "--store", store.root, "--promote")
+    genres = ("comedy", "drama", "horror", "western")
+    (tmp_path / "new.csv").write_text(HEADER + "".join(f"z{n},New,2000,{g}\n" for n, g in enumerate(genres)))
+    items, vectors = catalogue(store, add_items(store, "--items", tmp_path / "new.csv")["bundle_version"])
+    for number in range(4):
+        scores = vectors[:40] @ vectors[items.rows[f"z{number}"]]
+        of_genre = [scores[genre::4].mean() for genre in range(4)]
+        assert int(np.argmax(of_genre)) == number
+
+
+def test_rows_as_they_are_make_no_bundle(shop_store: BundleStore, tmp_path: Path) -> None:
+    (tmp_path / "same.csv").write_text(HEADER + 'p01,"Title 1, the film",1981,drama\n')
+    before = shop_store.versions()
+    assert add_items(shop_store, "--items", tmp_path / "same.csv")["bundle_version"] is None
+    assert shop_store.versions() == before
+
+
+@pytest.mark.parametrize(
+    ("table", "removals", "message"),
+    [
+        (None, ["p01", "x9", "x8"], r"2 of 3 ids to remove are not in bundle .*'x8', 'x9'"),
+        ("p01,Other,1981,drama\n", ["p01"], r"1 of 1 ids to remove are in .*new\.csv too, for instance 'p01'"),
+        ("", [], "no rows"),
+        ("z1,a,1999,drama\nz1,b,1999,drama\n", [], "'z1'.*stands in several rows"),
+        ("z1,a,MCM,drama\n", [], r"column 'year': line 2: 'MCM'"),
+        (None, [f"p{n:02}" for n in range(40)], "all 40 items would be removed"),
+    ],
+)
+def test_wrong_changes_are_told(
+    shop_store: BundleStore, tmp_path: Path, table: str | None, removals: list[str], message: str
+) -> None:
+    path = None
+    if table is not None:
+        path = tmp_path / "new.csv"
+        path.write_text(HEADER + table)
+    base = shop_store.manifest(shop_store.live().version)
+    with pytest.raises(DataError, match=message):
+        fresh_items.find_changes(shop_store, base, path, removals)
+
+
+def test_wrong_command_lines_are_told(
+    shop_store: BundleStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (([], "nothing to add or remove"), (["--remove", tmp_path / "no"], "no: cannot be read")):
+        with pytest.raises((SystemExit, DataError)) as caught:
+            add_items(shop_store, *arguments)
+        assert message in f"{capsys.readouterr().err} {caught.value}"
+    (tmp_path / "short.csv").write_text("product,title\nz1,New\n")
+    with pytest.raises(DataError, match=r"no column 'year', 'genres'; its columns are \['product', 'title'\]"):
+        add_items(shop_store, "--items", tmp_path / "short.csv")
+
+
+def test_changes_of_a_bundle_that_is_live_no_more_are_not_promoted(
+    shop: Shop, shop_store: BundleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = fresh_items.publish_changes
+
+    def overtaken(*arguments: Any) -> Any:
+        shop_store.promote(shop.versions[1])
+        return publish(*arguments)
+
+    monkeypatch.setattr(fresh_items, "publish_changes", overtaken)
+    with pytest.raises(StoreError, match=f"was made from {shop.versions[0]}, but {shop.versions[1]} is live now"):
+        add_items(shop_store, "--remove-id", "p01", "--promote")
+    assert shop_store.live().version == shop.versions[1]
+
+
+def test_refused_model_does_not_go_live_by_way_of_fresh_items(shop_store: BundleStore, shop: Shop) -> None:
+    bad = shop.versions[1]
+    path = shop_store.path(bad) / "manifest.json"
+    failed = GateResult(0.1, 0.2, False, "mrr is 0.1000, at least 0.2000 is required")
+    path.write_text(replace(shop_store.manifest(bad), gates={"beats_popularity/mrr": failed}).to_json())
+    with pytest.raises(BundleRefused, match="beats_popularity/mrr"):
+        add_items(shop_store, "--bundle", bad, "--remove-id", "p01", "--promote")
+    shop_store.promote(bad, force=True)
+    version = add_items(shop_store, "--remove-id", "p01", "--promote")["bundle_version"]
+    assert shop_store.manifest(version).forced_gates == ("beats_popularity/mrr",)
+
+
+def test_budget_rises_where_the_old_one_finds_too_little(shop_store: BundleStore, monkeypatch: Any) -> None:
+    from trainer import index
+
+    monkeypatch.setattr(index, "NEIGHBOURS", 10)
+    vectors = np.random.default_rng(1).normal(size=(2000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    old = replace(shop_store.manifest(shop_store.live().version).index, search_budget=10)
+    path = shop_store.root / "index"
+    low = index.rebuild(vectors, vectors[:50], path, old=old, min_recall=0.01)
+    high = index.rebuild(vectors, vectors[:50], path, old=old, min_recall=0.9)
+    assert (low.search_budget, low.parameters) == (10, old.parameters)
+    assert high.search_budget > 10
+    assert high.recall_at_100 == index.measure_recall(path, vectors, vectors[:50], high.search_budget) >= 0.9
+
+
+# Crashes and full disks
+
+
+def _withdraw(root: str, item_id: str) -> str:
+    store = BundleStore(root)
+    live = store.live()
+    assert live is not None
+    base = store.manifest(live.version)
+    manifest = fresh_items.publish_changes(store, base, fresh_items.find_changes(store, base, None, [item_id]))
+    store.promote(manifest.bundle_version)
+    return manifest.bundle_version
+
+
+def _withdraw_and_die(root: str, item_id: str, step: int) -> None:
+    """Publishes and promotes; dies just before the `step`-th file is opened to write, or moved, in the store."""
+    left = step
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        writes = event == "open" and arguments[1] and set(str(arguments[1])) & set("wxa+")
+        if (writes or event in ("os.rename", "os.mkdir")) and root in str(arguments[0]):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    _withdraw(root, item_id)
+
+
+def test_publisher_killed_at_any_step_leaves_a_store_that_works(shop_store: BundleStore) -> None:
+    root, steps, published = str(shop_store.root), 0, 0
+    while True:
+        pointer, item = shop_store.live(), f"p{published:02}"
+        publisher = CONTEXT.Process(target=_withdraw_and_die, args=(root, item, steps))
+        publisher.start()
+        publisher.join(60)
+        now = shop_store.live()
+        for version in shop_store.versions():
+            shop_store.verify(version)  # whole, or not there at all
+        if publisher.exitcode == 0:
+            break
+        assert publisher.exitcode == -signal.SIGKILL
+        assert now == pointer or now.previous[0] == pointer.version
+        published += now != pointer
+        steps += 1
+    # Folders, copies, vectors, items, canaries, evaluation, manifest, and the renames of bundle and LIVE.
+    assert steps > 15
+    assert now.previous[0] == pointer.version
+    assert _withdraw(root, "p39") == shop_store.live().version
+
+
+def _withdraw_with_little_room(root: str, limit_bytes: int, told: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    try:
+        _withdraw(root, "p00")
+    except (StoreError, TrainerError) as error:
+        told.put(str(error))
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 700, 5_000, 20_000])
+def test_full_disk_is_told_and_changes_nothing(shop_store: BundleStore, limit_bytes: int) -> None:
+    versions, pointer, told = shop_store.versions(), shop_store.live(), CONTEXT.SimpleQueue()
+    publisher = CONTEXT.Process(target=_withdraw_with_little_room, args=(str(shop_store.root), limit_bytes, told))
+    publisher.start()
+    publisher.join(60)
+    assert publisher.exitcode == 0
+    assert "cannot write" in told.get()
+    assert (shop_store.versions(), shop_store.live()) == (versions, pointer)
+    assert sorted(path.name for path in (shop_store.root / "bundles").iterdir()) == versions
+
+
+@pytest.fixture
+def little_room() -> Iterator[Any]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("limit_bytes", [1_000, 6_000])
+def test_full_disk_at_a_publish_of_a_run(
+    shop: Shop, shop_store: BundleStore, little_room: Any, limit_bytes: int
+) -> None:
+    versions, pointer = shop_store.versions(), shop_store.live()
+    little_room(limit_bytes)
+    with pytest.raises((StoreError, TrainerError), match="cannot write"):
+        command("publish", shop.runs[1], "--store", shop_store.root, "--promote")
+    assert (shop_store.versions(), shop_store.live()) == (versions, pointer)
+    assert sorted(path.name for path in (shop_store.root / "bundles").iterdir()) == versions
+
+
+def test_two_publishers_at_once_end_with_two_bundles(shop_store: BundleStore) -> None:
+    before = shop_store.versions()
+    publishers = [CONTEXT.Process(target=_withdraw, args=(str(shop_store.root), item)) for item in ("p01", "p02")]
+    for publisher in publishers:
+        publisher.start()
+    for publisher in publishers:
+        publisher.join(60)
+    assert [publisher.exitcode for publisher in publishers] == [0, 0]
+    new = sorted(set(shop_store.versions()) - set(before))
+    assert len(new) == 2
+    for version in new:
+        shop_store.verify(version)
+    pointer = shop_store.live()
+    assert {pointer.version, pointer.previous[0]} == set(new)
+
+
+def test_bundle_made_after_the_clock_was_set_back_is_the_newest(shop_store: BundleStore) -> None:
+    live = shop_store.live().version
+    future = "29990101T000000Z-00000a"
+    shutil.copytree(shop_store.path(live), shop_store.path(future))
+    path = shop_store.path(future) / "manifest.json"
+    path.write_text(replace(shop_store.manifest(live), bundle_version=future).to_json())
+    version = add_items(shop_store, "--remove-id", "p01", "--promote")["bundle_version"]
+    assert version > future
+    assert shop_store.versions()[-1] == version == shop_store.live().version

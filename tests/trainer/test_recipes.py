@@ -1,0 +1,127 @@
+"""Recipes: those that ship, and for each mistake a message that names the key."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.world import RECIPE, recipe
+from trainer import recipes
+from trainer.errors import RecipeError
+
+
+@pytest.mark.parametrize("name", ["complete_journey", "movielens_100k"])
+def test_shipped_recipes_can_be_read(name: str) -> None:
+    assert name in recipes.shipped()
+    read = recipes.load(name)
+    assert read.name == name
+    assert read.download is not None
+
+
+@pytest.mark.parametrize("name", ["complete_journey", "movielens_100k"])
+def test_resolved_recipe_reads_back_the_same(name: str) -> None:
+    read = recipes.load(name)
+    assert recipes.parse(read.to_json(), "again") == read
+
+
+def test_unknown_recipe_names_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no recipe 'films': expected one of complete_journey, movielens_100k, or"):
+        recipes.load("films")
+    with pytest.raises(RecipeError, match="no recipe"):
+        recipes.load(str(tmp_path))
+
+
+def test_text_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("name = \n")
+    with pytest.raises(RecipeError, match=r"mine\.toml: not valid TOML: .*line 1"):
+        recipes.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("training", "epoch", 3),
+        ("training", "epochs", "many"),
+        ("training", "epochs", 0),
+        ("training", "batch_size", 1),
+        ("training", "learning_rate", -1.0),
+        ("training", "temperature", 0.0),
+        ("training", "dimension", 1),
+        ("interactions", "separator", ";;"),
+        ("interactions", "colour", "red"),
+        ("split", "kind", "random"),
+        ("split", "test_share", 0.5),
+        ("index", "trees", []),
+        ("index", "min_recall_at_100", 1.5),
+        ("items", "idd", "product"),
+    ],
+)
+def test_bad_key_is_named(table: str, key: str, value: Any) -> None:
+    raw = tomllib.loads(RECIPE)
+    raw.setdefault(table, {})[key] = value
+    with pytest.raises(RecipeError, match=rf"mine: 1 keys to mend\n  {table}\.{key}"):
+        recipes.parse(raw, "mine")
+
+
+def test_every_bad_key_is_named_at_once() -> None:
+    raw = tomllib.loads(RECIPE)
+    raw["sead"] = 1
+    raw["training"]["epochs"] = -1
+    del raw["interactions"]["user"]
+    with pytest.raises(RecipeError) as caught:
+        recipes.parse(raw, "mine")
+    for key in ("sead", "training.epochs", "interactions.user"):
+        assert key in str(caught.value)
+
+
+def test_bad_seed_is_named() -> None:
+    with pytest.raises(RecipeError, match="seed"):
+        recipes.parse({**tomllib.loads(RECIPE), "seed": -1}, "mine")
+
+
+@pytest.mark.parametrize(
+    ("tower", "feature", "message"),
+    [
+        ("query_tower", {"name": "height", "kind": "numeric"}, r"feature height: no such attribute; .*\[users\."),
+        ("item_tower", {"name": "age", "kind": "numeric"}, r"feature age: no such attribute; .*\[items\."),
+        ("query_tower", {"name": "gender", "kind": "numeric"}, "feature gender: kind numeric reads type int or float"),
+        ("query_tower", {"name": "age", "kind": "categorical"}, "feature age: kind categorical reads type string or"),
+        ("item_tower", {"name": "title", "kind": "multi_categorical"}, "feature title: .* reads type string_list"),
+        ("item_tower", {"name": "seen", "kind": "history"}, "feature seen: a history belongs to the query tower"),
+        ("item_tower", {"name": "item_id", "kind": "numeric"}, "feature item_id: an id is categorical, not numeric"),
+        ("item_tower", {"name": "year", "kind": "embedding"}, "item_tower.features.0"),
+        ("item_tower", {"name": "year", "kind": "numeric", "hidden": 1}, "item_tower.features.0.numeric.hidden"),
+        ("query_tower", {"name": "a b", "kind": "numeric"}, "query_tower.features.0.numeric.name"),
+    ],
+)
+def test_bad_feature_is_named(tower: str, feature: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        recipe(**{tower: {"features": [feature]}})
+    assert tower in str(caught.value)
+
+
+def test_feature_names_are_distinct() -> None:
+    feature = {"name": "year", "kind": "numeric"}
+    with pytest.raises(RecipeError, match=r"item_tower: feature names .* are not distinct"):
+        recipe(item_tower={"features": [feature, feature]})
+
+
+def test_a_tower_needs_a_feature() -> None:
+    with pytest.raises(RecipeError, match=r"item_tower\.features"):
+        recipe(item_tower={"features": []})
+
+
+def test_keys_that_need_another_say_so() -> None:
+    with pytest.raises(RecipeError, match=r"interactions\.min_rating needs interactions\.rating"):
+        recipe(interactions={"min_rating": 3})
+    with pytest.raises(RecipeError, match=r"global_temporal needs interactions\.time"):
+        recipe(interactions={"time": None}, split={"kind": "global_temporal"})
+    with pytest.raises(RecipeError, match="item_id is the id itself"):
+        recipe(
+            items={"attributes": {"item_id": {"column": "product"}}},
+            item_tower={"features": [{"name": "item_id", "kind": "categorical"}]},
+        )

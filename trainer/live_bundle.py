@@ -1,0 +1,123 @@
+"""The live bundle, asked the way that the services would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from bundle.errors import BundleRefused
+from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical
+from bundle.items import ItemTable
+from bundle.manifest import ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from bundle.store import BundleStore
+from trainer.data import Dataset, Events
+from trainer.export import OUTPUT, SIGNATURE
+from trainer.quiet import quiet_stderr
+from trainer.recipe import USER_ID, Recipe
+from trainer.schema import history_columns
+
+_BATCH = 1024
+
+
+class NotComparable(Exception):
+    """The live bundle cannot answer these queries; the text says why. Nobody outside the trainer sees it."""
+
+
+@dataclass(frozen=True, eq=False)
+class LiveBundle:
+    """A bundle, opened to be asked by users of a data set.
+
+    Attributes:
+        version: of the bundle.
+        schema: of its queries.
+        vectors: [item_count, dim] float32, unit length.
+        item_ids: [item_count] external ids.
+        runner: of its LiteRT tower.
+    """
+
+    version: str
+    schema: FeatureSchema
+    vectors: np.ndarray
+    item_ids: tuple[str, ...]
+    runner: Any
+
+    @staticmethod
+    def open(store: BundleStore, version: str, recipe: Recipe, dataset: Dataset) -> LiveBundle:
+        """Returns the bundle, verified.
+
+        Args:
+            store: that holds it.
+            version: of the bundle.
+            recipe: types of the users' attributes.
+            dataset: whose users are to ask, and whose items are to be ranked.
+
+        Raises:
+            NotComparable: it is damaged, reads features that these users do not have, or shares no item.
+            BundleNotFound: it was removed.
+        """
+        try:
+            manifest = store.verify(version, [QUERY_TOWER, VECTORS, ITEMS, VOCABULARIES])
+        except BundleRefused as refused:
+            raise NotComparable(f"it is damaged: {refused.message}") from refused
+        folder = store.path(version)
+        try:
+            vocabularies = json.loads((folder / VOCABULARIES).read_text(encoding="utf-8"))
+            schema = FeatureSchema.from_json(manifest.feature_schema, vocabularies)
+            item_ids = ItemTable.read(folder / ITEMS, {}).ids
+            with quiet_stderr():
+                runner = Interpreter(model_path=str(folder / QUERY_TOWER)).get_signature_runner(SIGNATURE)
+                runner(**schema.encode({}, 1))  # the first answer makes its notes
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise NotComparable(f"it cannot be opened: {error}") from error
+        for feature in schema.features:
+            _check_feature(feature, recipe)
+        if not set(item_ids) & set(dataset.items.ids):
+            raise NotComparable("none of its items is in this catalogue")
+        return LiveBundle(version, schema, np.load(folder / VECTORS, mmap_mode="r"), item_ids, runner)
+
+    def embed(self, dataset: Dataset, known: Events, users: np.ndarray) -> np.ndarray:
+        """Returns the queries of `users` [n], with the history of `known`: [n, dim] float32."""
+        columns: dict[str, Any] = {
+            feature.name: [_column(dataset, feature.name)[user] for user in users]
+            for feature in self.schema.features
+            if not isinstance(feature, History)
+        }
+        columns |= history_columns(self.schema, dataset, known, users)
+        inputs = self.schema.encode(columns, len(users))
+        found = [
+            np.array(self.runner(**{name: values[start : start + _BATCH] for name, values in inputs.items()})[OUTPUT])
+            for start in range(0, len(users), _BATCH)
+        ]
+        return np.concatenate(found)
+
+    def rows(self, rows_by_id: Mapping[str, int]) -> np.ndarray:
+        """Returns the row of each of its items in another catalogue, -1 where that lacks it: [item_count] int64."""
+        return np.array([rows_by_id.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)
+
+
+def _column(dataset: Dataset, name: str) -> Any:
+    return dataset.user_ids if name == USER_ID else dataset.user_columns[name]
+
+
+def _check_feature(feature: Feature, recipe: Recipe) -> None:
+    """Raises where the users of a recipe cannot fill a feature."""
+    attributes = {} if recipe.users is None else recipe.users.attributes
+    if isinstance(feature, History):
+        found, allowed = "string", (feature.value_type,)
+    elif feature.name == USER_ID:
+        found, allowed = "string", (feature.value_type,) if isinstance(feature, Categorical) else ()
+    elif feature.name not in attributes:
+        raise NotComparable(f"it reads the feature {feature.name!r}, which this recipe's users do not have")
+    else:
+        found = attributes[feature.name].type
+        if isinstance(feature, MultiCategorical):
+            allowed = ("string_list",)
+        else:
+            allowed = (feature.value_type,) if isinstance(feature, Categorical) else ("int", "float")
+    if found not in allowed:
+        raise NotComparable(f"its feature {feature.name!r} is {feature.kind}, this recipe's is of type {found}")
