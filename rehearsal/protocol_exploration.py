@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from bundle.store import LivePointer
@@ -268,7 +269,7 @@ class Exploration:
         path.reverse()
         # Pairs are unordered, so a replica may change places; its name goes with it.
         names = [[0, 1], [0, 1]]
-        for before, after in zip(path, path[1:], strict=False):
+        for before, after in pairwise(path):
             what = next(what for what, reached, _ in self._moves(before) if reached == after)
             yield self._line(before, after, what, names)
         if isinstance(last, Move):
@@ -281,7 +282,11 @@ class Exploration:
     def _line(self, before: World, after: World | None, what: What, names: list[list[int]]) -> str:
         side, index, event = what
         if side < 0:
-            return f"{'store':<14} {describe(event)}" if isinstance(event, tuple) else f"{'client':<14} begins, {event}"
+            return (
+                f"{'store':<14} {describe(event)}"
+                if isinstance(event, tuple)
+                else f"{'client':<14} begins, {describe(event)}"
+            )
         replica = f"{SIDES[side]} {names[side][index] + 1}"
         if after is None or before[1 + side] == after[1 + side]:
             return f"{'client':<14} {describe(event)} ({replica})"

@@ -55,7 +55,7 @@ def keep_only_live(pointer: LivePointer) -> tuple[str, ...]:
 
 
 def search_with_newest(pin: Pin) -> Exchange:
-    """Embeds with whatever is live at the query tower, and searches with the newest model that the ANN side reported."""
+    """Embeds with what is live at the query tower, and searches with the newest that the ANN side reported."""
     if not pin.model_version:
         return (yield from protocol.exchange(pin))
     inner = protocol.exchange(Pin())

@@ -67,8 +67,8 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def print_gates(manifest: Manifest) -> None:
-    """Prints the publish gates of a bundle, a row each, and what the failed ones say."""
+def print_gates(manifest: Manifest, *, explain: bool) -> None:
+    """Prints the publish gates of a bundle, a row each, and, to `explain`, what the failed ones say."""
     table = _table("publish gates")
     for name, justify in (("gate", "left"), ("figure", "right"), ("threshold", "right"), ("", "left")):
         table.add_column(name, justify=justify, no_wrap=True)
@@ -76,7 +76,7 @@ def print_gates(manifest: Manifest) -> None:
         verdict = "passed" if result.passed else "[bold red]FAILED[/bold red]"
         table.add_row(name, f"{result.figure:.4f}", f"{result.threshold:.4f}", verdict)
     console.print(table)
-    for name in manifest.failed_gates:
+    for name in manifest.failed_gates if explain else ():
         console.print(f"[red]{name}:[/red] {escape(manifest.gates[name].message)}")
 
 

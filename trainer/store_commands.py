@@ -170,7 +170,7 @@ def report_published(
         f"published {manifest.bundle_version}: {manifest.item_count:,} items, {index.kind} with "
         f"{index.parameters['trees']} trees, search budget {index.search_budget}, recall@100 {index.recall_at_100:.4f}"
     )
-    console.print_gates(manifest)
+    console.print_gates(manifest, explain=not promote)
     if promote:
         go_live(store, manifest.bundle_version, force=force, expected_live=expected_live)
     else:
