@@ -83,9 +83,9 @@ def main() -> int:
         rows: list[Row] = []
         for name, part in parts.items():
             if arguments.only in (None, name):
-                say(f"{name}")
+                say(name)
                 rows += part()
-    print_rows(rows)
+                print_rows(rows)
     return 0 if all(row.holds for row in rows) else 1
 
 
@@ -205,7 +205,7 @@ def print_rows(rows: Sequence[Row]) -> None:
     print()
     for row in rows:
         cells = (f"{getattr(row, name):<{w}}" for name, w in zip(("what", "target", "seen"), widths, strict=True))
-        print("  ".join([*cells, "ok" if row.holds else "MISSED"]))
+        print("  ".join([*cells, "ok" if row.holds else "MISSED"]), flush=True)
 
 
 if __name__ == "__main__":
