@@ -125,9 +125,8 @@ def test_every_command_is_in_the_docs_and_every_command_in_the_docs_exists() -> 
         "two-tower": set(next(a.choices for a in make_parser()._actions if isinstance(a.choices, dict))),
     }
     for program, commands in existing.items():
-        named = {
-            word for page in PAGES.values() for word in re.findall(rf"(?:[`/]|\$ |^|python ){program} ([a-z-]+)", page)
-        }
+        line = rf"(?:[`/]|^|python ){program} +([a-z-]+)"
+        named = {word for page in PAGES.values() for word in re.findall(line, page, flags=re.MULTILINE)}
         assert commands
         assert named == commands
 
