@@ -1,6 +1,7 @@
 """`make soak`: many swaps under judged load, faults in the middle of swaps, and what hundreds of swaps leave behind.
 
-Prints a table and exits with 1 where a target is missed. ``--short`` does the same in less time, with fewer swaps.
+Prints a table and exits with 1 where a target is missed. ``--short`` does the same in less time, with fewer swaps; it
+shows times but does not judge them, since so few samples on a shared machine say little.
 """
 
 from __future__ import annotations
@@ -44,20 +45,24 @@ class Scale:
     faults: int
     leak_swaps: int
     large_items: int
+    judges_times: bool
 
 
-FULL = Scale(200, 20, 100_000, 16, 30.0, 1.0, 20, 500, 1_000_000)
-SHORT = Scale(12, 3, 5_000, 8, 6.0, 0.3, 2, 40, 50_000)
+FULL = Scale(200, 20, 100_000, 16, 30.0, 1.0, 20, 500, 1_000_000, True)
+SHORT = Scale(12, 3, 5_000, 8, 6.0, 0.3, 2, 40, 50_000, False)
+
+
+_VERDICTS = {True: "ok", False: "MISSED", None: "not judged"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was to hold, what was seen."""
+    """One line of the table: what was to hold, what was seen, and whether it did; None where it is not judged."""
 
     what: str
     target: str
     seen: str
-    holds: bool
+    holds: bool | None
 
 
 def main() -> int:
@@ -86,7 +91,7 @@ def main() -> int:
                 say(name)
                 rows += part()
                 print_rows(rows)
-    return 0 if all(row.holds for row in rows) else 1
+    return 1 if any(row.holds is False for row in rows) else 0
 
 
 def swaps(
@@ -145,7 +150,7 @@ def swaps(
             "p99 during swaps / p99 without",
             "at most 1.5",
             f"{busy / quiet:.2f} ({busy * 1e3:.0f} / {quiet * 1e3:.0f} ms)",
-            busy <= 1.5 * quiet,
+            busy <= 1.5 * quiet if scale.judges_times else None,
         ),
     ]
 
@@ -174,7 +179,7 @@ def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row
             f"longest stall, {scale.large_items:,} x 64 swapped 3 times",
             "under 50 ms",
             f"{longest_s * 1e3:.1f} ms",
-            longest_s < 0.05,
+            longest_s < 0.05 if scale.judges_times else None,
         )
     ]
 
@@ -205,7 +210,7 @@ def print_rows(rows: Sequence[Row]) -> None:
     print()
     for row in rows:
         cells = (f"{getattr(row, name):<{w}}" for name, w in zip(("what", "target", "seen"), widths, strict=True))
-        print("  ".join([*cells, "ok" if row.holds else "MISSED"]), flush=True)
+        print("  ".join([*cells, _VERDICTS[row.holds]]), flush=True)
 
 
 if __name__ == "__main__":
