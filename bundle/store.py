@@ -99,6 +99,8 @@ class BundleStore:
             return LivePointer(check_version(lines[0]), tuple(map(check_version, lines[1:])))
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise StoreError(f"{self.root} is a file; a store is a folder") from error
         except (OSError, UnicodeError, InvalidVersion) as error:
             raise StoreError(f"cannot read {self._live}: {error}; promote a bundle to write it anew") from error
 
@@ -244,7 +246,9 @@ class BundleStore:
         """
         pointer = self.live()
         if pointer is None or not pointer.previous:
-            raise NothingToRollBack("no bundle was live before the live one")
+            raise NothingToRollBack(
+                "no bundle was live before the live one; list them all and promote the one you want"
+            )
         self.verify(pointer.previous[0])
         with self._lock():
             if self.live() != pointer:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bundle.manifest import INDEX, MANIFEST
+from bundle.manifest import INDEX
 from bundle.store import BundleStore
+from rehearsal import publish_faults
 from rehearsal.load import Load
 from rehearsal.offline import OfflineBundle
-from rehearsal.pair import ROOT, Pair, wait_until
+from rehearsal.pair import Pair, wait_until
 from two_tower_client import Retriever
 from two_tower_client.fleet import Fleet
 
@@ -40,7 +38,7 @@ def run(
         return [
             _kill_replicas(store, pair, fleet, retriever, versions, queries, offline, times),
             _truncate_after_promotion(store, fleet, retriever, versions, queries, offline, times),
-            _kill_publishers(store, folder, versions, times),
+            *publish_faults.run(store, folder, versions, times),
         ]
 
 
@@ -93,7 +91,7 @@ def _truncate_after_promotion(
         good = versions[number % len(versions)]
         store.promote(good)
         wait_for_live(store, fleet)
-        bad = _copy(store, good)
+        bad = publish_faults.copy(store, good, store.new_version())
         path = store.path(bad) / INDEX
         live = store.root / "LIVE"
         # What `promote` does after it has verified: the damage comes between the two.
@@ -114,39 +112,6 @@ def _truncate_after_promotion(
         shutil.rmtree(store.path(bad))
     seen = f"{refused} refused by gate size, {answered} answered by a sound bundle"
     return ("index truncated after promotion", f"{times} refused and answered", seen, refused == answered == times)
-
-
-def _kill_publishers(store: BundleStore, folder: Path, versions: Sequence[str], times: int) -> Result:
-    """Kills a publisher after a random while: the store stays readable and what is live stays live."""
-    chance = random.Random(11)
-    live = store.live()
-    before = set(store.versions())
-    run = folder / "runs" / "seed-1"
-    command = [sys.executable, "-m", "trainer", "publish", str(run), "--store", str(store.root)]
-    whole = 0
-    for _ in range(times):
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(chance.uniform(4.0, 14.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for version in set(store.versions()) - before:
-            store.verify(version)  # raises where half a bundle has the name of a whole one
-            whole += 1
-            shutil.rmtree(store.path(version))
-    pointer = store.live()
-    seen = f"{times} killed, {whole} had finished, live {'unchanged' if pointer == live else 'CHANGED'}"
-    for staging in (store.root / "bundles").glob(".staging-*"):
-        shutil.rmtree(staging)
-    return ("publisher killed", "store readable, live unchanged", seen, pointer == live)
-
-
-def _copy(store: BundleStore, version: str) -> str:
-    """Returns a new bundle with the files of another."""
-    copy = store.new_version()
-    shutil.copytree(store.path(version), store.path(copy))
-    manifest = store.path(copy) / MANIFEST
-    manifest.write_text(manifest.read_text().replace(f'"bundle_version": "{version}"', f'"bundle_version": "{copy}"'))
-    return copy
 
 
 def _anns_refuse(fleet: Fleet, version: str) -> bool:

@@ -99,7 +99,9 @@ class Server:
             else:
                 port = self._grpc.add_secure_port(address, self._credentials)
         except RuntimeError as error:
-            raise ValueError(f"cannot listen on {address}: {error}; is another process there?") from error
+            raise ValueError(
+                f"cannot listen on {address}: {error}; if another process listens there, choose another --port"
+            ) from error
         if config.metrics_port:
             try:
                 self._metrics.serve(config.metrics_port)

@@ -72,6 +72,8 @@ def train(
     """
     chosen = _override(recipes.load(recipe_name), epochs, seed, split)
     folder = _data_folder(chosen, recipe_name, data_folder, cache)
+    if store is not None:
+        BundleStore(store).live()  # says now, not after the training, where this can be no store
     dataset, parts = _read(chosen, folder)
 
     import_tensorflow()

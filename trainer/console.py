@@ -61,7 +61,9 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints a table with the keys of the first row as its head."""
     table = _table(title)
     for name in rows[0]:
-        table.add_column(name, no_wrap=True)
+        # Never cut: a version is there to be copied. A narrow terminal wraps the line instead.
+        widest = max(len(str(row.get(name, ""))) for row in rows)
+        table.add_column(name, no_wrap=True, min_width=widest)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)

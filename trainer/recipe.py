@@ -287,3 +287,8 @@ class Recipe:
 
 
 ADAPTER = TypeAdapter(Recipe)
+
+_PARTS = (Recipe, Download, Interactions, Attribute, Entities, Tower, Split, Training, Index, Gates)
+_INPUTS = (CategoricalInput, MultiCategoricalInput, HistoryInput, NumericInput)
+KEYS = sorted({field.name for part in (*_PARTS, *_INPUTS) for field in dataclasses.fields(part)})
+"""Every key that stands anywhere in a recipe."""

@@ -131,7 +131,7 @@ def add_items(
     result |= {"bundle_version": manifest.bundle_version, "seconds": round(time.monotonic() - started, 3)}
     console.console.print(
         f"{len(changes.added):,} items added, {len(changes.changed):,} changed, {len(changes.removed):,} removed, "
-        f"{changes.unchanged_count:,} rows as before, in {result['seconds']:.1f} s; the model stays "
+        f"{changes.unchanged_count:,} unchanged, in {result['seconds']:.1f} s; the model stays "
         f"{manifest.model_version}"
     )
     print_json(result, as_json)

@@ -64,7 +64,7 @@ class Table:
         """
         series = self._cast(column, pl.String)
         if required and series.null_count():
-            self._refuse(column, series.is_null(), "is empty, and every row needs one; fill it in or remove the row")
+            self._refuse(column, series.is_null(), "where every row needs a value; fill it in or remove the row")
         return series
 
     def floats(self, column: str, *, required: bool = False) -> pl.Series:
@@ -81,9 +81,7 @@ class Table:
             "is no finite number; mend it, leave it empty, or list it as missing in the recipe",
         )
         if required:
-            self._refuse(
-                column, series.is_null(), "is empty, and every row needs a number; fill it in or remove the row"
-            )
+            self._refuse(column, series.is_null(), "where every row needs a number; fill it in or remove the row")
         return series
 
     def ints(self, column: str) -> pl.Series:
@@ -154,7 +152,7 @@ class Table:
             return
         first = _FIRST_ROW[self._is_parquet]
         unit = "row" if self._is_parquet else "line"
-        shown = ", ".join(f"{unit} {row + first}: {self.frame[column][row]!r}" for row in rows[:_SHOWN])
+        shown = ", ".join(f"{unit} {row + first}: {_show(self.frame[column][row])}" for row in rows[:_SHOWN])
         more = f" (and {len(rows) - _SHOWN} more)" if len(rows) > _SHOWN else ""
         raise DataError(f"{self.path}, column {column!r}: {shown}{more} {what}")
 
@@ -190,6 +188,10 @@ class Table:
             return f"{self.path}: not UTF-8 text: {error}; save it as UTF-8"
         cause = str(error).splitlines()[0]
         return f"{self.path}: cannot be read: {cause}; check its separator and quotes, or save it anew"
+
+
+def _show(cell: object) -> str:
+    return "an empty cell" if cell is None else repr(cell)
 
 
 def _reader(file: object, separator: str, quote: str):

@@ -90,7 +90,9 @@ def test_weights_are_read_and_those_not_above_zero_refused(tmp_path: Path) -> No
         text = f"buyer,product,bought_at,n\namy,p1,1,2.5\namy,p2,1,{bad}\n"
         with pytest.raises(DataError, match=r"purchases\.csv, column 'n': .*row 2.* is no weight; .*remove the row"):
             load(tmp_path, purchases=text, interactions=weighed)
-    with pytest.raises(DataError, match=r"purchases\.csv, column 'n': line 2: None is empty"):
+    with pytest.raises(
+        DataError, match=r"purchases\.csv, column 'n': line 2: an empty cell where every row needs a value"
+    ):
         load(tmp_path, purchases="buyer,product,bought_at,n\namy,p1,1,\n", interactions=weighed)
 
 
@@ -121,10 +123,22 @@ def test_missing_cells_of_the_recipe_are_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "text", "message"),
     [
-        ("purchases", "buyer,product,bought_at\n,p1,1\n", "column 'buyer': line 2: None is empty"),
-        ("purchases", "buyer,product,bought_at\namy,,1\n", "column 'product': line 2: None is empty"),
+        (
+            "purchases",
+            "buyer,product,bought_at\n,p1,1\n",
+            "column 'buyer': line 2: an empty cell where every row needs a value",
+        ),
+        (
+            "purchases",
+            "buyer,product,bought_at\namy,,1\n",
+            "column 'product': line 2: an empty cell where every row needs a value",
+        ),
         ("purchases", "buyer,product,bought_at\namy,p1,now\n", "column 'bought_at': line 2: 'now' is no time"),
-        ("products", "product,title,year,genres\n,x,1,\n", "column 'product': line 2: None is empty"),
+        (
+            "products",
+            "product,title,year,genres\n,x,1,\n",
+            "column 'product': line 2: an empty cell where every row needs a value",
+        ),
         ("products", "product,title,year,genres\na,x,1,\na,y,2,\n", "line 2: 'a', line 3: 'a' stands in several rows"),
         ("products", "product,title,year,genres\na,x,old,\n", "column 'year': line 2: 'old' is no finite number"),
     ],

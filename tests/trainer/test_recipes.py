@@ -63,7 +63,7 @@ def test_text_that_is_no_toml_is_named(tmp_path: Path) -> None:
 def test_bad_key_is_named(table: str, key: str, value: Any) -> None:
     raw = tomllib.loads(RECIPE)
     raw.setdefault(table, {})[key] = value
-    with pytest.raises(RecipeError, match=rf"mine: 1 keys to mend\n  {table}\.{key}"):
+    with pytest.raises(RecipeError, match=rf"mine: 1 key to mend\n  {table}\.{key}"):
         recipes.parse(raw, "mine")
 
 

@@ -78,13 +78,13 @@ def test_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
 def test_empty_id_is_named(tmp_path: Path, empty: str) -> None:
     table = csv(tmp_path, f"id,name\n1,x\n{empty},y\n", "id")
     message = refusal(lambda: table.strings("id", required=True))
-    assert "films.csv, column 'id': line 3: None is empty" in message
+    assert "films.csv, column 'id': line 3: an empty cell where every row needs a value" in message
     assert message.endswith("fill it in or remove the row")
 
 
 def test_rows_of_parquet_are_counted_from_one(tmp_path: Path) -> None:
     message = refusal(lambda: parquet(tmp_path, id=["1", ""]).strings("id", required=True))
-    assert "films.parquet, column 'id': row 2: None is empty" in message
+    assert "films.parquet, column 'id': row 2: an empty cell where every row needs a value" in message
 
 
 @pytest.mark.parametrize("cell", ["x", "nan", "inf", "1,5"])
@@ -96,7 +96,7 @@ def test_bad_number_is_named(tmp_path: Path, cell: str) -> None:
 
 def test_missing_number_is_named_where_required(tmp_path: Path) -> None:
     table = csv(tmp_path, "id,price\n1,\n", "price")
-    assert "column 'price': line 2: None is empty, and every row needs a number" in refusal(
+    assert "column 'price': line 2: an empty cell where every row needs a number" in refusal(
         lambda: table.floats("price", required=True)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from trainer.errors import RecipeError
-from trainer.recipe import ADAPTER, ITEM_ID, USER_ID, CategoricalInput, HistoryInput, Recipe
+from trainer.recipe import ADAPTER, ITEM_ID, KEYS, USER_ID, CategoricalInput, HistoryInput, Recipe
 
 
 def shipped() -> list[str]:
@@ -55,10 +57,18 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     try:
         recipe = ADAPTER.validate_python(raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise RecipeError("\n".join([f"{source}: {len(lines)} keys to mend", *lines])) from error
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {_advise(e)}" for e in error.errors()]
+        head = f"{source}: {len(lines)} key{'s' if len(lines) > 1 else ''} to mend (docs/recipes.md lists all)"
+        raise RecipeError("\n".join([head, *lines])) from error
     _check(recipe, source)
     return recipe
+
+
+def _advise(error: ErrorDetails) -> str:
+    if error["type"] != "unexpected_keyword_argument":
+        return error["msg"]
+    near = difflib.get_close_matches(str(error["loc"][-1]), KEYS, n=1)
+    return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _check(recipe: Recipe, source: str) -> None:
