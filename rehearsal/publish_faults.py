@@ -1,4 +1,4 @@
-"""Faults of publishers: killed, out of disk, two at once, a clock set back. The store and what is live outlast them all.
+"""Faults of publishers: killed, out of disk, two at once, a clock set back. The store and what is live outlast them.
 
 But for the first, the publishers withdraw an item, which takes a second: `python -m trainer add-items`.
 """
