@@ -14,6 +14,7 @@ from rehearsal import publish_faults
 from rehearsal.load import Load
 from rehearsal.offline import OfflineBundle
 from rehearsal.pair import Pair, wait_until
+from rehearsal.rollout import wait_for_live
 from two_tower_client import Retriever
 from two_tower_client.fleet import Fleet
 
@@ -117,14 +118,3 @@ def _truncate_after_promotion(
 def _anns_refuse(fleet: Fleet, version: str) -> bool:
     anns = [replica for replica in fleet.ask() if replica.service == "ann"]
     return all(any(p.bundle_version == version and p.gate == "size" for p in r.problems) for r in anns)
-
-
-def wait_for_live(store: BundleStore, fleet: Fleet) -> None:
-    """Returns once every replica answers with the live bundle."""
-
-    def agreed() -> bool:
-        pointer = store.live()
-        live = pointer.version if pointer else ""
-        return all(r.live_bundle == live and not r.loading_bundle for r in fleet.ask())
-
-    wait_until(agreed, "all replicas on the live bundle", 120)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundle.store import BundleStore
-from rehearsal.faults import wait_for_live
 from rehearsal.pair import Pair, Replica
 from rehearsal.readings import resources
+from rehearsal.rollout import wait_for_live
 from two_tower_client.fleet import Fleet
 
 _WARM_UP = 20

@@ -25,8 +25,9 @@ from rehearsal.load import Load, Tally
 from rehearsal.offline import OfflineBundle
 from rehearsal.pair import Pair, Replica, wait_until
 from rehearsal.readings import free_port, read_metric
+from rehearsal.rollout import wait_for_live
 from two_tower_client import Retriever
-from two_tower_client.fleet import Fleet, find_faults
+from two_tower_client.fleet import Fleet
 
 RETIRE_AFTER_S = 5.0
 """Longer than any deadline of the load."""
@@ -120,21 +121,21 @@ def swaps(
             for number in range(scale.promotions):
                 store.promote(versions[number % len(versions)])
                 if number % 3:
-                    wait_for_all(fleet, store)
+                    wait_for_live(fleet, store)
                     time.sleep(scale.pause_s)
                 if done_roll_backs < scale.roll_backs and number % 9 == 8:
                     store.roll_back()
                     done_roll_backs += 1
-                    wait_for_all(fleet, store)
+                    wait_for_live(fleet, store)
             while done_roll_backs < scale.roll_backs:
                 store.promote(versions[done_roll_backs % len(versions)])
-                wait_for_all(fleet, store)
+                wait_for_live(fleet, store)
                 store.roll_back()
-                wait_for_all(fleet, store)
+                wait_for_live(fleet, store)
                 done_roll_backs += 1
             swaps_to = time.monotonic()
             wait_until(lambda: load.tally.sent >= scale.requests, f"{scale.requests:,} requests", 3600)
-            wait_for_all(fleet, store)
+            wait_for_live(fleet, store)
     tally = load.tally
     for message, count in tally.failures.most_common(5):
         print(f"failed {count} x: {message}")
@@ -166,10 +167,10 @@ def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row
     try:
         ann.start()
         with Fleet(ann=[ann.address], timeout_s=5.0) as fleet:
-            wait_for_all(fleet, store, timeout_s=600)
+            wait_for_live(fleet, store, timeout_s=600)
             for version in (large[1], large[0], large[1]):
                 store.promote(version)
-                wait_for_all(fleet, store, timeout_s=600)
+                wait_for_live(fleet, store, timeout_s=600)
             time.sleep(3.0)  # the retired one has been let go by then
             longest_s = read_metric(metrics_port, "two_tower_longest_stall_seconds")
     finally:
@@ -182,21 +183,6 @@ def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row
             longest_s < 0.05 if scale.judges_times else None,
         )
     ]
-
-
-def wait_for_all(fleet: Fleet, store: BundleStore, timeout_s: float = 120.0) -> None:
-    """Returns once every replica answers with the live bundle and has no fault."""
-
-    def agreed() -> bool:
-        pointer = store.live()
-        replicas = fleet.ask()
-        return (
-            pointer is not None
-            and all(r.live_bundle == pointer.version and not r.loading_bundle for r in replicas)
-            and not find_faults(replicas)
-        )
-
-    wait_until(agreed, "all replicas on the live bundle", timeout_s)
 
 
 def p99(tally: Tally, start: float, end: float) -> float:
