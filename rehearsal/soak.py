@@ -121,21 +121,21 @@ def swaps(
             for number in range(scale.promotions):
                 store.promote(versions[number % len(versions)])
                 if number % 3:
-                    wait_for_live(fleet, store)
+                    wait_for_live(store, fleet)
                     time.sleep(scale.pause_s)
                 if done_roll_backs < scale.roll_backs and number % 9 == 8:
                     store.roll_back()
                     done_roll_backs += 1
-                    wait_for_live(fleet, store)
+                    wait_for_live(store, fleet)
             while done_roll_backs < scale.roll_backs:
                 store.promote(versions[done_roll_backs % len(versions)])
-                wait_for_live(fleet, store)
+                wait_for_live(store, fleet)
                 store.roll_back()
-                wait_for_live(fleet, store)
+                wait_for_live(store, fleet)
                 done_roll_backs += 1
             swaps_to = time.monotonic()
             wait_until(lambda: load.tally.sent >= scale.requests, f"{scale.requests:,} requests", 3600)
-            wait_for_live(fleet, store)
+            wait_for_live(store, fleet)
     tally = load.tally
     for message, count in tally.failures.most_common(5):
         print(f"failed {count} x: {message}")
@@ -167,10 +167,10 @@ def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row
     try:
         ann.start()
         with Fleet(ann=[ann.address], timeout_s=5.0) as fleet:
-            wait_for_live(fleet, store, timeout_s=600)
+            wait_for_live(store, fleet, timeout_s=600)
             for version in (large[1], large[0], large[1]):
                 store.promote(version)
-                wait_for_live(fleet, store, timeout_s=600)
+                wait_for_live(store, fleet, timeout_s=600)
             time.sleep(3.0)  # the retired one has been let go by then
             longest_s = read_metric(metrics_port, "two_tower_longest_stall_seconds")
     finally:
