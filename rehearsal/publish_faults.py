@@ -44,7 +44,7 @@ def _kill_publishers(store: BundleStore, folder: Path, times: int) -> Result:
     whole = 0
     for _ in range(times):
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(chance.uniform(4.0, 14.0))
+        time.sleep(chance.uniform(0.5, 8.0))
         process.send_signal(signal.SIGKILL)
         process.wait()
         for version in set(store.versions()) - before:
