@@ -91,7 +91,7 @@ def test_weights_are_read_and_those_not_above_zero_refused(tmp_path: Path) -> No
         with pytest.raises(DataError, match=r"purchases\.csv, column 'n': .*row 2.* is no weight; .*remove the row"):
             load(tmp_path, purchases=text, interactions=weighed)
     with pytest.raises(
-        DataError, match=r"purchases\.csv, column 'n': line 2: an empty cell where every row needs a value"
+        DataError, match=r"purchases\.csv, column 'n': line 2: an empty cell where every row needs a number"
     ):
         load(tmp_path, purchases="buyer,product,bought_at,n\namy,p1,1,\n", interactions=weighed)
 
