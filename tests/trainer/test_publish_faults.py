@@ -111,8 +111,7 @@ def test_full_disk_at_a_publish_of_a_run(shop: Shop, shop_store: BundleStore, li
     publisher = subprocess.run(
         [sys.executable, "-m", "trainer", "publish", str(shop.runs[1]), "--store", str(shop_store.root), "--promote"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
