@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from ann_service.config import AnnConfig
 from ann_service.index import AnnoyIndex, Index, scan, score
 from bundle.canaries import Canaries
 from bundle.errors import BundleRefused
-from bundle.items import ItemTable, StringColumn, StringListColumn
+from bundle.items import ItemTable
 from bundle.manifest import CANARIES, INDEX, ITEMS, VECTORS, Manifest
 from bundle.store import BundleStore
 from serving.verification import available_bytes, check_memory, read_canaries, read_contents
@@ -41,15 +40,6 @@ class Catalogue:
     items: ItemTable
     vectors: np.ndarray
     index: Index
-
-    @cached_property
-    def codes(self) -> Mapping[str, Mapping[str, int]]:
-        """Codes by value, for each text attribute."""
-        return {
-            name: {value: code for code, value in enumerate(column.values)}
-            for name, column in self.items.attributes.items()
-            if isinstance(column, StringColumn | StringListColumn)
-        }
 
 
 class CatalogueLoader:
@@ -81,7 +71,6 @@ class CatalogueLoader:
         canaries = read_canaries(self._store, manifest)
         _check_top_items(catalogue, canaries)
         _check_recall(catalogue, canaries, self._config.max_recall_loss)
-        _ = catalogue.codes, catalogue.items.rows  # warm: no first caller pays for them
         return catalogue
 
     def _read(self, manifest: Manifest) -> Catalogue:

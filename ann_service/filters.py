@@ -14,6 +14,7 @@ import numpy as np
 
 from ann_service.catalogue import Catalogue
 from bundle.items import Column, FloatColumn, IntColumn, StringColumn
+from bundle.strings import ABSENT
 from serving.errors import InvalidRequest
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
@@ -98,9 +99,8 @@ class _Matcher:
             # An int that no float equals matches nothing; converted, it would match its neighbour.
             numbers = [float(value) for value in wanted if float(value) == value]
             return np.isin(column.numbers, np.array(numbers, dtype=np.float64))  # NaN, missing, equals nothing
-        known = self._catalogue.codes[name]
-        codes = np.array([known[value] for value in wanted if value in known], dtype=np.int32)
-        hits = np.isin(column.codes, codes)
+        codes = column.values.find(wanted)
+        hits = np.isin(column.codes, codes[codes != ABSENT])
         if isinstance(column, StringColumn):
             return hits
         before = np.concatenate([[0], np.cumsum(hits)])  # hits before each code

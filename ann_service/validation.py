@@ -10,6 +10,7 @@ import numpy as np
 from ann_service.catalogue import Catalogue
 from ann_service.filters import match
 from ann_service.search import SearchPlan
+from bundle.strings import ABSENT
 from serving.errors import InvalidRequest, UnknownItem
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
@@ -69,13 +70,12 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         violations += error.violations
     if violations:
         raise InvalidRequest(violations)
-    rows = catalogue.items.rows
-    excluded = {rows[item_id] for item_id in search.exclude_item_ids if item_id in rows} | set(own_rows.tolist())
+    excluded = np.unique(np.concatenate([catalogue.items.ids.find(search.exclude_item_ids), own_rows]))
     return SearchPlan(
         query=query,
         k=search.k,
         allowed=allowed,
-        excluded=np.array(sorted(excluded), dtype=np.int64),
+        excluded=excluded[excluded != ABSENT],
         min_score=search.min_score if search.HasField("min_score") else None,
         exact=search.exact,
         budget=search.search_budget or catalogue.manifest.index.search_budget,
@@ -138,12 +138,11 @@ def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> tuple
 def _read_similar(item_ids: Sequence[str], catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
     if not 1 <= len(item_ids) <= MAX_SIMILAR:
         raise InvalidRequest([(path, f"{len(item_ids)} ids, expected 1 to {MAX_SIMILAR}")])
-    rows = catalogue.items.rows
     distinct = list(dict.fromkeys(item_ids))
-    unknown = [item_id for item_id in distinct if item_id not in rows]
+    own_rows = catalogue.items.ids.find(distinct)  # [n]
+    unknown = [item_id for item_id, row in zip(distinct, own_rows, strict=True) if row == ABSENT]
     if unknown:
         raise UnknownItem(path, unknown)
-    own_rows = np.array([rows[item_id] for item_id in distinct], dtype=np.int64)  # [n]
     mean = catalogue.vectors[own_rows].mean(axis=0, dtype=np.float64)  # [dimension]
     norm = math.sqrt(float(mean @ mean))
     if norm < _SMALLEST_MEAN:

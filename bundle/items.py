@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+
+from bundle.strings import Strings
 
 MISSING = -1
 """Code of a string that is absent."""
@@ -25,14 +27,14 @@ class StringColumn:
 
     type: ClassVar = "string"
     codes: np.ndarray
-    values: tuple[str, ...]
+    values: Strings
 
     @staticmethod
     def of(column: Sequence[str | None]) -> StringColumn:
         """Returns the column of `column`; None is missing."""
         codes: dict[str, int] = {}
         coded = [MISSING if value is None else codes.setdefault(value, len(codes)) for value in column]
-        return StringColumn(np.array(coded, dtype=np.int32), tuple(codes))
+        return StringColumn(np.array(coded, dtype=np.int32), Strings.of(codes))
 
     def at(self, row: int) -> str | None:
         """Returns the value of one item."""
@@ -53,7 +55,7 @@ class StringListColumn:
     type: ClassVar = "string_list"
     codes: np.ndarray
     offsets: np.ndarray
-    values: tuple[str, ...]
+    values: Strings
 
     @staticmethod
     def of(column: Sequence[Sequence[str] | None]) -> StringListColumn:
@@ -62,7 +64,7 @@ class StringListColumn:
         flat = [codes.setdefault(value, len(codes)) for values in column for value in values or ()]
         lengths = [len(values or ()) for values in column]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-        return StringListColumn(np.array(flat, dtype=np.int32), offsets, tuple(codes))
+        return StringListColumn(np.array(flat, dtype=np.int32), offsets, Strings.of(codes))
 
     def at(self, row: int) -> tuple[str, ...] | None:
         """Returns the values of one item; None where there are none."""
@@ -133,13 +135,18 @@ class ItemTable:
         attributes: columns of [item_count] by name.
     """
 
-    ids: tuple[str, ...]
+    ids: Strings
     attributes: Mapping[str, Column]
 
-    @cached_property
+    @staticmethod
+    def of(ids: Iterable[str], attributes: Mapping[str, Column]) -> ItemTable:
+        """Returns the table of these ids and columns."""
+        return ItemTable(Strings.of(ids), attributes)
+
+    @property
     def rows(self) -> Mapping[str, int]:
         """Row by external id."""
-        return {item_id: row for row, item_id in enumerate(self.ids)}
+        return self.ids.positions
 
     @property
     def attribute_types(self) -> dict[str, str]:
@@ -149,12 +156,12 @@ class ItemTable:
     def write(self, path: Path) -> None:
         """Writes the table to a new file."""
         arrays: dict[str, np.ndarray] = {}
-        _put_strings(arrays, "ids", self.ids)
+        self.ids.to_arrays("ids", arrays)
         for name, column in self.attributes.items():
             prefix = f"attribute/{column.type}/{name}"
             if isinstance(column, StringColumn | StringListColumn):
                 arrays[f"{prefix}/codes"] = column.codes
-                _put_strings(arrays, f"{prefix}/values", column.values)
+                column.values.to_arrays(f"{prefix}/values", arrays)
             if isinstance(column, StringListColumn):
                 arrays[f"{prefix}/offsets"] = column.offsets
             if isinstance(column, IntColumn | FloatColumn):
@@ -177,13 +184,13 @@ class ItemTable:
         """
         with np.load(path, allow_pickle=False) as arrays:
             try:
-                ids = _get_strings(arrays, "ids")
+                ids = Strings.from_arrays("ids", arrays)
                 attributes = {name: _read_column(arrays, name, type_) for name, type_ in attribute_types.items()}
             except KeyError as error:
                 raise ValueError(f"{path.name} lacks {error}") from error
         table = ItemTable(ids, attributes)
-        if len(table.rows) != len(ids):
-            raise ValueError(f"{path.name} holds an item id twice")
+        if (twice := ids.first_duplicate) is not None:
+            raise ValueError(f"{path.name} holds item id {twice!r} twice")
         for name, column in attributes.items():
             if isinstance(column, StringListColumn):
                 length = len(column.offsets) - 1
@@ -198,9 +205,9 @@ def _read_column(arrays: Any, name: str, type_: str) -> Column:
     prefix = f"attribute/{type_}/{name}"
     match type_:
         case "string":
-            return StringColumn(arrays[f"{prefix}/codes"], _get_strings(arrays, f"{prefix}/values"))
+            return StringColumn(arrays[f"{prefix}/codes"], Strings.from_arrays(f"{prefix}/values", arrays))
         case "string_list":
-            values = _get_strings(arrays, f"{prefix}/values")
+            values = Strings.from_arrays(f"{prefix}/values", arrays)
             return StringListColumn(arrays[f"{prefix}/codes"], arrays[f"{prefix}/offsets"], values)
         case "int":
             return IntColumn(arrays[f"{prefix}/numbers"], arrays[f"{prefix}/present"])
@@ -208,14 +215,3 @@ def _read_column(arrays: Any, name: str, type_: str) -> Column:
             return FloatColumn(arrays[f"{prefix}/numbers"])
         case _:
             raise ValueError(f"attribute {name} is of type {type_!r}, expected one of {sorted(COLUMN_TYPES)}")
-
-
-def _put_strings(arrays: dict[str, np.ndarray], prefix: str, strings: Sequence[str]) -> None:
-    encoded = [string.encode() for string in strings]
-    arrays[f"{prefix}/utf8"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    arrays[f"{prefix}/ends"] = np.cumsum([len(e) for e in encoded], dtype=np.int64)
-
-
-def _get_strings(arrays: Any, prefix: str) -> tuple[str, ...]:
-    utf8, ends = arrays[f"{prefix}/utf8"].tobytes(), arrays[f"{prefix}/ends"].tolist()
-    return tuple(utf8[start:end].decode() for start, end in zip([0, *ends], ends, strict=False))

@@ -32,7 +32,7 @@ def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int
     generator = np.random.default_rng(seed)
     vectors = generator.standard_normal((item_count, given.dimension), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    items = ItemTable(tuple(f"item-{row}" for row in range(item_count)), {})
+    items = ItemTable.of(tuple(f"item-{row}" for row in range(item_count)), {})
     old = Canaries.read(source / CANARIES)
     scores = old.embeddings @ vectors.T  # [n, item_count]
     top = np.argsort(-scores, axis=1, kind="stable")[:, :_TOP]  # [n, k]

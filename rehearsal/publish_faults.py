@@ -137,7 +137,7 @@ def _withdraw(store: BundleStore, item: str, size_limit_blocks: int | None = Non
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def _items(store: BundleStore) -> tuple[str, ...]:
+def _items(store: BundleStore) -> Sequence[str]:
     pointer = store.live()
     if pointer is None:
         raise RuntimeError("nothing is live")

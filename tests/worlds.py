@@ -123,7 +123,7 @@ def item_table(count: int) -> ItemTable:
     """Returns items i0, i1, …: a title but for every 11th, genres, a year but for every 7th, a price but every 5th."""
     rows = range(count)
     genres: list[list[str]] = [[], ["comedy"], ["drama"], ["comedy", "drama"]]
-    return ItemTable(
+    return ItemTable.of(
         tuple(f"i{row}" for row in rows),
         {
             "title": StringColumn.of([None if row % 11 == 0 else f"Title {row % 50}" for row in rows]),

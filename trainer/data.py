@@ -98,7 +98,7 @@ def load(recipe: Recipe, folder: Path) -> Dataset:
     attributes: dict[str, Column] = {
         name: COLUMN_TYPES[types[name]].of(column) for name, column in item_columns.items()
     }
-    return Dataset(events, tuple(user_ids), ItemTable(tuple(item_ids), attributes), user_columns, tuple(notes))
+    return Dataset(events, tuple(user_ids), ItemTable.of(tuple(item_ids), attributes), user_columns, tuple(notes))
 
 
 def _read_interactions(recipe: Recipe, folder: Path) -> pl.DataFrame:

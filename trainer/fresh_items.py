@@ -178,7 +178,7 @@ def _read_rows(recipe: Recipe, base: Manifest, path: Path) -> dict[str, Row]:
     kinds = base.attributes
     # Through a column and back, as the values of the bundle went.
     columns = {name: COLUMN_TYPES[kinds[name]].of(frame[name].to_list()) for name in recipe.items.attributes}
-    read = ItemTable(tuple(frame["id"].to_list()), columns)
+    read = ItemTable.of(tuple(frame["id"].to_list()), columns)
     return {item_id: _row(read, item_id) for item_id in read.ids}
 
 
@@ -207,7 +207,7 @@ def _apply(source: Path, base: Manifest, changes: Changes) -> tuple[ItemTable, n
         )
         for name, column in table.attributes.items()
     }
-    return ItemTable(tuple(ids), attributes), merged
+    return ItemTable.of(tuple(ids), attributes), merged
 
 
 def _value(touched: Mapping[str, Row], item_id: str, name: str, column: Any, row: int) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bundle.canaries import Canaries
+from bundle.items import ItemTable
 from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from serving import verification
@@ -107,7 +108,7 @@ def other_vectors(folder: Path) -> None:
 def shuffled_items(folder: Path) -> None:
     table = item_table(300)
     (folder / "items.npz").unlink()
-    replace(table, ids=tuple(reversed(table.ids))).write(folder / "items.npz")
+    ItemTable.of(reversed(table.ids), table.attributes).write(folder / "items.npz")
 
 
 def long_vectors(folder: Path) -> None:

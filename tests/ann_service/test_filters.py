@@ -30,7 +30,7 @@ ROWS: list[dict[str, Any]] = [
 
 def make_catalogue() -> Catalogue:
     columns = {name: [row[name] for row in ROWS] for name in ROWS[0]}
-    table = ItemTable(
+    table = ItemTable.of(
         tuple("012345"),
         {
             "title": StringColumn.of(columns["title"]),

@@ -30,7 +30,7 @@ items = st.lists(
 @given(items)
 def test_what_was_written_is_read(rows: list[tuple[Any, ...]]) -> None:
     ids, names, tags, years, prices = ([row[n] for row in rows] for n in range(5))
-    table = ItemTable(
+    table = ItemTable.of(
         tuple(ids),
         {
             "a/b ü": StringColumn.of(names),
@@ -51,16 +51,16 @@ def test_what_was_written_is_read(rows: list[tuple[Any, ...]]) -> None:
 
 
 def test_table_that_lacks_a_column_or_holds_an_id_twice_is_refused(tmp_path: Path) -> None:
-    ItemTable(("a", "b"), {"n": IntColumn.of([1, 2])}).write(tmp_path / "good.npz")
+    ItemTable.of(("a", "b"), {"n": IntColumn.of([1, 2])}).write(tmp_path / "good.npz")
     with pytest.raises(ValueError, match="lacks"):
         ItemTable.read(tmp_path / "good.npz", {"n": "int", "m": "int"})
     with pytest.raises(ValueError, match="lacks"):
         ItemTable.read(tmp_path / "good.npz", {"n": "float"})
     with pytest.raises(ValueError, match="expected one of"):
         ItemTable.read(tmp_path / "good.npz", {"n": "complex"})
-    ItemTable(("a", "a"), {}).write(tmp_path / "twice.npz")
+    ItemTable.of(("a", "a"), {}).write(tmp_path / "twice.npz")
     with pytest.raises(ValueError, match="twice"):
         ItemTable.read(tmp_path / "twice.npz", {})
-    ItemTable(("a", "b"), {"n": FloatColumn(np.zeros(3))}).write(tmp_path / "long.npz")
+    ItemTable.of(("a", "b"), {"n": FloatColumn(np.zeros(3))}).write(tmp_path / "long.npz")
     with pytest.raises(ValueError, match="3 rows, expected 2"):
         ItemTable.read(tmp_path / "long.npz", {"n": "float"})

@@ -181,4 +181,4 @@ def dataset(
         name: COLUMN_TYPES[kind].of([items[item].get(name) for item in item_ids]) for name, kind in types.items()
     }
     profiles = {name: [users[user].get(name) for user in user_ids] for name in ("age", "gender")}
-    return Dataset(events, user_ids, ItemTable(item_ids, attributes), profiles, ())
+    return Dataset(events, user_ids, ItemTable.of(item_ids, attributes), profiles, ())
