@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, Literal
@@ -207,6 +207,10 @@ class FeatureSchema:
     def slots(self, feature: Feature) -> Vocabulary | Hashing:
         """Returns what gives the values of a categorical feature their slots."""
         return self.vocabularies[feature.vocabulary] if feature.vocabulary else Hashing(feature.hash_buckets)
+
+    def subset(self, names: Container[str]) -> FeatureSchema:
+        """Returns the schema of some of the features."""
+        return FeatureSchema(tuple(f for f in self.features if f.name in names), self.vocabularies)
 
     def encode(self, columns: Columns, row_count: int) -> dict[str, np.ndarray]:
         """Returns the model inputs of `row_count` rows.

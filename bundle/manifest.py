@@ -28,6 +28,7 @@ INDEX = "index.ann"
 ITEMS = "items.npz"
 CANARIES = "canaries.json"
 EVALUATION = "evaluation.json"
+REPORT = "report.html"
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")

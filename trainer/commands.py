@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from bundle.store import BundleStore
-from trainer import console, data, download, recipes, schema, splits
+from trainer import console, data, download, recipes, splits
+from trainer.data_commands import init, missing_data
+from trainer.errors import RunError
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
 from trainer.splits import Parts
@@ -49,7 +51,9 @@ def train(
     force: bool = False,
     epochs: int | None = None,
     seed: int | None = None,
-    split: Literal["leave_last_one_out", "global_temporal"] | None = None,
+    split: Literal["leave_last_one_out", "global_temporal", "random", "column"] | None = None,
+    refit: bool | None = None,
+    resume: bool = False,
     cache: Path | None = None,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +62,7 @@ def train(
     Example: `python -m trainer train movielens_100k --store store --promote`
 
     Args:
-        recipe_name: A shipped recipe (movielens_100k, complete_journey) or the path of a TOML file.
+        recipe_name: A shipped recipe (movielens_100k, complete_journey, amazon_beauty) or the path of a TOML file.
         data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
         run: Folder for the towers, logs and evaluation. Default: runs/RECIPE-TIME.
         store: Publish a bundle to this store.
@@ -67,42 +71,29 @@ def train(
         epochs: Instead of the recipe's.
         seed: Instead of the recipe's.
         split: Instead of the recipe's.
+        refit: Fit again on training and validation, for as many epochs as were best, instead of the recipe's choice.
+        resume: Go on from the checkpoint in the folder that --run names; ends with the same weights as without a stop.
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the result as JSON on stdout.
     """
-    chosen = _override(recipes.load(recipe_name), epochs, seed, split)
+    if resume and run is None:
+        raise RunError("--resume needs --run, the folder of the run to go on with")
+    chosen = _override(recipes.load(recipe_name), epochs, seed, split, refit)
     folder = _data_folder(chosen, recipe_name, data_folder, cache)
     if store is not None:
         BundleStore(store).live()  # says now, not after the training, where this can be no store
     dataset, parts = _read(chosen, folder)
 
     import_tensorflow()
-    from trainer import training
-    from trainer.evaluation import evaluate_test, evaluate_validation
-    from trainer.examples import batch_size
-    from trainer.progress import EpochProgress
+    from trainer.evaluation import evaluate_test
+    from trainer.fitting import fit_and_choose
     from trainer.publishing import publish as publish_run
-    from trainer.runs import Run, write_evaluation
+    from trainer.runs import write_evaluation
 
-    schemas = schema.build(chosen, dataset, parts.train)
     run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
-    steps = len(parts.train) // batch_size(chosen.training, len(parts.train))
-    progress = EpochProgress(chosen.training.epochs, steps)
-    try:
-        towers = training.fit(
-            chosen,
-            dataset,
-            schemas,
-            parts,
-            validate=lambda towers: evaluate_validation(chosen, dataset, schemas, towers, parts),
-            log_folder=run_folder / "tensorboard",
-            callbacks=[progress],
-        )
-    finally:
-        progress.stop()
-    finished = Run.of(chosen, folder, schemas, towers)
+    finished = fit_and_choose(chosen, folder, dataset, parts, run_folder, resume=resume)
     finished.save(run_folder)
-    evaluation = evaluate_test(chosen, dataset, schemas, towers, parts)
+    evaluation = evaluate_test(chosen, dataset, finished.schemas, finished.towers, parts)
     write_evaluation(run_folder, evaluation)
     console.print_evaluation(evaluation, f"{chosen.name}, {chosen.split.kind}, test part, full ranking")
     console.console.print(f"run: {run_folder}   curves: tensorboard --logdir {run_folder / 'tensorboard'}")
@@ -165,13 +156,19 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     report_published(opened, manifest, promote=promote, force=force)
 
 
-for command in (bundles, promote_bundle, rollback, add_items, prune):
+for command in (init, bundles, promote_bundle, rollback, add_items, prune):
     app.command(command)
 
 
-def _override(chosen: Recipe, epochs: int | None, seed: int | None, split: str | None) -> Recipe:
+def _override(chosen: Recipe, epochs: int | None, seed: int | None, split: str | None, refit: bool | None) -> Recipe:
     raw = chosen.to_json()
-    for section, key, value in (("training", "epochs", epochs), (None, "seed", seed), ("split", "kind", split)):
+    changes = (
+        ("training", "epochs", epochs),
+        (None, "seed", seed),
+        ("split", "kind", split),
+        ("training", "refit", refit),
+    )
+    for section, key, value in changes:
         if value is not None:
             (raw[section] if section else raw)[key] = value
     return recipes.parse(raw, "the command line")
@@ -181,6 +178,8 @@ def _data_folder(chosen: Recipe, name: str, folder: Path | None, cache: Path | N
     if folder is not None:
         return folder
     if chosen.download is None:
+        if name in recipes.shipped():
+            raise missing_data(chosen)
         return Path(name).parent
     console.console.print(f"data: {chosen.download.package} {chosen.download.version}. {chosen.download.note}")
     return download.fetch(chosen.download, cache or download.cache_folder())

@@ -15,6 +15,7 @@ from bundle.manifest import Manifest
 from trainer.data import Dataset
 from trainer.recipe import Recipe
 from trainer.splits import Parts
+from trainer.summary import Summary
 
 if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `promote` need not wait for
     from trainer.evaluation import Evaluation
@@ -24,17 +25,16 @@ SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", 
 
 
 def print_data(recipe: Recipe, dataset: Dataset, parts: Parts) -> None:
-    """Prints what was read."""
-    users, items, events = len(dataset.user_ids), len(dataset.items.ids), len(dataset.events)
-    console.print(
-        f"[bold]{recipe.name}[/bold]: {events:,} interactions, {users:,} users, {items:,} items, "
-        f"density {len(dataset.events.pairs) / (users * items):.2%}"
+    """Prints what was read, and what of it looks suspicious."""
+    summary = Summary.of(recipe, dataset, parts)
+    table = Table(
+        title=f"data of {recipe.name}", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0)
     )
-    console.print(
-        f"split {recipe.split.kind}: {len(parts.train):,} train, {len(parts.valid):,} valid, {len(parts.test):,} test"
-    )
-    for note in dataset.notes:
-        console.print(f"note: {note}")
+    for name, figures in summary.rows():
+        table.add_row(name, figures)
+    console.print(table)
+    for note in summary.notes:
+        console.print(f"note: {escape(note)}")
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,13 @@ import numpy as np
 import polars as pl
 
 from bundle.items import COLUMN_TYPES, Column, ItemTable
-from trainer.errors import DataError
+from trainer.errors import DataError, RecipeError
 from trainer.recipe import Attribute, Entities, Recipe
+from trainer.sequences import read_sequences
 from trainer.tables import Table
+
+_ATTRIBUTE = "attribute:"
+"""Stands before the names of event attributes in the frame of the interactions, apart from its other columns."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,16 @@ class Events:
         items: [n] int32 rows into `Dataset.items`.
         times: [n] float64 seconds since 1970; the row where the table has no time.
         weights: [n] float32, 1 where the table has none.
+        attributes: of each event, by name: [n] int64 where every event has a whole number, else object, None where
+            missing. What the recipe reads of the interactions, and `hour` and `weekday` (UTC, Monday is 0) where a
+            feature asks for them.
     """
 
     users: np.ndarray
     items: np.ndarray
     times: np.ndarray
     weights: np.ndarray
+    attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many there are."""
@@ -39,7 +47,25 @@ class Events:
 
     def where(self, mask: np.ndarray) -> Events:
         """Returns those at which `mask` [n] bool is true; the order stays."""
-        return Events(*(getattr(self, f.name)[mask] for f in dataclasses.fields(self)))
+        return self.take(np.flatnonzero(mask))
+
+    def take(self, rows: np.ndarray) -> Events:
+        """Returns the events at `rows` [m] int64, in their order."""
+        return Events(
+            self.users[rows],
+            self.items[rows],
+            self.times[rows],
+            self.weights[rows],
+            {name: values[rows] for name, values in self.attributes.items()},
+        )
+
+    def followed_by(self, others: Events) -> Events:
+        """Returns these and then `others`, which have the same attributes: [n + m], not sorted."""
+        pairs = ((getattr(self, name), getattr(others, name)) for name in ("users", "items", "times", "weights"))
+        return Events(
+            *(np.concatenate(pair) for pair in pairs),
+            {name: np.concatenate([values, others.attributes[name]]) for name, values in self.attributes.items()},
+        )
 
     def starts(self, user_count: int) -> np.ndarray:
         """Returns [user_count + 1] int64: the events of user u are ``starts[u]`` to ``starts[u + 1]``."""
@@ -90,10 +116,12 @@ def load(recipe: Recipe, folder: Path) -> Dataset:
         DataError: names file, column and row of what is wrong.
     """
     notes: list[str] = []
-    interactions = _read_interactions(recipe, folder)
+    sequences = recipe.interactions.format == "sequences"
+    interactions = read_sequences(folder / recipe.interactions.path) if sequences else _read_events(recipe, folder)
     user_ids, user_columns = _read_entities(recipe.users, folder, interactions["user"], "user", notes)
     item_ids, item_columns = _read_entities(recipe.items, folder, interactions["item"], "item", notes)
     events = _index(interactions, user_ids, item_ids)
+    events = dataclasses.replace(events, attributes={**events.attributes, **_clock(recipe, events)})
     types = {} if recipe.items is None else {name: a.type for name, a in recipe.items.attributes.items()}
     attributes: dict[str, Column] = {
         name: COLUMN_TYPES[types[name]].of(column) for name, column in item_columns.items()
@@ -101,9 +129,19 @@ def load(recipe: Recipe, folder: Path) -> Dataset:
     return Dataset(events, tuple(user_ids), ItemTable.of(tuple(item_ids), attributes), user_columns, tuple(notes))
 
 
-def _read_interactions(recipe: Recipe, folder: Path) -> pl.DataFrame:
+_CLOCK: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "hour": lambda times: (times // 3600 % 24).astype(np.int64),
+    "weekday": lambda times: ((times // 86_400 + 3) % 7).astype(np.int64),  # 1970 began on a Thursday
+}
+"""Attributes of an event that its time [n] float64 gives, in UTC: [n] int64, 0 to 23, and 0 (Monday) to 6."""
+
+
+def _read_events(recipe: Recipe, folder: Path) -> pl.DataFrame:
     source = recipe.interactions
+    if source.user is None or source.item is None:
+        raise RecipeError("interactions.user and interactions.item: missing; a table needs both columns")
     columns = [source.user, source.item, source.time, source.weight, source.rating]
+    columns += [attribute.column for attribute in source.attributes.values()]
     table = Table(folder / source.path, [c for c in columns if c is not None], source.separator, source.quote)
     row = pl.Series("row", np.arange(len(table)), dtype=pl.Float64)
     frame = pl.DataFrame(
@@ -116,14 +154,18 @@ def _read_interactions(recipe: Recipe, folder: Path) -> pl.DataFrame:
             else table.floats(source.weight, required=True),
         }
     )
+    rating = None if source.rating is None or source.min_rating is None else table.floats(source.rating, required=True)
+    frame = frame.with_columns(
+        _read_attribute(table, attribute).alias(_ATTRIBUTE + name) for name, attribute in source.attributes.items()
+    )
     if source.weight is not None and (frame["weight"] <= 0).any():
         bad = (frame["weight"] <= 0).arg_true()[0]
         raise DataError(
             f"{table.path}, column {source.weight!r}: {frame['weight'][bad]} in data row {bad + 1} is no weight; "
             "weights are above 0, remove the row or leave out interactions.weight"
         )
-    if source.rating is not None and source.min_rating is not None:
-        frame = frame.filter(table.floats(source.rating, required=True) >= source.min_rating)
+    if rating is not None:
+        frame = frame.filter(rating >= source.min_rating)
         if frame.is_empty():
             raise DataError(f"{table.path}: no row has {source.rating} of at least {source.min_rating}")
     return frame
@@ -186,12 +228,33 @@ def _index(frame: pl.DataFrame, user_ids: list[str], item_ids: list[str]) -> Eve
         lookup = pl.DataFrame({column: ids, "row": np.arange(len(ids), dtype=np.int32)})
         return frame.join(lookup, on=column, how="left", maintain_order="left")["row"]
 
-    indexed = pl.DataFrame(
-        {
-            "user": rows("user", user_ids),
-            "item": rows("item", item_ids),
-            "time": frame["time"],
-            "weight": frame["weight"].cast(pl.Float32),
-        }
+    indexed = frame.with_columns(
+        rows("user", user_ids).alias("user"),
+        rows("item", item_ids).alias("item"),
+        pl.col("weight").cast(pl.Float32),
     ).sort("user", "time", maintain_order=True)
-    return Events(*(indexed[name].to_numpy() for name in ("user", "item", "time", "weight")))
+    return Events(
+        *(indexed[name].to_numpy() for name in ("user", "item", "time", "weight")),
+        {
+            name.removeprefix(_ATTRIBUTE): _to_numpy(indexed[name])
+            for name in indexed.columns
+            if name.startswith(_ATTRIBUTE)
+        },
+    )
+
+
+def _to_numpy(series: pl.Series) -> np.ndarray:
+    """Returns [n] int64 of whole numbers that are all there, else [n] object, None where missing."""
+    if series.dtype == pl.Int64 and not series.null_count():
+        return series.to_numpy()
+    values = np.empty(len(series), dtype=object)
+    for row, value in enumerate(series.to_list()):  # an assignment at once would make a matrix of equally long lists
+        values[row] = value
+    return values
+
+
+def _clock(recipe: Recipe, events: Events) -> dict[str, np.ndarray]:
+    """Returns what features of the query tower ask of the times, where no attribute has the name already."""
+    asked = {feature.name for feature in recipe.query_tower.features}
+    taken = {*recipe.interactions.attributes, *(() if recipe.users is None else recipe.users.attributes)}
+    return {name: derive(events.times) for name, derive in _CLOCK.items() if name in asked - taken}

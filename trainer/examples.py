@@ -1,17 +1,26 @@
-"""Training examples: for each event, what was known of the user just before, and the item that came."""
+"""Training examples: sequences of events, each event the target of all that came before it.
+
+A sequence is a piece of one user's events, oldest first: some that are context alone, then the targets. The query of
+the target at t is made of the events before t and of what was known of the user; `trainer.history` encodes all of them
+at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from bundle.features import FeatureSchema, History
+from bundle.vocabulary import OUT_OF_VOCABULARY
 from trainer.data import Dataset, Events
 from trainer.recipe import ITEM_ID, Recipe, Training
-from trainer.schema import Schemas, query_columns
+from trainer.schema import Schemas, event_columns, query_columns
+
+_SORTED_BATCHES = 16
+"""Sequences of so many batches are sorted by length before they are cut, so that little of a batch is padding."""
 
 
 def encode_items(schema: FeatureSchema, dataset: Dataset) -> dict[str, np.ndarray]:
@@ -23,6 +32,14 @@ def encode_items(schema: FeatureSchema, dataset: Dataset) -> dict[str, np.ndarra
     return schema.encode(columns, len(dataset.items.ids))
 
 
+def history_slots(schemas: Schemas, dataset: Dataset) -> np.ndarray:
+    """Returns the slot of each item in a history: [item_count] int32."""
+    histories = [f for f in schemas.query.features if isinstance(f, History)]
+    if not histories:
+        return np.full(len(dataset.items.ids), OUT_OF_VOCABULARY, dtype=np.int32)
+    return schemas.query.slots(histories[0]).lookup(dataset.items.ids)
+
+
 def batch_size(training: Training, event_count: int) -> int:
     """Returns how many events make a step: the recipe's, or fewer where an epoch would have under 20 steps."""
     return min(training.batch_size, event_count, max(32, event_count // 20))
@@ -31,63 +48,127 @@ def batch_size(training: Training, event_count: int) -> int:
 class Examples:
     """The training events as batches of model inputs.
 
-    The history of an event is gathered from the events before it, never encoded again from raw ids; a test holds the
-    result equal to what `FeatureSchema.encode` makes of the same raw history.
+    Attributes:
+        steps: batches an epoch.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -> None:
-        """Encodes users and items once."""
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events, *, context: int, targets: int
+    ):
+        """Encodes users and cuts sequences.
+
+        Args:
+            recipe: batch size and seed.
+            dataset: users and items.
+            schemas: what the towers read.
+            train: the events.
+            context: events before the first target of a sequence, at most.
+            targets: of a sequence, at most.
+        """
         self._events = train
-        self._schema = schemas.query
-        self._first = train.starts(len(dataset.user_ids))[train.users]  # [n] the first event of the same user
-        self._profiles = schemas.query.encode(query_columns(recipe, dataset), len(dataset.user_ids))
-        self._items = encode_items(schemas.item, dataset)
-        histories = [feature for feature in schemas.query.features if isinstance(feature, History)]
-        self._item_slots = {f.name: schemas.query.slots(f).lookup(dataset.items.ids) for f in histories}
+        profiles, contexts = query_columns(recipe, dataset), event_columns(recipe, train)
+        schema = schemas.query
+        self._profiles = schema.subset(profiles).encode(profiles, len(dataset.user_ids))
+        self._contexts = schema.subset(contexts).encode(contexts, len(train))
+        self._slots = {
+            f.name: schema.slots(f).lookup(dataset.items.ids) for f in schema.features if isinstance(f, History)
+        }
         share = train.item_counts(len(dataset.items.ids)) / len(train)
         self._log_q = np.log(np.maximum(share, 1e-12)).astype(np.float32)
-        self._batch_size = batch_size(recipe.training, len(train))
         self._seed = recipe.seed
-        self._epoch = 0
+        self._first, self._target, self._end = _sequences(train, len(dataset.user_ids), context, targets)
+        self._batch_size = batch_size(recipe.training, len(train))
+        self.steps = min(max(1, round(len(train) / self._batch_size)), len(self._first))
 
-    @property
-    def steps(self) -> int:
-        """Batches an epoch; the last events of a shuffle that fill no batch wait for the next epoch."""
-        return len(self._events) // self._batch_size
+    def batch(self, sequences: np.ndarray) -> dict[str, Any]:
+        """Returns the examples of some sequences.
 
-    def batch(self, at: np.ndarray) -> dict[str, Any]:
-        """Returns the examples of the events `at` [batch].
+        Args:
+            sequences: [batch] int64.
 
         Returns:
-            ``query`` and ``item``: inputs of the towers by feature; ``item_row``: [batch] int32 catalogue rows;
-            ``log_q``: [batch] float32, the log share of the item among the training events; ``weight``: [batch].
+            ``histories``: by feature, [batch, length] int32 slots, oldest first, padded behind; ``items``: [batch,
+            length] int32, the same as catalogue rows, anything where it is padded; ``at``: [n] int32, of
+            each target its place in the flattened sequences; ``others``: by feature, inputs of the query tower that are
+            no history, [n, ...]; ``user`` and ``item``: [n] int32 rows; ``log_q``: [n] float32, the log share of the
+            item among the training events; ``weight``: [n] float32.
         """
-        events = self._events
-        query = {name: values[events.users[at]] for name, values in self._profiles.items()}
-        for feature in self._schema.features:
-            if isinstance(feature, History):
-                before = at[:, None] - 1 - np.arange(feature.max_values)  # [batch, max_values], newest first
-                slots = self._item_slots[feature.name][events.items[np.maximum(before, 0)]]
-                query[feature.name] = np.where(before >= self._first[at][:, None], slots, 0).astype(np.int32)
-        item = events.items[at]
+        first, target, end = self._first[sequences], self._target[sequences], self._end[sequences]
+        length = int((end - first).max())
+        places = np.arange(length)
+        events = first[:, None] + places  # [batch, length]
+        inside = events < end[:, None]
+        items = self._events.items[np.minimum(events, end[:, None] - 1)]
+        is_target = inside & (events >= target[:, None])
+        at = np.flatnonzero(is_target)
+        rows = events.ravel()[at]  # [n] rows of the training events
+        users, item = self._events.users[rows], self._events.items[rows]
+        others = {name: values[users] for name, values in self._profiles.items()}
+        others |= {name: values[rows] for name, values in self._contexts.items()}
         return {
-            "query": query,
-            "item": {name: values[item] for name, values in self._items.items()},
-            "item_row": item,
+            "histories": {
+                name: np.where(inside, slots[items], 0).astype(np.int32) for name, slots in self._slots.items()
+            },
+            "items": items,
+            "at": at.astype(np.int32),
+            "others": others,
+            "user": users,
+            "item": item,
             "log_q": self._log_q[item],
-            "weight": events.weights[at],
+            "weight": self._events.weights[rows],
         }
 
-    def dataset(self) -> tf.data.Dataset:
-        """Returns the batches of one epoch, shuffled anew each time it is run through, the same for the same seed."""
+    def epoch(self, number: int) -> Iterator[dict[str, Any]]:
+        """Yields `steps` batches: all sequences once, in an order that the seed and the number of the epoch decide."""
+        generator = np.random.default_rng((self._seed, number))
+        order = generator.permutation(len(self._first))
+        if self._slots:
+            block = -(-len(order) * _SORTED_BATCHES // self.steps)
+            lengths = self._end - self._first
+            pieces = [order[start : start + block] for start in range(0, len(order), block)]
+            order = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
+        # Cut where the targets so far pass a multiple of the batch size.
+        passed = np.cumsum((self._end - self._target)[order])
+        cuts = np.searchsorted(passed, passed[-1] * np.arange(1, self.steps) / self.steps)
+        # No batch is empty, however long a sequence is.
+        ahead = np.arange(1, self.steps)
+        cuts = np.clip(np.maximum.accumulate(cuts - ahead) + ahead, ahead, len(order) - self.steps + ahead)
+        batches = np.split(order, cuts)
+        for at in generator.permutation(len(batches)):
+            yield self.batch(batches[at])
 
-        def epoch() -> Iterator[dict[str, Any]]:
-            order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._events))
-            self._epoch += 1
-            for step in range(self.steps):
-                yield self.batch(order[step * self._batch_size : (step + 1) * self._batch_size])
+    def dataset(self, first_epoch: int, epochs: int) -> tf.data.Dataset:
+        """Returns the batches of some epochs, from epoch `first_epoch` (counted from 0) on; shapes vary.
 
-        signature = tf.nest.map_structure(
-            lambda a: tf.TensorSpec((self._batch_size, *a.shape[1:]), a.dtype), self.batch(np.arange(1))
-        )
-        return tf.data.Dataset.from_generator(epoch, output_signature=signature).prefetch(8)
+        Each element is the number of its epoch beside a batch.
+        """
+
+        def run() -> Iterator[tuple[int, dict[str, Any]]]:
+            for number in range(first_epoch, first_epoch + epochs):
+                for batch in self.epoch(number):
+                    yield number, batch
+
+        return tf.data.Dataset.from_generator(
+            run, output_signature=(tf.TensorSpec((), tf.int64), self.signature)
+        ).prefetch(8)
+
+    @property
+    def signature(self) -> Mapping[str, Any]:
+        """Shapes and types of a batch, None where they vary."""
+        example = self.batch(np.arange(1))
+        flat = {name: example[name] for name in example.keys() - {"histories", "items"}}
+        signature = tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), flat)
+        histories = {name: tf.TensorSpec((None, None), tf.int32) for name in example["histories"]}
+        return {**signature, "histories": histories, "items": tf.TensorSpec((None, None), tf.int32)}
+
+
+def _sequences(
+    events: Events, user_count: int, context: int, targets: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns, of each sequence, the rows of its first event and first target and the row behind its last one."""
+    starts = events.starts(user_count)
+    counts = -(-np.diff(starts) // targets)  # sequences of each user
+    user = np.repeat(np.arange(user_count), counts)
+    number = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+    target = starts[user] + number * targets
+    return np.maximum(starts[user], target - context), target, np.minimum(target + targets, starts[user + 1])

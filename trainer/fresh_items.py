@@ -26,6 +26,7 @@ from bundle.manifest import (
     ITEM_TOWER,
     ITEMS,
     MANIFEST,
+    REPORT,
     VECTORS,
     VOCABULARIES,
     FileEntry,
@@ -38,7 +39,7 @@ from trainer.canaries import make_canaries
 from trainer.errors import DataError, RecipeError
 from trainer.recipe import ITEM_ID, Recipe
 
-_MADE_ANEW = frozenset({VECTORS, INDEX, ITEMS, CANARIES, EVALUATION, MANIFEST})
+_MADE_ANEW = frozenset({VECTORS, INDEX, ITEMS, CANARIES, EVALUATION, REPORT, MANIFEST})
 
 Row = dict[str, Any]
 """Raw attribute values of one item by name; None where missing."""
@@ -143,7 +144,9 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
         floor = recipe.index.min_recall_at_100
         spec = index.rebuild(vectors, old.embeddings, folder / INDEX, old=base.index, min_recall=floor)
         results = {**base.gates, gates.ANN_RECALL: gates.judge_ann_recall(spec.recall_at_100, floor)}
-        (folder / EVALUATION).write_text(_report(source, base, changes, results), encoding="utf-8")
+        (folder / EVALUATION).write_text(_evaluation(source, base, changes, results), encoding="utf-8")
+        if REPORT in base.files:
+            _copy_report(source / REPORT, folder / REPORT, base, changes)
 
         def describe(files: dict[str, FileEntry]) -> Manifest:
             return dataclasses.replace(
@@ -227,12 +230,28 @@ def _embed(source: Path, base: Manifest, rows: Mapping[str, Row]) -> np.ndarray:
     return embed_rows(source / ITEM_TOWER, schema.encode(columns, len(rows)))
 
 
-def _report(source: Path, base: Manifest, changes: Changes, results: Mapping[str, GateResult]) -> str:
+def _evaluation(source: Path, base: Manifest, changes: Changes, results: Mapping[str, GateResult]) -> str:
     """Returns the text of ``evaluation.json``."""
     report = json.loads((source / EVALUATION).read_text(encoding="utf-8"))
     report["note"] = (
-        f"metrics, comparison and gates but {gates.ANN_RECALL} are those of bundle {base.bundle_version}, before "
-        f"{len(changes.added)} items were added, {len(changes.changed)} changed and {len(changes.removed)} removed"
+        f"metrics, comparison and gates but {gates.ANN_RECALL} are those of bundle {_before(base, changes)}"
     )
     report["gates"] = {name: dataclasses.asdict(result) for name, result in results.items()}
     return json.dumps(report, indent=2) + "\n"
+
+
+def _copy_report(source: Path, target: Path, base: Manifest, changes: Changes) -> None:
+    """Writes the base's ``report.html`` with a note on what it does not know."""
+    # Here, because it takes time that whoever only looks for changes need not wait for.
+    from trainer.report import add_note
+
+    note = f"This page is that of bundle {_before(base, changes)}. The index was built anew: see evaluation.json."
+    page = add_note(source.read_text(encoding="utf-8"), note)
+    target.write_text(page, encoding="utf-8", newline="\n")
+
+
+def _before(base: Manifest, changes: Changes) -> str:
+    return (
+        f"{base.bundle_version}, before {len(changes.added)} items were added, {len(changes.changed)} changed and "
+        f"{len(changes.removed)} removed"
+    )

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from trainer import training
 from trainer.console import console
 
 
-class EpochProgress(keras.callbacks.Callback):
-    """A bar over all steps with the time left, and a line for each epoch."""
+class EpochProgress(training.Progress):
+    """A bar over all steps with the time left, and a line for each epoch.
 
-    def __init__(self, epochs: int, steps: int) -> None:
-        super().__init__()
-        self._epochs = epochs
-        self._progress = Progress(
-            TextColumn("training"),
+    Args:
+        title: shown beside the bar.
+    """
+
+    def __init__(self, title: str = "training") -> None:
+        self._epochs = 0
+        self._bar = Progress(
+            TextColumn(title),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.3f}"),
@@ -27,26 +30,31 @@ class EpochProgress(keras.callbacks.Callback):
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task("training", total=epochs * steps, loss=float("nan"))
+        self._task = self._bar.add_task(title, total=None, loss=float("nan"))
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def begin(self, epochs: int, steps: int, done: int) -> None:
         """Shows the bar."""
-        self._progress.start()
+        self._epochs = epochs
+        self._bar.update(self._task, total=epochs * steps, completed=done * steps)
+        if done:
+            console.print(f"resumed behind epoch {done} of {epochs}")
+        self._bar.start()
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def step(self, loss: float) -> None:
         """Moves the bar."""
-        self._progress.update(self._task, advance=1, loss=float((logs or {}).get("loss", float("nan"))))
+        self._bar.update(self._task, advance=1, loss=loss)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def epoch(self, measured: dict[str, Any]) -> None:
         """Prints the epoch."""
-        logs = logs or {}
-        shown = "  ".join(f"{name} {logs[f'val_{name}']:.4f}" for name in ("ndcg@10", "recall@100"))
-        self._progress.console.print(f"epoch {epoch + 1:>3}/{self._epochs}  loss {logs['loss']:.4f}  valid: {shown}")
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Takes the bar away."""
-        self.stop()
+        shown = "  ".join(
+            f"{n} {measured[f'val_{n}']:.4f}" for n in ("ndcg@10", "recall@100") if f"val_{n}" in measured
+        )
+        self._bar.console.print(
+            f"epoch {measured['epoch']:>3}/{self._epochs}  loss {measured['loss']:.4f}  "
+            + (f"valid: {shown}  " if shown else "")
+            + f"{measured['examples_per_second']:,.0f} examples/s, {measured['input_wait_share']:.0%} waiting for input"
+        )
 
     def stop(self) -> None:
         """Gives the terminal back, also after an error."""
-        self._progress.stop()
+        self._bar.stop()

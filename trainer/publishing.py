@@ -16,18 +16,20 @@ from bundle.manifest import (
     ITEMS,
     QUERY_TOWER,
     QUERY_TOWER_SAVED_MODEL,
+    REPORT,
     VECTORS,
     VOCABULARIES,
     FileEntry,
     Manifest,
 )
 from bundle.store import BundleStore
-from trainer import gates, index
+from trainer import gates, index, report
 from trainer.canaries import make_canaries
 from trainer.comparison import compare
 from trainer.data import Dataset
 from trainer.evaluation import MODEL, POPULARITY, Evaluation, embed_items, embed_queries, raw_queries
 from trainer.export import export_query_tower
+from trainer.report_measures import collect
 from trainer.runs import Run
 from trainer.splits import Parts
 
@@ -83,12 +85,27 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         dataset.items.write(folder / ITEMS)
         make_canaries(canary_columns, queries[:_CANARIES], vectors, dataset.items.ids).write(folder / CANARIES)
         _write_vocabularies(folder / VOCABULARIES, run)
-        report = {
+        measured = {
             **dataclasses.asdict(evaluation),
             "comparison": dataclasses.asdict(comparison),
             "gates": {name: dataclasses.asdict(result) for name, result in results.items()},
         }
-        (folder / EVALUATION).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / EVALUATION).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        page = collect(
+            run,
+            dataset,
+            parts,
+            measured,
+            results,
+            version=version,
+            parent=live.version if live else None,
+            users=users,
+            queries=queries,
+            vectors=vectors,
+            index_path=folder / INDEX,
+            spec=spec,
+        )
+        report.write(folder / REPORT, page)
 
         def describe(files: dict[str, FileEntry]) -> Manifest:
             return Manifest(

@@ -14,9 +14,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
+ID = "id"
+"""Name of no attribute: what reads the users and items tables calls their id so."""
 USER_ID = "user_id"
 ITEM_ID = "item_id"
-"""Features of these names are the ids themselves; all others are attributes of the users or items table."""
+"""Features of these names are the ids themselves; all others are attributes."""
+CLOCK = ("hour", "weekday")
+"""Query tower features of these names need no attribute where the interactions have a time."""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -39,35 +43,8 @@ class Download:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Interactions:
-    """The table of events: who met which item, and when.
-
-    Attributes:
-        path: CSV (any separator) or ``.parquet``, relative to the data folder.
-        user: column of the user id.
-        item: column of the item id.
-        time: column of the time: seconds since 1970, or a date and time. Default: the order of the rows.
-        weight: column of a weight above 0 for the training loss. Default: all alike.
-        rating: column of a rating, used with `min_rating`. Default: every row counts.
-        min_rating: rows with a lower rating are left out.
-        separator: of a CSV.
-        quote: quote character of a CSV; empty where there is none.
-    """
-
-    path: str
-    user: str
-    item: str
-    time: str | None = None
-    weight: str | None = None
-    rating: str | None = None
-    min_rating: float | None = None
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    quote: Annotated[str, Field(max_length=1)] = '"'
-
-
-@dataclass(frozen=True, config=_STRICT)
 class Attribute:
-    """One column of the users or items table, under the name that features, filters and callers use.
+    """One column of a table, under the name that features, filters and callers use.
 
     Attributes:
         column: in the table.
@@ -80,6 +57,38 @@ class Attribute:
     type: Literal["string", "int", "float", "string_list"] = "string"
     separator: Annotated[str, Field(min_length=1)] = "|"
     missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Interactions:
+    """The table of events: who met which item, and when.
+
+    Attributes:
+        path: CSV (any separator) or ``.parquet``, relative to the data folder.
+        format: ``table``: a row for each event. ``sequences``: a line for each user, ``user item item …`` with blanks
+            between, oldest first; then no other key here applies.
+        user: column of the user id; required of a table.
+        item: column of the item id; required of a table.
+        time: column of the time: seconds since 1970, or a date and time. Default: the order of the rows.
+        weight: column of a weight above 0 for the training loss. Default: all alike.
+        rating: column of a rating, used with `min_rating`. Default: every row counts.
+        min_rating: rows with a lower rating are left out.
+        separator: of a CSV.
+        quote: quote character of a CSV; empty where there is none.
+        attributes: of the event, by name: for the query tower, of the request, such as its device.
+    """
+
+    path: str
+    format: Literal["table", "sequences"] = "table"
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    weight: str | None = None
+    rating: str | None = None
+    min_rating: float | None = None
+    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    quote: Annotated[str, Field(max_length=1)] = '"'
+    attributes: Mapping[Name, Attribute] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -139,19 +148,31 @@ class MultiCategoricalInput:
 
 @dataclass(frozen=True, config=_STRICT)
 class HistoryInput:
-    """The items that the user met before: the mean of the item embeddings that the item tower uses too.
+    """The items that the user met before, made one vector by an encoder of `trainer.history`.
 
     Attributes:
         name: of the feature.
         max_values: how many of the newest count.
-        dropout: share of them hidden in training.
+        encoder: ``mean``; ``positions``: a learned weight for each rank; ``rank_decay``: an exponential one;
+            ``gru``; ``transformer``: causal, as in SASRec.
+        items: what an item of the history is. ``tied``: the embedding that ``item_id`` has in the item tower; ``own``:
+            one of its own; ``tower``: what the item tower makes of it, attributes and all, before its length is 1.
+        layers: of the transformer.
+        heads: of the transformer.
+        dropout: share of the items hidden in training.
+        encoder_dropout: of the item embeddings, and inside the transformer.
         description: for those who send it.
     """
 
     name: Name
     kind: Literal["history"]
     max_values: Annotated[int, Field(ge=1, le=10_000)] = 50
+    encoder: Literal["mean", "positions", "rank_decay", "gru", "transformer"] = "positions"
+    items: Literal["tied", "own", "tower"] = "tied"
+    layers: Annotated[int, Field(ge=1, le=12)] = 1
+    heads: Annotated[int, Field(ge=1, le=16)] = 2
     dropout: Share = 0.0
+    encoder_dropout: Share = 0.0
     description: str = "ids of the items the user met before, oldest first; missing: a new user"
 
 
@@ -195,14 +216,23 @@ class Split:
 
     Attributes:
         kind: ``leave_last_one_out``: of each user with three events or more, the last is for the test, the one before
-            it for validation. ``global_temporal``: the newest events of all users.
-        valid_share: of the events, for validation, where global.
-        test_share: of the events, for the test, where global.
+            it for validation. ``global_temporal``: the newest events of all users. ``random``: any events.
+            ``column``: as a column of the interactions says, ``train``, ``valid`` or ``test``.
+        valid_share: of the events, for validation, where global or random.
+        test_share: of the events, for the test, where global or random.
+        column: of the interactions, where by column.
     """
 
-    kind: Literal["leave_last_one_out", "global_temporal"] = "leave_last_one_out"
+    kind: Literal["leave_last_one_out", "global_temporal", "random", "column"] = "leave_last_one_out"
     valid_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
     test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
+    column: str | None = None
+
+
+Metric = Literal[
+    "recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10", "ndcg@20", "ndcg@100", "mrr", "hr@10", "map@10",
+    "coverage@10",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -211,13 +241,24 @@ class Training:
 
     Attributes:
         dimension: length of the embeddings.
-        epochs: passes over the training events.
-        batch_size: events a step, at most; the other items of a batch are the negatives of each. Fewer where little
-            data would give an epoch under 20 steps.
+        epochs: passes over the training events, at most.
+        batch_size: events a step, about. Fewer where little data would give an epoch under 20 steps.
         learning_rate: of AdamW at the start; it decays to 0 along a cosine.
         weight_decay: of AdamW.
+        loss: see `trainer.losses`. ``full_softmax`` ranks the whole catalogue each step: for small ones.
+        negatives: drawn from the catalogue each step, by ``sampled_softmax``, ``mixed_softmax``, ``gbce`` and ``bce``.
+        sampling: how they are drawn: all items alike, or by their training events to a power.
+        sampling_power: that power.
+        queue: item vectors of earlier steps that are negatives too, of ``in_batch_softmax`` and ``mixed_softmax``.
+        hard_negatives: a step, from the nearest items of its queries when the epoch began; with ``sampled_softmax``.
+        calibration: t of ``gbce``; 0 is binary cross-entropy.
+        log_q: whether popularity in the batch is the share of the training events, or estimated as they stream by.
         temperature: divides the logits; the start value where it is learned.
         learn_temperature: whether it is.
+        patience: epochs without a better validation `metric` before training stops and goes back to the best; 0: never.
+        metric: that choice is by.
+        refit: whether the towers are fitted again, on training and validation, for as many epochs as were best.
+        mixed_precision: compute in float16 where a GPU, in bfloat16 where a TPU is there.
     """
 
     dimension: Annotated[int, Field(ge=2, le=2048)] = 64
@@ -225,8 +266,22 @@ class Training:
     batch_size: Annotated[int, Field(ge=2)] = 1024
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    loss: Literal["in_batch_softmax", "sampled_softmax", "mixed_softmax", "full_softmax", "gbce", "bce"] = (
+        "in_batch_softmax"
+    )
+    negatives: Annotated[int, Field(ge=1)] = 2048
+    sampling: Literal["uniform", "popularity"] = "uniform"
+    sampling_power: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
+    queue: Annotated[int, Field(ge=0)] = 0
+    hard_negatives: Annotated[int, Field(ge=0)] = 0
+    calibration: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
+    log_q: Literal["counts", "streaming"] = "counts"
     temperature: Annotated[float, Field(gt=0.0)] = 0.1
     learn_temperature: bool = True
+    patience: Annotated[int, Field(ge=0)] = 0
+    metric: Metric = "ndcg@10"
+    refit: bool = False
+    mixed_precision: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -240,9 +295,6 @@ class Index:
 
     min_recall_at_100: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     trees: Annotated[tuple[Positive, ...], Field(min_length=1)] = (10, 25, 50, 100)
-
-
-Metric = Literal["recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "coverage@10"]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -266,7 +318,23 @@ class Gates:
 
 @dataclass(frozen=True, config=_STRICT)
 class Recipe:
-    """All of a training but the data itself."""
+    """All of a training but the data itself.
+
+    Attributes:
+        name: of the model.
+        interactions: the table of events.
+        query_tower: turns what is known of a user and a request into an embedding.
+        item_tower: turns an item into an embedding of the same space.
+        items: the catalogue. Default: the items of the interactions, without attributes.
+        users: what is known of them. Default: nothing.
+        download: data that the trainer fetches.
+        origin: where a person gets data that the trainer cannot fetch, and its licence.
+        split: into training, validation and test.
+        training: how the towers are fitted.
+        index: how the index is built.
+        gates: what a bundle has to reach to go live.
+        seed: of all that is random.
+    """
 
     name: Name
     interactions: Interactions
@@ -275,6 +343,7 @@ class Recipe:
     items: Entities | None = None
     users: Entities | None = None
     download: Download | None = None
+    origin: str = ""
     split: Split = dataclasses.field(default_factory=Split)
     training: Training = dataclasses.field(default_factory=Training)
     index: Index = dataclasses.field(default_factory=Index)

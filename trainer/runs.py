@@ -4,7 +4,9 @@
 <run>/run.json          model version, resolved recipe, data folder, git commit
 <run>/schemas.json      both feature schemas and their vocabularies
 <run>/query_tower.keras, item_tower.keras
+<run>/history.json      what each epoch measured, see `trainer.training.fit`
 <run>/evaluation.json   written by `evaluate`
+<run>/checkpoint.npz    to resume from
 <run>/tensorboard/
 ```
 """
@@ -41,6 +43,8 @@ class Run:
         schemas: what the towers read.
         towers: query tower and item tower.
         git_commit: of the code, empty where unknown.
+        refitted: whether the towers were fitted on training and validation, for as many epochs as were best.
+        epochs: what each epoch measured.
     """
 
     model_version: str
@@ -49,11 +53,21 @@ class Run:
     schemas: Schemas
     towers: tuple[keras.Model, keras.Model]
     git_commit: str
+    refitted: bool
+    epochs: list[dict[str, Any]]
 
     @staticmethod
-    def of(recipe: Recipe, data_folder: Path, schemas: Schemas, towers: tuple[keras.Model, keras.Model]) -> Run:
+    def of(
+        recipe: Recipe,
+        data_folder: Path,
+        schemas: Schemas,
+        towers: tuple[keras.Model, keras.Model],
+        *,
+        refitted: bool = False,
+        epochs: list[dict[str, Any]],
+    ) -> Run:
         """Returns a run of this moment, with a new model version."""
-        return Run(new_version(), recipe, data_folder.resolve(), schemas, towers, _git_commit())
+        return Run(new_version(), recipe, data_folder.resolve(), schemas, towers, _git_commit(), refitted, epochs)
 
     def save(self, folder: Path) -> None:
         """Writes the run to a folder, which may exist.
@@ -76,8 +90,10 @@ class Run:
                     "recipe": self.recipe.to_json(),
                     "data_folder": str(self.data_folder),
                     "git_commit": self.git_commit,
+                    "refitted": self.refitted,
                 },
             )
+            _write_json(folder / "history.json", self.epochs)
         except OSError as error:
             raise RunError(f"cannot write the run to {folder}: {error}") from error
 
@@ -100,6 +116,8 @@ class Run:
                     keras.saving.load_model(folder / f"{t}.keras", compile=False) for t in ("query_tower", "item_tower")
                 ),
                 raw["git_commit"],
+                raw["refitted"],
+                json.loads((folder / "history.json").read_text(encoding="utf-8")),
             )
         except (OSError, ValueError, KeyError) as error:
             raise RunError(

@@ -23,6 +23,7 @@ from trainer.recipe import (
     Recipe,
     Tower,
 )
+from trainer.recipes import query_attributes
 
 ITEMS = "items"
 """Name of the vocabulary that histories and ``item_id`` share."""
@@ -47,34 +48,43 @@ def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
     item_id = next((f for f in recipe.item_tower.features if f.name == ITEM_ID), None)
     min_count = item_id.min_count if isinstance(item_id, CategoricalInput) else 1
     items = _vocabulary(dataset.items.ids, item_rows, min_count)
-    user_types = {} if recipe.users is None else {n: a.type for n, a in recipe.users.attributes.items()}
     item_types = {} if recipe.items is None else {n: a.type for n, a in recipe.items.attributes.items()}
-    query = _schema("query", recipe.query_tower, query_columns(recipe, dataset), user_rows, user_types, items)
-    item = _schema("item", recipe.item_tower, item_values, item_rows, item_types, items)
-    return Schemas(query, item)
+    profiles = {name: (values, user_rows) for name, values in query_columns(recipe, dataset).items()}
+    once = np.ones(len(train), dtype=np.int64)
+    contexts = {name: (values, once) for name, values in event_columns(recipe, train).items()}
+    query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
+    query = _schema("query", recipe.query_tower, {**profiles, **contexts}, query_types, items)
+    catalogue = {name: (values, item_rows) for name, values in item_values.items()}
+    return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items))
 
 
 def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
-    """Returns the raw values of all query features but histories, by name: each [user_count]."""
-    return {
-        feature.name: dataset.user_ids if feature.name == USER_ID else dataset.user_columns[feature.name]
-        for feature in recipe.query_tower.features
-        if not isinstance(feature, HistoryInput)
-    }
+    """Returns the raw values of the query features that are of the user, but histories: each [user_count]."""
+    columns = {USER_ID: dataset.user_ids, **dataset.user_columns}
+    names = (f.name for f in recipe.query_tower.features if not isinstance(f, HistoryInput))
+    return {name: columns[name] for name in names if name in columns}
+
+
+def event_columns(recipe: Recipe, events: Events) -> dict[str, Sequence[Any]]:
+    """Returns the raw values of the query features that are of the request and not of the user: each [len(events)]."""
+    of_users = {USER_ID} if recipe.users is None else {USER_ID, *recipe.users.attributes}
+    names = {feature.name for feature in recipe.query_tower.features} - of_users
+    return {name: values.tolist() for name, values in events.attributes.items() if name in names}
 
 
 def _schema(
     side: str,
     tower: Tower,
-    columns: Mapping[str, Sequence[Any]],
-    row_counts: np.ndarray,
+    columns: Mapping[str, tuple[Sequence[Any], np.ndarray]],
     types: Mapping[str, str],
     items: Vocabulary,
 ) -> FeatureSchema:
+    """Returns the schema of a tower: `columns` are raw values by feature, and how many training events each has."""
     features: list[Feature] = []
     vocabularies: dict[str, Vocabulary] = {}
     for spec in tower.features:
-        feature, vocabulary = _feature(side, spec, columns.get(spec.name, ()), row_counts, types)
+        column, row_counts = columns.get(spec.name, ((), np.zeros(0)))
+        feature, vocabulary = _feature(side, spec, column, row_counts, types)
         features.append(feature)
         if feature.vocabulary:
             vocabularies[feature.vocabulary] = items if vocabulary is None else vocabulary

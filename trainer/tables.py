@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -13,12 +15,14 @@ from trainer.errors import DataError
 _SHOWN = 3
 """Bad cells named in one message."""
 
-# A CSV's first row of data stands in line 2; a Parquet file has no header line.
-_FIRST_ROW = {True: 1, False: 2}
+_FIRST_LINE = 2
+"""Of a CSV, that holds data; rows of files without a header line count from 1."""
+JSON_ID, JSON_VALUES = "id", "values"
+"""Columns of a JSON mapping: its keys, and the lists that they map to, where these are no objects."""
 
 
 class Table:
-    """The columns of one file, as text until they are asked for in a type.
+    """The columns of one file: CSV, ``.parquet`` or a mapping in ``.json``; text until asked for in a type.
 
     A null and an empty cell are missing.
     """
@@ -30,22 +34,30 @@ class Table:
             DataError: the file cannot be read, a line has too many or too few cells, or a column is absent.
         """
         self.path = path
-        self._is_parquet = path.suffix == ".parquet"
+        self._is_csv = path.suffix not in (".parquet", ".json")
         if not path.is_file():
             raise DataError(f"{path}: no such file; name the folder that holds it with --data")
         wanted = list(dict.fromkeys(columns))
         try:
-            names = list(pl.read_parquet_schema(path)) if self._is_parquet else self._header(separator, quote)
+            whole = read_json(path) if path.suffix == ".json" else None
+            if whole is not None:
+                names = whole.columns
+            elif self._is_csv:
+                names = self._header(separator, quote)
+            else:
+                names = list(pl.read_parquet_schema(path))
             absent = [name for name in wanted if name not in names]
             if absent:
                 raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}")
-            if self._is_parquet:
-                self.frame = pl.read_parquet(path, columns=wanted)
-            else:
+            if whole is not None:
+                self.frame = whole.select(wanted)
+            elif self._is_csv:
                 self._refuse_ragged(separator, quote)
                 self.frame = pl.read_csv(
                     path, columns=wanted, separator=separator, quote_char=quote or None, infer_schema=False
                 )
+            else:
+                self.frame = pl.read_parquet(path, columns=wanted)
         except (pl.exceptions.PolarsError, OSError, UnicodeError, csv.Error) as error:
             raise DataError(self._explain(error)) from error
         self.frame = self.frame.with_columns(pl.col(pl.String).replace("", None))  # a quoted empty cell is empty too
@@ -150,15 +162,13 @@ class Table:
         rows = bad.arg_true().to_list()
         if not rows:
             return
-        first = _FIRST_ROW[self._is_parquet]
-        unit = "row" if self._is_parquet else "line"
+        first, unit = (_FIRST_LINE, "line") if self._is_csv else (1, "row")
         shown = ", ".join(f"{unit} {row + first}: {_show(self.frame[column][row])}" for row in rows[:_SHOWN])
         more = f" (and {len(rows) - _SHOWN} more)" if len(rows) > _SHOWN else ""
         raise DataError(f"{self.path}, column {column!r}: {shown}{more} {what}")
 
     def _header(self, separator: str, quote: str) -> list[str]:
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            return next(_reader(file, separator, quote), [])
+        return next(read_rows(self.path, separator, quote), [])
 
     def _refuse_ragged(self, separator: str, quote: str) -> None:
         """Raises where a line has too many or too few cells: the parser drops or fills in what it does not expect."""
@@ -194,6 +204,66 @@ def _show(cell: object) -> str:
     return "an empty cell" if cell is None else repr(cell)
 
 
+def read_rows(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
+    """Yields the rows of a CSV as cells, from the header on.
+
+    Raises:
+        OSError, UnicodeError, csv.Error: it cannot be read.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from _reader(file, separator, quote)
+
+
 def _reader(file: object, separator: str, quote: str):
     quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
     return csv.reader(file, delimiter=separator, quotechar=quote or None, quoting=quoting)  # type: ignore[arg-type]
+
+
+class _Object(tuple[tuple[str, Any], ...]):
+    """A JSON object as pairs: a dict would hide that a key stands there twice."""
+
+
+def read_json(path: Path) -> pl.DataFrame:
+    """Returns a row for each key of a JSON mapping, all text or lists of text.
+
+    Raises:
+        DataError: the file is no JSON, or no mapping of ids to lists or objects.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not valid JSON: {error}; save it anew") from error
+    if not isinstance(raw, _Object):
+        raise DataError(f"{path}: expected a mapping of ids, {{id: [value, ...]}} or {{id: {{column: value}}}}")
+    columns: dict[str, list[Any]] = {JSON_ID: [key for key, _ in raw]}
+    for row, (key, entry) in enumerate(raw):
+        if not isinstance(entry, list | _Object):
+            raise DataError(f"{path}, id {key!r}: {_show(entry)} is neither a list nor an object of attributes")
+        for name, value in entry if isinstance(entry, _Object) else [(JSON_VALUES, entry)]:
+            if name == JSON_ID:
+                raise DataError(
+                    f"{path}, id {key!r}: an attribute {JSON_ID!r} beside the key, which is the id; rename it"
+                )
+            columns.setdefault(name, [None] * len(raw))[row] = _json_cell(value, path, key, name)
+    return pl.DataFrame([pl.Series(name, _as_lists(cells)) for name, cells in columns.items()])
+
+
+def _as_lists(cells: list[Any]) -> list[Any]:
+    """Returns the cells of a column: where one is a list, all are."""
+    if not any(isinstance(cell, list) for cell in cells):
+        return cells
+    return [[cell] if isinstance(cell, str) else cell for cell in cells]
+
+
+def _json_cell(value: Any, path: Path, key: str, name: str) -> str | list[str] | None:
+    if isinstance(value, list) and not any(isinstance(single, list | _Object) for single in value):
+        return [_json_text(single) for single in value if single is not None]
+    if isinstance(value, list | _Object):
+        raise DataError(
+            f"{path}, id {key!r}, attribute {name!r}: is nested; a value is text, a number or a list of them"
+        )
+    return None if value is None else _json_text(value)
+
+
+def _json_text(value: str | float | bool) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

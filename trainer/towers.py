@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from bundle.features import FeatureSchema, History, MultiCategorical, Numeric
 from bundle.vocabulary import FIRST_VALUE, OUT_OF_VOCABULARY, PADDING
-from trainer.losses import in_batch_softmax
-from trainer.recipe import ITEM_ID, Recipe, Tower
+from trainer import history
+from trainer.history import HistoryEncoder, SlotMask
+from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
 
+import os
+
+_INIT = float(os.environ.get("INIT", "1"))
 _register = keras.saving.register_keras_serializable(package="two_tower")
 
 
@@ -36,6 +40,33 @@ class SlotDropout(keras.layers.Layer):
             return slots
         hidden = keras.random.uniform(ops.shape(slots), seed=self.seed_generator) < self.rate
         return ops.where(ops.logical_and(hidden, ops.not_equal(slots, PADDING)), OUT_OF_VOCABULARY, slots)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@_register
+class ValueDropout(keras.layers.Layer):
+    """Hides a feature in training: its slots become padding, as where it is missing, or else, half the time, unknown.
+
+    Args:
+        rate: share of rows to hide it in.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate, self.seed = rate, seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, slots, training=False):
+        """Returns [batch, n] or [batch] int32 slots; padding stays."""
+        if not training or not self.rate:
+            return slots
+        shape = (ops.shape(slots)[0],) + (1,) * (len(slots.shape) - 1)
+        draw = keras.random.uniform(shape, seed=self.seed_generator)
+        hidden = ops.where(ops.logical_or(slots == PADDING, draw < self.rate / 2), PADDING, OUT_OF_VOCABULARY)
+        return ops.where(draw < self.rate, hidden, slots)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
@@ -77,97 +108,179 @@ class MaskedMean(keras.layers.Layer):
         return ops.sum(embeddings * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
 
 
-def build(recipe: Recipe, schemas: Schemas) -> tuple[keras.Model, keras.Model]:
-    """Returns query tower and item tower: inputs by feature name, output [batch, dimension] float32, unit length.
+@_register
+class EncodedHistory(keras.layers.Layer):
+    """Slots of a history to a vector: hidden in training, looked up, encoded.
 
-    They share one table of item embeddings: a history is the mean of what its items are to the item tower.
+    Args:
+        table: item embeddings, shared with whoever else holds them.
+        encoder: as of `trainer.history`.
+        rate: share of the items to hide in training.
     """
+
+    def __init__(self, table: keras.layers.Layer, encoder: HistoryEncoder, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.table, self.encoder, self.rate = table, encoder, rate
+        self.hide, self.mask = SlotDropout(rate, name="hide"), SlotMask(name="mask")
+
+    def build(self, input_shape: Any) -> None:
+        """Makes what the parts need."""
+        if not self.table.built:
+            self.table.build(input_shape)
+        if not self.encoder.built:
+            self.encoder.build((*input_shape, self.table.output_dim))
+        self.built = True
+
+    def call(self, slots, training=False):
+        """Returns [batch, dim] float32 of [batch, max_values] int32, newest first."""
+        slots = self.hide(slots, training=training)
+        return self.encoder(self.table(slots), self.mask(slots), slots, training=training)
+
+    def prefixes(self, slots, embeddings=None, training=False):
+        """Returns [batch, length, dim] float32; see `trainer.history`.
+
+        Args:
+            slots: [batch, length] int32, oldest first.
+            embeddings: [batch, length, dim] float32 in place of those of the table.
+            training: whether dropout is on.
+        """
+        slots = self.hide(slots, training=training)
+        shown = self.table(slots) if embeddings is None else embeddings
+        return self.encoder.prefixes(shown, self.mask(slots), training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("table", "encoder")}
+        return {**super().get_config(), **parts, "rate": self.rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> EncodedHistory:
+        """Returns the layer of its arguments."""
+        parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in ("table", "encoder")}
+        return cls(**parts, **config)
+
+
+@dataclass(frozen=True, eq=False)
+class QueryTower:
+    """The query tower and its parts, which training calls on whole sequences.
+
+    Attributes:
+        model: inputs by feature name, output [batch, dimension] float32, unit length.
+        histories: by feature name.
+        join: inputs by feature name, histories encoded ([batch, dimension]) and the others as in `model`; same output.
+    """
+
+    model: keras.Model
+    histories: dict[str, EncodedHistory]
+    join: keras.Model
+
+
+@dataclass(frozen=True, eq=False)
+class ItemTower:
+    """The item tower and its part before the length is made 1.
+
+    Attributes:
+        model: inputs by feature name, output [batch, dimension] float32, unit length.
+        raw: the same before that.
+    """
+
+    model: keras.Model
+    raw: keras.Model
+
+
+def build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
+    """Returns query tower and item tower."""
     vocabularies = {**schemas.query.vocabularies, **schemas.item.vocabularies}
     slot_count = vocabularies[ITEMS].slot_count if ITEMS in vocabularies else FIRST_VALUE
     table = _embedding(slot_count, recipe.training.dimension, ITEMS)
-    return (
-        _tower("query_tower", recipe.query_tower, schemas.query, recipe, table),
-        _tower("item_tower", recipe.item_tower, schemas.item, recipe, table),
-    )
+    return _query_tower(recipe, schemas.query, table), _item_tower(recipe, schemas.item, table)
 
 
 def _embedding(slot_count: int, dimension: int, name: str) -> keras.layers.Embedding:
     return keras.layers.Embedding(
-        slot_count, dimension, embeddings_initializer=keras.initializers.RandomNormal(stddev=dimension**-0.5), name=name
+        slot_count,
+        dimension,
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=_INIT * dimension**-0.5),
+        name=name,
     )
 
 
-def _tower(name: str, spec: Tower, schema: FeatureSchema, recipe: Recipe, table: keras.layers.Embedding) -> keras.Model:
-    """Returns ``unit(direct + mlp(all))``: the items' own embeddings pass by the hidden layers, which correct them."""
-    inputs: dict[str, keras.KerasTensor] = {}
-    encoded: list[keras.KerasTensor] = []
-    direct: list[keras.KerasTensor] = []
-    for feature, given in zip(schema.features, spec.features, strict=True):
-        dtype = "float32" if isinstance(feature, Numeric) else "int32"
-        tensor = inputs[feature.name] = keras.Input(feature.input_shape, dtype=dtype, name=feature.name)
-        if isinstance(feature, Numeric):
-            encoded.append(PresenceDropout(given.dropout, name=f"{name}_{feature.name}_dropout")(tensor))
-            continue
-        slots = SlotDropout(given.dropout, name=f"{name}_{feature.name}_dropout")(tensor)
-        is_item = isinstance(feature, History) or feature.name == ITEM_ID
-        if is_item:
-            embeddings = table(slots)
+def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embedding) -> QueryTower:
+    dimension = recipe.training.dimension
+    inputs, joined, histories = {}, {}, {}
+    encoded, direct = [], []
+    for feature, given in zip(schema.features, recipe.query_tower.features, strict=True):
+        if isinstance(feature, History) and isinstance(given, HistoryInput):
+            name = f"query_tower_{feature.name}"
+            own = table
+            if given.items != "tied":
+                own = _embedding(schema.slots(feature).slot_count, dimension, f"{name}_items")
+                own.trainable = given.items == "own"
+            layer = EncodedHistory(own, history.encoder(given, f"{name}_encoder"), given.dropout, name=name)
+            histories[feature.name] = layer
+            tensor = joined[feature.name] = keras.Input((dimension,), name=feature.name)
+            encoded.append(tensor)
+            direct.append(tensor)
         else:
-            slot_count = schema.slots(feature).slot_count
-            embeddings = _embedding(slot_count, given.embedding_dim, f"{name}_{feature.name}")(slots)
-        if isinstance(feature, History | MultiCategorical):
-            embeddings = MaskedMean(name=f"{name}_{feature.name}_mean")(embeddings, slots)
-        encoded.append(embeddings)
-        if is_item:
-            direct.append(embeddings)
+            tensor = joined[feature.name] = _input(feature)
+            encoded.append(_encoded("query_tower", feature, given, schema, tensor))
+    join = keras.Model(joined, _unit(_output(recipe.query_tower, dimension, encoded, direct)), name="query_join")
+    inputs = {feature.name: _input(feature) for feature in schema.features}
+    passed = {name: histories[name](tensor) if name in histories else tensor for name, tensor in inputs.items()}
+    return QueryTower(keras.Model(inputs, join(passed), name="query_tower"), histories, join)
+
+
+def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embedding) -> ItemTower:
+    inputs = {feature.name: _input(feature) for feature in schema.features}
+    encoded, direct = [], []
+    for feature, given in zip(schema.features, recipe.item_tower.features, strict=True):
+        if feature.name == ITEM_ID:
+            slots = SlotDropout(given.dropout, name="item_tower_item_id_dropout")(inputs[feature.name])
+            encoded.append(table(slots))
+            direct.append(encoded[-1])
+        else:
+            encoded.append(_encoded("item_tower", feature, given, schema, inputs[feature.name]))
+    raw = _output(recipe.item_tower, recipe.training.dimension, encoded, direct)
+    model = keras.Model(inputs, _unit(raw), name="item_tower")
+    return ItemTower(model, keras.Model(inputs, raw, name="item_tower_raw"))
+
+
+def _input(feature: Any) -> keras.KerasTensor:
+    dtype = "float32" if isinstance(feature, Numeric) else "int32"
+    return keras.Input(feature.input_shape, dtype=dtype, name=feature.name)
+
+
+def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, tensor: keras.KerasTensor):
+    """Returns [batch, width]: what a feature that is no history or item id is to its tower."""
+    name = f"{side}_{feature.name}"
+    if isinstance(feature, Numeric):
+        return PresenceDropout(given.dropout, name=f"{name}_dropout")(tensor)
+    slots = ValueDropout(given.dropout, name=f"{name}_dropout")(tensor)
+    embeddings = _embedding(schema.slots(feature).slot_count, given.embedding_dim, name)(slots)
+    if isinstance(feature, MultiCategorical):
+        return MaskedMean(name=f"{name}_mean")(embeddings, slots)
+    return embeddings
+
+
+def _output(spec: Tower, dimension: int, encoded: list, direct: list):
+    """Returns ``direct + mlp(all)``: the items' own embeddings pass by the hidden layers, which correct them."""
+    if os.environ.get("DD"):
+        encoded = [
+            keras.layers.Dropout(float(os.environ["DD"]))(e) if len(e.shape) == 2 and e.shape[-1] > 2 else e
+            for e in encoded
+        ]
+        direct = [e for e in encoded if e.shape[-1] == dimension][:1]
     hidden = keras.layers.Concatenate()(encoded) if len(encoded) > 1 else encoded[0]
     for units in spec.hidden_units:
         hidden = keras.layers.Dense(units, activation="relu")(hidden)
         hidden = keras.layers.Dropout(spec.dropout)(hidden)
-    output = keras.layers.Dense(recipe.training.dimension)(hidden)
+    output = keras.layers.Dense(dimension, kernel_initializer="zeros" if os.environ.get("ZI") else "glorot_uniform")(
+        hidden
+    )
     if direct:
         output = keras.layers.Add()([output, *direct])
-    return keras.Model(inputs, keras.layers.UnitNormalization(name="embedding")(output), name=name)
+    return output
 
 
-class TwoTower(keras.Model):
-    """Both towers in training; `fit` takes the batches of `trainer.examples.Examples`.
-
-    Attributes:
-        query_tower: as of `build`.
-        item_tower: as of `build`.
-    """
-
-    def __init__(
-        self, query_tower: keras.Model, item_tower: keras.Model, temperature: float, *, learn_temperature: bool
-    ) -> None:
-        super().__init__()
-        self.query_tower, self.item_tower = query_tower, item_tower
-        self.log_temperature = self.add_weight(
-            name="log_temperature",
-            initializer=keras.initializers.Constant(float(ops.log(temperature))),
-            trainable=learn_temperature,
-        )
-        self.loss_mean = keras.metrics.Mean(name="loss")
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """What `fit` resets at each epoch."""
-        return [self.loss_mean]
-
-    def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Returns the mean loss so far, after one step on `data`."""
-        with tf.GradientTape() as tape:
-            loss = in_batch_softmax(
-                self.query_tower(data["query"], training=True),
-                self.item_tower(data["item"], training=True),
-                data["item_row"],
-                data["log_q"],
-                data["weight"],
-                # Below 0.01 the loss of single examples explodes.
-                tf.maximum(tf.exp(self.log_temperature), 0.01),
-            )
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        self.loss_mean.update_state(loss)
-        return {"loss": self.loss_mean.result(), "temperature": tf.exp(self.log_temperature)}
+def _unit(raw):
+    return keras.layers.UnitNormalization(name="embedding")(raw)

@@ -2,84 +2,241 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from trainer import towers
-from trainer.data import Dataset
+from trainer import checkpoints, towers
+from trainer.checkpoints import State
+from trainer.data import Dataset, Events
 from trainer.errors import TrainingError
-from trainer.examples import Examples
+from trainer.evaluation import embed_items
+from trainer.examples import Examples, encode_items, history_slots
+from trainer.negatives import mine_hard_negatives
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
-from trainer.splits import Parts
+from trainer.two_tower import TwoTower
 
-Validate = Callable[[tuple[keras.Model, keras.Model]], dict[str, float]]
-Callbacks = list[keras.callbacks.Callback]
+Towers = tuple[keras.Model, keras.Model]
+Validate = Callable[[Towers], dict[str, float]]
+
+_HARD_POOL = 64
+"""Hard negatives kept for each user, of which each step takes some."""
+
+_HARD_SKIP = 10
+"""The nearest items, which may well be what the user takes next."""
 
 
-class Validation(keras.callbacks.Callback):
-    """Adds the metrics of the validation part to the logs of each epoch, for the callbacks after it."""
+class Progress:
+    """What `fit` tells while it runs; this one stays silent."""
 
-    def __init__(self, validate: Validate) -> None:
-        super().__init__()
-        self._validate = validate
+    def begin(self, epochs: int, steps: int, done: int) -> None:
+        """Says that `done` of the epochs are behind already."""
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Evaluates and writes into `logs`."""
-        metrics = self._validate((self.model.query_tower, self.model.item_tower))
-        if logs is not None:
-            logs |= {f"val_{name}": value for name, value in metrics.items()}
+    def step(self, loss: float) -> None:
+        """Says that a step is done."""
+
+    def epoch(self, measured: dict[str, Any]) -> None:
+        """Says what an epoch measured; see `fit`."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of a training.
+
+    Attributes:
+        towers: query tower and item tower.
+        epochs: what each epoch measured, see `fit`.
+        best_epoch: counted from 1: the one that the towers are of.
+    """
+
+    towers: Towers
+    epochs: list[dict[str, Any]]
+    best_epoch: int
 
 
 def fit(
     recipe: Recipe,
     dataset: Dataset,
     schemas: Schemas,
-    parts: Parts,
+    train: Events,
     *,
-    validate: Validate,
-    log_folder: Path,
-    callbacks: Callbacks,
-) -> tuple[keras.Model, keras.Model]:
-    """Returns query tower and item tower, fitted on the training part.
+    validate: Validate | None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Returns query tower and item tower, fitted on `train`.
 
-    The same recipe and seed on the same machine give the same weights.
+    The same recipe and seed on the same machine give the same weights, in one go or resumed.
+
+    Each epoch measures ``epoch``, ``loss``, ``temperature``, ``seconds``, ``examples_per_second``,
+    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch) and ``val_`` metrics.
 
     Args:
         recipe: dimension, epochs, learning rate, seed.
         dataset: users and items.
         schemas: what the towers read.
-        parts: of which only the training part is looked at.
-        validate: gives the metrics that progress shows after each epoch.
-        log_folder: for TensorBoard.
-        callbacks: called last, with the validation metrics among the logs.
+        train: the events to fit on.
+        validate: gives metrics after each epoch, by which early stopping chooses; None: neither.
+        folder: of the run, for checkpoints and TensorBoard; it exists. None: neither.
+        resume: whether to go on from the checkpoint in `folder`.
+        progress: told how it goes.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        RunError: a checkpoint cannot be written or read.
     """
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
-    examples = Examples(recipe, dataset, schemas, parts.train)
+    spec, progress = recipe.training, progress or Progress()
     query_tower, item_tower = towers.build(recipe, schemas)
-    training = recipe.training
-    model = towers.TwoTower(query_tower, item_tower, training.temperature, learn_temperature=training.learn_temperature)
-    schedule = keras.optimizers.schedules.CosineDecay(training.learning_rate, examples.steps * training.epochs)
-    model.compile(optimizer=keras.optimizers.AdamW(schedule, weight_decay=training.weight_decay), jit_compile=False)
-    model.fit(
-        examples.dataset().repeat(training.epochs),
-        epochs=training.epochs,
-        steps_per_epoch=examples.steps,
-        shuffle=False,  # the examples shuffle themselves
-        verbose=0,
-        callbacks=[
-            Validation(validate),
-            keras.callbacks.TerminateOnNaN(),
-            keras.callbacks.TensorBoard(log_dir=str(log_folder), write_graph=False),
-            *callbacks,
-        ],
+    encoders = [history.encoder for history in query_tower.histories.values()]
+    examples = Examples(
+        recipe,
+        dataset,
+        schemas,
+        train,
+        context=max((encoder.context for encoder in encoders), default=0),
+        targets=min((encoder.targets for encoder in encoders), default=64),
     )
-    if not math.isfinite(float(model.loss_mean.result())):
-        raise TrainingError("the loss is not finite; lower training.learning_rate or raise training.temperature")
-    return query_tower, item_tower
+    counts = train.item_counts(len(dataset.items.ids))
+    catalogue = encode_items(schemas.item, dataset)
+    model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts)
+    schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
+    model.compile(optimizer=keras.optimizers.AdamW(schedule, weight_decay=spec.weight_decay), jit_compile=False)
+    model.compute_step_loss(_tensors(examples.batch(np.arange(1))))  # makes every variable
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    fingerprint = _fingerprint(recipe, train)
+    state = checkpoints.read(folder, fingerprint, variables) if resume and folder else State()
+    loop = _Loop(recipe, dataset, schemas, train, examples, model, validate, progress)
+    writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if folder else None
+    done = len(state.epochs)
+    progress.begin(spec.epochs, examples.steps, done)
+    batches = iter(examples.dataset(done, spec.epochs - done))
+    while len(state.epochs) < spec.epochs and not _is_stale(state, spec.patience):
+        measured = loop.epoch(len(state.epochs), batches)
+        state.epochs.append(measured)
+        value = measured.get(f"val_{spec.metric}", math.nan)
+        if validate is None or not spec.patience or value > state.best_value:
+            state.best_epoch, state.best_value = measured["epoch"], value
+            state.best = [np.array(v) for v in _tower_variables(model)] if spec.patience else []
+        if folder:
+            checkpoints.write(folder, fingerprint, state, variables)
+        if writer:
+            with writer.as_default(step=measured["epoch"]):
+                for name, figure in measured.items():
+                    tf.summary.scalar(name, figure)
+        progress.epoch(measured)
+    if state.best:
+        for variable, value in zip(_tower_variables(model), state.best, strict=True):
+            variable.assign(value)
+    return Fitted((query_tower.model, item_tower.model), state.epochs, state.best_epoch)
+
+
+class _Loop:
+    """One epoch after another."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        schemas: Schemas,
+        train: Events,
+        examples: Examples,
+        model: TwoTower,
+        validate: Validate | None,
+        progress: Progress,
+    ) -> None:
+        self._recipe, self._dataset, self._schemas, self._train = recipe, dataset, schemas, train
+        self._examples, self._model, self._validate, self._progress = examples, model, validate, progress
+        signature = dict(examples.signature)
+        if recipe.training.hard_negatives:
+            signature["hard"] = tf.TensorSpec((None,), tf.int32)
+        self._step = tf.function(model.train_on, input_signature=[signature])
+
+    def epoch(self, number: int, batches: Any) -> dict[str, Any]:
+        """Runs epoch `number`, counted from 0, and returns what it measured."""
+        hard = self._mine(number)
+        began = waited_from = time.perf_counter()
+        waited, examples, losses = 0.0, 0, []
+        for step in range(self._examples.steps):
+            _, batch = next(batches)
+            waited += time.perf_counter() - waited_from
+            if hard is not None:
+                batch = {**batch, "hard": self._draw_hard(hard, batch["user"].numpy(), number, step)}
+            loss = float(self._step(batch))
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    "the loss is not finite; lower training.learning_rate or raise training.temperature"
+                )
+            losses.append(loss)
+            examples += len(batch["item"])
+            self._progress.step(loss)
+            waited_from = time.perf_counter()
+        seconds = time.perf_counter() - began
+        measured: dict[str, Any] = {
+            "epoch": number + 1,
+            "loss": float(np.mean(losses)),
+            "temperature": float(np.exp(self._model.log_temperature)),
+            "seconds": seconds,
+            "examples_per_second": examples / seconds,
+            "input_wait_share": waited / seconds,
+        }
+        self._model.fill_tables()
+        if self._validate:
+            towers_ = (self._model.query_tower, self._model.item_tower)
+            measured |= {f"val_{name}": value for name, value in self._validate(towers_).items()}
+        return measured
+
+    def _mine(self, number: int) -> np.ndarray | None:
+        """Returns [user_count, n] int32: near each user's query but not theirs; None where the recipe wants none."""
+        if not self._recipe.training.hard_negatives:
+            return None
+        user_count = len(self._dataset.user_ids)
+        if number == 0:
+            return np.full((user_count, _HARD_POOL), -1, dtype=np.int32)
+        vectors = embed_items(self._model.item_tower, self._schemas, self._dataset)
+        queries = np.zeros((user_count, vectors.shape[1]), dtype=np.float32)
+        for batch in self._examples.epoch(0):
+            # The last target of a user in a batch is their latest query there.
+            queries[batch["user"]] = self._model.embed_queries(_tensors(batch), training=False).numpy()
+        starts = self._train.starts(user_count)
+        known = [self._train.items[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+        return mine_hard_negatives(queries, vectors, known, _HARD_POOL, _HARD_SKIP)
+
+    def _draw_hard(self, hard: np.ndarray, users: np.ndarray, number: int, step: int) -> np.ndarray:
+        generator = np.random.default_rng((self._recipe.seed, number, step))
+        count = self._recipe.training.hard_negatives
+        return hard[generator.choice(users, count), generator.integers(0, hard.shape[1], count)]
+
+
+def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    return tf.nest.map_structure(tf.convert_to_tensor, batch)
+
+
+def _is_stale(state: State, patience: int) -> bool:
+    return bool(patience) and len(state.epochs) - state.best_epoch >= patience
+
+
+def _tower_variables(model: TwoTower) -> list[Any]:
+    both = [*model.query_tower.variables, *model.item_tower.variables]
+    return list({id(variable): variable for variable in both}.values())
+
+
+def _fingerprint(recipe: Recipe, train: Events) -> str:
+    """Returns what a checkpoint has to agree with: recipe and events."""
+    digest = hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode())
+    for values in (train.users, train.items, train.times, train.weights):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

@@ -13,6 +13,7 @@ from tests.trainer.world import dataset, recipe
 from trainer import schema
 from trainer.data import Dataset
 from trainer.examples import Examples
+from trainer.recipe import Recipe
 
 MAX_VALUES = 3
 HISTORY = {"name": "history", "kind": "history", "max_values": MAX_VALUES}
@@ -35,6 +36,7 @@ RECIPE = recipe(
     },
     training={"batch_size": 4},
 )
+CONTEXT, TARGETS = 3, 2
 
 USERS = st.fixed_dictionaries(
     {"age": st.none() | st.floats(0, 120), "gender": st.none() | st.sampled_from(["f", "m", "x"])}
@@ -56,58 +58,86 @@ def datasets(draw: st.DrawFn) -> Dataset:
     return dataset(purchases or [("u0", "i0", 0.0)], users, items)
 
 
+def examples_of(data: Dataset, of: Recipe = RECIPE) -> Examples:
+    return Examples(of, data, schema.build(of, data, data.events), data.events, context=CONTEXT, targets=TARGETS)
+
+
+def all_batches(examples: Examples) -> list[dict[str, Any]]:
+    return list(examples.epoch(0))
+
+
 @settings(max_examples=60, deadline=None)
 @given(datasets())
-def test_equals_the_encoding_of_the_same_raw_request(data: Dataset) -> None:
-    events, item_ids = data.events, data.items.ids
-    schemas = schema.build(RECIPE, data, events)
-    rows = np.random.default_rng(1).permutation(len(events))
-    batch = Examples(RECIPE, data, schemas, events).batch(rows)
-
-    requests: dict[str, list[Any]] = {"history": [], "recent": [], "user_id": [], "age": [], "gender": []}
-    bought: dict[str, list[Any]] = {"item_id": [], "year": [], "genres": []}
-    for row in rows:
-        user, item = events.users[row], events.items[row]
+def test_every_event_is_a_target_once_behind_what_came_before(data: Dataset) -> None:
+    events = data.events
+    examples = examples_of(data)
+    slots = schema.build(RECIPE, data, events).query.vocabularies["items"].lookup(data.items.ids)
+    found = []
+    for batch in all_batches(examples):
+        histories = batch["histories"]["history"]  # [batch, length]
+        for n, place in enumerate(batch["at"].tolist()):
+            row, t = divmod(place, histories.shape[1])
+            assert histories[row, t] == slots[batch["item"][n]]
+            found.append((int(batch["user"][n]), int(batch["item"][n]), tuple(histories[row, :t].tolist())))
+    expected = []
+    for row in range(len(events)):
+        user = events.users[row]
         first = int(np.flatnonzero(events.users == user)[0])
-        history = [item_ids[i] for i in events.items[first:row]]
-        requests["history"].append(history)
-        requests["recent"].append(history)
-        requests["user_id"].append(data.user_ids[user])
-        requests["age"].append(data.user_columns["age"][user])
-        requests["gender"].append(data.user_columns["gender"][user])
-        bought["item_id"].append(item_ids[item])
-        bought["year"].append(data.items.attributes["year"].at(item))
-        bought["genres"].append(data.items.attributes["genres"].at(item))
-    for side, schema_, columns in (("query", schemas.query, requests), ("item", schemas.item, bought)):
-        expected = schema_.encode(columns, len(rows))
-        assert batch[side].keys() == expected.keys()
-        for name, values in expected.items():
-            np.testing.assert_array_equal(batch[side][name], values, strict=True, err_msg=name)
+        target = first + (row - first) // TARGETS * TARGETS  # the first target of its sequence
+        before = tuple(slots[events.items[max(first, target - CONTEXT) : row]].tolist())
+        expected.append((int(user), int(events.items[row]), before))
+    assert sorted(found) == sorted(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(datasets())
+def test_profiles_equal_the_encoding_of_the_same_raw_request(data: Dataset) -> None:
+    schemas = schema.build(RECIPE, data, data.events)
+    for batch in all_batches(examples_of(data)):
+        users = batch["user"].tolist()
+        raw = {
+            "user_id": [data.user_ids[user] for user in users],
+            "age": [data.user_columns["age"][user] for user in users],
+            "gender": [data.user_columns["gender"][user] for user in users],
+        }
+        expected = schemas.query.encode(raw, len(users))
+        assert batch["others"].keys() == raw.keys()
+        for name, values in batch["others"].items():
+            np.testing.assert_array_equal(values, expected[name], strict=True, err_msg=name)
 
 
 def shop(count: int) -> tuple[Dataset, Examples]:
     data = dataset([(f"u{n % 3}", f"i{n % 4 and 1}", float(n)) for n in range(count)])
-    return data, Examples(RECIPE, data, schema.build(RECIPE, data, data.events), data.events)
+    return data, examples_of(data)
 
 
 def test_log_q_is_the_share_of_the_item_among_the_events() -> None:
-    data, examples = shop(8)
-    batch = examples.batch(np.arange(8))
-    # i0 in 2 of 8 events, i1 in 6.
-    expected = [np.log(0.25) if item == 0 else np.log(0.75) for item in data.events.items]
-    assert batch["log_q"].tolist() == pytest.approx(expected)
-    assert batch["item_row"].tolist() == data.events.items.tolist()
-    assert batch["weight"].tolist() == [1.0] * 8
+    _, examples = shop(8)
+    for batch in all_batches(examples):
+        # i0 in 2 of 8 events, i1 in 6.
+        expected = [np.log(0.25) if item == 0 else np.log(0.75) for item in batch["item"]]
+        assert batch["log_q"].tolist() == pytest.approx(expected)
+        assert batch["weight"].tolist() == [1.0] * len(expected)
 
 
-def epochs(examples: Examples, count: int) -> list[list[list[list[float]]]]:
+def test_batches_hold_about_as_many_events_as_asked() -> None:
+    _, examples = shop(4000)
+    sizes = [len(batch["item"]) for batch in all_batches(examples)]
+    # 4,000 events and 20 steps at least: 200 an epoch, but sequences of two are not cut.
+    assert examples.steps == len(sizes) == 1000
+    assert sum(sizes) == 4000
+    assert 2 <= min(sizes) <= max(sizes) <= 6
+
+
+def targets(examples: Examples, first: int, epochs: int) -> list[tuple[int, list[int]]]:
     return [
-        [batch["query"]["history"].tolist() for batch in examples.dataset().as_numpy_iterator()] for _ in range(count)
+        (int(number), batch["at"].tolist()) for number, batch in examples.dataset(first, epochs).as_numpy_iterator()
     ]
 
 
 def test_each_epoch_is_shuffled_anew_and_the_same_for_the_same_seed() -> None:
-    first, second = epochs(shop(11)[1], 2)
-    assert len(first) == 2  # two batches of 4; three events wait for the next epoch
+    both = targets(shop(300)[1], 0, 2)
+    first, second = ([batch for number, batch in both if number == epoch] for epoch in (0, 1))
     assert first != second
-    assert epochs(shop(11)[1], 2) == [first, second]
+    assert targets(shop(300)[1], 0, 2) == both
+    assert [batch for _, batch in targets(shop(300)[1], 1, 1)] == second  # begun there, as a resumed training does

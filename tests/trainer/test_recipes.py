@@ -13,22 +13,24 @@ from trainer import recipes
 from trainer.errors import RecipeError
 
 
-@pytest.mark.parametrize("name", ["complete_journey", "movielens_100k"])
+@pytest.mark.parametrize("name", ["amazon_beauty", "complete_journey", "movielens_100k"])
 def test_shipped_recipes_can_be_read(name: str) -> None:
     assert name in recipes.shipped()
     read = recipes.load(name)
     assert read.name == name
-    assert read.download is not None
+    assert read.download is not None or read.origin
 
 
-@pytest.mark.parametrize("name", ["complete_journey", "movielens_100k"])
+@pytest.mark.parametrize("name", ["amazon_beauty", "complete_journey", "movielens_100k"])
 def test_resolved_recipe_reads_back_the_same(name: str) -> None:
     read = recipes.load(name)
     assert recipes.parse(read.to_json(), "again") == read
 
 
 def test_unknown_recipe_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no recipe 'films': expected one of complete_journey, movielens_100k, or"):
+    with pytest.raises(
+        RecipeError, match="no recipe 'films': expected one of amazon_beauty, complete_journey, movielens_100k, or"
+    ):
         recipes.load("films")
     with pytest.raises(RecipeError, match="no recipe"):
         recipes.load(str(tmp_path))
@@ -53,7 +55,7 @@ def test_text_that_is_no_toml_is_named(tmp_path: Path) -> None:
         ("training", "dimension", 1),
         ("interactions", "separator", ";;"),
         ("interactions", "colour", "red"),
-        ("split", "kind", "random"),
+        ("split", "kind", "newest"),
         ("split", "test_share", 0.5),
         ("index", "trees", []),
         ("index", "min_recall_at_100", 1.5),
@@ -71,10 +73,10 @@ def test_every_bad_key_is_named_at_once() -> None:
     raw = tomllib.loads(RECIPE)
     raw["sead"] = 1
     raw["training"]["epochs"] = -1
-    del raw["interactions"]["user"]
+    del raw["interactions"]["path"]
     with pytest.raises(RecipeError) as caught:
         recipes.parse(raw, "mine")
-    for key in ("sead", "training.epochs", "interactions.user"):
+    for key in ("sead", "training.epochs", "interactions.path"):
         assert key in str(caught.value)
 
 

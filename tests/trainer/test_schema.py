@@ -12,7 +12,7 @@ from tests.trainer.world import dataset, recipe
 from trainer import schema, splits
 from trainer.data import Dataset
 from trainer.evaluation import popularity_scorer, raw_queries
-from trainer.examples import Examples
+from trainer.examples import Examples, encode_items
 from trainer.recipe import Recipe, Split
 from trainer.splits import Parts
 
@@ -71,17 +71,25 @@ def test_a_number_that_never_varies_is_still_finite() -> None:
     assert (schemas.item.features[1].mean, schemas.item.features[1].std) == (0.0, 1.0)  # no item has a year
 
 
+def examples_of(recipe: Recipe, data: Dataset, events: Events) -> dict[str, Any]:
+    """Returns all examples as one batch: the sequence of each user."""
+    schemas = schema.build(recipe, data, events)
+    examples = Examples(recipe, data, schemas, events, context=10, targets=10)
+    return examples.batch(np.arange(len(np.unique(events.users))))
+
+
 def of_known(recipe: Recipe, data: Dataset, parts: Parts) -> dict[str, Any]:
     """Returns all that training and queries are made from, by external id."""
     schemas = schema.build(recipe, data, parts.train)
-    examples = Examples(recipe, data, schemas, parts.train)
-    batch = examples.batch(np.arange(len(parts.train)))
+    batch = examples_of(recipe, data, parts.train)
+    catalogue = encode_items(schemas.item, data)
     users = [data.user_ids.index(user) for user in ("amy", "bob", "cem")]
     counts = popularity_scorer(parts.known, len(data.items.ids))(np.array([0]))[0]
     return {
         "schemas": schemas,
-        "query inputs": {name: values.tolist() for name, values in batch["query"].items()},
-        "item inputs": {name: values.tolist() for name, values in batch["item"].items()},
+        "query inputs": {name: values.tolist() for name, values in batch["others"].items()},
+        "histories": batch["histories"]["history"].tolist(),
+        "item inputs": {name: values[batch["item"]].tolist() for name, values in catalogue.items()},
         "log_q": batch["log_q"].tolist(),
         "queries": raw_queries(recipe, data, schemas, parts.known, np.array(users)),
         "popularity": {item: count for item, count in zip(data.items.ids, counts, strict=True) if count},
@@ -122,11 +130,14 @@ def test_an_item_reaches_only_the_queries_after_it(at: int) -> None:
     items = data.events.items.copy()
     items[at] = 2 if items[at] != 2 else 0  # p3, or p1
     changed = replace(data.events, items=items)
-    everything = np.arange(12)
-    before = Examples(RECIPE, data, schemas, data.events).batch(everything)["query"]
-    after = Examples(RECIPE, data, schemas, changed).batch(everything)["query"]
-    differs = np.zeros(12, dtype=bool)
-    for name in before:
-        differs |= (before[name] != after[name]).reshape(12, -1).any(axis=1)
+    before, after = (prefixes(examples_of(RECIPE, data, events)) for events in (data.events, changed))
+    differs = [one != other for one, other in zip(before, after, strict=True)]
     ends = {0: 5, 1: 9, 2: 12}  # where the events of amy, bob and cem end
     assert np.flatnonzero(differs).tolist() == list(range(at + 1, ends[int(data.events.users[at])]))
+
+
+def prefixes(batch: dict[str, Any]) -> list[list[int]]:
+    """Returns, of each target, the slots before it."""
+    histories = batch["histories"]["history"]
+    places = (divmod(int(place), histories.shape[1]) for place in batch["at"])
+    return [histories[row, :t].tolist() for row, t in places]

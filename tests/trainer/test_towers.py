@@ -8,12 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer import schema, towers
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
-from trainer.towers import MaskedMean, PresenceDropout, SlotDropout
+from trainer.examples import Examples, encode_items, history_slots
+from trainer.towers import MaskedMean, PresenceDropout, SlotDropout, ValueDropout
+from trainer.two_tower import TwoTower
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -34,7 +37,8 @@ def schemas() -> Schemas:
 @pytest.fixture(scope="module")
 def built(schemas: Schemas) -> tuple[keras.Model, keras.Model]:
     keras.utils.set_random_seed(4)
-    query, item = towers.build(RECIPE, schemas)
+    built_query, built_item = towers.build(RECIPE, schemas)
+    query, item = built_query.model, built_item.model
     for weight in (*query.trainable_weights, *item.trainable_weights):  # biases start at zero: make every part count
         weight.assign_add(np.random.default_rng(len(weight.shape)).normal(size=weight.shape) * 0.3)
     return query, item
@@ -62,10 +66,10 @@ def test_outputs_have_unit_length_and_differ(built: tuple[keras.Model, keras.Mod
 
 def test_towers_share_the_table_of_items(built: tuple[keras.Model, keras.Model], schemas: Schemas) -> None:
     query, item = built
-    assert query.get_layer("items") is item.get_layer("items")
+    assert query.get_layer("query_tower_history").table is item.get_layer("items")
     rows = schemas.item.encode(ITEMS, 3)
     before = np.array(item(rows))
-    table = query.get_layer("items").embeddings
+    table = item.get_layer("items").embeddings
     kept = np.array(table)
     table.assign(kept[::-1])
     assert np.abs(np.array(item(rows)) - before).max() > 0.01
@@ -86,7 +90,7 @@ def test_empty_history_alone_is_finite_before_any_training() -> None:
     only = recipe(query_tower={"features": [{"name": "history", "kind": "history"}]})
     only_schemas = schemas_of(only)
     query, _ = towers.build(only, only_schemas)
-    assert np.isfinite(np.array(query(only_schemas.query.encode({"history": [[]]}, 1)))).all()
+    assert np.isfinite(np.array(query.model(only_schemas.query.encode({"history": [[]]}, 1)))).all()
 
 
 def test_newest_items_count_and_older_ones_do_not(built: tuple[keras.Model, keras.Model], schemas: Schemas) -> None:
@@ -134,3 +138,47 @@ def test_mean_leaves_padding_out() -> None:
     slots = np.array([[7, 1, 0], [0, 0, 0]])
     # Row 0: (1 + 3) / 2 and (2 + 6) / 2; row 1 is empty.
     assert np.array(MaskedMean()(embeddings, slots)).tolist() == [[2.0, 4.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("encoder", ["mean", "positions", "rank_decay", "gru", "transformer"])
+@pytest.mark.parametrize("items", ["tied", "own", "tower"])
+def test_training_sees_the_queries_that_serving_makes(encoder: str, items: str) -> None:
+    features = [
+        {**f, "encoder": encoder, "items": items} if f["kind"] == "history" else f
+        for f in RECIPE.to_json()["query_tower"]["features"]
+    ]
+    own = recipe(training={"dimension": 6}, query_tower={"features": features})
+    users = {"a": {"age": 30.0, "gender": "f"}, "b": {"age": 50.0, "gender": "m"}}
+    # The shop's history holds 10: the transformer's sequences have 5 events of context and 5 targets.
+    bought = [("a", f"p{at % 4}", float(at)) for at in range(9)] + [("b", f"p{at % 3}", float(at)) for at in range(4)]
+    data = dataset(bought, users)
+    built = schema.build(own, data, data.events)
+    keras.utils.set_random_seed(1)
+    query, item = towers.build(own, built)
+    counts = data.events.item_counts(len(data.items.ids))
+    model = TwoTower(query, item, own, encode_items(built.item, data), history_slots(built, data), counts)
+    examples = Examples(own, data, built, data.events, context=10, targets=10)
+    batch = examples.batch(np.arange(2))
+    model.fill_tables()
+    found = np.array(model.embed_queries(tf.nest.map_structure(tf.convert_to_tensor, batch), training=False))
+    starts = data.events.starts(2)
+    rows = [starts[user] + at for user in range(2) for at in range(starts[user + 1] - starts[user])]
+    raw = {
+        "history": [[data.items.ids[i] for i in data.events.items[starts[data.events.users[r]] : r]] for r in rows],
+        "age": [data.user_columns["age"][data.events.users[r]] for r in rows],
+        "gender": [data.user_columns["gender"][data.events.users[r]] for r in rows],
+    }
+    served = np.array(query.model(built.query.encode(raw, len(rows))))
+    np.testing.assert_allclose(found, served, atol=1e-5)
+
+
+def test_hidden_values_are_missing_or_unknown_and_only_in_training() -> None:
+    slots = np.tile(np.array([[0, 2, 3]], dtype=np.int32), (2000, 1))
+    layer = ValueDropout(0.4, seed=3)
+    np.testing.assert_array_equal(np.array(layer(slots, training=False)), slots)
+    hidden = np.array(layer(slots, training=True))
+    assert (hidden[:, 0] == 0).all()
+    # Whole rows: a fifth missing, a fifth unknown; 2,000 draws, standard error 0.009.
+    assert (hidden[:, 1:] == 0).all(axis=1).mean() == pytest.approx(0.2, abs=0.04)
+    assert (hidden[:, 1:] == 1).all(axis=1).mean() == pytest.approx(0.2, abs=0.04)
+    assert (hidden[:, 1:] == slots[:, 1:]).all(axis=1).mean() == pytest.approx(0.6, abs=0.04)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import tomllib
 from collections.abc import Mapping
@@ -13,7 +14,19 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.errors import RecipeError
-from trainer.recipe import ADAPTER, ITEM_ID, KEYS, USER_ID, CategoricalInput, HistoryInput, Recipe
+from trainer.recipe import (
+    ADAPTER,
+    CLOCK,
+    ID,
+    ITEM_ID,
+    KEYS,
+    USER_ID,
+    Attribute,
+    CategoricalInput,
+    HistoryInput,
+    Interactions,
+    Recipe,
+)
 
 
 def shipped() -> list[str]:
@@ -64,6 +77,16 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     return recipe
 
 
+def query_attributes(recipe: Recipe) -> dict[str, Attribute]:
+    """Returns what features of the query tower can name, beside the id: of the user, the event and its time."""
+    clock = () if recipe.interactions.time is None else CLOCK
+    return {
+        **{name: Attribute(name, "int") for name in clock},
+        **recipe.interactions.attributes,
+        **({} if recipe.users is None else recipe.users.attributes),
+    }
+
+
 def _advise(error: ErrorDetails) -> str:
     if error["type"] != "unexpected_keyword_argument":
         return error["msg"]
@@ -73,11 +96,10 @@ def _advise(error: ErrorDetails) -> str:
 
 def _check(recipe: Recipe, source: str) -> None:
     sides = (
-        ("query_tower", recipe.query_tower, recipe.users, USER_ID),
-        ("item_tower", recipe.item_tower, recipe.items, ITEM_ID),
+        ("query_tower", recipe.query_tower, query_attributes(recipe), USER_ID),
+        ("item_tower", recipe.item_tower, {} if recipe.items is None else recipe.items.attributes, ITEM_ID),
     )
-    for side, tower, table, id_name in sides:
-        attributes = {} if table is None else table.attributes
+    for side, tower, attributes, id_name in sides:
         names = [feature.name for feature in tower.features]
         if len(set(names)) != len(names):
             raise RecipeError(f"{source}: {side}: feature names {names} are not distinct")
@@ -92,10 +114,12 @@ def _check(recipe: Recipe, source: str) -> None:
                     raise RecipeError(f"{where}: an id is categorical, not {feature.kind}")
                 continue
             if feature.name not in attributes:
-                table_name = "users" if side == "query_tower" else "items"
+                if feature.name in CLOCK and side == "query_tower":
+                    raise RecipeError(f"{where}: needs interactions.time, or an attribute of that name")
+                tables = "[users.attributes] or [interactions.attributes]"
                 raise RecipeError(
-                    f"{where}: no such attribute; add it under [{table_name}.attributes] "
-                    f"(there are {sorted(attributes)})"
+                    f"{where}: no such attribute; add it under "
+                    f"{tables if side == 'query_tower' else '[items.attributes]'} (there are {sorted(attributes)})"
                 )
             types = {
                 "categorical": ("string", "int"),
@@ -107,9 +131,39 @@ def _check(recipe: Recipe, source: str) -> None:
                     f"{where}: kind {feature.kind} reads type {' or '.join(types[feature.kind])}, "
                     f"the attribute is of type {attributes[feature.name].type}"
                 )
+    _check_format(recipe.interactions, source)
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
     if recipe.split.kind == "global_temporal" and recipe.interactions.time is None:
         raise RecipeError(f"{source}: split.kind global_temporal needs interactions.time, the column of the time")
-    if recipe.items is not None and ITEM_ID in recipe.items.attributes:
-        raise RecipeError(f"{source}: items.attributes: {ITEM_ID} is the id itself; choose another name")
+    users = {} if recipe.users is None else recipe.users.attributes
+    items = {} if recipe.items is None else recipe.items.attributes
+    events = recipe.interactions.attributes
+    tables = (("users", users, USER_ID), ("items", items, ITEM_ID), ("interactions", events, USER_ID))
+    for table, names, id_name in tables:
+        for reserved in {ID, id_name} & set(names):
+            raise RecipeError(f"{source}: {table}.attributes: {reserved} is the id itself; choose another name")
+    for name in events:
+        if name in users:
+            raise RecipeError(
+                f"{source}: interactions.attributes: {name} is one of [users.attributes] too; choose another name"
+            )
+
+
+def _check_format(interactions: Interactions, source: str) -> None:
+    """Raises where a table lacks a column, or sequences have a key that only a table can have."""
+    if interactions.format == "table":
+        for key in ("user", "item"):
+            if getattr(interactions, key) is None:
+                raise RecipeError(
+                    f"{source}: interactions.{key}: missing; a table needs the column of the {key} id (or is "
+                    'format = "sequences" meant?)'
+                )
+        return
+    for field in dataclasses.fields(Interactions):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if field.name not in ("path", "format") and getattr(interactions, field.name) != default:
+            raise RecipeError(
+                f"{source}: interactions.{field.name}: {getattr(interactions, field.name)!r} makes no sense where "
+                f'format is "sequences", which holds ids alone; remove it, or use format = "table"'
+            )

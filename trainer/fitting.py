@@ -1,0 +1,93 @@
+"""A run from a recipe: fitted, the best epoch chosen on validation, and fitted again where the recipe says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from trainer import schema, training
+from trainer.checkpoints import CHECKPOINT
+from trainer.console import console
+from trainer.data import Dataset
+from trainer.errors import RunError
+from trainer.evaluation import evaluate_validation
+from trainer.progress import EpochProgress
+from trainer.recipe import Recipe
+from trainer.runs import Run
+from trainer.splits import Parts
+
+_REFIT = "refit"
+
+
+def fit_and_choose(
+    recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, folder: Path, *, resume: bool
+) -> Run:
+    """Returns the finished run, not yet saved. The test part is not looked at.
+
+    Args:
+        recipe: all of it.
+        data_folder: that its paths are relative to.
+        dataset: users and items.
+        parts: training, and validation to choose the epoch by.
+        folder: of the run; made where it is missing. Holds the checkpoints.
+        resume: whether to go on from them.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        RunError: the folder cannot be written, or holds no checkpoint to resume from.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {folder}: {error}") from error
+    if (folder / CHECKPOINT).exists() and not resume:
+        console.print(f"note: {folder} holds a checkpoint, which is replaced; --resume would go on from it.")
+    schemas = schema.build(recipe, dataset, parts.train)
+    progress = EpochProgress()
+    try:
+        fitted = training.fit(
+            recipe,
+            dataset,
+            schemas,
+            parts.train,
+            validate=lambda towers: evaluate_validation(recipe, dataset, schemas, towers, parts),
+            folder=folder,
+            resume=resume,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        progress.stop()
+        console.print(f"stopped; go on with the same command and --run {folder} --resume")
+        raise
+    finally:
+        progress.stop()
+    epochs = fitted.epochs
+    if recipe.training.refit:
+        fitted, schemas = _refit(recipe, dataset, parts, folder, fitted.best_epoch, resume=resume)
+    return Run.of(recipe, data_folder, schemas, fitted.towers, refitted=recipe.training.refit, epochs=epochs)
+
+
+def _refit(
+    recipe: Recipe, dataset: Dataset, parts: Parts, folder: Path, epochs: int, *, resume: bool
+) -> tuple[training.Fitted, schema.Schemas]:
+    """Returns towers fitted on all that is known before the test, for a number of epochs that validation chose."""
+    shorter = dataclasses.replace(recipe.training, epochs=epochs, patience=0)
+    known = parts.known
+    schemas = schema.build(recipe, dataset, known)
+    inner = folder / _REFIT
+    inner.mkdir(exist_ok=True)
+    progress = EpochProgress("fitting again")
+    try:
+        fitted = training.fit(
+            dataclasses.replace(recipe, training=shorter),
+            dataset,
+            schemas,
+            known,
+            validate=None,
+            folder=inner,
+            resume=resume and (inner / CHECKPOINT).exists(),
+            progress=progress,
+        )
+    finally:
+        progress.stop()
+    return fitted, schemas

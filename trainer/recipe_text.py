@@ -1,0 +1,145 @@
+"""Writes a draft as a commented TOML recipe."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trainer.draft import SMALL_CATALOGUE, Described, Draft, relative_path
+from trainer.kinds import Guess
+from trainer.sniffing import Source
+
+_WIDTH = 118
+
+
+def write_recipe(draft: Draft, folder: Path) -> str:
+    """Returns the text of the recipe.
+
+    Args:
+        draft: what it says.
+        folder: that it will stand in, and that its paths are relative to.
+    """
+    blocks = [
+        _head(draft),
+        _interactions(draft, folder),
+        *(_entities(name, table, folder) for name, table in (("items", draft.items), ("users", draft.users)) if table),
+        _query_tower(draft),
+        _item_tower(draft),
+        f'[split]\nkind = "{draft.split}"',
+        _training(draft),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _head(draft: Draft) -> str:
+    lines = list(
+        _comment("Drafted by `python -m trainer init`; docs/recipes.md explains every key. Read it before you train.")
+    )
+    if draft.doubts:
+        lines += ["#", *_comment("Not sure of:"), *(line for doubt in draft.doubts for line in _comment(f"- {doubt}"))]
+    return "\n".join([*lines, f"name = {_value(draft.name)}"])
+
+
+def _interactions(draft: Draft, folder: Path) -> str:
+    roles = draft.roles
+    lines = ["[interactions]", *_source(draft.interactions, folder)]
+    keys = (("user", roles.user), ("item", roles.item), ("time", roles.time), ("weight", roles.weight))
+    lines += [f"{key} = {_value(column)}" for key, column in (*keys, ("rating", roles.rating)) if column is not None]
+    if roles.time is None:
+        lines += _comment("No time: the order of the rows counts.")
+    if roles.rating is not None:
+        lines.append(f"# min_rating = {_good_rating(draft):g}  # leaves out the rows that are rated lower")
+    lines += [f"# weight = {_value(amount)}" for amount in roles.amounts]
+    if draft.event_guesses:
+        lines += [
+            "",
+            *_comment(
+                "Other columns. Take those that are known when a request is made, and name them in [query_tower] too."
+            ),
+            "# [interactions.attributes]",
+            *(f"# {_attribute(name, guess)}" for name, guess in draft.event_guesses.items() if guess.type),
+        ]
+    return "\n".join(lines)
+
+
+def _good_rating(draft: Draft) -> float:
+    """Returns four fifths of the best: 4 of 5."""
+    best = draft.interactions.frame[draft.roles.rating or ""].cast(pl.Float64).max()
+    return round(0.8 * float(best), 1)  # type: ignore[arg-type]
+
+
+def _entities(name: str, table: Described, folder: Path) -> str:
+    lines = [f"[{name}]", *_source(table.source, folder), f"id = {_value(table.id)}"]
+    if table.guesses:
+        lines += ["", f"[{name}.attributes]"]
+        for attribute, guess in table.guesses.items():
+            left_out = _comment(f"{guess.column} is left out: {guess.why}")
+            lines += [_attribute(attribute, guess)] if guess.type else left_out
+    return "\n".join(lines)
+
+
+def _query_tower(draft: Draft) -> str:
+    history = {"kind": "history", "encoder": "positions", "max_values": 50, "dropout": 0.2}
+    features = {"history": history}
+    for name, feature in (draft.users.features if draft.users else {}).items():
+        # Callers rarely know all of a user; the tower learns to do without.
+        features[name] = {**feature, "dropout": 0.3}
+    return "\n".join(["[query_tower]", "hidden_units = [128]", "dropout = 0.2", *_features(features)])
+
+
+def _item_tower(draft: Draft) -> str:
+    # An item that is new to the trained tower is placed by its attributes: they have to be learned without the id.
+    others = draft.items.features if draft.items else {}
+    features = {"item_id": {"kind": "categorical", **({"dropout": 0.1} if others else {})}, **others}
+    return "\n".join(["[item_tower]", "hidden_units = [128]", "dropout = 0.2", *_features(features)])
+
+
+def _training(draft: Draft) -> str:
+    lines = ["[training]"]
+    for key, value in draft.training.items():
+        if key == "loss":
+            size = "at most" if value == "full_softmax" else "more than"
+            lines += _comment(f"The catalogue has {draft.item_count:,} items, {size} {SMALL_CATALOGUE:,}.")
+        lines.append(f"{key} = {_value(value)}")
+    return "\n".join(lines)
+
+
+def _features(features: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "features = ["
+    for name, keys in features.items():
+        yield f"    {_inline({'name': name, **keys})},"
+    yield "]"
+
+
+def _attribute(name: str, guess: Guess) -> str:
+    keys = {"column": guess.column, **({} if guess.type == "string" else {"type": guess.type}), **guess.keys}
+    return f"{name} = {_inline(keys)}" + (f"  # {guess.why}" if guess.why else "")
+
+
+def _source(source: Source, folder: Path) -> Iterator[str]:
+    yield f"path = {_value(relative_path(source.path, folder))}"
+    if source.separator != ",":
+        yield f"separator = {_value(source.separator)}"
+    if source.quote != '"':
+        yield f"quote = {_value(source.quote)}"
+
+
+def _inline(keys: Mapping[str, Any]) -> str:
+    return "{ " + ", ".join(f"{key} = {_value(value)}" for key, value in keys.items()) + " }"
+
+
+def _value(value: Any) -> str:
+    """Returns a value as TOML: its text, numbers and lists are written as those of JSON are."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _comment(text: str) -> list[str]:
+    """Returns lines of a comment; `text` may hold what a person's file holds, line breaks too."""
+    return textwrap.wrap(
+        " ".join(text.split()), _WIDTH, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False
+    )

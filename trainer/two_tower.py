@@ -1,0 +1,199 @@
+"""Both towers in training: a step is queries, candidates, a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bundle.vocabulary import FIRST_VALUE
+from trainer import losses
+from trainer.losses import Candidates
+from trainer.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
+from trainer.recipe import HistoryInput, Recipe
+from trainer.towers import ItemTower, QueryTower
+
+_ESTIMATOR_RATE = 0.05
+_BATCH = 4096
+
+
+class Items(NamedTuple):
+    """What the item tower makes of the items of a step.
+
+    Attributes:
+        raw: [m, dim] float32, before the length is made 1.
+        place: [n] int32, of each asked item in `raw`.
+    """
+
+    raw: tf.Tensor
+    place: tf.Tensor
+
+
+def _unit(raw: tf.Tensor) -> tf.Tensor:
+    return tf.math.l2_normalize(raw, axis=-1)
+
+
+class TwoTower(keras.Model):
+    """Queries and items of a batch, and the loss that a recipe names.
+
+    Attributes:
+        query_tower: as of `trainer.towers.build`.
+        item_tower: likewise.
+    """
+
+    def __init__(
+        self,
+        query_tower: QueryTower,
+        item_tower: ItemTower,
+        recipe: Recipe,
+        catalogue: Mapping[str, np.ndarray],
+        slots: np.ndarray,
+        counts: np.ndarray,
+    ) -> None:
+        """Makes what the loss needs.
+
+        Args:
+            query_tower: to fit.
+            item_tower: to fit.
+            recipe: names the loss, and what a history is made of.
+            catalogue: inputs of the item tower of all items, each [item_count, ...].
+            slots: [item_count] int32, of each item in a history.
+            counts: [item_count] training events of each item.
+        """
+        super().__init__()
+        training = recipe.training
+        self.query_tower, self.item_tower = query_tower.model, item_tower.model
+        self._parts, self._raw, self._training = query_tower, item_tower.raw, training
+        self._slots = slots
+        self._of_tower = [
+            f.name for f in recipe.query_tower.features if isinstance(f, HistoryInput) and f.items == "tower"
+        ]
+        # Not a dict of tensors: keras would keep one in another order than the tower's inputs are in.
+        self._catalogue = [(name, tf.constant(catalogue[name])) for name in item_tower.raw.input]
+        self._item_count = len(counts)
+        self.log_temperature = self.add_weight(
+            name="log_temperature",
+            initializer=keras.initializers.Constant(float(np.log(training.temperature))),
+            trainable=training.learn_temperature,
+        )
+        if training.loss in ("sampled_softmax", "mixed_softmax", "gbce", "bce"):
+            drawn = np.ones(len(counts)) if training.sampling == "uniform" else counts**training.sampling_power
+            self.sampler = NegativeSampler(drawn / drawn.sum(), training.negatives)
+            self._share = tf.constant(counts / counts.sum(), tf.float32)
+            self._expected = tf.constant(training.negatives * drawn / drawn.sum(), tf.float32)
+        if training.queue:
+            self.queue = CrossBatchQueue(training.queue, training.dimension)
+        if training.log_q == "streaming":
+            self.estimator = FrequencyEstimator(2 * len(counts), learning_rate=_ESTIMATOR_RATE)
+
+    def embed_queries(self, batch: Mapping[str, Any], training: bool) -> tf.Tensor:
+        """Returns [n, dim] float32, unit length: the queries of a batch of `trainer.examples.Examples`."""
+        return self._queries(batch, self._items_of(batch, batch["item"][:1], training), training)
+
+    def _items_of(self, batch: Mapping[str, Any], more: tf.Tensor, training: bool) -> Items:
+        """Returns what the item tower makes of the items of a step, each once: those of `more` [n], and of histories."""
+        rows = more
+        if self._of_tower:
+            rows = tf.concat([more, tf.reshape(batch["items"], [-1])], 0)
+        unique, place = tf.unique(rows)
+        return Items(self._raw_of(unique, training), place)
+
+    def _raw_of(self, rows: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """Returns [n, dim] float32 of catalogue rows [n]; None: of all."""
+        inputs = {name: values if rows is None else tf.gather(values, rows) for name, values in self._catalogue}
+        return self._raw(inputs, training=training)
+
+    def _queries(self, batch: Mapping[str, Any], items: Items, training: bool) -> tf.Tensor:
+        parts = dict(batch["others"])
+        for name, encoder in self._parts.histories.items():
+            slots, embeddings = batch["histories"][name], None
+            if name in self._of_tower:
+                shape = tf.shape(batch["items"])
+                place = items.place[-shape[0] * shape[1] :]
+                embeddings = tf.reshape(tf.gather(items.raw, place), [shape[0], shape[1], items.raw.shape[1]])
+            encoded = encoder.prefixes(slots, embeddings, training=training)  # [batch, length, dim]
+            parts[name] = tf.gather(tf.reshape(encoded, [-1, encoded.shape[-1]]), batch["at"])
+        return self._parts.join({name: parts[name] for name in self._parts.join.input}, training=training)
+
+    def fill_tables(self) -> None:
+        """Writes what the item tower makes of each item into the histories that are made of that."""
+        if not self._of_tower:
+            return
+        raw = np.concatenate(
+            [
+                np.array(self._raw_of(tf.range(start, min(start + _BATCH, self._item_count)), training=False))
+                for start in range(0, self._item_count, _BATCH)
+            ]
+        )
+        for name in self._of_tower:
+            table = self._parts.histories[name].table.embeddings
+            values = np.zeros(table.shape, dtype=np.float32)
+            known = self._slots >= FIRST_VALUE
+            values[self._slots[known]] = raw[known]
+            table.assign(values)
+
+    def compute_step_loss(self, batch: Mapping[str, Any], training: bool = True) -> tf.Tensor:
+        """Returns the loss of a batch, a scalar."""
+        spec = self._training
+        rows, weights = batch["item"], batch["weight"]
+        # Below 0.01 the loss of single examples explodes.
+        temperature = tf.maximum(tf.exp(self.log_temperature), 0.01)
+        if spec.loss == "full_softmax":
+            raw = self._raw_of(None, training)
+            queries = self._queries(batch, Items(raw, tf.reshape(batch["items"], [-1])), training)
+            return losses.full_softmax(queries, _unit(raw), rows, weights, temperature)
+        log_q = self.estimator(rows) if spec.log_q == "streaming" else batch["log_q"]
+        count = tf.shape(rows)[0]
+        drawn, log_count = (rows[:0], batch["log_q"][:0]) if spec.loss == "in_batch_softmax" else self.sampler()
+        hard = batch.get("hard", rows[:0])  # -1 where there is none
+        items = self._items_of(batch, tf.concat([rows, drawn, tf.maximum(hard, 0)], 0), training)
+        queries = self._queries(batch, items, training)
+        vectors = tf.gather(_unit(items.raw), items.place[: count + tf.size(drawn) + tf.size(hard)])
+        positives, others = vectors[:count], vectors[count:]
+        if spec.loss in ("in_batch_softmax", "mixed_softmax"):
+            extra = None
+            if spec.loss == "mixed_softmax":
+                # How often an item is expected among the candidates of both kinds.
+                batch_size = tf.cast(count, tf.float32)
+                log_count = tf.math.log(tf.exp(log_count) + batch_size * tf.gather(self._share, drawn))
+                log_q = tf.math.log(batch_size * tf.exp(log_q) + tf.gather(self._expected, rows))
+                extra = Candidates(others, drawn, log_count)
+            if spec.queue:
+                queued = self.queue.candidates()
+                extra = (
+                    queued if extra is None else Candidates(*(tf.concat(p, 0) for p in zip(extra, queued, strict=True)))
+                )
+            loss = losses.in_batch_softmax(queries, positives, rows, log_q, weights, temperature, extra=extra)
+            if spec.queue:
+                self.queue.push(positives, rows, log_q)
+            return loss
+        negatives = Candidates(
+            others, tf.concat([drawn, hard], 0), tf.concat([log_count, tf.zeros_like(hard, tf.float32)], 0)
+        )
+        if spec.loss == "sampled_softmax":
+            return losses.sampled_softmax(queries, positives, rows, negatives, weights, temperature)
+        if spec.loss == "gbce":
+            rate = min(1.0, spec.negatives / max(1, self._item_count - 1))
+            return losses.gbce(
+                queries,
+                positives,
+                rows,
+                negatives,
+                weights,
+                temperature,
+                sampling_rate=rate,
+                calibration=spec.calibration,
+            )
+        return losses.binary_cross_entropy(queries, positives, rows, negatives, weights, temperature)
+
+    def train_on(self, batch: Mapping[str, Any]) -> tf.Tensor:
+        """Returns the loss of a batch, after one step of the optimizer on it."""
+        with tf.GradientTape() as tape:
+            loss = self.compute_step_loss(batch)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        return loss
