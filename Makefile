@@ -3,12 +3,13 @@ VENV ?= .venv
 STORE ?= store
 EPOCHS ?= 10
 SOAK ?= full
+RECIPE ?= movielens_100k
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types protos check-protos check-protocol soak serve wheel clean
+.PHONY: help env demo test check lint types protos check-protos check-protocol soak quality throughput serve wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,12 @@ check-protocol: $(READY) ## Check the swap protocol exhaustively, and that break
 
 soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: under 3 minutes)
 	$(BIN)/python -m rehearsal.soak $(if $(filter short,$(SOAK)),--short)
+
+quality: $(READY) ## Train a recipe with three seeds beside all baselines, judge the targets (RECIPE=, DATA=)
+	$(BIN)/python -m rehearsal.quality $(RECIPE) $(if $(DATA),--data $(DATA))
+
+throughput: $(READY) ## Training from Parquet beside plain Model.fit on arrays in memory
+	$(BIN)/python -m rehearsal.throughput
 
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store)
 	@trap 'kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & $(BIN)/python -m ann_service --store $(STORE) & wait

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from bundle.manifest import REPORT
 from bundle.store import BundleStore
 from trainer import console, data, download, recipes, splits
 from trainer.data_commands import init, missing_data
@@ -93,9 +94,12 @@ def train(
     run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
     finished = fit_and_choose(chosen, folder, dataset, parts, run_folder, resume=resume)
     finished.save(run_folder)
-    evaluation = evaluate_test(chosen, dataset, finished.schemas, finished.towers, parts)
+    evaluation = evaluate_test(chosen, dataset, finished.schemas, finished.towers, parts, refitted=finished.refitted)
     write_evaluation(run_folder, evaluation)
-    console.print_evaluation(evaluation, f"{chosen.name}, {chosen.split.kind}, test part, full ranking")
+    if finished.before is not None:
+        before = evaluate_test(chosen, dataset, finished.before.schemas, finished.before.towers, parts)
+        console.print_evaluation(before, _title(chosen))
+    console.print_evaluation(evaluation, _title(chosen))
     console.console.print(f"run: {run_folder}   curves: tensorboard --logdir {run_folder / 'tensorboard'}")
     result: dict[str, Any] = {"run": str(run_folder), **dataclasses.asdict(evaluation)}
     if store is not None:
@@ -104,29 +108,71 @@ def train(
         print_json({**result, "bundle_version": manifest.bundle_version}, as_json)
         print_comparison(opened, manifest.bundle_version)
         report_published(opened, manifest, promote=promote, force=force)
+        console.console.print(f"report: {opened.path(manifest.bundle_version) / REPORT}")
     else:
         print_json(result, as_json)
 
 
 @app.command
-def evaluate(run: Path, /, *, as_json: Json = False) -> None:
-    """Evaluate a finished run on its test part again, beside popularity.
+def evaluate(
+    run: Path,
+    /,
+    *,
+    baselines: bool = False,
+    repeats: bool = False,
+    slice_by: Annotated[tuple[str, ...], Parameter(name="--slice")] = (),
+    store: Path | None = None,
+    bundle: str | None = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a finished run on its test part: beside baselines, by slices, and as it is served.
+
+    Example: `python -m trainer evaluate runs/mine --baselines --slice gender`
 
     Args:
         run: Folder that `train` wrote.
+        baselines: Beside popularity, recent popularity, ItemKNN, EASE (also with a query weighted by recency) and iALS,
+            their settings chosen on validation.
+        repeats: Rank known items too, and count purchases of them.
+        slice_by: Attribute of the users to slice by; may be given several times.
+        store: With a bundle of this run, evaluated too as the services answer: exported tower and Annoy index.
+        bundle: Its version. Default: the newest bundle of this run in the store.
         as_json: Print the result as JSON on stdout.
     """
     import_tensorflow()
     from trainer.evaluation import evaluate_test
     from trainer.runs import Run, write_evaluation
+    from trainer.served import served_scorer
 
     finished = Run.load(run)
     dataset, parts = _read(finished.recipe, finished.data_folder)
-    evaluation = evaluate_test(finished.recipe, dataset, finished.schemas, finished.towers, parts)
-    write_evaluation(run, evaluation)
-    console.print_evaluation(
-        evaluation, f"{finished.recipe.name}, {finished.recipe.split.kind}, test part, full ranking"
+    others = {}
+    if store is not None:
+        others["two-tower, served"] = served_scorer(BundleStore(store), bundle, finished, dataset, parts)
+    if baselines:
+        from trainer.baselines import fit_all
+
+        with console.working("fitting baselines") as progress:
+            fitted, notes = fit_all(
+                parts, len(dataset.user_ids), len(dataset.items.ids), repeats=repeats, progress=progress
+            )
+        others |= fitted
+        for note in notes:
+            console.console.print(f"note: {note}")
+    evaluation = evaluate_test(
+        finished.recipe,
+        dataset,
+        finished.schemas,
+        finished.towers,
+        parts,
+        refitted=finished.refitted,
+        repeats=repeats,
+        others=others,
+        columns=slice_by,
     )
+    write_evaluation(run, evaluation)
+    console.print_evaluation(evaluation, _title(finished.recipe))
+    console.print_details(evaluation)
     print_json(dataclasses.asdict(evaluation), as_json)
 
 
@@ -148,7 +194,9 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
 
     finished = Run.load(run)
     dataset, parts = _read(finished.recipe, finished.data_folder)
-    evaluation = evaluate_test(finished.recipe, dataset, finished.schemas, finished.towers, parts)
+    evaluation = evaluate_test(
+        finished.recipe, dataset, finished.schemas, finished.towers, parts, refitted=finished.refitted
+    )
     opened = BundleStore(store)
     manifest = publish_run(opened, finished, dataset, parts, evaluation)
     print_json({"bundle_version": manifest.bundle_version, **dataclasses.asdict(evaluation)}, as_json)
@@ -158,6 +206,10 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
 
 for command in (init, bundles, promote_bundle, rollback, add_items, prune):
     app.command(command)
+
+
+def _title(recipe: Recipe) -> str:
+    return f"{recipe.name}, {recipe.split.kind}, test part, full ranking"
 
 
 def _override(chosen: Recipe, epochs: int | None, seed: int | None, split: str | None, refit: bool | None) -> Recipe:

@@ -87,7 +87,7 @@ def compare(
     except (NotComparable, BundleNotFound) as error:
         return Comparison(**new, not_comparable=str(error))
     rows = live.rows(dataset.items.rows)  # [live item_count]
-    live_top = rows[exact_top_k(live.embed(dataset, parts.known, users), live.vectors, _TOP)]  # [n, k]
+    live_top = rows[exact_top_k(live.embed(dataset, parts.known, users, parts.test), live.vectors, _TOP)]  # [n, k]
     return Comparison(
         **new,
         live_metrics=_evaluate(live, rows, dataset, parts),
@@ -104,7 +104,7 @@ def _evaluate(live: LiveBundle, rows: np.ndarray, dataset: Dataset, parts: Parts
 
     def score(users: np.ndarray) -> np.ndarray:
         scores = np.full((len(users), item_count), _ABSENT, dtype=np.float32)
-        scores[:, rows[shared]] = live.embed(dataset, parts.known, users) @ vectors.T  # [n, item_count]
+        scores[:, rows[shared]] = live.embed(dataset, parts.known, users, parts.test) @ vectors.T  # [n, item_count]
         return scores
 
     return evaluate(HeldOut.of(parts.known.pairs, parts.test.pairs, item_count), score)

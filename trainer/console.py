@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich import box
@@ -21,7 +22,8 @@ if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `pr
     from trainer.evaluation import Evaluation
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "coverage@10")
+_DETAILED = ("ndcg@10", "recall@100")
+SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "hr@10", "coverage@10")
 
 
 def print_data(recipe: Recipe, dataset: Dataset, parts: Parts) -> None:
@@ -39,18 +41,51 @@ def print_data(recipe: Recipe, dataset: Dataset, parts: Parts) -> None:
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
     """Prints metrics, a row for each method."""
-    table = _table(title)
+    counted = "repeats count" if evaluation.repeats else "novel items only"
+    table = _table(f"{title}; fitted on {evaluation.fitted_on}, {counted}")
     table.add_column("method", no_wrap=True)
     for name in SHOWN_METRICS:
         table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True)
     for method, metrics in evaluation.metrics.items():
         table.add_row(method, *(f"{metrics[name]:.4f}" for name in SHOWN_METRICS))
     console.print(table)
+    repeats = "count" if evaluation.repeats else "do not count"
     console.print(
         f"{evaluation.user_count:,} users; {evaluation.cold_user_count:,} more have no known item and are left out. "
-        f"{evaluation.repeat_share:.1%} of the test events repeat a known item and do not count; "
+        f"{evaluation.repeat_share:.1%} of the test events repeat a known item and {repeats}; "
         f"{evaluation.cold_item_share:.1%} of the rest name an item without training events and do."
     )
+
+
+def print_details(evaluation: Evaluation) -> None:
+    """Prints intervals, differences, slices, and what the model makes of a part of the features."""
+    table = _table("95 % intervals, bootstrap over users; and model minus method on the same users")
+    for name in ("method", *_DETAILED, *(f"model minus method, {name}" for name in _DETAILED)):
+        table.add_column(name, no_wrap=name == "method")
+    for method, found in evaluation.intervals.items():
+        differences = evaluation.differences.get(method, {})
+        shown = [f"{found[name][0]:.4f} to {found[name][1]:.4f}" for name in _DETAILED]
+        minus = [
+            "{:+.4f} [{:+.4f}, {:+.4f}]".format(*differences[name]) if name in differences else "" for name in _DETAILED
+        ]
+        table.add_row(method, *shown, *minus)
+    console.print(table)
+    for title, groups in {**evaluation.slices, "the model, by what the caller sends": evaluation.inputs}.items():
+        table = _table(title)
+        table.add_column("", no_wrap=True)
+        names = [name for name in ("users", *SHOWN_METRICS) if any(name in metrics for metrics in groups.values())]
+        for name in names:
+            table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True)
+        for group, metrics in groups.items():
+            table.add_row(group, *(f"{metrics[n]:,.0f}" if n == "users" else f"{metrics[n]:.4f}" for n in names))
+        console.print(table)
+
+
+@contextlib.contextmanager
+def working(title: str) -> Iterator[Callable[[str], None]]:
+    """Shows that something long goes on; gives what to call with the name of each step."""
+    with console.status(title) as status:
+        yield lambda step: status.update(f"{title}: {step}")
 
 
 def _table(title: str) -> Table:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
 
+from trainer import intervals
 from trainer.data import Dataset, Events
-from trainer.examples import encode_items
-from trainer.metrics import HeldOut, Scorer, evaluate
-from trainer.recipe import Recipe
-from trainer.schema import Schemas, history_columns, query_columns
+from trainer.embeddings import embed_items, embed_queries, raw_queries
+from trainer.metrics import HeldOut, Scorer, Scores, evaluate
+from trainer.recipe import HistoryInput, Recipe
+from trainer.schema import Schemas
+from trainer.slices import slices_of
 from trainer.splits import Parts
-
-_BATCH = 4096
 
 MODEL, POPULARITY = "two-tower", "popularity"
 """Names of the methods."""
+
+VALIDATION_USERS = 5000
+"""Users that an epoch is judged by, at most: enough for a standard error of a few percent of the figure."""
+
+Towers = tuple[keras.Model, keras.Model]
+Metrics = Mapping[str, float]
+Figures = Mapping[str, Metrics]
 
 
 @dataclass(frozen=True)
@@ -26,52 +33,67 @@ class Evaluation:
     """Metrics of the test part.
 
     Attributes:
-        metrics: by method, then by metric.
+        metrics: by method, then by metric; the model is the first.
         user_count: users evaluated.
         cold_user_count: users of the test without any known item, left out.
         cold_item_share: share of the relevant items that no training event has; they stay in.
-        repeat_share: share of the test events whose user already had the item; they do not count.
+        repeat_share: share of the test events whose user already had the item.
+        repeats: whether those count; if so, nothing is left out of the ranking.
+        fitted_on: what the towers saw: ``train``, or ``train + valid``.
+        intervals: 95 % of the bootstrap over users, by method and metric: low and high.
+        differences: model minus method on the same users, by method and metric: difference, low, high.
+        slices: the model by slice, then group: its metrics, and ``users``.
+        inputs: the model by what the caller sends.
     """
 
-    metrics: Mapping[str, Mapping[str, float]]
+    metrics: Figures
     user_count: int
     cold_user_count: int
     cold_item_share: float
     repeat_share: float
+    repeats: bool = False
+    fitted_on: str = "train"
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
+    slices: Mapping[str, Figures] = field(default_factory=dict)
+    inputs: Figures = field(default_factory=dict)
 
 
-def raw_queries(
-    recipe: Recipe, dataset: Dataset, schemas: Schemas, known: Events, users: np.ndarray
-) -> dict[str, list]:
-    """Returns the queries of `users` [n] as a caller would send them, with the history of `known`: columns of [n]."""
-    profiles = {name: [column[u] for u in users] for name, column in query_columns(recipe, dataset).items()}
-    return {**profiles, **history_columns(schemas.query, dataset, known, users)}
+@dataclass(frozen=True)
+class Task:
+    """What is evaluated: a model, on held-out events of known users.
 
+    Attributes:
+        recipe: of the model.
+        dataset: users and items.
+        schemas: of the model.
+        towers: query tower and item tower.
+        known: what histories are made of.
+        asked: the held-out events.
+    """
 
-def embed_queries(tower: keras.Model, schemas: Schemas, columns: Mapping[str, list], count: int) -> np.ndarray:
-    """Returns [count, dimension] float32 by the encoder that serving uses."""
-    inputs = schemas.query.encode(columns, count)
-    return np.asarray(tower.predict(inputs, batch_size=_BATCH, verbose=0), dtype=np.float32)
+    recipe: Recipe
+    dataset: Dataset
+    schemas: Schemas
+    towers: Towers
+    known: Events
+    asked: Events
 
+    def scorer(self, keep: Callable[[str], bool] = lambda _: True) -> Scorer:
+        """Returns what scores users by the dot product of the two towers.
 
-def embed_items(tower: keras.Model, schemas: Schemas, dataset: Dataset) -> np.ndarray:
-    """Returns [item_count, dimension] float32, the whole catalogue."""
-    vectors = tower.predict(encode_items(schemas.item, dataset), batch_size=_BATCH, verbose=0)
-    return np.asarray(vectors, dtype=np.float32)
+        Args:
+            keep: whether a feature, by its name, is sent at all.
+        """
+        query_tower, item_tower = self.towers
+        vectors = embed_items(item_tower, self.schemas, self.dataset)
 
+        def score(users: np.ndarray) -> np.ndarray:
+            raw = raw_queries(self.recipe, self.dataset, self.schemas, self.known, users, self.asked)
+            sent = {name: column for name, column in raw.items() if keep(name)}
+            return embed_queries(query_tower, self.schemas, sent, len(users)) @ vectors.T  # [n, item_count]
 
-def model_scorer(
-    recipe: Recipe, dataset: Dataset, schemas: Schemas, towers: tuple[keras.Model, keras.Model], known: Events
-) -> Scorer:
-    """Returns what scores users by the dot product of the two towers, with the history of `known`."""
-    query_tower, item_tower = towers
-    vectors = embed_items(item_tower, schemas, dataset)
-
-    def score(users: np.ndarray) -> np.ndarray:
-        queries = raw_queries(recipe, dataset, schemas, known, users)
-        return embed_queries(query_tower, schemas, queries, len(users)) @ vectors.T  # [n, item_count]
-
-    return score
+        return score
 
 
 def popularity_scorer(known: Events, item_count: int) -> Scorer:
@@ -81,33 +103,94 @@ def popularity_scorer(known: Events, item_count: int) -> Scorer:
 
 
 def evaluate_validation(
-    recipe: Recipe, dataset: Dataset, schemas: Schemas, towers: tuple[keras.Model, keras.Model], parts: Parts
+    recipe: Recipe, dataset: Dataset, schemas: Schemas, towers: Towers, parts: Parts
 ) -> dict[str, float]:
-    """Returns the model's metrics on the validation part: what may guide choices."""
-    held_out = HeldOut.of(parts.train.pairs, parts.valid.pairs, len(dataset.items.ids))
-    return evaluate(held_out, model_scorer(recipe, dataset, schemas, towers, parts.train))
+    """Returns the model's metrics on the validation part: what may guide choices.
+
+    Of more than `VALIDATION_USERS` users, the same ones are drawn each time.
+    """
+    pairs = parts.valid.pairs
+    users = np.unique(pairs[:, 0])
+    drawn = np.random.default_rng(0).permutation(users)[:VALIDATION_USERS]
+    held_out = HeldOut.of(parts.train.pairs, pairs[np.isin(pairs[:, 0], drawn)], len(dataset.items.ids))
+    task = Task(recipe, dataset, schemas, towers, parts.train, parts.valid)
+    return dict(evaluate(held_out, task.scorer()).means)
 
 
 def evaluate_test(
-    recipe: Recipe, dataset: Dataset, schemas: Schemas, towers: tuple[keras.Model, keras.Model], parts: Parts
+    recipe: Recipe,
+    dataset: Dataset,
+    schemas: Schemas,
+    towers: Towers,
+    parts: Parts,
+    *,
+    refitted: bool = False,
+    repeats: bool = False,
+    others: Mapping[str, Scorer] | None = None,
+    columns: tuple[str, ...] = (),
 ) -> Evaluation:
-    """Returns model and baseline on the test part; training and validation items are excluded from the ranking."""
+    """Returns model and baselines on the test part.
+
+    Args:
+        recipe: of the model.
+        dataset: users and items.
+        schemas: of the model.
+        towers: query tower and item tower.
+        parts: training and validation items are known, and excluded from the ranking.
+        refitted: whether the towers saw validation too.
+        repeats: whether known items are ranked and count.
+        others: more methods by name, beside the model and popularity.
+        columns: of the users table, to slice by.
+    """
     known, item_count = parts.known, len(dataset.items.ids)
+    counts = known.item_counts(item_count)
     known_pairs, test_pairs = known.pairs, parts.test.pairs
-    held_out = HeldOut.of(known_pairs, test_pairs, item_count)
-    relevant = np.concatenate(held_out.relevant)
+    held_out = HeldOut.of(known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts)
+    task = Task(recipe, dataset, schemas, towers, known, parts.test)
+    methods = {MODEL: task.scorer(), POPULARITY: popularity_scorer(known, item_count), **(others or {})}
+    scores = {name: evaluate(held_out, method) for name, method in methods.items()}
     trained = parts.train.item_counts(item_count) > 0
     had = np.isin(_keys(parts.test, item_count), known_pairs.astype(np.int64) @ [item_count, 1])
+    slices = {
+        name: {group: {**found.means, "users": float(len(found.users))} for group, found in groups.items()}
+        for name, groups in slices_of(task, held_out, scores[MODEL], trained, columns).items()
+    }
     return Evaluation(
-        metrics={
-            MODEL: evaluate(held_out, model_scorer(recipe, dataset, schemas, towers, known)),
-            POPULARITY: evaluate(held_out, popularity_scorer(known, item_count)),
-        },
+        metrics={name: dict(found.means) for name, found in scores.items()},
         user_count=len(held_out.users),
         cold_user_count=len(np.setdiff1d(parts.test.users, known.users)),
-        cold_item_share=float((~trained[relevant]).mean()),
+        cold_item_share=float((~trained[np.concatenate(held_out.relevant)]).mean()),
         repeat_share=float(had.mean()),
+        repeats=repeats,
+        fitted_on="train + valid" if refitted else "train",
+        intervals={name: _intervals(found) for name, found in scores.items()},
+        differences={name: _differences(scores[MODEL], found) for name, found in scores.items() if name != MODEL},
+        slices=slices,
+        inputs=_by_inputs(task, held_out),
     )
+
+
+def _intervals(scores: Scores) -> dict[str, tuple[float, float]]:
+    return {name: intervals.bootstrap(values) for name, values in scores.per_user.items()}
+
+
+def _differences(model: Scores, other: Scores) -> dict[str, tuple[float, float, float]]:
+    shared = model.per_user.keys() & other.per_user.keys()
+    return {name: intervals.paired(model.per_user[name], other.per_user[name]) for name in sorted(shared)}
+
+
+def _by_inputs(task: Task, held_out: HeldOut) -> Figures:
+    """Returns the model's metrics by what the caller sends of the features."""
+    histories = {f.name for f in task.recipe.query_tower.features if isinstance(f, HistoryInput)}
+    every = {f.name for f in task.recipe.query_tower.features}
+    sent: dict[str, set[str]] = {"all features": every}
+    if histories and histories != every:
+        sent |= {"history only": histories, "all but the history": every - histories}
+    sent["nothing"] = set()
+    return {
+        title: dict(evaluate(held_out, task.scorer(lambda name, kept=names: name in kept)).means)
+        for title, names in sent.items()
+    }
 
 
 def _keys(events: Events, item_count: int) -> np.ndarray:

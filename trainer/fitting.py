@@ -61,10 +61,11 @@ def fit_and_choose(
         raise
     finally:
         progress.stop()
-    epochs = fitted.epochs
-    if recipe.training.refit:
-        fitted, schemas = _refit(recipe, dataset, parts, folder, fitted.best_epoch, resume=resume)
-    return Run.of(recipe, data_folder, schemas, fitted.towers, refitted=recipe.training.refit, epochs=epochs)
+    run = Run.of(recipe, data_folder, schemas, fitted.towers, epochs=fitted.epochs)
+    if not recipe.training.refit:
+        return run
+    again, schemas = _refit(recipe, dataset, parts, folder, fitted.best_epoch, resume=resume)
+    return dataclasses.replace(run, schemas=schemas, towers=again.towers, refitted=True, before=run)
 
 
 def _refit(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from bundle.vocabulary import FIRST_VALUE, PADDING
@@ -85,26 +86,26 @@ class Pooling(HistoryEncoder):
     """A weighted mean whose weights depend on the rank alone: 0 is the newest item."""
 
     def weights_by_rank(self):
-        """Returns [max_values] float32, above 0."""
+        """Returns [max_values, dim or 1] float32, above 0."""
         raise NotImplementedError
 
     def call(self, embeddings, mask, slots, training=False):
         """See `HistoryEncoder.call`."""
-        weights = mask * self.weights_by_rank()  # [batch, max_values]
-        total = ops.sum(weights, axis=1, keepdims=True)  # [batch, 1]
-        pooled = ops.sum(self.dropout(embeddings, training=training) * ops.expand_dims(weights, -1), axis=1)
-        return pooled / ops.maximum(total, 1e-9)
+        weights = ops.expand_dims(mask, -1) * self.weights_by_rank()  # [batch, max_values, dim or 1]
+        pooled = ops.sum(self.dropout(embeddings, training=training) * weights, axis=1)
+        return pooled / ops.maximum(ops.sum(weights, axis=1), 1e-9)
 
     def prefixes(self, embeddings, mask, training=False):
         """See `HistoryEncoder.prefixes`."""
         at = ops.arange(ops.shape(embeddings)[1])
         rank = ops.expand_dims(at, 1) - 1 - ops.expand_dims(at, 0)  # [length, length], of event j as seen from t
-        seen = ops.logical_and(rank >= 0, rank < self.max_values)
-        by_rank = ops.take(self.weights_by_rank(), ops.clip(rank, 0, self.max_values - 1), axis=0)
-        band = ops.where(seen, by_rank, 0.0)  # [length, length]
+        seen = ops.cast(ops.logical_and(rank >= 0, rank < self.max_values), "float32")
+        by_rank = ops.take(ops.transpose(self.weights_by_rank()), ops.clip(rank, 0, self.max_values - 1), axis=1)
+        band = by_rank * seen  # [dim or 1, length, length]
         shown = self.dropout(embeddings, training=training) * ops.expand_dims(mask, -1)
-        total = ops.matmul(mask, ops.transpose(band))  # [batch, length]
-        return ops.matmul(band, shown) / ops.maximum(ops.expand_dims(total, -1), 1e-9)  # [batch, length, dim]
+        total = ops.matmul(band, ops.transpose(mask))  # [dim or 1, length, batch]
+        pooled = ops.matmul(band, ops.transpose(shown, (2, 1, 0)))  # [dim, length, batch]
+        return ops.transpose(pooled / ops.maximum(total, 1e-9), (2, 1, 0))  # [batch, length, dim]
 
 
 @_register
@@ -113,18 +114,20 @@ class Mean(Pooling):
 
     def weights_by_rank(self):
         """Returns ones."""
-        return ops.ones((self.max_values,))
+        return ops.ones((self.max_values, 1))
 
 
 @_register
 class Positions(Pooling):
-    """A weight for each rank, learned; it starts as 1 / (1 + rank)."""
+    """A weight for each rank and dimension, learned; it starts as 1 / (1 + rank)."""
 
     def build(self, embeddings_shape: Any, mask_shape: Any = None, slots_shape: Any = None) -> None:
         """Makes the weights."""
-        start = -ops.log(1.0 + ops.arange(self.max_values, dtype="float32"))
+        start = -np.log1p(np.arange(self.max_values, dtype=np.float32))  # [max_values]
         self.log_weights = self.add_weight(
-            shape=(self.max_values,), initializer=lambda shape, dtype=None: ops.cast(start, dtype), name="log_weights"
+            shape=(self.max_values, embeddings_shape[-1]),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(np.broadcast_to(start[:, None], shape), dtype),
+            name="log_weights",
         )
         self.built = True
 
@@ -144,8 +147,8 @@ class RankDecay(Pooling):
 
     def weights_by_rank(self):
         """Returns factor ** rank."""
-        log_factor = ops.log_sigmoid(self.logit)
-        return ops.exp(log_factor * ops.arange(self.max_values, dtype="float32"))
+        log_factor: Any = ops.log_sigmoid(self.logit)
+        return ops.expand_dims(ops.exp(log_factor * ops.arange(self.max_values, dtype="float32")), 1)
 
 
 @_register
@@ -164,15 +167,15 @@ class Recurrent(HistoryEncoder):
         # Step by step, because LiteRT has no loops over lists of tensors.
         shown = self.dropout(embeddings, training=training)
         cell = self.gru.cell
-        recurrent, (bias, recurrent_bias) = cell.recurrent_kernel, ops.unstack(cell.bias)
+        recurrent, bias, recurrent_bias = cell.recurrent_kernel, cell.bias[0], cell.bias[1]
         given = ops.matmul(shown, cell.kernel) + bias  # [batch, max_values, 3 dim]: update, reset, candidate
         state = ops.zeros_like(shown[:, 0])
         for at in reversed(range(self.max_values)):
-            z, r, candidate = ops.split(given[:, at], 3, axis=-1)
-            held_z, held_r, held = ops.split(ops.matmul(state, recurrent) + recurrent_bias, 3, axis=-1)
-            z, r = ops.sigmoid(z + held_z), ops.sigmoid(r + held_r)
-            new = z * state + (1.0 - z) * ops.tanh(candidate + r * held)
-            here = ops.expand_dims(mask[:, at], -1)  # the state stays where there is no item
+            now, held = _thirds(given[:, at]), _thirds(ops.matmul(state, recurrent) + recurrent_bias)
+            update: Any = ops.sigmoid(now[0] + held[0])
+            reset: Any = ops.sigmoid(now[1] + held[1])
+            new = update * state + (1.0 - update) * ops.tanh(now[2] + reset * held[2])
+            here: Any = ops.expand_dims(mask[:, at], -1)  # the state stays where there is no item
             state = here * new + (1.0 - here) * state
         return state
 
@@ -184,7 +187,7 @@ class Recurrent(HistoryEncoder):
 
 @_register
 class Transformer(HistoryEncoder):
-    """A causal, pre-norm transformer with learned positions, counted from the oldest item (Kang & McAuley 2018, SASRec).
+    """A causal, pre-norm transformer; learned positions, counted from the oldest item (SASRec: Kang & McAuley 2018).
 
     Args:
         layers: how many blocks.
@@ -229,7 +232,7 @@ class Transformer(HistoryEncoder):
     def call(self, embeddings, mask, slots, training=False):
         """See `HistoryEncoder.call`."""
         sent = ops.cast(ops.not_equal(slots, PADDING), "int32")  # [batch, max_values]
-        at = ops.arange(self.max_values)
+        at: Any = ops.arange(self.max_values)
         position = ops.sum(sent, axis=1, keepdims=True) - 1 - at  # [batch, max_values]
         older = ops.cast(ops.expand_dims(at, 1) <= ops.expand_dims(at, 0), "float32")  # newest first: j >= i is older
         states = self._encode(embeddings, mask, ops.maximum(position, 0), older, training)
@@ -294,6 +297,11 @@ class _Block(keras.layers.Layer):
         states = states + drop_out(self.out(joined), training=training)
         hidden = drop_wide(self.wide(self.norm_2(states)), training=training)
         return states + self.narrow(hidden)
+
+
+def _thirds(gates: Any) -> list[Any]:
+    """Returns update, reset and candidate of [batch, 3 dim], each [batch, dim]."""
+    return ops.split(gates, 3, axis=-1)  # type: ignore[return-value]
 
 
 def _shift(states):

@@ -16,9 +16,11 @@ from bundle.items import ItemTable
 from bundle.manifest import ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
 from bundle.store import BundleStore
 from trainer.data import Dataset, Events
+from trainer.embeddings import context_columns
 from trainer.export import OUTPUT, SIGNATURE
 from trainer.quiet import quiet_stderr
 from trainer.recipe import USER_ID, Recipe
+from trainer.recipes import query_attributes
 from trainer.schema import history_columns
 
 _BATCH = 1024
@@ -38,6 +40,7 @@ class LiveBundle:
         vectors: [item_count, dim] float32, unit length.
         item_ids: [item_count] external ids.
         runner: of its LiteRT tower.
+        recipe: of the users who ask.
     """
 
     version: str
@@ -45,6 +48,7 @@ class LiveBundle:
     vectors: np.ndarray
     item_ids: tuple[str, ...]
     runner: Any
+    recipe: Recipe
 
     @staticmethod
     def open(store: BundleStore, version: str, recipe: Recipe, dataset: Dataset) -> LiveBundle:
@@ -78,16 +82,20 @@ class LiveBundle:
             _check_feature(feature, recipe)
         if not set(item_ids) & set(dataset.items.ids):
             raise NotComparable("none of its items is in this catalogue")
-        return LiveBundle(version, schema, np.load(folder / VECTORS, mmap_mode="r"), item_ids, runner)
+        return LiveBundle(version, schema, np.load(folder / VECTORS, mmap_mode="r"), item_ids, runner, recipe)
 
-    def embed(self, dataset: Dataset, known: Events, users: np.ndarray) -> np.ndarray:
-        """Returns the queries of `users` [n], with the history of `known`: [n, dim] float32."""
+    def embed(self, dataset: Dataset, known: Events, users: np.ndarray, asked: Events) -> np.ndarray:
+        """Returns the queries of `users` [n], with the history of `known`, asked at `asked`: [n, dim] float32."""
+        of_users = {USER_ID: dataset.user_ids, **dataset.user_columns}
         columns: dict[str, Any] = {
-            feature.name: [_column(dataset, feature.name)[user] for user in users]
+            feature.name: [of_users[feature.name][user] for user in users]
             for feature in self.schema.features
-            if not isinstance(feature, History)
+            if feature.name in of_users and not isinstance(feature, History)
         }
         columns |= history_columns(self.schema, dataset, known, users)
+        # What this recipe does not read of its events is missing.
+        contexts = context_columns(self.recipe, asked, users, len(dataset.user_ids))
+        columns |= {f.name: contexts[f.name] for f in self.schema.subset(contexts).features}
         inputs = self.schema.encode(columns, len(users))
         found = [
             np.array(self.runner(**{name: values[start : start + _BATCH] for name, values in inputs.items()})[OUTPUT])
@@ -100,13 +108,9 @@ class LiveBundle:
         return np.array([rows_by_id.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)
 
 
-def _column(dataset: Dataset, name: str) -> Any:
-    return dataset.user_ids if name == USER_ID else dataset.user_columns[name]
-
-
 def _check_feature(feature: Feature, recipe: Recipe) -> None:
     """Raises where the users of a recipe cannot fill a feature."""
-    attributes = {} if recipe.users is None else recipe.users.attributes
+    attributes = query_attributes(recipe)
     if isinstance(feature, History):
         found, allowed = "string", (feature.value_type,)
     elif feature.name == USER_ID:

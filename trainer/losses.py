@@ -138,6 +138,7 @@ def gbce(
     *,
     sampling_rate: float,
     calibration: float,
+    bias: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
     """Returns the weighted mean of the generalised binary cross-entropy, which sampling makes less overconfident.
 
@@ -157,6 +158,8 @@ def gbce(
         temperature: scalar above 0.
         sampling_rate: negatives of a row by the items that could be one, above 0, at most 1.
         calibration: t, 0 to 1: 0 is binary cross-entropy, 1 undoes the sampling in full.
+        bias: added to every s. Vectors of unit length cannot say that most pairs are no match; a learned bias can, and
+            it changes no ranking (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2).
 
     Raises:
         ValueError: a share is outside its range.
@@ -167,8 +170,8 @@ def gbce(
         raise ValueError(f"the calibration is {calibration}; give one of 0 to 1")
     beta = 1.0 - calibration * (1.0 - sampling_rate)
     # log sigmoid(s)^beta = -beta softplus(-s): never the power itself, which float32 rounds to 1.
-    positive = beta * tf.nn.softplus(-_pair_scores(queries, positives, temperature))  # [m]
-    return _binary_mean(positive, queries, positive_rows, negatives, weights, temperature)
+    positive = beta * tf.nn.softplus(-_pair_scores(queries, positives, temperature) - bias)  # [m]
+    return _binary_mean(positive, queries, positive_rows, negatives, weights, temperature, bias)
 
 
 def binary_cross_entropy(
@@ -180,6 +183,7 @@ def binary_cross_entropy(
     temperature: tf.Tensor | float,
     *,
     labels: tf.Tensor | None = None,
+    bias: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
     """Returns the weighted mean of the binary cross-entropy of each pair and its negatives.
 
@@ -195,11 +199,12 @@ def binary_cross_entropy(
         weights: [m] float32, above 0.
         temperature: scalar above 0.
         labels: [m] float32, 0 to 1: how much each query liked its item. Default: 1 for all.
+        bias: as of `gbce`.
     """
-    score = _pair_scores(queries, positives, temperature)  # [m]
+    score = _pair_scores(queries, positives, temperature) + bias  # [m]
     label = tf.ones_like(score) if labels is None else tf.cast(labels, tf.float32)
     positive = label * tf.nn.softplus(-score) + (1.0 - label) * tf.nn.softplus(score)
-    return _binary_mean(positive, queries, positive_rows, negatives, weights, temperature)
+    return _binary_mean(positive, queries, positive_rows, negatives, weights, temperature, bias)
 
 
 def _binary_mean(
@@ -209,11 +214,12 @@ def _binary_mean(
     negatives: Candidates,
     weights: tf.Tensor,
     temperature: tf.Tensor | float,
+    bias: tf.Tensor | float,
 ) -> tf.Tensor:
     """Returns the mean over rows of the mean over the pair, whose loss is `positive` [m], and its negatives."""
     scores, seen = _negative_scores(queries, positive_rows, negatives, temperature)  # [m, c]
     visible = tf.cast(seen, tf.float32)
-    negative = tf.reduce_sum(tf.nn.softplus(scores) * visible, axis=1)  # [m]
+    negative = tf.reduce_sum(tf.nn.softplus(scores + bias) * visible, axis=1)  # [m]
     return _weighted_mean((positive + negative) / (1.0 + tf.reduce_sum(visible, axis=1)), weights)
 
 

@@ -56,6 +56,7 @@ class FrequencyEstimator(keras.layers.Layer):
         self.visits = _state(self, "visits", (hashes * buckets,), "float32")  # C
         # The same in every process, so that a resumed training finds its items in the slots that it left them in.
         self._multipliers = np.random.default_rng(2019).integers(1, _PRIME, (hashes - 1, 2))  # of the further hashes
+        self.built = True
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
         """Takes in a batch and returns how frequent its items are, this batch included.
@@ -120,6 +121,7 @@ class NegativeSampler(keras.layers.Layer):
         self._cumulative = tf.constant(cumulative / cumulative[-1], tf.float64)  # [item_count]
         with np.errstate(divide="ignore"):
             self._log_counts = tf.constant(np.log(count * chances), tf.float32)  # [item_count]
+        self.built = True
 
     def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns rows [count] int32 and their log_count [count] float32, see `trainer.losses.Candidates`."""
@@ -152,6 +154,7 @@ class CrossBatchQueue(keras.layers.Layer):
         self.vectors = _state(self, "vectors", (capacity, dim), "float32")
         self.rows = _state(self, "rows", (capacity,), "int32", start=-1)
         self.log_q = _state(self, "log_q", (capacity,), "float32")
+        self.built = True
 
     def push(self, vectors: tf.Tensor, rows: tf.Tensor, log_q: tf.Tensor) -> None:
         """Takes in a batch, of any size; the oldest leave. No gradient flows back from what it holds.

@@ -27,7 +27,8 @@ from trainer import gates, index, report
 from trainer.canaries import make_canaries
 from trainer.comparison import compare
 from trainer.data import Dataset
-from trainer.evaluation import MODEL, POPULARITY, Evaluation, embed_items, embed_queries, raw_queries
+from trainer.embeddings import embed_items, embed_queries, raw_queries
+from trainer.evaluation import MODEL, POPULARITY, Evaluation
 from trainer.export import export_query_tower
 from trainer.report_measures import collect
 from trainer.runs import Run
@@ -55,7 +56,7 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
     """
     query_tower, item_tower = run.towers
     users = _sample_users(parts, run.recipe.seed)
-    columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users)
+    columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users, parts.test)
     queries = embed_queries(query_tower, run.schemas, columns, len(users))
     vectors = embed_items(item_tower, run.schemas, dataset)
     comparison = compare(store, run.recipe, dataset, parts, users=users, queries=queries, vectors=vectors)

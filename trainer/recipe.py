@@ -153,7 +153,7 @@ class HistoryInput:
     Attributes:
         name: of the feature.
         max_values: how many of the newest count.
-        encoder: ``mean``; ``positions``: a learned weight for each rank; ``rank_decay``: an exponential one;
+        encoder: ``mean``; ``positions``: learned weights for each rank; ``rank_decay``: an exponential one;
             ``gru``; ``transformer``: causal, as in SASRec.
         items: what an item of the history is. ``tied``: the embedding that ``item_id`` has in the item tower; ``own``:
             one of its own; ``tower``: what the item tower makes of it, attributes and all, before its length is 1.
@@ -255,6 +255,7 @@ class Training:
         log_q: whether popularity in the batch is the share of the training events, or estimated as they stream by.
         temperature: divides the logits; the start value where it is learned.
         learn_temperature: whether it is.
+        initial_norm: about the length of an embedding at the start. Small ones learn faster where items are rare.
         patience: epochs without a better validation `metric` before training stops and goes back to the best; 0: never.
         metric: that choice is by.
         refit: whether the towers are fitted again, on training and validation, for as many epochs as were best.
@@ -278,6 +279,7 @@ class Training:
     log_q: Literal["counts", "streaming"] = "counts"
     temperature: Annotated[float, Field(gt=0.0)] = 0.1
     learn_temperature: bool = True
+    initial_norm: Annotated[float, Field(gt=0.0)] = 1.0
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"
     refit: bool = False

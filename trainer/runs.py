@@ -45,6 +45,7 @@ class Run:
         git_commit: of the code, empty where unknown.
         refitted: whether the towers were fitted on training and validation, for as many epochs as were best.
         epochs: what each epoch measured.
+        before: where refitted, the run as it was before, fitted on training alone; not kept on disk.
     """
 
     model_version: str
@@ -55,6 +56,7 @@ class Run:
     git_commit: str
     refitted: bool
     epochs: list[dict[str, Any]]
+    before: Run | None = None
 
     @staticmethod
     def of(

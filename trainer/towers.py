@@ -15,9 +15,6 @@ from trainer.history import HistoryEncoder, SlotMask
 from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
 
-import os
-
-_INIT = float(os.environ.get("INIT", "1"))
 _register = keras.saving.register_keras_serializable(package="two_tower")
 
 
@@ -192,15 +189,16 @@ def build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
     """Returns query tower and item tower."""
     vocabularies = {**schemas.query.vocabularies, **schemas.item.vocabularies}
     slot_count = vocabularies[ITEMS].slot_count if ITEMS in vocabularies else FIRST_VALUE
-    table = _embedding(slot_count, recipe.training.dimension, ITEMS)
+    table = _embedding(slot_count, recipe.training.dimension, recipe.training.initial_norm, ITEMS)
     return _query_tower(recipe, schemas.query, table), _item_tower(recipe, schemas.item, table)
 
 
-def _embedding(slot_count: int, dimension: int, name: str) -> keras.layers.Embedding:
+def _embedding(slot_count: int, dimension: int, norm: float, name: str) -> keras.layers.Embedding:
+    """Returns a table whose rows have about length `norm` at the start."""
     return keras.layers.Embedding(
         slot_count,
         dimension,
-        embeddings_initializer=keras.initializers.RandomNormal(stddev=_INIT * dimension**-0.5),
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=norm * dimension**-0.5),
         name=name,
     )
 
@@ -214,7 +212,9 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
             name = f"query_tower_{feature.name}"
             own = table
             if given.items != "tied":
-                own = _embedding(schema.slots(feature).slot_count, dimension, f"{name}_items")
+                own = _embedding(
+                    schema.slots(feature).slot_count, dimension, recipe.training.initial_norm, f"{name}_items"
+                )
                 own.trainable = given.items == "own"
             layer = EncodedHistory(own, history.encoder(given, f"{name}_encoder"), given.dropout, name=name)
             histories[feature.name] = layer
@@ -223,7 +223,7 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
             direct.append(tensor)
         else:
             tensor = joined[feature.name] = _input(feature)
-            encoded.append(_encoded("query_tower", feature, given, schema, tensor))
+            encoded.append(_encoded("query_tower", feature, given, schema, recipe, tensor))
     join = keras.Model(joined, _unit(_output(recipe.query_tower, dimension, encoded, direct)), name="query_join")
     inputs = {feature.name: _input(feature) for feature in schema.features}
     passed = {name: histories[name](tensor) if name in histories else tensor for name, tensor in inputs.items()}
@@ -239,24 +239,25 @@ def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embed
             encoded.append(table(slots))
             direct.append(encoded[-1])
         else:
-            encoded.append(_encoded("item_tower", feature, given, schema, inputs[feature.name]))
+            encoded.append(_encoded("item_tower", feature, given, schema, recipe, inputs[feature.name]))
     raw = _output(recipe.item_tower, recipe.training.dimension, encoded, direct)
     model = keras.Model(inputs, _unit(raw), name="item_tower")
     return ItemTower(model, keras.Model(inputs, raw, name="item_tower_raw"))
 
 
-def _input(feature: Any) -> keras.KerasTensor:
+def _input(feature: Any) -> Any:
     dtype = "float32" if isinstance(feature, Numeric) else "int32"
     return keras.Input(feature.input_shape, dtype=dtype, name=feature.name)
 
 
-def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, tensor: keras.KerasTensor):
+def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, recipe: Recipe, tensor: keras.KerasTensor):
     """Returns [batch, width]: what a feature that is no history or item id is to its tower."""
     name = f"{side}_{feature.name}"
     if isinstance(feature, Numeric):
         return PresenceDropout(given.dropout, name=f"{name}_dropout")(tensor)
     slots = ValueDropout(given.dropout, name=f"{name}_dropout")(tensor)
-    embeddings = _embedding(schema.slots(feature).slot_count, given.embedding_dim, name)(slots)
+    slot_count = schema.slots(feature).slot_count
+    embeddings = _embedding(slot_count, given.embedding_dim, recipe.training.initial_norm, name)(slots)
     if isinstance(feature, MultiCategorical):
         return MaskedMean(name=f"{name}_mean")(embeddings, slots)
     return embeddings
@@ -264,19 +265,11 @@ def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, tensor:
 
 def _output(spec: Tower, dimension: int, encoded: list, direct: list):
     """Returns ``direct + mlp(all)``: the items' own embeddings pass by the hidden layers, which correct them."""
-    if os.environ.get("DD"):
-        encoded = [
-            keras.layers.Dropout(float(os.environ["DD"]))(e) if len(e.shape) == 2 and e.shape[-1] > 2 else e
-            for e in encoded
-        ]
-        direct = [e for e in encoded if e.shape[-1] == dimension][:1]
     hidden = keras.layers.Concatenate()(encoded) if len(encoded) > 1 else encoded[0]
     for units in spec.hidden_units:
         hidden = keras.layers.Dense(units, activation="relu")(hidden)
         hidden = keras.layers.Dropout(spec.dropout)(hidden)
-    output = keras.layers.Dense(dimension, kernel_initializer="zeros" if os.environ.get("ZI") else "glorot_uniform")(
-        hidden
-    )
+    output = keras.layers.Dense(dimension)(hidden)
     if direct:
         output = keras.layers.Add()([output, *direct])
     return output

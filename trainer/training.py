@@ -18,8 +18,8 @@ import tensorflow as tf
 from trainer import checkpoints, towers
 from trainer.checkpoints import State
 from trainer.data import Dataset, Events
+from trainer.embeddings import embed_items
 from trainer.errors import TrainingError
-from trainer.evaluation import embed_items
 from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
 from trainer.recipe import Recipe
@@ -96,26 +96,8 @@ def fit(
         TrainingError: the loss is not finite.
         RunError: a checkpoint cannot be written or read.
     """
-    keras.utils.set_random_seed(recipe.seed)
-    tf.config.experimental.enable_op_determinism()
     spec, progress = recipe.training, progress or Progress()
-    query_tower, item_tower = towers.build(recipe, schemas)
-    encoders = [history.encoder for history in query_tower.histories.values()]
-    examples = Examples(
-        recipe,
-        dataset,
-        schemas,
-        train,
-        context=max((encoder.context for encoder in encoders), default=0),
-        targets=min((encoder.targets for encoder in encoders), default=64),
-    )
-    counts = train.item_counts(len(dataset.items.ids))
-    catalogue = encode_items(schemas.item, dataset)
-    model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts)
-    schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
-    model.compile(optimizer=keras.optimizers.AdamW(schedule, weight_decay=spec.weight_decay), jit_compile=False)
-    model.compute_step_loss(_tensors(examples.batch(np.arange(1))))  # makes every variable
-    model.optimizer.build(model.trainable_variables)
+    examples, model = prepare(recipe, dataset, schemas, train)
     variables = [*model.variables, *model.optimizer.variables]
     fingerprint = _fingerprint(recipe, train)
     state = checkpoints.read(folder, fingerprint, variables) if resume and folder else State()
@@ -141,7 +123,32 @@ def fit(
     if state.best:
         for variable, value in zip(_tower_variables(model), state.best, strict=True):
             variable.assign(value)
-    return Fitted((query_tower.model, item_tower.model), state.epochs, state.best_epoch)
+    return Fitted((model.query_tower, model.item_tower), state.epochs, state.best_epoch)
+
+
+def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -> tuple[Examples, TwoTower]:
+    """Returns the examples and the model with its optimizer, all variables made and nothing learned yet."""
+    keras.utils.set_random_seed(recipe.seed)
+    tf.config.experimental.enable_op_determinism()
+    spec = recipe.training
+    query_tower, item_tower = towers.build(recipe, schemas)
+    encoders = [history.encoder for history in query_tower.histories.values()]
+    examples = Examples(
+        recipe,
+        dataset,
+        schemas,
+        train,
+        context=max((encoder.context for encoder in encoders), default=0),
+        targets=min((encoder.targets for encoder in encoders), default=64),
+    )
+    counts = train.item_counts(len(dataset.items.ids))
+    catalogue = encode_items(schemas.item, dataset)
+    model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts)
+    schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
+    model.compile(optimizer=keras.optimizers.AdamW(schedule, weight_decay=spec.weight_decay), jit_compile=False)
+    model.compute_step_loss(_tensors(examples.batch(np.arange(1))))  # makes every variable
+    model.optimizer.build(model.trainable_variables)
+    return examples, model
 
 
 class _Loop:
@@ -212,7 +219,7 @@ class _Loop:
             # The last target of a user in a batch is their latest query there.
             queries[batch["user"]] = self._model.embed_queries(_tensors(batch), training=False).numpy()
         starts = self._train.starts(user_count)
-        known = [self._train.items[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
+        known = np.split(self._train.items, starts[1:-1])
         return mine_hard_negatives(queries, vectors, known, _HARD_POOL, _HARD_SKIP)
 
     def _draw_hard(self, hard: np.ndarray, users: np.ndarray, number: int, step: int) -> np.ndarray:

@@ -79,6 +79,10 @@ class TwoTower(keras.Model):
             initializer=keras.initializers.Constant(float(np.log(training.temperature))),
             trainable=training.learn_temperature,
         )
+        if training.loss in ("gbce", "bce"):
+            # At first every pair is as unlikely as it is: one positive beside the negatives.
+            chance = keras.initializers.Constant(-float(np.log(training.negatives)))
+            self.bias = self.add_weight(name="bias", initializer=chance)
         if training.loss in ("sampled_softmax", "mixed_softmax", "gbce", "bce"):
             drawn = np.ones(len(counts)) if training.sampling == "uniform" else counts**training.sampling_power
             self.sampler = NegativeSampler(drawn / drawn.sum(), training.negatives)
@@ -94,7 +98,7 @@ class TwoTower(keras.Model):
         return self._queries(batch, self._items_of(batch, batch["item"][:1], training), training)
 
     def _items_of(self, batch: Mapping[str, Any], more: tf.Tensor, training: bool) -> Items:
-        """Returns what the item tower makes of the items of a step, each once: those of `more` [n], and of histories."""
+        """Returns what the item tower makes of the items of a step, each once: `more` [n], then histories."""
         rows = more
         if self._of_tower:
             rows = tf.concat([more, tf.reshape(batch["items"], [-1])], 0)
@@ -186,8 +190,9 @@ class TwoTower(keras.Model):
                 temperature,
                 sampling_rate=rate,
                 calibration=spec.calibration,
+                bias=self.bias,
             )
-        return losses.binary_cross_entropy(queries, positives, rows, negatives, weights, temperature)
+        return losses.binary_cross_entropy(queries, positives, rows, negatives, weights, temperature, bias=self.bias)
 
     def train_on(self, batch: Mapping[str, Any]) -> tf.Tensor:
         """Returns the loss of a batch, after one step of the optimizer on it."""

@@ -68,7 +68,7 @@ def test_live_bundle_is_asked_with_its_own_features(hand: Any, store: BundleStor
     }
     runner = Interpreter(model_content=tower(1).tflite).get_signature_runner("serve")
     expected = runner(**SCHEMA.encode(columns, 4))["embedding"]
-    np.testing.assert_array_equal(live.embed(dataset, parts.known, users), expected)
+    np.testing.assert_array_equal(live.embed(dataset, parts.known, users, parts.test), expected)
 
 
 def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) -> None:
@@ -76,7 +76,7 @@ def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) ->
     version = write_bundle(store).bundle_version
     live = LiveBundle.open(store, version, chosen, dataset)
     users = np.arange(4)
-    queries = live.embed(dataset, parts.known, users)
+    queries = live.embed(dataset, parts.known, users, parts.test)
     # 13 items of the data set are in the bundle of 300; ask a "new" model that has the same space and only these.
     by_id = {item_id: row for row, item_id in enumerate(live.item_ids)}
     vectors = live.vectors[[by_id[item_id] for item_id in dataset.items.ids]]

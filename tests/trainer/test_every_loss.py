@@ -96,3 +96,15 @@ def test_batches_of_any_size_share_one_graph(loss: Loss) -> None:
     assert sampled(graph) == pytest.approx(sampled(loss), rel=1e-6)
     one = (QUERIES[:1], ITEMS[:1], ROWS[:1], NEGATIVES, [1.0])
     assert sampled(graph, *one) == pytest.approx(sampled(loss, *one), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", SAMPLED[1:])
+def test_a_bias_of_the_binary_losses_is_added_to_every_score(loss: Loss) -> None:
+    # At temperature 0.5 a third component that is 1 for queries and 0.35 for items adds 0.7 to every score.
+    queries = floats([[*row, 1.0] for row in QUERIES])
+    items, negatives = floats([[*row, 0.35] for row in ITEMS]), [[*row, 0.35] for row in NEGATIVES.vectors]
+    weights, rows = floats([1.0, 1.0]), tf.constant(ROWS)
+    expected = loss(queries, items, rows, candidates(NEGATIVES._replace(vectors=negatives)), weights, 0.5)
+    found = loss(floats(QUERIES), floats(ITEMS), rows, candidates(NEGATIVES), weights, 0.5, bias=0.7)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    assert abs(sampled(loss) - float(found)) > 0.01

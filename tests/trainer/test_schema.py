@@ -10,8 +10,9 @@ import pytest
 
 from tests.trainer.world import dataset, recipe
 from trainer import schema, splits
-from trainer.data import Dataset
-from trainer.evaluation import popularity_scorer, raw_queries
+from trainer.data import Dataset, Events
+from trainer.embeddings import raw_queries
+from trainer.evaluation import popularity_scorer
 from trainer.examples import Examples, encode_items
 from trainer.recipe import Recipe, Split
 from trainer.splits import Parts
@@ -126,7 +127,6 @@ def test_the_same_change_in_the_training_part_does_show() -> None:
 @pytest.mark.parametrize("at", range(12))
 def test_an_item_reaches_only_the_queries_after_it(at: int) -> None:
     data = dataset(PURCHASES, USERS, ITEMS)
-    schemas = schema.build(RECIPE, data, data.events)
     items = data.events.items.copy()
     items[at] = 2 if items[at] != 2 else 0  # p3, or p1
     changed = replace(data.events, items=items)

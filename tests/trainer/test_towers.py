@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer import schema, towers
+from trainer.examples import Examples, encode_items, history_slots
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
-from trainer.examples import Examples, encode_items, history_slots
 from trainer.towers import MaskedMean, PresenceDropout, SlotDropout, ValueDropout
 from trainer.two_tower import TwoTower
 

@@ -1,0 +1,89 @@
+"""New items: hides a tenth of the catalogue from training, and looks for it by its attributes alone.
+
+Two trainings on the same events, without those of the hidden items: with the dropout of `item_id` that is asked for,
+and with none. Shown are, on the validation part, Recall@100 of the hidden items beside that of a random ranking, and
+what the dropout costs the items that training knew. Exits with 1 where the hidden items are not found three times as
+often as at random, or the others lose more than 2 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer import console, data, recipes, schema, splits
+from trainer.commands import _data_folder
+from trainer.quiet import import_tensorflow
+from trainer.recipe import ITEM_ID, Recipe
+
+_TIMES_RANDOM = 3.0
+_MAX_LOSS = 0.02
+
+
+def main() -> int:
+    """Runs the measurement and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="rehearsal.new_items", description=__doc__)
+    parser.add_argument("recipe", help="a shipped recipe, or the path of a TOML file")
+    parser.add_argument("--data", type=Path, help="folder of its tables (default: its download)")
+    parser.add_argument("--share", type=float, default=0.1, help="of the items that are hidden (default: 0.1)")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of item_id (default: 0.1)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (default: 3)")
+    arguments = parser.parse_args()
+    import_tensorflow()
+    recipe = recipes.load(arguments.recipe)
+    dataset = data.load(recipe, _data_folder(recipe, arguments.recipe, arguments.data, None))
+    parts = splits.split(dataset, recipe.split)
+    item_count = len(dataset.items.ids)
+    hidden = np.random.default_rng(0).random(item_count) < arguments.share
+    console.console.print(f"{hidden.sum():,} of {item_count:,} items are hidden from training")
+    found: dict[float, list[tuple[float, float]]] = {arguments.dropout: [], 0.0: []}
+    for seed in range(1, arguments.seeds + 1):
+        for dropout in found:
+            seeded = _with_dropout(dataclasses.replace(recipe, seed=seed), dropout)
+            found[dropout].append(_measure(seeded, dataset, parts, hidden))
+            new, old = found[dropout][-1]
+            print(f"seed {seed}, dropout {dropout}: Recall@100 of new items {new:.4f}, of trained ones {old:.4f}")
+    users = np.unique(parts.train.users)
+    known = len(parts.train.pairs) / len(users)
+    random = 100 / (item_count - known)
+    new, old = np.mean(found[arguments.dropout], axis=0)
+    without = np.mean(found[0.0], axis=0)
+    print(f"\n| item_id dropout | new items | times random ({random:.4f}) | trained items |\n|---|---|---|---|")
+    for dropout, (a, b) in ((arguments.dropout, (new, old)), (0.0, without)):
+        print(f"| {dropout} | {a:.4f} | {a / random:.1f} | {b:.4f} |")
+    loss = 1 - old / without[1]
+    print(f"\ntrained items lose {loss:.1%}, at most {_MAX_LOSS:.0%}; new ones: {_TIMES_RANDOM:.0f} times random")
+    return 0 if new >= _TIMES_RANDOM * random and loss <= _MAX_LOSS else 1
+
+
+def _with_dropout(recipe: Recipe, dropout: float) -> Recipe:
+    raw = recipe.to_json()
+    for feature in raw["item_tower"]["features"]:
+        if feature["name"] == ITEM_ID:
+            feature["dropout"] = dropout
+    return recipes.parse(raw, "the recipe with another dropout")
+
+
+def _measure(recipe: Recipe, dataset: Any, parts: Any, hidden: np.ndarray) -> tuple[float, float]:
+    """Returns Recall@100 on validation of the hidden items, and of the others."""
+    from trainer import training
+    from trainer.evaluation import Task
+    from trainer.metrics import HeldOut, evaluate
+
+    train = parts.train.where(~hidden[parts.train.items])
+    schemas = schema.build(recipe, dataset, train)
+    fitted = training.fit(recipe, dataset, schemas, train, validate=None)
+    score = Task(recipe, dataset, schemas, fitted.towers, parts.train, parts.valid).scorer()
+    pairs = parts.valid.pairs
+    known = parts.train.pairs
+    both = (pairs[hidden[pairs[:, 1]]], pairs[~hidden[pairs[:, 1]]])
+    return tuple(evaluate(HeldOut.of(known, p, len(hidden)), score).means["recall@100"] for p in both)  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""`make quality RECIPE=…`: trains a recipe with several seeds, evaluates beside all baselines, and judges the targets.
+
+Settings come from the recipe, which was chosen on validation; the test part is only measured here. Prints a table and
+exits with 1 where a target is missed. A recipe without targets of its own has to beat its baselines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainer import console, data, recipes, splits
+from trainer.commands import _data_folder
+from trainer.quiet import import_tensorflow
+
+SHOWN = ("hr@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "coverage@10")
+MODEL, TRAIN_ONLY = "two-tower", "two-tower, fitted on train only"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A metric that the mean over seeds has to reach."""
+
+    method: str
+    metric: str
+    at_least: float
+
+
+@dataclass(frozen=True)
+class Beats:
+    """A baseline that the model has to be above; `surely`: with the whole paired 95 % interval of every seed."""
+
+    baseline: str
+    metric: str
+    surely: bool = False
+
+
+TARGETS: Mapping[str, Sequence[Floor | Beats]] = {
+    "movielens_100k": (
+        Floor(MODEL, "ndcg@10", 0.115),
+        Floor(MODEL, "hr@10", 0.215),
+        Floor(MODEL, "recall@100", 0.65),
+        Floor(MODEL, "coverage@10", 0.40),
+        Beats("EASE", "ndcg@10", surely=True),
+    ),
+    "amazon_beauty": (
+        Floor(MODEL, "hr@10", 0.110),
+        Floor(MODEL, "ndcg@10", 0.065),
+        Floor(TRAIN_ONLY, "hr@10", 0.098),
+        Floor(TRAIN_ONLY, "ndcg@10", 0.057),
+    ),
+}
+
+
+def main() -> int:
+    """Runs the measurement and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="rehearsal.quality", description=__doc__)
+    parser.add_argument("recipe", help="a shipped recipe, or the path of a TOML file")
+    parser.add_argument("--data", type=Path, help="folder of its tables (default: its download)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings, with seeds 1, 2, … (default: 3)")
+    parser.add_argument("--repeats", action="store_true", help="rank known items too, and count purchases of them")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    arguments = parser.parse_args()
+    import_tensorflow()
+    from trainer.baselines import fit_all
+
+    from trainer.evaluation import Evaluation, evaluate_test
+    from trainer.fitting import fit_and_choose
+
+    began = time.monotonic()
+    recipe = recipes.load(arguments.recipe)
+    folder = _data_folder(recipe, arguments.recipe, arguments.data, None)
+    dataset = data.load(recipe, folder)
+    parts = splits.split(dataset, recipe.split)
+    console.print_data(recipe, dataset, parts)
+    with console.working("fitting baselines") as progress:
+        others, notes = fit_all(
+            parts, len(dataset.user_ids), len(dataset.items.ids), repeats=arguments.repeats, progress=progress
+        )
+    for note in notes:
+        console.console.print(f"note: {note}")
+    found: list[Evaluation] = []
+    train_only: list[Evaluation] = []
+    seconds: list[float] = []
+    for seed in range(1, arguments.seeds + 1):
+        seeded = dataclasses.replace(recipe, seed=seed)
+        with tempfile.TemporaryDirectory(prefix="two-tower-quality-") as run_folder:
+            fit_began = time.monotonic()
+            run = fit_and_choose(seeded, folder, dataset, parts, Path(run_folder), resume=False)
+            seconds.append(time.monotonic() - fit_began)
+        for one, kept in ((run, found), (run.before, train_only)):
+            if one is not None:
+                evaluation = evaluate_test(
+                    seeded,
+                    dataset,
+                    one.schemas,
+                    one.towers,
+                    parts,
+                    refitted=one.refitted,
+                    repeats=arguments.repeats,
+                    others=others,
+                )
+                kept.append(evaluation)
+        console.print_evaluation(found[-1], f"{recipe.name}, seed {seed}")
+    rows = _rows(found, train_only)
+    _print(rows, f"{recipe.name}, {recipe.split.kind}, fitted on {found[0].fitted_on}, {arguments.seeds} seeds")
+    console.print_details(found[0])
+    verdicts = [_judge(target, rows, found) for target in _targets(recipe.name, found[0])]
+    for passed, text in verdicts:
+        print(f"{'ok    ' if passed else 'MISSED'}  {text}")
+    print(f"training took {np.mean(seconds):.0f} s a seed; all of it {time.monotonic() - began:.0f} s")
+    if arguments.json:
+        figures = {"fitted": found, "fitted_on_train": train_only}
+        plain = {name: [dataclasses.asdict(e) for e in evaluations] for name, evaluations in figures.items()}
+        arguments.json.write_text(json.dumps({**plain, "training_seconds": seconds}, indent=2) + "\n")
+    return 0 if all(passed for passed, _ in verdicts) else 1
+
+
+def _rows(found: Sequence, train_only: Sequence) -> dict[str, dict[str, tuple[float, float]]]:
+    """Returns mean and standard deviation over seeds, by method and metric."""
+    rows = {}
+    for method in found[0].metrics:
+        rows[method] = {name: _spread([e.metrics[method][name] for e in found]) for name in found[0].metrics[MODEL]}
+    if train_only:
+        rows[TRAIN_ONLY] = {
+            name: _spread([e.metrics[MODEL][name] for e in train_only]) for name in found[0].metrics[MODEL]
+        }
+    return rows
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _print(rows: Mapping[str, Mapping[str, tuple[float, float]]], title: str) -> None:
+    print(f"\n{title}\n\n| method | {' | '.join(SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
+    for method, metrics in rows.items():
+        cells = (metrics[name] for name in SHOWN)
+        print(f"| {method} | {' | '.join(f'{m:.4f}' + (f' ± {s:.4f}' if s else '') for m, s in cells)} |")
+    print()
+
+
+def _targets(name: str, evaluation: object) -> Sequence[Floor | Beats]:
+    if name in TARGETS:
+        return TARGETS[name]
+    methods = [method for method in evaluation.metrics if method != MODEL]  # type: ignore[attr-defined]
+    return [Beats(method, metric) for method in methods for metric in ("recall@100", "ndcg@10")]
+
+
+def _judge(target: Floor | Beats, rows: Mapping, found: Sequence) -> tuple[bool, str]:
+    if isinstance(target, Floor):
+        mean, spread = rows[target.method][target.metric]
+        text = f"{target.method}: {target.metric} {mean:.4f} ± {spread:.4f}, at least {target.at_least} is the target"
+        return mean >= target.at_least, text
+    if target.surely:
+        low = min(e.differences[target.baseline][target.metric][1] for e in found)
+        return low > 0, f"{target.metric} above {target.baseline}: the paired 95 % interval begins at {low:+.4f}"
+    mean, other = rows[MODEL][target.metric][0], rows[target.baseline][target.metric][0]
+    return mean > other, f"{target.metric} {mean:.4f}, {target.baseline} has {other:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

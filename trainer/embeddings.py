@@ -1,0 +1,59 @@
+"""Raw queries of users, and what the towers make of them and of the catalogue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from trainer.data import Dataset, Events
+from trainer.examples import encode_items
+from trainer.recipe import Recipe
+from trainer.schema import Schemas, event_columns, history_columns, query_columns
+
+_BATCH = 4096
+
+
+def raw_queries(
+    recipe: Recipe, dataset: Dataset, schemas: Schemas, known: Events, users: np.ndarray, asked: Events | None = None
+) -> dict[str, list]:
+    """Returns the queries of `users` [n] as a caller would send them: columns of [n].
+
+    Args:
+        recipe: names the features.
+        dataset: users and items.
+        schemas: what the query tower reads.
+        known: what the histories are made of.
+        users: [n] rows.
+        asked: later events; the request is made at a user's first one, and has its hour, device and the like. None, and
+            users without one: those are missing.
+    """
+    profiles = {name: [column[user] for user in users] for name, column in query_columns(recipe, dataset).items()}
+    contexts = {} if asked is None else context_columns(recipe, asked, users, len(dataset.user_ids))
+    return {**profiles, **contexts, **history_columns(schemas.query, dataset, known, users)}
+
+
+def context_columns(recipe: Recipe, asked: Events, users: np.ndarray, user_count: int) -> dict[str, list[Any]]:
+    """Returns what is known of the request, by feature: each [n], of the first event of each of `users` [n] in `asked`.
+
+    None where a user has no event.
+    """
+    starts = asked.starts(user_count)
+    places = [int(starts[user]) if starts[user] < starts[user + 1] else -1 for user in users]
+    return {
+        name: [None if place < 0 else column[place] for place in places]
+        for name, column in event_columns(recipe, asked).items()
+    }
+
+
+def embed_queries(tower: keras.Model, schemas: Schemas, columns: dict[str, list], count: int) -> np.ndarray:
+    """Returns [count, dimension] float32 by the encoder that serving uses."""
+    inputs = schemas.query.encode(columns, count)
+    return np.asarray(tower.predict(inputs, batch_size=_BATCH, verbose=0), dtype=np.float32)
+
+
+def embed_items(tower: keras.Model, schemas: Schemas, dataset: Dataset) -> np.ndarray:
+    """Returns [item_count, dimension] float32, the whole catalogue."""
+    vectors = tower.predict(encode_items(schemas.item, dataset), batch_size=_BATCH, verbose=0)
+    return np.asarray(vectors, dtype=np.float32)
