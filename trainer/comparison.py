@@ -107,7 +107,7 @@ def _evaluate(live: LiveBundle, rows: np.ndarray, dataset: Dataset, parts: Parts
         scores[:, rows[shared]] = live.embed(dataset, parts.known, users, parts.test) @ vectors.T  # [n, item_count]
         return scores
 
-    return evaluate(HeldOut.of(parts.known.pairs, parts.test.pairs, item_count), score)
+    return dict(evaluate(HeldOut.of(parts.known.pairs, parts.test.pairs, item_count), score).means)
 
 
 def _overlap(old: np.ndarray, new: np.ndarray) -> float:

@@ -10,11 +10,13 @@ from trainer import metrics
 from trainer.data import Events
 from trainer.metrics import HeldOut
 
-NAMES = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "coverage@10")
+NAMES = (
+    "recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10", "ndcg@20", "ndcg@100", "mrr", "coverage@10"
+)  # fmt: skip
 
 
 def evaluate(scores: np.ndarray, known: np.ndarray, test: np.ndarray) -> dict[str, float]:
-    return metrics.evaluate(HeldOut.of(known, test, scores.shape[1]), lambda users: scores[users])
+    return metrics.evaluate(HeldOut.of(known, test, scores.shape[1]), lambda users: scores[users]).means
 
 
 def pairs(user_count: int, item_count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +41,8 @@ def test_agrees_with_the_reference(item_count: int, levels: int | None) -> None:
         scores = generator.integers(0, levels, size=scores.shape).astype(np.float32)
     expected = reference.evaluate(scores, known, test, 80, item_count)
     found = evaluate(scores, known, test)
+    assert found.pop("hr@10") == pytest.approx(expected["hit@10"], abs=1e-9)
+    assert 0 <= found.pop("map@10") <= 1
     assert set(found) == set(NAMES)
     assert found == pytest.approx({name: expected[name] for name in NAMES}, abs=1e-9)
 
@@ -115,3 +119,41 @@ def test_items_already_known_do_not_count() -> None:
     assert held_out.users.tolist() == [0]  # all that user 1 has is known
     assert [rows.tolist() for rows in held_out.relevant] == [[2]]
     assert [rows.tolist() for rows in held_out.known] == [[0, 1]]
+
+
+def test_map_counts_the_precision_at_each_hit() -> None:
+    # One user knows item 0; of items 1 to 5 the ranking is 5, 4, 3, 2, 1, and 5, 3 and 1 are held out:
+    # precision at the hits is 1, 2/3 and 3/5, over three relevant items.
+    found = evaluate(np.array([[9.0, 1, 2, 3, 4, 5]]), np.array([[0, 0]]), np.array([[0, 1], [0, 3], [0, 5]]))
+    assert found["map@10"] == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
+
+
+def test_repeats_count_where_asked_for_and_nothing_is_left_out() -> None:
+    known, test = np.array([[0, 0], [0, 1]]), np.array([[0, 0], [0, 2]])
+    scores = np.array([[3.0, 2.0, 1.0, 0.0]])
+    novel = metrics.evaluate(HeldOut.of(known, test, 4), lambda _: scores)
+    both = metrics.evaluate(HeldOut.of(known, test, 4, repeats=True), lambda _: scores)
+    # Novel: items 2 and 3 compete, item 2 is first. Both: items 0 and 2 of the ranking 0, 1, 2, 3.
+    assert (novel.means["ndcg@10"], novel.top[0].tolist()) == (1.0, [2, 3] + [-1] * 8)
+    assert both.means["ndcg@10"] == pytest.approx((1 + 1 / 2) / (1 + 1 / np.log2(3)))
+    assert both.top[0].tolist() == [0, 1, 2, 3] + [-1] * 6
+
+
+def test_novelty_and_popularity_lift() -> None:
+    counts = np.array([7, 3, 0, 2])  # with one more each: 8, 4, 1, 3 of 16
+    held_out = HeldOut.of(np.array([[0, 0]]), np.array([[0, 2]]), 4, item_counts=counts)
+    found = metrics.evaluate(held_out, lambda _: np.array([[0.0, 3.0, 2.0, 1.0]])).means
+    # Shown: items 1, 2, 3, with information 2, 4 and log2(16 / 3) bits; 5 events over 3 items, held out has none.
+    assert found["novelty@10"] == pytest.approx((2 + 4 + np.log2(16 / 3)) / 3)
+    assert found["popularity_lift@10"] == pytest.approx((5 / 3 + 1) / 1 - 1)
+
+
+def test_a_group_of_users_is_evaluated_on_its_own() -> None:
+    known, test = pairs(40, 60, seed=3)
+    scores = np.random.default_rng(5).normal(size=(40, 60))
+    whole = metrics.evaluate(HeldOut.of(known, test, 60), lambda users: scores[users])
+    odd = whole.users % 2 == 1
+    alone = metrics.evaluate(
+        HeldOut.of(known[known[:, 0] % 2 == 1], test[test[:, 0] % 2 == 1], 60), lambda users: scores[users]
+    )
+    assert whole.where(odd).means == pytest.approx(alone.means)
