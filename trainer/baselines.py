@@ -217,7 +217,9 @@ BASELINES: Mapping[str, Baseline] = {
     ),
     "EASE": Baseline(ease, [{"ridge": ridge} for ridge in _RIDGES], is_dense=True),
     "EASE with recency": Baseline(
-        ease, [{"ridge": r, "decay": d} for r in _RIDGES for d in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97)], is_dense=True
+        ease,
+        [{"ridge": r, "decay": d} for r in _RIDGES for d in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97)],
+        is_dense=True,
     ),
     "iALS": Baseline(
         ials,

@@ -107,7 +107,8 @@ def _evaluate(live: LiveBundle, rows: np.ndarray, dataset: Dataset, parts: Parts
         scores[:, rows[shared]] = live.embed(dataset, parts.known, users, parts.test) @ vectors.T  # [n, item_count]
         return scores
 
-    return dict(evaluate(HeldOut.of(parts.known.pairs, parts.test.pairs, item_count), score).means)
+    counts = parts.known.item_counts(item_count)
+    return evaluate(HeldOut.of(parts.known.pairs, parts.test.pairs, item_count, item_counts=counts), score).means
 
 
 def _overlap(old: np.ndarray, new: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import keras
@@ -170,13 +170,20 @@ def evaluate_test(
     )
 
 
+def _matrix(scores: Scores, names: Sequence[str]) -> np.ndarray:
+    return np.stack([scores.per_user[name] for name in names], axis=1)  # [n, m]
+
+
 def _intervals(scores: Scores) -> dict[str, tuple[float, float]]:
-    return {name: intervals.bootstrap(values) for name, values in scores.per_user.items()}
+    names = list(scores.per_user)
+    low, high = intervals.bootstrap(_matrix(scores, names)).tolist()
+    return dict(zip(names, zip(low, high, strict=True), strict=True))
 
 
 def _differences(model: Scores, other: Scores) -> dict[str, tuple[float, float, float]]:
-    shared = model.per_user.keys() & other.per_user.keys()
-    return {name: intervals.paired(model.per_user[name], other.per_user[name]) for name in sorted(shared)}
+    names = list(model.per_user)
+    means, low, high = intervals.paired(_matrix(model, names), _matrix(other, names)).tolist()
+    return dict(zip(names, zip(means, low, high, strict=True), strict=True))
 
 
 def _by_inputs(task: Task, held_out: HeldOut) -> Figures:

@@ -38,7 +38,9 @@ def test_popularity_counts_events() -> None:
 
 def test_recent_popularity_halves_with_age() -> None:
     # Half-life a fifth of 10: ages 10, 6, 4, 8, 2, 0 are worth 1/32, 1/8, 1/4, 1/16, 1/2, 1.
-    assert scores("recent popularity", [0], half_life=0.2)[0] == pytest.approx([1 / 32 + 1 / 4 + 1 / 16, 9 / 8, 0.5, 0.0])
+    assert scores("recent popularity", [0], half_life=0.2)[0] == pytest.approx(
+        [1 / 32 + 1 / 4 + 1 / 16, 9 / 8, 0.5, 0.0]
+    )
 
 
 def test_item_knn_sums_cosines_and_shrinks_them() -> None:
