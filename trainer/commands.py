@@ -29,6 +29,7 @@ from trainer.store_commands import (
     rollback,
 )
 from trainer.store_commands import promote as promote_bundle
+from trainer.tune_command import tune
 
 app = App(
     name="trainer",
@@ -204,7 +205,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     report_published(opened, manifest, promote=promote, force=force)
 
 
-for command in (init, bundles, promote_bundle, rollback, add_items, prune):
+for command in (init, tune, bundles, promote_bundle, rollback, add_items, prune):
     app.command(command)
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `pr
     from trainer.evaluation import Evaluation
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+_WIDTH = 8
+"""Of a column of figures: a narrow terminal wraps the line, nothing is cut."""
+
 _DETAILED = ("ndcg@10", "recall@100")
 SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "hr@10", "coverage@10")
 
@@ -43,9 +46,9 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
     """Prints metrics, a row for each method."""
     counted = "repeats count" if evaluation.repeats else "novel items only"
     table = _table(f"{title}; fitted on {evaluation.fitted_on}, {counted}")
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.metrics)))
     for name in SHOWN_METRICS:
-        table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True)
+        table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True, min_width=_WIDTH)
     for method, metrics in evaluation.metrics.items():
         table.add_row(method, *(f"{metrics[name]:.4f}" for name in SHOWN_METRICS))
     console.print(table)
@@ -60,8 +63,9 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
 def print_details(evaluation: Evaluation) -> None:
     """Prints intervals, differences, slices, and what the model makes of a part of the features."""
     table = _table("95 % intervals, bootstrap over users; and model minus method on the same users")
-    for name in ("method", *_DETAILED, *(f"model minus method, {name}" for name in _DETAILED)):
-        table.add_column(name, no_wrap=name == "method")
+    table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.intervals)))
+    for name in (*_DETAILED, *(f"minus method, {name}" for name in _DETAILED)):
+        table.add_column(name, no_wrap=True, min_width=26 if name.startswith("minus") else 16)
     for method, found in evaluation.intervals.items():
         differences = evaluation.differences.get(method, {})
         shown = [f"{found[name][0]:.4f} to {found[name][1]:.4f}" for name in _DETAILED]
@@ -72,10 +76,10 @@ def print_details(evaluation: Evaluation) -> None:
     console.print(table)
     for title, groups in {**evaluation.slices, "the model, by what the caller sends": evaluation.inputs}.items():
         table = _table(title)
-        table.add_column("", no_wrap=True)
+        table.add_column("", no_wrap=True, min_width=max(len(group) for group in groups))
         names = [name for name in ("users", *SHOWN_METRICS) if any(name in metrics for metrics in groups.values())]
         for name in names:
-            table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True)
+            table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True, min_width=_WIDTH)
         for group, metrics in groups.items():
             table.add_row(group, *(f"{metrics[n]:,.0f}" if n == "users" else f"{metrics[n]:.4f}" for n in names))
         console.print(table)

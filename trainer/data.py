@@ -18,6 +18,8 @@ from trainer.sequences import read_sequences
 from trainer.tables import Table
 
 _ATTRIBUTE = "attribute:"
+SPLIT_COLUMN = "split column"
+"""Name among the attributes of an event of the part that it is of, where a column says so: no feature can have it."""
 """Stands before the names of event attributes in the frame of the interactions, apart from its other columns."""
 
 
@@ -142,6 +144,7 @@ def _read_events(recipe: Recipe, folder: Path) -> pl.DataFrame:
         raise RecipeError("interactions.user and interactions.item: missing; a table needs both columns")
     columns = [source.user, source.item, source.time, source.weight, source.rating]
     columns += [attribute.column for attribute in source.attributes.values()]
+    columns.append(recipe.split.column if recipe.split.kind == "column" else None)
     table = Table(folder / source.path, [c for c in columns if c is not None], source.separator, source.quote)
     row = pl.Series("row", np.arange(len(table)), dtype=pl.Float64)
     frame = pl.DataFrame(
@@ -158,6 +161,9 @@ def _read_events(recipe: Recipe, folder: Path) -> pl.DataFrame:
     frame = frame.with_columns(
         _read_attribute(table, attribute).alias(_ATTRIBUTE + name) for name, attribute in source.attributes.items()
     )
+    if recipe.split.kind == "column" and recipe.split.column is not None:
+        parts = table.choices(recipe.split.column, ("train", "valid", "test"))
+        frame = frame.with_columns(parts.alias(_ATTRIBUTE + SPLIT_COLUMN))
     if source.weight is not None and (frame["weight"] <= 0).any():
         bad = (frame["weight"] <= 0).arg_true()[0]
         raise DataError(

@@ -259,7 +259,6 @@ class Training:
         patience: epochs without a better validation `metric` before training stops and goes back to the best; 0: never.
         metric: that choice is by.
         refit: whether the towers are fitted again, on training and validation, for as many epochs as were best.
-        mixed_precision: compute in float16 where a GPU, in bfloat16 where a TPU is there.
     """
 
     dimension: Annotated[int, Field(ge=2, le=2048)] = 64
@@ -283,7 +282,6 @@ class Training:
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"
     refit: bool = False
-    mixed_precision: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -55,11 +55,11 @@ class Hyperparameter:
         return json.dumps(self.own) if isinstance(self.own, list) else self.own
 
     def decode(self, value: Any) -> Any:
-        """Returns the value in a recipe: floats with three digits, but the recipe's own as it is."""
+        """Returns the value in a recipe: floats with three digits or decimals, but the recipe's own as it is."""
         if value == self.encode():
             return self.own
         if isinstance(self.distribution, FloatDistribution):
-            return float(f"{value:.3g}")
+            return float(f"{value:.3g}") if self.distribution.log else round(value, 3)
         return json.loads(value) if isinstance(self.own, list) else value
 
     def suggest(self, trial: Trial) -> Any:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data import Dataset, Events
+from trainer.data import SPLIT_COLUMN, Dataset, Events
 from trainer.errors import DataError
 from trainer.recipe import Split
 
 TRAIN, VALID, TEST = 0, 1, 2
+PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Parts:
 
 
 def merge(first: Events, second: Events) -> Events:
-    """Returns both, sorted by user; the events of `first` come before those of `second` of the same user."""
+    """Returns both, sorted by user, then time; at the same time those of `first` come before those of `second`."""
     both = first.followed_by(second)
-    return both.take(np.argsort(both.users, kind="stable"))
+    return both.take(np.lexsort((both.times, both.users)))
 
 
 def split(dataset: Dataset, how: Split) -> Parts:
@@ -40,10 +42,15 @@ def split(dataset: Dataset, how: Split) -> Parts:
         DataError: a part would be empty.
     """
     events = dataset.events
-    if how.kind == "leave_last_one_out":
-        part = _leave_last_one_out(events, len(dataset.user_ids))
-    else:
-        part = _global_temporal(events, how)
+    match how.kind:
+        case "leave_last_one_out":
+            part = _leave_last_one_out(events, len(dataset.user_ids))
+        case "global_temporal":
+            part = _global_temporal(events, how)
+        case "random":
+            part = _random(events, how)
+        case "column":
+            part = np.array([PARTS[name] for name in events.attributes[SPLIT_COLUMN]], dtype=np.int8)
     parts = Parts(*(events.where(part == number) for number in (TRAIN, VALID, TEST)))
     for name in ("train", "valid", "test"):
         if not len(getattr(parts, name)):
@@ -70,3 +77,11 @@ def _global_temporal(events: Events, how: Split) -> np.ndarray:
     test_from = times[int((1 - how.test_share) * len(times))]
     valid_from = times[int((1 - how.test_share - how.valid_share) * len(times))]
     return np.where(events.times >= test_from, TEST, np.where(events.times >= valid_from, VALID, TRAIN)).astype(np.int8)
+
+
+def _random(events: Events, how: Split) -> np.ndarray:
+    """Returns [n] int8: shares of the events, drawn at random; the same ones each time."""
+    count = len(events)
+    place = np.random.default_rng(_SEED).permutation(count)
+    test, valid = round(how.test_share * count), round(how.valid_share * count)
+    return np.where(place < test, TEST, np.where(place < test + valid, VALID, TRAIN)).astype(np.int8)

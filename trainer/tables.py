@@ -112,6 +112,16 @@ class Table:
         )
         return series
 
+    def choices(self, column: str, allowed: Sequence[str]) -> pl.Series:
+        """Returns a column as text.
+
+        Raises:
+            DataError: a cell is missing, or none of `allowed`.
+        """
+        series = self.strings(column, required=True)
+        self._refuse(column, ~series.is_in(allowed), f"is none of {', '.join(allowed)}; mend it or remove the row")
+        return series
+
     def string_lists(self, column: str, separator: str) -> pl.Series:
         """Returns a column as lists of text: cells split at `separator`, blanks around values dropped."""
         raw = self.frame[column]

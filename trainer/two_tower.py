@@ -198,7 +198,6 @@ class TwoTower(keras.Model):
         """Returns the loss of a batch, after one step of the optimizer on it."""
         with tf.GradientTape() as tape:
             loss = self.compute_step_loss(batch)
-            scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
         return loss

@@ -11,7 +11,7 @@ from tests.reference import make_splits
 from tests.trainer.world import dataset
 from trainer import data, recipes, splits
 from trainer.data import Dataset
-from trainer.errors import DataError
+from trainer.errors import DataError, RecipeError
 from trainer.recipe import Split
 
 PARTS = ("train", "valid", "test")
@@ -90,3 +90,51 @@ def test_an_empty_part_is_an_error() -> None:
     at_once = dataset([(f"u{n}", f"i{n}", 5.0) for n in range(30)])
     with pytest.raises(DataError, match="global_temporal: the train part is empty"):
         splits.split(at_once, Split("global_temporal"))
+
+
+def test_random_takes_shares_of_all_events_and_the_same_ones_each_time() -> None:
+    data_ = dataset([(f"u{n % 7}", f"i{n % 50}", float(n)) for n in range(1000)])
+    parts = splits.split(data_, Split("random", valid_share=0.2, test_share=0.1))
+    assert [len(getattr(parts, name)) for name in PARTS] == [700, 200, 100]
+    again = splits.split(data_, Split("random", valid_share=0.2, test_share=0.1))
+    np.testing.assert_array_equal(parts.test.times, again.test.times)
+    assert 300 < parts.test.times.mean() < 700  # of 0 to 999: neither the first nor the last ones
+    np.testing.assert_array_equal(np.sort(np.concatenate([getattr(parts, n).times for n in PARTS])), np.arange(1000.0))
+    known = parts.known
+    assert all(np.diff(known.times)[np.diff(known.users) == 0] > 0)  # histories stay in the order of time
+
+
+@pytest.fixture
+def own_parts(tmp_path: Path) -> Path:
+    (tmp_path / "r.toml").write_text(
+        'name = "r"\n[interactions]\npath = "e.csv"\nuser = "u"\nitem = "i"\n'
+        '[split]\nkind = "column"\ncolumn = "part"\n'
+        '[query_tower]\nfeatures = [{ name = "history", kind = "history" }]\n'
+        '[item_tower]\nfeatures = [{ name = "item_id", kind = "categorical" }]\n'
+    )
+    return tmp_path
+
+
+def test_a_column_says_which_part_an_event_is_of(own_parts: Path) -> None:
+    (own_parts / "e.csv").write_text("u,i,part\na,x,test\na,y,train\nb,x,valid\nb,z,train\n")
+    recipe = recipes.load(str(own_parts / "r.toml"))
+    data_ = data.load(recipe, own_parts)
+    parts = splits.split(data_, recipe.split)
+    found = {
+        name: [(data_.user_ids[u], data_.items.ids[i]) for u, i in getattr(parts, name).pairs.tolist()]
+        for name in PARTS
+    }
+    assert found == {"train": [("a", "y"), ("b", "z")], "valid": [("b", "x")], "test": [("a", "x")]}
+
+
+def test_a_cell_that_names_no_part_is_refused(own_parts: Path) -> None:
+    (own_parts / "e.csv").write_text("u,i,part\na,x,test\na,y,later\nb,x,valid\nb,z,train\n")
+    with pytest.raises(DataError, match="column 'part': line 3: 'later' is none of train, valid, test"):
+        data.load(recipes.load(str(own_parts / "r.toml")), own_parts)
+
+
+def test_a_column_is_asked_for_where_it_decides(own_parts: Path) -> None:
+    path = own_parts / "r.toml"
+    path.write_text(path.read_text().replace('column = "part"\n', ""))
+    with pytest.raises(RecipeError, match=r"split\.column"):
+        recipes.load(str(path))

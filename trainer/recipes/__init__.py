@@ -134,6 +134,10 @@ def _check(recipe: Recipe, source: str) -> None:
     _check_format(recipe.interactions, source)
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
+    if (recipe.split.kind == "column") != (recipe.split.column is not None):
+        raise RecipeError(f"{source}: split.column, a column of the interactions, goes with split.kind column alone")
+    if recipe.split.kind == "column" and recipe.interactions.format != "table":
+        raise RecipeError(f"{source}: split.kind column needs interactions of format table")
     if recipe.split.kind == "global_temporal" and recipe.interactions.time is None:
         raise RecipeError(f"{source}: split.kind global_temporal needs interactions.time, the column of the time")
     users = {} if recipe.users is None else recipe.users.attributes
