@@ -18,9 +18,9 @@ from trainer.sequences import read_sequences
 from trainer.tables import Table
 
 _ATTRIBUTE = "attribute:"
+"""Stands before the names of event attributes in the frame of the interactions, apart from its other columns."""
 SPLIT_COLUMN = "split column"
 """Name among the attributes of an event of the part that it is of, where a column says so: no feature can have it."""
-"""Stands before the names of event attributes in the frame of the interactions, apart from its other columns."""
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Examples:
     """The training events as batches of model inputs.
 
     Attributes:
+        count: targets an epoch.
         steps: batches an epoch.
     """
 
@@ -76,9 +77,14 @@ class Examples:
         share = train.item_counts(len(dataset.items.ids)) / len(train)
         self._log_q = np.log(np.maximum(share, 1e-12)).astype(np.float32)
         self._seed = recipe.seed
+        self._is_target = _first_times(train) if recipe.training.novel_targets else np.ones(len(train), dtype=bool)
+        self.count = int(self._is_target.sum())
         self._first, self._target, self._end = _sequences(train, len(dataset.user_ids), context, targets)
-        self._batch_size = batch_size(recipe.training, len(train))
-        self.steps = min(max(1, round(len(train) / self._batch_size)), len(self._first))
+        targets_to = np.concatenate([[0], np.cumsum(self._is_target)])
+        counts = targets_to[self._end] - targets_to[self._target]  # of each sequence
+        self._first, self._target, self._end = (a[counts > 0] for a in (self._first, self._target, self._end))
+        self._counts = counts[counts > 0]
+        self.steps = min(max(1, round(self.count / batch_size(recipe.training, self.count))), len(self._first))
 
     def batch(self, sequences: np.ndarray) -> dict[str, Any]:
         """Returns the examples of some sequences.
@@ -100,6 +106,7 @@ class Examples:
         inside = events < end[:, None]
         items = self._events.items[np.minimum(events, end[:, None] - 1)]
         is_target = inside & (events >= target[:, None])
+        is_target &= self._is_target[np.minimum(events, end[:, None] - 1)]
         at = np.flatnonzero(is_target)
         rows = events.ravel()[at]  # [n] rows of the training events
         users, item = self._events.users[rows], self._events.items[rows]
@@ -128,7 +135,7 @@ class Examples:
             pieces = [order[start : start + block] for start in range(0, len(order), block)]
             order = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
         # Cut where the targets so far pass a multiple of the batch size.
-        passed = np.cumsum((self._end - self._target)[order])
+        passed = np.cumsum(self._counts[order])
         cuts = np.searchsorted(passed, passed[-1] * np.arange(1, self.steps) / self.steps)
         # No batch is empty, however long a sequence is.
         ahead = np.arange(1, self.steps)
@@ -160,6 +167,14 @@ class Examples:
         signature = tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), flat)
         histories = {name: tf.TensorSpec((None, None), tf.int32) for name in example["histories"]}
         return {**signature, "histories": histories, "items": tf.TensorSpec((None, None), tf.int32)}
+
+
+def _first_times(events: Events) -> np.ndarray:
+    """Returns [n] bool: whether the user had not met the item before."""
+    keys = events.users.astype(np.int64) * (int(events.items.max()) + 1) + events.items
+    first = np.zeros(len(events), dtype=bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    return first
 
 
 def _sequences(

@@ -17,7 +17,10 @@ NDCG_AT = (10, 20, 100)
 _DEEPEST = 100
 _TIE_SEED = 20240229
 _CELLS = 2**25
-"""Scores held at once: 128 MiB of float32."""
+"""Scores asked for at once: 128 MiB of float32."""
+_BLOCK_CELLS = 2**20
+"""Scores ranked at once: what fits the caches of a processor is ranked twice as fast."""
+_LIFT = "popularity_lift@10"
 
 _NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -79,12 +82,14 @@ class Scores:
         per_user: by metric, [n] float64.
         top: [n, 10] int32 item rows, best first; -1 where there are fewer.
         item_count: size of the catalogue.
+        taken: [n] float64, mean known events of each user's held-out items; None without `HeldOut.item_counts`.
     """
 
     users: np.ndarray
     per_user: Mapping[str, np.ndarray]
     top: np.ndarray
     item_count: int
+    taken: np.ndarray | None = None
 
     @cached_property
     def means(self) -> dict[str, float]:
@@ -94,9 +99,13 @@ class Scores:
         return {**{name: float(values.mean()) for name, values in self.per_user.items()}, "coverage@10": coverage}
 
     def where(self, mask: np.ndarray) -> Scores:
-        """Returns the scores of the users at which `mask` [n] bool is true."""
+        """Returns the scores of the users at which `mask` [n] bool is true: as if there were no others."""
         per_user = {name: values[mask] for name, values in self.per_user.items()}
-        return Scores(self.users[mask], per_user, self.top[mask], self.item_count)
+        taken = None if self.taken is None else self.taken[mask]
+        if self.taken is not None and taken is not None:
+            recommended = (per_user[_LIFT] + 1.0) * (self.taken.mean() + 1.0) - 1.0
+            per_user[_LIFT] = _lift(recommended, taken)
+        return Scores(self.users[mask], per_user, self.top[mask], self.item_count, taken)
 
 
 def _grouped(pairs: np.ndarray, users: np.ndarray) -> list[np.ndarray]:
@@ -113,8 +122,9 @@ def evaluate(held_out: HeldOut, score: Scorer) -> Scores:
     relevant item over the full ranking. Of the first 10, each item with one event more than is known of it:
     ``novelty@10`` is the mean of -log2 of an item's share of the events (Vargas & Castells 2011, "Rank and Relevance in
     Novelty and Diversity Metrics for Recommender Systems"); ``popularity_lift@10`` the mean events of the items over
-    that of the held-out ones, minus 1 (Abdollahpouri et al. 2020, "The Connection Between Popularity Bias, Calibration,
-    and Fairness in Recommendation", who compare with the user's profile).
+    the mean, over all users, of those of the held-out ones, minus 1: above 0, what is shown is more popular than what
+    people take (Abdollahpouri et al. 2020, "The Connection Between Popularity Bias, Calibration, and Fairness in
+    Recommendation", who compare the means of a group of users likewise, but with their profiles).
 
     Raises:
         ValueError: a score is NaN, or there is nobody to evaluate.
@@ -122,32 +132,41 @@ def evaluate(held_out: HeldOut, score: Scorer) -> Scores:
     if not len(held_out.users):
         raise ValueError("no user has both known and held-out items: nothing to evaluate")
     permutation = np.random.default_rng(_TIE_SEED).permutation(held_out.item_count)
+    place = np.empty_like(permutation)
+    place[permutation] = np.arange(held_out.item_count)
     parts: dict[str, list[np.ndarray]] = {}
     tops: list[np.ndarray] = []
-    for rows in _slices(len(held_out.users), held_out.item_count):
-        per_user, top = _evaluate_slice(held_out, rows, score(held_out.users[rows]), permutation)
-        tops.append(top)
-        for name, values in per_user.items():
-            parts.setdefault(name, []).append(values)
-    per_user = {name: np.concatenate(values) for name, values in parts.items()}
-    return Scores(held_out.users, per_user, np.concatenate(tops), held_out.item_count)
+    for asked in _slices(slice(0, len(held_out.users)), held_out.item_count, _CELLS):
+        scores = score(held_out.users[asked])
+        for rows in _slices(asked, held_out.item_count, _BLOCK_CELLS):
+            block = scores[rows.start - asked.start : rows.stop - asked.start]
+            per_user, top = _evaluate_block(held_out, rows, block, permutation, place)
+            tops.append(top)
+            for name, values in per_user.items():
+                parts.setdefault(name, []).append(values)
+    per_user, top = {name: np.concatenate(values) for name, values in parts.items()}, np.concatenate(tops)
+    taken = None
+    if (counts := held_out.item_counts) is not None:
+        taken = np.array([counts[items].mean() for items in held_out.relevant])
+        per_user["novelty@10"], recommended = _of_popularity(top, counts)
+        per_user[_LIFT] = _lift(recommended, taken)
+    return Scores(held_out.users, per_user, top, held_out.item_count, taken)
 
 
-def _slices(user_count: int, item_count: int) -> Iterator[slice]:
-    step = max(1, _CELLS // item_count)
-    return (slice(start, min(start + step, user_count)) for start in range(0, user_count, step))
+def _slices(whole: slice, item_count: int, cells: int) -> Iterator[slice]:
+    """Yields the parts of a slice of users, in order, each of at most `cells` scores."""
+    step = max(1, cells // item_count)
+    return (slice(start, min(start + step, whole.stop)) for start in range(whole.start, whole.stop, step))
 
 
-def _evaluate_slice(
-    held_out: HeldOut, rows: slice, scores: np.ndarray, permutation: np.ndarray
+def _evaluate_block(
+    held_out: HeldOut, rows: slice, scores: np.ndarray, permutation: np.ndarray, place: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Returns metrics by name, each [n], and the top 10 [n, 10]."""
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
     known, relevant = held_out.known[rows], held_out.relevant[rows]
-    place = np.empty(held_out.item_count, dtype=np.int64)
-    place[permutation] = np.arange(held_out.item_count)
-    scores = np.array(scores[:, permutation])  # ties now fall to the lower column
+    scores = scores[:, permutation]  # a copy; ties now fall to the lower column
     allowed = np.full(scores.shape, True)
     for row, items in enumerate(known):
         allowed[row, place[items]] = False
@@ -163,8 +182,6 @@ def _evaluate_slice(
     metrics = _of_hits(hits, relevant_count)
     metrics["mrr"] = 1.0 / _first_rank(scores, allowed, is_relevant)
     top = np.where(shown, permutation[order], -1)[:, :10].astype(np.int32)
-    if held_out.item_counts is not None:
-        metrics |= _of_popularity(top, relevant, held_out.item_counts)
     return metrics, np.pad(top, ((0, 0), (0, 10 - top.shape[1])), constant_values=-1)
 
 
@@ -215,13 +232,17 @@ def _of_hits(hits: np.ndarray, relevant_count: np.ndarray) -> dict[str, np.ndarr
     return metrics
 
 
-def _of_popularity(top: np.ndarray, relevant: Sequence[np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:
+def _of_popularity(top: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean information, in bits, and the mean events of the first 10: [n] float64 each."""
     shown = top >= 0
     number = np.maximum(1, shown.sum(axis=1))
     information = -np.log2((counts + 1.0) / (counts + 1.0).sum())
-    recommended = (counts[top] * shown).sum(axis=1) / number
-    taken = np.array([counts[items].mean() for items in relevant])
-    return {
-        "novelty@10": (information[top] * shown).sum(axis=1) / number,
-        "popularity_lift@10": (recommended + 1.0) / (taken + 1.0) - 1.0,
-    }
+    return (information[top] * shown).sum(axis=1) / number, (counts[top] * shown).sum(axis=1) / number
+
+
+def _lift(recommended: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Returns how much more popular than what people take each user's items are: [n] float64.
+
+    The divisor is one mean: that of a single rare item would outweigh all other users.
+    """
+    return (recommended + 1.0) / (taken.mean() + 1.0) - 1.0

@@ -245,6 +245,8 @@ class Training:
         batch_size: events a step, about. Fewer where little data would give an epoch under 20 steps.
         learning_rate: of AdamW at the start; it decays to 0 along a cosine.
         weight_decay: of AdamW.
+        novel_targets: whether an event whose item the user had before is context alone and no target: where people buy
+            the same again, and new items are what is asked for.
         loss: see `trainer.losses`. ``full_softmax`` ranks the whole catalogue each step: for small ones.
         negatives: drawn from the catalogue each step, by ``sampled_softmax``, ``mixed_softmax``, ``gbce`` and ``bce``.
         sampling: how they are drawn: all items alike, or by their training events to a power.
@@ -266,6 +268,7 @@ class Training:
     batch_size: Annotated[int, Field(ge=2)] = 1024
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
+    novel_targets: bool = False
     loss: Literal["in_batch_softmax", "sampled_softmax", "mixed_softmax", "full_softmax", "gbce", "bce"] = (
         "in_batch_softmax"
     )

@@ -20,7 +20,8 @@ def to_toml(recipe: Recipe, comment: str = "") -> str:
         recipe: to write.
         comment: stands above it, a line.
     """
-    head = [f"# {' '.join(comment.split())}"] if comment else []
+    line = "".join(letter if letter.isprintable() else " " for letter in comment)  # TOML wants no control characters
+    head = [f"# {' '.join(line.split())}"] if comment else []
     blocks = ["\n".join([*head, *_lines({k: v for k, v in _keys(recipe) if not _is_table(v)})])]
     for name, value in _keys(recipe):
         if _is_table(value):

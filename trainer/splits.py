@@ -13,6 +13,7 @@ from trainer.recipe import Split
 TRAIN, VALID, TEST = 0, 1, 2
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 _SEED = 0
+"""Of the random split. It is not the recipe's seed, so that trainings with different seeds share one test part."""
 
 
 @dataclass(frozen=True)

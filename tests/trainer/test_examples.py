@@ -141,3 +141,14 @@ def test_each_epoch_is_shuffled_anew_and_the_same_for_the_same_seed() -> None:
     assert first != second
     assert targets(shop(300)[1], 0, 2) == both
     assert [batch for _, batch in targets(shop(300)[1], 1, 1)] == second  # begun there, as a resumed training does
+
+
+def test_where_asked_for_only_new_items_are_targets_and_repeats_stay_context() -> None:
+    own = recipe(query_tower={"features": [HISTORY]}, training={"batch_size": 4, "novel_targets": True})
+    data = dataset([("u0", item, float(at)) for at, item in enumerate(("a", "b", "a", "c", "b", "d"))])
+    examples = Examples(own, data, schema.build(own, data, data.events), data.events, context=10, targets=10)
+    batch = examples.batch(np.arange(1))
+    assert [data.items.ids[item] for item in batch["item"]] == ["a", "b", "c", "d"]
+    assert batch["at"].tolist() == [0, 1, 3, 5]
+    assert (batch["histories"]["history"] > 1).sum() == 6
+    assert examples.count == 4

@@ -51,7 +51,8 @@ def test_slices_of_users_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     known, test = pairs(50, 100, seed=3)
     scores = np.random.default_rng(3).normal(size=(50, 100))
     whole = evaluate(scores, known, test)
-    monkeypatch.setattr(metrics, "_CELLS", 700)  # seven users at a time
+    monkeypatch.setattr(metrics, "_CELLS", 700)  # seven users are asked for at a time
+    monkeypatch.setattr(metrics, "_BLOCK_CELLS", 300)  # and three ranked
     assert evaluate(scores, known, test) == pytest.approx(whole, abs=1e-12)
 
 
@@ -139,21 +140,60 @@ def test_repeats_count_where_asked_for_and_nothing_is_left_out() -> None:
     assert both.top[0].tolist() == [0, 1, 2, 3] + [-1] * 6
 
 
-def test_novelty_and_popularity_lift() -> None:
-    counts = np.array([7, 3, 0, 2])  # with one more each: 8, 4, 1, 3 of 16
-    held_out = HeldOut.of(np.array([[0, 0]]), np.array([[0, 2]]), 4, item_counts=counts)
-    found = metrics.evaluate(held_out, lambda _: np.array([[0.0, 3.0, 2.0, 1.0]])).means
-    # Shown: items 1, 2, 3, with information 2, 4 and log2(16 / 3) bits; 5 events over 3 items, held out has none.
-    assert found["novelty@10"] == pytest.approx((2 + 4 + np.log2(16 / 3)) / 3)
-    assert found["popularity_lift@10"] == pytest.approx((5 / 3 + 1) / 1 - 1)
+COUNTS = np.array([7, 3, 0, 2])  # with one more each: 8, 4, 1, 3 of 16
+TWO_USERS = np.array([[0.0, 3.0, 2.0, 1.0], [4.0, 3.0, 2.0, 1.0]])
+"""User 0 knows item 0 and is shown 1, 2, 3; user 1 knows items 1 and 2 and is shown 0 and 3."""
+KNOWN, TAKEN = np.array([[0, 0], [1, 1], [1, 2]]), np.array([[0, 2], [0, 3], [1, 0]])
+
+
+def test_novelty_is_the_information_of_what_is_shown() -> None:
+    held_out = HeldOut.of(KNOWN, TAKEN, 4, item_counts=COUNTS)
+    found = metrics.evaluate(held_out, lambda users: TWO_USERS[users])
+    # Items have -log2(8 / 16) = 1, 2, 4 and log2(16 / 3) bits.
+    third = np.log2(16 / 3)
+    assert found.per_user["novelty@10"].tolist() == pytest.approx([(2 + 4 + third) / 3, (1 + third) / 2])
+
+
+def test_popularity_lift_compares_the_means_of_what_is_shown_and_what_is_taken() -> None:
+    held_out = HeldOut.of(KNOWN, TAKEN, 4, item_counts=COUNTS)
+    found = metrics.evaluate(held_out, lambda users: TWO_USERS[users])
+    # Shown: 5/3 events an item to user 0, 9/2 to user 1; taken: (0 + 2) / 2 = 1 and 7, with a mean of 4.
+    assert found.per_user["popularity_lift@10"].tolist() == pytest.approx([(8 / 3) / 5 - 1, (11 / 2) / 5 - 1])
+    assert found.means["popularity_lift@10"] == pytest.approx((37 / 12 + 1) / 5 - 1)
+    # Alone, each is compared with what it takes itself.
+    for user, lift in ((0, (8 / 3) / 2 - 1), (1, (11 / 2) / 8 - 1)):
+        assert found.where(found.users == user).means["popularity_lift@10"] == pytest.approx(lift)
+
+
+def test_popularity_is_left_out_where_nobody_counted() -> None:
+    found = metrics.evaluate(HeldOut.of(KNOWN, TAKEN, 4), lambda users: TWO_USERS[users])
+    assert not {"novelty@10", "popularity_lift@10"} & found.means.keys()
+
+
+def test_repeats_agree_with_the_reference_that_excludes_nothing() -> None:
+    generator = np.random.default_rng(8)
+    known, test = pairs(60, 300, seed=8)
+    both = np.unique(np.concatenate([test, known[::3]]), axis=0)
+    scores = generator.integers(0, 40, (60, 300)).astype(np.float32)
+    found = metrics.evaluate(HeldOut.of(known, both, 300, repeats=True), lambda users: scores[users])
+    expected, per_user = reference.evaluate(
+        scores, np.zeros((0, 2), dtype=int), both, 60, 300, users=np.intersect1d(known[:, 0], both[:, 0]),
+        return_per_user=True,
+    )  # fmt: skip
+    assert found.users.tolist() == per_user["user"].tolist()
+    for name in NAMES[:-1]:
+        np.testing.assert_allclose(found.per_user[name], per_user[name], atol=1e-9, err_msg=name)
+    assert found.means["coverage@10"] == pytest.approx(expected["coverage@10"])
 
 
 def test_a_group_of_users_is_evaluated_on_its_own() -> None:
     known, test = pairs(40, 60, seed=3)
     scores = np.random.default_rng(5).normal(size=(40, 60))
-    whole = metrics.evaluate(HeldOut.of(known, test, 60), lambda users: scores[users])
+    counts = np.bincount(known[:, 1], minlength=60)
+    whole = metrics.evaluate(HeldOut.of(known, test, 60, item_counts=counts), lambda users: scores[users])
     odd = whole.users % 2 == 1
     alone = metrics.evaluate(
-        HeldOut.of(known[known[:, 0] % 2 == 1], test[test[:, 0] % 2 == 1], 60), lambda users: scores[users]
+        HeldOut.of(known[known[:, 0] % 2 == 1], test[test[:, 0] % 2 == 1], 60, item_counts=counts),
+        lambda users: scores[users],
     )
     assert whole.where(odd).means == pytest.approx(alone.means)
