@@ -59,7 +59,7 @@ class Known:
         keys = users.astype(np.int64) * self.item_count + self.events.items
         newest = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
         kept = sp.coo_matrix((matrix.data[newest], (matrix.row[newest], matrix.col[newest])), shape=matrix.shape)
-        return kept.tocsr()
+        return sp.csr_matrix(kept)
 
     def popularity(self) -> np.ndarray:
         """Returns the events of each item: [item_count] float32."""
@@ -193,7 +193,7 @@ def _largest(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
         values = matrix.data[start:end]
         if len(values) > count:
-            values[np.argpartition(-values, count)[count:]] = 0.0
+            values[np.argpartition(values, -count)[:-count]] = 0.0
     matrix.eliminate_zeros()
     return matrix
 

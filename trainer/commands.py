@@ -221,6 +221,8 @@ def _override(chosen: Recipe, epochs: int | None, seed: int | None, split: str |
         ("split", "kind", split),
         ("training", "refit", refit),
     )
+    if split not in (None, "column"):
+        raw["split"]["column"] = None
     for section, key, value in changes:
         if value is not None:
             (raw[section] if section else raw)[key] = value

@@ -166,7 +166,7 @@ def evaluate_test(
         intervals={name: _intervals(found) for name, found in scores.items()},
         differences={name: _differences(scores[MODEL], found) for name, found in scores.items() if name != MODEL},
         slices=slices,
-        inputs=_by_inputs(task, held_out),
+        inputs=_by_inputs(task, held_out, scores[MODEL]),
     )
 
 
@@ -186,18 +186,19 @@ def _differences(model: Scores, other: Scores) -> dict[str, tuple[float, float, 
     return dict(zip(names, zip(means, low, high, strict=True), strict=True))
 
 
-def _by_inputs(task: Task, held_out: HeldOut) -> Figures:
+def _by_inputs(task: Task, held_out: HeldOut, complete: Scores) -> Figures:
     """Returns the model's metrics by what the caller sends of the features."""
     histories = {f.name for f in task.recipe.query_tower.features if isinstance(f, HistoryInput)}
     every = {f.name for f in task.recipe.query_tower.features}
-    sent: dict[str, set[str]] = {"all features": every}
+    sent: dict[str, set[str]] = {}
     if histories and histories != every:
         sent |= {"history only": histories, "all but the history": every - histories}
     sent["nothing"] = set()
-    return {
+    partly = {
         title: dict(evaluate(held_out, task.scorer(lambda name, kept=names: name in kept)).means)
         for title, names in sent.items()
     }
+    return {"all features": dict(complete.means), **partly}
 
 
 def _keys(events: Events, item_count: int) -> np.ndarray:

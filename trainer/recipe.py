@@ -251,10 +251,11 @@ class Training:
         negatives: drawn from the catalogue each step, by ``sampled_softmax``, ``mixed_softmax``, ``gbce`` and ``bce``.
         sampling: how they are drawn: all items alike, or by their training events to a power.
         sampling_power: that power.
-        queue: item vectors of earlier steps that are negatives too, of ``in_batch_softmax`` and ``mixed_softmax``.
+        queue: item vectors of earlier steps that are negatives too, of ``in_batch_softmax``.
         hard_negatives: a step, from the nearest items of its queries when the epoch began; with ``sampled_softmax``.
         calibration: t of ``gbce``; 0 is binary cross-entropy.
-        log_q: whether popularity in the batch is the share of the training events, or estimated as they stream by.
+        log_q: whether popularity in the batch is the share of the training events, or, with ``in_batch_softmax``,
+            estimated as they stream by.
         temperature: divides the logits; the start value where it is learned.
         learn_temperature: whether it is.
         initial_norm: about the length of an embedding at the start. Small ones learn faster where items are rare.

@@ -144,7 +144,10 @@ def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: s
     )
     search.write(out, to_toml(recipe_of(best[0]), comment))
     importance = search.importance()
-    print_rows(f"the best of {search.finished} trials, {search.pruned} of them pruned", _rows(best, space, importance))
+    print_rows(
+        f"the best trials; {search.finished} are finished, {search.pruned} of them pruned",
+        _rows(best, space, importance),
+    )
     console.print(f"recipe: {out}   train it: {train}")
     print_json(
         {

@@ -64,7 +64,7 @@ class TrialProgress(Watch):
         ended = f"given up: {tried.why}" if tried.value is None else f"{self._metric} {tried.value:.4f}"
         mark = "  best so far" if best is not None and best.number == tried.number else ""
         self._bars.console.print(
-            f"trial {tried.number:>3}  {ended}  {tried.epochs} epochs, {tried.seconds:.0f} s{mark}\n"
+            f"trial {tried.number:>3}  {ended}  epochs {tried.epochs}, {tried.seconds:.0f} s{mark}\n"
             f"           {', '.join(changed) or 'the recipe as it is'}",
             markup=False,
         )

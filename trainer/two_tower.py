@@ -158,18 +158,13 @@ class TwoTower(keras.Model):
         vectors = tf.gather(_unit(items.raw), items.place[: count + tf.size(drawn) + tf.size(hard)])
         positives, others = vectors[:count], vectors[count:]
         if spec.loss in ("in_batch_softmax", "mixed_softmax"):
-            extra = None
+            extra = self.queue.candidates() if spec.queue else None
             if spec.loss == "mixed_softmax":
                 # How often an item is expected among the candidates of both kinds.
                 batch_size = tf.cast(count, tf.float32)
                 log_count = tf.math.log(tf.exp(log_count) + batch_size * tf.gather(self._share, drawn))
                 log_q = tf.math.log(batch_size * tf.exp(log_q) + tf.gather(self._expected, rows))
                 extra = Candidates(others, drawn, log_count)
-            if spec.queue:
-                queued = self.queue.candidates()
-                extra = (
-                    queued if extra is None else Candidates(*(tf.concat(p, 0) for p in zip(extra, queued, strict=True)))
-                )
             loss = losses.in_batch_softmax(queries, positives, rows, log_q, weights, temperature, extra=extra)
             if spec.queue:
                 self.queue.push(positives, rows, log_q)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,18 @@ def test_a_misspelt_key_is_answered_with_the_nearest_one() -> None:
     raw["training"]["epoch"] = 3
     with pytest.raises(RecipeError, match=r"training\.epoch: unknown key; did you mean epochs\?"):
         recipes.parse(raw, "mine")
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"queue": 10, "loss": "full_softmax"}, "training.queue goes with loss in_batch_softmax, not full_softmax"),
+        ({"log_q": "streaming", "loss": "mixed_softmax"}, "streaming"),
+        ({"hard_negatives": 4}, "training.hard_negatives goes with loss sampled_softmax, not in_batch_softmax"),
+        ({"loss": "gbce", "sampling": "popularity"}, "uniform"),
+        ({"patience": 5, "epochs": 5}, "patience 5 never stops 5 epochs"),
+    ],
+)
+def test_keys_of_the_training_that_do_not_go_together_are_refused(training: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        recipe(training=training)

@@ -136,5 +136,22 @@ def test_a_cell_that_names_no_part_is_refused(own_parts: Path) -> None:
 def test_a_column_is_asked_for_where_it_decides(own_parts: Path) -> None:
     path = own_parts / "r.toml"
     path.write_text(path.read_text().replace('column = "part"\n', ""))
-    with pytest.raises(RecipeError, match=r"split\.column"):
+    with pytest.raises(RecipeError, match=r"split\.kind column needs split\.column"):
         recipes.load(str(path))
+
+
+def test_a_column_that_would_decide_nothing_is_refused(own_parts: Path) -> None:
+    path = own_parts / "r.toml"
+    path.write_text(path.read_text().replace('kind = "column"\n', 'kind = "random"\n'))
+    with pytest.raises(RecipeError, match=r"split\.column 'part' makes no sense where split\.kind is random"):
+        recipes.load(str(path))
+
+
+def test_the_column_stays_beside_its_event_where_ratings_leave_some_out(own_parts: Path) -> None:
+    path = own_parts / "r.toml"
+    path.write_text(path.read_text().replace('item = "i"\n', 'item = "i"\nrating = "stars"\nmin_rating = 3\n'))
+    (own_parts / "e.csv").write_text("u,i,part,stars\na,w,train,1\na,x,test,5\nb,y,valid,4\na,z,train,3\n")
+    recipe = recipes.load(str(path))
+    data_ = data.load(recipe, own_parts)
+    parts = splits.split(data_, recipe.split)
+    assert [[data_.items.ids[i] for i in getattr(parts, name).items] for name in PARTS] == [["z"], ["y"], ["x"]]

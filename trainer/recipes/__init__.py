@@ -26,6 +26,7 @@ from trainer.recipe import (
     HistoryInput,
     Interactions,
     Recipe,
+    Training,
 )
 
 
@@ -134,8 +135,16 @@ def _check(recipe: Recipe, source: str) -> None:
     _check_format(recipe.interactions, source)
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
-    if (recipe.split.kind == "column") != (recipe.split.column is not None):
-        raise RecipeError(f"{source}: split.column, a column of the interactions, goes with split.kind column alone")
+    if recipe.split.kind == "column" and recipe.split.column is None:
+        raise RecipeError(
+            f"{source}: split.kind column needs split.column, the column of the interactions that says train, valid or "
+            "test"
+        )
+    if recipe.split.kind != "column" and recipe.split.column is not None:
+        raise RecipeError(
+            f"{source}: split.column {recipe.split.column!r} makes no sense where split.kind is {recipe.split.kind}; "
+            "remove it, or use split.kind column"
+        )
     if recipe.split.kind == "column" and recipe.interactions.format != "table":
         raise RecipeError(f"{source}: split.kind column needs interactions of format table")
     if recipe.split.kind == "global_temporal" and recipe.interactions.time is None:
@@ -171,3 +180,22 @@ def _check_format(interactions: Interactions, source: str) -> None:
                 f"{source}: interactions.{field.name}: {getattr(interactions, field.name)!r} makes no sense where "
                 f'format is "sequences", which holds ids alone; remove it, or use format = "table"'
             )
+
+
+def _check_training(training: Training, source: str) -> None:
+    """Raises where keys do not go together: a loss would quietly not use one, or use it wrongly."""
+    for wrong, key, losses in (
+        (training.queue > 0, "queue", ("in_batch_softmax",)),
+        (training.log_q == "streaming", 'log_q = "streaming"', ("in_batch_softmax",)),
+        (training.hard_negatives > 0, "hard_negatives", ("sampled_softmax",)),
+    ):
+        if wrong and training.loss not in losses:
+            raise RecipeError(f"{source}: training.{key} goes with loss {' or '.join(losses)}, not {training.loss}")
+    if training.loss == "gbce" and training.sampling != "uniform":
+        raise RecipeError(
+            f"{source}: training.loss gbce is calibrated for uniform negatives; leave out training.sampling"
+        )
+    if training.patience and training.patience >= training.epochs:
+        raise RecipeError(
+            f"{source}: training.patience {training.patience} never stops {training.epochs} epochs; give fewer, or 0"
+        )
