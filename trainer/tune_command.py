@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands ne
     from trainer.tuning import Search, Tried
 
 _SHOWN = 5
+"""Best trials, and keys that matter most."""
 
 
 def tune(
@@ -144,10 +145,10 @@ def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: s
     )
     search.write(out, to_toml(recipe_of(best[0]), comment))
     importance = search.importance()
-    print_rows(
-        f"the best trials; {search.finished} are finished, {search.pruned} of them pruned",
-        _rows(best, space, importance),
-    )
+    print_rows(f"the best trials; {search.finished} are finished, {search.pruned} of them pruned", _rows(best, space))
+    if importance:
+        most = [f"{name} {share:.0%}" for name, share in list(importance.items())[:_SHOWN]]
+        console.print(f"what told good trials from others: {', '.join(most)}")
     console.print(f"recipe: {out}   train it: {train}")
     print_json(
         {
@@ -172,8 +173,8 @@ def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: s
     )
 
 
-def _rows(best: Sequence[Tried], space: SearchSpace, importance: dict[str, float]) -> list[dict[str, Any]]:
-    """Returns a row for each key: the recipe's value and those of the trials, and how much it matters."""
+def _rows(best: Sequence[Tried], space: SearchSpace) -> list[dict[str, Any]]:
+    """Returns a row for each key: the recipe's value and those of the trials."""
     chosen = [space.settings(tried.recipe) for tried in best]
     own = space.settings(space.recipe.to_json())
     figures = {
@@ -184,11 +185,8 @@ def _rows(best: Sequence[Tried], space: SearchSpace, importance: dict[str, float
     rows = [{"": name, "recipe": "", **_columns(best, values)} for name, values in figures.items()]
     for name in [parameter.name for parameter in space.parameters]:
         values = [settings.get(name, "") for settings in chosen]
-        row = {"": name, "recipe": own.get(name, ""), **_columns(best, values)}
-        rows.append({**row, "importance": f"{importance[name]:.0%}" if name in importance else ""})
-    if importance:
-        return [{**row, "importance": row.get("importance", "")} for row in rows]
-    return [{key: value for key, value in row.items() if key != "importance"} for row in rows]
+        rows.append({"": name, "recipe": own.get(name, ""), **_columns(best, values)})
+    return rows
 
 
 def _columns(best: Sequence[Tried], values: Sequence[Any]) -> dict[str, Any]:

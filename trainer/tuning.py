@@ -11,6 +11,7 @@ import gc
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ _RECIPE, _SECONDS, _WHY = "recipe", "seconds", "why"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _PRUNED_FROM = 5
 """Complete trials before any is stopped early."""
+_TELLING = 10
+"""Complete trials before it is said which keys matter."""
 
 
 class _OutOfTime(Exception):
@@ -138,9 +141,11 @@ class Search:
         Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces".
         Empty where there are too few trials to tell.
         """
-        if len(self.best(_PRUNED_FROM)) < _PRUNED_FROM:
+        if len(self.best(_TELLING)) < _TELLING:
             return {}
-        return dict(optuna.importance.get_param_importances(self._study))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of optuna, where few trials have a key
+            return dict(optuna.importance.get_param_importances(self._study))
 
     @property
     def written(self) -> str:

@@ -11,15 +11,12 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.trainer.world import KERAS_AND_NUMPY, command, recipe, write_shop
 from trainer import data, recipes, schema, splits, training
 from trainer.errors import RecipeError, RunError, TrainingError
 from trainer.evaluation import evaluate_validation
 from trainer.recipe import Recipe
-from trainer.recipe_toml import to_toml
 from trainer.search_space import SearchSpace
 from trainer.splits import Parts
 from trainer.studies import digest_data, open_study
@@ -34,150 +31,9 @@ SIZES = {"item_count": 40, "event_count": 600, "longest": 12}
 FEW = ("encoder", "items", "loss", "dimension", "hidden_units")
 """Fixed to keep the trials of tests fast."""
 
-# ---- the recipe as TOML ------------------------------------------------------------------------------------------
 
-names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n not in ("id", "item_id"))
-texts = st.text(max_size=12)
-columns = st.text(min_size=1, max_size=8)
-shares = st.floats(0.0, 0.99)
-positive = st.floats(min_value=1e-12, max_value=1e12)
-INPUTS = {"string": "categorical", "int": "numeric", "float": "numeric", "string_list": "multi_categorical"}
-
-
-@st.composite
-def some_recipes(draw: st.DrawFn) -> Recipe:
-    """Recipes with attributes of all types, each read by a feature, and keys of any value."""
-    attribute = st.fixed_dictionaries(
-        {"column": columns, "type": st.sampled_from(list(INPUTS))},
-        optional={"separator": columns, "missing": st.lists(texts, max_size=3)},
-    )
-    attributes = draw(st.dictionaries(names, attribute, max_size=4))
-    features = [
-        {"name": name, "kind": INPUTS[keys["type"]], "dropout": draw(shares), "description": draw(texts)}
-        for name, keys in attributes.items()
-    ]
-    history = {"name": "history", "kind": "history", "items": draw(st.sampled_from(["tied", "own", "tower"]))}
-    raw: dict[str, Any] = {
-        "name": draw(names),
-        "origin": draw(texts),
-        "seed": draw(st.integers(0, 2**31 - 1)),
-        "interactions": {
-            "path": draw(texts),
-            "user": draw(columns),
-            "item": draw(columns),
-            "rating": draw(columns),
-            "min_rating": draw(st.none() | st.floats(-1e300, 1e300)),
-            "time": draw(st.none() | columns),
-            "quote": draw(st.text(max_size=1)),
-        },
-        "items": {"path": draw(texts), "id": draw(columns), "attributes": attributes},
-        "query_tower": {"features": [history], "hidden_units": draw(st.lists(st.integers(1, 999), max_size=3))},
-        "item_tower": {"features": [{"name": "item_id", "kind": "categorical"}, *features], "dropout": draw(shares)},
-        "training": {
-            "learning_rate": draw(positive),
-            "temperature": draw(positive),
-            "refit": draw(st.booleans()),
-            "metric": draw(st.sampled_from(["ndcg@10", "mrr"])),
-        },
-        "gates": {"metrics": draw(st.lists(st.sampled_from(["mrr", "hr@10"]), min_size=1, max_size=2))},
-    }
-    return recipes.parse(raw, "drawn")
-
-
-@settings(deadline=None)
-@given(recipe=some_recipes(), comment=texts)
-def test_any_recipe_reads_back_the_same(recipe: Recipe, comment: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.getbasetemp() / "drawn.toml"
-    path.write_text(to_toml(recipe, comment), encoding="utf-8")
-    assert recipes.load(str(path)) == recipe
-
-
-@pytest.mark.parametrize("name", ["amazon_beauty", "complete_journey", "movielens_100k"])
-def test_a_shipped_recipe_reads_back_the_same(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(to_toml(recipes.load(name)), encoding="utf-8")
-    assert recipes.load(str(path)) == recipes.load(name)
-
-
-# ---- what is tried -----------------------------------------------------------------------------------------------
-
-
-def space_of(of: Recipe, *fixed: str, **sizes: int) -> SearchSpace:
-    return SearchSpace.of(of, **{**SIZES, **sizes}, fixed=fixed)
-
-
-def options(space: SearchSpace) -> dict[str, Any]:
-    """Returns the values of each choice, and the bounds of each number."""
-    found = {p.name: p.distribution for p in space.parameters}
-    return {
-        name: list(d.choices) if isinstance(d, optuna.distributions.CategoricalDistribution) else (d.low, d.high)
-        for name, d in found.items()
-    }
-
-
-def test_a_small_catalogue_is_ranked_whole_and_a_large_one_never() -> None:
-    small, large = (
-        options(space_of(recipe(training={"loss": "gbce"}), item_count=n))["training.loss"] for n in (20_000, 20_001)
-    )
-    assert "full_softmax" in small
-    assert "full_softmax" not in large
-    assert "mixed_softmax" in large
-
-
-def test_ranges_reach_to_the_values_of_the_recipe() -> None:
-    of = recipe(
-        training={"learning_rate": 0.5, "temperature": 0.001, "dimension": 24, "weight_decay": 0.0},
-        query_tower={"hidden_units": [7, 5], "dropout": 0.9},
-    )
-    found = options(space_of(of))
-    assert found["training.learning_rate"] == (0.0003, 0.5)
-    assert found["training.temperature"] == (0.001, 0.5)
-    assert found["training.dimension"] == [32, 64, 128, 24]
-    assert found["query_tower.hidden_units"] == ["[]", "[64]", "[128]", "[256]", "[7, 5]"]
-    assert found["query_tower.dropout"] == (0.0, 0.9)
-    # 0 has no logarithm: it is tried as the smallest value.
-    assert found["training.weight_decay"] == (1e-6, 0.1)
-    trial = optuna.trial.FixedTrial(space_of(of).own_values())
-    assert space_of(of).choose(trial) == of
-
-
-def test_histories_are_no_longer_than_the_longest_one_needs() -> None:
-    assert options(space_of(recipe(), longest=60))["query_tower.history.max_values"] == [10, 20, 50, 100]
-    # 10 of the recipe, and 20 holds all 12.
-    assert options(space_of(recipe()))["query_tower.history.max_values"] == [10, 20]
-
-
-def test_a_dimension_is_divided_by_the_heads() -> None:
-    history = {"name": "history", "kind": "history", "heads": 6}
-    of = recipe(query_tower={"features": [history]}, training={"dimension": 48})
-    assert "training.dimension" not in options(space_of(of))  # of 32, 64 and 128 none, and 48 alone is no choice
-
-
-def test_a_fixed_key_stays_and_what_no_key_is_called_is_named() -> None:
-    every = options(space_of(recipe()))
-    left = options(space_of(recipe(), "dropout", "history.encoder"))
-    gone = {n for n in every if n.endswith(".dropout")} | {"query_tower.history.encoder"}
-    assert set(every) - set(left) == gone
-    assert "query_tower.history.encoder_dropout" in left
-    with pytest.raises(RecipeError, match=r"--fix layers: no key that is searched over; there are training\.loss, "):
-        space_of(recipe(), "layers")
-    with pytest.raises(RecipeError, match="leaves nothing to search over"):
-        space_of(recipe(), *every)
-
-
-def test_another_loss_leaves_out_what_it_has_no_use_for() -> None:
-    of = recipe(training={"loss": "sampled_softmax", "hard_negatives": 8})
-    space = space_of(of)
-    own = space.own_values()
-    assert space.choose(optuna.trial.FixedTrial(own)).training.hard_negatives == 8
-    chosen = space.choose(optuna.trial.FixedTrial({**own, "training.loss": "full_softmax"}))
-    assert (chosen.training.loss, chosen.training.hard_negatives) == ("full_softmax", 0)
-    assert "training.negatives" not in space.settings(chosen.to_json())
-    shallow = space.choose(optuna.trial.FixedTrial({**own, "query_tower.hidden_units": "[]"}))
-    assert "query_tower.dropout" not in space.settings(shallow.to_json())
-
-
-# ---- the search --------------------------------------------------------------------------------------------------
+def space_of(of: Recipe, *fixed: str) -> SearchSpace:
+    return SearchSpace.of(of, **SIZES, fixed=fixed)
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +146,21 @@ def test_a_trial_below_the_median_is_given_up(tmp_path: Path, shop: tuple[data.D
     assert [(t.value, t.epochs, t.why) for t in notes.all] == [(None, 1, "below the median after epoch 1")]
 
 
+def test_the_key_that_decides_is_named_first(tmp_path: Path, shop: tuple[data.Dataset, Parts]) -> None:
+    number = optuna.distributions.FloatDistribution(0.0, 1.0)
+    with searching(tmp_path / "tune.db", shop) as search:
+        for at in range(20):
+            # The value is that of one key; the other goes through the same numbers in another order.
+            params = {"decides": at / 20, "does not": at * 7 % 20 / 20}
+            search._study.add_trial(
+                optuna.trial.create_trial(value=at / 20, params=params, distributions=dict.fromkeys(params, number))
+            )
+            assert (search.importance() == {}) == (at < 9)
+        shares = search.importance()
+    assert next(iter(shares)) == "decides"
+    assert shares["decides"] > 0.8
+
+
 def test_a_trial_that_leads_nowhere_does_not_end_the_search(
     tmp_path: Path, shop: tuple[data.Dataset, Parts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,9 +237,6 @@ def test_a_changed_cell_changes_the_digest_of_the_data(tmp_path: Path) -> None:
     buyers = tmp_path / "two" / "buyers.csv"
     buyers.write_text(buyers.read_text().replace("u03,23,m", "u03,24,m"))
     assert digest_data(recipe(), tmp_path / "two") != one
-
-
-# ---- the command -------------------------------------------------------------------------------------------------
 
 
 def tune(folder: Path, out: Path, *words: Any) -> dict[str, Any]:
