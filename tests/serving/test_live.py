@@ -87,6 +87,7 @@ def test_opens_the_live_bundle_and_the_one_before(world: World) -> None:
 
 def test_every_snapshot_is_reported_in_order(world: World) -> None:
     world.live.start(world.snapshots.append)
+    wait_for(lambda: world.snapshots, "the first look, at an empty store, is reported")
     world.point(A)
     world.wait_open(A)
     wait_for(lambda: [s.version for s in world.snapshots[-1].open] == [A], "the last one is reported")
