@@ -59,9 +59,10 @@ def _by_popularity(task: Task, held_out: HeldOut, scores: Scores) -> dict[str, S
     """Groups users by their most popular relevant item: in the items that have half of the events, or beyond."""
     counts = task.known.item_counts(held_out.item_count)
     order = np.argsort(-counts, kind="stable")
-    covered = np.cumsum(counts[order]) / max(1, counts.sum())
+    # Of the items before it: one that has most of the events itself is head, not tail.
+    before = (np.cumsum(counts[order]) - counts[order]) / max(1, counts.sum())
     tier = np.empty(held_out.item_count, dtype=np.int64)
-    tier[order] = np.searchsorted([0.5, 0.9], covered)
+    tier[order] = np.searchsorted([0.5, 0.9], before, side="right")
     index = np.array([tier[relevant].min() for relevant in held_out.relevant])
     return _groups(scores, ["head (half of the events)", "middle (up to 90 %)", "tail"], index)
 

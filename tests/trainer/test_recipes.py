@@ -144,7 +144,6 @@ def test_a_misspelt_key_is_answered_with_the_nearest_one() -> None:
         ({"log_q": "streaming", "loss": "mixed_softmax"}, "streaming"),
         ({"hard_negatives": 4}, "training.hard_negatives goes with loss sampled_softmax, not in_batch_softmax"),
         ({"loss": "gbce", "sampling": "popularity"}, "uniform"),
-        ({"patience": 5, "epochs": 5}, "patience 5 never stops 5 epochs"),
     ],
 )
 def test_keys_of_the_training_that_do_not_go_together_are_refused(training: dict[str, object], message: str) -> None:

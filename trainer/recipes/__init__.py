@@ -135,6 +135,7 @@ def _check(recipe: Recipe, source: str) -> None:
     _check_format(recipe.interactions, source)
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
+    _check_training(recipe.training, source)
     if recipe.split.kind == "column" and recipe.split.column is None:
         raise RecipeError(
             f"{source}: split.kind column needs split.column, the column of the interactions that says train, valid or "
@@ -194,8 +195,4 @@ def _check_training(training: Training, source: str) -> None:
     if training.loss == "gbce" and training.sampling != "uniform":
         raise RecipeError(
             f"{source}: training.loss gbce is calibrated for uniform negatives; leave out training.sampling"
-        )
-    if training.patience and training.patience >= training.epochs:
-        raise RecipeError(
-            f"{source}: training.patience {training.patience} never stops {training.epochs} epochs; give fewer, or 0"
         )
