@@ -144,9 +144,11 @@ def evaluate(
     from trainer.evaluation import evaluate_test
     from trainer.runs import Run, write_evaluation
     from trainer.served import served_scorer
+    from trainer.slices import check_columns
 
     finished = Run.load(run)
     dataset, parts = _read(finished.recipe, finished.data_folder)
+    check_columns(dataset, slice_by)
     others = {}
     if store is not None:
         others["two-tower, served"] = served_scorer(BundleStore(store), bundle, finished, dataset, parts)

@@ -45,7 +45,7 @@ def print_data(recipe: Recipe, dataset: Dataset, parts: Parts) -> None:
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
     """Prints metrics, a row for each method."""
     counted = "repeats count" if evaluation.repeats else "novel items only"
-    table = _table(f"{title}; fitted on {evaluation.fitted_on}, {counted}")
+    table = _table(f"{title}, {counted}; two-tower fitted on {evaluation.fitted_on}, all others on train + valid")
     table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.metrics)))
     for name in SHOWN_METRICS:
         table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True, min_width=_WIDTH)

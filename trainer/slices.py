@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.data import Dataset
 from trainer.errors import DataError
 from trainer.metrics import HeldOut, Scores, evaluate
 
@@ -28,10 +30,7 @@ def slices_of(
         held_out: what `scores` are of.
         scores: of the model.
         trained: [item_count] bool, whether training has an event of the item.
-        columns: of the users table.
-
-    Raises:
-        DataError: the users table has no such column.
+        columns: of the users table, as of `check_columns`.
     """
     slices = {
         "known events": _by_activity(task, scores),
@@ -86,11 +85,20 @@ def _cold_users(task: Task, held_out: HeldOut) -> dict[str, Scores]:
     return {"two-tower": evaluate(cold, task.scorer())}
 
 
+def check_columns(dataset: Dataset, columns: Sequence[str]) -> None:
+    """Raises where the users have no such attribute.
+
+    Raises:
+        DataError: names the column, and those that there are.
+    """
+    for column in columns:
+        if column not in dataset.user_columns:
+            raise DataError(
+                f"no attribute {column!r} of the users to slice by; there are {sorted(dataset.user_columns)}"
+            )
+
+
 def _by_column(task: Task, scores: Scores, column: str) -> dict[str, Scores]:
-    if column not in task.dataset.user_columns:
-        raise DataError(
-            f"no attribute {column!r} of the users to slice by; there are {sorted(task.dataset.user_columns)}"
-        )
     values = [task.dataset.user_columns[column][user] for user in scores.users]
     numbers = [value for value in values if isinstance(value, int | float)]
     if len(set(numbers)) > _SHOWN_VALUES:
@@ -100,7 +108,7 @@ def _by_column(task: Task, scores: Scores, column: str) -> dict[str, Scores]:
             scores, labels, np.array([len(cuts) + 1 if v is None else int(np.searchsorted(cuts, v)) for v in values])
         )
     texts = ["missing" if value is None else str(value) for value in values]
-    frequent = sorted(set(texts), key=lambda text: (-texts.count(text), text))
+    frequent = sorted((counts := Counter(texts)), key=lambda text: (-counts[text], text))
     labels = [*frequent[:_SHOWN_VALUES], *(["others"] if len(frequent) > _SHOWN_VALUES else [])]
     place = {label: at for at, label in enumerate(frequent[:_SHOWN_VALUES])}
     return _groups(scores, labels, np.array([place.get(text, _SHOWN_VALUES) for text in texts]))
