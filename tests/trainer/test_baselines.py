@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from trainer import baselines
-from trainer.baselines import BASELINES, Known, fit_all
+from trainer import baseline_methods, baselines
+from trainer.baselines import BASELINES, Baseline, Known, fit_all
 from trainer.data import Events
-from trainer.metrics import HeldOut, evaluate
+from trainer.metrics import HeldOut, Scorer, evaluate
 from trainer.splits import Parts
 
 
@@ -43,6 +43,14 @@ def test_recent_popularity_halves_with_age() -> None:
     )
 
 
+def test_recent_popularity_of_sequences_counts_places_from_the_end() -> None:
+    # The file holds user 1 before user 0; 2 events later than the oldest is the greatest age, a half-life half of it.
+    # User 0 met 0, 1, 2 (ages 2, 1, 0, worth 1/4, 1/2, 1), user 1 met 2, 0 (ages 1, 0, worth 1/2, 1).
+    known = Known(events((0, 0, 2.0), (0, 1, 3.0), (0, 2, 4.0), (1, 2, 0.0), (1, 0, 1.0)), 2, 3)
+    found = BASELINES["recent popularity"].fit(known, half_life=0.5)(np.array([0]))[0]
+    assert found.tolist() == pytest.approx([5 / 4, 1 / 2, 3 / 2])
+
+
 def test_item_knn_sums_cosines_and_shrinks_them() -> None:
     # Items 0, 1, 2 have 2, 2, 1 users; 0 and 1 share user 0, 0 and 2 share user 1.
     # cos(0, 1) = 1 / (2 + 1), cos(0, 2) = 1 / (sqrt 2 + 1) with a shrinkage of 1.
@@ -70,6 +78,29 @@ def test_ease_is_the_ridge_regression_of_each_item_on_the_others() -> None:
         weights[others, item] = np.linalg.solve(x.T @ x + 2.0 * np.eye(3), x.T @ matrix[:, item])
     found = scores("EASE", [0, 1, 2], ridge=2.0)
     np.testing.assert_allclose(found, (matrix @ weights)[:3], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["EASE", "ItemKNN"])
+def test_blocks_of_items_change_no_score(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"EASE": {"ridge": 3.0}, "ItemKNN": {"neighbours": 5, "shrinkage": 1.0}}[method]
+    train, users = parts().train, np.arange(40)
+    whole = BASELINES[method].fit(Known(train, 40, 30), **settings)(users)
+    monkeypatch.setattr(baseline_methods, "_BLOCK", 7)
+    np.testing.assert_allclose(BASELINES[method].fit(Known(train, 40, 30), **settings)(users), whole, atol=1e-5)
+
+
+def test_ridge_that_leaves_no_inverse_is_refused() -> None:
+    # Nobody met item 3: without a ridge its row is 0.
+    with pytest.raises(ValueError, match="ridge is too small"):
+        scores("EASE", [0], ridge=0.0)
+
+
+@pytest.mark.parametrize("method", ["recent popularity", "ItemKNN", "EASE", "EASE with recency", "iALS"])
+def test_methods_give_popularity_to_users_without_events(method: str) -> None:
+    if method == "recent popularity":
+        assert scores(method, [3], half_life=0.2) == scores(method, [0], half_life=0.2)
+    else:
+        assert scores(method, [3], **BASELINES[method].grid[0]) == [POPULAR]
 
 
 def test_ease_with_recency_weighs_the_newest_most() -> None:
@@ -127,6 +158,30 @@ def test_the_test_part_changes_nothing() -> None:
     users = np.arange(40)
     for (name, one), two in zip(fit_all(split, 40, 30)[0].items(), fit_all(other, 40, 30)[0].values(), strict=True):
         np.testing.assert_array_equal(one(users), two(users), err_msg=name)
+
+
+def test_settings_are_chosen_by_fits_on_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, fitted = parts(), []
+
+    def fit(known: Known, *, likes_high: bool) -> Scorer:
+        fitted.append((likes_high, len(known.events)))
+        return lambda users: np.tile(np.arange(30.0) if likes_high else -np.arange(30.0), (len(users), 1))
+
+    # Everybody takes item 29 next, the highest.
+    monkeypatch.setattr(baselines, "BASELINES", {"a": Baseline(fit, [{"likes_high": False}, {"likes_high": True}])})
+    train = split.train.where(split.train.items != 29)
+    valid = events(*((user, 29, 7.0) for user in range(40)))
+    notes = fit_all(Parts(train, valid, split.test), 40, 30)[1]
+    assert notes == ["a: likes_high 1, chosen on validation"]
+    assert fitted == [(False, len(train)), (True, len(train)), (True, len(train) + 40)]
+
+
+def test_a_setting_that_two_methods_share_is_tried_once() -> None:
+    steps: list[str] = []
+    fit_all(parts(), 40, 30, progress=steps.append)
+    assert not [step for step in steps if step.startswith("EASE, setting")]
+    assert "EASE with recency, setting 54 of 54" in steps  # 6 ridges, 9 decays
+    assert steps[-5:] == ["recent popularity", "ItemKNN", "EASE", "EASE with recency", "iALS"]
 
 
 def test_repeat_frequency_is_there_where_repeats_count() -> None:
