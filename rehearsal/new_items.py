@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer import console, data, recipes, schema, splits
-from trainer.commands import _data_folder
+from trainer import console, recipes, schema, sources
 from trainer.quiet import import_tensorflow
 from trainer.recipe import ITEM_ID, Recipe
 
@@ -36,8 +35,7 @@ def main() -> int:
     arguments = parser.parse_args()
     import_tensorflow()
     recipe = recipes.load(arguments.recipe)
-    dataset = data.load(recipe, _data_folder(recipe, arguments.recipe, arguments.data, None))
-    parts = splits.split(dataset, recipe.split)
+    dataset, parts = sources.read(recipe, sources.data_folder(recipe, arguments.recipe, arguments.data))
     item_count = len(dataset.items.ids)
     hidden = np.random.default_rng(0).random(item_count) < arguments.share
     console.console.print(f"{hidden.sum():,} of {item_count:,} items are hidden from training")

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import console, data, recipes, splits
-from trainer.commands import _data_folder
+from trainer import console, recipes, sources
 from trainer.quiet import import_tensorflow
 
 SHOWN = ("hr@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "coverage@10")
@@ -78,10 +77,8 @@ def main() -> int:
 
     began = time.monotonic()
     recipe = recipes.load(arguments.recipe)
-    folder = _data_folder(recipe, arguments.recipe, arguments.data, None)
-    dataset = data.load(recipe, folder)
-    parts = splits.split(dataset, recipe.split)
-    console.print_data(recipe, dataset, parts)
+    folder = sources.data_folder(recipe, arguments.recipe, arguments.data)
+    dataset, parts = sources.read(recipe, folder)
     others, notes = {}, []
     if not arguments.no_baselines:
         with console.working("fitting baselines") as progress:

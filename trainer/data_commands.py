@@ -55,15 +55,6 @@ def init(
     print_json(_to_json(drafted, out, doubts), as_json)
 
 
-def missing_data(recipe: Recipe) -> DataError:
-    """Returns the error of a shipped recipe whose data the trainer cannot fetch."""
-    files = [recipe.interactions.path, *(table.path for table in (recipe.items, recipe.users) if table is not None)]
-    return DataError(
-        f"{recipe.name}: its data does not come with the trainer; name the folder that holds {' and '.join(files)} "
-        f"with --data.\nOrigin: {recipe.origin}"
-    )
-
-
 def _trial(recipe: Recipe, folder: Path) -> list[str]:
     """Returns what would stop a training from reading the tables."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import keras
 import numpy as np
@@ -79,19 +80,22 @@ class Task:
     known: Events
     asked: Events
 
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """What the item tower makes of the catalogue: [item_count, dim] float32."""
+        return embed_items(self.towers[1], self.schemas, self.dataset)
+
     def scorer(self, keep: Callable[[str], bool] = lambda _: True) -> Scorer:
         """Returns what scores users by the dot product of the two towers.
 
         Args:
             keep: whether a feature, by its name, is sent at all.
         """
-        query_tower, item_tower = self.towers
-        vectors = embed_items(item_tower, self.schemas, self.dataset)
 
         def score(users: np.ndarray) -> np.ndarray:
             raw = raw_queries(self.recipe, self.dataset, self.schemas, self.known, users, self.asked)
             sent = {name: column for name, column in raw.items() if keep(name)}
-            return embed_queries(query_tower, self.schemas, sent, len(users)) @ vectors.T  # [n, item_count]
+            return embed_queries(self.towers[0], self.schemas, sent, len(users)) @ self.vectors.T  # [n, item_count]
 
         return score
 

@@ -42,6 +42,14 @@ def fit_and_choose(
         raise RunError(f"cannot make the folder {folder}: {error}") from error
     if (folder / CHECKPOINT).exists() and not resume:
         console.print(f"note: {folder} holds a checkpoint, which is replaced; --resume would go on from it.")
+    try:
+        return _fit(recipe, data_folder, dataset, parts, folder, resume=resume)
+    except KeyboardInterrupt:
+        console.print(f"stopped; go on with the same command and --run {folder} --resume")
+        raise
+
+
+def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, folder: Path, *, resume: bool) -> Run:
     schemas = schema.build(recipe, dataset, parts.train)
     progress = EpochProgress()
     try:
@@ -55,10 +63,6 @@ def fit_and_choose(
             resume=resume,
             progress=progress,
         )
-    except KeyboardInterrupt:
-        progress.stop()
-        console.print(f"stopped; go on with the same command and --run {folder} --resume")
-        raise
     finally:
         progress.stop()
     run = Run.of(recipe, data_folder, schemas, fitted.towers, epochs=fitted.epochs)

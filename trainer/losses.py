@@ -68,8 +68,7 @@ def in_batch_softmax(
     logits = tf.where(accidental, MASKED, logits)
     positive = tf.linalg.diag_part(logits)  # [batch]
     if extra is not None:
-        scores, seen = _negative_scores(queries, item_rows, extra, temperature)  # [batch, c]
-        corrected = tf.where(seen, scores - _log_counts(extra), MASKED)
+        corrected = _corrected_scores(queries, item_rows, extra, temperature)
         logits = tf.concat([logits, corrected], axis=1)  # [batch, batch + c]
     return _weighted_mean(tf.reduce_logsumexp(logits, axis=1) - positive, weights)
 
@@ -97,8 +96,7 @@ def sampled_softmax(
         weights: [m] float32, above 0.
         temperature: scalar above 0.
     """
-    scores, seen = _negative_scores(queries, positive_rows, negatives, temperature)  # [m, c]
-    corrected = tf.where(seen, scores - _log_counts(negatives), MASKED)
+    corrected = _corrected_scores(queries, positive_rows, negatives, temperature)
     positive = _pair_scores(queries, positives, temperature)  # [m]
     # log(e^p + e^n) - p = log(1 + e^(n - p)).
     return _weighted_mean(tf.nn.softplus(tf.reduce_logsumexp(corrected, axis=1) - positive), weights)
@@ -243,9 +241,12 @@ def _dots(queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
     return tf.matmul(tf.cast(queries, tf.float32), tf.cast(items, tf.float32), transpose_b=True)
 
 
-def _log_counts(candidates: Candidates) -> tf.Tensor:
-    """Returns [1, c] float32."""
-    return tf.cast(candidates.log_count, tf.float32)[None, :]
+def _corrected_scores(
+    queries: tf.Tensor, positive_rows: tf.Tensor, negatives: Candidates, temperature: tf.Tensor | float
+) -> tf.Tensor:
+    """Returns [m, c] float32: scores less log_count, `MASKED` where the row does not see the negative."""
+    scores, seen = _negative_scores(queries, positive_rows, negatives, temperature)  # [m, c]
+    return tf.where(seen, scores - tf.cast(negatives.log_count, tf.float32)[None, :], MASKED)
 
 
 def _weighted_mean(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -25,7 +25,7 @@ _LIFT = "popularity_lift@10"
 _NOTHING = np.zeros(0, dtype=np.int64)
 
 Scorer = Callable[[np.ndarray], np.ndarray]
-"""Takes user rows [n], returns scores [n, item_count] float; larger is better."""
+"""Takes user rows [n], returns scores [n, item_count] float; larger is better, -inf is an item that is not found."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,7 @@ def _evaluate_block(
     for row, items in enumerate(known):
         allowed[row, place[items]] = False
     scores[~allowed] = -np.inf
+    allowed &= scores > -np.inf  # what is not found is no hit, not even by the order of ties
     order = _first(scores, _DEEPEST)  # [n, k]
     shown = np.take_along_axis(allowed, order, axis=1)
     is_relevant = np.zeros(scores.shape, dtype=bool)

@@ -18,12 +18,12 @@ from trainer.schema import ITEMS, Schemas
 _register = keras.saving.register_keras_serializable(package="two_tower")
 
 
-@_register
-class SlotDropout(keras.layers.Layer):
-    """Hides values in training: a slot becomes out-of-vocabulary, so that this slot learns to stand for any value.
+class Hiding(keras.layers.Layer):
+    """What hides values in training: nothing at a rate of 0, or outside training.
 
     Args:
-        rate: share of values to hide.
+        rate: share to hide.
+        seed: of the draws. Default: as `keras.utils.set_random_seed` says.
     """
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
@@ -31,12 +31,17 @@ class SlotDropout(keras.layers.Layer):
         self.rate, self.seed = rate, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, slots, training=False):
-        """Returns [...] int32 slots; padding stays."""
-        if not training or not self.rate:
-            return slots
-        hidden = keras.random.uniform(ops.shape(slots), seed=self.seed_generator) < self.rate
-        return ops.where(ops.logical_and(hidden, ops.not_equal(slots, PADDING)), OUT_OF_VOCABULARY, slots)
+    def call(self, values, training=False):
+        """Returns `values`, some of them hidden in training."""
+        return self.hide(values) if training and self.rate else values
+
+    def hide(self, values):
+        """Returns `values`, some of them hidden."""
+        raise NotImplementedError
+
+    def draw(self, shape):
+        """Returns evenly spread numbers of a shape, 0 to 1."""
+        return keras.random.uniform(shape, seed=self.seed_generator)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
@@ -44,55 +49,33 @@ class SlotDropout(keras.layers.Layer):
 
 
 @_register
-class ValueDropout(keras.layers.Layer):
-    """Hides a feature in training: its slots become padding, as where it is missing, or else, half the time, unknown.
+class SlotDropout(Hiding):
+    """Hides single slots: they become out-of-vocabulary, so that this slot learns to stand for any value."""
 
-    Args:
-        rate: share of rows to hide it in.
-    """
+    def hide(self, slots):
+        """Returns [...] int32 slots; padding stays."""
+        hidden = self.draw(ops.shape(slots)) < self.rate
+        return ops.where(ops.logical_and(hidden, ops.not_equal(slots, PADDING)), OUT_OF_VOCABULARY, slots)
 
-    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rate, self.seed = rate, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, slots, training=False):
+@_register
+class ValueDropout(Hiding):
+    """Hides a feature of a row: its slots become padding, as where it is missing, or else, half the time, unknown."""
+
+    def hide(self, slots):
         """Returns [batch, n] or [batch] int32 slots; padding stays."""
-        if not training or not self.rate:
-            return slots
-        shape = (ops.shape(slots)[0],) + (1,) * (len(slots.shape) - 1)
-        draw = keras.random.uniform(shape, seed=self.seed_generator)
+        draw = self.draw((ops.shape(slots)[0],) + (1,) * (len(slots.shape) - 1))
         hidden = ops.where(ops.logical_or(slots == PADDING, draw < self.rate / 2), PADDING, OUT_OF_VOCABULARY)
         return ops.where(draw < self.rate, hidden, slots)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
-
 
 @_register
-class PresenceDropout(keras.layers.Layer):
-    """Hides numbers in training: (value, 1) becomes (0, 0), as where it is missing.
+class PresenceDropout(Hiding):
+    """Hides the number of a row: (value, 1) becomes (0, 0), as where it is missing."""
 
-    Args:
-        rate: share of rows to hide.
-    """
-
-    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rate, self.seed = rate, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
-
-    def call(self, pairs, training=False):
+    def hide(self, pairs):
         """Returns [batch, 2] float32."""
-        if not training or not self.rate:
-            return pairs
-        kept = keras.random.uniform((ops.shape(pairs)[0], 1), seed=self.seed_generator) >= self.rate
-        return pairs * ops.cast(kept, pairs.dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+        return pairs * ops.cast(self.draw((ops.shape(pairs)[0], 1)) >= self.rate, pairs.dtype)
 
 
 @_register
@@ -210,13 +193,12 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
     for feature, given in zip(schema.features, recipe.query_tower.features, strict=True):
         if isinstance(feature, History) and isinstance(given, HistoryInput):
             name = f"query_tower_{feature.name}"
-            own = table
+            items = table
             if given.items != "tied":
-                own = _embedding(
-                    schema.slots(feature).slot_count, dimension, recipe.training.initial_norm, f"{name}_items"
-                )
-                own.trainable = given.items == "own"
-            layer = EncodedHistory(own, history.encoder(given, f"{name}_encoder"), given.dropout, name=name)
+                slot_count = schema.slots(feature).slot_count
+                items = _embedding(slot_count, dimension, recipe.training.initial_norm, f"{name}_items")
+                items.trainable = given.items == "own"  # else `trainer.two_tower.TwoTower.fill_tables` writes them
+            layer = EncodedHistory(items, history.encoder(given, f"{name}_encoder"), given.dropout, name=name)
             histories[feature.name] = layer
             tensor = joined[feature.name] = keras.Input((dimension,), name=feature.name)
             encoded.append(tensor)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from trainer import recipes
+from trainer import recipes, sources
 from trainer.console import console, print_rows
 from trainer.errors import RecipeError, RunError, TrainingError
 from trainer.quiet import import_tensorflow
@@ -66,15 +66,13 @@ def tune(
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the trials as JSON on stdout.
     """
-    from trainer.commands import _data_folder, _read
-
     if trials < 1:
         raise RunError(f"--trials {trials}: at least 1")
     if max_minutes is not None and not max_minutes > 0:
         raise RunError(f"--max-minutes {max_minutes:g}: above 0")
     chosen = _override(recipes.load(recipe_name), metric, epochs)
-    folder = _data_folder(chosen, recipe_name, data_folder, cache)
-    dataset, parts = _read(chosen, folder)
+    folder = sources.data_folder(chosen, recipe_name, data_folder, cache)
+    dataset, parts = sources.read(chosen, folder)
 
     import_tensorflow()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of graphs that each trial has to make anew

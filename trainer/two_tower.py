@@ -86,8 +86,9 @@ class TwoTower(keras.Model):
         if training.loss in ("sampled_softmax", "mixed_softmax", "gbce", "bce"):
             drawn = np.ones(len(counts)) if training.sampling == "uniform" else counts**training.sampling_power
             self.sampler = NegativeSampler(drawn / drawn.sum(), training.negatives)
-            self._share = tf.constant(counts / counts.sum(), tf.float32)
-            self._expected = tf.constant(training.negatives * drawn / drawn.sum(), tf.float32)
+            if training.loss == "mixed_softmax":
+                self._share = tf.constant(counts / counts.sum(), tf.float32)
+                self._expected = tf.constant(training.negatives * drawn / drawn.sum(), tf.float32)
         if training.queue:
             self.queue = CrossBatchQueue(training.queue, training.dimension)
         if training.log_q == "streaming":
@@ -139,9 +140,9 @@ class TwoTower(keras.Model):
             values[self._slots[known]] = raw[known]
             table.assign(values)
 
-    def compute_step_loss(self, batch: Mapping[str, Any], training: bool = True) -> tf.Tensor:
-        """Returns the loss of a batch, a scalar."""
-        spec = self._training
+    def compute_step_loss(self, batch: Mapping[str, Any]) -> tf.Tensor:
+        """Returns the loss of a batch, a scalar, with dropout on."""
+        spec, training = self._training, True
         rows, weights = batch["item"], batch["weight"]
         # Below 0.01 the loss of single examples explodes.
         temperature = tf.maximum(tf.exp(self.log_temperature), 0.01)

@@ -14,8 +14,8 @@ from bundle.manifest import VECTORS
 from bundle.store import BundleStore
 from tests.worlds import SCHEMA, tower, write_bundle
 from trainer import data, recipes, splits
+from trainer.asked_bundle import AskedBundle, NotComparable
 from trainer.comparison import compare
-from trainer.live_bundle import LiveBundle, NotComparable
 from trainer.recipe import Recipe
 
 SHOP = """
@@ -56,7 +56,7 @@ def hand(tmp_path: Path) -> tuple[Recipe, data.Dataset, splits.Parts]:
 def test_live_bundle_is_asked_with_its_own_features(hand: Any, store: BundleStore) -> None:
     chosen, dataset, parts = hand
     version = write_bundle(store).bundle_version
-    live = LiveBundle.open(store, version, chosen, dataset)
+    live = AskedBundle.open(store, version, chosen, dataset)
     users = np.arange(4)
     # Its schema calls the history "watched"; u2 met i0, i12 and i22 before the test.
     columns = {
@@ -74,7 +74,7 @@ def test_live_bundle_is_asked_with_its_own_features(hand: Any, store: BundleStor
 def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) -> None:
     chosen, dataset, parts = hand
     version = write_bundle(store).bundle_version
-    live = LiveBundle.open(store, version, chosen, dataset)
+    live = AskedBundle.open(store, version, chosen, dataset)
     users = np.arange(4)
     queries = live.embed(dataset, parts.known, users, parts.test)
     # 13 items of the data set are in the bundle of 300; ask a "new" model that has the same space and only these.
@@ -117,9 +117,9 @@ def test_live_bundle_that_cannot_be_asked_is_told_and_is_no_failure(hand: Any, s
     other_type = recipes.parse(raw, "other type")
     version = write_bundle(store).bundle_version
     with pytest.raises(NotComparable, match="'gender', which this recipe's users do not have"):
-        LiveBundle.open(store, version, without, dataset)
+        AskedBundle.open(store, version, without, dataset)
     with pytest.raises(NotComparable, match="'gender' is categorical, this recipe's is of type string_list"):
-        LiveBundle.open(store, version, other_type, dataset)
+        AskedBundle.open(store, version, other_type, dataset)
     arguments = {"users": np.arange(4), "queries": np.eye(4, dtype=np.float32), "vectors": np.eye(13, 4)}
     found = compare(store, without, dataset, parts, **arguments)
     assert (found.live, found.live_metrics, found.overlap_at_10) == (version, {}, None)

@@ -1,4 +1,4 @@
-"""The model beside baselines, by slices and by what is sent, and what would flatter it."""
+"""The model beside baselines, by slices, by what is sent, and as it is served."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.trainer.world import KERAS_AND_NUMPY, Shop, command, dataset
-from trainer import splits
-from trainer.data import Dataset, Events
+from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import DataError, RunError
-from trainer.evaluation import popularity_scorer
-from trainer.metrics import HeldOut, evaluate
-from trainer.recipe import Split
-from trainer.splits import Parts
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -91,79 +84,6 @@ def test_a_bundle_of_another_run_is_not_taken_for_this_one(shop: Shop) -> None:
         command("evaluate", shop.runs[0], "--store", shop.store.root, "--bundle", shop.versions[1])
     with pytest.raises(RunError, match="holds no bundle 20200101T000000Z-000000"):
         command("evaluate", shop.runs[0], "--store", shop.store.root, "--bundle", "20200101T000000Z-000000")
-
-
-# Traps: each would flatter a model, and is either refused or has no effect.
-
-
-def crowd() -> tuple[Dataset, Parts]:
-    """120 users with 12 events each, of 80 items of which the low ones are popular."""
-    generator = np.random.default_rng(4)
-    chance = 1.0 / np.arange(1, 81)
-    bought = [
-        (f"u{user:03}", f"i{item:02}", float(at))
-        for user in range(120)
-        for at, item in enumerate(generator.choice(80, 12, replace=False, p=chance / chance.sum()))
-    ]
-    made = dataset(bought)
-    return made, splits.split(made, Split())
-
-
-def held_out(parts: Parts, known: Events) -> HeldOut:
-    return HeldOut.of(known.pairs, parts.test.pairs, 80)
-
-
-def test_test_pairs_are_not_known_and_duplicates_count_once() -> None:
-    _, parts = crowd()
-    twice = parts.test.followed_by(parts.test)
-    once = held_out(parts, parts.known)
-    again = HeldOut.of(parts.known.pairs, twice.pairs, 80)
-    for known, relevant, repeated in zip(once.known, once.relevant, again.relevant, strict=True):
-        assert not set(known) & set(relevant)
-        assert repeated.tolist() == relevant.tolist()
-
-
-def test_a_constant_scorer_is_at_chance_and_an_oracle_at_one() -> None:
-    _, parts = crowd()
-    task = held_out(parts, parts.known)
-    constant = evaluate(task, lambda users: np.zeros((len(users), 80))).means
-    # 11 of 80 items are known: the first ten of the 69 others hold the one relevant item with 0.145.
-    assert constant["recall@10"] == pytest.approx(10 / 69, abs=0.07)  # 120 users: standard error 0.032
-
-    def oracle(users: np.ndarray) -> np.ndarray:
-        scores = np.zeros((len(users), 80))
-        for row, user in enumerate(users):
-            scores[row, task.relevant[int(np.flatnonzero(task.users == user)[0])]] = 1.0
-        return scores
-
-    best = evaluate(task, oracle).means
-    assert (best["ndcg@10"], best["mrr"], best["recall@10"], best["hr@10"], best["map@10"]) == (1, 1, 1, 1, 1)
-
-
-def test_known_items_left_in_the_ranking_would_lower_and_the_order_of_items_cannot_raise_a_figure() -> None:
-    _, parts = crowd()
-    popular = popularity_scorer(parts.known, 80)
-    honest = evaluate(held_out(parts, parts.known), popular).means["ndcg@10"]
-    with_valid_left_in = evaluate(HeldOut.of(parts.train.pairs, parts.test.pairs, 80), popular).means["ndcg@10"]
-    assert with_valid_left_in < honest
-    # Low items are popular: ties by their order would give a constant scorer popularity's figure.
-    ranked_by_row = evaluate(held_out(parts, parts.known), lambda users: np.tile(-np.arange(80.0), (len(users), 1)))
-    constant = evaluate(held_out(parts, parts.known), lambda users: np.zeros((len(users), 80)))
-    assert constant.means["ndcg@10"] < 0.7 * ranked_by_row.means["ndcg@10"]
-
-
-def test_a_later_event_changes_no_popularity_and_no_history() -> None:
-    made, parts = crowd()
-    before = popularity_scorer(parts.known, 80)(np.array([0]))
-    moved = Parts(parts.train, parts.valid, parts.test.followed_by(parts.test))
-    np.testing.assert_array_equal(popularity_scorer(moved.known, 80)(np.array([0])), before)
-    assert len(moved.known) == len(made.events) - len(parts.test)
-
-
-def test_a_score_that_is_no_number_is_refused() -> None:
-    _, parts = crowd()
-    with pytest.raises(ValueError, match="NaN"):
-        evaluate(held_out(parts, parts.known), lambda users: np.full((len(users), 80), np.nan))
 
 
 def test_run_folder_keeps_the_evaluation(shop: Shop, report: dict[str, Any]) -> None:

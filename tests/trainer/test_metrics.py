@@ -197,3 +197,15 @@ def test_a_group_of_users_is_evaluated_on_its_own() -> None:
         lambda users: scores[users],
     )
     assert whole.where(odd).means == pytest.approx(alone.means)
+
+
+def test_what_is_not_found_is_no_hit_and_has_no_rank() -> None:
+    # 12 items, of which a search found items 5 and 6 alone; item 3 and item 6 are held out.
+    scores = np.full((1, 12), -np.inf)
+    scores[0, [5, 6]] = [0.9, 0.8]
+    held_out = HeldOut.of(np.array([[0, 0]]), np.array([[0, 3], [0, 6]]), 12)
+    found = metrics.evaluate(held_out, lambda _: scores)
+    assert (found.means["recall@10"], found.means["recall@100"], found.means["mrr"]) == (0.5, 0.5, 0.5)
+    assert found.top[0].tolist() == [5, 6] + [-1] * 8
+    nothing = metrics.evaluate(held_out, lambda _: np.full((1, 12), -np.inf)).means
+    assert (nothing["recall@100"], nothing["mrr"], nothing["coverage@10"]) == (0.0, 0.0, 0.0)

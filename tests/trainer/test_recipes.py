@@ -149,3 +149,13 @@ def test_a_misspelt_key_is_answered_with_the_nearest_one() -> None:
 def test_keys_of_the_training_that_do_not_go_together_are_refused(training: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(message)):
         recipe(training=training)
+
+
+def test_a_transformer_beside_another_history_is_refused() -> None:
+    histories = [
+        {"name": "history", "kind": "history", "encoder": "transformer"},
+        {"name": "recent", "kind": "history", "max_values": 3},
+    ]
+    with pytest.raises(RecipeError, match=r"has to be the only one.*\['history', 'recent'\]"):
+        recipe(query_tower={"features": histories})
+    assert recipe(query_tower={"features": histories[:1]}).query_tower.features[0].name == "history"

