@@ -112,7 +112,8 @@ def main() -> int:
                 kept.append(evaluation)
         console.print_evaluation(found[-1], f"{recipe.name}, seed {seed}")
     rows = rows_of(found, train_only)
-    _print(rows, f"{recipe.name}, {recipe.split.kind}, fitted on {found[0].fitted_on}, {arguments.seeds} seeds")
+    fitted_on = f"two-tower fitted on {found[0].fitted_on}, all others on train + valid"
+    _print(rows, f"{recipe.name}, {recipe.split.kind}; {fitted_on}; seeds: {arguments.seeds}")
     console.print_details(found[0])
     verdicts = [judge(target, rows, found) for target in targets_of(recipe.name, rows)]
     for passed, text in verdicts:
@@ -145,7 +146,7 @@ def _print(rows: Mapping[str, Mapping[str, tuple[float, float]]], title: str) ->
     print(f"\n{title}\n\n| method | {' | '.join(SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
     for method, metrics in rows.items():
         cells = (metrics[name] for name in SHOWN)
-        print(f"| {method} | {' | '.join(f'{m:.4f}' + (f' ± {s:.4f}' if s else '') for m, s in cells)} |")
+        print(f"| {method} | {' | '.join(f'{m:.4f}' + (f' ± {s:.4f}' if s >= 0.00005 else '') for m, s in cells)} |")
     print()
 
 

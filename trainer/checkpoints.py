@@ -16,9 +16,23 @@ from typing import Any
 
 import numpy as np
 
+from trainer import recipes
 from trainer.errors import RunError
 
 CHECKPOINT = "checkpoint.npz"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a training is of.
+
+    Attributes:
+        recipe: resolved, as of `trainer.recipe.Recipe.to_json`.
+        events_sha256: of the events that it is fitted on.
+    """
+
+    recipe: dict[str, Any]
+    events_sha256: str
 
 
 @dataclass
@@ -38,12 +52,12 @@ class State:
     best: list[np.ndarray] = field(default_factory=list)
 
 
-def write(folder: Path, fingerprint: str, state: State, variables: Sequence[Any]) -> None:
+def write(folder: Path, origin: Origin, state: State, variables: Sequence[Any]) -> None:
     """Writes the checkpoint of a run.
 
     Args:
         folder: of the run, which exists.
-        fingerprint: of recipe and data; `read` refuses another one.
+        origin: of the training; `read` refuses another one.
         state: where the training stands.
         variables: of model and optimizer.
 
@@ -51,7 +65,8 @@ def write(folder: Path, fingerprint: str, state: State, variables: Sequence[Any]
         RunError: it cannot be written; the one before is still there.
     """
     head = {
-        "fingerprint": fingerprint,
+        "recipe": origin.recipe,
+        "events_sha256": origin.events_sha256,
         "epochs": state.epochs,
         "best_epoch": state.best_epoch,
         "best_value": state.best_value,
@@ -70,7 +85,7 @@ def write(folder: Path, fingerprint: str, state: State, variables: Sequence[Any]
         raise RunError(f"cannot write the checkpoint to {folder}: {error}") from error
 
 
-def read(folder: Path, fingerprint: str, variables: Sequence[Any]) -> State:
+def read(folder: Path, origin: Origin, variables: Sequence[Any]) -> State:
     """Fills `variables` from the checkpoint of a run and returns where it stood.
 
     Raises:
@@ -80,9 +95,13 @@ def read(folder: Path, fingerprint: str, variables: Sequence[Any]) -> State:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             head = json.loads(arrays["head"].tobytes().decode())
-            if head["fingerprint"] != fingerprint:
+            changed = recipes.differences(head["recipe"], origin.recipe)
+            if head["events_sha256"] != origin.events_sha256:
+                changed.append("the training events have changed")
+            if changed:
                 raise RunError(
-                    f"{path} is of another recipe or other data; resume with what it was begun with, or start a new run"
+                    f"{path} is of another training: {'; '.join(changed)}. Resume with what it was begun with "
+                    "(the same flags too), or start a new run"
                 )
             values = [arrays[f"variable_{at}"] for at in range(len(variables))]
             best = [arrays[f"best_{at}"] for at in range(sum(name.startswith("best_") for name in arrays.files))]

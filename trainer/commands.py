@@ -79,6 +79,8 @@ def train(
     """
     if resume and run is None:
         raise RunError("--resume needs --run, the folder of the run to go on with")
+    if store is None and (promote or force):
+        raise RunError("--promote and --force need --store, the folder of bundles to publish to")
     chosen = _override(recipes.load(recipe_name), epochs, seed, split, refit)
     folder = sources.data_folder(chosen, recipe_name, data_folder, cache)
     if store is not None:
@@ -107,8 +109,8 @@ def train(
         manifest = publish_run(opened, finished, dataset, parts, evaluation)
         print_json({**result, "bundle_version": manifest.bundle_version}, as_json)
         print_comparison(opened, manifest.bundle_version)
-        report_published(opened, manifest, promote=promote, force=force)
         console.console.print(f"report: {opened.path(manifest.bundle_version) / REPORT}")
+        report_published(opened, manifest, promote=promote, force=force)
     else:
         print_json(result, as_json)
 

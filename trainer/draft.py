@@ -174,8 +174,8 @@ def _event_doubts(events: Source, found: Roles, rest: Mapping[str, Guess]) -> li
     usable = [guess.column for guess in rest.values() if guess.feature]
     if usable:
         doubts.append(
-            f"Of the interactions, {', '.join(map(repr, usable))} are not used: as attributes of the event they can "
-            "help where they are known when the request is made, such as a device, and mislead where they are not."
+            f"Not used of the interactions: {', '.join(map(repr, usable))}. As attributes of the event they can help "
+            "where they are known when the request is made, such as a device, and mislead where they are not."
         )
     return doubts
 

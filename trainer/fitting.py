@@ -36,6 +36,8 @@ def fit_and_choose(
         TrainingError: the loss is not finite.
         RunError: the folder cannot be written, or holds no checkpoint to resume from.
     """
+    if resume and not (folder / CHECKPOINT).exists():
+        raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

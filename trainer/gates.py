@@ -79,9 +79,11 @@ def _beats_popularity(recipe: Recipe, name: str, figure: float, popularity: floa
         f"{name} is {figure:.4f}, recommending the most popular items to everyone gives {popularity:.4f}; more than "
         f"{threshold:.4f} is required (gates.min_gain_over_popularity = {gain:g})"
     )
-    return GateResult(
-        figure, threshold, passed, message + ("" if passed else ": train longer, or give the towers better features")
+    advice = (
+        ": train longer, or give the towers better features; with a few hundred items leave recall@100 out of "
+        "gates.metrics, as any ranking has nearly all of them there"
     )
+    return GateResult(figure, threshold, passed, message + ("" if passed else advice))
 
 
 def _never_retrieved(share: float, limit: float) -> GateResult:

@@ -15,6 +15,8 @@ from trainer.kinds import Guess
 from trainer.sniffing import Source
 
 _WIDTH = 118
+_FEW_ITEMS = 1000
+"""Below so many, recall@100 says little."""
 
 
 def write_recipe(draft: Draft, folder: Path) -> str:
@@ -32,6 +34,7 @@ def write_recipe(draft: Draft, folder: Path) -> str:
         _item_tower(draft),
         f'[split]\nkind = "{draft.split}"',
         _training(draft),
+        *([_gates(draft)] if draft.item_count < _FEW_ITEMS else []),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -107,6 +110,11 @@ def _training(draft: Draft) -> str:
             lines += _comment(f"The catalogue has {draft.item_count:,} items, {size} {SMALL_CATALOGUE:,}.")
         lines.append(f"{key} = {_value(value)}")
     return "\n".join(lines)
+
+
+def _gates(draft: Draft) -> str:
+    why = _comment(f"Of {draft.item_count:,} items any ranking has nearly all in its first 100: ndcg@10 alone judges.")
+    return "\n".join(["[gates]", *why, 'metrics = ["ndcg@10"]'])
 
 
 def _features(features: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -122,8 +122,10 @@ class Run:
                 json.loads((folder / "history.json").read_text(encoding="utf-8")),
             )
         except (OSError, ValueError, KeyError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise RunError(
-                f"{folder} holds no finished run: {error}; make one with `python -m trainer train`"
+                f"{folder} holds no finished run ({reason}): make one with `python -m trainer train`, or finish "
+                "a stopped one with --run and --resume"
             ) from error
 
 

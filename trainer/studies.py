@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -16,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainer.errors import RecipeError, RunError
 from trainer.recipe import Recipe
+from trainer.recipes import differences
 from trainer.search_space import SearchSpace
 
 _RECIPE, _DATA, _SPACE = "recipe", "data", "space"
@@ -104,7 +104,7 @@ def _agree(study: optuna.Study, space: SearchSpace, data_sha256: str, path: Path
             study.set_user_attr(name, value)
         return
     before = study.user_attrs
-    changed = _differences(before.get(_RECIPE, {}), now[_RECIPE])
+    changed = differences(before.get(_RECIPE, {}), now[_RECIPE])
     if before.get(_DATA) != data_sha256:
         changed.append("the data has changed")
     if not changed and before.get(_SPACE) != now[_SPACE]:
@@ -115,15 +115,3 @@ def _agree(study: optuna.Study, space: SearchSpace, data_sha256: str, path: Path
             f"the study {study.study_name!r} in {path} is of something else: {'; '.join(changed)}. Go on with what it "
             "was begun with, or begin another with --study"
         )
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Returns a phrase for each key of two recipes that differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*now, *(key for key in before if key not in now)]
-        pairs = [(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys]
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = [(f"{name}[{at}]", *pair) for at, pair in enumerate(zip(before, now, strict=True))]
-    else:
-        return [] if before == now else [f"{name} was {before!r} and is {now!r}"]
-    return [phrase for key, old, new in pairs for phrase in _differences(old, new, key)]

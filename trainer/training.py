@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import checkpoints, towers
-from trainer.checkpoints import State
+from trainer.checkpoints import Origin, State
 from trainer.data import Dataset, Events
 from trainer.embeddings import embed_items
 from trainer.errors import TrainingError
@@ -99,8 +98,8 @@ def fit(
     spec, progress = recipe.training, progress or Progress()
     examples, model = prepare(recipe, dataset, schemas, train)
     variables = [*model.variables, *model.optimizer.variables]
-    fingerprint = _fingerprint(recipe, train)
-    state = checkpoints.read(folder, fingerprint, variables) if resume and folder else State()
+    origin = Origin(recipe.to_json(), _digest(train))
+    state = checkpoints.read(folder, origin, variables) if resume and folder else State()
     loop = _Loop(recipe, dataset, schemas, train, examples, model, validate, progress)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if folder else None
     done = len(state.epochs)
@@ -114,7 +113,7 @@ def fit(
             state.best_epoch, state.best_value = measured["epoch"], value
             state.best = [np.array(v) for v in _tower_variables(model)] if spec.patience else []
         if folder:
-            checkpoints.write(folder, fingerprint, state, variables)
+            checkpoints.write(folder, origin, state, variables)
         if writer:
             with writer.as_default(step=measured["epoch"]):
                 for name, figure in measured.items():
@@ -241,9 +240,9 @@ def _tower_variables(model: TwoTower) -> list[Any]:
     return list({id(variable): variable for variable in both}.values())
 
 
-def _fingerprint(recipe: Recipe, train: Events) -> str:
-    """Returns what a checkpoint has to agree with: recipe and events."""
-    digest = hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode())
+def _digest(train: Events) -> str:
+    """Returns the SHA-256 of events."""
+    digest = hashlib.sha256()
     for values in (train.users, train.items, train.times, train.weights):
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

@@ -139,7 +139,7 @@ def test_parquet_with_datetimes_lists_and_names_that_say_nothing_is_read(tmp_pat
     assert recipe["items"]["id"] == "sku"
     assert [feature["name"] for feature in recipe["item_tower"]["features"]] == ["item_id", "tags"]
     assert [doubt for doubt in printed["doubts"] if "'added' holds dates" in doubt]
-    assert [doubt for doubt in printed["doubts"] if "'device' are not used" in doubt]
+    assert [doubt for doubt in printed["doubts"] if doubt.startswith("Not used of the interactions: 'device'. ")]
     assert printed["interactions"]["user"] == "b"
     assert data.load(recipes.load(str(tmp_path / "mine.toml")), tmp_path).events.times[0] == 1_767_225_600 + 0
 

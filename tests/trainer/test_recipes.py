@@ -96,9 +96,13 @@ def test_bad_seed_is_named() -> None:
         ("item_tower", {"name": "title", "kind": "multi_categorical"}, "feature title: .* reads type string_list"),
         ("item_tower", {"name": "seen", "kind": "history"}, "feature seen: a history belongs to the query tower"),
         ("item_tower", {"name": "item_id", "kind": "numeric"}, "feature item_id: an id is categorical, not numeric"),
-        ("item_tower", {"name": "year", "kind": "embedding"}, "item_tower.features.0"),
-        ("item_tower", {"name": "year", "kind": "numeric", "hidden": 1}, "item_tower.features.0.numeric.hidden"),
-        ("query_tower", {"name": "a b", "kind": "numeric"}, "query_tower.features.0.numeric.name"),
+        ("item_tower", {"name": "year", "kind": "embedding"}, r"item_tower\.features\['year'\]: Input tag 'embedding'"),
+        (
+            "item_tower",
+            {"name": "year", "kind": "numeric", "hidden": 1},
+            r"item_tower\.features\['year'\]\.hidden: unknown key",
+        ),
+        ("query_tower", {"name": "a b", "kind": "numeric"}, r"query_tower\.features\['a b'\]\.name: "),
     ],
 )
 def test_bad_feature_is_named(tower: str, feature: dict[str, Any], message: str) -> None:
@@ -159,3 +163,22 @@ def test_a_transformer_beside_another_history_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"has to be the only one.*\['history', 'recent'\]"):
         recipe(query_tower={"features": histories})
     assert recipe(query_tower={"features": histories[:1]}).query_tower.features[0].name == "history"
+
+
+def test_a_bad_key_of_a_feature_is_placed_by_the_name_of_the_feature() -> None:
+    features = [{"name": "history", "kind": "history"}, {"name": "age", "kind": "categorical", "embeding_dim": 3}]
+    with pytest.raises(RecipeError, match=r"query_tower\.features\['age'\]\.embeding_dim: unknown key"):
+        recipe(query_tower={"features": features})
+
+
+def test_a_value_that_is_not_allowed_is_repeated() -> None:
+    with pytest.raises(RecipeError, match=r"training\.loss: .*'full_softmax'.*, not 'hinge'"):
+        recipe(training={"loss": "hinge"})
+
+
+def test_differences_of_two_recipes_name_the_keys() -> None:
+    before, now = recipe(training={"epochs": 3}).to_json(), recipe(training={"epochs": 4, "loss": "bce"}).to_json()
+    assert recipes.differences(before, now) == [
+        "training.epochs was 3 and is 4", "training.loss was 'in_batch_softmax' and is 'bce'"
+    ]  # fmt: skip
+    assert recipes.differences(before, before) == []

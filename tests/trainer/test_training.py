@@ -116,7 +116,7 @@ def test_each_epoch_tells_what_it_measured(folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 0.01}, "of another recipe or other data"),
+        ({"learning_rate": 0.01}, r"of another training: training.learning_rate was 0.03 and is 0.01"),
         ({}, "is damaged"),
     ],
 )
@@ -167,3 +167,25 @@ def test_refit_uses_validation_too_and_as_many_epochs_as_were_best(folder: Path,
     assert json.loads((run / "run.json").read_text())["refitted"] is True
     assert len(json.loads((run / "history.json").read_text())) == 3
     assert (run / "refit" / CHECKPOINT).exists()
+
+
+def test_resuming_what_was_never_begun_makes_no_folder(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no checkpoint to resume from"):
+        command("train", folder / "shop.toml", "--run", tmp_path / "nothing", "--resume")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_other_events_are_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    of = recipe(training={"epochs": 1})
+    fit(of, folder, tmp_path)
+    dataset = data.load(of, folder)
+    fewer = dataset.events.where(dataset.events.items > 0)
+    schemas = schema.build(of, dataset, fewer)
+    with pytest.raises(RunError, match="the training events have changed"):
+        training.fit(of, dataset, schemas, fewer, validate=None, folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("flag", ["--promote", "--force"])
+def test_promoting_needs_a_store(folder: Path, flag: str) -> None:
+    with pytest.raises(RunError, match="need --store"):
+        command("train", folder / "shop.toml", flag)

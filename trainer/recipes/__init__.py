@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,18 @@ def load(name_or_path: str) -> Recipe:
         except (OSError, UnicodeError) as error:
             raise RecipeError(
                 f"no recipe {name_or_path!r}: expected one of {', '.join(shipped())}, "
-                f"or the path of a TOML file ({error})"
+                f"or the path of a TOML file ({_reason(error)})"
             ) from error
     try:
         return parse(tomllib.loads(text), name_or_path)
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{name_or_path}: not valid TOML: {error}") from error
+        raise RecipeError(
+            f"{name_or_path}: not valid TOML: {error}; text stands in quotes, true and false in small letters"
+        ) from error
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Recipe:
@@ -70,7 +76,7 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     try:
         recipe = ADAPTER.validate_python(raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {_advise(e)}" for e in error.errors()]
+        lines = [f"  {_place(e['loc'], raw)}: {_advise(e)}" for e in error.errors()]
         head = f"{source}: {len(lines)} key{'s' if len(lines) > 1 else ''} to mend (docs/recipes.md lists all)"
         raise RecipeError("\n".join([head, *lines])) from error
     _check(recipe, source)
@@ -87,9 +93,39 @@ def query_attributes(recipe: Recipe) -> dict[str, Attribute]:
     }
 
 
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Returns a phrase for each key of two recipes that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*now, *(key for key in before if key not in now)]
+        pairs = [(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(f"{name}[{at}]", *pair) for at, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return [] if before == now else [f"{name} was {before!r} and is {now!r}"]
+    return [phrase for key, old, new in pairs for phrase in differences(old, new, key)]
+
+
+def _place(keys: Sequence[int | str], raw: Any) -> str:
+    """Returns the place of a bad key, a feature by its name, not by its number and kind."""
+    words: list[str] = []
+    for key in keys:
+        inside = raw[key] if isinstance(raw, Mapping) and key in raw else None
+        if isinstance(key, int) and isinstance(raw, list | tuple):
+            inside = raw[key]
+            name = inside.get("name") if isinstance(inside, Mapping) else None
+            words[-1] += f"[{name!r}]" if name else f"[{key}]"
+        elif inside is None and isinstance(raw, Mapping) and key == raw.get("kind") and key != keys[-1]:
+            continue  # pydantic names the kind that it took the feature for
+        else:
+            words.append(str(key))
+        raw = raw if inside is None else inside
+    return ".".join(words)
+
+
 def _advise(error: ErrorDetails) -> str:
     if error["type"] != "unexpected_keyword_argument":
-        return error["msg"]
+        got = error.get("input")
+        return error["msg"] + (f", not {got!r}" if isinstance(got, str | int | float) else "")
     near = difflib.get_close_matches(str(error["loc"][-1]), KEYS, n=1)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
