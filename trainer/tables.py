@@ -90,8 +90,8 @@ class Table:
         self._refuse(
             column,
             bad.fill_null(value=False),
-            "is no finite number; mend it (12.5, with a point and without a unit), leave it empty, or list it as missing "
-            "in the recipe",
+            "is no finite number; mend it (12.5, with a point and without a unit), leave it empty, or list it as "
+            "missing in the recipe",
         )
         if required:
             self._refuse(column, series.is_null(), "where every row needs a number; fill it in or remove the row")
