@@ -32,4 +32,5 @@ def assemble(config: QueryTowerConfig) -> Server:
         live,
         metrics,
         config,
+        on_drained=query_log.close if query_log is not None else lambda: None,
     )

@@ -71,7 +71,6 @@ class QueryLog:
         self._backlog_bytes = 0
         self._skip = self._draw_skip()
         self._told = False
-        # Its thread ends with the log, and what waits is written before the interpreter ends.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="query-log")
 
     def record(self, queries: Sequence[pb.Query]) -> None:

@@ -7,14 +7,15 @@ Exit codes: 0 after a drain, 1 at a second signal, 2 for settings that cannot be
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
+import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
 from cyclopts import App, Parameter
@@ -32,7 +33,7 @@ _log = structlog.get_logger("program")
 def run_program(
     name: str, help_text: str, config_class: type[C], assemble: Callable[[C], Server], arguments: Sequence[str]
 ) -> int:
-    """Runs a service until it is told to stop, and returns the exit code.
+    """Runs a service until it is told to stop, which ends the process; returns the exit code of what is no service.
 
     Args:
         name: of the package, for help and as the prefix of environment variables.
@@ -45,8 +46,8 @@ def run_program(
     env = Env(prefix)
     app = App(name=f"python -m {name}", help=help_text, version="0.1.0", config=[env], result_action="return_value")
 
-    def start(config: Any) -> int:
-        return _serve(assemble(config), config)
+    def start(config: Any) -> NoReturn:
+        _serve(assemble(config), config)
 
     # The type is known only here, so it cannot stand in the signature.
     start.__annotations__["config"] = Annotated[config_class, Parameter(name="*")]
@@ -77,20 +78,27 @@ def _check_environment(prefix: str, config_class: type[ServerConfig]) -> None:
         raise ValueError(f"environment: no setting is named {', '.join(unknown)}; see --help")
 
 
-def _serve(server: Server, config: ServerConfig) -> int:
+def _serve(server: Server, config: ServerConfig) -> NoReturn:
     configure_logs(config.log_level)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
     _log.info("settings", **settings)
-    stop = threading.Event()
+    # The first signal drains, the second one gives up. A byte through a socket wakes the main thread whichever thread
+    # the signal comes to; an event may miss one that comes as the wait begins.
+    wakes, woken = socket.socketpair()
+    woken.setblocking(False)
+    signal.set_wakeup_fd(woken.fileno())
+    received = itertools.count()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if next(received):
             os._exit(1)
-        stop.set()
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     server.start()
-    stop.wait()
+    wakes.recv(1)
     server.drain()
-    return 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A bundle may still be loading in native code. The interpreter cannot unwind such a thread and would abort.
+    os._exit(0)

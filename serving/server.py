@@ -41,6 +41,8 @@ class Server:
         live: Live[Any],
         metrics: Metrics,
         config: ServerConfig,
+        *,
+        on_drained: Callable[[], None] = lambda: None,
     ) -> None:
         """Puts the parts together; nothing listens yet.
 
@@ -50,12 +52,14 @@ class Server:
             live: the open bundles; started and stopped by this server.
             metrics: of this server.
             config: its settings.
+            on_drained: called once no call is in flight any more.
 
         Raises:
             ValueError: token or TLS files cannot be read.
         """
         self._config = config
         self._live = live
+        self._on_drained = on_drained
         self._metrics = metrics
         self._stalls = StallTicker(metrics)
         self._service_name = service_name
@@ -141,6 +145,7 @@ class Server:
         self._stalls.stop()
         self._calls.close()
         self._pool.shutdown(wait=False)
+        self._on_drained()
         _log.info("stopped")
 
     def _follow(self, snapshot: Snapshot[Any]) -> None:

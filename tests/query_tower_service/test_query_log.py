@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import random
+import signal
 import stat
 import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -18,9 +20,10 @@ from structlog.testing import capture_logs
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.query_log import QueryLog
-from tests.serving.harness import failure, query_tower_service
+from tests.serving.harness import failure, process, query_tower_service
 from tests.worlds import wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
+from two_tower.query.v1 import query_tower_service_pb2_grpc
 
 MAX_BYTES = 64 << 20
 
@@ -106,6 +109,22 @@ def test_a_service_goes_on_answering_when_the_folder_is_gone(store: BundleStore,
     warnings = [log for log in logs if log["log_level"] == "warning"]
     assert len(warnings) == 1
     assert "No such file" in warnings[0]["why"]
+
+
+def test_what_waits_is_written_when_the_program_is_told_to_stop(store: BundleStore, tmp_path: Path) -> None:
+    write_bundle(store)
+    path = tmp_path / "queries.jsonl"
+    flags = ("--drain-delay-s", "0", "--query-log", str(path), "--query-log-share", "1")
+    with (
+        process("query_tower_service", store, tmp_path, *flags) as (child, port),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub = query_tower_service_pb2_grpc.QueryTowerServiceStub(channel)
+        wait_for(lambda: stub.GetServingStatus(pb.GetServingStatusRequest(), timeout=5).models, "the bundle answers")
+        stub.EmbedQueries(pb.EmbedQueriesRequest(queries=[query(age) for age in range(500)]), timeout=10)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+    assert path.read_text().splitlines() == [line(age) for age in range(500)]
 
 
 def test_a_share_of_0_records_nothing_and_a_share_of_1_everything(tmp_path: Path) -> None:

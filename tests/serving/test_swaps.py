@@ -12,39 +12,57 @@ import numpy as np
 from bundle.store import BundleStore
 from tests.serving.harness import Running, ann_service, query_tower_service
 from tests.worlds import unit_vectors, wait_for, write_bundle
-from two_tower.ann.v1 import ann_service_pb2 as ann
-from two_tower.query.v1 import query_tower_service_pb2 as query
+from two_tower_client.ann import AnnClient, Search
+from two_tower_client.errors import ModelNotServed
+from two_tower_client.protocol import Embed, Embedded, NotServed, Outcome, Pin, Searched, exchange
+from two_tower_client.query_tower import QueryTowerClient
 
 
 class Caller(threading.Thread):
-    """Embeds and searches in a loop, as a client does, and checks each answer against its own bundle."""
+    """Retrieves in a loop by the client's protocol, and checks each answer against its own bundle."""
 
-    def __init__(self, tower: Running, catalogue: Running, expected: dict[str, np.ndarray], model: str) -> None:
+    def __init__(self, tower: Running, catalogue: Running, expected: dict[str, np.ndarray]) -> None:
         super().__init__(daemon=True)
-        self.tower, self.catalogue, self.expected = tower, catalogue, expected
-        self.ended, self.answered, self.newest = threading.Event(), 0, model
+        self._tower, self._catalogue = (f"127.0.0.1:{service.port}" for service in (tower, catalogue))
+        self._expected, self._pin = expected, Pin()
+        self.ended, self.answered = threading.Event(), 0
         self.wrong: list[Any] = []
 
     def run(self) -> None:
-        while not self.ended.is_set():
-            try:
-                self._ask()
-            except Exception as error:
-                self.wrong.append(error)
-                return
+        with (
+            QueryTowerClient(self._tower, timeout_s=10) as tower,
+            AnnClient(self._catalogue, timeout_s=10) as catalogue,
+        ):
+            while not self.ended.is_set():
+                try:
+                    self._ask(tower, catalogue)
+                except Exception as error:
+                    self.wrong.append(error)
+                    return
 
-    def _ask(self) -> None:
-        request = query.EmbedQueriesRequest(queries=[query.Query()], model_version=self.newest)
-        embedded = self.tower.stub.EmbedQueries(request, timeout=10)
-        vector = embedded.embeddings[0].values
-        search = ann.Search(embedding=ann.Embedding(values=vector), k=5)
-        searched = ann.SearchItemsRequest(model_version=embedded.model_version, searches=[search])
-        response = self.catalogue.stub.SearchItems(searched, timeout=10)
-        self.newest = response.newest_model_version
-        scores = self.expected[response.bundle_version] @ np.array(vector)
-        found = [int(item[1:]) for item in response.results[0].item_ids]
-        if found != np.argsort(-scores)[:5].tolist() or response.model_version != embedded.model_version:
-            self.wrong.append(response)
+    def _ask(self, tower: QueryTowerClient, catalogue: AnnClient) -> None:
+        steps = exchange(self._pin)
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Embed):
+                    embedded = tower.embed([{}], step.model_version)
+                    outcome: Outcome = Embedded(embedded.model_version)
+                else:
+                    search = Search(embedding=embedded.vectors[0], k=5)
+                    searched = catalogue.search([search], model_version=step.model_version)
+                    outcome = Searched(searched.model_version, searched.newest_model_version)
+            except ModelNotServed as refusal:
+                outcome = NotServed(refusal.model_versions)
+            try:
+                step = steps.send(outcome)
+            except StopIteration as done:
+                self._pin = done.value
+                break
+        scores = self._expected[searched.bundle_version] @ np.array(embedded.vectors[0], np.float32)
+        found = [int(item[1:]) for item in searched.retrievals[0].item_ids]
+        if found != np.argsort(-scores)[:5].tolist() or searched.model_version != embedded.model_version:
+            self.wrong.append(searched)
         self.answered += 1
 
 
@@ -58,7 +76,7 @@ def test_nothing_fails_or_is_mixed_while_bundles_swap(store: BundleStore) -> Non
     with query_tower_service(store, retire_after_s=0.5) as tower, ann_service(store, retire_after_s=0.5) as catalogue:
         tower.wait_for_bundle(first.bundle_version)
         catalogue.wait_for_bundle(first.bundle_version)
-        callers = [Caller(tower, catalogue, expected, first.model_version) for _ in range(3)]
+        callers = [Caller(tower, catalogue, expected) for _ in range(3)]
         for caller in callers:
             caller.start()
         for number in range(2, 14):
