@@ -1,8 +1,8 @@
 """Training examples: sequences of events, each event the target of all that came before it.
 
 A sequence is a piece of one user's events, oldest first: some that are context alone, then the targets. The query of
-the target at t is made of the events before t and of what was known of the user; `trainer.history` encodes all of them
-at once.
+the target at t is made of the events before t, or with ``history_lag`` of those long enough before it, and of what was
+known of the user; `trainer.history` encodes all of them at once.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Examples:
         self._seed = recipe.seed
         self._is_target = _first_times(train) if recipe.training.novel_targets else np.ones(len(train), dtype=bool)
         self.count = int(self._is_target.sum())
-        self._first, self._target, self._end = _sequences(train, len(dataset.user_ids), context, targets)
+        starts = train.starts(len(dataset.user_ids))
+        self._seen_until = _seen_until(train, starts, recipe.training.history_lag)
+        self._first, self._target, self._end = _sequences(starts, self._seen_until, context, targets)
         targets_to = np.concatenate([[0], np.cumsum(self._is_target)])
         counts = targets_to[self._end] - targets_to[self._target]  # of each sequence
         self._first, self._target, self._end = (a[counts > 0] for a in (self._first, self._target, self._end))
@@ -94,8 +96,8 @@ class Examples:
 
         Returns:
             ``histories``: by feature, [batch, length] int32 slots, oldest first, padded behind; ``items``: [batch,
-            length] int32, the same as catalogue rows, anything where it is padded; ``at``: [n] int32, of
-            each target its place in the flattened sequences; ``others``: by feature, inputs of the query tower that are
+            length] int32, the same as catalogue rows, anything where it is padded; ``at``: [n] int32, of each target
+            the place in the flattened sequences that its history reaches up to; ``others``: by feature, inputs of the query tower that are
             no history, [n, ...]; ``user`` and ``item``: [n] int32 rows; ``log_q``: [n] float32, the log share of the
             item among the training events; ``weight``: [n] float32.
         """
@@ -110,6 +112,7 @@ class Examples:
         at = np.flatnonzero(is_target)
         rows = events.ravel()[at]  # [n] rows of the training events
         users, item = self._events.users[rows], self._events.items[rows]
+        at -= np.minimum(rows - self._seen_until[rows], at % length)  # never beyond the start of the sequence
         others = {name: values[users] for name, values in self._profiles.items()}
         others |= {name: values[rows] for name, values in self._contexts.items()}
         return {
@@ -177,13 +180,28 @@ def _first_times(events: Events) -> np.ndarray:
     return first
 
 
+def _seen_until(events: Events, starts: np.ndarray, lag: float | None) -> np.ndarray:
+    """Returns [n] int64: the history of event i is made of its user's events up to row ``seen_until[i]``, without it.
+
+    Args:
+        events: sorted by user and time.
+        starts: as of `Events.starts`.
+        lag: see `trainer.recipe.Training.history_lag`.
+    """
+    until = np.arange(len(events))
+    if lag is not None:
+        for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            times = events.times[start:end]
+            until[start:end] = start + np.searchsorted(times, times - lag)  # the first event that is not before then
+    return until
+
+
 def _sequences(
-    events: Events, user_count: int, context: int, targets: int
+    starts: np.ndarray, seen_until: np.ndarray, context: int, targets: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns, of each sequence, the rows of its first event and first target and the row behind its last one."""
-    starts = events.starts(user_count)
     counts = -(-np.diff(starts) // targets)  # sequences of each user
-    user = np.repeat(np.arange(user_count), counts)
+    user = np.repeat(np.arange(len(starts) - 1), counts)
     number = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
     target = starts[user] + number * targets
-    return np.maximum(starts[user], target - context), target, np.minimum(target + targets, starts[user + 1])
+    return np.maximum(starts[user], seen_until[target] - context), target, np.minimum(target + targets, starts[user + 1])

@@ -159,6 +159,9 @@ class Training:
         weight_decay: of AdamW.
         novel_targets: whether an event whose item the user had before is context alone and no target: where people buy
             the same again, and new items are what is asked for.
+        history_lag: seconds before a target within which events stay out of its history in training; 0: those at the
+            same time, as where a basket has one time and live requests come before the basket. Default: order alone
+            decides.
         loss: see `trainer.losses`. ``full_softmax`` ranks the whole catalogue each step: for small ones.
         negatives: drawn from the catalogue each step, by ``sampled_softmax``, ``mixed_softmax``, ``gbce`` and ``bce``.
         sampling: how they are drawn: all items alike, or by their training events to a power.
@@ -182,6 +185,7 @@ class Training:
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
     novel_targets: bool = False
+    history_lag: Annotated[float, Field(ge=0.0)] | None = None
     loss: Literal["in_batch_softmax", "sampled_softmax", "mixed_softmax", "full_softmax", "gbce", "bce"] = (
         "in_batch_softmax"
     )
