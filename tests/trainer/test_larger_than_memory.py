@@ -195,7 +195,9 @@ def test_every_sequence_comes_once_an_epoch_from_few_shards_at_a_time(small_shar
     order = shuffled(1)
     assert sorted(order) == list(range(1000))
     shards = np.array(order).reshape(10, 100) // 10
-    assert [len(set(mixed)) for mixed in shards.tolist()] == [10] * 10
+    # Those of a group of 10 shards, and of the next one where a batch straddles both; of 100 shards, 100 sequences
+    # drawn from all would meet 100 (1 - 0.99 ** 100) = 63.
+    assert all(10 <= len(set(mixed)) <= 20 for mixed in shards.tolist())
     # Neither are the shards of a group neighbours, nor the sequences of a shard.
     assert all(np.ptp(mixed) > 10 for mixed in shards)
     assert all(len(set(mixed[:20])) > 2 for mixed in shards.tolist())
