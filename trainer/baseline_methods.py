@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from scipy.linalg import lapack
 from threadpoolctl import threadpool_limits
 
-from trainer.data import Events
+from trainer.events import Events
 from trainer.metrics import Scorer
 
 _BLOCK = 2048
@@ -202,7 +202,7 @@ def _linear(known: Known, rows: sp.csr_matrix, weights: Any) -> Scorer:
 
 
 def _or_popular(known: Known, score: Scorer) -> Scorer:
-    met = np.bincount(known.events.users, minlength=known.user_count) > 0
+    met = np.diff(known.events.starts(known.user_count)) > 0
     popular = known.popularity()
     return lambda users: np.where(met[users][:, None], score(users), popular[None, :])
 

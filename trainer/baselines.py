@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from trainer.baseline_methods import (
     Known,
     ease,
@@ -19,10 +17,13 @@ from trainer.baseline_methods import (
     repeat_frequency,
 )
 from trainer.metrics import HeldOut, Scorer, evaluate
-from trainer.splits import Parts
+from trainer.splits import Parts, of_drawn_users
 
 _DENSE_ITEMS = 20_000
 """Largest catalogue whose items x items matrix is made: 1.6 GB of float32."""
+
+_IN_MEMORY_EVENTS = 30_000_000
+"""Most events that a method is fitted on which holds them all: some take 100 bytes each."""
 
 _TUNING_USERS = 4000
 _RIDGES = (50.0, 100.0, 200.0, 300.0, 500.0, 1000.0)
@@ -37,10 +38,12 @@ class Baseline:
     grid: Sequence[Mapping[str, Any]] = ({},)
     is_dense: bool = False
     counts_repeats: bool = False
+    streams: bool = False
+    """Whether it does with counts, and never has all events in memory."""
 
 
 BASELINES: Mapping[str, Baseline] = {
-    "popularity": Baseline(popularity),
+    "popularity": Baseline(popularity, streams=True),
     "recent popularity": Baseline(recent_popularity, [{"half_life": share} for share in (0.003, 0.01, 0.03, 0.1, 0.3)]),
     "ItemKNN": Baseline(
         item_knn, [{"neighbours": n, "shrinkage": s} for n in (20, 100, 200, 500) for s in (0.0, 10.0, 100.0)]
@@ -84,6 +87,12 @@ def fit_all(
     known = Known(parts.known, user_count, item_count)
     names: list[str] = []
     for name, baseline in BASELINES.items():
+        if not baseline.streams and len(parts.known) > _IN_MEMORY_EVENTS:
+            notes.append(
+                f"{name} is left out: it needs all events in memory, at most {_IN_MEMORY_EVENTS:,}, and there are "
+                f"{len(parts.known):,}; evaluate it on a table of fewer users"
+            )
+            continue
         if baseline.is_dense and item_count > _DENSE_ITEMS:
             notes.append(
                 f"{name} is left out: its matrix of {item_count:,} x {item_count:,} items takes too much memory"
@@ -126,6 +135,5 @@ def _shown(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _validation(parts: Parts, item_count: int, *, repeats: bool) -> HeldOut:
-    pairs = parts.valid.pairs
-    users = np.random.default_rng(0).permutation(np.unique(pairs[:, 0]))[:_TUNING_USERS]
-    return HeldOut.of(parts.train.pairs, pairs[np.isin(pairs[:, 0], users)], item_count, repeats=repeats)
+    known, asked = of_drawn_users(parts.train, parts.valid, _TUNING_USERS)
+    return HeldOut.of(known.pairs, asked.pairs, item_count, repeats=repeats)

@@ -11,10 +11,11 @@ from bundle.errors import BundleNotFound
 from bundle.store import BundleStore
 from trainer.asked_bundle import AskedBundle, NotComparable
 from trainer.data import Dataset
+from trainer.evaluation import TEST_USERS
 from trainer.index import exact_top_k
 from trainer.metrics import HeldOut, evaluate
 from trainer.recipe import Recipe
-from trainer.splits import Parts
+from trainer.splits import Parts, of_drawn_users
 
 _TOP = 100
 _ABSENT = -2.0
@@ -108,7 +109,8 @@ def _evaluate(live: AskedBundle, rows: np.ndarray, dataset: Dataset, parts: Part
         return scores
 
     counts = parts.known.item_counts(item_count)
-    return evaluate(HeldOut.of(parts.known.pairs, parts.test.pairs, item_count, item_counts=counts), score).means
+    known, asked = of_drawn_users(parts.known, parts.test, TEST_USERS)
+    return evaluate(HeldOut.of(known.pairs, asked.pairs, item_count, item_counts=counts), score).means
 
 
 def _overlap(old: np.ndarray, new: np.ndarray) -> float:

@@ -7,10 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainer.data import Dataset, Events
+from trainer.data import Dataset
+from trainer.events import Events
 from trainer.examples import encode_items
 from trainer.recipe import Recipe
-from trainer.schema import Schemas, event_columns, history_columns, query_columns
+from trainer.schema import Schemas, event_names, history_columns, query_columns
 
 _BATCH = 4096
 
@@ -39,12 +40,13 @@ def context_columns(recipe: Recipe, asked: Events, users: np.ndarray, user_count
 
     None where a user has no event.
     """
-    starts = asked.starts(user_count)
-    places = [int(starts[user]) if starts[user] < starts[user + 1] else -1 for user in users]
-    return {
-        name: [None if place < 0 else column[place] for place in places]
-        for name, column in event_columns(recipe, asked).items()
-    }
+    starts = asked.starts(user_count)[:-1][users]
+    present = np.diff(asked.starts(user_count))[users] > 0
+    columns: dict[str, list[Any]] = {}
+    for name in event_names(recipe, asked):
+        raw = iter(asked.attributes[name][starts[present]].tolist())
+        columns[name] = [next(raw) if there else None for there in present]
+    return columns
 
 
 def embed_queries(tower: keras.Model, schemas: Schemas, columns: dict[str, list], count: int) -> np.ndarray:

@@ -10,19 +10,23 @@ import keras
 import numpy as np
 
 from trainer import intervals
-from trainer.data import Dataset, Events
+from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries, raw_queries
+from trainer.events import Events
 from trainer.metrics import HeldOut, Scorer, Scores, evaluate
 from trainer.recipe import HistoryInput, Recipe
 from trainer.schema import Schemas
 from trainer.slices import slices_of
-from trainer.splits import Parts
+from trainer.splits import Parts, of_drawn_users
 
 MODEL, POPULARITY = "two-tower", "popularity"
 """Names of the methods."""
 
 VALIDATION_USERS = 5000
 """Users that an epoch is judged by, at most: enough for a standard error of a few percent of the figure."""
+
+TEST_USERS = 50_000
+"""Users that a test is judged by, at most: the standard error is under half a percent of most figures."""
 
 Towers = tuple[keras.Model, keras.Model]
 Metrics = Mapping[str, float]
@@ -45,6 +49,8 @@ class Evaluation:
         differences: model minus method on the same users, by method and metric: difference, low, high.
         slices: the model by slice, then group: its metrics, and ``users``.
         inputs: the model by what the caller sends.
+        test_user_count: users of the test part. Of more than `TEST_USERS`, so many are drawn, and all counts and
+            metrics are of these.
     """
 
     metrics: Figures
@@ -58,6 +64,7 @@ class Evaluation:
     differences: Mapping[str, Mapping[str, tuple[float, float, float]]] = field(default_factory=dict)
     slices: Mapping[str, Figures] = field(default_factory=dict)
     inputs: Figures = field(default_factory=dict)
+    test_user_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,10 +120,8 @@ def evaluate_validation(
 
     Of more than `VALIDATION_USERS` users, the same ones are drawn each time.
     """
-    pairs = parts.valid.pairs
-    users = np.unique(pairs[:, 0])
-    drawn = np.random.default_rng(0).permutation(users)[:VALIDATION_USERS]
-    held_out = HeldOut.of(parts.train.pairs, pairs[np.isin(pairs[:, 0], drawn)], len(dataset.items.ids))
+    known, asked = of_drawn_users(parts.train, parts.valid, VALIDATION_USERS)
+    held_out = HeldOut.of(known.pairs, asked.pairs, len(dataset.items.ids))
     task = Task(recipe, dataset, schemas, towers, parts.train, parts.valid)
     return dict(evaluate(held_out, task.scorer()).means)
 
@@ -148,13 +153,14 @@ def evaluate_test(
     """
     known, item_count = parts.known, len(dataset.items.ids)
     counts = known.item_counts(item_count)
-    known_pairs, test_pairs = known.pairs, parts.test.pairs
+    theirs, asked = of_drawn_users(known, parts.test, TEST_USERS)
+    known_pairs, test_pairs = theirs.pairs, asked.pairs
     held_out = HeldOut.of(known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts)
-    task = Task(recipe, dataset, schemas, towers, known, parts.test)
+    task = Task(recipe, dataset, schemas, towers, known, asked)
     methods = {MODEL: task.scorer(), POPULARITY: popularity_scorer(known, item_count), **(others or {})}
     scores = {name: evaluate(held_out, method) for name, method in methods.items()}
     trained = parts.train.item_counts(item_count) > 0
-    had = np.isin(_keys(parts.test, item_count), known_pairs.astype(np.int64) @ [item_count, 1])
+    had = np.isin(_keys(asked, item_count), known_pairs.astype(np.int64) @ [item_count, 1])
     slices = {
         name: {group: {**found.means, "users": float(len(found.users))} for group, found in groups.items()}
         for name, groups in slices_of(task, held_out, scores[MODEL], trained, columns).items()
@@ -162,7 +168,7 @@ def evaluate_test(
     return Evaluation(
         metrics={name: dict(found.means) for name, found in scores.items()},
         user_count=len(held_out.users),
-        cold_user_count=len(np.setdiff1d(parts.test.users, known.users)),
+        cold_user_count=len(np.setdiff1d(asked.users, theirs.users)),
         cold_item_share=float((~trained[np.concatenate(held_out.relevant)]).mean()),
         repeat_share=float(had.mean()),
         repeats=repeats,
@@ -171,6 +177,7 @@ def evaluate_test(
         differences={name: _differences(scores[MODEL], found) for name, found in scores.items() if name != MODEL},
         slices=slices,
         inputs=_by_inputs(task, held_out, scores[MODEL]),
+        test_user_count=int(np.count_nonzero(parts.test.user_counts)),
     )
 
 

@@ -15,12 +15,11 @@ import tensorflow as tf
 
 from bundle.features import FeatureSchema, History
 from bundle.vocabulary import OUT_OF_VOCABULARY
-from trainer.data import Dataset, Events
+from trainer import scratch, shuffling
+from trainer.data import Dataset
+from trainer.events import Events
 from trainer.recipe import ITEM_ID, Recipe, Training
-from trainer.schema import Schemas, event_columns, query_columns
-
-_SORTED_BATCHES = 16
-"""Sequences of so many batches are sorted by length before they are cut, so that little of a batch is padding."""
+from trainer.schema import Schemas, event_names, query_columns
 
 
 def encode_items(schema: FeatureSchema, dataset: Dataset) -> dict[str, np.ndarray]:
@@ -67,23 +66,23 @@ class Examples:
             targets: of a sequence, at most.
         """
         self._events = train
-        profiles, contexts = query_columns(recipe, dataset), event_columns(recipe, train)
+        profiles = query_columns(recipe, dataset)
         schema = schemas.query
         self._profiles = schema.subset(profiles).encode(profiles, len(dataset.user_ids))
-        self._contexts = schema.subset(contexts).encode(contexts, len(train))
+        self._contexts = _encode(schema.subset(event_names(recipe, train)), train)
         self._slots = {
             f.name: schema.slots(f).lookup(dataset.items.ids) for f in schema.features if isinstance(f, History)
         }
         share = train.item_counts(len(dataset.items.ids)) / len(train)
         self._log_q = np.log(np.maximum(share, 1e-12)).astype(np.float32)
         self._seed = recipe.seed
-        self._is_target = _first_times(train) if recipe.training.novel_targets else np.ones(len(train), dtype=bool)
-        self.count = int(self._is_target.sum())
         starts = train.starts(len(dataset.user_ids))
-        self._seen_until = _seen_until(train, starts, recipe.training.history_lag)
+        lag = recipe.training.history_lag
+        self._seen_until = None if lag is None else _seen_until(train, starts, lag)
         self._first, self._target, self._end = _sequences(starts, self._seen_until, context, targets)
-        targets_to = np.concatenate([[0], np.cumsum(self._is_target)])
-        counts = targets_to[self._end] - targets_to[self._target]  # of each sequence
+        self._is_target = train.first_times if recipe.training.novel_targets else None
+        counts = self._end - self._target if self._is_target is None else _count_in(self._is_target, self._target)
+        self.count = int(counts.sum())
         self._first, self._target, self._end = (a[counts > 0] for a in (self._first, self._target, self._end))
         self._counts = counts[counts > 0]
         self.steps = min(max(1, round(self.count / batch_size(recipe.training, self.count))), len(self._first))
@@ -97,9 +96,9 @@ class Examples:
         Returns:
             ``histories``: by feature, [batch, length] int32 slots, oldest first, padded behind; ``items``: [batch,
             length] int32, the same as catalogue rows, anything where it is padded; ``at``: [n] int32, of each target
-            the place in the flattened sequences that its history reaches up to; ``others``: by feature, inputs of the query tower that are
-            no history, [n, ...]; ``user`` and ``item``: [n] int32 rows; ``log_q``: [n] float32, the log share of the
-            item among the training events; ``weight``: [n] float32.
+            the place in the flattened sequences that its history reaches up to; ``others``: by feature, inputs of the
+            query tower that are no history, [n, ...]; ``user`` and ``item``: [n] int32 rows; ``log_q``: [n] float32,
+            the log share of the item among the training events; ``weight``: [n] float32.
         """
         first, target, end = self._first[sequences], self._target[sequences], self._end[sequences]
         length = int((end - first).max())
@@ -108,11 +107,13 @@ class Examples:
         inside = events < end[:, None]
         items = self._events.items[np.minimum(events, end[:, None] - 1)]
         is_target = inside & (events >= target[:, None])
-        is_target &= self._is_target[np.minimum(events, end[:, None] - 1)]
+        if self._is_target is not None:
+            is_target &= self._is_target[np.minimum(events, end[:, None] - 1)]
         at = np.flatnonzero(is_target)
         rows = events.ravel()[at]  # [n] rows of the training events
         users, item = self._events.users[rows], self._events.items[rows]
-        at -= np.minimum(rows - self._seen_until[rows], at % length)  # never beyond the start of the sequence
+        if self._seen_until is not None:
+            at -= np.minimum(rows - self._seen_until[rows], at % length)  # never beyond the start of the sequence
         others = {name: values[users] for name, values in self._profiles.items()}
         others |= {name: values[rows] for name, values in self._contexts.items()}
         return {
@@ -131,21 +132,9 @@ class Examples:
     def epoch(self, number: int) -> Iterator[dict[str, Any]]:
         """Yields `steps` batches: all sequences once, in an order that the seed and the number of the epoch decide."""
         generator = np.random.default_rng((self._seed, number))
-        order = generator.permutation(len(self._first))
-        if self._slots:
-            block = -(-len(order) * _SORTED_BATCHES // self.steps)
-            lengths = self._end - self._first
-            pieces = [order[start : start + block] for start in range(0, len(order), block)]
-            order = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
-        # Cut where the targets so far pass a multiple of the batch size.
-        passed = np.cumsum(self._counts[order])
-        cuts = np.searchsorted(passed, passed[-1] * np.arange(1, self.steps) / self.steps)
-        # No batch is empty, however long a sequence is.
-        ahead = np.arange(1, self.steps)
-        cuts = np.clip(np.maximum.accumulate(cuts - ahead) + ahead, ahead, len(order) - self.steps + ahead)
-        batches = np.split(order, cuts)
-        for at in generator.permutation(len(batches)):
-            yield self.batch(batches[at])
+        lengths = self._end - self._first if self._slots else None
+        for sequences in shuffling.batches(self._first, lengths, self._counts, self.steps, generator):
+            yield self.batch(sequences)
 
     def dataset(self, first_epoch: int, epochs: int) -> tf.data.Dataset:
         """Returns the batches of some epochs, from epoch `first_epoch` (counted from 0) on; shapes vary.
@@ -172,15 +161,28 @@ class Examples:
         return {**signature, "histories": histories, "items": tf.TensorSpec((None, None), tf.int32)}
 
 
-def _first_times(events: Events) -> np.ndarray:
-    """Returns [n] bool: whether the user had not met the item before."""
-    keys = events.users.astype(np.int64) * (int(events.items.max()) + 1) + events.items
-    first = np.zeros(len(events), dtype=bool)
-    first[np.unique(keys, return_index=True)[1]] = True
-    return first
+def _encode(schema: FeatureSchema, events: Events) -> dict[str, np.ndarray]:
+    """Returns the inputs of features of the request, of each event: each [n, ...]."""
+    example = schema.encode({}, 1)
+    inputs = {name: scratch.empty((len(events), *a.shape[1:]), a.dtype) for name, a in example.items()}
+    for block in scratch.blocks(len(events)):
+        columns = {name: events.attributes[name][block].tolist() for name in inputs}
+        for name, values in schema.encode(columns, block.stop - block.start).items():
+            inputs[name][block] = values
+    return inputs
 
 
-def _seen_until(events: Events, starts: np.ndarray, lag: float | None) -> np.ndarray:
+def _count_in(mask: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Returns in how many rows from each of `starts` [m] to the next one `mask` [n] is true: [m] int64."""
+    found = np.zeros(len(starts), dtype=np.int64)
+    for block in scratch.blocks(len(mask)):
+        places = np.searchsorted(starts, np.flatnonzero(mask[block]) + block.start, side="right") - 1
+        if len(places):
+            found[places[0] : places[-1] + 1] += np.bincount(places - places[0])
+    return found
+
+
+def _seen_until(events: Events, starts: np.ndarray, lag: float) -> np.ndarray:
     """Returns [n] int64: the history of event i is made of its user's events up to row ``seen_until[i]``, without it.
 
     Args:
@@ -188,20 +190,20 @@ def _seen_until(events: Events, starts: np.ndarray, lag: float | None) -> np.nda
         starts: as of `Events.starts`.
         lag: see `trainer.recipe.Training.history_lag`.
     """
-    until = np.arange(len(events))
-    if lag is not None:
-        for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-            times = events.times[start:end]
-            until[start:end] = start + np.searchsorted(times, times - lag)  # the first event that is not before then
+    until = scratch.empty((len(events),), np.dtype(np.int64))
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        times = events.times[start:end]
+        until[start:end] = start + np.searchsorted(times, times - lag)  # the first event that is not before then
     return until
 
 
 def _sequences(
-    starts: np.ndarray, seen_until: np.ndarray, context: int, targets: int
+    starts: np.ndarray, seen_until: np.ndarray | None, context: int, targets: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns, of each sequence, the rows of its first event and first target and the row behind its last one."""
     counts = -(-np.diff(starts) // targets)  # sequences of each user
     user = np.repeat(np.arange(len(starts) - 1), counts)
     number = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
     target = starts[user] + number * targets
-    return np.maximum(starts[user], seen_until[target] - context), target, np.minimum(target + targets, starts[user + 1])
+    seen = target if seen_until is None else seen_until[target]
+    return np.maximum(starts[user], seen - context), target, np.minimum(target + targets, starts[user + 1])

@@ -132,9 +132,10 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
 
 def _sample_users(parts: Parts, seed: int) -> np.ndarray:
     """Returns up to 1,000 users of the test part, or of the known part where the test has none known."""
-    users = np.intersect1d(parts.known.users, parts.test.users)
+    known, tested = (np.flatnonzero(part.user_counts) for part in (parts.known, parts.test))
+    users = np.intersect1d(known, tested)
     if not len(users):
-        users = np.unique(parts.known.users)
+        users = known
     return np.random.default_rng(seed).permutation(users)[:_RECALL_QUERIES]
 
 

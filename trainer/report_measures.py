@@ -275,7 +275,7 @@ def _facts(
     parent: str | None,
     spec: IndexSpec,
 ) -> dict[str, str]:
-    recipe, pairs = run.recipe, len(dataset.events.pairs)
+    recipe, pairs = run.recipe, dataset.events.pair_count
     users, items = len(dataset.user_ids), len(dataset.items.ids)
     sizes = ", ".join(f"{len(getattr(parts, name)):,} {name}" for name in ("train", "valid", "test"))
     warm, cold = evaluation["user_count"], evaluation["cold_user_count"]

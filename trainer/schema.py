@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical, Numeric
 from bundle.vocabulary import Vocabulary
-from trainer.data import Dataset, Events
+from trainer import scratch
+from trainer.data import Dataset
+from trainer.events import Events
 from trainer.recipe import (
     ITEM_ID,
     USER_ID,
@@ -39,7 +41,7 @@ class Schemas:
 
 def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
     """Returns the schemas; vocabularies and statistics come from `train`, so that nothing of later events leaks in."""
-    user_rows = np.bincount(train.users, minlength=len(dataset.user_ids))
+    user_rows = np.diff(train.starts(len(dataset.user_ids)))
     item_rows = train.item_counts(len(dataset.items.ids))
     item_values = {
         feature.name: list(dataset.items.ids) if feature.name == ITEM_ID else dataset.item_column(feature.name)
@@ -47,15 +49,35 @@ def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
     }
     item_id = next((f for f in recipe.item_tower.features if f.name == ITEM_ID), None)
     min_count = item_id.min_count if isinstance(item_id, CategoricalInput) else 1
-    items = _vocabulary(dataset.items.ids, item_rows, min_count)
+    items = _vocabulary([(dataset.items.ids, item_rows)], min_count)
     item_types = {} if recipe.items is None else {n: a.type for n, a in recipe.items.attributes.items()}
-    profiles = {name: (values, user_rows) for name, values in query_columns(recipe, dataset).items()}
-    once = np.ones(len(train), dtype=np.int64)
-    contexts = {name: (values, once) for name, values in event_columns(recipe, train).items()}
+    profiles = {name: _whole(values, user_rows) for name, values in query_columns(recipe, dataset).items()}
+    contexts = {name: _blocks_of(train, name) for name in event_names(recipe, train)}
     query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
     query = _schema("query", recipe.query_tower, {**profiles, **contexts}, query_types, items)
-    catalogue = {name: (values, item_rows) for name, values in item_values.items()}
+    catalogue = {name: _whole(values, item_rows) for name, values in item_values.items()}
     return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items))
+
+
+_Blocks = Iterable[tuple[Sequence[Any], np.ndarray]]
+"""Raw values [n], and how many training events each has [n] int64: a part of a column after the other."""
+_Column = Callable[[], _Blocks]
+"""Gives the blocks from the first on, each time."""
+
+
+def _whole(values: Sequence[Any], counts: np.ndarray) -> _Column:
+    return lambda: [(values, counts)]
+
+
+def _blocks_of(events: Events, name: str) -> _Column:
+    """Returns an attribute of the events, each of which counts once."""
+    column = events.attributes[name]
+
+    def read() -> _Blocks:
+        for block in scratch.blocks(len(events)):
+            yield column[block].tolist(), np.ones(block.stop - block.start, dtype=np.int64)
+
+    return read
 
 
 def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
@@ -65,43 +87,36 @@ def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
     return {name: columns[name] for name in names if name in columns}
 
 
-def event_columns(recipe: Recipe, events: Events) -> dict[str, Sequence[Any]]:
-    """Returns the raw values of the query features that are of the request and not of the user: each [len(events)]."""
-    of_users = {USER_ID} if recipe.users is None else {USER_ID, *recipe.users.attributes}
-    names = {feature.name for feature in recipe.query_tower.features} - of_users
-    return {name: values.tolist() for name, values in events.attributes.items() if name in names}
+def event_names(recipe: Recipe, events: Events) -> list[str]:
+    """Returns the attributes of the events that are query features of the request, and not of the user."""
+    of_users: Container[str] = {USER_ID} if recipe.users is None else {USER_ID, *recipe.users.attributes}
+    asked = {feature.name for feature in recipe.query_tower.features}
+    return [name for name in events.attributes if name in asked and name not in of_users]
 
 
 def _schema(
     side: str,
     tower: Tower,
-    columns: Mapping[str, tuple[Sequence[Any], np.ndarray]],
+    columns: Mapping[str, _Column],
     types: Mapping[str, str],
     items: Vocabulary,
 ) -> FeatureSchema:
-    """Returns the schema of a tower: `columns` are raw values by feature, and how many training events each has."""
+    """Returns the schema of a tower, `columns` by feature."""
     features: list[Feature] = []
     vocabularies: dict[str, Vocabulary] = {}
     for spec in tower.features:
-        column, row_counts = columns.get(spec.name, ((), np.zeros(0)))
-        feature, vocabulary = _feature(side, spec, column, row_counts, types)
+        feature, vocabulary = _feature(side, spec, columns.get(spec.name, tuple), types)
         features.append(feature)
         if feature.vocabulary:
             vocabularies[feature.vocabulary] = items if vocabulary is None else vocabulary
     return FeatureSchema(tuple(features), vocabularies)
 
 
-def _feature(
-    side: str, spec: Input, column: Sequence[Any], row_counts: np.ndarray, types: Mapping[str, str]
-) -> tuple[Feature, Vocabulary | None]:
+def _feature(side: str, spec: Input, column: _Column, types: Mapping[str, str]) -> tuple[Feature, Vocabulary | None]:
     if isinstance(spec, HistoryInput):
         return History(spec.name, spec.max_values, vocabulary=ITEMS, description=spec.description), None
     if isinstance(spec, NumericInput):
-        # Weighted by training events, as the tower meets the values.
-        pairs = [(v, c) for v, c in zip(column, row_counts.tolist(), strict=True) if v is not None and c]
-        values, counts = np.array(pairs or [(0.0, 1)], dtype=np.float64).T
-        mean = float(np.average(values, weights=counts))
-        std = float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
+        mean, std = _mean_and_std(column)
         return Numeric(spec.name, mean, std if std > 1e-9 else 1.0, description=spec.description), None
     value_type = "int" if types.get(spec.name) == "int" else "string"
     vocabulary = None
@@ -111,7 +126,7 @@ def _feature(
         source = {"hash_buckets": spec.hash_buckets}
     else:
         source = {"vocabulary": f"{side}/{spec.name}"}
-        vocabulary = _vocabulary(column, row_counts, spec.min_count)
+        vocabulary = _vocabulary(column(), spec.min_count)
     if isinstance(spec, MultiCategoricalInput):
         return MultiCategorical(
             spec.name, spec.max_values, value_type=value_type, description=spec.description, **source
@@ -119,13 +134,30 @@ def _feature(
     return Categorical(spec.name, value_type=value_type, description=spec.description, **source), vocabulary
 
 
-def _vocabulary(column: Sequence[Any], row_counts: np.ndarray, min_count: int) -> Vocabulary:
+def _mean_and_std(column: _Column) -> tuple[float, float]:
+    """Returns both, weighted by training events, as the tower meets the values; 0 where there are none."""
+    total, events = 0.0, 0
+    for values, counts in map(_present, column()):
+        total, events = total + float((values * counts).sum()), events + int(counts.sum())
+    mean = total / max(1, events)
+    squares = sum(float(((values - mean) ** 2 * counts).sum()) for values, counts in map(_present, column()))
+    return mean, float(np.sqrt(squares / max(1, events)))
+
+
+def _present(block: tuple[Sequence[Any], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    values, counts = block
+    there = np.array([value is not None for value in values], dtype=bool) & (counts > 0)
+    return np.array([value for value, shown in zip(values, there, strict=True) if shown], np.float64), counts[there]
+
+
+def _vocabulary(blocks: _Blocks, min_count: int) -> Vocabulary:
     """Returns the values with at least `min_count` training events, sorted; list values count each."""
     counts: Counter[Any] = Counter()
-    for value, count in zip(column, row_counts.tolist(), strict=True):
-        if count and value is not None:
-            for single in value if isinstance(value, list | tuple) else (value,):
-                counts[single] += count
+    for column, row_counts in blocks:
+        for value, count in zip(column, row_counts.tolist(), strict=True):
+            if count and value is not None:
+                for single in value if isinstance(value, list | tuple) else (value,):
+                    counts[single] += count
     return Vocabulary(tuple(sorted(value for value, count in counts.items() if count >= min_count)))
 
 

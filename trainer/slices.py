@@ -47,7 +47,7 @@ def _groups(scores: Scores, labels: list[str], index: np.ndarray) -> dict[str, S
 
 
 def _by_activity(task: Task, scores: Scores) -> dict[str, Scores]:
-    counts = np.bincount(task.known.users, minlength=len(task.dataset.user_ids))[scores.users]
+    counts = np.diff(task.known.starts(len(task.dataset.user_ids)))[scores.users]
     cuts = np.unique(np.quantile(counts, [0.25, 0.5, 0.75]).astype(np.int64))
     low = [int(counts.min()), *(int(cut) + 1 for cut in cuts)]
     labels = [f"{a} to {b}" for a, b in zip(low, [*cuts.tolist(), int(counts.max())], strict=True)]
@@ -75,7 +75,7 @@ def _by_cold_items(held_out: HeldOut, scores: Scores, trained: np.ndarray) -> di
 def _cold_users(task: Task, held_out: HeldOut) -> dict[str, Scores]:
     """Evaluates users who have nothing but a profile."""
     pairs = task.asked.pairs
-    pairs = pairs[~np.isin(pairs[:, 0], task.known.users)]
+    pairs = pairs[np.diff(task.known.starts(len(task.dataset.user_ids)))[pairs[:, 0]] == 0]
     if not len(pairs):
         return {}
     users, starts = np.unique(pairs[:, 0], return_index=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from trainer.errors import DataError
-from trainer.tables import Table, read_json, read_rows
+from trainer.table_files import read_json, read_rows
+from trainer.tables import Table
 
 _SEPARATORS = (",", "\t", ";", "|")
 _ROWS = 1000

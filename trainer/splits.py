@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from trainer.data import SPLIT_COLUMN, Dataset, Events
+from trainer import scratch
+from trainer.data import Dataset
 from trainer.errors import DataError
+from trainer.events import Events, merge
+from trainer.interactions import SPLIT_COLUMN
 from trainer.recipe import Split
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -24,16 +28,17 @@ class Parts:
     valid: Events
     test: Events
 
-    @property
+    @cached_property
     def known(self) -> Events:
         """What is known when the test begins: training and validation."""
         return merge(self.train, self.valid)
 
 
-def merge(first: Events, second: Events) -> Events:
-    """Returns both, sorted by user, then time; at the same time those of `first` come before those of `second`."""
-    both = first.followed_by(second)
-    return both.take(np.lexsort((both.times, both.users)))
+def of_drawn_users(known: Events, asked: Events, limit: int) -> tuple[Events, Events]:
+    """Returns both of the users that have events in `asked`; of more than `limit` users, the same ones each time."""
+    users = np.flatnonzero(asked.user_counts)
+    drawn = np.random.default_rng(0).permutation(users)[:limit]
+    return known.of(drawn), asked.of(drawn)
 
 
 def split(dataset: Dataset, how: Split) -> Parts:
@@ -51,8 +56,10 @@ def split(dataset: Dataset, how: Split) -> Parts:
         case "random":
             part = _random(events, how)
         case "column":
-            part = np.array([PARTS[name] for name in events.attributes[SPLIT_COLUMN]], dtype=np.int8)
-    parts = Parts(*(events.where(part == number) for number in (TRAIN, VALID, TEST)))
+            names = events.attributes[SPLIT_COLUMN]
+            part = scratch.compute(len(events), np.int8, lambda block: [PARTS[name] for name in names[block]])
+    is_of = (scratch.compute(len(events), bool, lambda at, of=of: part[at] == of) for of in (TRAIN, VALID, TEST))
+    parts = Parts(*map(events.where, is_of))
     for name in ("train", "valid", "test"):
         if not len(getattr(parts, name)):
             raise DataError(
@@ -66,7 +73,8 @@ def _leave_last_one_out(events: Events, user_count: int) -> np.ndarray:
     """Returns [n] int8: the last event of each user with at least three is test, the one before it validation."""
     starts = events.starts(user_count)
     ends = starts[1:][np.diff(starts) >= 3]
-    part = np.full(len(events), TRAIN, dtype=np.int8)
+    part = scratch.empty((len(events),), np.int8)
+    part[:] = TRAIN
     part[ends - 1] = TEST
     part[ends - 2] = VALID
     return part
@@ -74,15 +82,25 @@ def _leave_last_one_out(events: Events, user_count: int) -> np.ndarray:
 
 def _global_temporal(events: Events, how: Split) -> np.ndarray:
     """Returns [n] int8 by two moments; events of the same moment are never on both sides of one."""
-    times = np.sort(events.times)
+    times = scratch.ordered(events.times)
     test_from = times[int((1 - how.test_share) * len(times))]
     valid_from = times[int((1 - how.test_share - how.valid_share) * len(times))]
-    return np.where(events.times >= test_from, TEST, np.where(events.times >= valid_from, VALID, TRAIN)).astype(np.int8)
+
+    def parts_of(block: slice) -> np.ndarray:
+        here = events.times[block]
+        return np.where(here >= test_from, TEST, np.where(here >= valid_from, VALID, TRAIN))
+
+    return scratch.compute(len(events), np.int8, parts_of)
 
 
 def _random(events: Events, how: Split) -> np.ndarray:
     """Returns [n] int8: shares of the events, drawn at random; the same ones each time."""
     count = len(events)
-    place = np.random.default_rng(_SEED).permutation(count)
+    place = scratch.compute(count, np.int64, lambda block: np.arange(block.start, block.stop))
+    np.random.default_rng(_SEED).shuffle(place)
     test, valid = round(how.test_share * count), round(how.valid_share * count)
-    return np.where(place < test, TEST, np.where(place < test + valid, VALID, TRAIN)).astype(np.int8)
+
+    def parts_of(block: slice) -> np.ndarray:
+        return np.where(place[block] < test, TEST, np.where(place[block] < test + valid, VALID, TRAIN))
+
+    return scratch.compute(count, np.int8, parts_of)

@@ -91,9 +91,9 @@ class Summary:
     def of(recipe: Recipe, dataset: Dataset, parts: Parts) -> Summary:
         """Returns the summary of a data set that is split."""
         events, user_count, item_count = dataset.events, len(dataset.user_ids), len(dataset.items.ids)
-        per_user = np.bincount(events.users, minlength=user_count)
+        per_user = np.diff(events.starts(user_count))
         per_item = events.item_counts(item_count)
-        pair_count = len(np.unique(events.users.astype(np.int64) * item_count + events.items))
+        pair_count = events.pair_count
         has_times = recipe.interactions.time is not None
         return Summary(
             user_count,
@@ -141,9 +141,11 @@ class Summary:
 
 
 def _part(train: Events, part: Events, dataset: Dataset) -> Part:
-    known_users = np.bincount(train.users, minlength=len(dataset.user_ids)) > 0
+    known_users = np.diff(train.starts(len(dataset.user_ids))) > 0
     known_items = train.item_counts(len(dataset.items.ids)) > 0
-    return Part(len(part), float((~known_users[part.users]).mean()), float((~known_items[part.items]).mean()))
+    cold_users = int(np.diff(part.starts(len(known_users)))[~known_users].sum())
+    cold_items = int(part.item_counts(len(known_items))[~known_items].sum())
+    return Part(len(part), cold_users / len(part), cold_items / len(part))
 
 
 def _moment(time: float) -> str:

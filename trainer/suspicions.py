@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data import Dataset, Events
+from trainer.data import Dataset
+from trainer.events import Events
 from trainer.recipe import Recipe
 
 _BIG_USER = 0.05
@@ -19,6 +20,8 @@ _SAME_TIME = 0.05
 """Share of the events that one moment has at most."""
 _TIED = 0.25
 """Share of the events that share their moment with another one of the same user."""
+_SEARCHED = 5_000_000
+"""Interactions that are searched for what is odd, about: what is told of times and columns takes them in memory."""
 _YEAR_S = 365 * 86_400
 _UNITS = ((1e17, "nanoseconds", "1,000,000,000"), (1e14, "microseconds", "1,000,000"), (1e11, "milliseconds", "1,000"))
 """Times whose median is above so much are hardly seconds: 1e11 s is the year 5138."""
@@ -33,8 +36,8 @@ def find(recipe: Recipe, dataset: Dataset, *, now: float | None = None) -> list[
         now: seconds since 1970. Default: the clock's.
     """
     now = time.time() if now is None else now
-    events = dataset.events
-    notes = [*_ids("user", dataset.user_ids), *_ids("item", dataset.items.ids), *_users(dataset)]
+    events, sampled = _looked_at(dataset.events)
+    notes = [*sampled, *_ids("user", dataset.user_ids), *_ids("item", dataset.items.ids), *_users(dataset)]
     if recipe.interactions.time is not None:
         notes += [*_times(events.times, now), *_shared_times(events)]
     items = {name: dataset.item_column(name) for name in dataset.items.attributes}
@@ -44,6 +47,18 @@ def find(recipe: Recipe, dataset: Dataset, *, now: float | None = None) -> list[
         for name, column in columns.items():
             notes += _column(f"{table}.attributes.{name}", column)
     return notes
+
+
+def _looked_at(events: Events) -> tuple[Events, list[str]]:
+    """Returns the events that are searched, those of every k-th user where there are many, and a note of that."""
+    if len(events) <= _SEARCHED:
+        return events, []
+    step = -(-len(events) // _SEARCHED)
+    sample = events.of(np.flatnonzero(events.user_counts)[::step])
+    return sample, [
+        f"the notes on times and columns of the interactions are of {len(sample):,} interactions: those of one user in "
+        f"{step}."
+    ]
 
 
 def _ids(what: str, ids: Sequence[str]) -> Iterator[str]:
@@ -58,7 +73,7 @@ def _ids(what: str, ids: Sequence[str]) -> Iterator[str]:
 
 
 def _users(dataset: Dataset) -> Iterator[str]:
-    counts = np.bincount(dataset.events.users, minlength=len(dataset.user_ids))
+    counts = np.diff(dataset.events.starts(len(dataset.user_ids)))
     big, mean = int(counts.argmax()), counts[counts > 0].mean()
     if counts[big] > max(_BIG_USER * counts.sum(), 3 * mean):
         yield (

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from trainer.errors import DataError
+from trainer.table_files import is_csv, read_json, read_rows, refuse_ragged, show
 
 _SHOWN = 3
 """Bad cells named in one message."""
 
 _FIRST_LINE = 2
 """Of a CSV, that holds data; rows of files without a header line count from 1."""
-JSON_ID, JSON_VALUES = "id", "values"
-"""Columns of a JSON mapping: its keys, and the lists that they map to, where these are no objects."""
 
 
 class Table:
@@ -33,34 +31,34 @@ class Table:
         Raises:
             DataError: the file cannot be read, a line has too many or too few cells, or a column is absent.
         """
-        self.path = path
-        self._is_csv = path.suffix not in (".parquet", ".json")
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; name the folder that holds it with --data")
-        wanted = list(dict.fromkeys(columns))
-        try:
-            whole = read_json(path) if path.suffix == ".json" else None
-            if whole is not None:
-                names = whole.columns
-            elif self._is_csv:
-                names = self._header(separator, quote)
-            else:
-                names = list(pl.read_parquet_schema(path))
-            absent = [name for name in wanted if name not in names]
-            if absent:
-                raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}")
-            if whole is not None:
-                self.frame = whole.select(wanted)
-            elif self._is_csv:
-                self._refuse_ragged(separator, quote)
-                self.frame = pl.read_csv(
-                    path, columns=wanted, separator=separator, quote_char=quote or None, infer_schema=False
-                )
-            else:
-                self.frame = pl.read_parquet(path, columns=wanted)
-        except (pl.exceptions.PolarsError, OSError, UnicodeError, csv.Error) as error:
-            raise DataError(self._explain(error)) from error
-        self.frame = self.frame.with_columns(pl.col(pl.String).replace("", None))  # a quoted empty cell is empty too
+        with _explained(path):
+            frame = _open(path, columns, separator, quote).collect()
+        self._hold(path, frame, 0)
+
+    @staticmethod
+    def blocks(path: Path, columns: Sequence[str], separator: str, quote: str, rows: int) -> Iterator[Table]:
+        """Yields the named columns in tables of about so many rows, in their order: the file may exceed the memory.
+
+        Raises:
+            DataError: as the constructor does, but for what stands further on only when it is met.
+        """
+        with _explained(path):
+            batches = iter(_open(path, columns, separator, quote).collect_batches(chunk_size=rows, maintain_order=True))
+        first_row = 0
+        while True:
+            with _explained(path):
+                frame = next((batch for batch in batches if batch.height), None)
+            if frame is None and first_row:
+                return
+            table = Table.__new__(Table)
+            table._hold(path, pl.DataFrame() if frame is None else frame, first_row)
+            first_row += len(table)
+            yield table
+
+    def _hold(self, path: Path, frame: pl.DataFrame, first_row: int) -> None:
+        self.path, self.first_row = path, first_row
+        self._is_csv = is_csv(path)
+        self.frame = frame.with_columns(pl.col(pl.String).replace("", None))  # a quoted empty cell is empty too
         if self.frame.is_empty():
             raise DataError(f"{path}: no rows")
 
@@ -174,24 +172,10 @@ class Table:
         if not rows:
             return
         first, unit = (_FIRST_LINE, "line") if self._is_csv else (1, "row")
-        shown = ", ".join(f"{unit} {row + first}: {_show(self.frame[column][row])}" for row in rows[:_SHOWN])
+        first += self.first_row
+        shown = ", ".join(f"{unit} {row + first}: {show(self.frame[column][row])}" for row in rows[:_SHOWN])
         more = f" (and {len(rows) - _SHOWN} more)" if len(rows) > _SHOWN else ""
         raise DataError(f"{self.path}, column {column!r}: {shown}{more} {what}")
-
-    def _header(self, separator: str, quote: str) -> list[str]:
-        return next(read_rows(self.path, separator, quote), [])
-
-    def _refuse_ragged(self, separator: str, quote: str) -> None:
-        """Raises where a line has too many or too few cells: the parser drops or fills in what it does not expect."""
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            reader = _reader(file, separator, quote)
-            expected = len(next(reader, []))
-            for cells in reader:
-                if cells and len(cells) != expected:
-                    raise DataError(
-                        f"{self.path}, line {reader.line_num}: {len(cells)} cells, the header has {expected}; "
-                        "mend the line (a separator inside a value has to be quoted)"
-                    )
 
     def _cast(self, column: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Series:
         """Returns a column in another type, null where a cell cannot be."""
@@ -204,77 +188,36 @@ class Table:
                 "numbers, or give the attribute type string_list where it holds lists"
             ) from error
 
-    def _explain(self, error: Exception) -> str:
-        if isinstance(error, UnicodeError):
-            return f"{self.path}: not UTF-8 text: {error}; save it as UTF-8"
-        cause = str(error).splitlines()[0]
-        return f"{self.path}: cannot be read: {cause}; check its separator and quotes, or save it anew"
+
+def _open(path: Path, columns: Sequence[str], separator: str, quote: str) -> pl.LazyFrame:
+    """Returns the named columns of a file, not yet read but for what is checked of it."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; name the folder that holds it with --data")
+    wanted = list(dict.fromkeys(columns))
+    whole = read_json(path) if path.suffix == ".json" else None
+    if whole is not None:
+        names = whole.columns
+    elif is_csv(path):
+        names = next(read_rows(path, separator, quote), [])
+    else:
+        names = list(pl.read_parquet_schema(path))
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}")
+    if whole is not None:
+        return whole.lazy().select(wanted)
+    if not is_csv(path):
+        return pl.scan_parquet(path).select(wanted)
+    refuse_ragged(path, separator, quote)
+    return pl.scan_csv(path, separator=separator, quote_char=quote or None, infer_schema=False).select(wanted)
 
 
-def _show(cell: object) -> str:
-    return "an empty cell" if cell is None else repr(cell)
-
-
-def read_rows(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
-    """Yields the rows of a CSV as cells, from the header on.
-
-    Raises:
-        OSError, UnicodeError, csv.Error: it cannot be read.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _reader(file, separator, quote)
-
-
-def _reader(file: object, separator: str, quote: str):
-    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
-    return csv.reader(file, delimiter=separator, quotechar=quote or None, quoting=quoting)  # type: ignore[arg-type]
-
-
-class _Object(tuple[tuple[str, Any], ...]):
-    """A JSON object as pairs: a dict would hide that a key stands there twice."""
-
-
-def read_json(path: Path) -> pl.DataFrame:
-    """Returns a row for each key of a JSON mapping, all text or lists of text.
-
-    Raises:
-        DataError: the file is no JSON, or no mapping of ids to lists or objects.
-    """
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON: {error}; save it anew") from error
-    if not isinstance(raw, _Object):
-        raise DataError(f"{path}: expected a mapping of ids, {{id: [value, ...]}} or {{id: {{column: value}}}}")
-    columns: dict[str, list[Any]] = {JSON_ID: [key for key, _ in raw]}
-    for row, (key, entry) in enumerate(raw):
-        if not isinstance(entry, list | _Object):
-            raise DataError(f"{path}, id {key!r}: {_show(entry)} is neither a list nor an object of attributes")
-        for name, value in entry if isinstance(entry, _Object) else [(JSON_VALUES, entry)]:
-            if name == JSON_ID:
-                raise DataError(
-                    f"{path}, id {key!r}: an attribute {JSON_ID!r} beside the key, which is the id; rename it"
-                )
-            columns.setdefault(name, [None] * len(raw))[row] = _json_cell(value, path, key, name)
-    return pl.DataFrame([pl.Series(name, _as_lists(cells)) for name, cells in columns.items()])
-
-
-def _as_lists(cells: list[Any]) -> list[Any]:
-    """Returns the cells of a column: where one is a list, all are."""
-    if not any(isinstance(cell, list) for cell in cells):
-        return cells
-    return [[cell] if isinstance(cell, str) else cell for cell in cells]
-
-
-def _json_cell(value: Any, path: Path, key: str, name: str) -> str | list[str] | None:
-    if isinstance(value, list) and not any(isinstance(single, list | _Object) for single in value):
-        return [_json_text(single) for single in value if single is not None]
-    if isinstance(value, list | _Object):
-        raise DataError(
-            f"{path}, id {key!r}, attribute {name!r}: is nested; a value is text, a number or a list of them"
-        )
-    return None if value is None else _json_text(value)
-
-
-def _json_text(value: str | float | bool) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+        yield
+    except UnicodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
+    except (pl.exceptions.PolarsError, OSError, csv.Error) as error:
+        cause = str(error).splitlines()[0]
+        raise DataError(f"{path}: cannot be read: {cause}; check its separator and quotes, or save it anew") from error

@@ -14,11 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, towers
+from trainer import checkpoints, scratch, towers
 from trainer.checkpoints import Origin, State
-from trainer.data import Dataset, Events
+from trainer.data import Dataset
 from trainer.embeddings import embed_items
 from trainer.errors import TrainingError
+from trainer.events import Events
 from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
 from trainer.recipe import Recipe
@@ -244,5 +245,6 @@ def _digest(train: Events) -> str:
     """Returns the SHA-256 of events."""
     digest = hashlib.sha256()
     for values in (train.users, train.items, train.times, train.weights):
-        digest.update(np.ascontiguousarray(values).tobytes())
+        for block in scratch.blocks(len(values)):
+            digest.update(np.ascontiguousarray(values[block]))
     return digest.hexdigest()

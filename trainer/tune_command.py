@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from cyclopts import Parameter
 
 from trainer import recipes, sources
@@ -85,7 +84,7 @@ def tune(
         chosen,
         item_count=len(dataset.items.ids),
         event_count=len(parts.train),
-        longest=int(np.bincount(parts.train.users).max()),
+        longest=int(parts.train.user_counts.max()),
         fixed=fix,
     )
     with open_study(study, space, digest_data(chosen, folder)) as opened:

@@ -152,3 +152,29 @@ def test_where_asked_for_only_new_items_are_targets_and_repeats_stay_context() -
     assert batch["at"].tolist() == [0, 1, 3, 5]
     assert (batch["histories"]["history"] > 1).sum() == 6
     assert examples.count == 4
+
+
+@pytest.mark.parametrize(
+    ("lag", "seen"),
+    [
+        # Baskets at 0, 10 and 20: what is in a basket does not see the rest of it.
+        (0.0, {"a": [], "b": [], "c": ["a", "b"], "d": ["a", "b", "c"], "e": ["a", "b", "c"], "f": ["a", "b", "c"]}),
+        (10.0, {"a": [], "b": [], "c": [], "d": ["a", "b"], "e": ["a", "b"], "f": ["a", "b"]}),
+    ],
+)
+def test_a_lag_keeps_what_came_shortly_before_out_of_a_history(lag: float, seen: dict[str, list[str]]) -> None:
+    own = recipe(query_tower={"features": [HISTORY]}, training={"batch_size": 4, "history_lag": lag})
+    baskets = {"a": 0.0, "b": 0.0, "c": 10.0, "d": 20.0, "e": 20.0, "f": 20.0}
+    data = dataset([("u0", item, at) for item, at in baskets.items()])
+    schemas = schema.build(own, data, data.events)
+    # The second sequence begins with d: its context reaches back from what d sees, not from d.
+    examples = Examples(own, data, schemas, data.events, context=3, targets=3)
+    slots = schemas.query.vocabularies["items"].lookup(data.items.ids)
+    names = {int(slot): item for slot, item in zip(slots, data.items.ids, strict=True)}
+    found = {}
+    for batch in all_batches(examples):
+        histories = batch["histories"]["history"]
+        for item, place in zip(batch["item"].tolist(), batch["at"].tolist(), strict=True):
+            row, t = divmod(place, histories.shape[1])
+            found[data.items.ids[item]] = [names[slot] for slot in histories[row, :t].tolist()]
+    assert found == seen

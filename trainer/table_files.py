@@ -1,0 +1,109 @@
+"""What a table's file holds: rows of a CSV, a mapping in JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trainer.errors import DataError
+
+JSON_ID, JSON_VALUES = "id", "values"
+"""Columns of a JSON mapping: its keys, and the lists that they map to, where these are no objects."""
+
+
+def is_csv(path: Path) -> bool:
+    """Returns whether a file counts as CSV: any but ``.parquet`` and ``.json``."""
+    return path.suffix not in (".parquet", ".json")
+
+
+def show(cell: object) -> str:
+    """Returns a cell as messages name it."""
+    return "an empty cell" if cell is None else repr(cell)
+
+
+def read_rows(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
+    """Yields the rows of a CSV as cells, from the header on.
+
+    Raises:
+        OSError, UnicodeError, csv.Error: it cannot be read.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from _reader(file, separator, quote)
+
+
+def refuse_ragged(path: Path, separator: str, quote: str) -> None:
+    """Raises where a line of a CSV has too many or too few cells: the parser drops or fills in what it does not expect.
+
+    Raises:
+        DataError: names the line.
+        OSError, UnicodeError, csv.Error: it cannot be read.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = _reader(file, separator, quote)
+        expected = len(next(reader, []))
+        for cells in reader:
+            if cells and len(cells) != expected:
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {expected}; "
+                    "mend the line (a separator inside a value has to be quoted)"
+                )
+
+
+def _reader(file: object, separator: str, quote: str):
+    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+    return csv.reader(file, delimiter=separator, quotechar=quote or None, quoting=quoting)  # type: ignore[arg-type]
+
+
+class _Object(tuple[tuple[str, Any], ...]):
+    """A JSON object as pairs: a dict would hide that a key stands there twice."""
+
+
+def read_json(path: Path) -> pl.DataFrame:
+    """Returns a row for each key of a JSON mapping, all text or lists of text.
+
+    Raises:
+        DataError: the file is no JSON, or no mapping of ids to lists or objects.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not valid JSON: {error}; save it anew") from error
+    if not isinstance(raw, _Object):
+        raise DataError(f"{path}: expected a mapping of ids, {{id: [value, ...]}} or {{id: {{column: value}}}}")
+    columns: dict[str, list[Any]] = {JSON_ID: [key for key, _ in raw]}
+    for row, (key, entry) in enumerate(raw):
+        if not isinstance(entry, list | _Object):
+            raise DataError(f"{path}, id {key!r}: {show(entry)} is neither a list nor an object of attributes")
+        for name, value in entry if isinstance(entry, _Object) else [(JSON_VALUES, entry)]:
+            if name == JSON_ID:
+                raise DataError(
+                    f"{path}, id {key!r}: an attribute {JSON_ID!r} beside the key, which is the id; rename it"
+                )
+            columns.setdefault(name, [None] * len(raw))[row] = _json_cell(value, path, key, name)
+    return pl.DataFrame([pl.Series(name, _as_lists(cells)) for name, cells in columns.items()])
+
+
+def _as_lists(cells: list[Any]) -> list[Any]:
+    """Returns the cells of a column: where one is a list, all are."""
+    if not any(isinstance(cell, list) for cell in cells):
+        return cells
+    return [[cell] if isinstance(cell, str) else cell for cell in cells]
+
+
+def _json_cell(value: Any, path: Path, key: str, name: str) -> str | list[str] | None:
+    if isinstance(value, list) and not any(isinstance(single, list | _Object) for single in value):
+        return [_json_text(single) for single in value if single is not None]
+    if isinstance(value, list | _Object):
+        raise DataError(
+            f"{path}, id {key!r}, attribute {name!r}: is nested; a value is text, a number or a list of them"
+        )
+    return None if value is None else _json_text(value)
+
+
+def _json_text(value: str | float | bool) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
