@@ -152,7 +152,7 @@ class Training:
     """How the towers are fitted.
 
     Attributes:
-        dimension: length of the embeddings.
+        dimension: length of the embeddings, one less than that of the vectors where they hold `popularity`.
         epochs: passes over the training events, at most.
         batch_size: events a step, about. Fewer where little data would give an epoch under 20 steps.
         learning_rate: of AdamW at the start; it decays to 0 along a cosine.
@@ -174,6 +174,9 @@ class Training:
         temperature: divides the logits; the start value where it is learned.
         learn_temperature: whether it is.
         initial_norm: about the length of an embedding at the start. Small ones learn faster where items are rare.
+        popularity: of an item, as one more dimension of the embeddings; see `trainer.popularity`. ``all_time``: of all
+            training events; ``recent``: the newer, the more. Default: none.
+        popularity_half_life_days: after which an event counts half, where ``recent``.
         patience: epochs without a better validation `metric` before training stops and goes back to the best; 0: never.
         metric: that choice is by.
         refit: whether the towers are fitted again, on training and validation, for as many epochs as were best.
@@ -199,6 +202,8 @@ class Training:
     temperature: Annotated[float, Field(gt=0.0)] = 0.1
     learn_temperature: bool = True
     initial_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    popularity: Literal["none", "all_time", "recent"] = "none"
+    popularity_half_life_days: Annotated[float, Field(gt=0.0)] = 30.0
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"
     refit: bool = False

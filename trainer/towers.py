@@ -12,6 +12,7 @@ from bundle.features import FeatureSchema, History, MultiCategorical, Numeric
 from bundle.vocabulary import FIRST_VALUE, OUT_OF_VOCABULARY, PADDING
 from trainer import history
 from trainer.history import HistoryEncoder, SlotMask
+from trainer.popularity import ItemPopularity, QueryPopularity
 from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
 
@@ -157,15 +158,17 @@ class QueryTower:
 
 @dataclass(frozen=True, eq=False)
 class ItemTower:
-    """The item tower and its part before the length is made 1.
+    """The item tower, and what training needs of it beside its vectors.
 
     Attributes:
         model: inputs by feature name, output [batch, dimension] float32, unit length.
-        raw: the same before that.
+        both: the same inputs; outputs are the embedding before its length is made 1, and the vector as of `model`.
+        popularity: what adds it to the vector; None where nothing does.
     """
 
     model: keras.Model
-    raw: keras.Model
+    both: keras.Model
+    popularity: ItemPopularity | None
 
 
 def build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
@@ -206,7 +209,11 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
         else:
             tensor = joined[feature.name] = _input(feature)
             encoded.append(_encoded("query_tower", feature, given, schema, recipe, tensor))
-    join = keras.Model(joined, _unit(_output(recipe.query_tower, dimension, encoded, direct)), name="query_join")
+    raw, hidden = _output(recipe.query_tower, dimension, encoded, direct)
+    vectors = _unit(raw)
+    if recipe.training.popularity != "none":
+        vectors = QueryPopularity(name="query_popularity")(vectors, hidden)
+    join = keras.Model(joined, vectors, name="query_join")
     inputs = {feature.name: _input(feature) for feature in schema.features}
     passed = {name: histories[name](tensor) if name in histories else tensor for name, tensor in inputs.items()}
     return QueryTower(keras.Model(inputs, join(passed), name="query_tower"), histories, join)
@@ -214,17 +221,21 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
 
 def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embedding) -> ItemTower:
     inputs = {feature.name: _input(feature) for feature in schema.features}
-    encoded, direct = [], []
+    encoded, direct, ids = [], [], None
     for feature, given in zip(schema.features, recipe.item_tower.features, strict=True):
         if feature.name == ITEM_ID:
-            slots = SlotDropout(given.dropout, name="item_tower_item_id_dropout")(inputs[feature.name])
-            encoded.append(table(slots))
+            ids = SlotDropout(given.dropout, name="item_tower_item_id_dropout")(inputs[feature.name])
+            encoded.append(table(ids))
             direct.append(encoded[-1])
         else:
             encoded.append(_encoded("item_tower", feature, given, schema, recipe, inputs[feature.name]))
-    raw = _output(recipe.item_tower, recipe.training.dimension, encoded, direct)
-    model = keras.Model(inputs, _unit(raw), name="item_tower")
-    return ItemTower(model, keras.Model(inputs, raw, name="item_tower_raw"))
+    raw, _ = _output(recipe.item_tower, recipe.training.dimension, encoded, direct)
+    vectors, popularity = _unit(raw), None
+    if recipe.training.popularity != "none":
+        popularity = ItemPopularity(table.input_dim, name="item_popularity")
+        vectors = popularity(vectors, ids)
+    model = keras.Model(inputs, vectors, name="item_tower")
+    return ItemTower(model, keras.Model(inputs, [raw, vectors], name="item_tower_both"), popularity)
 
 
 def _input(feature: Any) -> Any:
@@ -246,7 +257,10 @@ def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, recipe:
 
 
 def _output(spec: Tower, dimension: int, encoded: list, direct: list):
-    """Returns ``direct + mlp(all)``: the items' own embeddings pass by the hidden layers, which correct them."""
+    """Returns ``direct + mlp(all)``, and the last hidden layer.
+
+    The items' own embeddings pass by the hidden layers, which correct them.
+    """
     hidden = keras.layers.Concatenate()(encoded) if len(encoded) > 1 else encoded[0]
     for units in spec.hidden_units:
         hidden = keras.layers.Dense(units, activation="relu")(hidden)
@@ -254,7 +268,7 @@ def _output(spec: Tower, dimension: int, encoded: list, direct: list):
     output = keras.layers.Dense(dimension)(hidden)
     if direct:
         output = keras.layers.Add()([output, *direct])
-    return output
+    return output, hidden
 
 
 def _unit(raw):

@@ -25,15 +25,13 @@ class Items(NamedTuple):
 
     Attributes:
         raw: [m, dim] float32, before the length is made 1.
-        place: [n] int32, of each asked item in `raw`.
+        vectors: [m, dim or dim + 1] float32, unit length.
+        place: [n] int32, of each asked item in both.
     """
 
     raw: tf.Tensor
+    vectors: tf.Tensor
     place: tf.Tensor
-
-
-def _unit(raw: tf.Tensor) -> tf.Tensor:
-    return tf.math.l2_normalize(raw, axis=-1)
 
 
 class TwoTower(keras.Model):
@@ -66,13 +64,13 @@ class TwoTower(keras.Model):
         super().__init__()
         training = recipe.training
         self.query_tower, self.item_tower = query_tower.model, item_tower.model
-        self._parts, self._raw, self._training = query_tower, item_tower.raw, training
+        self._parts, self._both, self._training = query_tower, item_tower.both, training
         self._slots = slots
         self._of_tower = [
             f.name for f in recipe.query_tower.features if isinstance(f, HistoryInput) and f.items == "tower"
         ]
         # Not a dict of tensors: keras would keep one in another order than the tower's inputs are in.
-        self._catalogue = [(name, tf.constant(catalogue[name])) for name in item_tower.raw.input]
+        self._catalogue = [(name, tf.constant(catalogue[name])) for name in item_tower.both.input]
         self._item_count = len(counts)
         self.log_temperature = self.add_weight(
             name="log_temperature",
@@ -90,7 +88,7 @@ class TwoTower(keras.Model):
                 self._share = tf.constant(counts / counts.sum(), tf.float32)
                 self._expected = tf.constant(training.negatives * drawn / drawn.sum(), tf.float32)
         if training.queue:
-            self.queue = CrossBatchQueue(training.queue, training.dimension)
+            self.queue = CrossBatchQueue(training.queue, item_tower.model.output_shape[-1])
         if training.log_q == "streaming":
             self.estimator = FrequencyEstimator(2 * len(counts), learning_rate=_ESTIMATOR_RATE)
 
@@ -104,12 +102,13 @@ class TwoTower(keras.Model):
         if self._of_tower:
             rows = tf.concat([more, tf.reshape(batch["items"], [-1])], 0)
         unique, place = tf.unique(rows)
-        return Items(self._raw_of(unique, training), place)
+        return Items(*self._both_of(unique, training), place)
 
-    def _raw_of(self, rows: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Returns [n, dim] float32 of catalogue rows [n]; None: of all."""
+    def _both_of(self, rows: tf.Tensor | None, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns raw and vectors, as of `Items`, of catalogue rows [n]; None: of all."""
         inputs = {name: values if rows is None else tf.gather(values, rows) for name, values in self._catalogue}
-        return self._raw(inputs, training=training)
+        raw, vectors = self._both(inputs, training=training)
+        return raw, vectors
 
     def _queries(self, batch: Mapping[str, Any], items: Items, training: bool) -> tf.Tensor:
         parts = dict(batch["others"])
@@ -129,7 +128,7 @@ class TwoTower(keras.Model):
             return
         raw = np.concatenate(
             [
-                np.array(self._raw_of(tf.range(start, min(start + _BATCH, self._item_count)), training=False))
+                np.array(self._both_of(tf.range(start, min(start + _BATCH, self._item_count)), training=False)[0])
                 for start in range(0, self._item_count, _BATCH)
             ]
         )
@@ -147,16 +146,16 @@ class TwoTower(keras.Model):
         # Below 0.01 the loss of single examples explodes.
         temperature = tf.maximum(tf.exp(self.log_temperature), 0.01)
         if spec.loss == "full_softmax":
-            raw = self._raw_of(None, training)
-            queries = self._queries(batch, Items(raw, tf.reshape(batch["items"], [-1])), training)
-            return losses.full_softmax(queries, _unit(raw), rows, weights, temperature)
+            items = Items(*self._both_of(None, training), tf.reshape(batch["items"], [-1]))
+            queries = self._queries(batch, items, training)
+            return losses.full_softmax(queries, items.vectors, rows, weights, temperature)
         log_q = self.estimator(rows) if spec.log_q == "streaming" else batch["log_q"]
         count = tf.shape(rows)[0]
         drawn, log_count = (rows[:0], batch["log_q"][:0]) if spec.loss == "in_batch_softmax" else self.sampler()
         hard = batch.get("hard", rows[:0])  # -1 where there is none
         items = self._items_of(batch, tf.concat([rows, drawn, tf.maximum(hard, 0)], 0), training)
         queries = self._queries(batch, items, training)
-        vectors = tf.gather(_unit(items.raw), items.place[: count + tf.size(drawn) + tf.size(hard)])
+        vectors = tf.gather(items.vectors, items.place[: count + tf.size(drawn) + tf.size(hard)])
         positives, others = vectors[:count], vectors[count:]
         if spec.loss in ("in_batch_softmax", "mixed_softmax"):
             extra = self.queue.candidates() if spec.queue else None

@@ -171,6 +171,10 @@ def _check(recipe: Recipe, source: str) -> None:
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
     _check_training(recipe.training, source)
+    if recipe.training.popularity != "none" and all(f.name != ITEM_ID for f in recipe.item_tower.features):
+        raise RecipeError(f"{source}: training.popularity needs the feature item_id in the item_tower, to know whose")
+    if recipe.training.popularity == "recent" and recipe.interactions.time is None:
+        raise RecipeError(f"{source}: training.popularity recent needs interactions.time; or count all with all_time")
     histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
     if len(histories) > 1 and any(feature.encoder == "transformer" for feature in histories):
         raise RecipeError(
