@@ -84,8 +84,8 @@ class Events:
     def of(self, users: np.ndarray) -> Events:
         """Returns the events of some users, [m] distinct rows; the order stays."""
         users = np.sort(users)
-        first, last = (np.searchsorted(self.users, users, side=side) for side in ("left", "right"))
-        counts = last - first
+        starts = self.starts(max(len(self.user_counts), int(users.max(initial=-1)) + 1))
+        first, counts = starts[users], np.diff(starts)[users]
         before = np.cumsum(counts) - counts
         return self.take(np.repeat(first - before, counts) + np.arange(counts.sum()))
 

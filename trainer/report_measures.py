@@ -254,7 +254,8 @@ def choose_examples(
 
 def _items_of(events: Events, user: int) -> np.ndarray:
     """Returns the item rows of a user's events, oldest first: [n] int32."""
-    return events.items[np.searchsorted(events.users, user) : np.searchsorted(events.users, user, side="right")]
+    same = np.int32(user)  # of another type, all users would be copied to it
+    return events.items[np.searchsorted(events.users, same) : np.searchsorted(events.users, same, side="right")]
 
 
 def _scores(queries: np.ndarray, vectors: np.ndarray, known: Sequence[np.ndarray]) -> np.ndarray:

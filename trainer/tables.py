@@ -22,6 +22,8 @@ _FIRST_LINE = 2
 class Table:
     """The columns of one file: CSV, ``.parquet`` or a mapping in ``.json``; text until asked for in a type.
 
+    A folder whose name ends in ``.parquet`` is one table too: the files of that kind in it, in order of their names.
+
     A null and an empty cell are missing.
     """
 
@@ -191,7 +193,7 @@ class Table:
 
 def _open(path: Path, columns: Sequence[str], separator: str, quote: str) -> pl.LazyFrame:
     """Returns the named columns of a file, not yet read but for what is checked of it."""
-    if not path.is_file():
+    if not path.is_file() and not (path.suffix == ".parquet" and path.is_dir()):
         raise DataError(f"{path}: no such file; name the folder that holds it with --data")
     wanted = list(dict.fromkeys(columns))
     whole = read_json(path) if path.suffix == ".json" else None
@@ -200,16 +202,24 @@ def _open(path: Path, columns: Sequence[str], separator: str, quote: str) -> pl.
     elif is_csv(path):
         names = next(read_rows(path, separator, quote), [])
     else:
-        names = list(pl.read_parquet_schema(path))
+        names = pl.scan_parquet(_parts(path)).collect_schema().names()
     absent = [name for name in wanted if name not in names]
     if absent:
         raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}")
     if whole is not None:
         return whole.lazy().select(wanted)
     if not is_csv(path):
-        return pl.scan_parquet(path).select(wanted)
+        return pl.scan_parquet(_parts(path)).select(wanted)
     refuse_ragged(path, separator, quote)
     return pl.scan_csv(path, separator=separator, quote_char=quote or None, infer_schema=False).select(wanted)
+
+
+def _parts(path: Path) -> list[Path]:
+    """Returns the files that a Parquet table is in, in order of their names: itself, or those of the folder."""
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: a folder without a *.parquet file; name the file, or the folder that holds its parts")
+    return files
 
 
 @contextlib.contextmanager

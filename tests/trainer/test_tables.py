@@ -189,3 +189,22 @@ def test_cells_marked_as_missing_are_missing(tmp_path: Path) -> None:
     table = parquet(tmp_path, year=[1995, -1])
     table.mark_missing("year", ("-1",))
     assert table.ints("year").to_list() == [1995, None]
+
+
+def test_a_folder_of_parquet_files_is_one_table_in_order_of_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "films.parquet"
+    folder.mkdir()
+    for name, years in (("part-2", [3, 4]), ("part-1", [1, 2])):
+        pl.DataFrame({"year": years}).write_parquet(folder / f"{name}.parquet")
+    assert Table(folder, ["year"]).ints("year").to_list() == [1, 2, 3, 4]
+    (tmp_path / "none.parquet").mkdir()
+    assert r"a folder without a *.parquet file" in refusal(lambda: Table(tmp_path / "none.parquet", ["year"]))
+
+
+def test_blocks_of_a_table_count_rows_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text("year\n" + "".join(f"{year}\n" for year in (1, 2, 3, 4, "old")))
+    blocks = list(Table.blocks(path, ["year"], ",", '"', 2))
+    assert sum(len(block) for block in blocks) == 5
+    # The bad cell is in the sixth line of the file, whichever block it falls into.
+    assert "line 6: 'old'" in refusal(lambda: [block.ints("year") for block in blocks])
