@@ -69,6 +69,8 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
             max_k=self._max_k,
             live_bundle_version=snapshot.live_version,
             loading_bundle_version=snapshot.loading_version,
+            worker=self._live.worker,
+            worker_count=self._live.worker_count,
         )
         if response.bundles:
             response.newest_model_version = response.bundles[0].model_version

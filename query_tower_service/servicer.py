@@ -69,6 +69,8 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
             max_batch_size=self._max_batch_size,
             live_bundle_version=snapshot.live_version,
             loading_bundle_version=snapshot.loading_version,
+            worker=self._live.worker,
+            worker_count=self._live.worker_count,
         )
         opened_at_ms: dict[str, int] = {}
         for served in snapshot.open:

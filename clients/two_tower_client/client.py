@@ -28,6 +28,8 @@ class ConnectionOptions(TypedDict, total=False):
         check_health: Make no call to a replica that says NOT_SERVING. Default: so.
         connections: To each address, 1 to 64; calls take them in turn. Default: 1. A service with several workers deals
             out connections to them, not calls, so one connection keeps one of them busy: take a few for each worker.
+        own_connection: Share no connection with other clients in this process. Default: those of one address share
+            one, unless they ask for several.
     """
 
     timeout_s: float
@@ -37,6 +39,7 @@ class ConnectionOptions(TypedDict, total=False):
     allow_plaintext_token: bool
     check_health: bool
     connections: int
+    own_connection: bool
 
 
 class _Client:
@@ -51,6 +54,7 @@ class _Client:
         allow_plaintext_token: bool = False,
         check_health: bool = True,
         connections: int = 1,
+        own_connection: bool = False,
     ) -> None:
         if not 1 <= connections <= _CONNECTIONS_MAX:
             raise InvalidRequest.in_field("connections", f"has to be 1 to {_CONNECTIONS_MAX}, got {connections!r}")
@@ -63,7 +67,7 @@ class _Client:
             tls=tls,
             allow_plaintext_token=allow_plaintext_token,
             check_health=check_health,
-            shared=connections == 1,
+            shared=connections == 1 and not own_connection,
         )
 
     @property

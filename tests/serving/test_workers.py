@@ -105,7 +105,8 @@ def test_all_workers_finish_what_is_in_flight_when_the_parent_is_told_to_stop(
     store: BundleStore, tmp_path: Path
 ) -> None:
     manifest = write_bundle(store, item_count=4000)
-    with process("ann_service", store, tmp_path, *FLAGS) as (parent, port):
+    flags = (*FLAGS[:-1], "0.5")  # in which what was sent arrives
+    with process("ann_service", store, tmp_path, *flags) as (parent, port):
         search = ann_service_pb2.Search(embedding=ann_service_pb2.Embedding(values=[1.0] * 8), k=1000, exact=True)
         request = ann_service_pb2.SearchItemsRequest(model_version=manifest.model_version, searches=[search] * 300)
         channels = [
