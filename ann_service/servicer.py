@@ -52,8 +52,7 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
         )
         for plan in read_searches(request.searches, catalogue, self._max_k):
             rows, scores = find(catalogue, plan)
-            ids = catalogue.items.ids
-            result = response.results.add(item_ids=[ids[row] for row in rows.tolist()], scores=scores.tolist())
+            result = response.results.add(item_ids=catalogue.items.ids.take(rows), scores=scores.tolist())
             for name in plan.return_attributes:
                 result.attributes.append(_column(name, catalogue.items.attributes[name], rows))
         return response

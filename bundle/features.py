@@ -163,11 +163,14 @@ class Numeric:
 
     def encode(self, column: Sequence[Any]) -> np.ndarray:
         """Returns [batch, 2] float32; NaN counts as missing."""
-        values = np.array([math.nan if value is None else value for value in column], dtype=np.float64)
-        present = ~np.isnan(values)
+        values = np.array(column, dtype=np.float64)  # [batch]; None becomes NaN
+        present = values == values
+        standardised = (values - self.mean) / self.std
+        encoded = np.zeros((len(values), 2), dtype=np.float32)  # [batch, 2]
         # Beyond ten standard deviations a value says "extreme" and nothing more; it must not blow up the tower.
-        standardised = np.clip((np.where(present, values, self.mean) - self.mean) / self.std, -10.0, 10.0)
-        return np.stack([standardised, present], axis=1).astype(np.float32)  # [batch, 2]
+        np.copyto(encoded[:, 0], np.minimum(np.maximum(standardised, -10.0), 10.0), where=present, casting="same_kind")
+        encoded[:, 1] = present
+        return encoded
 
 
 Feature = Categorical | MultiCategorical | History | Numeric

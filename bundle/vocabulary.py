@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 
@@ -37,14 +38,14 @@ class Vocabulary:
         Raises:
             ValueError: a value stands there twice, or they are of mixed type.
         """
-        if len(self._slots) != len(self.values):
+        if len(self._slots) != len(self.values) + 1:  # None has one too
             raise ValueError("a vocabulary holds a value twice")
         if len({type(value) for value in self.values}) > 1:
             raise ValueError("a vocabulary holds strings and ints")
 
     @cached_property
-    def _slots(self) -> dict[Value, int]:
-        return {value: slot for slot, value in enumerate(self.values, FIRST_VALUE)}
+    def _slots(self) -> dict[Value | None, int]:
+        return {None: PADDING, **{value: slot for slot, value in enumerate(self.values, FIRST_VALUE)}}
 
     @property
     def slot_count(self) -> int:
@@ -53,9 +54,8 @@ class Vocabulary:
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
         """Returns the slots of `values`: [n] int32; None is padding, an unknown value out-of-vocabulary."""
-        get = self._slots.get
-        slots = [PADDING if value is None else get(value, OUT_OF_VOCABULARY) for value in values]
-        return np.array(slots, dtype=np.int32)
+        # `map` over two C functions: no step of the interpreter a value.
+        return np.fromiter(map(self._slots.get, values, repeat(OUT_OF_VOCABULARY)), dtype=np.int32)
 
 
 @dataclass(frozen=True)
