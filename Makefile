@@ -69,6 +69,9 @@ load-test: $(READY) .tools/bin/ghz ## Both services under ghz, judged (LOAD=shor
 	$(BIN)/python -m loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
 	  $(if $(SLOW_MS),--slow-ms $(SLOW_MS))
 
+bench: $(READY) ## Server CPU a call beside an empty call and the work in process (BENCH=short: under 5 minutes)
+	$(BIN)/python -m bench.serve $(if $(filter short,$(BENCH)),--items 10000 --trees 20 --rounds 3 --seconds 1) --json runs/bench/serve.json
+
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store)
 	@trap 'kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & $(BIN)/python -m ann_service --store $(STORE) & wait
 

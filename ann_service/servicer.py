@@ -33,7 +33,7 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
         self._live = live
         self._max_batch_size = max_batch_size
         self._max_k = max_k
-        self._metrics = metrics
+        self._batch_size = metrics.batch_size.labels("SearchItems")
 
     def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
         """Returns one result a search, all from one bundle.
@@ -42,7 +42,7 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
             ServiceError: as the proto lists them.
         """
         check_batch(request.searches, request.model_version, self._max_batch_size)
-        self._metrics.batch_size.labels("SearchItems").observe(len(request.searches))
+        self._batch_size.observe(len(request.searches))
         snapshot = self._live.snapshot
         catalogue = _pick(snapshot, request.model_version, request.bundle_version)
         response = pb.SearchItemsResponse(

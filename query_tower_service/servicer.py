@@ -42,7 +42,7 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
         """Takes the open models, the largest batch, where batch sizes are noted, and what records queries if any."""
         self._live = live
         self._max_batch_size = max_batch_size
-        self._metrics = metrics
+        self._batch_size = metrics.batch_size.labels("EmbedQueries")
         self._query_log = query_log
 
     def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> pb.EmbedQueriesResponse:
@@ -53,7 +53,7 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
         """
         count = len(request.queries)
         check_batch(count, self._max_batch_size)
-        self._metrics.batch_size.labels("EmbedQueries").observe(count)
+        self._batch_size.observe(count)
         model = _pick(self._live.snapshot, request.model_version)
         embeddings = model.tower.embed(read_columns(request.queries, model.tower.schema), count)
         if self._query_log is not None:
@@ -102,27 +102,24 @@ def to_response(embeddings: np.ndarray, model_version: str) -> pb.EmbedQueriesRe
     """Returns the response with these embeddings.
 
     The floats of a packed field stand on the wire as they do in memory, so all rows are parsed at once instead of
-    being turned into Python floats: for a batch of 32 that takes a fourteenth of the time.
+    being turned into Python floats: for a batch of 32 that takes a tenth of the time.
 
     Args:
         embeddings: [batch, dim] float32.
         model_version: that made them.
     """
-    batch, dimension = embeddings.shape
-    head = _wire_head(dimension)
-    rows = np.empty((batch, len(head) + 4 * dimension), dtype=np.uint8)
-    rows[:, : len(head)] = head
-    rows[:, len(head) :] = np.ascontiguousarray(embeddings, dtype="<f4").view(np.uint8)
+    head, size = _wire_head(embeddings.shape[1]), 4 * embeddings.shape[1]
+    raw = embeddings.astype("<f4", copy=False).tobytes()
     response = pb.EmbedQueriesResponse(model_version=model_version)
-    response.MergeFromString(rows.tobytes())
+    response.MergeFromString(b"".join([head + raw[at : at + size] for at in range(0, len(raw), size)]))
     return response
 
 
 @functools.cache
-def _wire_head(dimension: int) -> np.ndarray:
-    """Returns what stands before the floats of each embedding on the wire: [bytes] uint8."""
+def _wire_head(dimension: int) -> bytes:
+    """Returns what stands before the floats of each embedding on the wire."""
     row = pb.EmbedQueriesResponse(embeddings=[pb.Embedding(values=[0.0] * dimension)]).SerializeToString()
-    return np.frombuffer(row[: len(row) - 4 * dimension], dtype=np.uint8)
+    return row[: len(row) - 4 * dimension]
 
 
 def open_models(snapshot: Snapshot[Model]) -> list[str]:
