@@ -16,7 +16,6 @@ MAX_CHARACTERS = 1024
 _MAX_VIOLATIONS = 20
 _KINDS = {"string": "strings", "int": "ints", "float": "floats"}
 _FIELDS: dict[str, Callable[[pb.FeatureValues], Any]] = {name: attrgetter(name) for name in _KINDS.values()}
-_SCALARS = (Categorical.kind, Numeric.kind)
 
 
 def check_batch(count: int, max_batch_size: int) -> None:
@@ -77,7 +76,7 @@ def _read_values(feature: Feature, message: pb.FeatureValues) -> tuple[Any, str]
             return None, f"a value of {longest} characters, expected at most {MAX_CHARACTERS}"
     if kind == "floats" and not all(map(math.isfinite, values)):
         return None, "NaN or infinite, expected finite values"
-    if feature.kind in _SCALARS:
+    if isinstance(feature, Categorical | Numeric):
         if len(values) > 1:
             return None, f"{len(values)} values, expected one: the feature is a scalar"
         return (values[0] if values else None), ""
