@@ -3,13 +3,15 @@ VENV ?= .venv
 STORE ?= store
 EPOCHS ?= 10
 SOAK ?= full
+LOAD ?= full
+BENCH ?= full
 RECIPE ?= movielens_100k
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types protos check-protos check-protocol soak quality throughput serve wheel clean
+.PHONY: help env demo test check lint types protos check-protos check-protocol soak quality throughput ghz load-test bench serve wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +59,18 @@ quality: $(READY) ## Train a recipe with three seeds beside all baselines, judge
 
 throughput: $(READY) ## Training from Parquet beside plain Model.fit on arrays in memory
 	$(BIN)/python -m rehearsal.throughput
+
+ghz: .tools/bin/ghz ## Install ghz, the load generator, into .tools/bin (needs Go 1.23)
+.tools/bin/ghz:
+	@command -v go >/dev/null || { echo "make ghz: there is no Go. Install Go 1.23 or later, or put a ghz 0.121 of your own at $@"; exit 1; }
+	GOBIN="$(CURDIR)/.tools/bin" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
+
+load-test: $(READY) .tools/bin/ghz ## Both services under ghz, judged (LOAD=short: under 3 minutes; STORE=, SLOW_MS=20)
+	$(BIN)/python -m loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
+	  $(if $(SLOW_MS),--slow-ms $(SLOW_MS))
+
+bench: $(READY) ## Server CPU a call beside an empty call and the work in process (BENCH=short: under 5 minutes)
+	$(BIN)/python -m bench.serve $(if $(filter short,$(BENCH)),--items 10000 --trees 20 --rounds 3 --seconds 1) --json runs/bench/serve.json
 
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store)
 	@trap 'kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & $(BIN)/python -m ann_service --store $(STORE) & wait

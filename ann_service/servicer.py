@@ -33,7 +33,7 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
         self._live = live
         self._max_batch_size = max_batch_size
         self._max_k = max_k
-        self._metrics = metrics
+        self._batch_size = metrics.batch_size.labels("SearchItems")
 
     def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
         """Returns one result a search, all from one bundle.
@@ -42,7 +42,7 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
             ServiceError: as the proto lists them.
         """
         check_batch(request.searches, request.model_version, self._max_batch_size)
-        self._metrics.batch_size.labels("SearchItems").observe(len(request.searches))
+        self._batch_size.observe(len(request.searches))
         snapshot = self._live.snapshot
         catalogue = _pick(snapshot, request.model_version, request.bundle_version)
         response = pb.SearchItemsResponse(
@@ -52,8 +52,7 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
         )
         for plan in read_searches(request.searches, catalogue, self._max_k):
             rows, scores = find(catalogue, plan)
-            ids = catalogue.items.ids
-            result = response.results.add(item_ids=[ids[row] for row in rows.tolist()], scores=scores.tolist())
+            result = response.results.add(item_ids=catalogue.items.ids.take(rows), scores=scores.tolist())
             for name in plan.return_attributes:
                 result.attributes.append(_column(name, catalogue.items.attributes[name], rows))
         return response
@@ -69,6 +68,8 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
             max_k=self._max_k,
             live_bundle_version=snapshot.live_version,
             loading_bundle_version=snapshot.loading_version,
+            worker=self._live.worker,
+            worker_count=self._live.worker_count,
         )
         if response.bundles:
             response.newest_model_version = response.bundles[0].model_version

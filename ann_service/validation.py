@@ -70,7 +70,9 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         violations += error.violations
     if violations:
         raise InvalidRequest(violations)
-    excluded = np.unique(np.concatenate([catalogue.items.ids.find(search.exclude_item_ids), own_rows]))
+    excluded = own_rows
+    if search.exclude_item_ids or len(own_rows):
+        excluded = np.unique(np.concatenate([catalogue.items.ids.find(search.exclude_item_ids), own_rows]))
     return SearchPlan(
         query=query,
         k=search.k,

@@ -62,6 +62,12 @@ class Strings(Sequence[str]):
         position %= len(self)
         return self._raw(position).decode()
 
+    def take(self, positions: np.ndarray) -> list[str]:
+        """Returns the strings at `positions`: [n] int64, each 0 to len - 1."""
+        ends = self._ends[positions]
+        starts = np.where(positions > 0, self._ends[positions - 1], 0)
+        return [str(self._bytes[start:end], "utf-8") for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
     def __iter__(self) -> Iterator[str]:
         """Yields all, in order."""
         start = 0

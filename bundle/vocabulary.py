@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 
@@ -37,25 +38,28 @@ class Vocabulary:
         Raises:
             ValueError: a value stands there twice, or they are of mixed type.
         """
-        if len(self._slots) != len(self.values):
+        if len(self._slots) != len(self.values) + 1:  # None has one too
             raise ValueError("a vocabulary holds a value twice")
         if len({type(value) for value in self.values}) > 1:
             raise ValueError("a vocabulary holds strings and ints")
 
     @cached_property
-    def _slots(self) -> dict[Value, int]:
-        return {value: slot for slot, value in enumerate(self.values, FIRST_VALUE)}
+    def _slots(self) -> dict[Value | None, int]:
+        return {None: PADDING, **{value: slot for slot, value in enumerate(self.values, FIRST_VALUE)}}
 
     @property
     def slot_count(self) -> int:
         """Rows that an embedding table needs: the values, padding and out-of-vocabulary."""
         return len(self.values) + FIRST_VALUE
 
+    def slots(self, values: Iterable[Value | None]) -> list[int]:
+        """Returns the slots of `values`; None is padding, an unknown value out-of-vocabulary."""
+        # `map` over a C function: no step of the interpreter a value.
+        return list(map(self._slots.get, values, repeat(OUT_OF_VOCABULARY)))
+
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
-        """Returns the slots of `values`: [n] int32; None is padding, an unknown value out-of-vocabulary."""
-        get = self._slots.get
-        slots = [PADDING if value is None else get(value, OUT_OF_VOCABULARY) for value in values]
-        return np.array(slots, dtype=np.int32)
+        """Returns the slots of `values`, as `slots` does: [n] int32."""
+        return np.array(self.slots(values), dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,13 @@ class Hashing:
         """Rows that an embedding table needs: the buckets, padding and out-of-vocabulary (which stays unused)."""
         return self.buckets + FIRST_VALUE
 
-    def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
-        """Returns the slots of `values`: [n] int32; None is padding, another value CRC-32 of its text mod buckets."""
-        slots = [
+    def slots(self, values: Iterable[Value | None]) -> list[int]:
+        """Returns the slots of `values`; None is padding, another value CRC-32 of its text mod buckets."""
+        return [
             PADDING if value is None else FIRST_VALUE + zlib.crc32(str(value).encode()) % self.buckets
             for value in values
         ]
-        return np.array(slots, dtype=np.int32)
+
+    def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
+        """Returns the slots of `values`, as `slots` does: [n] int32."""
+        return np.array(self.slots(values), dtype=np.int32)

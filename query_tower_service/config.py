@@ -4,6 +4,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serving.config import ServerConfig, check_range
 
@@ -16,7 +17,9 @@ class QueryTowerConfig(ServerConfig):
     """Port to listen on, 0 to 65535; 0 takes a free one, which the log and --port-file name."""
 
     query_log: Path | None = None
-    """File to record a sample of the queries in, features only, for `two-tower compare`; one a process. Default: none.
+    """File to record a sample of the queries in, features only, for `two-tower compare`. Default: none.
+
+    Several workers have one each: queries.jsonl becomes queries-1.jsonl, queries-2.jsonl and so on.
     """
 
     query_log_share: float = 0.01
@@ -34,3 +37,7 @@ class QueryTowerConfig(ServerConfig):
         super().__post_init__()
         check_range("query_log_share", self.query_log_share, 0, 1)
         check_range("query_log_max_bytes", self.query_log_max_bytes, 1 << 10, 1 << 40)
+
+    def _own_files(self, number: int) -> dict[str, Any]:
+        path = self.query_log
+        return {} if path is None else {"query_log": path.with_name(f"{path.stem}-{number}{path.suffix}")}

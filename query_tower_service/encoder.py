@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,14 @@ class QueryTower:
         self.schema = schema
         self.dimension = dimension
         self._path = path
-        self._runners = deque(self._new_runner() for _ in range(threads))
-        found = {name: (list(d["shape"][1:]), d["dtype"]) for name, d in self._runners[0].get_input_details().items()}
+        self._runners = deque(_Runner(path) for _ in range(threads))
+        found = self._runners[0].inputs
         empty = schema.encode({}, 1)
         expected = {name: (list(array.shape[1:]), array.dtype.type) for name, array in empty.items()}
         if found != expected:
             raise ValueError(f"the tower takes {found}, the schema gives {expected}")
-        outputs = self._runners[0].get_output_details()
-        if _OUTPUT not in outputs or list(outputs[_OUTPUT]["shape"][1:]) != [dimension]:
+        outputs = self._runners[0].outputs
+        if outputs.get(_OUTPUT) != [dimension]:
             raise ValueError(f"the tower returns {sorted(outputs)}, expected {_OUTPUT} of [batch, {dimension}]")
 
     def embed(self, columns: Columns, row_count: int) -> np.ndarray:
@@ -63,12 +64,42 @@ class QueryTower:
         try:
             runner = self._runners.pop()
         except IndexError:
-            runner = self._new_runner()
+            runner = _Runner(self._path)
         try:
-            # A copy: the interpreter's own buffer is overwritten by the next call.
-            return np.array(runner(**inputs)[_OUTPUT], dtype=np.float32)  # [row_count, dimension]
+            return runner.run(inputs, row_count)  # [row_count, dimension]
         finally:
             self._runners.append(runner)
 
-    def _new_runner(self) -> Any:
-        return Interpreter(model_path=str(self._path), num_threads=1).get_signature_runner(_SIGNATURE)
+
+class _Runner:
+    """One interpreter, for one call at a time. It allocates anew only where the batch is of another size than the last.
+
+    Attributes:
+        inputs: shape of a row and type of each input.
+        outputs: shape of a row of each output.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._interpreter: Any = Interpreter(model_path=str(path), num_threads=1)
+        # The runner of the signature allocates at each call, so it is asked for names and indices alone. It has to be
+        # gone before the interpreter is resized.
+        signature = self._interpreter.get_signature_runner(_SIGNATURE)
+        inputs, outputs = signature.get_input_details(), signature.get_output_details()
+        self.inputs = {name: (list(detail["shape"][1:]), detail["dtype"]) for name, detail in inputs.items()}
+        self.outputs = {name: list(detail["shape"][1:]) for name, detail in outputs.items()}
+        self._input_indices = {name: int(detail["index"]) for name, detail in inputs.items()}
+        self._output_index = int(outputs[_OUTPUT]["index"]) if _OUTPUT in outputs else -1
+        self._row_count = 0
+
+    def run(self, inputs: Mapping[str, np.ndarray], row_count: int) -> np.ndarray:
+        """Returns the embeddings: [row_count, dimension] float32, a copy of the interpreter's own."""
+        if row_count != self._row_count:
+            self._row_count = 0  # should what follows fail
+            for name, array in inputs.items():
+                self._interpreter.resize_tensor_input(self._input_indices[name], array.shape)
+            self._interpreter.allocate_tensors()
+            self._row_count = row_count
+        for name, array in inputs.items():
+            self._interpreter.set_tensor(self._input_indices[name], array)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output_index)

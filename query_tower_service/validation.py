@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from bundle.features import Categorical, Feature, FeatureSchema, Numeric
@@ -14,6 +15,7 @@ MAX_VALUES = 10_000
 MAX_CHARACTERS = 1024
 _MAX_VIOLATIONS = 20
 _KINDS = {"string": "strings", "int": "ints", "float": "floats"}
+_FIELDS: dict[str, Callable[[pb.FeatureValues], Any]] = {name: attrgetter(name) for name in _KINDS.values()}
 
 
 def check_batch(count: int, max_batch_size: int) -> None:
@@ -34,23 +36,26 @@ def read_columns(queries: Sequence[pb.Query], schema: FeatureSchema) -> dict[str
     """
     features = {feature.name: feature for feature in schema.features}
     columns: dict[str, list[Any]] = {}
-    violations: list[tuple[str, str]] = []
+    faults: list[tuple[int, str, str]] = []
     for row, query in enumerate(queries):
-        for name in sorted(query.features):
-            path = f'queries[{row}].features["{name[:80]}"]'
+        for name, message in query.features.items():
             feature = features.get(name)
             if feature is None:
-                violations.append((path, f"unknown feature; the model reads {', '.join(features) or 'none'}"))
-            else:
-                values, fault = _read_values(feature, query.features[name])
-                if fault:
-                    violations.append((path, fault))
-                else:
-                    columns.setdefault(name, [None] * len(queries))[row] = values
-            if len(violations) == _MAX_VIOLATIONS:
-                raise InvalidRequest(violations)
-    if violations:
-        raise InvalidRequest(violations)
+                faults.append((row, name, f"unknown feature; the model reads {', '.join(features) or 'none'}"))
+                continue
+            values, fault = _read_values(feature, message)
+            if fault:
+                faults.append((row, name, fault))
+                continue
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = [None] * len(queries)
+            column[row] = values
+        if len(faults) >= _MAX_VIOLATIONS:
+            break
+    if faults:
+        named = [(f'queries[{row}].features["{name[:80]}"]', fault) for row, name, fault in sorted(faults)]
+        raise InvalidRequest(named[:_MAX_VIOLATIONS])
     return columns
 
 
@@ -61,11 +66,14 @@ def _read_values(feature: Feature, message: pb.FeatureValues) -> tuple[Any, str]
     expected = _KINDS[feature.value_type]
     if kind != expected and (kind, expected) != ("ints", "floats"):
         return None, f"{kind}, expected {expected}"
-    values: list[Any] = list(getattr(message, kind).values)
+    values: list[Any] = list(_FIELDS[kind](message).values)
     if len(values) > MAX_VALUES:
         return None, f"{len(values)} values, expected at most {MAX_VALUES}"
-    if kind == "strings" and (longest := max(map(len, values), default=0)) > MAX_CHARACTERS:
-        return None, f"a value of {longest} characters, expected at most {MAX_CHARACTERS}"
+    # No value is longer than all of them together, which is known without a look at each.
+    if kind == "strings" and message.ByteSize() > MAX_CHARACTERS:
+        longest = max(map(len, values), default=0)
+        if longest > MAX_CHARACTERS:
+            return None, f"a value of {longest} characters, expected at most {MAX_CHARACTERS}"
     if kind == "floats" and not all(map(math.isfinite, values)):
         return None, "NaN or infinite, expected finite values"
     if isinstance(feature, Categorical | Numeric):

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,7 @@ class Replica:
         store: of bundles.
         folder: for its log and its port file.
         flags: further ones.
+        program: arguments of the interpreter that start the service; empty: its package.
         port: it listens on; the same again after a restart.
     """
 
@@ -51,6 +52,7 @@ class Replica:
     store: Path
     folder: Path
     flags: Mapping[str, str] = field(default_factory=dict)
+    program: Sequence[str] = ()
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -74,7 +76,8 @@ class Replica:
         port_file = self.folder / "port"
         port_file.unlink(missing_ok=True)
         flags = {"store": str(self.store), "port": str(self.port), "port-file": str(port_file), **self.flags}
-        command = [sys.executable, "-m", self.service, *(w for n, v in flags.items() for w in (f"--{n}", v))]
+        program = self.program or ("-m", self.service)
+        command = [sys.executable, *program, *(w for n, v in flags.items() for w in (f"--{n}", v))]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log)
@@ -125,7 +128,14 @@ class Pair:
         anns: replicas of the ANN service.
     """
 
-    def __init__(self, store: Path, folder: Path, replicas: int = 1, flags: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        store: Path,
+        folder: Path,
+        replicas: int = 1,
+        flags: Mapping[str, str] | None = None,
+        programs: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """Takes the parts; `__enter__` starts the processes.
 
         Args:
@@ -133,10 +143,14 @@ class Pair:
             folder: for logs and port files.
             replicas: of each service.
             flags: for all of them.
+            programs: by service, what starts it in the place of its package.
         """
         flags = {"poll-interval-s": "0.2", "drain-delay-s": "0", **(flags or {})}
         self.query_towers, self.anns = (
-            [Replica(service, store, folder / f"{service}-{number}", flags) for number in range(replicas)]
+            [
+                Replica(service, store, folder / f"{service}-{number}", flags, (programs or {}).get(service, ()))
+                for number in range(replicas)
+            ]
             for service in SERVICES
         )
 

@@ -39,7 +39,7 @@ class CountingPool(ThreadPoolExecutor):
     def __init__(self, threads: int, metrics: Metrics) -> None:
         """Takes the number of threads, and where the count is shown."""
         super().__init__(threads, thread_name_prefix="answer")
-        self._gauge = metrics.in_flight
+        metrics.in_flight.set_function(lambda: self.in_flight)
         self._changed = threading.Condition()
         self.in_flight = 0
 
@@ -62,7 +62,6 @@ class CountingPool(ThreadPoolExecutor):
     def _add(self, count: int) -> None:
         with self._changed:
             self.in_flight += count
-            self._gauge.set(self.in_flight)
             self._changed.notify_all()
 
 
@@ -75,6 +74,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._max_in_flight = max_in_flight
         self._expected = None if token is None else f"Bearer {token}".encode()
         self._metrics = metrics
+        self._guarded: dict[str, tuple[Any, Any]] = {}
         self._health_pool = ThreadPoolExecutor(1, thread_name_prefix="health")
         self._watch_pool = ThreadPoolExecutor(WATCHES, thread_name_prefix="watch")
         self._reflection_pool = ThreadPoolExecutor(2, thread_name_prefix="reflection")
@@ -99,7 +99,10 @@ class CallInterceptor(grpc.ServerInterceptor):
             return _in_pool(handler, self._reflection_pool)
         if self._pool.in_flight >= self._max_in_flight:
             return self._refuse(handler, method, Overloaded(self._max_in_flight))
-        return self._guard(handler, method)
+        found = self._guarded.get(method)
+        if found is None or found[0] is not handler:
+            found = self._guarded[method] = (handler, self._guard(handler, method))
+        return found[1]
 
     def _is_authentic(self, metadata: Any) -> bool:
         if self._expected is None:
@@ -110,6 +113,7 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     def _guard(self, handler: Any, method: str) -> Any:
         short, answer, metrics = method.rsplit("/", 1)[1], handler.unary_unary, self._metrics
+        latency, answered = metrics.latency.labels(short), metrics.requests.labels(short, code_name(None))
 
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
             started = time.perf_counter()
@@ -125,9 +129,11 @@ class CallInterceptor(grpc.ServerInterceptor):
             except Exception as error:
                 failure = error
                 _log.exception("call failed unexpectedly", method=short)
-            metrics.latency.labels(short).observe(time.perf_counter() - started)
-            metrics.requests.labels(short, code_name(failure)).inc()
-            if failure is not None:
+            latency.observe(time.perf_counter() - started)
+            if failure is None:
+                answered.inc()
+            else:
+                metrics.requests.labels(short, code_name(failure)).inc()
                 context.abort_with_status(status_of(failure))
             return response
 

@@ -3,9 +3,13 @@
 # No postponed annotations: the command line reads the types of the fields, inherited ones too.
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
+from cyclopts import Parameter
+
+from serving.cores import available_cores
 from serving.logs import LEVELS
 
 
@@ -25,8 +29,15 @@ class ServerConfig:
     port_file: Path | None = None
     """File to write the port to once the service listens, all at once; for scripts. Default: none."""
 
+    workers: int | Literal["auto"] = 1
+    """Processes that share the port, 1 to 256; auto: one for each core that this process may use.
+
+    The default is one, since whoever runs replicas, one for each core or container, has chosen a number already, and
+    each process verifies and warms each bundle by itself. What follows holds for each of them.
+    """
+
     threads: int = 2
-    """Threads that answer, 1 to 64. More cost CPU under the GIL: run one process a core instead."""
+    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead."""
 
     max_in_flight: int = 64
     """Calls accepted and not yet answered, 1 to 10,000; one more is RESOURCE_EXHAUSTED at once."""
@@ -74,10 +85,14 @@ class ServerConfig:
     """After that, how long calls in flight may take to finish, in seconds, 0 to 3,600."""
 
     metrics_port: int = 0
-    """Port of the Prometheus endpoint on 127.0.0.1, 0 to 65535; 0 switches it off."""
+    """Port of the Prometheus endpoint on 127.0.0.1, 0 to 65535; 0 switches it off. Worker n has the n-th from here on.
+    """
 
     log_level: str = "info"
     """The least severe level that is logged: debug, info, warning or error."""
+
+    worker: Annotated[int, Parameter(parse=False)] = 0
+    """Which of the workers this process is, from 1 on; 0: it has the port for itself. The parent sets it."""
 
     def __post_init__(self) -> None:
         """Checks ranges, and that nothing is exposed by accident.
@@ -97,8 +112,17 @@ class ServerConfig:
             ("drain_delay_s", 0, 600),
             ("drain_timeout_s", 0, 3600),
             ("metrics_port", 0, 65535),
+            ("workers", 1, 256),
         ):
-            check_range(name, getattr(self, name), low, high)
+            value = getattr(self, name)
+            if value != "auto":
+                check_range(name, value, low, high)
+        last_metrics_port = self.metrics_port + self.worker_count - 1
+        if self.metrics_port and last_metrics_port > 65535:
+            raise ValueError(
+                f"metrics_port is {self.metrics_port}, and {self.worker_count} workers need ports up to "
+                f"{last_metrics_port}; choose one that is at most {65536 - self.worker_count}"
+            )
         if self.log_level not in LEVELS:
             raise ValueError(f"log_level is {self.log_level!r}, expected one of {', '.join(LEVELS)}")
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -111,6 +135,33 @@ class ServerConfig:
                 f"host {self.host} can be reached from elsewhere: set tls_certificate, tls_key and token_file, "
                 "or say --insecure"
             )
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes share the port, `auto` resolved."""
+        return available_cores() if self.workers == "auto" else self.workers
+
+    def for_worker(self, number: int, port: int) -> Self:
+        """Returns the settings of one of the workers.
+
+        Args:
+            number: of the worker, from 1 on.
+            port: that the parent has reserved.
+        """
+        metrics_port = self.metrics_port + number - 1 if self.metrics_port else 0
+        return replace(
+            self,
+            workers=self.worker_count,
+            worker=number,
+            port=port,
+            port_file=None,
+            metrics_port=metrics_port,
+            **self._own_files(number),
+        )
+
+    def _own_files(self, number: int) -> dict[str, Any]:
+        """Returns the settings that name what two processes must not share, as worker `number` has them."""
+        return {}
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

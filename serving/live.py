@@ -122,6 +122,16 @@ class Live(Generic[T]):
         self._stopping = False
 
     @property
+    def worker(self) -> int:
+        """Which of the workers on this port has these bundles open, from 1 on; 0: there is one process alone."""
+        return self._config.worker
+
+    @property
+    def worker_count(self) -> int:
+        """How many worker processes share the port; each has bundles of its own."""
+        return self._config.worker_count
+
+    @property
     def snapshot(self) -> Snapshot[T]:
         """What is open now. Take it once a request."""
         return self._snapshot

@@ -1,7 +1,7 @@
 """The command line of a service: settings from flags, environment and a file; signals; exit codes.
 
 A setting comes from its flag, else from the environment, else from the file of ``--config``, else from its default.
-Exit codes: 0 after a drain, 1 at a second signal, 2 for settings that cannot be used.
+Exit codes: 0 after a drain, 1 at a second signal or where a worker did not drain, 2 for settings that cannot be used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,8 +23,10 @@ from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
 from serving.config import ServerConfig
+from serving.lifeline import Lifeline
 from serving.logs import configure_logs
 from serving.server import Server
+from serving.workers import Workers
 
 C = TypeVar("C", bound=ServerConfig)
 
@@ -42,11 +45,16 @@ def run_program(
         assemble: makes the server.
         arguments: of the command line.
     """
+    lifeline = Lifeline.inherited()
+    if lifeline is not None:
+        return _run_worker(name, config_class, assemble, lifeline)
     prefix = f"{name.upper()}_"
     env = Env(prefix)
     app = App(name=f"python -m {name}", help=help_text, version="0.1.0", config=[env], result_action="return_value")
 
     def start(config: Any) -> NoReturn:
+        if config.worker_count > 1:
+            _supervise(name, config)
         _serve(assemble(config), config)
 
     # The type is known only here, so it cannot stand in the signature.
@@ -72,33 +80,84 @@ def run_program(
 
 
 def _check_environment(prefix: str, config_class: type[ServerConfig]) -> None:
-    known = {f"{prefix}{field.name.upper()}" for field in dataclasses.fields(config_class)} | {f"{prefix}CONFIG"}
+    names = {field.name.upper() for field in dataclasses.fields(config_class)} - {"WORKER"} | {"CONFIG"}
+    known = {f"{prefix}{name}" for name in names}
     unknown = sorted(key for key in os.environ if key.startswith(prefix) and key not in known)
     if unknown:
         raise ValueError(f"environment: no setting is named {', '.join(unknown)}; see --help")
 
 
-def _serve(server: Server, config: ServerConfig) -> NoReturn:
-    configure_logs(config.log_level)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
-    _log.info("settings", **settings)
-    # The first signal drains, the second one gives up. A byte through a socket wakes the main thread whichever thread
-    # the signal comes to; an event may miss one that comes as the wait begins.
-    wakes, woken = socket.socketpair()
-    woken.setblocking(False)
-    signal.set_wakeup_fd(woken.fileno())
-    received = itertools.count()
+def _run_worker(name: str, config_class: type[C], assemble: Callable[[C], Server], lifeline: Lifeline) -> int:
+    config = lifeline.read_settings(config_class)
+    try:
+        _serve(assemble(config), config, lifeline)
+    except (ValueError, OSError) as error:
+        print(f"{name}: worker {config.worker}: {error}", file=sys.stderr)
+        return 2
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if next(received):
-            os._exit(1)
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+def _supervise(name: str, config: ServerConfig) -> NoReturn:
+    _log_settings(config)
+    wakes = _watch_signals(gives_up=False)
+    code = Workers([sys.executable, "-m", name], config).run(wakes)
+    _log.info("stopped", exit_code=code)
+    sys.exit(code)
+
+
+def _serve(server: Server, config: ServerConfig, lifeline: Lifeline | None = None) -> NoReturn:
+    _log_settings(config)
+    wakes = _watch_signals(gives_up=True)
+    if lifeline is not None:
+        lifeline.watch()
+        if _is_told_to_stop_first(server, wakes):
+            os._exit(0)
     server.start()
+    if lifeline is not None:
+        lifeline.say_listening()
     wakes.recv(1)
     server.drain()
     sys.stdout.flush()
     sys.stderr.flush()
     # A bundle may still be loading in native code. The interpreter cannot unwind such a thread and would abort.
     os._exit(0)
+
+
+def _is_told_to_stop_first(server: Server, wakes: socket.socket) -> bool:
+    """Waits until the server has a bundle or knows why it has none; returns whether a signal came before that.
+
+    A worker listens only then: connections that the kernel deals out to it earlier would wait, or be told that it has
+    no bundle, where those to its siblings are answered.
+    """
+    server.watch_store()
+    while not server.has_looked:
+        if select.select([wakes], [], [], 0.02)[0]:
+            return True
+    return False
+
+
+def _log_settings(config: ServerConfig) -> None:
+    configure_logs(config.log_level, config.worker)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
+    _log.info("settings", **settings)
+
+
+def _watch_signals(*, gives_up: bool) -> socket.socket:
+    """Returns a socket that gets a byte for each SIGTERM and SIGINT.
+
+    Args:
+        gives_up: the second one ends the process at once.
+    """
+    # A byte through a socket wakes the main thread whichever thread the signal comes to; an event may miss one that
+    # comes as the wait begins.
+    wakes, woken = socket.socketpair()
+    woken.setblocking(False)
+    signal.set_wakeup_fd(woken.detach())
+    received = itertools.count()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if next(received) and gives_up:
+            os._exit(1)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    return wakes

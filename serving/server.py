@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from serving.credentials import read_tls, read_token
 from serving.health import SERVICE_NAME, HealthServicer
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics, StallTicker
+from serving.workers import write_port_file
 
 _SPARE_CALLS = 64
 """Calls of health, reflection and refusal that fit beside those that answer."""
@@ -62,6 +62,8 @@ class Server:
         self._on_drained = on_drained
         self._metrics = metrics
         self._stalls = StallTicker(metrics)
+        self._watches = False
+        self._has_looked = False
         self._service_name = service_name
         self._credentials = read_tls(config)
         self._pool = CountingPool(config.threads, metrics)
@@ -71,8 +73,8 @@ class Server:
             interceptors=[self._calls],
             maximum_concurrent_rpcs=config.max_in_flight + _SPARE_CALLS,
             options=[
-                # Two servers on one port would silently split the traffic.
-                ("grpc.so_reuseport", 0),
+                # Two servers on one port would silently split the traffic, unless they are workers of one parent.
+                ("grpc.so_reuseport", int(config.worker > 0)),
                 ("grpc.max_receive_message_length", config.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Clients that ping an idle connection every ten seconds are welcome.
@@ -88,12 +90,38 @@ class Server:
         if config.reflection:
             reflection.enable_server_reflection((service_name, SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
 
+    @property
+    def has_looked(self) -> bool:
+        """Whether a bundle is open, or it is known why none is."""
+        return self._has_looked
+
     def start(self) -> int:
-        """Listens, starts to watch the store, and returns the port.
+        """Listens, starts to watch the store unless that is done, and returns the port.
 
         Raises:
             ValueError: the address or the metrics port cannot be had.
         """
+        port = self._listen()
+        self.watch_store()
+        self._grpc.start()
+        write_port_file(self._config.port_file, port)
+        _log.info(
+            "listening",
+            service=self._service_name,
+            host=self._config.host,
+            port=port,
+            tls=self._credentials is not None,
+        )
+        return port
+
+    def watch_store(self) -> None:
+        """Starts to watch the store, and to open bundles; `start` does so too."""
+        if not self._watches:
+            self._watches = True
+            self._stalls.start()
+            self._live.start(self._follow)
+
+    def _listen(self) -> int:
         config = self._config
         host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
         address = f"{host}:{config.port}"
@@ -111,16 +139,6 @@ class Server:
                 self._metrics.serve(config.metrics_port)
             except OSError as error:
                 raise ValueError(f"metrics_port {config.metrics_port} cannot be had: {error}") from error
-        self._stalls.start()
-        self._live.start(self._follow)
-        self._grpc.start()
-        if config.port_file is not None:
-            temporary = config.port_file.with_name(f".{config.port_file.name}-{os.getpid()}")
-            temporary.write_text(f"{port}\n", encoding="ascii")
-            os.replace(temporary, config.port_file)
-        _log.info(
-            "listening", service=self._service_name, host=config.host, port=port, tls=self._credentials is not None
-        )
         return port
 
     def drain(self, delay_s: float | None = None) -> None:
@@ -150,3 +168,5 @@ class Server:
 
     def _follow(self, snapshot: Snapshot[Any]) -> None:
         self._health.set_serving(bool(snapshot.open))
+        if snapshot.open or snapshot.problems:
+            self._has_looked = True

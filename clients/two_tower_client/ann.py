@@ -1,5 +1,6 @@
 """Clients of the ANN service: embeddings, or items -> nearest items."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict, Unpack
@@ -77,9 +78,9 @@ class AnnClient(Client):
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
-        """Makes the channel; it connects at the first call."""
+        """Makes channels and stubs, once; they connect at the first call."""
         super().__init__(address, **options)
-        self._stub = ann_grpc.AnnServiceStub(self._open())
+        self._stubs = itertools.cycle([ann_grpc.AnnServiceStub(channel) for channel in self._open()])
 
     def search(
         self,
@@ -101,11 +102,11 @@ class AnnClient(Client):
             TwoTowerError: See `two_tower_client.errors`.
         """
         request = to_request(searches, model_version, bundle_version)
-        return to_answer(self._call(self._stub.SearchItems, request, timeout_s), len(searches))
+        return to_answer(self._call(next(self._stubs).SearchItems, request, timeout_s), len(searches))
 
     def status(self, *, timeout_s: float | None = None) -> ann_pb2.GetServingStatusResponse:
         """Returns which bundles the replica that answers has open, and how they are searched."""
-        return self._call(self._stub.GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
+        return self._call(next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
 
 
 class AsyncAnnClient(AsyncClient):
@@ -120,9 +121,9 @@ class AsyncAnnClient(AsyncClient):
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
-        """Makes the channel; it connects at the first call."""
+        """Makes channels and stubs, once; they connect at the first call."""
         super().__init__(address, **options)
-        self._stub = ann_grpc.AnnServiceStub(self._open())
+        self._stubs = itertools.cycle([ann_grpc.AnnServiceStub(channel) for channel in self._open()])
 
     async def search(
         self,
@@ -134,11 +135,11 @@ class AsyncAnnClient(AsyncClient):
     ) -> SearchAnswer:
         """Returns what `AnnClient.search` does."""
         request = to_request(searches, model_version, bundle_version)
-        return to_answer(await self._call(self._stub.SearchItems, request, timeout_s), len(searches))
+        return to_answer(await self._call(next(self._stubs).SearchItems, request, timeout_s), len(searches))
 
     async def status(self, *, timeout_s: float | None = None) -> ann_pb2.GetServingStatusResponse:
         """Returns what `AnnClient.status` does."""
-        return await self._call(self._stub.GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
+        return await self._call(next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
 
 
 def to_request(searches: Sequence[Search], model_version: str, bundle_version: str) -> ann_pb2.SearchItemsRequest:

@@ -107,6 +107,7 @@ def connect(
     tls: Tls | None = None,
     allow_plaintext_token: bool = False,
     check_health: bool = True,
+    shared: bool = True,
 ) -> Connection:
     """Returns what a channel to `address` is made of.
 
@@ -117,6 +118,7 @@ def connect(
         tls: Secures the channel. Default: plain text.
         allow_plaintext_token: Send the token in plain text to other hosts than this one. Default: refuse.
         check_health: Make no call to a replica that says NOT_SERVING. Default: so.
+        shared: Channels to one address may share a connection, as those of gRPC do. Default: so.
 
     Raises:
         InvalidRequest: If an address, a file or the token cannot be used.
@@ -132,6 +134,8 @@ def connect(
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     if not check_health:
         options.append(("grpc.inhibit_health_checking", 1))
+    if not shared:
+        options.append(("grpc.use_local_subchannel_pool", 1))
     metadata = (("authorization", f"Bearer {secret}"),) if secret else ()
     return Connection(_target(hosts), options, _credentials(tls), metadata)
 

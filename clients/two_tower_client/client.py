@@ -13,6 +13,8 @@ from two_tower_client.status import our_errors
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+_CONNECTIONS_MAX = 64
+
 
 class ConnectionOptions(TypedDict, total=False):
     """How to reach a service.
@@ -24,6 +26,10 @@ class ConnectionOptions(TypedDict, total=False):
         tls: Secures the channel. Default: plain text.
         allow_plaintext_token: Send the token in plain text to other hosts than this one. Default: refuse.
         check_health: Make no call to a replica that says NOT_SERVING. Default: so.
+        connections: To each address, 1 to 64; calls take them in turn. Default: 1. A service with several workers deals
+            out connections to them, not calls, so one connection keeps one of them busy: take a few for each worker.
+        own_connection: Share no connection with other clients in this process. Default: those of one address share
+            one, unless they ask for several.
     """
 
     timeout_s: float
@@ -32,6 +38,8 @@ class ConnectionOptions(TypedDict, total=False):
     tls: Tls | None
     allow_plaintext_token: bool
     check_health: bool
+    connections: int
+    own_connection: bool
 
 
 class _Client:
@@ -45,8 +53,13 @@ class _Client:
         tls: Tls | None = None,
         allow_plaintext_token: bool = False,
         check_health: bool = True,
+        connections: int = 1,
+        own_connection: bool = False,
     ) -> None:
+        if not 1 <= connections <= _CONNECTIONS_MAX:
+            raise InvalidRequest.in_field("connections", f"has to be 1 to {_CONNECTIONS_MAX}, got {connections!r}")
         self._timeout_s = check_timeout(timeout_s)
+        self._connections = connections
         self._connection: Connection = connect(
             address,
             token=token,
@@ -54,6 +67,7 @@ class _Client:
             tls=tls,
             allow_plaintext_token=allow_plaintext_token,
             check_health=check_health,
+            shared=connections == 1 and not own_connection,
         )
 
     @property
@@ -74,15 +88,17 @@ class _Client:
 
 
 class Client(_Client):
-    """A channel to one service. Threads may share it; `close` once all are done."""
+    """A channel to one service, or several. Threads may share it; `close` once all are done."""
 
-    def _open(self) -> grpc.Channel:
+    def _open(self) -> list[grpc.Channel]:
+        self._channels = [self._open_channel() for _ in range(self._connections)]
+        return self._channels
+
+    def _open_channel(self) -> grpc.Channel:
         target, options, credentials = self._connection.target, self._connection.options, self._connection.credentials
         if credentials is None:
-            self._channel = grpc.insecure_channel(target, options)
-        else:
-            self._channel = grpc.secure_channel(target, credentials, options)
-        return self._channel
+            return grpc.insecure_channel(target, options)
+        return grpc.secure_channel(target, credentials, options)
 
     def _call(
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
@@ -92,8 +108,9 @@ class Client(_Client):
             return method(request, **options)
 
     def close(self) -> None:
-        """Closes the channel, which cancels the calls in flight."""
-        self._channel.close()
+        """Closes the channels, which cancels the calls in flight."""
+        for channel in self._channels:
+            channel.close()
 
     def __enter__(self) -> Self:
         """Returns the client."""
@@ -102,20 +119,22 @@ class Client(_Client):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the channel."""
+        """Closes the channels."""
         self.close()
 
 
 class AsyncClient(_Client):
-    """A channel to one service for asyncio. Create, use and close it within one running event loop."""
+    """A channel to one service, or several, for asyncio. Create, use and close it within one running event loop."""
 
-    def _open(self) -> grpc.aio.Channel:
+    def _open(self) -> list[grpc.aio.Channel]:
+        self._channels = [self._open_channel() for _ in range(self._connections)]
+        return self._channels
+
+    def _open_channel(self) -> grpc.aio.Channel:
         target, options, credentials = self._connection.target, self._connection.options, self._connection.credentials
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options)
-        else:
-            self._channel = grpc.aio.secure_channel(target, credentials, options)
-        return self._channel
+            return grpc.aio.insecure_channel(target, options)
+        return grpc.aio.secure_channel(target, credentials, options)
 
     async def _call(
         self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
@@ -125,8 +144,9 @@ class AsyncClient(_Client):
             return await method(request, **options)
 
     async def close(self) -> None:
-        """Closes the channel, which cancels the calls in flight."""
-        await self._channel.close()
+        """Closes the channels, which cancels the calls in flight."""
+        for channel in self._channels:
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         """Returns the client."""
@@ -135,7 +155,7 @@ class AsyncClient(_Client):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the channel."""
+        """Closes the channels."""
         await self.close()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, Self, Unpack
 
@@ -14,7 +14,10 @@ from two_tower_client.errors import TwoTowerError
 from two_tower_client.query_tower import QueryTowerClient
 
 Service = Literal["query_tower", "ann"]
-_Asked = tuple[Service, str, QueryTowerClient | AnnClient]
+_Status = query_pb2.GetServingStatusResponse | ann_pb2.GetServingStatusResponse
+
+_TRIES = 16
+"""Connections to open for each worker, at most, until all have been met: the kernel deals them out at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,7 @@ class Replica:
     opened_at_ms: int = 0
 
 
-def to_replica(
-    service: Service, address: str, status: query_pb2.GetServingStatusResponse | ann_pb2.GetServingStatusResponse
-) -> Replica:
+def to_replica(service: Service, address: str, status: _Status) -> Replica:
     """Returns what a status response says of the replica at `address`."""
     opened = status.models if isinstance(status, query_pb2.GetServingStatusResponse) else status.bundles
     return Replica(
@@ -76,6 +77,32 @@ def to_replica(
             Problem(each.bundle_version, each.gate, each.message, each.refused_at_ms) for each in status.problems
         ),
         opened_at_ms=opened[0].opened_at_ms if opened else 0,
+    )
+
+
+def merge_workers(workers: Sequence[Replica]) -> Replica:
+    """Returns what the workers behind one address serve as one replica: what all have open, and what any one lacks.
+
+    Args:
+        workers: What each serves, at least one.
+    """
+    behind = next((worker for worker in workers if worker.live_bundle != worker.store_bundle), workers[0])
+    everywhere = [
+        (bundle, model)
+        for bundle, model in zip(behind.open_bundles, behind.open_models, strict=True)
+        if all(bundle in worker.open_bundles for worker in workers)
+    ]
+    loading = [worker.loading_bundle for worker in workers if worker.loading_bundle]
+    if len({(worker.store_bundle, worker.live_model) for worker in workers}) > 1:
+        # One has not noticed yet what another has.
+        loading += [worker.store_bundle for worker in workers if worker.store_bundle != behind.live_bundle]
+    return replace(
+        behind,
+        open_bundles=tuple(bundle for bundle, _ in everywhere),
+        open_models=tuple(model for _, model in everywhere),
+        loading_bundle=next(iter(loading), ""),
+        problems=tuple(dict.fromkeys(problem for worker in workers for problem in worker.problems)),
+        opened_at_ms=max(worker.opened_at_ms for worker in workers),
     )
 
 
@@ -147,8 +174,55 @@ def find_ready(replicas: Sequence[Replica], bundle_version: str) -> list[Replica
     ]
 
 
+class _Address:
+    """The workers behind one address, each asked over a connection of its own."""
+
+    def __init__(self, service: Service, address: str, options: ConnectionOptions) -> None:
+        self._service: Service = service
+        self._address = address
+        # One that has no bundle says NOT_SERVING, and is the very one to ask why.
+        self._options: ConnectionOptions = {**options, "check_health": False, "own_connection": True}
+        self._clients = [self._connect()]
+
+    def ask(self) -> Replica:
+        """Returns what the workers serve."""
+        met = dict[int, _Status]()
+        kept = list[QueryTowerClient | AnnClient]()
+        tries, wanted = 0, 1
+        try:
+            while len(met) < wanted and tries < _TRIES * wanted:
+                if not self._clients:
+                    self._clients.append(self._connect())
+                    tries += 1
+                client = self._clients.pop()
+                # Until it is of use; `close` then finds it.
+                kept.append(client)
+                status = client.status()
+                wanted = max(1, status.worker_count)
+                if status.worker in met:
+                    kept.pop().close()
+                met[status.worker] = status
+        except TwoTowerError as error:
+            return Replica(self._service, self._address, error=error.message)
+        finally:
+            self._clients = [*kept, *self._clients]
+        if len(met) < wanted:
+            said = f"{len(met)} of the {wanted} workers at {self._address} answered; its log says why not the others"
+            return Replica(self._service, self._address, error=said)
+        return merge_workers([to_replica(self._service, self._address, met[number]) for number in sorted(met)])
+
+    def close(self) -> None:
+        """Closes the channels."""
+        for client in self._clients:
+            client.close()
+
+    def _connect(self) -> QueryTowerClient | AnnClient:
+        make = QueryTowerClient if self._service == "query_tower" else AnnClient
+        return make(self._address, **self._options)
+
+
 class Fleet:
-    """Asks every replica by itself, all at once; close it once done.
+    """Asks every replica by itself, all at once, and every worker of it; close it once done.
 
     Args:
         query_tower: The address of each replica of the query tower service.
@@ -163,23 +237,24 @@ class Fleet:
         self, query_tower: Sequence[str] = (), ann: Sequence[str] = (), **options: Unpack[ConnectionOptions]
     ) -> None:
         """Makes one channel for each replica; they connect at the first call."""
-        # One that has no bundle says NOT_SERVING, and is the very one to ask why.
-        options = {**options, "check_health": False}
-        self._clients: list[_Asked] = [
-            *[("query_tower", address, QueryTowerClient(address, **options)) for address in query_tower],
-            *[("ann", address, AnnClient(address, **options)) for address in ann],
+        self._addresses = [
+            *[_Address("query_tower", address, options) for address in query_tower],
+            *[_Address("ann", address, options) for address in ann],
         ]
-        self._threads = ThreadPoolExecutor(max_workers=max(1, len(self._clients)))
+        self._threads = ThreadPoolExecutor(max_workers=max(1, len(self._addresses)))
 
     def ask(self) -> list[Replica]:
-        """Returns what each replica serves, those of the query tower first, in the order given."""
-        return list(self._threads.map(_ask, self._clients))
+        """Returns what each replica serves, those of the query tower first, in the order given.
+
+        Several workers behind one address are one replica: see `merge_workers`.
+        """
+        return list(self._threads.map(_Address.ask, self._addresses))
 
     def close(self) -> None:
         """Closes the channels."""
         self._threads.shutdown()
-        for _, _, client in self._clients:
-            client.close()
+        for address in self._addresses:
+            address.close()
 
     def __enter__(self) -> Self:
         """Returns the fleet."""
@@ -190,11 +265,3 @@ class Fleet:
     ) -> None:
         """Closes the channels."""
         self.close()
-
-
-def _ask(asked: _Asked) -> Replica:
-    service, address, client = asked
-    try:
-        return to_replica(service, address, client.status())
-    except TwoTowerError as error:
-        return Replica(service, address, error=error.message)

@@ -1,5 +1,6 @@
 """Clients of the query tower service: features -> embeddings."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -26,9 +27,9 @@ class QueryTowerClient(Client):
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
-        """Makes the channel; it connects at the first call."""
+        """Makes channels and stubs, once; they connect at the first call."""
         super().__init__(address, **options)
-        self._stub = query_grpc.QueryTowerServiceStub(self._open())
+        self._stubs = itertools.cycle([query_grpc.QueryTowerServiceStub(channel) for channel in self._open()])
 
     def embed(
         self, queries: Sequence[Features], model_version: str = "", *, timeout_s: float | None = None
@@ -44,11 +45,11 @@ class QueryTowerClient(Client):
             TwoTowerError: See `two_tower_client.errors`.
         """
         request = to_request(queries, model_version)
-        return to_embeddings(self._call(self._stub.EmbedQueries, request, timeout_s), len(queries))
+        return to_embeddings(self._call(next(self._stubs).EmbedQueries, request, timeout_s), len(queries))
 
     def status(self, *, timeout_s: float | None = None) -> query_pb2.GetServingStatusResponse:
         """Returns what the replica that answers serves, and the features that a query may carry."""
-        return self._call(self._stub.GetServingStatus, query_pb2.GetServingStatusRequest(), timeout_s)
+        return self._call(next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), timeout_s)
 
 
 class AsyncQueryTowerClient(AsyncClient):
@@ -63,20 +64,20 @@ class AsyncQueryTowerClient(AsyncClient):
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
-        """Makes the channel; it connects at the first call."""
+        """Makes channels and stubs, once; they connect at the first call."""
         super().__init__(address, **options)
-        self._stub = query_grpc.QueryTowerServiceStub(self._open())
+        self._stubs = itertools.cycle([query_grpc.QueryTowerServiceStub(channel) for channel in self._open()])
 
     async def embed(
         self, queries: Sequence[Features], model_version: str = "", *, timeout_s: float | None = None
     ) -> Embeddings:
         """Returns what `QueryTowerClient.embed` does."""
         request = to_request(queries, model_version)
-        return to_embeddings(await self._call(self._stub.EmbedQueries, request, timeout_s), len(queries))
+        return to_embeddings(await self._call(next(self._stubs).EmbedQueries, request, timeout_s), len(queries))
 
     async def status(self, *, timeout_s: float | None = None) -> query_pb2.GetServingStatusResponse:
         """Returns what `QueryTowerClient.status` does."""
-        return await self._call(self._stub.GetServingStatus, query_pb2.GetServingStatusRequest(), timeout_s)
+        return await self._call(next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), timeout_s)
 
 
 def to_request(queries: Sequence[Features], model_version: str) -> query_pb2.EmbedQueriesRequest:

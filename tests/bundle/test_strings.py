@@ -20,6 +20,8 @@ def test_behaves_like_a_tuple_with_an_index(given_texts: list[str], others: list
     strings = Strings.of(distinct)
     assert strings == tuple(distinct)
     assert [strings[n] for n in range(len(distinct))] == list(strings) == distinct
+    backwards = np.arange(len(distinct))[::-1]
+    assert strings.take(np.concatenate([backwards, backwards])) == [*distinct[::-1], *distinct[::-1]]
     assert dict(strings.positions) == {value: n for n, value in enumerate(distinct)}
     expected = [distinct.index(value) if value in distinct else -1 for value in others]
     assert strings.find(others).tolist() == expected

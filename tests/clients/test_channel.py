@@ -3,8 +3,10 @@
 import logging
 from pathlib import Path
 
+import grpc
 import pytest
 
+from tests.clients.world import ScriptedAnn, serving
 from two_tower_client import AnnClient, InvalidRequest, Retriever, Tls, TwoTowerError
 from two_tower_client.channel import Address, connect
 
@@ -110,3 +112,23 @@ def test_answers_may_be_far_larger_than_grpc_allows_by_default() -> None:
     # 1,000 searches of 1,000 items: 4 bytes a score and some 10 an id are 14 MB, where gRPC stops at 4 MiB.
     options: dict[str, str | int] = dict(connect("localhost:1").options)
     assert options["grpc.max_receive_message_length"] == 67_108_864
+
+
+def test_connections_of_its_own_where_several_are_asked_for() -> None:
+    seen: list[str] = []
+
+    class Peers(ScriptedAnn):
+        def meet(self, request: object, context: grpc.ServicerContext) -> None:
+            seen.append(context.peer())
+
+    with serving(Peers(("b1", "m1"))) as (address,), AnnClient(address, connections=3, timeout_s=5) as client:
+        for _ in range(6):
+            client.status()
+    assert len(set(seen)) == 3
+    assert seen[:3] == seen[3:]
+
+
+@pytest.mark.parametrize("connections", [0, 65])
+def test_rejects_too_few_or_too_many_connections(connections: int) -> None:
+    with pytest.raises(InvalidRequest, match="connections: has to be 1 to 64"):
+        AnnClient("localhost:1", connections=connections)

@@ -1,12 +1,15 @@
 """Judging the replicas, without any."""
 
 from dataclasses import replace
+from pathlib import Path
+
+import psutil
 
 from bundle.store import BundleStore
 from tests.clients.conftest import World
-from tests.serving.harness import ann_service
-from tests.worlds import write_bundle
-from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_ready
+from tests.serving.harness import ann_service, process
+from tests.worlds import wait_for, write_bundle
+from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_ready, merge_workers
 
 QUERY = Replica("query_tower", "q:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))
 ANN = Replica("ann", "a:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))
@@ -74,6 +77,40 @@ def test_a_query_tower_is_ready_for_every_bundle_of_a_model_it_has() -> None:
     assert find_ready([QUERY, same_model, ANN], "b3") == [QUERY, same_model]
     assert find_ready([QUERY, ANN], "b3") == []
     assert find_ready([replace(QUERY, open_bundles=("b1",), open_models=("m1",)), ANN], "b2") == [ANN]
+
+
+def test_workers_are_as_far_as_the_last_of_them() -> None:
+    lagging = replace(ANN, live_bundle="b1", live_model="m1", open_bundles=("b1",), open_models=("m1",))
+    assert merge_workers([ANN, ANN]) == ANN
+    # What one of them lacks is not ready; that it is behind shows.
+    merged = merge_workers([ANN, replace(lagging, loading_bundle="b2")])
+    assert (merged.live_bundle, merged.open_bundles, merged.loading_bundle) == ("b1", ("b1",), "b2")
+    # Here it has not even looked into the store yet.
+    merged = merge_workers([ANN, replace(lagging, store_bundle="b1")])
+    assert (merged.open_bundles, merged.loading_bundle) == (("b1",), "b1")
+    assert find_faults([merged]) == ["a:1 is still loading b1"]
+    refusing = replace(ANN, problems=(Problem("b3", "sha256", "differs"),))
+    assert merge_workers([ANN, refusing]).problems == (Problem("b3", "sha256", "differs"),)
+
+
+def test_every_worker_behind_an_address_is_asked(store: BundleStore, tmp_path: Path) -> None:
+    bundle = write_bundle(store).bundle_version
+    flags = ("--workers", "2", "--poll-interval-s", "0.02", "--drain-delay-s", "0")
+    with process("ann_service", store, tmp_path, *flags) as (parent, port), Fleet(ann=[f"127.0.0.1:{port}"]) as fleet:
+        wait_for(lambda: not find_faults(fleet.ask()), "both serve it")
+        (replica,) = fleet.ask()
+        assert (replica.error, replica.live_bundle) == ("", bundle)
+        psutil.Process(parent.pid).children()[0].kill()
+        wait_for(lambda: not find_faults(fleet.ask()), "the one that was started again is met too")
+        second = write_bundle(store).bundle_version
+        wait_for(lambda: fleet.ask()[0].open_bundles == (second, bundle), "both serve the next one")
+
+
+def test_workers_that_do_not_answer_are_a_fault(world: World) -> None:
+    world.ann.worker_count = 3
+    with Fleet(ann=[world.ann_address]) as fleet:
+        (replica,) = fleet.ask()
+    assert replica.error == f"1 of the 3 workers at {world.ann_address} answered; its log says why not the others"
 
 
 def test_each_replica_is_asked_by_itself(world: World) -> None:

@@ -12,9 +12,14 @@ import pytest
 
 from tests.clients.conftest import World
 from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
+from tests.worlds import wait_for
+from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
+from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
 from two_tower_client import (
+    AsyncQueryTowerClient,
     AsyncRetriever,
     DeadlineExceeded,
+    Embeddings,
     InvalidRequest,
     ModelNotServed,
     Retrieval,
@@ -139,9 +144,13 @@ def test_replicas_that_differ_still_agree() -> None:
     new = [("b2", "m2"), ("b1", "m1")]
     services = [ScriptedQueryTower(*old), ScriptedQueryTower(*new), ScriptedAnn(*old), ScriptedAnn(*new)]
     with serving(*services) as addresses, Retriever(addresses[:2], addresses[2:], timeout_s=5) as retriever:
-        for _ in range(20):
+
+        def answered_by_all() -> bool:
             assert retriever.retrieve({"age": 0}, k=1).item_ids == ("east",)
-    assert all(service.requests for service in services)
+            return all(service.requests for service in services)
+
+        # Calls go to a replica from when its connection stands, and the first calls may be done before that.
+        wait_for(answered_by_all, "every replica has been asked")
 
 
 def test_retries_while_a_service_is_unavailable(world: World) -> None:
@@ -237,3 +246,32 @@ def test_asyncio_twin_raises_the_same(world: World) -> None:
         asyncio.run(ask())
     assert str(synchronous.value) == str(asynchronous.value)
     assert isinstance(asynchronous.value.__cause__.__cause__, grpc.RpcError)
+
+
+class Meeting(query_grpc.QueryTowerServiceServicer):
+    """Answers nobody before `count` calls are in flight."""
+
+    def __init__(self, count: int) -> None:
+        self.missing, self.complete = count, asyncio.Event()
+
+    async def EmbedQueries(self, request, context):
+        self.missing -= 1
+        if not self.missing:
+            self.complete.set()
+        await self.complete.wait()
+        age = request.queries[0].features["age"].ints.values[0]
+        return query_pb2.EmbedQueriesResponse(embeddings=[query_pb2.Embedding(values=[age, 1])], model_version="m1")
+
+
+def test_asyncio_carries_a_thousand_calls_at_once() -> None:
+    async def ask() -> list[Embeddings]:
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        query_grpc.add_QueryTowerServiceServicer_to_server(Meeting(1000), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with AsyncQueryTowerClient(f"127.0.0.1:{port}", timeout_s=60) as client:
+            answers = await asyncio.gather(*(client.embed([{"age": age}]) for age in range(1000)))
+        await server.stop(None)
+        return answers
+
+    assert [answer.vectors for answer in asyncio.run(ask())] == [((float(age), 1.0),) for age in range(1000)]

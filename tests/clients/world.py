@@ -67,6 +67,7 @@ class Scripted:
         self.hang = False
         self.problems: list[tuple[str, str, str]] = []
         self.loading = ""
+        self.worker_count = 1
         self.store: str | None = None
         self.on_status: Callable[[], None] = lambda: None
 
@@ -97,6 +98,7 @@ class Scripted:
         response.newest_model_version = self.models[0] if self.bundles else ""
         response.live_bundle_version = self.store if self.store is not None else (self.bundles or [("", "")])[0][0]
         response.loading_bundle_version = self.loading
+        response.worker_count = self.worker_count
         for bundle, gate, message in self.problems:
             response.problems.add(bundle_version=bundle, gate=gate, message=message)
 

@@ -3,67 +3,12 @@
 from __future__ import annotations
 
 import gc
-import threading
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from bundle.store import BundleStore
 from tests.serving.harness import Running, ann_service, query_tower_service
+from tests.serving.traffic import Caller
 from tests.worlds import unit_vectors, wait_for, write_bundle
-from two_tower_client.ann import AnnClient, Search
-from two_tower_client.errors import ModelNotServed
-from two_tower_client.protocol import Embed, Embedded, NotServed, Outcome, Pin, Searched, exchange
-from two_tower_client.query_tower import QueryTowerClient
-
-
-class Caller(threading.Thread):
-    """Retrieves in a loop by the client's protocol, and checks each answer against its own bundle."""
-
-    def __init__(self, tower: Running, catalogue: Running, expected: dict[str, np.ndarray]) -> None:
-        super().__init__(daemon=True)
-        self._tower, self._catalogue = (f"127.0.0.1:{service.port}" for service in (tower, catalogue))
-        self._expected, self._pin = expected, Pin()
-        self.ended, self.answered = threading.Event(), 0
-        self.wrong: list[Any] = []
-
-    def run(self) -> None:
-        with (
-            QueryTowerClient(self._tower, timeout_s=10) as tower,
-            AnnClient(self._catalogue, timeout_s=10) as catalogue,
-        ):
-            while not self.ended.is_set():
-                try:
-                    self._ask(tower, catalogue)
-                except Exception as error:
-                    self.wrong.append(error)
-                    return
-
-    def _ask(self, tower: QueryTowerClient, catalogue: AnnClient) -> None:
-        steps = exchange(self._pin)
-        step = next(steps)
-        while True:
-            try:
-                if isinstance(step, Embed):
-                    embedded = tower.embed([{}], step.model_version)
-                    outcome: Outcome = Embedded(embedded.model_version)
-                else:
-                    search = Search(embedding=embedded.vectors[0], k=5)
-                    searched = catalogue.search([search], model_version=step.model_version)
-                    outcome = Searched(searched.model_version, searched.newest_model_version)
-            except ModelNotServed as refusal:
-                outcome = NotServed(refusal.model_versions)
-            try:
-                step = steps.send(outcome)
-            except StopIteration as done:
-                self._pin = done.value
-                break
-        scores = self._expected[searched.bundle_version] @ np.array(embedded.vectors[0], np.float32)
-        found = [int(item[1:]) for item in searched.retrievals[0].item_ids]
-        if found != np.argsort(-scores)[:5].tolist() or searched.model_version != embedded.model_version:
-            self.wrong.append(searched)
-        self.answered += 1
 
 
 def maps(name: str) -> int:
@@ -76,7 +21,7 @@ def test_nothing_fails_or_is_mixed_while_bundles_swap(store: BundleStore) -> Non
     with query_tower_service(store, retire_after_s=0.5) as tower, ann_service(store, retire_after_s=0.5) as catalogue:
         tower.wait_for_bundle(first.bundle_version)
         catalogue.wait_for_bundle(first.bundle_version)
-        callers = [Caller(tower, catalogue, expected) for _ in range(3)]
+        callers = [Caller(tower.port, catalogue.port, expected) for _ in range(3)]
         for caller in callers:
             caller.start()
         for number in range(2, 14):

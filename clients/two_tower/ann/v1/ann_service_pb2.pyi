@@ -662,6 +662,8 @@ class GetServingStatusResponse(_message.Message):
     PROBLEMS_FIELD_NUMBER: _builtins.int
     LIVE_BUNDLE_VERSION_FIELD_NUMBER: _builtins.int
     LOADING_BUNDLE_VERSION_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
     newest_model_version: _builtins.str
     """The model of the live bundle. Empty: none yet."""
     max_batch_size: _builtins.int
@@ -674,6 +676,12 @@ class GetServingStatusResponse(_message.Message):
     """
     loading_bundle_version: _builtins.str
     """The bundle that is being verified or opened at this moment. Empty: none."""
+    worker: _builtins.int
+    """Which of the worker processes behind this address answered, from 1 on; 0: there is one alone. All that this message
+    says is of that one. Each connection leads to one of them: ask over further connections for the others.
+    """
+    worker_count: _builtins.int
+    """How many worker processes share this address, at least 1."""
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenBundle]:
         """The open bundles, the live one first. Empty: none has been loaded yet."""
@@ -692,10 +700,12 @@ class GetServingStatusResponse(_message.Message):
         problems: _abc.Iterable[Global___BundleProblem] | None = ...,
         live_bundle_version: _builtins.str = ...,
         loading_bundle_version: _builtins.str = ...,
+        worker: _builtins.int = ...,
+        worker_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "live_bundle_version", b"live_bundle_version", "loading_bundle_version", b"loading_bundle_version", "max_batch_size", b"max_batch_size", "max_k", b"max_k", "newest_model_version", b"newest_model_version", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "live_bundle_version", b"live_bundle_version", "loading_bundle_version", b"loading_bundle_version", "max_batch_size", b"max_batch_size", "max_k", b"max_k", "newest_model_version", b"newest_model_version", "problems", b"problems", "worker", b"worker", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,105 @@
+"""Load on a server, and the CPU time that it costs the server's process."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+import psutil
+
+CALLERS = 4
+
+
+@dataclass
+class Series:
+    """Measurements of one thing, one a round.
+
+    Attributes:
+        cpu_us: CPU time a call, in µs.
+        rate: calls a second.
+    """
+
+    cpu_us: list[float] = field(default_factory=list[float])
+    rate: list[float] = field(default_factory=list[float])
+
+    @property
+    def median_us(self) -> float:
+        """CPU time a call, in µs: the median of the rounds."""
+        return statistics.median(self.cpu_us)
+
+    def show(self) -> str:
+        """Returns the median and the range of the rounds."""
+        return f"{self.median_us:,.0f} ({min(self.cpu_us):,.0f} to {max(self.cpu_us):,.0f})"
+
+
+class Target:
+    """A method of a server in a process of its own, and the requests to send.
+
+    Attributes:
+        series: what was measured so far.
+    """
+
+    def __init__(self, address: str, method: str, requests: Sequence[bytes], pid: int) -> None:
+        """Connects; requests and responses stay bytes here, so that the load costs little.
+
+        Args:
+            address: of the server.
+            method: full name, as ``/package.Service/Method``.
+            requests: sent in turn.
+            pid: of the process whose CPU time counts.
+        """
+        self.series = Series()
+        self._process = psutil.Process(pid)
+        self._channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", 1 << 26)])
+        self._call = self._channel.unary_unary(method)
+        self._requests = requests
+
+    def measure(self, seconds: float) -> None:
+        """Sends calls, `CALLERS` at a time, and adds a round to the series."""
+        self._send(0.2)
+        before = self._cpu_s()
+        calls, elapsed = self._send(seconds)
+        self.series.cpu_us.append((self._cpu_s() - before) / calls * 1e6)
+        self.series.rate.append(calls / elapsed)
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+    def _cpu_s(self) -> float:
+        times = self._process.cpu_times()
+        return times.user + times.system
+
+    def _send(self, seconds: float) -> tuple[int, float]:
+        counts = [0] * CALLERS
+        began = time.perf_counter()
+
+        def call(caller: int) -> None:
+            for request in itertools.cycle(self._requests):
+                if time.perf_counter() - began >= seconds:
+                    return
+                self._call(request, timeout=30)
+                counts[caller] += 1
+
+        threads = [threading.Thread(target=call, args=[caller]) for caller in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(counts), time.perf_counter() - began
+
+
+def measure_here(action: Callable[[int], object], seconds: float, series: Series) -> None:
+    """Calls `action` with 0, 1, 2 and so on for a while, and adds its CPU time in this thread to a series."""
+    action(0)
+    count, began, cpu_began = 0, time.perf_counter(), time.thread_time()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        action(count)
+        count += 1
+    series.cpu_us.append((time.thread_time() - cpu_began) / count * 1e6)
+    series.rate.append(count / elapsed)

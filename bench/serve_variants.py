@@ -1,0 +1,64 @@
+"""The services with another handler, for comparison: ``python -m bench.serve_variants VARIANT SERVICE FLAG …``.
+
+| variant     | what it does                                                                                 |
+|-------------|----------------------------------------------------------------------------------------------|
+| echo        | the same server with the same bundle open; the handler returns an empty response: the floor |
+| saved_model | the query tower runs TensorFlow's SavedModel of the same bundle in the place of LiteRT       |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ann_service import assembly as ann_assembly
+from ann_service.config import AnnConfig
+from ann_service.servicer import AnnServicer
+from query_tower_service import assembly as query_tower_assembly
+from query_tower_service.config import QueryTowerConfig
+from query_tower_service.encoder import QueryTower
+from query_tower_service.servicer import QueryTowerServicer
+from serving.program import run_program
+from two_tower.ann.v1 import ann_service_pb2
+from two_tower.query.v1 import query_tower_service_pb2
+
+
+def echo() -> None:
+    """Lets both services answer with nothing."""
+    QueryTowerServicer.EmbedQueries = lambda *_: query_tower_service_pb2.EmbedQueriesResponse()
+    AnnServicer.SearchItems = lambda *_: ann_service_pb2.SearchItemsResponse()
+
+
+def saved_model() -> None:
+    """Lets the query tower run the SavedModel, which lies beside the LiteRT file."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    make = QueryTower.__init__
+
+    def init(tower: Any, path: Path, *arguments: Any) -> None:
+        make(tower, path, *arguments)
+        tower.loaded = tf.saved_model.load(str(path.with_suffix("")))
+        tower.signature = tower.loaded.signatures["serve"]
+
+    def embed(tower: Any, columns: Any, row_count: int) -> Any:
+        inputs = tower.schema.encode(columns, row_count)
+        return tower.signature(**{name: tf.constant(array) for name, array in inputs.items()})["embedding"].numpy()
+
+    QueryTower.__init__ = init
+    QueryTower.embed = embed
+
+
+_VARIANTS = {"echo": echo, "saved_model": saved_model}
+_PROGRAMS: dict[str, tuple[type, Any]] = {
+    "ann_service": (AnnConfig, ann_assembly.assemble),
+    "query_tower_service": (QueryTowerConfig, query_tower_assembly.assemble),
+}
+
+if __name__ == "__main__":
+    _VARIANTS[sys.argv[1]]()
+    sys.exit(run_program(sys.argv[2], __doc__ or "", *_PROGRAMS[sys.argv[2]], sys.argv[3:]))

@@ -1,0 +1,1 @@
+"""Load tests with ghz: configurations, data made from a bundle, and what judges the output."""

@@ -1,0 +1,77 @@
+"""How many requests a second the servicers answer in this process: what the services are measured against."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from ann_service.catalogue import CatalogueLoader
+from ann_service.config import AnnConfig
+from ann_service.servicer import AnnServicer
+from bundle.store import BundleStore
+from query_tower_service.config import QueryTowerConfig
+from query_tower_service.loading import ModelLoader
+from query_tower_service.servicer import QueryTowerServicer
+from serving.live import Live, Snapshot
+from serving.metrics import Metrics
+
+_LOAD_TIMEOUT_S = 60.0
+
+
+def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], seconds: float) -> dict[str, float]:
+    """Returns requests a second by name of the file, one thread, from bytes to bytes, without gRPC.
+
+    Args:
+        store: its live bundle is opened.
+        requests: as of `loadtest.data.make`.
+        seconds: for each.
+    """
+    metrics = Metrics()
+    query_config, ann_config = QueryTowerConfig(store=store.root), AnnConfig(store=store.root)
+    models = Live(store, ModelLoader(store, query_config).open, query_config, metrics)
+    catalogues = Live(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
+    embed = QueryTowerServicer(models, query_config.max_batch_size, metrics).EmbedQueries
+    search = AnnServicer(catalogues, ann_config.max_batch_size, ann_config.max_k, metrics).SearchItems
+    with _opened(models), _opened(catalogues):
+        return {
+            name: _rate(embed if name.startswith("embed") else search, messages, seconds)
+            for name, messages in requests.items()
+        }
+
+
+def _rate(handle: Callable[[Any, Any], Message], messages: Sequence[Message], seconds: float) -> float:
+    kind = type(messages[0])
+    raw = [message.SerializeToString() for message in messages]
+    for each in raw:
+        handle(kind.FromString(each), None).SerializeToString()
+    count, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        handle(kind.FromString(raw[count % len(raw)]), None).SerializeToString()
+        count += 1
+    return count / elapsed
+
+
+class _opened:
+    """Runs a `Live` until the end of the context; entered once its bundle is open."""
+
+    def __init__(self, live: Live[Any]) -> None:
+        self._live = live
+
+    def __enter__(self) -> None:
+        opened = threading.Event()
+
+        def follow(snapshot: Snapshot[Any]) -> None:
+            if snapshot.open:
+                opened.set()
+
+        self._live.start(follow)
+        if not opened.wait(_LOAD_TIMEOUT_S):
+            problems = "; ".join(problem.message for problem in self._live.snapshot.problems)
+            raise RuntimeError(f"no bundle opened within {_LOAD_TIMEOUT_S:.0f} s: {problems or 'still loading'}")
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()

@@ -1,0 +1,229 @@
+"""Several worker processes on one port: start, death, swap, drain, and what they refuse to share."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+import structlog
+
+from bundle.store import BundleStore
+from query_tower_service.config import QueryTowerConfig
+from serving.config import ServerConfig
+from serving.lifeline import decode_settings, encode_settings
+from serving.workers import Workers, reserve_port
+from tests.serving.harness import process
+from tests.serving.test_program import run
+from tests.serving.traffic import Caller
+from tests.worlds import unit_vectors, wait_for, write_bundle
+from two_tower.ann.v1 import ann_service_pb2, ann_service_pb2_grpc
+
+FLAGS = ("--workers", "2", "--poll-interval-s", "0.02", "--drain-delay-s", "0")
+
+
+def workers_of(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(parent.pid).children()
+
+
+@contextmanager
+def traffic(callers: list[Caller]) -> Iterator[None]:
+    """Lets callers run, and fails where one got a wrong answer or none."""
+    for caller in callers:
+        caller.start()
+    try:
+        yield
+    finally:
+        for caller in callers:
+            caller.ended.set()
+        for caller in callers:
+            caller.join(20)
+    assert [caller.wrong for caller in callers] == [[] for _ in callers]
+
+
+def go_on(callers: list[Caller], answers: int = 20) -> None:
+    reached = [caller.answered + answers for caller in callers]
+    wait_for(lambda: all(c.wrong or c.answered >= r for c, r in zip(callers, reached, strict=True)), "callers go on")
+
+
+def test_nothing_fails_or_is_mixed_while_two_workers_each_swap_by_themselves(
+    store: BundleStore, tmp_path: Path
+) -> None:
+    first = write_bundle(store)
+    expected = {first.bundle_version: unit_vectors(300, 1)}
+    with (
+        process("query_tower_service", store, tmp_path, *FLAGS) as (_, tower_port),
+        process("ann_service", store, tmp_path, *FLAGS) as (_, ann_port),
+    ):
+        callers = [Caller(tower_port, ann_port, expected, connections=4) for _ in range(3)]
+        with traffic(callers):
+            go_on(callers)
+            for number in range(2, 8):
+                expected_vectors = unit_vectors(300, number)
+                manifest = write_bundle(store, seed=1 + number % 2, catalogue_seed=number, promote=False)
+                expected[manifest.bundle_version] = expected_vectors
+                store.promote(manifest.bundle_version)
+                go_on(callers)
+
+
+def test_a_worker_that_is_killed_costs_no_answer_and_is_started_again(store: BundleStore, tmp_path: Path) -> None:
+    manifest = write_bundle(store)
+    with (
+        process("query_tower_service", store, tmp_path, *FLAGS) as (tower, tower_port),
+        process("ann_service", store, tmp_path, *FLAGS) as (ann, ann_port),
+    ):
+        callers = [
+            Caller(tower_port, ann_port, {manifest.bundle_version: unit_vectors(300, 1)}, connections=4)
+            for _ in range(2)
+        ]
+        with traffic(callers):
+            go_on(callers)
+            for parent in (tower, ann):
+                victim, other = workers_of(parent)
+                victim.kill()
+                wait_for(
+                    lambda parent=parent, other=other: len({w.pid for w in workers_of(parent)} | {other.pid}) == 2,
+                    "a second worker runs again",
+                )
+                assert other.is_running()
+                go_on(callers)
+    ended = [line for line in read_log(tmp_path / "ann_service.log") if line["event"] == "worker ended"]
+    assert [(line["exit_code"], line["starts_again_in_s"]) for line in ended] == [(-9, 0.1)]
+
+
+def test_all_workers_finish_what_is_in_flight_when_the_parent_is_told_to_stop(
+    store: BundleStore, tmp_path: Path
+) -> None:
+    manifest = write_bundle(store, item_count=4000)
+    flags = (*FLAGS[:-1], "0.5")  # in which what was sent arrives
+    with process("ann_service", store, tmp_path, *flags) as (parent, port):
+        search = ann_service_pb2.Search(embedding=ann_service_pb2.Embedding(values=[1.0] * 8), k=1000, exact=True)
+        request = ann_service_pb2.SearchItemsRequest(model_version=manifest.model_version, searches=[search] * 300)
+        channels = [
+            grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) for _ in range(6)
+        ]
+        slow = [
+            ann_service_pb2_grpc.AnnServiceStub(channel).SearchItems.future(request, timeout=60) for channel in channels
+        ]
+        for channel in channels:
+            grpc.channel_ready_future(channel).result(20)
+        wait_for(lambda: any(future.done() for future in slow), "the first answer is in")
+        parent.send_signal(signal.SIGTERM)
+        assert [len(future.result(60).results) for future in slow] == [300] * 6
+        assert parent.wait(30) == 0
+        for channel in channels:
+            channel.close()
+    stopped = [line for line in read_log(tmp_path / "ann_service.log") if line["event"] == "stopped"]
+    assert sorted(line.get("worker", 0) for line in stopped) == [0, 1, 2]
+    assert stopped[-1]["exit_code"] == 0
+
+
+def test_a_second_signal_ends_all_at_once(store: BundleStore, tmp_path: Path) -> None:
+    log = tmp_path / "ann_service.log"
+    with process("ann_service", store, tmp_path, "--workers", "2", "--drain-delay-s", "600") as (parent, _):
+        workers = workers_of(parent)
+        parent.send_signal(signal.SIGINT)
+        wait_for(lambda: log.read_text().count('"draining"') == 2, "both drain")
+        parent.send_signal(signal.SIGINT)
+        assert parent.wait(20) == 1
+        assert not [worker for worker in workers if worker.is_running()]
+
+
+def test_no_worker_outlives_a_parent_that_is_killed(store: BundleStore, tmp_path: Path) -> None:
+    with process("ann_service", store, tmp_path, *FLAGS) as (parent, _):
+        workers = workers_of(parent)
+        assert len(workers) == 2
+        parent.kill()
+        wait_for(lambda: not any(worker.is_running() for worker in workers), "both have ended")
+    stopped = [line for line in read_log(tmp_path / "ann_service.log") if line["event"] == "stopped"]
+    assert sorted(line["worker"] for line in stopped) == [1, 2]
+
+
+@pytest.mark.parametrize("shares", [0, 1])
+def test_a_port_where_another_listens_is_refused_even_if_it_would_share(tmp_path: Path, shares: int) -> None:
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        done = run("--store", str(tmp_path), "--workers", "2", "--port", str(port), program="ann_service")
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "choose another --port" in done.stderr
+
+
+def test_two_parents_cannot_have_one_port(store: BundleStore, tmp_path: Path) -> None:
+    with process("ann_service", store, tmp_path, *FLAGS) as (_, port):
+        with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1:{port}"):
+            reserve_port("127.0.0.1", port)
+        done = run("--store", str(store.root), "--port", str(port), program="ann_service")
+    assert done.returncode == 2
+    assert "cannot listen" in done.stderr
+
+
+def test_settings_that_no_worker_can_use_end_the_parent_with_two(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    done = run("--store", str(tmp_path), "--workers", "2", "--port", "0", "--token-file", str(absent))
+    assert done.returncode == 2
+    assert "token_file cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_worker_that_keeps_ending_is_started_ever_more_rarely(tmp_path: Path) -> None:
+    config = ServerConfig(store=tmp_path, workers=1)
+    wakes, signals = socket.socketpair()
+    with wakes, signals, structlog.testing.capture_logs() as logs:
+
+        def pauses() -> list[float]:
+            return [line["starts_again_in_s"] for line in logs if line["event"] == "worker ended"]
+
+        def stop() -> None:
+            wait_for(lambda: len(pauses()) == 4, "four ends")
+            signals.send(b"\x0f")
+
+        stopper = threading.Thread(target=stop)
+        stopper.start()
+        # It ends by itself, as a program does that crashes; told to stop meanwhile, the parent has nothing to wait for.
+        assert Workers([sys.executable, "-c", "raise SystemExit(3)"], config).run(wakes) == 0
+        stopper.join()
+    assert pauses() == [0.1, 0.2, 0.4, 0.8]
+
+
+def test_each_worker_has_its_own_metrics_port_and_query_log(tmp_path: Path) -> None:
+    config = QueryTowerConfig(
+        store=tmp_path, workers=3, metrics_port=9100, query_log=tmp_path / "queries.jsonl", port_file=tmp_path / "port"
+    )
+    second = config.for_worker(2, 4711)
+    assert (second.worker, second.workers, second.port, second.port_file) == (2, 3, 4711, None)
+    assert (second.metrics_port, second.query_log) == (9101, tmp_path / "queries-2.jsonl")
+    assert decode_settings(encode_settings(second), QueryTowerConfig) == second
+
+
+def test_workers_out_of_range_are_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any]
+    for settings, reason in (
+        ({"workers": 0}, "workers is 0, expected 1 to 256"),
+        ({"workers": 3, "metrics_port": 65534}, "need ports up to 65536; choose one that is at most 65533"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            ServerConfig(store=tmp_path, **settings)
+
+
+def test_the_number_of_a_worker_is_no_setting(tmp_path: Path) -> None:
+    assert run("--store", str(tmp_path), "--worker", "1").returncode != 0
+    done = run("--store", str(tmp_path), QUERY_TOWER_SERVICE_WORKER="1")
+    assert (done.returncode, "no setting is named QUERY_TOWER_SERVICE_WORKER" in done.stderr) == (2, True)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
