@@ -137,7 +137,7 @@ def evaluate(
             their settings chosen on validation.
         repeats: Rank known items too, and count purchases of them.
         slice_by: Attribute of the users to slice by; may be given several times.
-        store: With a bundle of this run, evaluated too as the services answer: exported tower and Annoy index.
+        store: With a bundle of this run, evaluated too as the services answer: exported tower and index.
         bundle: Its version. Default: the newest bundle of this run in the store.
         as_json: Print the result as JSON on stdout.
     """
