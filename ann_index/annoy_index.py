@@ -18,6 +18,9 @@ _ROWS_A_NODE = 8
 """An exact scan reads so many rows in the time that Annoy takes for one inspected node (bench/index_kinds.py)."""
 _ROWS_A_SEARCH = 2000
 
+_BUDGET_GROWTH = 0.8
+"""Exponent of the budget in the number of rows to be found at the same recall (bench/index_filters.py)."""
+
 
 class AnnoyIndex:
     """See `ann_index.kinds.Index`. Candidates are scored anew on the vectors themselves.
@@ -65,11 +68,8 @@ class AnnoyIndex:
         return _ROWS_A_SEARCH + _ROWS_A_NODE * max(budget, k)
 
     def raise_budget(self, budget: int, k: int, fetch: int) -> int:
-        """Returns the budget for more rows; see `ann_index.kinds.Index.raise_budget`.
-
-        Proportional: as many nodes for each row to be found.
-        """
-        return math.ceil(budget * max(1.0, fetch / k))
+        """Returns the budget for more rows; see `ann_index.kinds.Index.raise_budget`."""
+        return math.ceil(budget * max(1.0, fetch / k) ** _BUDGET_GROWTH)
 
 
 def sample_rows(item_count: int) -> np.ndarray:

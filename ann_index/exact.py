@@ -65,7 +65,7 @@ def scan(
         queries: [n, dimension] float32, unit length.
         k: at least 1.
         allowed: [m] integers, ascending: the rows to look at. Default: all.
-        hidden: [m] integers, ascending: rows to leave out, where `allowed` is None.
+        hidden: [item_count] bool: rows to leave out, where `allowed` is None. Default: none.
     """
     found: list[Found] = []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
@@ -83,8 +83,7 @@ def _scan_group(
         stop = min(start + block, total)
         scores = _scores(vectors, queries, allowed, start, stop)  # [n, stop - start]
         if hidden is not None:
-            first, last = np.searchsorted(hidden, (start, stop))
-            scores[:, hidden[first:last] - start] = -np.inf
+            np.copyto(scores, -np.inf, where=hidden[start:stop])
         top.add(scores, start)
         # Doubling: few merges, and never more than about as many rows to merge as are kept.
         if number & (number - 1) == 0:

@@ -22,6 +22,9 @@ _ROWS_A_LISTED_ROW = 2.0
 """Rows of inverted lists lie apart, and a list is left before the processor has foreseen the next one."""
 _ROWS_A_RESULT = 10
 
+_LISTS_GROWTH = 1.2
+"""Exponent of the lists in the number of rows to be found at the same recall (bench/index_filters.py)."""
+
 
 class FaissMissing(RuntimeError):
     """The package is not installed; the text says what to do."""
@@ -160,4 +163,4 @@ class IvfIndex(_FaissIndex):
 
     def raise_budget(self, budget: int, k: int, fetch: int) -> int:
         """Returns the budget for more rows; see `ann_index.kinds.Index.raise_budget`."""
-        return math.ceil(budget * max(1.0, fetch / k))
+        return math.ceil(budget * max(1.0, fetch / k) ** _LISTS_GROWTH)

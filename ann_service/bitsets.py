@@ -12,10 +12,10 @@ import numpy as np
 _ENTRY_BYTES = 2048
 """What an entry takes beside its arrays, generously: its key, which holds the values of a condition."""
 
-_ROWS_KEPT_SHARE = 8
-"""Rows are kept beside the bits where no more than one item in so many matches: 4 bytes each, at most 4 times the bits.
+FEW_SHARE = 0.5
+"""Where no more than this share of the items matches, a scan gathers them, so their rows are kept: 4 bytes each.
 
-Where more match, making them anew is short beside the scan that they are for.
+Where more match, reading all items in a row takes less time than gathering those that match.
 """
 
 
@@ -45,7 +45,7 @@ class Matches:
         """Returns the matches of a bitset, with their rows at hand where asked and where they are few."""
         count = int(np.bitwise_count(bits).sum())
         rows = None
-        if with_rows and count * _ROWS_KEPT_SHARE <= item_count:
+        if with_rows and count <= FEW_SHARE * item_count:
             rows = _rows(bits, item_count).astype(np.int32)
         return Matches(bits, item_count, count, rows)
 
@@ -55,9 +55,9 @@ class Matches:
         return _rows(self.bits, self.item_count) if self.kept_rows is None else self.kept_rows
 
     @property
-    def other_rows(self) -> np.ndarray:
-        """[item_count - count] int64, ascending: those that do not match."""
-        return np.flatnonzero(np.unpackbits(self.bits, count=self.item_count, bitorder="little") == 0)
+    def others(self) -> np.ndarray:
+        """[item_count] bool: which do not match."""
+        return np.unpackbits(~self.bits, count=self.item_count, bitorder="little").view(bool)
 
     @property
     def size_bytes(self) -> int:

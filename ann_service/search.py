@@ -22,16 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ann_index.exact import Found, scan
-from ann_service.bitsets import Matches
+from ann_service.bitsets import FEW_SHARE, Matches
 from ann_service.catalogue import Catalogue
 
 _GATHERED_ROW = 1.5
 """The cost of a row that is gathered, in rows that are read one after another (bench/index_filters.py)."""
 
-_SCAN_ALL_SHARE = 0.6
-"""Where so many items are allowed, or more, reading all of them costs less than gathering the allowed ones."""
-
-_INDEX_SHARE = 0.5
+_INDEX_SHARE = 0.2
 """A filtered search tries the index where that costs no more than this share of the scan: it may have to scan after."""
 
 
@@ -92,9 +89,9 @@ class _Search:
         self._spent = 0.0
         matching = self._item_count if plan.allowed is None else plan.allowed.count
         excluded = plan.excluded
-        self._excluded_count = int(
-            len(excluded) if plan.allowed is None else np.count_nonzero(plan.allowed.contain(excluded))
-        )
+        self._excluded_count = len(excluded)
+        if plan.allowed is not None and len(excluded):
+            self._excluded_count = int(np.count_nonzero(plan.allowed.contain(excluded)))
         self._allowed_count = matching - self._excluded_count
         self.wanted = min(plan.k, self._allowed_count)
         if not self.wanted:
@@ -154,7 +151,7 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
     for alike in together.values():
         plan = alike[0].plan
         queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
-        allowed, hidden = _rows_to_scan(plan)
+        allowed, hidden = _rows_to_scan(plan, len(vectors))
         k = max(search.wanted for search in alike)
         for search, (rows, scores) in zip(
             alike, scan(vectors, queries, k, allowed=allowed, hidden=hidden), strict=True
@@ -162,20 +159,26 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
             search.found = _at_least(rows[: search.wanted], scores[: search.wanted], search.plan.min_score)
 
 
-def _rows_to_scan(plan: SearchPlan) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Returns the rows to look at, or None and those to leave out (None: none)."""
+def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the rows to look at; or None, and which of all to leave out, [item_count] bool (None: none)."""
     excluded = plan.excluded if len(plan.excluded) else None
     if plan.allowed is None:
-        return None, excluded
+        if excluded is None:
+            return None, None
+        hidden = np.zeros(item_count, dtype=bool)
+        hidden[excluded] = True
+        return None, hidden
     if _reads_all(plan):
-        others = plan.allowed.other_rows
-        return None, others if excluded is None else np.union1d(others, excluded)
+        hidden = plan.allowed.others
+        if excluded is not None:
+            hidden[excluded] = True
+        return None, hidden
     rows = plan.allowed.rows
     return rows if excluded is None else rows[~_among(rows, excluded)], None
 
 
 def _reads_all(plan: SearchPlan) -> bool:
-    return plan.allowed is None or plan.allowed.count >= _SCAN_ALL_SHARE * plan.allowed.item_count
+    return plan.allowed is None or plan.allowed.count > FEW_SHARE * plan.allowed.item_count
 
 
 def _with_margin(wanted: int) -> float:

@@ -124,7 +124,8 @@ def test_index_finds_nearly_all_of_the_exact_neighbours() -> None:
     found = exact = 0
     for seed in range(20):
         search = plan(5000, seed, k=50)
-        found += len(set(find(where, search)[0].tolist()) & set(brute_force(where, search)))
+        rows, _ = where.index.search(search.query[np.newaxis], 50, 3000)[0]
+        found += len(set(rows.tolist()) & set(brute_force(where, search)))
         exact += 50
     assert found / exact > 0.9
 

@@ -1,0 +1,1 @@
+"""Measurements that docs/ quotes: each one command, everything compared side by side in one run."""
