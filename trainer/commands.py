@@ -14,6 +14,7 @@ from bundle.store import BundleStore
 from trainer import console, recipes, sources
 from trainer.data_commands import init
 from trainer.errors import RunError
+from trainer.index_command import tune_index
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
 from trainer.store_commands import (
@@ -208,7 +209,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     report_published(opened, manifest, promote=promote, force=force)
 
 
-for command in (init, tune, bundles, promote_bundle, rollback, add_items, prune):
+for command in (init, tune, tune_index, bundles, promote_bundle, rollback, add_items, prune):
     app.command(command)
 
 
