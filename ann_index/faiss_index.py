@@ -82,9 +82,10 @@ class _FaissIndex:
     def search(self, queries: np.ndarray, k: int, budget: int) -> list[Found]:
         """Returns near rows and their scores; see `ann_index.kinds.Index.search`."""
         scores, rows = self._index.search(np.ascontiguousarray(queries), k, params=self._parameters(budget))  # [n, k]
-        order = np.lexsort((rows, -scores), axis=-1)  # [n, k], by score, then by row
-        rows, scores = np.take_along_axis(rows, order, axis=-1), np.take_along_axis(scores, order, axis=-1)
-        scores = np.clip(scores, -1.0, 1.0)
+        if not (scores[:, 1:] < scores[:, :-1]).all():  # FAISS sorts by score alone: ties, or what was not found
+            order = np.lexsort((rows, -scores), axis=-1)  # [n, k], by score, then by row
+            rows, scores = np.take_along_axis(rows, order, axis=-1), np.take_along_axis(scores, order, axis=-1)
+        np.clip(scores, -1.0, 1.0, out=scores)
         counts = np.count_nonzero(rows >= 0, axis=-1).tolist()  # what was not found is row -1, with the worst score
         return [(of[:count], to[:count]) for of, to, count in zip(rows, scores, counts, strict=True)]
 
