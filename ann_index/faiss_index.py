@@ -18,8 +18,7 @@ _HEADER = struct.Struct("<4siqqqBi")
 _ROWS_A_SEARCH = 1500
 _ROWS_A_CANDIDATE = 80
 """An exact scan reads so many rows in the time of one step of the walk through the graph."""
-_ROWS_A_LISTED_ROW = 2.0
-"""Rows of inverted lists lie apart, and a list is left before the processor has foreseen the next one."""
+_ROWS_A_LISTED_ROW = 1.0
 _ROWS_A_RESULT = 10
 
 _LISTS_GROWTH = 1.2

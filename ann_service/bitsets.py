@@ -12,7 +12,7 @@ import numpy as np
 _ENTRY_BYTES = 2048
 """What an entry takes beside its arrays, generously: its key, which holds the values of a condition."""
 
-FEW_SHARE = 0.5
+FEW_SHARE = 0.35
 """Where no more than this share of the items matches, a scan gathers them, so their rows are kept: 4 bytes each.
 
 Where more match, reading all items in a row takes less time than gathering those that match.

@@ -26,7 +26,12 @@ from ann_service.bitsets import FEW_SHARE, Matches
 from ann_service.catalogue import Catalogue
 
 _GATHERED_ROW = 1.5
-"""The cost of a row that is gathered, in rows that are read one after another (bench/index_filters.py)."""
+_FAR_ROW = 4.0
+_NEAR_ROWS = 16_384
+"""The cost of a row that is gathered, in rows that are read one after another (bench/index_filters.py).
+
+The more there are, the fewer are in a cache of the processor still: the first so many cost less than the rest.
+"""
 
 _INDEX_SHARE = 0.2
 """A filtered search tries the index where that costs no more than this share of the scan: it may have to scan after."""
@@ -97,7 +102,7 @@ class _Search:
         if not self.wanted:
             self.found = _NOTHING
         elif not plan.exact:
-            self._ask_for(self._first_fetch(matching))
+            self._ask_for(*self._first_fetch(matching))
 
     def take(self, found: Found) -> None:
         """Takes what the index returned for `fetch`: enough, or it is asked for more, or the scan has to do it."""
@@ -109,26 +114,34 @@ class _Search:
         kept_count = int(np.count_nonzero(kept))
         if kept_count < self.wanted and len(rows) == asked < self._item_count:
             # By the share that was allowed here, near the query, with a margin.
-            self._ask_for(max(2 * asked, math.ceil(_with_margin(self.wanted) * asked / max(1, kept_count))))
+            per_kept = asked / max(1, kept_count)
+            self._ask_for(max(2 * asked, math.ceil(_with_margin(self.wanted) * per_kept)), self.wanted * per_kept)
             return
         rows, scores = _at_least(rows[kept], scores[kept], self.plan.min_score)
         if len(rows) >= self.wanted:
             self.found = rows[: self.wanted], scores[: self.wanted]
 
-    def _first_fetch(self, matching: int) -> int:
+    def _first_fetch(self, matching: int) -> tuple[int, float]:
+        """Returns how many to fetch, and how many of these the wanted ones are expected to stand among."""
         wanted = self.wanted
         if self._excluded_count:
             # Some of these are near the query. Few: leave a place for each. Many: as they are if spread evenly.
             even = wanted * self._excluded_count / matching
             wanted += min(self._excluded_count, max(_FEW_EXCLUSIONS, math.ceil(even + 2 * math.sqrt(even))))
-        if self.plan.allowed is not None:
-            wanted = math.ceil(_with_margin(wanted) * self._item_count / matching)
-        return wanted
+        if self.plan.allowed is None:
+            return wanted, wanted
+        per_match = self._item_count / matching
+        return math.ceil(_with_margin(wanted) * per_match), wanted * per_match
 
-    def _ask_for(self, fetch: int) -> None:
-        """Asks the index next, unless that, with what it has cost so far, is too much beside a scan."""
+    def _ask_for(self, fetch: int, among: float) -> None:
+        """Asks the index next, unless that, with what it has cost so far, is too much beside a scan.
+
+        Args:
+            fetch: how many, with a margin so that enough are allowed.
+            among: how many without it: the budget has to find these, the margin is a bonus.
+        """
         fetch = min(fetch, self._item_count)
-        budget = self._index.raise_budget(self.plan.budget, self.wanted, fetch)
+        budget = self._index.raise_budget(self.plan.budget, self.wanted, math.ceil(among))
         restricted = self.plan.allowed is not None or bool(len(self.plan.excluded))
         limit = self._scan_cost() * (_INDEX_SHARE if restricted else 1.0)
         self._spent += self._index.cost(fetch, budget)
@@ -139,7 +152,8 @@ class _Search:
         """In rows that are read one after another."""
         if _reads_all(self.plan):
             return self._item_count
-        return _GATHERED_ROW * self._allowed_count
+        near = min(self._allowed_count, _NEAR_ROWS)
+        return min(self._item_count, _GATHERED_ROW * near + _FAR_ROW * (self._allowed_count - near))
 
 
 def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
