@@ -36,6 +36,9 @@ The more there are, the fewer are in a cache of the processor still: the first s
 _INDEX_SHARE = 0.2
 """A filtered search tries the index where that costs no more than this share of the scan: it may have to scan after."""
 
+_LEAST_COST = 1500.0
+"""No index answers in less, so that nothing is worked out where even that is too much."""
+
 
 @dataclass(frozen=True, eq=False)
 class SearchPlan:
@@ -101,7 +104,7 @@ class _Search:
         self.wanted = min(plan.k, self._allowed_count)
         if not self.wanted:
             self.found = _NOTHING
-        elif not plan.exact:
+        elif not plan.exact and self._limit() > _LEAST_COST:
             self._ask_for(*self._first_fetch(matching))
 
     def take(self, found: Found) -> None:
@@ -138,22 +141,23 @@ class _Search:
 
         Args:
             fetch: how many, with a margin so that enough are allowed.
-            among: how many without it: the budget has to find these, the margin is a bonus.
+            among: how many without it: the budget has to find these well, and half of the margin.
         """
         fetch = min(fetch, self._item_count)
-        budget = self._index.raise_budget(self.plan.budget, self.wanted, math.ceil(among))
-        restricted = self.plan.allowed is not None or bool(len(self.plan.excluded))
-        limit = self._scan_cost() * (_INDEX_SHARE if restricted else 1.0)
+        budget = self._index.raise_budget(self.plan.budget, self.wanted, math.ceil((among + fetch) / 2))
         self._spent += self._index.cost(fetch, budget)
-        if self._spent <= limit:
+        if self._spent <= self._limit():
             self.fetch, self.budget = fetch, budget
 
-    def _scan_cost(self) -> float:
-        """In rows that are read one after another."""
-        if _reads_all(self.plan):
+    def _limit(self) -> float:
+        """Returns what the index may cost, in rows that are read one after another."""
+        if self.plan.allowed is None and not len(self.plan.excluded):
             return self._item_count
+        if _reads_all(self.plan):
+            return _INDEX_SHARE * self._item_count
         near = min(self._allowed_count, _NEAR_ROWS)
-        return min(self._item_count, _GATHERED_ROW * near + _FAR_ROW * (self._allowed_count - near))
+        gathered = _GATHERED_ROW * near + _FAR_ROW * (self._allowed_count - near)
+        return _INDEX_SHARE * min(self._item_count, gathered)
 
 
 def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
