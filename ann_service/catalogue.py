@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ann_index.exact import scan, score
+from ann_index.faiss_index import FaissMissing
+from ann_index.kinds import Index, open_index
+from ann_service.bitsets import BitsetCache
 from ann_service.config import AnnConfig
-from ann_service.index import AnnoyIndex, Index, scan, score
 from bundle.canaries import Canaries
 from bundle.errors import BundleRefused
 from bundle.items import ItemTable
@@ -34,12 +37,18 @@ class Catalogue:
         items: ids and attributes; row i is row i of `vectors`.
         vectors: [item_count, dimension] float32, unit length, memory-mapped.
         index: over `vectors`.
+        filters: what filters let through, cached.
     """
 
     manifest: Manifest
     items: ItemTable
     vectors: np.ndarray
     index: Index
+    filters: BitsetCache = field(default_factory=lambda: BitsetCache(0))
+
+    def default_budget(self, k: int) -> int:
+        """Returns the search budget that has, for `k` items, the recall that the publisher measured for 100."""
+        return self.index.raise_budget(self.manifest.index.search_budget, _RECALL_AT, max(k, _RECALL_AT))
 
 
 class CatalogueLoader:
@@ -77,9 +86,6 @@ class CatalogueLoader:
         version = manifest.bundle_version
         folder = self._store.path(version)
         spec = manifest.index
-        if (spec.kind, spec.metric) != ("annoy", "angular"):
-            message = f"{INDEX} is {spec.kind} {spec.metric}, this service reads annoy angular"
-            raise BundleRefused(version, "index", message)
         vectors = read_contents(
             version, VECTORS, lambda: np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         )
@@ -96,11 +102,14 @@ class CatalogueLoader:
             message = f"{ITEMS} has {len(items.ids)} items, the manifest says {manifest.item_count}"
             raise BundleRefused(version, "contents", message)
         try:
-            index = AnnoyIndex(folder / INDEX, vectors)
+            index = open_index(spec.kind, spec.metric, folder / INDEX, vectors)
+        except FaissMissing as error:
+            raise BundleRefused(version, "index", f"{INDEX} is {spec.kind}: {error}") from error
         except (OSError, ValueError) as error:
-            message = f"{INDEX} is no angular index over {VECTORS}: {error}; publish the bundle again"
+            message = f"{INDEX} is no {spec.kind} index over {VECTORS}: {error}; publish the bundle again"
             raise BundleRefused(version, "index", message) from error
-        return Catalogue(manifest, items, vectors, index)
+        cache = BitsetCache(self._config.filter_cache_mib << 20)
+        return Catalogue(manifest, items, vectors, index, cache)
 
 
 def _check_top_items(catalogue: Catalogue, canaries: Canaries) -> None:
@@ -113,7 +122,7 @@ def _check_top_items(catalogue: Catalogue, canaries: Canaries) -> None:
             message = f"canary {number} expects items that the bundle lacks, or twice: {unknown[:3]}"
             raise BundleRefused(version, "canaries", message)
         expected_rows = np.array([rows[item] for item in expected], dtype=np.int64)  # [k]
-        _, best_scores = scan(catalogue.vectors, query, len(expected))
+        _, best_scores = scan(catalogue.vectors, query[np.newaxis], len(expected))[0]
         found_scores = score(catalogue.vectors, expected_rows, query)  # [k]
         # Equal to the best scores, position by position: then they are the best, but for swaps among ties.
         for what, reference in (("the exact top items", best_scores), ("the published scores", expected_scores)):
@@ -131,9 +140,9 @@ def _check_recall(catalogue: Catalogue, canaries: Canaries, max_loss: float) -> 
     spec = catalogue.manifest.index
     k = min(_RECALL_AT, catalogue.manifest.item_count)
     found = 0
-    for query in canaries.embeddings:
-        _, exact_scores = scan(catalogue.vectors, query, k)
-        _, scores = catalogue.index.search(query, k, spec.search_budget)
+    exact = scan(catalogue.vectors, canaries.embeddings, k)
+    approximate = catalogue.index.search(canaries.embeddings, k, spec.search_budget)
+    for (_, exact_scores), (_, scores) in zip(exact, approximate, strict=True):
         found += int(np.count_nonzero(scores >= exact_scores[-1] - SCORE_TOLERANCE))
     recall, floor = found / (k * len(canaries)), spec.recall_at_100 - max_loss
     if recall < floor:

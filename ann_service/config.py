@@ -24,6 +24,12 @@ class AnnConfig(ServerConfig):
     foreign index finds next to nothing and falls far below.
     """
 
+    filter_cache_mib: int = 64
+    """What the matches of filters that were asked for before may take, for each open bundle, in MiB, 0 to 65,536.
+
+    A condition takes a bit an item, and 4 bytes for each item that matches where these are few.
+    """
+
     def __post_init__(self) -> None:
         """Checks ranges.
 
@@ -32,4 +38,5 @@ class AnnConfig(ServerConfig):
         """
         super().__post_init__()
         check_range("max_k", self.max_k, 1, 100_000)
+        check_range("filter_cache_mib", self.filter_cache_mib, 0, 65_536)
         check_range("max_recall_loss", self.max_recall_loss, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Conditions on item attributes: a proto `Filter` to a mask over the items.
+"""Conditions on item attributes: a proto `Filter` to a bitset over the items.
 
 A comparison is true or false for every item, false where the item has no value; ``not`` is plain negation, so an item
 without a value matches the ``not`` of every comparison.
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ann_service.catalogue import Catalogue
-from bundle.items import Column, FloatColumn, IntColumn, StringColumn
+from ann_service.bitsets import BitsetCache, Matches, pack
+from bundle.items import Column, FloatColumn, IntColumn, ItemTable, StringColumn
 from bundle.strings import ABSENT
 from serving.errors import InvalidRequest
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -31,28 +31,65 @@ _ACCEPTED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def match(catalogue: Catalogue, condition: pb.Filter, path: str) -> np.ndarray:
-    """Returns which items match: [item_count] bool.
+def match(items: ItemTable, cache: BitsetCache, condition: pb.Filter, path: str) -> Matches:
+    """Returns which items match.
 
     Args:
-        catalogue: whose items.
+        items: of the bundle.
+        cache: of what was asked before of these items, whole filters and their parts.
         condition: to match.
         path: of the field, for violations.
 
     Raises:
         InvalidRequest: an unknown attribute, a value of another type, or too deep or too long.
     """
-    return _Matcher(catalogue).match(condition, path, 1)
+    key = ("rows", canonical(condition))
+    found = cache.get(key)
+    if found is None:
+        # Only what is valid was ever cached, so that a filter that was found needs no check.
+        bits = _Matcher(items, cache).match(condition, path, 1)
+        found = cache.put(key, Matches.of(bits, len(items.ids), with_rows=True))
+    return found
+
+
+def canonical(condition: pb.Filter) -> Any:
+    """Returns a key that filters share which are the same but for order, repeats, and how one value is written."""
+    kind = condition.WhichOneof("condition")
+    match kind:
+        case "equals":
+            return "in", condition.equals.attribute, (_value_key(condition.equals.value),)
+        case "in":
+            within: pb.In = getattr(condition, "in")
+            return "in", within.attribute, tuple(sorted({_value_key(value) for value in within.values}))
+        case "range":
+            bounds = condition.range
+            low = bounds.min if bounds.HasField("min") else None
+            return "range", bounds.attribute, low, bounds.max if bounds.HasField("max") else None
+        case "all_of" | "any_of":
+            parts: Sequence[pb.Filter] = getattr(condition, kind).filters
+            keys = {repr(key): key for key in map(canonical, parts)}
+            return kind, tuple(keys[text] for text in sorted(keys))
+        case "not":
+            return "not", canonical(getattr(condition, "not"))
+        case _:
+            return (None,)
+
+
+def _value_key(value: pb.AttributeValue) -> tuple[str, str]:
+    kind = value.WhichOneof("kind") or ""
+    return kind, repr(getattr(value, kind)) if kind else ""
 
 
 class _Matcher:
     """Evaluates one filter; counts its conditions."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self, items: ItemTable, cache: BitsetCache) -> None:
+        self._items = items
+        self._cache = cache
         self._count = 0
 
     def match(self, condition: pb.Filter, path: str, level: int) -> np.ndarray:
+        """Returns the bitset of a condition: [ceil(item_count / 8)] uint8."""
         self._count += 1
         if level > MAX_LEVELS:
             raise _invalid(path, f"more than {MAX_LEVELS} levels of conditions")
@@ -60,31 +97,45 @@ class _Matcher:
             raise _invalid(path, f"more than {MAX_CONDITIONS} conditions in all")
         kind = condition.WhichOneof("condition")
         match kind:
+            case "equals" | "in" | "range":
+                key = canonical(condition)
+                found = self._cache.get(key)
+                if found is None:
+                    mask = self._compare(condition, path)
+                    found = self._cache.put(key, Matches.of(pack(mask), len(mask), with_rows=False))
+                return found.bits
+            case "all_of" | "any_of":
+                parts: Sequence[pb.Filter] = getattr(condition, kind).filters
+                if not parts:
+                    raise _invalid(f"{path}.{kind}.filters", "empty, expected at least one condition")
+                combine = np.bitwise_and if kind == "all_of" else np.bitwise_or
+                bits = self.match(parts[0], f"{path}.{kind}.filters[0]", level + 1)
+                for number, part in enumerate(parts[1:], 1):
+                    bits = combine(bits, self.match(part, f"{path}.{kind}.filters[{number}]", level + 1))
+                return bits
+            case "not":
+                bits = ~self.match(getattr(condition, "not"), f"{path}.not", level + 1)
+                if beyond := -len(self._items.ids) % 8:
+                    bits[-1] &= 0xFF >> beyond  # bits behind the last item stay 0
+                return bits
+            case _:
+                raise _invalid(path, "no condition; set equals, in, range, all_of, any_of or not")
+
+    def _compare(self, condition: pb.Filter, path: str) -> np.ndarray:
+        """Returns which items an equals, in or range condition holds for: [item_count] bool."""
+        match condition.WhichOneof("condition"):
             case "equals":
                 return self._match_values(condition.equals.attribute, [condition.equals.value], f"{path}.equals")
             case "in":
                 within: pb.In = getattr(condition, "in")  # a keyword, so no attribute syntax
                 return self._match_values(within.attribute, within.values, f"{path}.in")
-            case "range":
-                return self._match_range(condition.range, f"{path}.range")
-            case "all_of" | "any_of":
-                parts: Sequence[pb.Filter] = getattr(condition, kind).filters
-                if not parts:
-                    raise _invalid(f"{path}.{kind}.filters", "empty, expected at least one condition")
-                combine = np.logical_and if kind == "all_of" else np.logical_or
-                mask = self.match(parts[0], f"{path}.{kind}.filters[0]", level + 1)
-                for number, part in enumerate(parts[1:], 1):
-                    mask = combine(mask, self.match(part, f"{path}.{kind}.filters[{number}]", level + 1))
-                return mask
-            case "not":
-                return ~self.match(getattr(condition, "not"), f"{path}.not", level + 1)
             case _:
-                raise _invalid(path, "no condition; set equals, in, range, all_of, any_of or not")
+                return self._match_range(condition.range, f"{path}.range")
 
     def _column(self, name: str, path: str) -> Column:
-        column = self._catalogue.items.attributes.get(name)
+        column = self._items.attributes.get(name)
         if column is None:
-            known = ", ".join(sorted(self._catalogue.items.attributes)) or "none"
+            known = ", ".join(sorted(self._items.attributes)) or "none"
             raise _invalid(f"{path}.attribute", f"unknown attribute {name[:80]!r}; the bundle has {known}")
         return column
 

@@ -1,32 +1,43 @@
-"""How a search is answered: the index where that is enough, the exact scan where it is not.
+"""How searches are answered: by the index where that is quicker, by the exact scan where it is not.
 
 ```
-exact, or few items allowed ───────────────────────────────► exact scan over the allowed
-else: index, over-fetched ─► drop what is not allowed ─┬─ k left ─► done
-                                                       └─ fewer ──► exact scan over the allowed
+exact, or the scan over the allowed costs less ───────────► exact scan over the allowed
+else: index, over-fetched ─► drop what is not allowed ─┬─ k left ──► done
+          ▲                                            └─ fewer ───► fetch more, by the share that was allowed
+          └──────────────────────────────────────────────────┘       or, where that costs too much, scan
 ```
 
-So k items come back wherever k items match, whatever the index misses.
+What is fetched are the nearest items of all, with a budget raised in proportion; of those, the allowed ones are the
+nearest allowed ones. So recall under a filter is that of the index at the number fetched, however a filter goes
+together with what is near, and k items come back wherever k items match.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ann_index.exact import Found, scan
+from ann_service.bitsets import FEW_SHARE, Matches
 from ann_service.catalogue import Catalogue
-from ann_service.index import scan
 
-_SCAN_AT_MOST = 2000
-"""Where a filter or exclusions leave so many items or fewer, a scan is cheaper than an over-fetching walk."""
+_GATHERED_ROW = 1.5
+_FAR_ROW = 4.0
+_NEAR_ROWS = 16_384
+"""The cost of a row that is gathered, in rows that are read one after another (bench/index_filters.py).
 
-_OVER_FETCH = 1.5
-"""More than the expected number of candidates, since matches are not spread evenly."""
+The more there are, the fewer are in a cache of the processor still: the first so many cost less than the rest.
+"""
 
-_FETCH_SHARE = 0.1
-"""Where this share of the catalogue would have to be fetched, a scan is cheaper."""
+_INDEX_SHARE = 0.2
+"""A filtered search tries the index where that costs no more than this share of the scan: it may have to scan after."""
+
+_LEAST_COST = 1500.0
+"""No index answers in less, so that nothing is worked out where even that is too much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +47,17 @@ class SearchPlan:
     Attributes:
         query: [dimension] float32, unit length.
         k: how many items, at least 1.
-        allowed: [item_count] bool, what the filter lets through; None: all.
+        allowed: what the filter lets through; None: all.
         excluded: [n] int64, distinct rows to leave out, ascending.
         min_score: the least score; None: no limit.
         exact: scan.
-        budget: nodes of the index to inspect.
+        budget: of the index, for `k` items.
         return_attributes: names of attributes to send along.
     """
 
     query: np.ndarray
     k: int
-    allowed: np.ndarray | None
+    allowed: Matches | None
     excluded: np.ndarray
     min_score: float | None
     exact: bool
@@ -54,46 +65,157 @@ class SearchPlan:
     return_attributes: tuple[str, ...] = ()
 
 
-def find(catalogue: Catalogue, plan: SearchPlan) -> tuple[np.ndarray, np.ndarray]:
+def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
     """Returns the rows found, [n] int64, and their scores, [n] float32: best first, ties by row, n at most k."""
-    item_count = catalogue.manifest.item_count
-    mask = _allowed_mask(plan, item_count)
-    allowed_count = item_count if mask is None else int(np.count_nonzero(mask))
-    if allowed_count == 0:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-    wanted = min(plan.k, allowed_count)
-    fetch = _fetch_count(plan, wanted, item_count)
-    few_allowed = mask is not None and allowed_count <= _SCAN_AT_MOST
-    if not plan.exact and not few_allowed and fetch <= item_count * _FETCH_SHARE:
-        rows, scores = catalogue.index.search(plan.query, fetch, plan.budget)
-        if mask is not None:
-            kept = mask[rows]
-            rows, scores = rows[kept], scores[kept]
-        rows, scores = _at_least(rows, scores, plan.min_score)
-        if len(rows) >= wanted:
-            return rows[:wanted], scores[:wanted]
-    allowed = None if mask is None else np.flatnonzero(mask)
-    return _at_least(*scan(catalogue.vectors, plan.query, wanted, allowed), plan.min_score)
+    return find_all(catalogue, [plan])[0]
 
 
-def _allowed_mask(plan: SearchPlan, item_count: int) -> np.ndarray | None:
-    if plan.allowed is None and not len(plan.excluded):
-        return None
-    mask = np.ones(item_count, dtype=bool) if plan.allowed is None else plan.allowed.copy()
-    mask[plan.excluded] = False
-    return mask
+def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
+    """Returns what `find` does, for each plan; those alike go through the index, or the scan, together."""
+    searches = [_Search(catalogue, plan) for plan in plans]
+    while asking := [search for search in searches if search.fetch]:
+        together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
+        for search in asking:
+            together[search.fetch, search.budget].append(search)
+        for (fetch, budget), alike in together.items():
+            queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
+            for search, found in zip(alike, catalogue.index.search(queries, fetch, budget), strict=True):
+                search.take(found)
+    _scan_rest([search for search in searches if search.found is None], catalogue.vectors)
+    return [search.found or _NOTHING for search in searches]
 
 
-def _fetch_count(plan: SearchPlan, wanted: int, item_count: int) -> int:
-    # Excluded items tend to be near the query, as what the user has seen is: each may take a place.
-    fetch = wanted + len(plan.excluded)
-    if plan.allowed is not None:
-        fetch = math.ceil(fetch * item_count / max(1, int(np.count_nonzero(plan.allowed))) * _OVER_FETCH)
-    return min(fetch, item_count)
+class _Search:
+    """One search on its way: `fetch` says what to ask of the index next, 0 that it is through with it."""
+
+    def __init__(self, catalogue: Catalogue, plan: SearchPlan) -> None:
+        self.plan = plan
+        self.found: Found | None = None
+        self.fetch = self.budget = 0
+        self._index = catalogue.index
+        self._item_count = catalogue.manifest.item_count
+        self._spent = 0.0
+        matching = self._item_count if plan.allowed is None else plan.allowed.count
+        excluded = plan.excluded
+        self._excluded_count = len(excluded)
+        if plan.allowed is not None and len(excluded):
+            self._excluded_count = int(np.count_nonzero(plan.allowed.contain(excluded)))
+        self._allowed_count = matching - self._excluded_count
+        self.wanted = min(plan.k, self._allowed_count)
+        if not self.wanted:
+            self.found = _NOTHING
+        elif not plan.exact and self._limit() > _LEAST_COST:
+            self._ask_for(*self._first_fetch(matching))
+
+    def take(self, found: Found) -> None:
+        """Takes what the index returned for `fetch`: enough, or it is asked for more, or the scan has to do it."""
+        rows, scores = found
+        asked, self.fetch = self.fetch, 0
+        kept = np.ones(len(rows), dtype=bool) if self.plan.allowed is None else self.plan.allowed.contain(rows)
+        if len(self.plan.excluded):
+            kept &= ~_among(rows, self.plan.excluded)
+        kept_count = int(np.count_nonzero(kept))
+        if kept_count < self.wanted and len(rows) == asked < self._item_count:
+            # By the share that was allowed here, near the query, with a margin.
+            per_kept = asked / max(1, kept_count)
+            self._ask_for(max(2 * asked, math.ceil(_with_margin(self.wanted) * per_kept)), self.wanted * per_kept)
+            return
+        rows, scores = _at_least(rows[kept], scores[kept], self.plan.min_score)
+        if len(rows) >= self.wanted:
+            self.found = rows[: self.wanted], scores[: self.wanted]
+
+    def _first_fetch(self, matching: int) -> tuple[int, float]:
+        """Returns how many to fetch, and how many of these the wanted ones are expected to stand among."""
+        wanted = self.wanted
+        if self._excluded_count:
+            # Some of these are near the query. Few: leave a place for each. Many: as they are if spread evenly.
+            even = wanted * self._excluded_count / matching
+            wanted += min(self._excluded_count, max(_FEW_EXCLUSIONS, math.ceil(even + 2 * math.sqrt(even))))
+        if self.plan.allowed is None:
+            return wanted, wanted
+        per_match = self._item_count / matching
+        return math.ceil(_with_margin(wanted) * per_match), wanted * per_match
+
+    def _ask_for(self, fetch: int, among: float) -> None:
+        """Asks the index next, unless that, with what it has cost so far, is too much beside a scan.
+
+        Args:
+            fetch: how many, with a margin so that enough are allowed.
+            among: how many without it: the budget has to find these well, and half of the margin.
+        """
+        fetch = min(fetch, self._item_count)
+        budget = self._index.raise_budget(self.plan.budget, self.wanted, math.ceil((among + fetch) / 2))
+        self._spent += self._index.cost(fetch, budget)
+        if self._spent <= self._limit():
+            self.fetch, self.budget = fetch, budget
+
+    def _limit(self) -> float:
+        """Returns what the index may cost, in rows that are read one after another."""
+        if self.plan.allowed is None and not len(self.plan.excluded):
+            return self._item_count
+        if _reads_all(self.plan):
+            return _INDEX_SHARE * self._item_count
+        near = min(self._allowed_count, _NEAR_ROWS)
+        gathered = _GATHERED_ROW * near + _FAR_ROW * (self._allowed_count - near)
+        return _INDEX_SHARE * min(self._item_count, gathered)
 
 
-def _at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> tuple[np.ndarray, np.ndarray]:
+def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
+    """Answers by the exact scan; searches with the same filter and no exclusions share a matrix product."""
+    together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
+    for search in searches:
+        alone = id(search) if len(search.plan.excluded) else 0
+        together[id(search.plan.allowed), alone].append(search)
+    for alike in together.values():
+        plan = alike[0].plan
+        queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
+        allowed, hidden = _rows_to_scan(plan, len(vectors))
+        k = max(search.wanted for search in alike)
+        for search, (rows, scores) in zip(
+            alike, scan(vectors, queries, k, allowed=allowed, hidden=hidden), strict=True
+        ):
+            search.found = _at_least(rows[: search.wanted], scores[: search.wanted], search.plan.min_score)
+
+
+def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the rows to look at; or None, and which of all to leave out, [item_count] bool (None: none)."""
+    excluded = plan.excluded if len(plan.excluded) else None
+    if plan.allowed is None:
+        if excluded is None:
+            return None, None
+        hidden = np.zeros(item_count, dtype=bool)
+        hidden[excluded] = True
+        return None, hidden
+    if _reads_all(plan):
+        hidden = plan.allowed.others
+        if excluded is not None:
+            hidden[excluded] = True
+        return None, hidden
+    rows = plan.allowed.rows
+    return rows if excluded is None else rows[~_among(rows, excluded)], None
+
+
+def _reads_all(plan: SearchPlan) -> bool:
+    return plan.allowed is None or plan.allowed.count > FEW_SHARE * plan.allowed.item_count
+
+
+def _with_margin(wanted: int) -> float:
+    """Returns how many allowed ones to expect, so that it is rarely fewer than `wanted`: three standard deviations."""
+    return wanted + 3 * math.sqrt(wanted) + 3
+
+
+def _among(rows: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Returns which of `rows` [n] are in `some` [m], ascending, m at least 1: [n] bool."""
+    at = np.minimum(np.searchsorted(some, rows), len(some) - 1)
+    return some[at] == rows
+
+
+def _at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> Found:
     if min_score is None:
         return rows, scores
     kept = scores >= min_score
     return rows[kept], scores[kept]
+
+
+_FEW_EXCLUSIONS = 32
+_NOTHING: Found = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))

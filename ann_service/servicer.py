@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 
 from ann_service.catalogue import Catalogue
-from ann_service.search import find
+from ann_service.search import find_all
 from ann_service.validation import check_batch, read_searches
 from bundle.items import Column
 from serving.errors import BundleNotServed, ModelNotServed, NoBundle
@@ -50,8 +50,8 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
             bundle_version=catalogue.manifest.bundle_version,
             newest_model_version=snapshot.open[0].bundle.manifest.model_version,
         )
-        for plan in read_searches(request.searches, catalogue, self._max_k):
-            rows, scores = find(catalogue, plan)
+        plans = read_searches(request.searches, catalogue, self._max_k)
+        for plan, (rows, scores) in zip(plans, find_all(catalogue, plans), strict=True):
             result = response.results.add(item_ids=catalogue.items.ids.take(rows), scores=scores.tolist())
             for name in plan.return_attributes:
                 result.attributes.append(_column(name, catalogue.items.attributes[name], rows))

@@ -1,4 +1,4 @@
-"""Requests to searches: every input is checked here, since Annoy answers nonsense arbitrarily or at any cost."""
+"""Requests to searches: every input is checked here, since an index answers nonsense arbitrarily or at any cost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
 from ann_service.filters import match
 from ann_service.search import SearchPlan
@@ -57,10 +58,10 @@ def read_searches(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: in
 
 def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> SearchPlan:
     violations = _check_numbers(search, catalogue, max_k, path)
-    allowed: np.ndarray | None = None
+    allowed: Matches | None = None
     if search.HasField("filter"):
         try:
-            allowed = match(catalogue, search.filter, f"{path}.filter")
+            allowed = match(catalogue.items, catalogue.filters, search.filter, f"{path}.filter")
         except InvalidRequest as error:
             violations += error.violations
     query, own_rows = np.zeros(0), np.zeros(0, dtype=np.int64)
@@ -80,7 +81,7 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         excluded=excluded[excluded != ABSENT],
         min_score=search.min_score if search.HasField("min_score") else None,
         exact=search.exact,
-        budget=search.search_budget or catalogue.manifest.index.search_budget,
+        budget=search.search_budget or catalogue.default_budget(search.k),
         return_attributes=tuple(search.return_attributes),
     )
 

@@ -73,10 +73,12 @@ class IndexSpec:
     """How the index was built and how it is searched.
 
     Attributes:
-        kind: ``"annoy"``.
+        kind: ``"annoy"``, ``"faiss_hnsw"`` or ``"faiss_ivf"``, as of `ann_index.kinds`; the name of the file is the
+            same.
         metric: ``"angular"``: the vectors have unit length, so its order is that of the dot product.
         parameters: what the builder was given, for instance ``{"trees": 50, "seed": 1}``.
-        search_budget: nodes to inspect where a search names no budget (Annoy's ``search_k``).
+        search_budget: where a search names none, in the unit of the kind: nodes to inspect (Annoy's ``search_k``),
+            candidates to keep (HNSW's ``efSearch``), or lists to scan (IVF's ``nprobe``).
         recall_at_100: share of the exact 100 nearest items found at that budget on held-out queries, 0 to 1.
     """
 

@@ -14,6 +14,9 @@ ABSENT = -1
 
 _DECODED_AT_ONCE = 4096
 
+_COMPARED_ALONE = 32
+"""Fewer strings than this are looked up one by one: setting up the comparison of all at once takes longer."""
+
 
 class Strings(Sequence[str]):
     """A sequence of strings in a few arrays, with a lookup by value. Immutable.
@@ -90,8 +93,19 @@ class Strings(Sequence[str]):
         """Returns the positions of `values`: [n] int64, -1 for one that is not there."""
         encoded = [value.encode("utf-8", "surrogatepass") for value in values]
         sums = np.fromiter(map(zlib.crc32, encoded), dtype=np.uint32, count=len(encoded))
-        at = np.searchsorted(self._sums, sums).tolist()
-        return np.array([self._resolve(e, s, a) for e, s, a in zip(encoded, sums, at, strict=True)], dtype=np.int64)
+        # Ascending, so that the search walks through the sums once instead of jumping over them.
+        order = np.argsort(sums)
+        at = np.empty(len(sums), dtype=np.int64)
+        at[order] = np.searchsorted(self._sums, sums[order])
+        if len(encoded) < _COMPARED_ALONE:
+            found = [self._resolve(e, s, a) for e, s, a in zip(encoded, sums, at.tolist(), strict=True)]
+            return np.array(found, dtype=np.int64)
+        positions = self._compare(encoded, sums, at)
+        # Where several strings share a sum, the first of them may not be the one.
+        for number in np.flatnonzero(positions == ABSENT).tolist():
+            if at[number] < len(self._sums) and self._sums[at[number]] == sums[number]:
+                positions[number] = self._resolve(encoded[number], int(sums[number]), int(at[number]))
+        return positions
 
     @cached_property
     def positions(self) -> Mapping[str, int]:
@@ -124,6 +138,37 @@ class Strings(Sequence[str]):
             ValueError: the lengths disagree.
         """
         return Strings(*(arrays[f"{prefix}/{name}"] for name in ("utf8", "ends", "sums", "order")))
+
+    def _compare(self, encoded: Sequence[bytes], sums: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Returns the position of the first string of the same sum where it is the same string, else -1: [n] int64.
+
+        All bytes of all strings are compared at once, without a step of Python for each.
+
+        Args:
+            encoded: [n] strings.
+            sums: [n] uint32, theirs.
+            at: [n] int64, where each sum stands, or would stand.
+        """
+        positions = np.full(len(encoded), ABSENT, dtype=np.int64)
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        asked_starts = np.cumsum(lengths) - lengths
+        candidates = np.flatnonzero(self._sums[np.minimum(at, len(self._sums) - 1)] == sums) if len(self) else at[:0]
+        rows = self._order[np.minimum(at[candidates], len(self) - 1)].astype(np.int64)
+        starts = np.where(rows > 0, self._ends[rows - 1], 0)
+        alike = (self._ends[rows] - starts == lengths[candidates]) & (lengths[candidates] > 0)
+        candidates, rows, starts = candidates[alike], rows[alike], starts[alike]
+        if not len(candidates):
+            return positions
+        sizes = lengths[candidates]
+        firsts = np.cumsum(sizes) - sizes
+        within = np.arange(int(sizes.sum())) - np.repeat(firsts, sizes)  # [bytes], 0, 1, … of each string
+        asked = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        same_bytes = (
+            asked[within + np.repeat(asked_starts[candidates], sizes)] == self._utf8[within + np.repeat(starts, sizes)]
+        )
+        same = np.logical_and.reduceat(same_bytes, firsts)
+        positions[candidates[same]] = rows[same]
+        return positions
 
     def _raw(self, position: int) -> bytes:
         start = int(self._ends[position - 1]) if position else 0

@@ -14,6 +14,7 @@ from bundle.store import BundleStore
 from trainer import console, recipes, sources
 from trainer.data_commands import init
 from trainer.errors import RunError
+from trainer.index_command import tune_index
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
 from trainer.store_commands import (
@@ -137,7 +138,7 @@ def evaluate(
             their settings chosen on validation.
         repeats: Rank known items too, and count purchases of them.
         slice_by: Attribute of the users to slice by; may be given several times.
-        store: With a bundle of this run, evaluated too as the services answer: exported tower and Annoy index.
+        store: With a bundle of this run, evaluated too as the services answer: exported tower and index.
         bundle: Its version. Default: the newest bundle of this run in the store.
         as_json: Print the result as JSON on stdout.
     """
@@ -208,7 +209,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     report_published(opened, manifest, promote=promote, force=force)
 
 
-for command in (init, tune, bundles, promote_bundle, rollback, add_items, prune):
+for command in (init, tune, tune_index, bundles, promote_bundle, rollback, add_items, prune):
     app.command(command)
 
 

@@ -1,76 +1,94 @@
-"""The Annoy index: built, and its size and search budget chosen by measurement."""
+"""The index of a bundle: its parameters and search budget chosen by measurement."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from annoy import AnnoyIndex
 
+from ann_index.exact import scan
+from ann_index.kinds import METRIC, Index, open_index
 from bundle.manifest import IndexSpec
 from trainer.errors import ExportError
+from trainer.index_builders import Progress, build_file, parameter_grid
+from trainer.recipe import Index as IndexSettings
 
 NEIGHBOURS = 100
 """Recall is measured on so many neighbours."""
+
+_STEP = 1.25
+"""Between one budget and the next."""
+
+WHAT_TO_RAISE = {"annoy": "index.trees", "faiss_hnsw": "index.links", "faiss_ivf": "index.lists"}
 
 
 def exact_top_k(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
     """Returns the rows of the k largest dot products, best first: [n, min(k, item_count)] int64.
 
     Args:
-        queries: [n, dim] float32.
-        vectors: [item_count, dim] float32.
+        queries: [n, dim] float32, unit length.
+        vectors: [item_count, dim] float32, unit length.
         k: how many.
     """
-    found: list[np.ndarray] = []
-    for start in range(0, len(queries), 256):
-        scores = queries[start : start + 256] @ vectors.T  # [256, item_count]
-        found.append(np.argsort(-scores, axis=1, kind="stable")[:, :k])
-    return np.concatenate(found)
+    return np.stack([rows for rows, _ in scan(vectors, queries, k)])
 
 
 def build(
-    vectors: np.ndarray, queries: np.ndarray, path: Path, *, trees: Sequence[int], min_recall: float, seed: int
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    path: Path,
+    *,
+    settings: IndexSettings,
+    seed: int,
+    progress: Progress = lambda step: None,
 ) -> IndexSpec:
-    """Writes the index of the cheapest setting that finds enough, and returns how to search it.
+    """Writes the index of the cheapest parameters that find enough, and returns how to search it.
 
-    Cheap is, first, a small search budget (nodes inspected: the time of a search), then few trees (memory). One build
-    job, so that the same vectors and seed give the same bytes.
+    Cheap is a search that takes little time by `ann_index.kinds.Index.cost`; of equals, the smaller index.
 
     Args:
         vectors: [item_count, dim] float32, unit length.
         queries: [n, dim] float32, unit length, held out: recall is measured on them.
         path: file to make.
-        trees: numbers of trees to try.
-        min_recall: of the exact 100 nearest, the share to find.
+        settings: of the recipe: the kind, what to try, and the recall to reach.
         seed: of the build.
+        progress: is told how far it is.
 
     Raises:
-        ExportError: the index cannot be written.
+        ExportError: the index cannot be written, or nothing finds enough.
     """
     exact = exact_top_k(queries, vectors, NEIGHBOURS)
-    best: tuple[int, int, float] | None = None  # budget, trees, recall
-    for count in sorted(trees):
-        index = _build(vectors, count, seed)
-        limit = math.inf if best is None else best[0]
-        for budget in _budgets(len(vectors), count):
-            if budget >= limit:
+    best: tuple[float, IndexSpec] | None = None
+    grid = parameter_grid(settings, len(vectors), seed)
+    candidate = path.with_name(f"{path.name}.candidate")
+    for number, parameters in enumerate(grid, 1):
+        tell = _named(f"index {number} of {len(grid)}: ", progress)
+        build_file(settings.kind, parameters, vectors, candidate, tell)
+        index = open_index(settings.kind, METRIC, candidate, vectors)
+        tell("measuring recall")
+        for budget in budgets(settings.kind, parameters, len(vectors)):
+            cost = index.cost(NEIGHBOURS, budget)
+            if best is not None and cost >= best[0]:
                 break
-            recall = _recall(index, queries, exact, budget)
-            if recall >= min_recall:
-                best = (budget, count, recall)
+            found = recall(index, queries, exact, budget)
+            if found >= settings.min_recall_at_100:
+                best = cost, IndexSpec(settings.kind, METRIC, parameters, budget, found)
+                # Other indexes may be open on a file of this name: a new one takes the name, none is overwritten.
+                candidate.replace(path)
                 break
+        candidate.unlink(missing_ok=True)
     if best is None:
-        raise ExportError(f"no index of {sorted(trees)} trees reaches recall {min_recall}; add more to index.trees")
-    budget, count, recall = best
-    _save(_build(vectors, count, seed), path)
-    return IndexSpec("annoy", "angular", {"trees": count, "seed": seed}, budget, recall)
+        raise ExportError(
+            f"no {settings.kind} index of {grid} reaches recall {settings.min_recall_at_100}; "
+            f"add larger values to {WHAT_TO_RAISE[settings.kind]}"
+        )
+    return best[1]
 
 
 def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexSpec, min_recall: float) -> IndexSpec:
-    """Writes the index of changed vectors with the trees and seed of the old one, and returns how to search it.
+    """Writes the index of changed vectors with kind, parameters and seed of the old one; returns how to search it.
 
     The search budget is the old one, raised by a quarter at a time where it finds too little.
 
@@ -84,59 +102,59 @@ def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexS
     Raises:
         ExportError: the index cannot be written.
     """
-    trees, seed = old.parameters["trees"], old.parameters["seed"]
+    parameters = dict(old.parameters)
+    if "lists" in parameters:  # no more than there are items
+        parameters["lists"] = min(parameters["lists"], len(vectors))
     exact = exact_top_k(queries, vectors, NEIGHBOURS)
-    index = _build(vectors, trees, seed)
-    budgets = [old.search_budget, *(b for b in _budgets(len(vectors), trees) if b > old.search_budget)]
-    recalls = ((budget, _recall(index, queries, exact, budget)) for budget in budgets)
-    budget, recall = next(((b, r) for b, r in recalls if r >= min_recall), (0, 0.0))
+    build_file(old.kind, parameters, vectors, path)
+    index = open_index(old.kind, METRIC, path, vectors)
+    tried = [
+        old.search_budget,
+        *(b for b in budgets(old.kind, parameters, len(vectors)) if b > old.search_budget),
+    ]
+    measured = ((budget, recall(index, queries, exact, budget)) for budget in tried)
+    budget, found = next(((b, r) for b, r in measured if r >= min_recall), (0, 0.0))
     if not budget:  # the gate will say that even the last one finds too little
-        budget, recall = budgets[-1], _recall(index, queries, exact, budgets[-1])
-    _save(index, path)
-    return IndexSpec(old.kind, old.metric, {"trees": trees, "seed": seed}, budget, recall)
+        budget, found = tried[-1], recall(index, queries, exact, tried[-1])
+    return IndexSpec(old.kind, old.metric, parameters, budget, found)
 
 
-def measure_recall(path: Path, vectors: np.ndarray, queries: np.ndarray, budget: int) -> float:
-    """Returns the share of the exact 100 nearest that a written index finds.
+def measure_recall(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: IndexSpec) -> float:
+    """Returns the share of the exact 100 nearest that a written index finds; 0 where it is none of these vectors.
 
     Args:
         path: of the index, written by this process.
         vectors: [item_count, dim] float32, that it should be of.
         queries: [n, dim] float32, unit length.
-        budget: nodes to inspect.
+        spec: how it is searched.
     """
-    index = AnnoyIndex(vectors.shape[1], "angular")
-    index.load(str(path))
-    return _recall(index, queries, exact_top_k(queries, vectors, NEIGHBOURS), budget)
-
-
-def _save(index: AnnoyIndex, path: Path) -> None:
     try:
-        index.save(str(path))
-    except OSError as error:
-        raise ExportError(f"cannot write the index to {path}: {error}") from error
+        index = open_index(spec.kind, spec.metric, path, vectors)
+    except ValueError:
+        return 0.0
+    return recall(index, queries, exact_top_k(queries, vectors, NEIGHBOURS), spec.search_budget)
 
 
-def _build(vectors: np.ndarray, trees: int, seed: int) -> AnnoyIndex:
-    index = AnnoyIndex(vectors.shape[1], "angular")
-    index.set_seed(seed or 1)  # Annoy takes 0 for "no seed given"
-    for row, vector in enumerate(vectors):
-        index.add_item(row, vector)
-    index.build(trees, n_jobs=1)
-    return index
+def budgets(kind: str, parameters: Mapping[str, int], item_count: int) -> list[int]:
+    """Returns the budgets to try, ascending by a quarter; the last one finds all that the index can."""
+    match kind:
+        case "annoy":  # every leaf of every tree
+            first, last = NEIGHBOURS, max(NEIGHBOURS, 2 * item_count * parameters["trees"])
+        case "faiss_hnsw":
+            first, last = NEIGHBOURS, max(NEIGHBOURS, item_count)
+        case _:
+            first, last = 1, parameters["lists"]
+    count = math.ceil(math.log(last / first, _STEP)) if last > first else 0
+    return sorted({int(first * _STEP**step) for step in range(count)} | {last})
 
 
-def _budgets(item_count: int, trees: int) -> list[int]:
-    """Returns the budgets to try, ascending by a quarter; the last one inspects every leaf of every tree."""
-    last = max(NEIGHBOURS, 2 * item_count * trees)
-    count = math.ceil(math.log(last / NEIGHBOURS, 1.25))
-    return [*(int(NEIGHBOURS * 1.25**step) for step in range(count)), last]
-
-
-def _recall(index: AnnoyIndex, queries: np.ndarray, exact: np.ndarray, budget: int) -> float:
+def recall(index: Index, queries: np.ndarray, exact: np.ndarray, budget: int) -> float:
     """Returns the mean share of each row of `exact` [n, k] that the index finds."""
     k = exact.shape[1]
-    found = [
-        len(set(index.get_nns_by_vector(q, k, budget)) & set(e)) for q, e in zip(queries, exact.tolist(), strict=True)
-    ]
-    return sum(found) / (k * len(found))
+    found = index.search(queries, k, budget)
+    hits = sum(len(set(rows.tolist()) & set(e)) for (rows, _), e in zip(found, exact.tolist(), strict=True))
+    return hits / (k * len(queries))
+
+
+def _named(name: str, progress: Progress) -> Progress:
+    return lambda step: progress(name + step)

@@ -23,7 +23,7 @@ from bundle.manifest import (
     Manifest,
 )
 from bundle.store import BundleStore
-from trainer import gates, index, report
+from trainer import console, gates, index, report
 from trainer.canaries import make_canaries
 from trainer.comparison import compare
 from trainer.data import Dataset
@@ -68,18 +68,16 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         export_query_tower(query_tower, canary_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
         item_tower.save(folder / ITEM_TOWER)
         np.save(folder / VECTORS, vectors, allow_pickle=False)
-        settings = run.recipe.index
-        spec = index.build(
-            vectors,
-            queries,
-            folder / INDEX,
-            trees=settings.trees,
-            min_recall=settings.min_recall_at_100,
-            seed=run.recipe.seed,
-        )
-        spec = dataclasses.replace(
-            spec, recall_at_100=index.measure_recall(folder / INDEX, vectors, queries, spec.search_budget)
-        )
+        with console.working("publishing") as progress:
+            spec = index.build(
+                vectors,
+                queries,
+                folder / INDEX,
+                settings=run.recipe.index,
+                seed=run.recipe.seed,
+                progress=progress,
+            )
+        spec = dataclasses.replace(spec, recall_at_100=index.measure_recall(folder / INDEX, vectors, queries, spec))
         results = gates.judge(
             run.recipe, evaluation.metrics[MODEL], evaluation.metrics[POPULARITY], spec.recall_at_100, comparison
         )

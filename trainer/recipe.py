@@ -211,15 +211,23 @@ class Training:
 
 @dataclass(frozen=True, config=STRICT)
 class Index:
-    """How the index is built.
+    """How the index is built; see `ann_index.kinds`. What the chosen kind has no use for is not looked at.
 
     Attributes:
+        kind: of index. Both FAISS kinds need the extra ``faiss``, in the trainer and in the ANN service.
         min_recall_at_100: the cheapest setting that reaches it is published.
-        trees: numbers of trees to try.
+        trees: numbers of trees to try, of ``annoy``.
+        links: numbers of links of a node to try, of ``faiss_hnsw`` (M in FAISS; twice as many in the lowest layer).
+        ef_construction: candidates kept while a node is linked, of ``faiss_hnsw``.
+        lists: numbers of inverted lists to try, of ``faiss_ivf``. Default: about 4 sqrt(item count).
     """
 
+    kind: Literal["annoy", "faiss_hnsw", "faiss_ivf"] = "annoy"
     min_recall_at_100: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     trees: Annotated[tuple[Positive, ...], Field(min_length=1)] = (10, 25, 50, 100)
+    links: Annotated[tuple[Annotated[int, Field(ge=2, le=256)], ...], Field(min_length=1)] = (16, 32)
+    ef_construction: Annotated[int, Field(ge=8, le=4096)] = 100
+    lists: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = ()
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -16,7 +16,7 @@ class SearchPoint:
     """What a search of the index finds, and takes, at one budget.
 
     Attributes:
-        budget: nodes to inspect, at least 1.
+        budget: of a search, in the unit of the kind of index; at least 1.
         recall_at_100: mean share of the exact 100 nearest items that are found, 0 to 1.
         median_ms: of one query.
         p95_ms: likewise.
@@ -35,11 +35,13 @@ class SearchCurve:
     """The index against the exact scan.
 
     Attributes:
+        kind: of the index, see `ann_index.kinds`.
         points: ascending by budget.
         published_budget: that the services use where a caller names none.
         exact_ms: median time of one query by a scan of all vectors.
     """
 
+    kind: str
     points: Sequence[SearchPoint]
     published_budget: int
     exact_ms: float

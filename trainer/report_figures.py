@@ -97,7 +97,7 @@ def draw_search(search: SearchCurve) -> go.Figure:
             mode="lines+markers",
             marker=marker,
             line=line,
-            name="Annoy (star: as published)",
+            name=f"{search.kind} (star: as published)",
             text=[f"budget {budget:,}" for budget in budgets],
             showlegend=column == 1,
         )
@@ -105,7 +105,7 @@ def draw_search(search: SearchCurve) -> go.Figure:
     exact = {"size": 12, "symbol": "diamond", "color": _COLOURS[1]}
     figure.add_trace(go.Scatter(x=[search.exact_ms], y=[1.0], mode="markers", marker=exact, name="exact scan"), 1, 2)
     figure.update_xaxes(type="log", dtick="D2")
-    figure.update_xaxes(title_text="nodes to inspect", row=1, col=1)
+    figure.update_xaxes(title_text="search budget", row=1, col=1)
     figure.update_xaxes(title_text="median ms", row=1, col=2)
     figure.update_yaxes(title_text="recall@100", row=1, col=1)
     return _styled(figure)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from annoy import AnnoyIndex
 
+from ann_index.kinds import open_index
 from bundle.items import ItemTable, StringColumn, StringListColumn
 from bundle.manifest import GateResult, IndexSpec
 from trainer.data import Dataset, Events
@@ -84,7 +84,7 @@ def collect(
         best_metric=run.recipe.training.metric,
         evaluation=evaluation,
         gates=gates,
-        search=measure_search(index_path, vectors, queries, spec.search_budget),
+        search=measure_search(index_path, vectors, queries, spec),
         popularity=measure_popularity(users, queries, vectors, parts.known),
         item_map=map_items(vectors, counts, dataset.items, titles),
         examples=choose_examples(dataset.user_ids, titles, parts.known, parts.test, users, queries, vectors),
@@ -100,31 +100,37 @@ def item_titles(items: ItemTable) -> list[str]:
     return list(items.ids)
 
 
-def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, published_budget: int) -> SearchCurve:
+def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: IndexSpec) -> SearchCurve | None:
     """Returns recall and time of the index at eight budgets around the published one, and the time of the exact scan.
+
+    None where the file is no index of these vectors; a gate refuses it then.
 
     Args:
         path: of the index of `vectors`.
         vectors: [item_count, dim] float32, unit length.
         queries: [n, dim] float32, unit length; at most 200 are used, one after another.
-        published_budget: nodes to inspect, at least 1.
+        spec: its kind, and the published budget.
     """
-    index = AnnoyIndex(vectors.shape[1], "angular")
-    index.load(str(path))
+    try:
+        index = open_index(spec.kind, spec.metric, path, vectors)
+    except ValueError:
+        return None
     k = min(_NEIGHBOURS, len(vectors))
     exact, exact_ms = _timed(lambda q: _scan(vectors, q, k), queries[:_SEARCH_QUERIES], 2 * _SECONDS_A_BUDGET)
     nearest = [set(rows.tolist()) for rows in exact]
-    budgets = sorted({max(1, int(published_budget * 2.0**power)) for power in range(-_HALVINGS, _DOUBLINGS + 1)})
+    budgets = sorted({max(1, int(spec.search_budget * 2.0**power)) for power in range(-_HALVINGS, _DOUBLINGS + 1)})
     points: list[SearchPoint] = []
     for budget in budgets:
         # Bound now: a closure would search with the budget of a later round.
         found, ms = _timed(
-            lambda q, budget=budget: index.get_nns_by_vector(q, k, budget), queries[: len(exact)], _SECONDS_A_BUDGET
+            lambda q, budget=budget: index.search(q[np.newaxis], k, budget)[0][0].tolist(),
+            queries[: len(exact)],
+            _SECONDS_A_BUDGET,
         )
         hits = [len(nearest[row].intersection(rows)) for row, rows in enumerate(found)]
         recall = sum(hits) / (k * len(hits))
         points.append(SearchPoint(budget, recall, float(np.median(ms)), float(np.percentile(ms, 95)), len(hits)))
-    return SearchCurve(points, published_budget, float(np.median(exact_ms)))
+    return SearchCurve(spec.kind, points, spec.search_budget, float(np.median(exact_ms)))
 
 
 def _scan(vectors: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
@@ -294,6 +300,6 @@ def _facts(
         "Fitted on": "training and validation" if run.refitted else "training",
         "Evaluated": f"{warm:,} users; {cold:,} without any known item are left out",
         "Index": f"{spec.kind}, " + ", ".join(f"{name} {value}" for name, value in spec.parameters.items()),
-        "Search budget": f"{spec.search_budget:,} nodes, recall@100 {spec.recall_at_100:.4f}",
+        "Search budget": f"{spec.search_budget:,}, recall@100 {spec.recall_at_100:.4f}",
     }
     return facts | {f"Note {number}": note for number, note in enumerate(dataset.notes, 1)}

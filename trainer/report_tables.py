@@ -110,7 +110,7 @@ def tabulate_search(search: SearchCurve) -> Table:
         for point in search.points
     ]
     rows.append([Cell("exact scan"), Cell("1"), Cell(_number(search.exact_ms)), Cell(""), Cell("")])
-    head = ["nodes to inspect", "recall@100", "median ms", "95th percentile ms", "queries"]
+    head = ["search budget", "recall@100", "median ms", "95th percentile ms", "queries"]
     return Table("One query at a time, in one process", head, rows)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from annoy import AnnoyIndex
 
+from ann_index.faiss_index import FaissMissing
+from ann_index.kinds import open_index
 from bundle.errors import BundleNotFound
 from bundle.manifest import INDEX, Manifest
 from bundle.store import BundleStore
@@ -42,19 +43,22 @@ def served_scorer(store: BundleStore, version: str | None, run: Run, dataset: Da
     except NotComparable as error:
         raise RunError(f"bundle {manifest.bundle_version}: {error}; publish the run again") from error
     rows = bundle.rows(dataset.items.rows)  # [item_count of the bundle]
-    index = AnnoyIndex(manifest.dimension, "angular")
-    index.load(str(store.path(manifest.bundle_version) / INDEX))
+    spec = manifest.index
+    try:
+        index = open_index(spec.kind, spec.metric, store.path(manifest.bundle_version) / INDEX, bundle.vectors)
+    except (OSError, ValueError, FaissMissing) as error:
+        raise RunError(f"bundle {manifest.bundle_version}: {INDEX} cannot be opened: {error}") from error
     starts = parts.known.starts(len(dataset.user_ids))
 
     def score(users: np.ndarray) -> np.ndarray:
         scores = np.full((len(users), len(dataset.items.ids)), -np.inf, dtype=np.float32)
         for at, embedding in enumerate(bundle.embed(dataset, parts.known, users, parts.test)):
             known = int(starts[users[at] + 1] - starts[users[at]])
-            budget = manifest.index.search_budget * (_TOP + known) // _TOP
-            found, distances = index.get_nns_by_vector(embedding, _TOP + known, budget, include_distances=True)
+            budget = index.raise_budget(spec.search_budget, _TOP, _TOP + known)
+            k = min(_TOP + known, manifest.item_count)
+            found, found_scores = index.search(embedding[np.newaxis], k, budget)[0]
             here = rows[found] >= 0  # a bundle may have items that came later
-            # The cosine of unit vectors at that distance.
-            scores[at, rows[found][here]] = 1 - np.square(np.array(distances)[here]) / 2
+            scores[at, rows[found][here]] = found_scores[here]
         return scores
 
     return score

@@ -166,9 +166,10 @@ def report_published(
         BundleError: as of `BundleStore.promote`.
     """
     index = manifest.index
+    shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in index.parameters.items() if name != "seed")
     console.console.print(
         f"published {manifest.bundle_version}: {manifest.item_count:,} items, {index.kind} with "
-        f"{index.parameters['trees']} trees, search budget {index.search_budget}, recall@100 {index.recall_at_100:.4f}"
+        f"{shown}, search budget {index.search_budget}, recall@100 {index.recall_at_100:.4f}"
     )
     console.print_gates(manifest, explain=not promote)
     if promote:

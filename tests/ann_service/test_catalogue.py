@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ann_index.faiss_index import FaissMissing
 from bundle.canaries import Canaries
 from bundle.items import ItemTable
-from bundle.manifest import Manifest
+from bundle.manifest import IndexSpec, Manifest
 from bundle.store import BundleStore
 from serving import verification
 from tests.serving.harness import Running, ann_service
 from tests.worlds import build_index, item_table, unit_vectors, wait_for, write_bundle
+from trainer.index_builders import build_file
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 Damage = Callable[[Path], None]
@@ -216,3 +218,66 @@ def test_goes_on_when_the_store_cannot_be_read(store: BundleStore) -> None:
         new = write_bundle(store, seed=2)
         service.wait_for_bundle(new.bundle_version)
         assert not service.status().problems
+
+
+def of_kind(kind: str, budget: int, **parameters: int) -> dict[str, Any]:
+    """Fields of a bundle whose index is of a kind."""
+
+    def build(vectors: np.ndarray, path: Path) -> None:
+        build_file(kind, {**parameters, "seed": 3}, vectors, path)
+
+    return {
+        "index": build,
+        "manifest": lambda m: replace(m, index=IndexSpec(kind, "angular", parameters, budget, 0.99)),
+    }
+
+
+KINDS = [of_kind("faiss_ivf", 9, lists=10), of_kind("faiss_hnsw", 100, links=8, ef_construction=40), {}]
+
+
+def test_swaps_from_one_kind_of_index_to_another(store: BundleStore) -> None:
+    with ann_service(store) as service:
+        for fields in KINDS:
+            manifest = write_bundle(store, **fields)
+            service.wait_for_bundle(manifest.bundle_version)
+            answers(service, manifest)
+            newest = service.status().bundles[0]
+            assert (newest.index_kind, newest.search_budget) == (manifest.index.kind, manifest.index.search_budget)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**KINDS[0], "index": build_index},  # an Annoy file under the name of another kind
+        {**KINDS[0], "index": lambda vectors, path: KINDS[0]["index"](vectors[::-1].copy(), path)},
+        {**KINDS[1], "index": KINDS[0]["index"]},
+        {**KINDS[1], "index": lambda vectors, path: path.write_bytes(b"IHNf")},
+    ],
+)
+def test_keeps_the_old_bundle_when_a_faiss_index_is_not_what_the_manifest_says(
+    store: BundleStore, fields: dict[str, Any]
+) -> None:
+    good = write_bundle(store)
+    with ann_service(store) as service:
+        service.wait_for_bundle(good.bundle_version)
+        bad = write_bundle(store, **fields).bundle_version
+        assert service.wait_for_problem(bad).gate == "index", service.status().problems
+        answers(service, good)
+
+
+def test_faiss_bundle_without_the_package_is_refused_with_what_to_install(
+    store: BundleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise FaissMissing("it needs the package faiss-cpu")
+
+    good = write_bundle(store)
+    monkeypatch.setattr("ann_index.faiss_index.import_faiss", missing)
+    with ann_service(store) as service:
+        service.wait_for_bundle(good.bundle_version)
+        problem = service.wait_for_problem(write_bundle(store, **KINDS[0]).bundle_version)
+        assert (problem.gate, problem.message) == (
+            "index",
+            "index.ann is faiss_ivf: it needs the package faiss-cpu",
+        )
+        answers(service, good)

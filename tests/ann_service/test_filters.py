@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ann_service.catalogue import Catalogue
+from ann_service.bitsets import BitsetCache
 from ann_service.filters import match
 from bundle.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
 from serving.errors import InvalidRequest
@@ -28,9 +26,9 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def make_catalogue() -> Catalogue:
+def make_table() -> ItemTable:
     columns = {name: [row[name] for row in ROWS] for name in ROWS[0]}
-    table = ItemTable.of(
+    return ItemTable.of(
         tuple("012345"),
         {
             "title": StringColumn.of(columns["title"]),
@@ -39,12 +37,9 @@ def make_catalogue() -> Catalogue:
             "price": FloatColumn.of(columns["price"]),
         },
     )
-    manifest: Any = SimpleNamespace(item_count=len(ROWS))
-    index: Any = None
-    return Catalogue(manifest, table, np.zeros((len(ROWS), 2), np.float32), index)
 
 
-CATALOGUE = make_catalogue()
+TABLE = make_table()
 
 
 def value_of(value: Any) -> pb.AttributeValue:
@@ -70,7 +65,7 @@ def no(condition: pb.Filter) -> pb.Filter:
 
 
 def matched(condition: pb.Filter) -> list[int]:
-    return np.flatnonzero(match(CATALOGUE, condition, "filter")).tolist()
+    return match(TABLE, BitsetCache(0), condition, "filter").rows.tolist()
 
 
 def evaluate(condition: pb.Filter, row: dict[str, Any]) -> bool:
@@ -157,7 +152,7 @@ def test_whole_numbers_are_compared_exactly() -> None:
 )
 def test_says_which_condition_is_wrong(condition: pb.Filter, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        match(CATALOGUE, condition, "f")
+        match(TABLE, BitsetCache(0), condition, "f")
     assert [violation[0] for violation in caught.value.violations] == [field]
 
 
@@ -167,8 +162,8 @@ def test_sixteen_levels_and_a_thousand_conditions_are_the_limit() -> None:
         deep = no(deep)
     assert matched(deep) == [1, 2, 4, 5]  # 15 negations
     with pytest.raises(InvalidRequest, match="16 levels"):
-        match(CATALOGUE, no(deep), "f")
+        match(TABLE, BitsetCache(0), no(deep), "f")
     many = [equals("title", "a")] * 999
     assert matched(pb.Filter(any_of=pb.Filters(filters=many))) == [0, 3]
     with pytest.raises(InvalidRequest, match="1000 conditions"):
-        match(CATALOGUE, pb.Filter(any_of=pb.Filters(filters=[*many, many[0]])), "f")
+        match(TABLE, BitsetCache(0), pb.Filter(any_of=pb.Filters(filters=[*many, many[0]])), "f")

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ann_index.annoy_index import AnnoyIndex
+from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
-from ann_service.index import AnnoyIndex, best
 from ann_service.search import SearchPlan, find
 from tests.worlds import build_index, item_table, unit_vectors
 
@@ -35,13 +36,17 @@ def plan(item_count: int, seed: int, **fields: Any) -> SearchPlan:
     query = unit_vectors(1, seed + 1000)[0]
     defaults: dict[str, Any] = {"k": 10, "allowed": None, "min_score": None, "exact": False, "budget": 3000}
     excluded = np.array(sorted(fields.pop("excluded", [])), dtype=np.int64)
+    mask = fields.get("allowed")
+    if mask is not None:
+        fields["allowed"] = Matches.of(pack(mask), item_count, with_rows=True)
     return SearchPlan(**{"query": query, **defaults, "excluded": excluded, **fields})
 
 
 def brute_force(where: Catalogue, search: SearchPlan) -> list[int]:
     """Rows allowed, sorted by score, then row, in plain Python."""
     scores = [float(np.dot(vector.astype(np.float64), search.query)) for vector in where.vectors]
-    allowed = [row for row in range(len(scores)) if search.allowed is None or search.allowed[row]]
+    filtered = None if search.allowed is None else set(search.allowed.rows.tolist())
+    allowed = [row for row in range(len(scores)) if filtered is None or row in filtered]
     allowed = [row for row in allowed if row not in set(search.excluded.tolist())]
     if search.min_score is not None:
         allowed = [row for row in allowed if scores[row] >= search.min_score]
@@ -51,7 +56,7 @@ def brute_force(where: Catalogue, search: SearchPlan) -> list[int]:
 def check_promises(where: Catalogue, search: SearchPlan, rows: np.ndarray, scores: np.ndarray) -> None:
     assert len(set(rows.tolist())) == len(rows)
     assert not set(rows.tolist()) & set(search.excluded.tolist())
-    assert search.allowed is None or search.allowed[rows].all()
+    assert search.allowed is None or search.allowed.contain(rows).all()
     assert search.min_score is None or (scores >= search.min_score).all()
     np.testing.assert_allclose(scores, where.vectors[rows] @ search.query, atol=1e-6)
     order = list(zip((-scores).tolist(), rows.tolist(), strict=True))
@@ -114,26 +119,21 @@ def test_ties_go_to_the_smaller_row() -> None:
     assert find(where, plan(300, 0, query=where.vectors[3], k=1))[0].tolist() == [3]
 
 
-def test_best_keeps_the_smaller_of_rows_that_tie_at_the_edge() -> None:
-    rows, scores = best(np.array([2, 5, 6, 9]), np.array([0.5, 0.7, 0.5, 0.5], dtype=np.float32), 2)
-    assert rows.tolist() == [5, 2]
-    assert scores.tolist() == [np.float32(0.7), 0.5]
-
-
 def test_index_finds_nearly_all_of_the_exact_neighbours() -> None:
     where = catalogue(5000)
     found = exact = 0
     for seed in range(20):
         search = plan(5000, seed, k=50)
-        found += len(set(find(where, search)[0].tolist()) & set(brute_force(where, search)))
+        rows, _ = where.index.search(search.query[np.newaxis], 50, 3000)[0]
+        found += len(set(rows.tolist()) & set(brute_force(where, search)))
         exact += 50
     assert found / exact > 0.9
 
 
 def test_budget_is_what_the_index_spends() -> None:
     where = catalogue(5000)
-    query = unit_vectors(1, 2000)[0]
-    assert len(where.index.search(query, 50, 1)[0]) < len(where.index.search(query, 50, 3000)[0]) == 50
+    query = unit_vectors(1, 2000)
+    assert len(where.index.search(query, 50, 1)[0][0]) < len(where.index.search(query, 50, 3000)[0][0]) == 50
 
 
 def test_index_over_other_vectors_is_refused_before_a_query_can_crash(tmp_path: Path) -> None:

@@ -36,6 +36,15 @@ def test_strings_that_share_a_sum_are_told_apart() -> None:
     assert strings.first_duplicate is None
 
 
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=2), min_size=40, max_size=80), texts)
+def test_many_are_found_at_once_as_one_by_one(wanted: list[str], given_texts: list[str]) -> None:
+    distinct = list(dict.fromkeys(["plumless", "", "buckeroo", *given_texts, *wanted[:30]]))
+    asked = [*wanted, "buckeroo", "plumless", "", "absent"]
+    expected = [distinct.index(value) if value in distinct else -1 for value in asked]
+    assert Strings.of(distinct).find(asked).tolist() == expected
+    assert Strings.of([]).find(asked).tolist() == [-1] * len(asked)
+
+
 def test_duplicates_are_found() -> None:
     assert Strings.of(["a", "b", "a"]).first_duplicate == "a"
     # Between two equal strings may stand another of the same sum.

@@ -12,13 +12,15 @@ from annoy import AnnoyIndex
 from bundle.manifest import IndexSpec
 from tests.worlds import unit_vectors
 from trainer import index
+from trainer.recipe import Index
 
 VECTORS = unit_vectors(2000, seed=1, dimension=24)
 QUERIES = unit_vectors(40, seed=2, dimension=24)
 
 
 def build(path: Path, **changes: Any) -> IndexSpec:
-    return index.build(VECTORS, QUERIES, path, **{"trees": (4, 12), "min_recall": 0.9, "seed": 5, **changes})
+    settings = Index(trees=(4, 12), min_recall_at_100=changes.get("min_recall", 0.9))
+    return index.build(VECTORS, QUERIES, path, settings=settings, seed=changes.get("seed", 5))
 
 
 def recall(path: Path, budget: int) -> float:
@@ -55,7 +57,9 @@ def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_catalogue_smaller_than_the_neighbourhood_is_found_whole(tmp_path: Path) -> None:
-    spec = index.build(VECTORS[:7], QUERIES, tmp_path / "index.ann", trees=(2,), min_recall=1.0, seed=1)
+    spec = index.build(
+        VECTORS[:7], QUERIES, tmp_path / "index.ann", settings=Index(trees=(2,), min_recall_at_100=1.0), seed=1
+    )
     assert spec.recall_at_100 == 1.0
 
 

@@ -94,7 +94,7 @@ def full_data(text: str = "Heat") -> ReportData:
         },
         gates={"beats_popularity/ndcg@10": GateResult(0.11, 0.045, False, f"is less: {text}")},
         search=SearchCurve(
-            [SearchPoint(50, 0.875, 0.0625, 0.125, 200), SearchPoint(100, 0.9675, 0.25, 0.5, 200)], 100, 0.03
+            "annoy", [SearchPoint(50, 0.875, 0.0625, 0.125, 200), SearchPoint(100, 0.9675, 0.25, 0.5, 200)], 100, 0.03
         ),
         popularity=Popularity(np.array([0, 1, 5]), np.array([0, 2, 8]), 1),
         item_map=ItemMap(

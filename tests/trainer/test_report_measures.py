@@ -10,6 +10,7 @@ import pytest
 from annoy import AnnoyIndex
 
 from bundle.items import ItemTable, StringColumn, StringListColumn
+from bundle.manifest import IndexSpec
 from trainer import report_measures
 from trainer.data import Events
 
@@ -17,6 +18,10 @@ from trainer.data import Events
 def unit(generator: np.random.Generator, count: int, dimension: int) -> np.ndarray:
     vectors = generator.normal(size=(count, dimension)).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def spec(budget: int) -> IndexSpec:
+    return IndexSpec("annoy", "angular", {}, budget, 0.9)
 
 
 def test_recall_by_budget_is_that_of_a_plain_search(tmp_path: Path) -> None:
@@ -29,7 +34,7 @@ def test_recall_by_budget_is_that_of_a_plain_search(tmp_path: Path) -> None:
     index.build(5, n_jobs=1)
     index.save(str(tmp_path / "index.ann"))
 
-    curve = report_measures.measure_search(tmp_path / "index.ann", vectors, queries, 320)
+    curve = report_measures.measure_search(tmp_path / "index.ann", vectors, queries, spec(320))
 
     assert [point.budget for point in curve.points] == [10, 20, 40, 80, 160, 320, 640, 1280]
     assert curve.published_budget == 320
@@ -52,7 +57,7 @@ def test_recall_counts_all_items_of_a_small_catalogue(tmp_path: Path) -> None:
         index.add_item(row, vector)
     index.build(3, n_jobs=1)
     index.save(str(tmp_path / "index.ann"))
-    curve = report_measures.measure_search(tmp_path / "index.ann", vectors, vectors[:2], 100)
+    curve = report_measures.measure_search(tmp_path / "index.ann", vectors, vectors[:2], spec(100))
     assert curve.points[-1].recall_at_100 == 1.0
     assert curve.points[-1].query_count == 2
 

@@ -116,8 +116,11 @@ class Search(_message.Message):
     exact: _builtins.bool
     """Scan every item instead of the index: exact, and slower. Default: false."""
     search_budget: _builtins.int
-    """Nodes of the index to inspect, at most 10,000,000: more find more of the true neighbours and cost more time.
-    Default (0): what the publisher measured for this bundle, see OpenBundle.search_budget. Ignored by an exact scan.
+    """What the index may spend on `k` items, at most 10,000,000: more finds more of the true neighbours and costs more
+    time. In the unit of OpenBundle.index_kind: nodes to inspect ("annoy"), candidates to keep ("faiss_hnsw"), lists
+    to scan ("faiss_ivf"). Default (0): what the publisher measured for this bundle, see OpenBundle.search_budget,
+    raised in proportion where `k` is above 100. It is raised too where a filter or exclusions let more be fetched.
+    Ignored where the items are scanned: because of `exact`, or because that takes less time.
     """
     @_builtins.property
     def embedding(self) -> Global___Embedding:
@@ -756,9 +759,9 @@ class OpenBundle(_message.Message):
     dimension: _builtins.int
     """Length of its vectors."""
     index_kind: _builtins.str
-    """Kind of index, for instance "annoy"."""
+    """Kind of index: "annoy", "faiss_hnsw" or "faiss_ivf"."""
     search_budget: _builtins.int
-    """Nodes inspected where a search names no budget."""
+    """The budget of a search for up to 100 items that names none, in the unit of `index_kind`."""
     recall_at_100: _builtins.float
     """Share of the exact 100 nearest items that the index finds at that budget, 0 to 1, as measured at publish."""
     opened_at_ms: _builtins.int

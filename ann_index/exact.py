@@ -1,0 +1,154 @@
+"""The exact scan: the nearest rows by brute force, of many queries at once.
+
+A score is the cosine similarity, larger is nearer. Results are sorted by score, descending, ties by row, ascending.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+Found = tuple[np.ndarray, np.ndarray]
+"""Rows, [n] int64, distinct, and their scores, [n] float32: best first."""
+
+_QUERIES_AT_ONCE = 64
+_SCORES_AT_ONCE = 2**21
+"""8 MiB: what the caches of one core hold, about."""
+_ROWS_GATHERED = 8192
+"""2 MiB of 64-d vectors: small enough that the allocator gives the same pages again instead of fresh ones."""
+
+
+def score(vectors: np.ndarray, rows: np.ndarray | None, query: np.ndarray) -> np.ndarray:
+    """Returns the cosine similarities of rows with a query: [n] float32.
+
+    Args:
+        vectors: [item_count, dimension] float32, unit length.
+        rows: [n] int64; None: all of them.
+        query: [dimension] float32, unit length.
+    """
+    chosen = vectors if rows is None else np.take(vectors, rows, axis=0)  # [n, dimension]
+    return np.clip(chosen @ query, -1.0, 1.0).astype(np.float32, copy=False)  # [n]
+
+
+def best(rows: np.ndarray, scores: np.ndarray, k: int) -> Found:
+    """Returns the `k` best rows and their scores, sorted; all where there are fewer.
+
+    Args:
+        rows: [n] int64; of rows that tie, the earlier one wins.
+        scores: [n] float32, of these rows.
+        k: at least 1.
+    """
+    if k < len(rows):
+        threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+        # All that tie with the last one are kept until the sort, so that the earlier ones win.
+        kept = scores >= threshold
+        rows, scores = rows[kept], scores[kept]
+    order = np.argsort(-scores, kind="stable")[:k]  # [k]
+    return rows[order], scores[order]
+
+
+def scan(
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    *,
+    allowed: np.ndarray | None = None,
+    hidden: np.ndarray | None = None,
+) -> list[Found]:
+    """Returns the exact `k` best rows and their scores for each query.
+
+    A matrix product in blocks; from the second block on only what beats the `k`-th best so far is looked at.
+
+    Args:
+        vectors: [item_count, dimension] float32, unit length.
+        queries: [n, dimension] float32, unit length.
+        k: at least 1.
+        allowed: [m] integers, ascending: the rows to look at. Default: all.
+        hidden: [item_count] bool: rows to leave out, where `allowed` is None. Default: none.
+    """
+    found: list[Found] = []
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        found += _scan_group(vectors, queries[start : start + _QUERIES_AT_ONCE], k, allowed, hidden)
+    return found
+
+
+def _scan_group(
+    vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None, hidden: np.ndarray | None
+) -> list[Found]:
+    total = len(vectors) if allowed is None else len(allowed)
+    block = max(4 * k, _SCORES_AT_ONCE // len(queries))
+    top = _TopRows(len(queries), k)
+    for number, start in enumerate(range(0, total, block)):
+        stop = min(start + block, total)
+        scores = _scores(vectors, queries, allowed, start, stop)  # [n, stop - start]
+        if hidden is not None:
+            np.copyto(scores, -np.inf, where=hidden[start:stop])
+        top.add(scores, start)
+        # Doubling: few merges, and never more than about as many rows to merge as are kept.
+        if number & (number - 1) == 0:
+            top.merge()
+    return top.finish(allowed)
+
+
+def _scores(vectors: np.ndarray, queries: np.ndarray, allowed: np.ndarray | None, start: int, stop: int) -> np.ndarray:
+    if allowed is None:
+        return queries @ vectors[start:stop].T  # [n, stop - start]
+    scores = np.empty((len(queries), stop - start), dtype=np.float32)
+    for first in range(start, stop, _ROWS_GATHERED):
+        last = min(first + _ROWS_GATHERED, stop)
+        gathered = np.take(vectors, allowed[first:last], axis=0)  # [last - first, dimension]
+        np.matmul(queries, gathered.T, out=scores[:, first - start : last - start])
+    return scores
+
+
+class _TopRows:
+    """The best rows so far, of several queries."""
+
+    def __init__(self, query_count: int, k: int) -> None:
+        self._k = k
+        self._kept: list[Found] = []
+        self._thresholds = np.full((query_count, 1), -np.inf, dtype=np.float32)
+        self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, scores: np.ndarray, start: int) -> None:
+        """Takes the scores of a block, [n, m] float32, whose first column is row `start`."""
+        if not self._kept:
+            positions = np.arange(start, start + scores.shape[1], dtype=np.int64)
+            self._kept = [best(positions, of_query, self._k) for of_query in scores]
+            self._raise_thresholds()
+            return
+        # Strictly above: of rows that tie, the earlier one wins.
+        at, columns = np.nonzero(scores > self._thresholds)
+        self._pending.append((at, columns + start, scores[at, columns]))
+
+    def merge(self) -> None:
+        """Makes what is pending part of what is kept."""
+        if not self._pending:
+            return
+        at, rows, scores = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+        self._pending = []
+        order = np.argsort(at, kind="stable")
+        rows, scores = rows[order], scores[order]
+        ends = np.cumsum(np.bincount(at, minlength=len(self._kept))).tolist()
+        for query, (start, end) in enumerate(pairwise([0, *ends])):
+            if start < end:
+                kept_rows, kept_scores = self._kept[query]
+                merged = np.concatenate([kept_rows, rows[start:end]]), np.concatenate([kept_scores, scores[start:end]])
+                self._kept[query] = best(*merged, self._k)
+        self._raise_thresholds()
+
+    def finish(self, allowed: np.ndarray | None) -> list[Found]:
+        """Returns what is kept; positions in `allowed`, where given, become the rows that stand there."""
+        self.merge()
+        found: list[Found] = []
+        for positions, scores in self._kept:
+            shown = scores > -np.inf
+            positions, scores = positions[shown], np.clip(scores[shown], -1.0, 1.0)
+            found.append((positions if allowed is None else allowed[positions].astype(np.int64), scores))
+        return found
+
+    def _raise_thresholds(self) -> None:
+        for query, (_, scores) in enumerate(self._kept):
+            if len(scores) == self._k:
+                self._thresholds[query, 0] = scores[-1]

@@ -1,0 +1,69 @@
+"""Vectors to measure indexes on: made ones, or those of a trained bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bundle.canaries import Canaries
+from bundle.manifest import CANARIES, VECTORS
+from bundle.store import BundleStore
+
+DIMENSION = 64
+_SPREAD = 0.8
+_ROWS_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What an index is measured on.
+
+    Attributes:
+        name: for the table.
+        vectors: [item_count, dimension] float32, unit length.
+        queries: [n, dimension] float32, unit length, none of them a row.
+    """
+
+    name: str
+    vectors: np.ndarray
+    queries: np.ndarray
+
+
+def make_data(item_count: int, query_count: int = 200, seed: int = 1) -> Data:
+    """Returns clustered unit vectors of 64 dimensions, and queries drawn in the same way.
+
+    sqrt(item_count) centres and the items around them, both normal with a spread that falls as 1 / sqrt(i) over the
+    dimensions i, as that of learned embeddings falls; items spread 0.8 as wide as centres, so that clusters overlap.
+    """
+    generator = np.random.default_rng(seed)
+    scale = (1.0 / np.sqrt(np.arange(1, DIMENSION + 1))).astype(np.float32)
+    centres = generator.standard_normal((max(1, round(item_count**0.5)), DIMENSION), dtype=np.float32)
+
+    def draw(count: int) -> np.ndarray:
+        drawn = np.empty((count, DIMENSION), dtype=np.float32)
+        for start in range(0, count, _ROWS_AT_ONCE):
+            part = drawn[start : start + _ROWS_AT_ONCE]
+            own = centres[generator.integers(0, len(centres), len(part))]
+            part[:] = (own + _SPREAD * generator.standard_normal(part.shape, dtype=np.float32)) * scale
+            part /= np.linalg.norm(part, axis=1, keepdims=True)
+        return drawn
+
+    return Data(f"made, {item_count:,}", draw(item_count), draw(query_count))
+
+
+def read_bundle(store: Path, version: str | None = None) -> Data:
+    """Returns the vectors of a bundle, and queries near its canaries.
+
+    Args:
+        store: folder of bundles.
+        version: of the bundle. Default: the live one.
+    """
+    opened = BundleStore(store)
+    pointer = opened.live()
+    chosen = version or (pointer.version if pointer else opened.versions()[-1])
+    folder = opened.path(chosen)
+    vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
+    canaries = Canaries.read(folder / CANARIES).embeddings
+    return Data(f"bundle {chosen}, {len(vectors):,}", vectors, canaries)

@@ -1,0 +1,126 @@
+"""Bitsets of items, and the cache that threads share."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ann_service.bitsets import BitsetCache, Matches, pack
+from ann_service.filters import canonical, match
+from bundle.items import IntColumn, ItemTable, StringColumn
+from two_tower.ann.v1 import ann_service_pb2 as pb
+
+TABLE = ItemTable.of(
+    tuple(f"i{row}" for row in range(1001)),
+    {
+        "year": IntColumn.of([row % 50 for row in range(1001)]),
+        "colour": StringColumn.of([("red", "green", "blue")[row % 3] for row in range(1001)]),
+    },
+)
+
+
+def colour(*names: str) -> pb.Filter:
+    values = [pb.AttributeValue(string_value=name) for name in names]
+    return pb.Filter(**{"in": pb.In(attribute="colour", values=values)})
+
+
+def year(low: float, high: float) -> pb.Filter:
+    return pb.Filter(range=pb.Range(attribute="year", min=low, max=high))
+
+
+def every(*parts: pb.Filter) -> pb.Filter:
+    return pb.Filter(all_of=pb.Filters(filters=parts))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.booleans())
+def test_bits_say_what_the_mask_said(mask: list[bool], with_rows: bool) -> None:
+    matches = Matches.of(pack(np.array(mask)), len(mask), with_rows=with_rows)
+    expected = [row for row, inside in enumerate(mask) if inside]
+    assert matches.count == len(expected)
+    assert matches.rows.tolist() == expected
+    assert matches.others.tolist() == [not inside for inside in mask]
+    assert matches.contain(np.arange(len(mask))).tolist() == mask
+
+
+def test_filters_that_mean_the_same_share_a_key() -> None:
+    single = pb.Filter(equals=pb.Equals(attribute="colour", value=pb.AttributeValue(string_value="red")))
+    assert canonical(single) == canonical(colour("red")) == canonical(colour("red", "red"))
+    assert canonical(colour("red", "blue")) == canonical(colour("blue", "red"))
+    assert canonical(every(single, year(1, 2))) == canonical(every(year(1, 2), single, single))
+
+
+def test_filters_that_differ_have_keys_that_differ() -> None:
+    number = pb.Filter(equals=pb.Equals(attribute="year", value=pb.AttributeValue(int_value=1)))
+    text = pb.Filter(equals=pb.Equals(attribute="year", value=pb.AttributeValue(string_value="1")))
+    conditions = [
+        number,
+        text,
+        colour("red"),
+        colour("red", "blue"),
+        year(1, 2),
+        year(1, 3),
+        pb.Filter(range=pb.Range(attribute="year", min=1)),
+        pb.Filter(range=pb.Range(attribute="year", max=1)),
+        pb.Filter(**{"not": colour("red")}),
+        every(colour("red")),
+        pb.Filter(any_of=pb.Filters(filters=[colour("red")])),
+        every(colour("red"), colour("blue")),
+    ]
+    assert len({canonical(condition) for condition in conditions}) == len(conditions)
+
+
+def test_asked_again_the_same_object_comes_back_also_in_another_order() -> None:
+    cache = BitsetCache(1 << 20)
+    first = match(TABLE, cache, every(colour("red"), year(0, 10)), "f")
+    assert match(TABLE, cache, every(year(0, 10), colour("red")), "f") is first
+    # Rows are multiples of 3 whose remainder by 50 is at most 10.
+    assert first.rows.tolist() == [row for row in range(0, 1001, 3) if row % 50 <= 10]
+
+
+def test_cache_stays_within_its_bytes_and_lets_the_oldest_go() -> None:
+    cache = BitsetCache(12_000)
+    kept = match(TABLE, cache, year(0, 0), "f")
+    for high in range(1, 30):
+        match(TABLE, cache, year(0, 0), "f")
+        match(TABLE, cache, year(0, high), "f")
+        assert 0 < cache.size_bytes <= 12_000
+    assert match(TABLE, cache, year(0, 0), "f") is kept
+    oldest = cache.get(("rows", canonical(year(0, 1))))
+    assert oldest is None
+
+
+def test_no_cache_is_kept_where_none_is_wanted() -> None:
+    cache = BitsetCache(0)
+    assert match(TABLE, cache, colour("red"), "f").count == 334  # rows 0, 3, …, 999
+    assert cache.size_bytes == 0
+
+
+def test_threads_that_share_a_small_cache_get_right_answers() -> None:
+    cache = BitsetCache(9000)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for number in np.random.default_rng(seed).integers(0, 50, 200).tolist():
+            rows = match(TABLE, cache, year(number, number), "f").rows
+            if rows.tolist() != list(range(number, 1001, 50)):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert cache.size_bytes <= 9000
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1001])
+def test_a_negation_matches_no_item_that_is_not_there(count: int) -> None:
+    table = ItemTable.of(tuple(map(str, range(count))), {"year": IntColumn.of([1] * count)})
+    nothing = pb.Filter(**{"not": year(1, 1)})
+    assert match(table, BitsetCache(0), nothing, "f").count == 0
+    assert match(table, BitsetCache(0), pb.Filter(**{"not": nothing}), "f").count == count

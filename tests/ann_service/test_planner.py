@@ -1,0 +1,145 @@
+"""What a search costs and finds under filters and exclusions, for every kind of index."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ann_index.exact import Found
+from ann_index.kinds import KINDS, METRIC, Index, open_index
+from ann_service.bitsets import Matches, pack
+from ann_service.catalogue import Catalogue
+from ann_service.search import SearchPlan, find, find_all
+from tests.worlds import item_table, unit_vectors
+from trainer.index_builders import build_file
+
+ITEMS = 30_000
+VECTORS = unit_vectors(ITEMS, 5, 16)
+QUERIES = unit_vectors(30, 6, 16)
+K = 20
+PARAMETERS = {
+    "annoy": {"trees": 10, "seed": 3},
+    "faiss_hnsw": {"links": 8, "ef_construction": 40, "seed": 3},
+    "faiss_ivf": {"lists": 400, "seed": 3},
+}
+BUDGETS = {"annoy": 600, "faiss_hnsw": 60, "faiss_ivf": 14}
+_FOLDER = TemporaryDirectory()
+every_kind = pytest.mark.parametrize("kind", list(KINDS))
+
+
+class Counted:
+    """An index that notes what it is asked for."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.asked: list[tuple[int, int, int]] = []
+        self.cost, self.raise_budget = index.cost, index.raise_budget
+
+    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Found]:
+        self.asked.append((len(queries), k, budget))
+        return self._index.search(queries, k, budget)
+
+
+@cache
+def opened(kind: str) -> Index:
+    path = Path(_FOLDER.name) / kind
+    build_file(kind, PARAMETERS[kind], VECTORS, path)
+    return open_index(kind, METRIC, path, VECTORS)
+
+
+def catalogue(kind: str) -> tuple[Catalogue, Counted]:
+    index = Counted(opened(kind))
+    manifest: Any = SimpleNamespace(item_count=ITEMS)
+    return Catalogue(manifest, item_table(10), VECTORS, index), index
+
+
+def plan(kind: str, query: np.ndarray, allowed: Matches | None = None, **fields: Any) -> SearchPlan:
+    plain = {"k": K, "excluded": np.zeros(0, np.int64), "min_score": None, "exact": False, "budget": BUDGETS[kind]}
+    return SearchPlan(query=query, allowed=allowed, **{**plain, **fields})
+
+
+def matches(mask: np.ndarray) -> Matches:
+    return Matches.of(pack(mask), ITEMS, with_rows=True)
+
+
+def recall(where: Catalogue, kind: str, mask: np.ndarray | None, **fields: Any) -> float:
+    allowed = None if mask is None else matches(mask)
+    left_out = set(fields.get("excluded", np.zeros(0)).tolist())
+    hits = wanted = 0
+    for query in QUERIES:
+        rows, _ = find(where, plan(kind, query, allowed, **fields))
+        order = np.argsort(-(VECTORS.astype(np.float64) @ query), kind="stable").tolist()
+        exact = [row for row in order if (mask is None or mask[row]) and row not in left_out][:K]
+        hits, wanted = hits + len(set(rows.tolist()) & set(exact)), wanted + len(exact)
+        assert len(rows) == len(exact)
+    return hits / wanted
+
+
+@every_kind
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("how", ["spread evenly", "of a region"])
+def test_a_filter_returns_k_with_at_least_the_recall_without_it(kind: str, share: float, how: str) -> None:
+    where, _ = catalogue(kind)
+    value = np.random.default_rng(1).random(ITEMS) if how == "spread evenly" else VECTORS[:, 0]
+    assert recall(where, kind, value <= np.quantile(value, share)) >= recall(where, kind, None) - 0.005
+
+
+@every_kind
+def test_exclusions_near_and_far_leave_k_with_the_recall_without_them(kind: str) -> None:
+    where, _ = catalogue(kind)
+    plain = recall(where, kind, None)
+    assert 0.7 < plain < 1.0
+    far = np.sort(np.random.default_rng(2).choice(ITEMS, 10_000, replace=False))
+    near = np.sort(np.argsort(-(VECTORS @ QUERIES[0]))[:500])
+    for excluded in (far, near):
+        assert recall(where, kind, None, excluded=excluded) >= plain - 0.01
+
+
+@every_kind
+def test_without_filter_the_index_answers_with_the_budget_as_it_is(kind: str) -> None:
+    where, index = catalogue(kind)
+    find(where, plan(kind, QUERIES[0]))
+    assert index.asked == [(1, K, BUDGETS[kind])]
+
+
+@every_kind
+def test_a_rare_filter_never_asks_the_index(kind: str) -> None:
+    where, index = catalogue(kind)
+    find(where, plan(kind, QUERIES[0], matches(np.arange(ITEMS) % 1000 == 3)))
+    assert index.asked == []
+
+
+def test_a_common_filter_asks_the_index_for_more_and_spends_no_more_than_a_fifth_of_the_scan() -> None:
+    where, index = catalogue("faiss_ivf")
+    find(where, plan("faiss_ivf", QUERIES[0], matches(np.arange(ITEMS) % 10 != 3), k=5, budget=2))
+    assert len(index.asked) == 1
+    _, fetched, budget = index.asked[0]
+    assert fetched > 5
+    assert budget > 2
+    # 27,000 items match, which is most: the scan would read all 30,000.
+    assert sum(index.cost(k, b) for _, k, b in index.asked) <= 0.2 * 30_000
+
+
+def test_a_batch_asks_the_index_once_and_answers_in_order() -> None:
+    where, index = catalogue("faiss_ivf")
+    plans = [plan("faiss_ivf", query) for query in QUERIES]
+    plans[4] = plan("faiss_ivf", QUERIES[4], exact=True)
+    together = find_all(where, plans)
+    assert index.asked == [(29, K, BUDGETS["faiss_ivf"])]
+    for one, (rows, scores) in zip(plans, together, strict=True):
+        alone_rows, alone_scores = find(where, one)
+        assert rows.tolist() == alone_rows.tolist()
+        np.testing.assert_allclose(scores, alone_scores, atol=1e-6)
+
+
+def test_more_than_the_index_finds_comes_from_the_scan() -> None:
+    where, index = catalogue("faiss_ivf")
+    rows, _ = find(where, plan("faiss_ivf", QUERIES[0], k=2000, budget=1))
+    assert len(rows) == 2000
+    assert len(index.asked) == 1
