@@ -171,6 +171,8 @@ class Training:
         temperature: divides the logits; the start value where it is learned.
         learn_temperature: whether it is.
         initial_norm: about the length of an embedding at the start. Small ones learn faster where items are rare.
+        precision: in which the towers compute while they are fitted. ``mixed_bfloat16`` and ``mixed_float16`` (with its
+            loss scaled) halve time and memory on a GPU that has them; weights, loss and what is exported are float32.
         patience: epochs without a better validation `metric` before training stops and goes back to the best; 0: never.
         metric: that choice is by.
         refit: whether the towers are fitted again, on training and validation, for as many epochs as were best.
@@ -195,6 +197,7 @@ class Training:
     temperature: Annotated[float, Field(gt=0.0)] = 0.1
     learn_temperature: bool = True
     initial_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"
     refit: bool = False

@@ -168,8 +168,23 @@ class ItemTower:
     raw: keras.Model
 
 
-def build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
-    """Returns query tower and item tower."""
+def build(recipe: Recipe, schemas: Schemas, precision: str = "float32") -> tuple[QueryTower, ItemTower]:
+    """Returns query tower and item tower.
+
+    Args:
+        recipe: both towers.
+        schemas: what they read.
+        precision: in which they compute, see `trainer.recipe.Training`; weights and output are float32.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return _build(recipe, schemas)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
     vocabularies = {**schemas.query.vocabularies, **schemas.item.vocabularies}
     slot_count = vocabularies[ITEMS].slot_count if ITEMS in vocabularies else FIRST_VALUE
     table = _embedding(slot_count, recipe.training.dimension, recipe.training.initial_norm, ITEMS)
@@ -258,4 +273,4 @@ def _output(spec: Tower, dimension: int, encoded: list, direct: list):
 
 
 def _unit(raw):
-    return keras.layers.UnitNormalization(name="embedding")(raw)
+    return keras.layers.UnitNormalization(name="embedding", dtype="float32")(raw)

@@ -24,7 +24,7 @@ class Items(NamedTuple):
     """What the item tower makes of the items of a step.
 
     Attributes:
-        raw: [m, dim] float32, before the length is made 1.
+        raw: [m, dim] floats, in the precision of the towers, before the length is made 1.
         place: [n] int32, of each asked item in `raw`.
     """
 
@@ -33,7 +33,7 @@ class Items(NamedTuple):
 
 
 def _unit(raw: tf.Tensor) -> tf.Tensor:
-    return tf.math.l2_normalize(raw, axis=-1)
+    return tf.math.l2_normalize(tf.cast(raw, tf.float32), axis=-1)
 
 
 class TwoTower(keras.Model):
@@ -107,7 +107,7 @@ class TwoTower(keras.Model):
         return Items(self._raw_of(unique, training), place)
 
     def _raw_of(self, rows: tf.Tensor | None, training: bool) -> tf.Tensor:
-        """Returns [n, dim] float32 of catalogue rows [n]; None: of all."""
+        """Returns [n, dim] floats of catalogue rows [n]; None: of all."""
         inputs = {name: values if rows is None else tf.gather(values, rows) for name, values in self._catalogue}
         return self._raw(inputs, training=training)
 
@@ -129,7 +129,9 @@ class TwoTower(keras.Model):
             return
         raw = np.concatenate(
             [
-                np.array(self._raw_of(tf.range(start, min(start + _BATCH, self._item_count)), training=False))
+                np.array(
+                    self._raw_of(tf.range(start, min(start + _BATCH, self._item_count)), training=False), np.float32
+                )
                 for start in range(0, self._item_count, _BATCH)
             ]
         )
@@ -194,6 +196,7 @@ class TwoTower(keras.Model):
         """Returns the loss of a batch, after one step of the optimizer on it."""
         with tf.GradientTape() as tape:
             loss = self.compute_step_loss(batch)
+            scaled = self.optimizer.scale_loss(loss)  # of float16, whose small gradients would vanish; else the loss
         variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
         return loss
