@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import tensorflow as tf
+
 from trainer import schema, training
 from trainer.checkpoints import CHECKPOINT
 from trainer.console import console
@@ -12,7 +14,7 @@ from trainer.data import Dataset
 from trainer.errors import RunError
 from trainer.evaluation import evaluate_validation
 from trainer.progress import EpochProgress
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, Training
 from trainer.runs import Run
 from trainer.splits import Parts
 
@@ -51,7 +53,17 @@ def fit_and_choose(
         raise
 
 
+def note_precision(spec: Training) -> None:
+    """Prints a note where 16 bits are asked for and there is no GPU."""
+    if spec.precision != "float32" and not tf.config.list_physical_devices("GPU"):
+        console.print(
+            f"note: training.precision is {spec.precision} and no GPU is found: a CPU computes the same, seldom faster "
+            "and often much slower than in float32; leave the key out here."
+        )
+
+
 def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, folder: Path, *, resume: bool) -> Run:
+    note_precision(recipe.training)
     schemas = schema.build(recipe, dataset, parts.train)
     progress = EpochProgress()
     try:

@@ -44,7 +44,7 @@ class HistoryEncoder(keras.layers.Layer):
     def __init__(self, max_values: int, rate: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_values, self.rate = max_values, rate
-        self.dropout = keras.layers.Dropout(rate)
+        self.dropout = keras.layers.Dropout(rate, dtype=self.dtype_policy)
 
     @property
     def context(self) -> int:
@@ -83,7 +83,7 @@ class HistoryEncoder(keras.layers.Layer):
 
 
 class Pooling(HistoryEncoder):
-    """A weighted mean whose weights depend on the rank alone: 0 is the newest item."""
+    """A weighted mean whose weights depend on the rank alone: 0 is the newest item. It is one of float32, always."""
 
     def weights_by_rank(self):
         """Returns [max_values, dim or 1] float32, above 0."""
@@ -102,6 +102,7 @@ class Pooling(HistoryEncoder):
         seen = ops.cast(ops.logical_and(rank >= 0, rank < self.max_values), "float32")
         by_rank = ops.take(ops.transpose(self.weights_by_rank()), ops.clip(rank, 0, self.max_values - 1), axis=1)
         band = by_rank * seen  # [dim or 1, length, length]
+        embeddings = ops.cast(embeddings, "float32")
         shown = self.dropout(embeddings, training=training) * ops.expand_dims(mask, -1)
         total = ops.matmul(band, ops.transpose(mask))  # [dim or 1, length, batch]
         pooled = ops.matmul(band, ops.transpose(shown, (2, 1, 0)))  # [dim, length, batch]
@@ -244,16 +245,17 @@ class Transformer(HistoryEncoder):
         older = ops.cast(ops.expand_dims(at, 1) >= ops.expand_dims(at, 0), "float32")
         position = ops.expand_dims(ops.minimum(at, self.max_values - 1), 0)  # [1, length]
         states = self._encode(embeddings, mask, position, older, training)
-        met = ops.cast(ops.cumsum(mask, axis=1) > 0, "float32")  # [batch, length]
+        met = ops.cast(ops.cumsum(mask, axis=1) > 0, states.dtype)  # [batch, length]
         return _shift(states * ops.expand_dims(met, -1))
 
     def _encode(self, embeddings, mask, position, older, training):
+        mask, older = ops.cast(mask, embeddings.dtype), ops.cast(older, embeddings.dtype)
         shown = embeddings * ops.expand_dims(mask, -1) * self.positions.shape[-1] ** 0.5
-        states = self.dropout(shown + ops.take(self.positions, position, axis=0), training=training)
+        positions = ops.cast(ops.take(self.positions, position, axis=0), embeddings.dtype)
+        states = self.dropout(shown + positions, training=training)
         allowed = ops.expand_dims(older, 0) * ops.expand_dims(mask, 1)  # [batch, i, j]
-        bias = ops.expand_dims((1.0 - allowed) * _MASKED, 1)  # [batch, 1, i, j]
         for block in self.blocks:
-            states = block(states, bias, training=training)
+            states = block(states, ops.expand_dims(allowed, 1), training=training)
         return self.norm(states)
 
 
@@ -283,16 +285,19 @@ class _Block(keras.layers.Layer):
         """Returns the arguments."""
         return {**super().get_config(), "dimension": self.dimension, "heads": self.heads, "rate": self.rate}
 
-    def call(self, states, bias, training=False):
-        """Returns [batch, length, dim] of states of that shape and bias [batch, 1, i, j], added to the logits."""
+    def call(self, states, allowed, training=False):
+        """Returns [batch, length, dim] of such states; `allowed` [batch, 1, i, j] is 1 where i sees j, or 0."""
         drop_attention, drop_out, drop_wide = self.dropouts
         length, width = ops.shape(states)[1], self.dimension // self.heads
         mixed = ops.reshape(self.mix(self.norm_1(states)), (-1, length, 3, self.heads, width))
         query, key, value = (
             ops.transpose(mixed[:, :, at], (0, 2, 1, 3)) for at in range(3)
         )  # [batch, head, length, w]
-        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * width**-0.5 + bias  # [batch, head, i, j]
-        attended = ops.matmul(drop_attention(ops.softmax(logits, axis=-1), training=training), value)
+        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * width**-0.5  # [batch, head, i, j]
+        # In float16 the mask would be infinite, and a row that sees nothing NaN.
+        masked = ops.cast(logits, "float32") + (1.0 - ops.cast(allowed, "float32")) * _MASKED
+        shares = ops.cast(ops.softmax(masked, axis=-1), value.dtype)
+        attended = ops.matmul(drop_attention(shares, training=training), value)
         joined = ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, length, self.dimension))
         states = states + drop_out(self.out(joined), training=training)
         hidden = drop_wide(self.wide(self.norm_2(states)), training=training)
@@ -314,4 +319,5 @@ def encoder(given: HistoryInput, name: str) -> HistoryEncoder:
     kinds = {"mean": Mean, "positions": Positions, "rank_decay": RankDecay, "gru": Recurrent}
     if given.encoder == "transformer":
         return Transformer(given.max_values, given.encoder_dropout, given.layers, given.heads, name=name)
-    return kinds[given.encoder](given.max_values, given.encoder_dropout, name=name)
+    dtype = None if given.encoder == "gru" else "float32"  # None: that of the towers
+    return kinds[given.encoder](given.max_values, given.encoder_dropout, name=name, dtype=dtype)

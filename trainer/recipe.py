@@ -177,6 +177,8 @@ class Training:
         popularity: of an item, as one more dimension of the embeddings; see `trainer.popularity`. ``all_time``: of all
             training events; ``recent``: the newer, the more. Default: none.
         popularity_half_life_days: after which an event counts half, where ``recent``.
+        precision: in which the towers compute while they are fitted. ``mixed_bfloat16`` and ``mixed_float16`` (with its
+            loss scaled) halve time and memory on a GPU that has them; weights, loss and what is exported are float32.
         patience: epochs without a better validation `metric` before training stops and goes back to the best; 0: never.
         metric: that choice is by.
         refit: whether the towers are fitted again, on training and validation, for as many epochs as were best.
@@ -204,6 +206,7 @@ class Training:
     initial_norm: Annotated[float, Field(gt=0.0)] = 1.0
     popularity: Literal["none", "all_time", "recent"] = "none"
     popularity_half_life_days: Annotated[float, Field(gt=0.0)] = 30.0
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"
     refit: bool = False

@@ -171,8 +171,23 @@ class ItemTower:
     popularity: ItemPopularity | None
 
 
-def build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
-    """Returns query tower and item tower."""
+def build(recipe: Recipe, schemas: Schemas, precision: str = "float32") -> tuple[QueryTower, ItemTower]:
+    """Returns query tower and item tower.
+
+    Args:
+        recipe: both towers.
+        schemas: what they read.
+        precision: in which they compute, see `trainer.recipe.Training`; weights and output are float32.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return _build(recipe, schemas)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
     vocabularies = {**schemas.query.vocabularies, **schemas.item.vocabularies}
     slot_count = vocabularies[ITEMS].slot_count if ITEMS in vocabularies else FIRST_VALUE
     table = _embedding(slot_count, recipe.training.dimension, recipe.training.initial_norm, ITEMS)
@@ -212,7 +227,7 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
     raw, hidden = _output(recipe.query_tower, dimension, encoded, direct)
     vectors = _unit(raw)
     if recipe.training.popularity != "none":
-        vectors = QueryPopularity(name="query_popularity")(vectors, hidden)
+        vectors = QueryPopularity(dtype="float32", name="query_popularity")(vectors, hidden)
     join = keras.Model(joined, vectors, name="query_join")
     inputs = {feature.name: _input(feature) for feature in schema.features}
     passed = {name: histories[name](tensor) if name in histories else tensor for name, tensor in inputs.items()}
@@ -232,7 +247,7 @@ def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embed
     raw, _ = _output(recipe.item_tower, recipe.training.dimension, encoded, direct)
     vectors, popularity = _unit(raw), None
     if recipe.training.popularity != "none":
-        popularity = ItemPopularity(table.input_dim, name="item_popularity")
+        popularity = ItemPopularity(table.input_dim, dtype="float32", name="item_popularity")
         vectors = popularity(vectors, ids)
     model = keras.Model(inputs, vectors, name="item_tower")
     return ItemTower(model, keras.Model(inputs, [raw, vectors], name="item_tower_both"), popularity)
@@ -272,4 +287,4 @@ def _output(spec: Tower, dimension: int, encoded: list, direct: list):
 
 
 def _unit(raw):
-    return keras.layers.UnitNormalization(name="embedding")(raw)
+    return keras.layers.UnitNormalization(name="embedding", dtype="float32")(raw)

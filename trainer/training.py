@@ -123,7 +123,17 @@ def fit(
     if state.best:
         for variable, value in zip(_tower_variables(model), state.best, strict=True):
             variable.assign(value)
-    return Fitted((model.query_tower, model.item_tower), state.epochs, state.best_epoch)
+    return Fitted(_in_float32(recipe, schemas, model), state.epochs, state.best_epoch)
+
+
+def _in_float32(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
+    """Returns the towers as they are served: computing in float32, with the weights of `model`."""
+    if recipe.training.precision == "float32":
+        return model.query_tower, model.item_tower
+    query_tower, item_tower = (tower.model for tower in towers.build(recipe, schemas))
+    query_tower.set_weights(model.query_tower.get_weights())
+    item_tower.set_weights(model.item_tower.get_weights())
+    return query_tower, item_tower
 
 
 def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -> tuple[Examples, TwoTower]:
@@ -131,7 +141,7 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     spec = recipe.training
-    query_tower, item_tower = towers.build(recipe, schemas)
+    query_tower, item_tower = towers.build(recipe, schemas, spec.precision)
     encoders = [history.encoder for history in query_tower.histories.values()]
     examples = Examples(
         recipe,
@@ -148,7 +158,10 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     catalogue = encode_items(schemas.item, dataset)
     model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts)
     schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
-    model.compile(optimizer=keras.optimizers.AdamW(schedule, weight_decay=spec.weight_decay), jit_compile=False)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=spec.weight_decay)
+    if spec.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer=optimizer, jit_compile=False)
     model.compute_step_loss(_tensors(examples.batch(np.arange(1))))  # makes every variable
     model.optimizer.build(model.trainable_variables)
     return examples, model

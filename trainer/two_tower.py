@@ -24,7 +24,7 @@ class Items(NamedTuple):
     """What the item tower makes of the items of a step.
 
     Attributes:
-        raw: [m, dim] float32, before the length is made 1.
+        raw: [m, dim] floats, in the precision of the towers, before the length is made 1.
         vectors: [m, dim or dim + 1] float32, unit length.
         place: [n] int32, of each asked item in both.
     """
@@ -128,7 +128,9 @@ class TwoTower(keras.Model):
             return
         raw = np.concatenate(
             [
-                np.array(self._both_of(tf.range(start, min(start + _BATCH, self._item_count)), training=False)[0])
+                np.array(
+                    self._both_of(tf.range(start, min(start + _BATCH, self._item_count)), training=False)[0], np.float32
+                )
                 for start in range(0, self._item_count, _BATCH)
             ]
         )
@@ -193,6 +195,7 @@ class TwoTower(keras.Model):
         """Returns the loss of a batch, after one step of the optimizer on it."""
         with tf.GradientTape() as tape:
             loss = self.compute_step_loss(batch)
+            scaled = self.optimizer.scale_loss(loss)  # of float16, whose small gradients would vanish; else the loss
         variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
         return loss
