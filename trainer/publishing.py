@@ -33,6 +33,7 @@ from trainer.export import export_query_tower
 from trainer.report_measures import collect
 from trainer.runs import Run
 from trainer.splits import Parts
+from trainer.text.publishing import ExportedTexts
 
 _CANARIES = 32
 _RECALL_QUERIES = 1000
@@ -57,14 +58,16 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
     query_tower, item_tower = run.towers
     users = _sample_users(parts, run.recipe.seed)
     columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users, parts.test)
-    queries = embed_queries(query_tower, run.schemas, columns, len(users))
+    texts = ExportedTexts(run.schemas, columns, dataset)
+    queries = embed_queries(query_tower, texts.schemas, columns, len(users))
     vectors = embed_items(item_tower, run.schemas, dataset)
     comparison = compare(store, run.recipe, dataset, parts, users=users, queries=queries, vectors=vectors)
     version = store.new_version()
     live = store.live()
     with store.stage(version) as folder:
         canary_columns = {name: column[:_CANARIES] for name, column in columns.items()}
-        canary_inputs = run.schemas.query.encode(canary_columns, len(users[:_CANARIES]))
+        texts.write(folder)
+        canary_inputs = texts.schemas.query.encode(canary_columns, len(users[:_CANARIES]))
         export_query_tower(query_tower, canary_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
         item_tower.save(folder / ITEM_TOWER)
         np.save(folder / VECTORS, vectors, allow_pickle=False)
@@ -89,6 +92,7 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         measured = {
             **dataclasses.asdict(evaluation),
             "comparison": dataclasses.asdict(comparison),
+            **texts.measure(query_tower, columns, vectors),
             "gates": {name: dataclasses.asdict(result) for name, result in results.items()},
         }
         (folder / EVALUATION).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")

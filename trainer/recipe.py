@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from trainer.recipe_tables import STRICT, Attribute, Download, Entities, Interactions, Name
+from trainer.text.spec import TextInput
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -104,7 +106,9 @@ class NumericInput:
     description: str = ""
 
 
-Input = Annotated[CategoricalInput | MultiCategoricalInput | HistoryInput | NumericInput, Field(discriminator="kind")]
+Input = Annotated[
+    CategoricalInput | MultiCategoricalInput | HistoryInput | NumericInput | TextInput, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -244,6 +248,7 @@ class Recipe:
         items: the catalogue. Default: the items of the interactions, without attributes.
         users: what is known of them. Default: nothing.
         download: data that the trainer fetches.
+        checkpoints: of text features, by name, that the trainer fetches.
         origin: where a person gets data that the trainer cannot fetch, and its licence.
         split: into training, validation and test.
         training: how the towers are fitted.
@@ -259,6 +264,7 @@ class Recipe:
     items: Entities | None = None
     users: Entities | None = None
     download: Download | None = None
+    checkpoints: Mapping[Name, Download] = dataclasses.field(default_factory=dict)
     origin: str = ""
     split: Split = dataclasses.field(default_factory=Split)
     training: Training = dataclasses.field(default_factory=Training)
@@ -275,7 +281,7 @@ ADAPTER = TypeAdapter(Recipe)
 
 PARTS = (
     Recipe, Download, Interactions, Attribute, Entities, Tower, Split, Training, Index, Gates, CategoricalInput,
-    MultiCategoricalInput, HistoryInput, NumericInput,
+    MultiCategoricalInput, HistoryInput, NumericInput, TextInput,
 )  # fmt: skip
 """Every class whose fields are keys."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical, Numeric
+from bundle.texts import Text, TextEncoder
 from bundle.vocabulary import Vocabulary
 from trainer.data import Dataset, Events
 from trainer.recipe import (
@@ -24,6 +25,7 @@ from trainer.recipe import (
     Tower,
 )
 from trainer.recipes import query_attributes
+from trainer.text.spec import TextInput
 
 ITEMS = "items"
 """Name of the vocabulary that histories and ``item_id`` share."""
@@ -35,6 +37,11 @@ class Schemas:
 
     query: FeatureSchema
     item: FeatureSchema
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """The text encoders of both, by name: `trainer.text.encoders.KerasText`."""
+        return {**self.query.encoders, **self.item.encoders}
 
 
 def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
@@ -53,9 +60,28 @@ def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
     once = np.ones(len(train), dtype=np.int64)
     contexts = {name: (values, once) for name, values in event_columns(recipe, train).items()}
     query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
-    query = _schema("query", recipe.query_tower, {**profiles, **contexts}, query_types, items)
+    asked = {**profiles, **contexts}
     catalogue = {name: (values, item_rows) for name, values in item_values.items()}
-    return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items))
+    encoders = _text_encoders(recipe, asked, catalogue)
+    query = _schema("query", recipe.query_tower, asked, query_types, items, encoders)
+    return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items, encoders))
+
+
+def _text_encoders(recipe: Recipe, *sides: Mapping[str, tuple[Sequence[Any], np.ndarray]]) -> dict[Any, TextEncoder]:
+    """Returns the text encoder of each text feature; `sides` are the columns of query tower and item tower."""
+    towers = zip((recipe.query_tower, recipe.item_tower), sides, strict=True)
+    columns = [
+        (f, columns.get(f.name, ((), None))[0])
+        for tower, columns in towers
+        for f in tower.features
+        if isinstance(f, TextInput)
+    ]
+    if not columns:
+        return {}
+    # Here, because recipes without text need no checkpoint, nor wait for what reads one.
+    from trainer.text.building import build
+
+    return dict(build(columns, recipe.checkpoints))
 
 
 def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
@@ -78,17 +104,24 @@ def _schema(
     columns: Mapping[str, tuple[Sequence[Any], np.ndarray]],
     types: Mapping[str, str],
     items: Vocabulary,
+    encoders: Mapping[Any, TextEncoder],
 ) -> FeatureSchema:
     """Returns the schema of a tower: `columns` are raw values by feature, and how many training events each has."""
     features: list[Feature] = []
     vocabularies: dict[str, Vocabulary] = {}
+    texts: dict[str, TextEncoder] = {}
     for spec in tower.features:
+        if isinstance(spec, TextInput):
+            encoder = encoders[spec]
+            texts[encoder.spec.name] = encoder
+            features.append(Text(spec.name, encoder.spec.name, encoder.spec.width, description=spec.description))
+            continue
         column, row_counts = columns.get(spec.name, ((), np.zeros(0)))
         feature, vocabulary = _feature(side, spec, column, row_counts, types)
         features.append(feature)
         if feature.vocabulary:
             vocabularies[feature.vocabulary] = items if vocabulary is None else vocabulary
-    return FeatureSchema(tuple(features), vocabularies)
+    return FeatureSchema(tuple(features), vocabularies, texts)
 
 
 def _feature(

@@ -23,6 +23,7 @@ from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
+from trainer.text.fitting import LayeredAdamW, TrainedTexts
 from trainer.two_tower import TwoTower
 
 Towers = tuple[keras.Model, keras.Model]
@@ -131,20 +132,22 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     tf.config.experimental.enable_op_determinism()
     spec = recipe.training
     query_tower, item_tower = towers.build(recipe, schemas)
+    texts = TrainedTexts(schemas)
     encoders = [history.encoder for history in query_tower.histories.values()]
     examples = Examples(
         recipe,
         dataset,
-        schemas,
+        texts.schemas,
         train,
         context=max((encoder.context for encoder in encoders), default=0),
         targets=min((encoder.targets for encoder in encoders), default=64),
     )
     counts = train.item_counts(len(dataset.items.ids))
-    catalogue = encode_items(schemas.item, dataset)
-    model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts)
+    catalogue = encode_items(texts.schemas.item, dataset)
+    model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts, texts)
     schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
-    model.compile(optimizer=keras.optimizers.AdamW(schedule, weight_decay=spec.weight_decay), jit_compile=False)
+    optimizer = LayeredAdamW(schedule, texts.rates, spec.learning_rate, weight_decay=spec.weight_decay)
+    model.compile(optimizer=optimizer, jit_compile=False)
     model.compute_step_loss(_tensors(examples.batch(np.arange(1))))  # makes every variable
     model.optimizer.build(model.trainable_variables)
     return examples, model
@@ -236,7 +239,8 @@ def _is_stale(state: State, patience: int) -> bool:
 
 
 def _tower_variables(model: TwoTower) -> list[Any]:
-    both = [*model.query_tower.variables, *model.item_tower.variables]
+    parts = (model.query_tower, model.item_tower, *model.text_models)
+    both = [variable for part in parts for variable in part.variables]
     return list({id(variable): variable for variable in both}.values())
 
 

@@ -161,6 +161,7 @@ def _check(recipe: Recipe, source: str) -> None:
                 "categorical": ("string", "int"),
                 "multi_categorical": ("string_list",),
                 "numeric": ("int", "float"),
+                "text": ("string",),
             }
             if attributes[feature.name].type not in types[feature.kind]:
                 raise RecipeError(
