@@ -17,7 +17,7 @@ WORDS = [
     *"1234567890abcdef,.()-", "##a", "##b", "##c", "##0", "##1", "##2", "##3",
 ]  # fmt: skip
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-WIDTH, LAYERS, HEADS, WIDE, POSITIONS = 16, 2, 2, 32, 32
+WIDTH, LAYERS, HEADS, POSITIONS = 16, 2, 2, 32
 
 _PARTS = {
     "bert": ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
@@ -30,7 +30,7 @@ _PREFIX = {"bert": "", "distilbert": "distilbert.", "roberta": "roberta."}
 _LAYER = {"bert": "encoder.layer", "distilbert": "distilbert.transformer.layer", "roberta": "roberta.encoder.layer"}
 
 
-def write_checkpoint(folder: Path, family: str = "bert", seed: int = 0) -> Path:
+def write_checkpoint(folder: Path, family: str = "bert", seed: int = 0, width: int = WIDTH) -> Path:
     """Writes a checkpoint and returns its folder."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
@@ -42,15 +42,15 @@ def write_checkpoint(folder: Path, family: str = "bert", seed: int = 0) -> Path:
     pad_id = 1 if family == "roberta" else 0
     positions = POSITIONS + (pad_id + 1 if family == "roberta" else 0)
     weights = {
-        f"{embeddings}.word_embeddings.weight": draw(len(VOCABULARY), WIDTH),
-        f"{embeddings}.position_embeddings.weight": draw(positions, WIDTH),
-        f"{embeddings}.LayerNorm.weight": 1.0 + draw(WIDTH),
-        f"{embeddings}.LayerNorm.bias": draw(WIDTH),
+        f"{embeddings}.word_embeddings.weight": draw(len(VOCABULARY), width),
+        f"{embeddings}.position_embeddings.weight": draw(positions, width),
+        f"{embeddings}.LayerNorm.weight": 1.0 + draw(width),
+        f"{embeddings}.LayerNorm.bias": draw(width),
     }
     if family == "bert":
-        weights |= {"embeddings.token_type_embeddings.weight": draw(2, WIDTH)}
-        weights |= {"pooler.dense.weight": draw(WIDTH, WIDTH), "pooler.dense.bias": draw(WIDTH)}
-    shapes = [(WIDTH, WIDTH)] * 4 + [(WIDE, WIDTH), (WIDTH, WIDE), (WIDTH,), (WIDTH,)]
+        weights |= {"embeddings.token_type_embeddings.weight": draw(2, width)}
+        weights |= {"pooler.dense.weight": draw(width, width), "pooler.dense.bias": draw(width)}
+    shapes = [(width, width)] * 4 + [(2 * width, width), (width, 2 * width), (width,), (width,)]
     for layer in range(LAYERS):
         for part, shape in zip(_PARTS[family], shapes, strict=True):
             prefix = f"{_LAYER[family]}.{layer}.{part}"
@@ -59,10 +59,10 @@ def write_checkpoint(folder: Path, family: str = "bert", seed: int = 0) -> Path:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = {
         "bert": {
-            "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-            "intermediate_size": WIDE, "hidden_dropout_prob": 0.1, "type_vocab_size": 2,
+            "hidden_size": width, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+            "intermediate_size": 2 * width, "hidden_dropout_prob": 0.1, "type_vocab_size": 2,
         },
-        "distilbert": {"dim": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": WIDE, "dropout": 0.1},
+        "distilbert": {"dim": width, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": 2 * width, "dropout": 0.1},
     }  # fmt: skip
     own = config["distilbert" if family == "distilbert" else "bert"]
     own |= {"model_type": family, "vocab_size": len(VOCABULARY), "max_position_embeddings": positions}

@@ -17,6 +17,7 @@ from trainer.recipe import HistoryInput, Recipe
 from trainer.schema import Schemas
 from trainer.slices import slices_of
 from trainer.splits import Parts
+from trainer.text.spec import TextInput
 
 MODEL, POPULARITY = "two-tower", "popularity"
 """Names of the methods."""
@@ -106,6 +107,11 @@ def popularity_scorer(known: Events, item_count: int) -> Scorer:
     return lambda users: np.broadcast_to(counts, (len(users), item_count))
 
 
+def reads_requests(recipe: Recipe) -> bool:
+    """Whether the query tower reads a text: then a user of whom nothing is known can still be answered."""
+    return any(isinstance(feature, TextInput) for feature in recipe.query_tower.features)
+
+
 def evaluate_validation(
     recipe: Recipe, dataset: Dataset, schemas: Schemas, towers: Towers, parts: Parts
 ) -> dict[str, float]:
@@ -116,7 +122,9 @@ def evaluate_validation(
     pairs = parts.valid.pairs
     users = np.unique(pairs[:, 0])
     drawn = np.random.default_rng(0).permutation(users)[:VALIDATION_USERS]
-    held_out = HeldOut.of(parts.train.pairs, pairs[np.isin(pairs[:, 0], drawn)], len(dataset.items.ids))
+    held_out = HeldOut.of(
+        parts.train.pairs, pairs[np.isin(pairs[:, 0], drawn)], len(dataset.items.ids), new_users=reads_requests(recipe)
+    )
     task = Task(recipe, dataset, schemas, towers, parts.train, parts.valid)
     return dict(evaluate(held_out, task.scorer()).means)
 
@@ -149,7 +157,9 @@ def evaluate_test(
     known, item_count = parts.known, len(dataset.items.ids)
     counts = known.item_counts(item_count)
     known_pairs, test_pairs = known.pairs, parts.test.pairs
-    held_out = HeldOut.of(known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts)
+    held_out = HeldOut.of(
+        known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts, new_users=reads_requests(recipe)
+    )
     task = Task(recipe, dataset, schemas, towers, known, parts.test)
     methods = {MODEL: task.scorer(), POPULARITY: popularity_scorer(known, item_count), **(others or {})}
     scores = {name: evaluate(held_out, method) for name, method in methods.items()}
@@ -162,7 +172,7 @@ def evaluate_test(
     return Evaluation(
         metrics={name: dict(found.means) for name, found in scores.items()},
         user_count=len(held_out.users),
-        cold_user_count=len(np.setdiff1d(parts.test.users, known.users)),
+        cold_user_count=0 if reads_requests(recipe) else len(np.setdiff1d(parts.test.users, known.users)),
         cold_item_share=float((~trained[np.concatenate(held_out.relevant)]).mean()),
         repeat_share=float(had.mean()),
         repeats=repeats,

@@ -28,7 +28,7 @@ from trainer.canaries import make_canaries
 from trainer.comparison import compare
 from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries, raw_queries
-from trainer.evaluation import MODEL, POPULARITY, Evaluation
+from trainer.evaluation import MODEL, POPULARITY, Evaluation, reads_requests
 from trainer.export import export_query_tower
 from trainer.report_measures import collect
 from trainer.runs import Run
@@ -56,7 +56,7 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         StoreError: the store cannot be written; nothing of the bundle is left.
     """
     query_tower, item_tower = run.towers
-    users = _sample_users(parts, run.recipe.seed)
+    users = _sample_users(parts, run.recipe.seed, new_users=reads_requests(run.recipe))
     columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users, parts.test)
     texts = ExportedTexts(run.schemas, columns, dataset)
     queries = embed_queries(query_tower, texts.schemas, columns, len(users))
@@ -134,9 +134,12 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         return store.commit(folder, describe)
 
 
-def _sample_users(parts: Parts, seed: int) -> np.ndarray:
-    """Returns up to 1,000 users of the test part, or of the known part where the test has none known."""
-    users = np.intersect1d(parts.known.users, parts.test.users)
+def _sample_users(parts: Parts, seed: int, *, new_users: bool) -> np.ndarray:
+    """Returns up to 1,000 users of the test part, or of the known part where the test has none known.
+
+    `new_users` takes those of the test of whom nothing is known, too.
+    """
+    users = np.unique(parts.test.users) if new_users else np.intersect1d(parts.known.users, parts.test.users)
     if not len(users):
         users = np.unique(parts.known.users)
     return np.random.default_rng(seed).permutation(users)[:_RECALL_QUERIES]

@@ -17,6 +17,7 @@ from tests.serving.harness import query_tower_service
 from tests.trainer.search_world import write_search_shop
 from tests.trainer.world import KERAS_AND_NUMPY, command
 from trainer.embeddings import embed_queries
+from trainer.errors import RunError
 from trainer.runs import Run
 from trainer.text import building
 from trainer.text.encoders import KerasText
@@ -146,3 +147,21 @@ def test_new_items_are_embedded_by_the_bundle_alone(tmp_path: Path) -> None:
     # p11 has the title of z1: 11 is red (11 mod 3 is 2), a bag (11 // 3 mod 4 is 3), and 11 mod 7 is 4.
     np.testing.assert_allclose(vectors[items.rows["z1"]], vectors[items.rows["p11"]], atol=1e-5)
     assert vectors[items.rows["z2"]] @ vectors[items.rows["p11"]] < 0.999
+
+
+def test_graded_queries_measure_the_towers_beside_bm25(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    recipe = write_search_shop(tmp_path / "data", checkpoint, 'mode = "frozen"')
+    monkeypatch.chdir(tmp_path)
+    command("train", recipe, "--run", "runs/mine")
+    # p11 and p23 are the red bags: 11 and 23 are 2 modulo 3, and 11 // 3 and 23 // 3 are 3 modulo 4.
+    (tmp_path / "qrels.csv").write_text("query,docid,rating\nred bag,p11,3\nred bag,p23,3\nred bag,p00,0\nusb,p00,0\n")
+    found = json.loads(command("evaluate", "--qrels", "qrels.csv", "--json"))
+    assert found["run"] == "runs/mine"
+    assert found["query_count"] == 1
+    assert set(found["metrics"]) == {"two-tower", "two-tower + BM25", "BM25", "frozen encoder"}
+    # Only these two titles hold both words: BM25 finds them first.
+    assert found["metrics"]["BM25"]["ndcg@10"] == 1.0
+    assert json.loads((tmp_path / "runs/mine/search.json").read_text())["metrics"] == found["metrics"]
+    with pytest.raises(RunError, match="evaluate needs --qrels"):
+        command("evaluate", "runs/mine", "--queries", "qrels.csv")

@@ -101,10 +101,12 @@ def _finetuned_encoder(feature: TextInput, checkpoint: Checkpoint) -> KerasText:
     layers = getattr(backbone, "transformer_layers", None)
     if layers is None:
         raise TextError(f"checkpoint {checkpoint.name!r}: its layers cannot be told apart; use mode frozen")
-    if feature.trained_layers < len(layers):
-        trained = {id(layer) for layer in layers[-feature.trained_layers :]}
-        for layer in backbone.layers:
+    trained = {id(layer) for layer in layers[-feature.trained_layers :]}
+    for layer in backbone.layers:
+        if feature.trained_layers < len(layers):
             layer.trainable = id(layer) in trained
+        elif layer.name == "pooled_dense":  # of BERT, behind the states that are pooled here: never used
+            layer.trainable = False
     model = transformer_encoder(backbone, spec.pad_id, spec.name)
     return KerasText(spec, checkpoint.tokenizer(spec.max_tokens), model, feature.rate)
 

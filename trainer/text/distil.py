@@ -46,6 +46,8 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
     both = np.concatenate([single, vectors])
     # Without taking the mean off: dot products are to stay what they are.
     directions = np.linalg.eigh(both.T @ both)[1][:, ::-1][:, :width]  # [teacher width, width]
+    if width == spec.width:
+        directions = np.eye(width, dtype=np.float32)  # the teacher's own space
     student = static_encoder(tokens, width, spec.pad_id, name)
     student.layers[1].set_weights([(single @ directions).astype(np.float32)])
     _fit(student, teacher, texts, (vectors @ directions).astype(np.float32), generator)

@@ -40,7 +40,11 @@ def export_text_encoder(encoder: KerasText, folder: Path, texts: Sequence[str]) 
     path = folder / spec.encoder_path
     path.parent.mkdir(parents=True)
     (path.parent / TOKENIZER).write_text(encoder.tokenizer.json_text, encoding="utf-8")
-    path.write_bytes(_convert(encoder.model, spec.precision))
+    try:
+        path.write_bytes(_convert(encoder.model, spec.precision))
+    except Exception as error:  # the converter raises its own, which is no public class
+        reason = str(error).strip().splitlines()[0][:300]
+        raise ExportError(f"text encoder {spec.name} cannot be converted to built-in ops: {reason}") from error
     _check_ops(path)
     _check_size(path, encoder)
     served = LiteText.open(folder, spec)

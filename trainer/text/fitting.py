@@ -100,5 +100,8 @@ def _encoded(encoders: Mapping[str, KerasText], inputs: Mapping[str, Any], train
         ids = inputs[name]
         # Nothing behind the longest text of the batch.
         length = tf.reduce_max(tf.reduce_sum(tf.cast(ids != encoder.spec.pad_id, tf.int32), axis=1))
-        encoded[name] = encoder.model(ids[:, : tf.maximum(length, 1)], training=training)
+        # Each text once: a batch holds all products of a query.
+        distinct, place = tf.raw_ops.UniqueV2(x=ids[:, : tf.maximum(length, 1)], axis=[0])
+        distinct = tf.ensure_shape(distinct, (None, None))
+        encoded[name] = tf.gather(encoder.model(distinct, training=training), place)
     return encoded
