@@ -64,8 +64,8 @@ def train(
     Example: `python -m trainer train movielens_100k --store store --promote`
 
     Args:
-        recipe_name: A shipped recipe (movielens_100k, complete_journey, amazon_beauty, product_search), or the path of a
-            TOML file.
+        recipe_name: A shipped recipe (movielens_100k, complete_journey, amazon_beauty, product_search), or the path
+            of a TOML file.
         data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
         run: Folder for the towers, logs and evaluation. Default: runs/RECIPE-TIME.
         store: Publish a bundle to this store.

@@ -20,7 +20,7 @@ from trainer.text.progress import text_progress
 
 _MOST_TEXTS = 50_000
 _BATCH = 512
-_STEPS = 1500
+_STEPS = 600
 _LEARNING_RATE = 0.01
 
 
