@@ -7,9 +7,9 @@
 | history           | a list of item ids, oldest    | [batch, max_values] int32 slots, newest first, padded    |
 |                   | first                         |                                                          |
 | numeric           | a number                      | [batch, 2] float32: (value - mean) / std, 1 if present   |
+| text              | a string                      | [batch, width] float32: see `bundle.texts`               |
 
-A missing value is None (or an empty list): slot 0, or (0, 0) where numeric. ``text`` is a kind of its own, for which
-`KINDS` and the wire's ``FEATURE_KIND_TEXT`` keep the place.
+A missing value is None (or an empty list): slot 0, (0, 0) where numeric, zeros where text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from bundle.texts import OpenTextEncoder, Text, TextEncoder, TextEncoderSpec
 from bundle.vocabulary import PADDING, Hashing, Vocabulary
 
 ValueType = Literal["string", "int", "float"]
@@ -180,8 +181,8 @@ class Numeric:
         return min(max((value - self.mean) / self.std, -10.0), 10.0), 1.0
 
 
-Feature = Categorical | MultiCategorical | History | Numeric
-KINDS: Mapping[str, type[Feature]] = {kind.kind: kind for kind in (Categorical, MultiCategorical, History, Numeric)}
+Feature = Categorical | MultiCategorical | History | Numeric | Text
+KINDS: Mapping[str, type[Feature]] = {k.kind: k for k in (Categorical, MultiCategorical, History, Numeric, Text)}
 
 
 @dataclass(frozen=True)
@@ -191,21 +192,30 @@ class FeatureSchema:
     Attributes:
         features: in the order of the recipe, names distinct.
         vocabularies: by name.
+        encoders: of texts, by name.
     """
 
     features: tuple[Feature, ...]
     vocabularies: Mapping[str, Vocabulary]
+    encoders: Mapping[str, TextEncoder] = field(default_factory=dict[str, TextEncoder])
 
     def __post_init__(self) -> None:
         """Checks names.
 
         Raises:
-            ValueError: a name stands twice, or a vocabulary is missing or of the wrong type.
+            ValueError: a name stands twice, or a vocabulary or text encoder is missing or of the wrong type.
         """
         names = [feature.name for feature in self.features]
         if len(set(names)) != len(names):
             raise ValueError(f"feature names {names} are not distinct")
         for feature in self.features:
+            if isinstance(feature, Text):
+                encoder = self.encoders.get(feature.encoder)
+                if encoder is None or encoder.spec.width != feature.width:
+                    found = "there is none" if encoder is None else f"it makes {encoder.spec.width}"
+                    raise ValueError(
+                        f"feature {feature.name}: text encoder {feature.encoder!r} of width {feature.width}: {found}"
+                    )
             if not feature.vocabulary:
                 continue
             if feature.vocabulary not in self.vocabularies:
@@ -220,7 +230,7 @@ class FeatureSchema:
 
     def subset(self, names: Container[str]) -> FeatureSchema:
         """Returns the schema of some of the features."""
-        return FeatureSchema(tuple(f for f in self.features if f.name in names), self.vocabularies)
+        return FeatureSchema(tuple(f for f in self.features if f.name in names), self.vocabularies, self.encoders)
 
     def encode(self, columns: Columns, row_count: int) -> dict[str, np.ndarray]:
         """Returns the model inputs of `row_count` rows.
@@ -242,21 +252,36 @@ class FeatureSchema:
             column = columns.get(feature.name, absent)
             if isinstance(feature, Numeric):
                 inputs[feature.name] = feature.encode(column)
+            elif isinstance(feature, Text):
+                inputs[feature.name] = self.encoders[feature.encoder].embed(column)
             else:
                 inputs[feature.name] = feature.encode(column, self.slots(feature))
         return inputs
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the features, for the manifest; the vocabularies are a file of their own."""
-        return {"features": [{"kind": f.kind, **dataclasses.asdict(f)} for f in self.features]}
+        """Returns the features, for the manifest; vocabularies, tokenizers and weights are files of their own."""
+        raw: dict[str, Any] = {"features": [{"kind": f.kind, **dataclasses.asdict(f)} for f in self.features]}
+        if specs := self.encoder_specs:
+            raw["text_encoders"] = [dataclasses.asdict(spec) for spec in specs]
+        return raw
+
+    @property
+    def encoder_specs(self) -> list[TextEncoderSpec]:
+        """Of the text encoders that its features use, by name."""
+        return [self.encoders[n].spec for n in sorted({f.encoder for f in self.features if isinstance(f, Text)})]
 
     @staticmethod
-    def from_json(raw: Mapping[str, Any], vocabularies: Mapping[str, Sequence[Any]]) -> FeatureSchema:
+    def from_json(
+        raw: Mapping[str, Any],
+        vocabularies: Mapping[str, Sequence[Any]],
+        open_encoder: OpenTextEncoder | None = None,
+    ) -> FeatureSchema:
         """Returns the schema that `to_json` wrote.
 
         Args:
             raw: what it wrote.
             vocabularies: values by name; may hold more than the features use.
+            open_encoder: gives a text encoder. Default: a schema with text features is an error.
 
         Raises:
             ValueError: an unknown kind or field, or a bad value.
@@ -275,7 +300,24 @@ class FeatureSchema:
         absent = sorted(used - vocabularies.keys())
         if absent:
             raise ValueError(f"no vocabulary {', '.join(absent)}")
-        return FeatureSchema(tuple(features), {name: Vocabulary(tuple(vocabularies[name])) for name in sorted(used)})
+        specs = text_encoder_specs(raw)
+        if specs and open_encoder is None:
+            raise ValueError("the features read text, which needs a text encoder")
+        encoders = {spec.name: open_encoder(spec) for spec in specs} if open_encoder else {}
+        known = {name: Vocabulary(tuple(vocabularies[name])) for name in sorted(used)}
+        return FeatureSchema(tuple(features), known, encoders)
+
+
+def text_encoder_specs(raw: Mapping[str, Any]) -> list[TextEncoderSpec]:
+    """Returns the text encoders that a schema names, as `FeatureSchema.to_json` wrote it.
+
+    Raises:
+        ValueError: an unknown field or a bad value.
+    """
+    try:
+        return [TextEncoderSpec(**spec) for spec in raw.get("text_encoders", ())]
+    except TypeError as error:
+        raise ValueError(f"text encoders {raw['text_encoders']}: {error}") from error
 
 
 def _pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
 from query_tower_service.query_log import QueryLog
 from query_tower_service.servicer import SERVICE_NAME, QueryTowerServicer
+from query_tower_service.text import TextMetrics
 from serving.live import Live
 from serving.metrics import Metrics
 from serving.server import Server
@@ -21,7 +22,7 @@ def assemble(config: QueryTowerConfig) -> Server:
     """
     store = BundleStore(config.store)
     metrics = Metrics()
-    live = Live(store, ModelLoader(store, config).open, config, metrics)
+    live = Live(store, ModelLoader(store, config, TextMetrics(metrics.registry)).open, config, metrics)
     query_log = None
     if config.query_log is not None:
         query_log = QueryLog(config.query_log, config.query_log_share, config.query_log_max_bytes, metrics.registry)

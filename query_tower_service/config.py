@@ -28,6 +28,9 @@ class QueryTowerConfig(ServerConfig):
     query_log_max_bytes: int = 64 << 20
     """Largest size of the query log, in bytes, 1 KiB to 1 TiB; the file before it is kept as .1, so twice that."""
 
+    text_cache_size: int = 10_000
+    """Texts whose embeddings each open model keeps, 0 to 10,000,000; 0 keeps none. One of 384 numbers takes 1.6 KiB."""
+
     def __post_init__(self) -> None:
         """Checks ranges.
 
@@ -36,6 +39,7 @@ class QueryTowerConfig(ServerConfig):
         """
         super().__post_init__()
         check_range("query_log_share", self.query_log_share, 0, 1)
+        check_range("text_cache_size", self.text_cache_size, 0, 10_000_000)
         check_range("query_log_max_bytes", self.query_log_max_bytes, 1 << 10, 1 << 40)
 
     def _own_files(self, number: int) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from bundle.errors import BundleRefused
-from bundle.features import FeatureSchema
+from bundle.features import FeatureSchema, text_encoder_specs
 from bundle.manifest import CANARIES, QUERY_TOWER, VOCABULARIES, Manifest
 from bundle.store import BundleStore
+from bundle.texts import TextEncoderSpec
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.encoder import QueryTower
+from query_tower_service.text import ServedText, TextCache, TextMetrics
 from serving.verification import (
     available_bytes,
     check_embeddings,
@@ -24,10 +26,8 @@ from serving.verification import (
     read_contents,
 )
 
-FILES = (QUERY_TOWER, VOCABULARIES, CANARIES)
-"""What this service reads of a bundle."""
-
 _IDENTITY = (QUERY_TOWER, VOCABULARIES)
+"""Beside the text encoders, what tells one model from another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +50,11 @@ class Model:
 class ModelLoader:
     """Opens models. Calls must not overlap; `serving.live.Live` sees to that."""
 
-    def __init__(self, store: BundleStore, config: QueryTowerConfig) -> None:
-        """Takes where the bundles are, and the settings."""
+    def __init__(self, store: BundleStore, config: QueryTowerConfig, metrics: TextMetrics) -> None:
+        """Takes where the bundles are, the settings, and where texts are counted."""
         self._store = store
         self._config = config
+        self._metrics = metrics
         # Weak: a model goes away with the last bundle and request that hold it.
         self._open: WeakValueDictionary[str, Model] = WeakValueDictionary()
 
@@ -68,12 +69,17 @@ class ModelLoader:
             BundleError: a gate refused it; see `serving.verification`. Gate ``model``: another bundle of the same
                 model has another tower.
         """
-        manifest = self._store.verify(version, FILES)
-        identity = (*(manifest.files[name].sha256 for name in _IDENTITY), json.dumps(manifest.feature_schema))
+        manifest = self._store.manifest(version)
+        files = files_of(manifest)
+        self._store.verify(version, files)
+        identity = (
+            *(manifest.files[name].sha256 for name in files if name != CANARIES),
+            json.dumps(manifest.feature_schema),
+        )
         model = self._open.get(manifest.model_version)
         if model is None:
             copies = 1 if beside or self._config.unload_first else 2
-            check_memory(manifest, FILES, copies, available_bytes())
+            check_memory(manifest, files, copies, available_bytes())
             model = Model(manifest.model_version, version, self._read_tower(manifest), identity)
         elif model.identity != identity:
             raise BundleRefused(
@@ -93,16 +99,33 @@ class ModelLoader:
     def _read_tower(self, manifest: Manifest) -> QueryTower:
         version = manifest.bundle_version
         folder = self._store.path(version)
-        schema = read_contents(version, VOCABULARIES, lambda: _read_schema(manifest, folder / VOCABULARIES))
+        schema = read_contents(version, VOCABULARIES, lambda: self._read_schema(manifest, folder))
         return read_contents(
             version,
             QUERY_TOWER,
             lambda: QueryTower(folder / QUERY_TOWER, schema, manifest.dimension, self._config.threads),
         )
 
+    def _read_schema(self, manifest: Manifest, folder: Path) -> FeatureSchema:
+        def open_encoder(spec: TextEncoderSpec) -> ServedText:
+            cache = TextCache(self._config.text_cache_size, self._metrics)
+            return ServedText(folder, spec, self._config.threads, cache, self._metrics)
 
-def _read_schema(manifest: Manifest, path: Path) -> FeatureSchema:
-    return FeatureSchema.from_json(manifest.feature_schema, json.loads(path.read_text(encoding="utf-8")))
+        vocabularies = json.loads((folder / VOCABULARIES).read_text(encoding="utf-8"))
+        return FeatureSchema.from_json(manifest.feature_schema, vocabularies, open_encoder)
+
+
+def files_of(manifest: Manifest) -> tuple[str, ...]:
+    """Returns what this service reads of a bundle.
+
+    Raises:
+        BundleRefused: gate ``contents`` where the manifest's text encoders make no sense.
+    """
+    specs = read_contents(
+        manifest.bundle_version, "feature_schema", lambda: text_encoder_specs(manifest.feature_schema)
+    )
+    texts = [path for spec in specs for path in (spec.tokenizer_path, spec.encoder_path)]
+    return (*_IDENTITY, *texts, CANARIES)
 
 
 def _check_unit_length(version: str, embeddings: np.ndarray) -> None:

@@ -25,6 +25,7 @@ _KINDS: dict[str, pb.FeatureKind.ValueType] = {
     "numeric": pb.FEATURE_KIND_NUMERIC,
     "history": pb.FEATURE_KIND_HISTORY,
     "multi_categorical": pb.FEATURE_KIND_MULTI_CATEGORICAL,
+    "text": pb.FEATURE_KIND_TEXT,
 }
 _VALUE_TYPES: dict[str, pb.ValueType.ValueType] = {
     "string": pb.VALUE_TYPE_STRING,

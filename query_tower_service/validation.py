@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from bundle.features import Categorical, Feature, FeatureSchema, Numeric
+from bundle.texts import Text
 from serving.errors import InvalidRequest
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
@@ -76,7 +77,7 @@ def _read_values(feature: Feature, message: pb.FeatureValues) -> tuple[Any, str]
             return None, f"a value of {longest} characters, expected at most {MAX_CHARACTERS}"
     if kind == "floats" and not all(map(math.isfinite, values)):
         return None, "NaN or infinite, expected finite values"
-    if isinstance(feature, Categorical | Numeric):
+    if isinstance(feature, Categorical | Numeric | Text):
         if len(values) > 1:
             return None, f"{len(values)} values, expected one: the feature is a scalar"
         return (values[0] if values else None), ""

@@ -43,7 +43,7 @@ def main() -> int:
     for seed in range(1, arguments.seeds + 1):
         for dropout in found:
             seeded = _with_dropout(dataclasses.replace(recipe, seed=seed), dropout)
-            found[dropout].append(_measure(seeded, dataset, parts, hidden))
+            found[dropout].append(measure(seeded, dataset, parts, hidden))
             new, old = found[dropout][-1]
             print(f"seed {seed}, dropout {dropout}: Recall@100 of new items {new:.4f}, of trained ones {old:.4f}")
     users = np.unique(parts.train.users)
@@ -67,7 +67,7 @@ def _with_dropout(recipe: Recipe, dropout: float) -> Recipe:
     return recipes.parse(raw, "the recipe with another dropout")
 
 
-def _measure(recipe: Recipe, dataset: Any, parts: Any, hidden: np.ndarray) -> tuple[float, float]:
+def measure(recipe: Recipe, dataset: Any, parts: Any, hidden: np.ndarray) -> tuple[float, float]:
     """Returns Recall@100 on validation of the hidden items, and of the others."""
     from trainer import training
     from trainer.evaluation import Task

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from rehearsal import search_quality
 from trainer import console, recipes, sources
 from trainer.quiet import import_tensorflow
 
@@ -78,6 +79,10 @@ def main() -> int:
 
     began = time.monotonic()
     recipe = recipes.load(arguments.recipe)
+    if recipe.prepare is not None:  # made for graded queries: nobody's events are held out
+        if arguments.data is None:
+            parser.error(f"{recipe.name} needs --data (make: DATA=), the folder of the catalogue.\n{recipe.origin}")
+        return search_quality.measure(recipe, arguments.recipe, arguments.data, arguments.seeds, arguments.json)
     folder = sources.data_folder(recipe, arguments.recipe, arguments.data)
     dataset, parts = sources.read(recipe, folder)
     others, notes = {}, []

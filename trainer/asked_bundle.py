@@ -11,10 +11,11 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from bundle.errors import BundleRefused
-from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical
+from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical, text_encoder_specs
 from bundle.items import ItemTable
 from bundle.manifest import ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
 from bundle.store import BundleStore
+from bundle.texts import Text
 from trainer.data import Dataset, Events
 from trainer.embeddings import context_columns
 from trainer.export import OUTPUT, SIGNATURE
@@ -22,6 +23,7 @@ from trainer.quiet import quiet_stderr
 from trainer.recipe import USER_ID, Recipe
 from trainer.recipes import query_attributes
 from trainer.schema import history_columns
+from trainer.text.lite import opener
 
 _BATCH = 1024
 
@@ -66,12 +68,14 @@ class AskedBundle:
         """
         try:
             manifest = store.verify(version, [QUERY_TOWER, VECTORS, ITEMS, VOCABULARIES])
+            specs = text_encoder_specs(manifest.feature_schema)
+            store.verify(version, [path for spec in specs for path in (spec.tokenizer_path, spec.encoder_path)])
         except BundleRefused as refused:
             raise NotComparable(f"it is damaged: {refused.message}") from refused
         folder = store.path(version)
         try:
             vocabularies = json.loads((folder / VOCABULARIES).read_text(encoding="utf-8"))
-            schema = FeatureSchema.from_json(manifest.feature_schema, vocabularies)
+            schema = FeatureSchema.from_json(manifest.feature_schema, vocabularies, opener(folder))
             item_ids = ItemTable.read(folder / ITEMS, {}).ids
             with quiet_stderr():
                 runner = Interpreter(model_path=str(folder / QUERY_TOWER)).get_signature_runner(SIGNATURE)
@@ -117,6 +121,8 @@ def _check_feature(feature: Feature, recipe: Recipe) -> None:
         found, allowed = "string", (feature.value_type,) if isinstance(feature, Categorical) else ()
     elif feature.name not in attributes:
         raise NotComparable(f"it reads the feature {feature.name!r}, which this recipe's users do not have")
+    elif isinstance(feature, Text):
+        found, allowed = attributes[feature.name].type, ("string",)
     else:
         found = attributes[feature.name].type
         if isinstance(feature, MultiCategorical):

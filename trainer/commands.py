@@ -17,6 +17,7 @@ from trainer.errors import RunError
 from trainer.index_command import tune_index
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
+from trainer.search_commands import evaluate_graded
 from trainer.store_commands import (
     Json,
     Store,
@@ -64,7 +65,8 @@ def train(
     Example: `python -m trainer train movielens_100k --store store --promote`
 
     Args:
-        recipe_name: A shipped recipe (movielens_100k, complete_journey, amazon_beauty) or the path of a TOML file.
+        recipe_name: A shipped recipe (movielens_100k, complete_journey, amazon_beauty, product_search), or the path
+            of a TOML file.
         data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
         run: Folder for the towers, logs and evaluation. Default: runs/RECIPE-TIME.
         store: Publish a bundle to this store.
@@ -118,9 +120,12 @@ def train(
 
 @app.command
 def evaluate(
-    run: Path,
+    run: Path | None = None,
     /,
     *,
+    qrels: Path | None = None,
+    queries: Path | None = None,
+    relevant_from: int = 1,
     baselines: bool = False,
     repeats: bool = False,
     slice_by: Annotated[tuple[str, ...], Parameter(name="--slice")] = (),
@@ -132,8 +137,14 @@ def evaluate(
 
     Example: `python -m trainer evaluate runs/mine --baselines --slice gender`
 
+    With graded queries instead: `python -m trainer evaluate runs/mine --qrels FILE`
+
     Args:
-        run: Folder that `train` wrote.
+        run: Folder that `train` wrote. Default, with graded queries: the newest one below runs.
+        qrels: Graded queries, CSV with query, docid and rating: the towers beside BM25, the frozen encoder and both
+            fused, instead of the test part.
+        queries: CSV with a column query: those of the graded ones that count. Default: all.
+        relevant_from: Lowest rating that counts as relevant.
         baselines: Beside popularity, recent popularity, ItemKNN, EASE (also with a query weighted by recency) and iALS,
             their settings chosen on validation.
         repeats: Rank known items too, and count purchases of them.
@@ -142,6 +153,12 @@ def evaluate(
         bundle: Its version. Default: the newest bundle of this run in the store.
         as_json: Print the result as JSON on stdout.
     """
+    if qrels is not None:
+        print_json(evaluate_graded(run, qrels, queries, relevant_from), as_json)
+        return
+    if run is None or queries is not None:
+        missing = "RUN, the folder that `train` wrote" if run is None else "--qrels, the grades of these queries"
+        raise RunError(f"evaluate needs {missing}")
     import_tensorflow()
     from trainer.evaluation import evaluate_test
     from trainer.runs import Run, write_evaluation

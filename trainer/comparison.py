@@ -11,7 +11,7 @@ from bundle.errors import BundleNotFound
 from bundle.store import BundleStore
 from trainer.asked_bundle import AskedBundle, NotComparable
 from trainer.data import Dataset
-from trainer.evaluation import TEST_USERS
+from trainer.evaluation import TEST_USERS, reads_requests
 from trainer.index import exact_top_k
 from trainer.metrics import HeldOut, evaluate
 from trainer.recipe import Recipe
@@ -110,7 +110,9 @@ def _evaluate(live: AskedBundle, rows: np.ndarray, dataset: Dataset, parts: Part
 
     counts = parts.known.item_counts(item_count)
     known, asked = of_drawn_users(parts.known, parts.test, TEST_USERS)
-    return evaluate(HeldOut.of(known.pairs, asked.pairs, item_count, item_counts=counts), score).means
+    new_users = reads_requests(live.recipe)
+    held_out = HeldOut.of(known.pairs, asked.pairs, item_count, item_counts=counts, new_users=new_users)
+    return evaluate(held_out, score).means
 
 
 def _overlap(old: np.ndarray, new: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bundle.store import sha256_of
 from trainer.errors import DownloadError
@@ -65,8 +65,11 @@ def _unpack(wheel: Path, folder: str, target: Path) -> Path:
         if not names:
             raise DownloadError(f"{wheel.name} holds no folder {folder}; correct download.folder in the recipe")
         for name in names:
-            # ZipFile.open never writes; the path is made of names below `folder` only.
-            path = target / folder / Path(name).relative_to(folder).name
+            # ZipFile.open never writes, and no path leads out of `target`.
+            inside = PurePosixPath(name)
+            if ".." in inside.parts:
+                raise DownloadError(f"{wheel.name} holds the path {name!r}, which leads out of its folder; not used")
+            path = target / inside
             path.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(name) as source, path.open("wb") as sink:
                 shutil.copyfileobj(source, sink)

@@ -4,6 +4,7 @@ TrainerError
 ├── RecipeError       the recipe is wrong; names the key
 ├── DataError         a table is wrong; names file, column and row
 ├── DownloadError     data could not be fetched, or is not what the recipe expects
+├── TextError         a text checkpoint cannot be used; names it
 ├── TrainingError     the training went astray
 ├── RunError          a run folder cannot be read or written
 └── ExportError       a tower that was exported answers differently
@@ -24,6 +25,10 @@ class DataError(TrainerError):
 
 class DownloadError(TrainerError):
     """The data of a recipe could not be fetched."""
+
+
+class TextError(TrainerError):
+    """A text checkpoint, or what was made of one, cannot be used."""
 
 
 class TrainingError(TrainerError):

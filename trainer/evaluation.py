@@ -18,6 +18,7 @@ from trainer.recipe import HistoryInput, Recipe
 from trainer.schema import Schemas
 from trainer.slices import slices_of
 from trainer.splits import Parts, of_drawn_users
+from trainer.text.spec import TextInput
 
 MODEL, POPULARITY = "two-tower", "popularity"
 """Names of the methods."""
@@ -113,6 +114,11 @@ def popularity_scorer(known: Events, item_count: int) -> Scorer:
     return lambda users: np.broadcast_to(counts, (len(users), item_count))
 
 
+def reads_requests(recipe: Recipe) -> bool:
+    """Whether the query tower reads a text: then a user of whom nothing is known can still be answered."""
+    return any(isinstance(feature, TextInput) for feature in recipe.query_tower.features)
+
+
 def evaluate_validation(
     recipe: Recipe, dataset: Dataset, schemas: Schemas, towers: Towers, parts: Parts
 ) -> dict[str, float]:
@@ -121,7 +127,7 @@ def evaluate_validation(
     Of more than `VALIDATION_USERS` users, the same ones are drawn each time.
     """
     known, asked = of_drawn_users(parts.train, parts.valid, VALIDATION_USERS)
-    held_out = HeldOut.of(known.pairs, asked.pairs, len(dataset.items.ids))
+    held_out = HeldOut.of(known.pairs, asked.pairs, len(dataset.items.ids), new_users=reads_requests(recipe))
     task = Task(recipe, dataset, schemas, towers, parts.train, parts.valid)
     return dict(evaluate(held_out, task.scorer()).means)
 
@@ -155,7 +161,9 @@ def evaluate_test(
     counts = known.item_counts(item_count)
     theirs, asked = of_drawn_users(known, parts.test, TEST_USERS)
     known_pairs, test_pairs = theirs.pairs, asked.pairs
-    held_out = HeldOut.of(known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts)
+    held_out = HeldOut.of(
+        known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts, new_users=reads_requests(recipe)
+    )
     task = Task(recipe, dataset, schemas, towers, known, asked)
     methods = {MODEL: task.scorer(), POPULARITY: popularity_scorer(known, item_count), **(others or {})}
     scores = {name: evaluate(held_out, method) for name, method in methods.items()}
@@ -168,7 +176,7 @@ def evaluate_test(
     return Evaluation(
         metrics={name: dict(found.means) for name, found in scores.items()},
         user_count=len(held_out.users),
-        cold_user_count=len(np.setdiff1d(asked.users, theirs.users)),
+        cold_user_count=0 if reads_requests(recipe) else len(np.setdiff1d(asked.users, theirs.users)),
         cold_item_share=float((~trained[np.concatenate(held_out.relevant)]).mean()),
         repeat_share=float(had.mean()),
         repeats=repeats,

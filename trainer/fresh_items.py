@@ -221,9 +221,10 @@ def _embed(source: Path, base: Manifest, rows: Mapping[str, Row]) -> np.ndarray:
     """Returns what the item tower makes of rows: [n, dim] float32, unit length."""
     # Here, because it takes seconds that a removal need not wait for.
     from trainer.item_tower import embed_rows
+    from trainer.text.lite import opener
 
     vocabularies = json.loads((source / VOCABULARIES).read_text(encoding="utf-8"))
-    schema = FeatureSchema.from_json(base.item_feature_schema, vocabularies)
+    schema = FeatureSchema.from_json(base.item_feature_schema, vocabularies, opener(source))
     columns = {
         f.name: list(rows) if f.name == ITEM_ID else [row[f.name] for row in rows.values()] for f in schema.features
     }

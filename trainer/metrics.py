@@ -33,7 +33,7 @@ class HeldOut:
     """Whom to evaluate, on what.
 
     Attributes:
-        users: [n] rows of the users with at least one known and one held-out item.
+        users: [n] rows of the users with at least one held-out item and, unless new ones count, a known one.
         known: for each, the item rows to leave out.
         relevant: for each, the distinct item rows that were held out.
         item_count: size of the catalogue.
@@ -54,6 +54,7 @@ class HeldOut:
         *,
         repeats: bool = False,
         item_counts: np.ndarray | None = None,
+        new_users: bool = False,
     ) -> HeldOut:
         """Returns what to evaluate.
 
@@ -63,12 +64,15 @@ class HeldOut:
             item_count: size of the catalogue.
             repeats: whether pairs that are known too count. If so, nothing is left out of the ranking.
             item_counts: as of the class.
+            new_users: whether users without known items are evaluated too: their request says what they want.
         """
         relevant = test_pairs
         if not repeats:
             keys = known_pairs.astype(np.int64) @ [item_count, 1]
             relevant = test_pairs[~np.isin(test_pairs.astype(np.int64) @ [item_count, 1], keys)]
-        users = np.intersect1d(known_pairs[:, 0], relevant[:, 0])
+        users = np.unique(relevant[:, 0])
+        if not new_users:
+            users = np.intersect1d(known_pairs[:, 0], users)
         known = [_NOTHING] * len(users) if repeats else _grouped(known_pairs, users)
         return HeldOut(users, known, _grouped(relevant, users), item_count, item_counts)
 

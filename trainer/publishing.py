@@ -28,11 +28,12 @@ from trainer.canaries import make_canaries
 from trainer.comparison import compare
 from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries, raw_queries
-from trainer.evaluation import MODEL, POPULARITY, Evaluation
+from trainer.evaluation import MODEL, POPULARITY, Evaluation, reads_requests
 from trainer.export import export_query_tower
 from trainer.report_measures import collect
 from trainer.runs import Run
 from trainer.splits import Parts
+from trainer.text.publishing import ExportedTexts
 
 _CANARIES = 32
 _RECALL_QUERIES = 1000
@@ -55,16 +56,18 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         StoreError: the store cannot be written; nothing of the bundle is left.
     """
     query_tower, item_tower = run.towers
-    users = _sample_users(parts, run.recipe.seed)
+    users = _sample_users(parts, run.recipe.seed, new_users=reads_requests(run.recipe))
     columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users, parts.test)
-    queries = embed_queries(query_tower, run.schemas, columns, len(users))
+    texts = ExportedTexts(run.schemas, columns, dataset)
+    queries = embed_queries(query_tower, texts.schemas, columns, len(users))
     vectors = embed_items(item_tower, run.schemas, dataset)
     comparison = compare(store, run.recipe, dataset, parts, users=users, queries=queries, vectors=vectors)
     version = store.new_version()
     live = store.live()
     with store.stage(version) as folder:
         canary_columns = {name: column[:_CANARIES] for name, column in columns.items()}
-        canary_inputs = run.schemas.query.encode(canary_columns, len(users[:_CANARIES]))
+        texts.write(folder)
+        canary_inputs = texts.schemas.query.encode(canary_columns, len(users[:_CANARIES]))
         export_query_tower(query_tower, canary_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
         item_tower.save(folder / ITEM_TOWER)
         np.save(folder / VECTORS, vectors, allow_pickle=False)
@@ -87,6 +90,7 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         measured = {
             **dataclasses.asdict(evaluation),
             "comparison": dataclasses.asdict(comparison),
+            **texts.measure(query_tower, columns, vectors),
             "gates": {name: dataclasses.asdict(result) for name, result in results.items()},
         }
         (folder / EVALUATION).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
@@ -128,10 +132,13 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         return store.commit(folder, describe)
 
 
-def _sample_users(parts: Parts, seed: int) -> np.ndarray:
-    """Returns up to 1,000 users of the test part, or of the known part where the test has none known."""
+def _sample_users(parts: Parts, seed: int, *, new_users: bool) -> np.ndarray:
+    """Returns up to 1,000 users of the test part, or of the known part where the test has none known.
+
+    `new_users` takes those of the test of whom nothing is known, too.
+    """
     known, tested = (np.flatnonzero(part.user_counts) for part in (parts.known, parts.test))
-    users = np.intersect1d(known, tested)
+    users = tested if new_users else np.intersect1d(known, tested)
     if not len(users):
         users = known
     return np.random.default_rng(seed).permutation(users)[:_RECALL_QUERIES]

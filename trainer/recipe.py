@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from trainer.recipe_tables import STRICT, Attribute, Download, Entities, Interactions, Name
+from trainer.text.spec import TextInput
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -104,7 +106,9 @@ class NumericInput:
     description: str = ""
 
 
-Input = Annotated[CategoricalInput | MultiCategoricalInput | HistoryInput | NumericInput, Field(discriminator="kind")]
+Input = Annotated[
+    CategoricalInput | MultiCategoricalInput | HistoryInput | NumericInput | TextInput, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -253,6 +257,17 @@ class Gates:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Search:
+    """Lexical search beside the towers.
+
+    Attributes:
+        attributes: of the items, that it reads. Default: those that the item tower reads as text.
+    """
+
+    attributes: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """All of a training but the data itself.
 
@@ -264,11 +279,14 @@ class Recipe:
         items: the catalogue. Default: the items of the interactions, without attributes.
         users: what is known of them. Default: nothing.
         download: data that the trainer fetches.
+        checkpoints: of text features, by name, that the trainer fetches.
+        prepare: what makes the tables of data that has another form; ``icecat``: as of `trainer.text.icecat`.
         origin: where a person gets data that the trainer cannot fetch, and its licence.
         split: into training, validation and test.
         training: how the towers are fitted.
         index: how the index is built.
         gates: what a bundle has to reach to go live.
+        search: lexical search beside the towers.
         seed: of all that is random.
     """
 
@@ -279,11 +297,14 @@ class Recipe:
     items: Entities | None = None
     users: Entities | None = None
     download: Download | None = None
+    checkpoints: Mapping[Name, Download] = dataclasses.field(default_factory=dict)
+    prepare: Literal["icecat"] | None = None
     origin: str = ""
     split: Split = dataclasses.field(default_factory=Split)
     training: Training = dataclasses.field(default_factory=Training)
     index: Index = dataclasses.field(default_factory=Index)
     gates: Gates = dataclasses.field(default_factory=Gates)
+    search: Search = dataclasses.field(default_factory=Search)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -295,7 +316,7 @@ ADAPTER = TypeAdapter(Recipe)
 
 PARTS = (
     Recipe, Download, Interactions, Attribute, Entities, Tower, Split, Training, Index, Gates, CategoricalInput,
-    MultiCategoricalInput, HistoryInput, NumericInput,
+    MultiCategoricalInput, HistoryInput, NumericInput, TextInput, Search,
 )  # fmt: skip
 """Every class whose fields are keys."""
 

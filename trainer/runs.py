@@ -4,6 +4,7 @@
 <run>/run.json          model version, resolved recipe, data folder, git commit
 <run>/schemas.json      both feature schemas and their vocabularies
 <run>/query_tower.keras, item_tower.keras
+<run>/text_encoders/NAME/   of text features
 <run>/history.json      what each epoch measured, see `trainer.training.fit`
 <run>/evaluation.json   written by `evaluate`
 <run>/checkpoint.npz    to resume from
@@ -14,6 +15,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import subprocess
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ import keras
 import trainer.towers  # noqa: F401  registers the layers that the towers are loaded with
 from bundle.features import FeatureSchema
 from bundle.manifest import new_version
+from bundle.texts import TEXT_ENCODERS, OpenTextEncoder, TextEncoder, TextEncoderSpec
 from trainer import recipes
 from trainer.errors import RunError
 from trainer.evaluation import Evaluation
@@ -82,6 +85,8 @@ class Run:
             query_tower, item_tower = self.towers
             query_tower.save(folder / "query_tower.keras")
             item_tower.save(folder / "item_tower.keras")
+            for encoder in self.schemas.text_encoders.values():
+                encoder.save(folder / TEXT_ENCODERS)
             _write_json(
                 folder / "schemas.json", {s: _schema_to_json(getattr(self.schemas, s)) for s in ("query", "item")}
             )
@@ -109,11 +114,12 @@ class Run:
         try:
             raw = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
+            open_encoder = _text_encoders(folder / TEXT_ENCODERS)
             return Run(
                 raw["model_version"],
                 recipes.parse(raw["recipe"], str(folder / "run.json")),
                 Path(raw["data_folder"]),
-                Schemas(*(_schema_from_json(schemas[side]) for side in ("query", "item"))),
+                Schemas(*(_schema_from_json(schemas[side], open_encoder) for side in ("query", "item"))),
                 tuple(
                     keras.saving.load_model(folder / f"{t}.keras", compile=False) for t in ("query_tower", "item_tower")
                 ),
@@ -138,8 +144,20 @@ def _schema_to_json(schema: FeatureSchema) -> dict[str, Any]:
     return {**schema.to_json(), "vocabularies": {n: list(v.values) for n, v in schema.vocabularies.items()}}
 
 
-def _schema_from_json(raw: dict[str, Any]) -> FeatureSchema:
-    return FeatureSchema.from_json(raw, raw["vocabularies"])
+def _schema_from_json(raw: dict[str, Any], open_encoder: OpenTextEncoder) -> FeatureSchema:
+    return FeatureSchema.from_json(raw, raw["vocabularies"], open_encoder)
+
+
+def _text_encoders(folder: Path) -> OpenTextEncoder:
+    """Returns what opens the text encoders of a run, each once: towers share them."""
+
+    @functools.cache
+    def open_encoder(spec: TextEncoderSpec) -> TextEncoder:
+        from trainer.text.encoders import KerasText  # reads checkpoints, which few runs have
+
+        return KerasText.load(folder, spec)
+
+    return open_encoder
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical, Numeric
+from bundle.texts import Text, TextEncoder
 from bundle.vocabulary import Vocabulary
 from trainer import scratch
 from trainer.data import Dataset
@@ -26,6 +27,7 @@ from trainer.recipe import (
     Tower,
 )
 from trainer.recipes import query_attributes
+from trainer.text.spec import TextInput
 
 ITEMS = "items"
 """Name of the vocabulary that histories and ``item_id`` share."""
@@ -37,6 +39,11 @@ class Schemas:
 
     query: FeatureSchema
     item: FeatureSchema
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """The text encoders of both, by name: `trainer.text.encoders.KerasText`."""
+        return {**self.query.encoders, **self.item.encoders}
 
 
 def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
@@ -54,9 +61,28 @@ def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
     profiles = {name: _whole(values, user_rows) for name, values in query_columns(recipe, dataset).items()}
     contexts = {name: _blocks_of(train, name) for name in event_names(recipe, train)}
     query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
-    query = _schema("query", recipe.query_tower, {**profiles, **contexts}, query_types, items)
+    asked = {**profiles, **contexts}
     catalogue = {name: _whole(values, item_rows) for name, values in item_values.items()}
-    return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items))
+    encoders = _text_encoders(recipe, asked, catalogue)
+    query = _schema("query", recipe.query_tower, asked, query_types, items, encoders)
+    return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items, encoders))
+
+
+def _text_encoders(recipe: Recipe, *sides: Mapping[str, _Column]) -> dict[Any, TextEncoder]:
+    """Returns the text encoder of each text feature; `sides` are the columns of query tower and item tower."""
+    towers = zip((recipe.query_tower, recipe.item_tower), sides, strict=True)
+    columns = [
+        (f, [value for values, _ in columns.get(f.name, tuple)() for value in values])
+        for tower, columns in towers
+        for f in tower.features
+        if isinstance(f, TextInput)
+    ]
+    if not columns:
+        return {}
+    # Here, because recipes without text need no checkpoint, nor wait for what reads one.
+    from trainer.text.building import build
+
+    return dict(build(columns, recipe.checkpoints))
 
 
 _Blocks = Iterable[tuple[Sequence[Any], np.ndarray]]
@@ -100,16 +126,23 @@ def _schema(
     columns: Mapping[str, _Column],
     types: Mapping[str, str],
     items: Vocabulary,
+    encoders: Mapping[Any, TextEncoder],
 ) -> FeatureSchema:
     """Returns the schema of a tower, `columns` by feature."""
     features: list[Feature] = []
     vocabularies: dict[str, Vocabulary] = {}
+    texts: dict[str, TextEncoder] = {}
     for spec in tower.features:
+        if isinstance(spec, TextInput):
+            encoder = encoders[spec]
+            texts[encoder.spec.name] = encoder
+            features.append(Text(spec.name, encoder.spec.name, encoder.spec.width, description=spec.description))
+            continue
         feature, vocabulary = _feature(side, spec, columns.get(spec.name, tuple), types)
         features.append(feature)
         if feature.vocabulary:
             vocabularies[feature.vocabulary] = items if vocabulary is None else vocabulary
-    return FeatureSchema(tuple(features), vocabularies)
+    return FeatureSchema(tuple(features), vocabularies, texts)
 
 
 def _feature(side: str, spec: Input, column: _Column, types: Mapping[str, str]) -> tuple[Feature, Vocabulary | None]:

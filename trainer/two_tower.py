@@ -14,6 +14,7 @@ from trainer import losses
 from trainer.losses import Candidates
 from trainer.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
 from trainer.recipe import HistoryInput, Recipe
+from trainer.text.fitting import TrainedTexts
 from trainer.towers import ItemTower, QueryTower
 
 _ESTIMATOR_RATE = 0.05
@@ -50,6 +51,7 @@ class TwoTower(keras.Model):
         catalogue: Mapping[str, np.ndarray],
         slots: np.ndarray,
         counts: np.ndarray,
+        texts: TrainedTexts,
     ) -> None:
         """Makes what the loss needs.
 
@@ -60,8 +62,10 @@ class TwoTower(keras.Model):
             catalogue: inputs of the item tower of all items, each [item_count, ...].
             slots: [item_count] int32, of each item in a history.
             counts: [item_count] training events of each item.
+            texts: the text encoders that are trained too; they take token ids, which `catalogue` and batches hold.
         """
         super().__init__()
+        self._texts, self.text_models = texts, texts.models
         training = recipe.training
         self.query_tower, self.item_tower = query_tower.model, item_tower.model
         self._parts, self._both, self._training = query_tower, item_tower.both, training
@@ -107,11 +111,12 @@ class TwoTower(keras.Model):
     def _both_of(self, rows: tf.Tensor | None, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns raw and vectors, as of `Items`, of catalogue rows [n]; None: of all."""
         inputs = {name: values if rows is None else tf.gather(values, rows) for name, values in self._catalogue}
-        raw, vectors = self._both(inputs, training=training)
+        encoded = self._texts.item(inputs, training)
+        raw, vectors = self._both({name: encoded[name] for name in inputs}, training=training)
         return raw, vectors
 
     def _queries(self, batch: Mapping[str, Any], items: Items, training: bool) -> tf.Tensor:
-        parts = dict(batch["others"])
+        parts = self._texts.query(batch["others"], training)
         for name, encoder in self._parts.histories.items():
             slots, embeddings = batch["histories"][name], None
             if name in self._of_tower:

@@ -12,7 +12,7 @@ from two_tower_client.features import Features, to_query
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Hit, Retrieval
 
-_SCALARS = (query_pb2.FEATURE_KIND_CATEGORICAL, query_pb2.FEATURE_KIND_NUMERIC)
+_SCALARS = (query_pb2.FEATURE_KIND_CATEGORICAL, query_pb2.FEATURE_KIND_NUMERIC, query_pb2.FEATURE_KIND_TEXT)
 _VALUE_TYPES = {
     "strings": (query_pb2.VALUE_TYPE_STRING,),
     "ints": (query_pb2.VALUE_TYPE_INT, query_pb2.VALUE_TYPE_FLOAT),

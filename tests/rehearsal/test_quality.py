@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rehearsal import search_quality
 from rehearsal.quality import MODEL, TRAIN_ONLY, Beats, Floor, judge, rows_of, targets_of
 from trainer.evaluation import Evaluation
 
@@ -53,3 +54,10 @@ def test_a_recipe_without_targets_has_to_beat_its_baselines_and_none_is_judged_t
     assert all(isinstance(target, Floor) for target in targets_of("movielens_100k", without))
     assert any(isinstance(target, Beats) for target in targets_of("movielens_100k", rows))
     assert dataclasses.astuple(targets_of("movielens_100k", rows)[0]) == (MODEL, "ndcg@10", 0.115)
+
+
+def test_a_search_has_to_win_in_every_seed() -> None:
+    passed, text = search_quality.judge([(0.05, 0.01, 0.09), (0.06, 0.02, 0.1)], "BM25")
+    assert passed
+    assert text == "ndcg@10 +0.0550 beside BM25: the paired 95 % interval begins at +0.0100"
+    assert not search_quality.judge([(0.05, 0.01, 0.09), (0.02, -0.01, 0.05)], "BM25")[0]

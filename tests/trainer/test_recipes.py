@@ -30,7 +30,8 @@ def test_resolved_recipe_reads_back_the_same(name: str) -> None:
 
 def test_unknown_recipe_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(
-        RecipeError, match="no recipe 'films': expected one of amazon_beauty, complete_journey, movielens_100k, or"
+        RecipeError,
+        match="no recipe 'films': expected one of amazon_beauty, complete_journey, movielens_100k, product_search, or",
     ):
         recipes.load("films")
     with pytest.raises(RecipeError, match="no recipe"):

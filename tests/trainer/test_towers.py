@@ -15,6 +15,7 @@ from trainer import schema, towers
 from trainer.examples import Examples, encode_items, history_slots
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
+from trainer.text.fitting import TrainedTexts
 from trainer.towers import MaskedMean, PresenceDropout, SlotDropout, ValueDropout
 from trainer.two_tower import TwoTower
 
@@ -156,7 +157,9 @@ def test_training_sees_the_queries_that_serving_makes(encoder: str, items: str) 
     keras.utils.set_random_seed(1)
     query, item = towers.build(own, built)
     counts = data.events.item_counts(len(data.items.ids))
-    model = TwoTower(query, item, own, encode_items(built.item, data), history_slots(built, data), counts)
+    model = TwoTower(
+        query, item, own, encode_items(built.item, data), history_slots(built, data), counts, TrainedTexts(built)
+    )
     examples = Examples(own, data, built, data.events, context=10, targets=10)
     batch = examples.batch(np.arange(2))
     model.fill_tables()

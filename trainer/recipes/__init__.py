@@ -161,12 +161,20 @@ def _check(recipe: Recipe, source: str) -> None:
                 "categorical": ("string", "int"),
                 "multi_categorical": ("string_list",),
                 "numeric": ("int", "float"),
+                "text": ("string",),
             }
             if attributes[feature.name].type not in types[feature.kind]:
                 raise RecipeError(
                     f"{where}: kind {feature.kind} reads type {' or '.join(types[feature.kind])}, "
                     f"the attribute is of type {attributes[feature.name].type}"
                 )
+    item_types = {} if recipe.items is None else {name: a.type for name, a in recipe.items.attributes.items()}
+    for name in recipe.search.attributes:
+        if item_types.get(name) != "string":
+            raise RecipeError(
+                f"{source}: search.attributes: {name} is no attribute of the items of type string (there are "
+                f"{sorted(n for n, kind in item_types.items() if kind == 'string')})"
+            )
     _check_format(recipe.interactions, source)
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")

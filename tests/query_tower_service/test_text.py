@@ -1,0 +1,74 @@
+"""Texts in the service: cached within bounds, grouped by length, counted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from bundle.texts import pad
+from query_tower_service.text import TextCache, TextMetrics, groups_by_length
+
+
+def counted(registry: CollectorRegistry, result: str) -> float:
+    return registry.get_sample_value("two_tower_text_cache_lookups_total", {"result": result}) or 0.0
+
+
+def vectors(*values: float) -> np.ndarray:
+    return np.array([[value, -value] for value in values], dtype=np.float32)
+
+
+def test_the_cache_forgets_what_was_asked_longest_ago() -> None:
+    registry = CollectorRegistry()
+    cache = TextCache(2, TextMetrics(registry))
+    cache.add(["a", "b"], vectors(1, 2))
+    assert list(cache.find(["a"])["a"]) == [1, -1]
+    cache.add(["c"], vectors(3))
+    assert set(cache.find(["a", "b", "c"])) == {"a", "c"}
+    assert len(cache) == 2
+    # One found of one, then two of three.
+    assert (counted(registry, "hit"), counted(registry, "miss")) == (3, 1)
+
+
+def test_a_cache_of_size_0_holds_nothing() -> None:
+    cache = TextCache(0, TextMetrics(CollectorRegistry()))
+    cache.add(["a"], vectors(1))
+    assert cache.find(["a"]) == {}
+
+
+def test_a_cache_never_holds_more_than_its_size() -> None:
+    cache = TextCache(3, TextMetrics(CollectorRegistry()))
+    cache.add([str(at) for at in range(10)], vectors(*range(10)))
+    assert set(cache.find([str(at) for at in range(10)])) == {"7", "8", "9"}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([4, 4, 4], [[0, 1, 2]]),
+        ([0, 3, 0], [[1]]),
+        ([], []),
+        # 64 and 60: 4 of padding, less than a call costs (16); 8 would waste 52 more.
+        ([8, 64, 60], [[1, 2], [0]]),
+        # 10, 9, 8, ... waste 1, 3, 6, 10 and 15; the sixth would make it 21.
+        ([10, 9, 8, 7, 6, 5, 4], [[0, 1, 2, 3, 4, 5], [6]]),
+    ],
+)
+def test_rows_of_like_length_run_together(lengths: list[int], expected: list[list[int]]) -> None:
+    assert groups_by_length(lengths) == expected
+
+
+@given(st.lists(st.integers(0, 64), max_size=40), st.booleans())
+def test_every_text_runs_once(lengths: list[int], together: bool) -> None:
+    groups = groups_by_length(lengths, together)
+    assert sorted(row for group in groups for row in group) == [row for row, n in enumerate(lengths) if n]
+    assert not together or len(groups) <= 1
+
+
+def test_padding_stands_behind() -> None:
+    assert pad([[5, 6], [], [7]], 9).tolist() == [[5, 6], [9, 9], [7, 9]]
+    assert pad([[5]], 0, 3).tolist() == [[5, 0, 0]]
+    assert pad([[]], 0).tolist() == [[0]]
+    assert pad([], 0).shape == (0, 1)

@@ -1,0 +1,167 @@
+"""Text features: one tokenizer and one encoder from the training to the service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundle.items import ItemTable
+from bundle.manifest import EVALUATION, ITEMS, VECTORS
+from bundle.store import BundleStore
+from bundle.texts import Tokenizer
+from tests.checkpoints import VOCABULARY, bert, write_checkpoint
+from tests.serving.harness import query_tower_service
+from tests.trainer.search_world import write_search_shop
+from tests.trainer.world import KERAS_AND_NUMPY, command
+from trainer.embeddings import embed_queries
+from trainer.errors import RunError
+from trainer.runs import Run
+from trainer.text import building
+from trainer.text.encoders import KerasText
+from trainer.text.spec import TextInput
+from two_tower.query.v1 import query_tower_service_pb2 as pb
+
+pytestmark = [
+    pytest.mark.filterwarnings(KERAS_AND_NUMPY),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_hub"),
+]
+
+TEXTS = [
+    "wireless mouse", "Misérables, Les (1995)", "", " \t", "\x00\x07", "the " * 100, "שלום red cable", "bag 👜 bag",
+    "[SEP] mouse", "日本",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(building, "_frozen", {})
+
+
+def encoder_of(checkpoint: Path, **keys: object) -> KerasText:
+    feature = TextInput("title", "text", str(checkpoint), max_tokens=16, **keys)  # type: ignore[arg-type]
+    return building.build([(feature, TEXTS)], {})[feature]
+
+
+def test_an_encoder_is_the_checkpoint_with_mean_pooling(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    ids = [VOCABULARY.index(word) for word in ("[CLS]", "wireless", "black", "mouse", "##s", "[SEP]")]
+    found = encoder_of(folder).embed(["Wireless  black mouses", None])
+    # KerasHub's GELU is the tanh approximation, the checkpoint's the exact one.
+    np.testing.assert_allclose(found[0], bert(folder, ids), atol=5e-4)
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_padding_changes_nothing(family: str, tmp_path: Path) -> None:
+    encoder = encoder_of(write_checkpoint(tmp_path / "checkpoint", family))
+    texts = ["mouse", "the wireless keyboard, black and white"]
+    together = encoder.embed(texts)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-6)
+    fresh = KerasText(encoder.spec, encoder.tokenizer, encoder.model)
+    np.testing.assert_allclose(np.concatenate([fresh.embed([text]) for text in texts]), together, atol=1e-6)
+    assert together[0] @ together[1] < 0.999
+
+
+def test_a_tokenizer_takes_text_for_what_it_is(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    tokenizer = Tokenizer((folder / "tokenizer.json").read_text(), 6)
+    # [CLS] is 2, [SEP] 3, [UNK] 1; "the" 5, "mouse" 14; "[", "sep" and "]" are no words of this vocabulary.
+    assert tokenizer.tokenize(["the mouse", "", None, " \t", "\x00", "[SEP]", "the " * 9, "👜"]) == [
+        [2, 5, 14, 3], [], [], [], [], [2, 1, 1, 1, 3], [2, 5, 5, 5, 5, 3], [2, 1, 3],
+    ]  # fmt: skip
+
+
+def test_a_frozen_text_is_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    expected = encoder_of(folder).embed(TEXTS)
+    monkeypatch.setattr(building, "_frozen", {})  # another process
+    again = encoder_of(folder)
+    monkeypatch.setattr(KerasText, "_embed", lambda *_: pytest.fail("a text was embedded again"))
+    assert (again.embed([*reversed(TEXTS), *TEXTS]) == np.concatenate([expected[::-1], expected])).all()
+
+
+def test_another_checkpoint_has_vectors_of_its_own(tmp_path: Path) -> None:
+    first, second = (encoder_of(write_checkpoint(tmp_path / f"c{seed}", seed=seed)) for seed in (1, 2))
+    assert np.abs(first.embed(["mouse"]) - second.embed(["mouse"])).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ['mode = "frozen"', 'mode = "finetune", learning_rate = 0.01, trained_layers = 1', 'mode = "distilled", width = 8'],
+)
+def test_a_service_embeds_texts_as_the_training_does(keys: str, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    recipe = write_search_shop(tmp_path / "data", checkpoint, keys)
+    store = BundleStore(tmp_path / "store")
+    command("train", recipe, "--store", store.root, "--run", tmp_path / "run", "--promote")
+    live = store.live()
+    assert live is not None
+    store.verify(live.version)
+    run = Run.load(tmp_path / "run")
+    expected = embed_queries(run.towers[0], run.schemas, {"query": TEXTS}, len(TEXTS))
+    with query_tower_service(store) as running:
+        running.wait_for_bundle(live.version)
+        queries = [pb.Query(features={"query": pb.FeatureValues(strings=pb.StringList(values=[t]))}) for t in TEXTS]
+        found = [list(e.values) for e in running.stub.EmbedQueries(pb.EmbedQueriesRequest(queries=queries)).embeddings]
+        single = [running.stub.EmbedQueries(pb.EmbedQueriesRequest(queries=[q])).embeddings[0].values for q in queries]
+        (feature,) = running.status().models[0].features
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(single, expected, atol=1e-4)
+    assert (feature.name, feature.kind, feature.value_type) == ("query", pb.FEATURE_KIND_TEXT, pb.VALUE_TYPE_STRING)
+    figures = json.loads((store.path(live.version) / EVALUATION).read_text())
+    assert figures["text_top_10_agreement"] == 1.0
+    assert min(encoder["min_cosine"] for encoder in figures["text_encoders"].values()) > 0.99999
+
+
+def test_finetuning_changes_the_layers_that_it_names(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    keys = 'mode = "finetune", learning_rate = 0.01, trained_layers = 1'
+    recipe = write_search_shop(tmp_path / "data", checkpoint, keys)
+    command("train", recipe, "--run", tmp_path / "run")
+    (trained,) = Run.load(tmp_path / "run").schemas.text_encoders.values()
+    start = encoder_of(checkpoint, mode="finetune", learning_rate=0.01, trained_layers=1)
+    moved = {
+        new.path.split("/", 1)[0]
+        for new, old in zip(trained.model.weights, start.model.weights, strict=True)
+        if np.abs(np.array(new) - np.array(old)).max() > 1e-6
+    }
+    assert moved == {"transformer_layer_1"}
+
+
+def test_new_items_are_embedded_by_the_bundle_alone(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    recipe = write_search_shop(tmp_path / "data", checkpoint, 'mode = "frozen"')
+    store = BundleStore(tmp_path / "store")
+    command("train", recipe, "--store", store.root, "--run", tmp_path / "run", "--promote")
+    (checkpoint / "model.safetensors").unlink()
+    (tmp_path / "new.csv").write_text('product,title\nz1,"The new red bag, 4 (11)"\nz2,usb\n')
+    command("add-items", "--store", store.root, "--items", tmp_path / "new.csv", "--promote")
+    live = store.live()
+    assert live is not None
+    folder = store.path(live.version)
+    items, vectors = ItemTable.read(folder / ITEMS, {"title": "string"}), np.load(folder / VECTORS)
+    # p11 has the title of z1: 11 is red (11 mod 3 is 2), a bag (11 // 3 mod 4 is 3), and 11 mod 7 is 4.
+    np.testing.assert_allclose(vectors[items.rows["z1"]], vectors[items.rows["p11"]], atol=1e-5)
+    assert vectors[items.rows["z2"]] @ vectors[items.rows["p11"]] < 0.999
+
+
+def test_graded_queries_measure_the_towers_beside_bm25(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    recipe = write_search_shop(tmp_path / "data", checkpoint, 'mode = "frozen"')
+    monkeypatch.chdir(tmp_path)
+    command("train", recipe, "--run", "runs/mine")
+    # p11 and p23 are the red bags: 11 and 23 are 2 modulo 3, and 11 // 3 and 23 // 3 are 3 modulo 4.
+    (tmp_path / "qrels.csv").write_text("query,docid,rating\nred bag,p11,3\nred bag,p23,3\nred bag,p00,0\nusb,p00,0\n")
+    found = json.loads(command("evaluate", "--qrels", "qrels.csv", "--json"))
+    assert found["run"] == "runs/mine"
+    assert found["query_count"] == 1
+    assert set(found["metrics"]) == {"two-tower", "two-tower + BM25", "BM25", "frozen encoder"}
+    # Only these two titles hold both words: BM25 finds them first.
+    assert found["metrics"]["BM25"]["ndcg@10"] == 1.0
+    assert json.loads((tmp_path / "runs/mine/search.json").read_text())["metrics"] == found["metrics"]
+    with pytest.raises(RunError, match="evaluate needs --qrels"):
+        command("evaluate", "runs/mine", "--queries", "qrels.csv")

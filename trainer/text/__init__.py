@@ -1,0 +1,1 @@
+"""Text in the towers: checkpoints, encoders, their cache, distillation and export."""

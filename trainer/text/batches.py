@@ -1,0 +1,41 @@
+"""Many texts through an encoder, a batch after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bundle.texts import TextEncoderSpec, pad
+
+_TOKENS_AT_ONCE = 8192
+"""Of a batch: its memory is that of so many states."""
+
+
+def embed_rows(
+    rows: Sequence[Sequence[int]],
+    spec: TextEncoderSpec,
+    run: Callable[[np.ndarray], np.ndarray],
+    advance: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """Returns [n, width] float32 of token ids: unit length, zeros where a row has none.
+
+    Rows of like length go together, so that little of a batch is padding.
+
+    Args:
+        rows: token ids of each text.
+        spec: of the encoder.
+        run: takes [m, length] int32, returns [m, width] float32.
+        advance: told how many rows are done.
+    """
+    vectors = np.zeros((len(rows), spec.width), dtype=np.float32)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    order = np.argsort(-lengths, kind="stable")[: int((lengths > 0).sum())]
+    start = 0
+    while start < len(order):
+        size = max(1, _TOKENS_AT_ONCE // int(lengths[order[start]]))
+        batch = order[start : start + size]
+        vectors[batch] = run(pad([rows[row] for row in batch], spec.pad_id))
+        start += size
+        advance(len(batch))
+    return vectors

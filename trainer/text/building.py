@@ -1,0 +1,126 @@
+"""The text encoders of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bundle.texts import TextEncoderSpec
+from trainer import download
+from trainer.errors import TextError
+from trainer.recipe_tables import Download
+from trainer.text import checkpoints
+from trainer.text.checkpoints import Checkpoint
+from trainer.text.distil import distil
+from trainer.text.encoders import KerasText
+from trainer.text.layers import static_encoder, transformer_encoder
+from trainer.text.spec import TextInput
+from trainer.text.store import VectorStore
+
+_VECTORS = "text_vectors"
+"""Folder for kept vectors, below that of downloads."""
+
+_SETTINGS = ("checkpoint", "mode", "max_tokens", "width", "learning_rate", "trained_layers", "precision")
+"""Features that agree in these share an encoder."""
+
+_frozen: dict[tuple[str, str], KerasText] = {}
+_distilled: dict[str, list[Any]] = {}
+
+
+def build(
+    columns: Iterable[tuple[TextInput, Sequence[str | None]]], downloads: Mapping[str, Download]
+) -> dict[TextInput, KerasText]:
+    """Returns the text encoder of each feature; those with the same settings get the same one.
+
+    Args:
+        columns: features with the raw values that training knows of them.
+        downloads: checkpoints that the recipe fetches.
+
+    Raises:
+        TextError: a checkpoint cannot be used.
+    """
+    groups: dict[tuple[Any, ...], list[tuple[TextInput, Sequence[str | None]]]] = {}
+    for feature, column in columns:
+        groups.setdefault(tuple(getattr(feature, name) for name in _SETTINGS), []).append((feature, column))
+    encoders: dict[TextInput, KerasText] = {}
+    for members in groups.values():
+        texts = list(dict.fromkeys(text for _, column in members for text in column if text))
+        encoder = _build(members[0][0], texts, downloads)
+        encoders.update({feature: encoder for feature, _ in members})
+    return encoders
+
+
+def _build(feature: TextInput, texts: Sequence[str], downloads: Mapping[str, Download]) -> KerasText:
+    checkpoint = checkpoints.find(feature.checkpoint, downloads)
+    if feature.max_tokens > checkpoint.max_tokens:
+        raise TextError(
+            f"feature {feature.name}: max_tokens is {feature.max_tokens}, checkpoint {checkpoint.name!r} has positions "
+            f"for {checkpoint.max_tokens}; lower it"
+        )
+    match feature.mode:
+        case "frozen":
+            return _frozen_encoder(feature, checkpoint)
+        case "finetune":
+            return _finetuned_encoder(feature, checkpoint)
+        case "distilled":
+            return _distilled_encoder(feature, checkpoint, texts)
+
+
+def _spec(feature: TextInput, checkpoint: Checkpoint) -> TextEncoderSpec:
+    values = repr([getattr(feature, name) for name in _SETTINGS])
+    settings = hashlib.sha256(f"{checkpoint.digest} {values}".encode()).hexdigest()[:8]
+    plain = re.sub(r"[^a-z0-9]+", "-", checkpoint.folder.name.lower() + "-" + feature.mode).strip("-")[-60:].strip("-")
+    return TextEncoderSpec(
+        f"{plain}-{settings}",
+        checkpoint.name,
+        checkpoint.width,
+        feature.max_tokens,
+        checkpoint.pad_id,
+        precision=feature.precision,
+    )
+
+
+def _frozen_encoder(feature: TextInput, checkpoint: Checkpoint) -> KerasText:
+    spec = _spec(feature, checkpoint)
+    key = (checkpoint.digest, spec.name)
+    if key not in _frozen:  # the same in every training of this process
+        model = transformer_encoder(checkpoint.backbone(), spec.pad_id, spec.name)
+        model.trainable = False
+        folder = download.cache_folder() / _VECTORS / f"{checkpoint.digest[:16]}-{spec.max_tokens}"
+        tokenizer = checkpoint.tokenizer(spec.max_tokens)
+        _frozen[key] = KerasText(spec, tokenizer, model, store=VectorStore(folder, spec.width))
+    return _frozen[key]
+
+
+def _finetuned_encoder(feature: TextInput, checkpoint: Checkpoint) -> KerasText:
+    spec = _spec(feature, checkpoint)
+    backbone = checkpoint.backbone()
+    layers = getattr(backbone, "transformer_layers", None)
+    if layers is None:
+        raise TextError(f"checkpoint {checkpoint.name!r}: its layers cannot be told apart; use mode frozen")
+    trained = {id(layer) for layer in layers[-feature.trained_layers :]}
+    for layer in backbone.layers:
+        if feature.trained_layers < len(layers):
+            layer.trainable = id(layer) in trained
+        elif layer.name == "pooled_dense":  # of BERT, behind the states that are pooled here: never used
+            layer.trainable = False
+    model = transformer_encoder(backbone, spec.pad_id, spec.name)
+    return KerasText(spec, checkpoint.tokenizer(spec.max_tokens), model, feature.rate)
+
+
+def _distilled_encoder(feature: TextInput, checkpoint: Checkpoint, texts: Sequence[str]) -> KerasText:
+    teacher = _frozen_encoder(
+        dataclasses.replace(feature, mode="frozen", precision="float32", learning_rate=None), checkpoint
+    )
+    spec = dataclasses.replace(_spec(feature, checkpoint), width=min(feature.width, checkpoint.width), kind="static")
+    corpus = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+    key = f"{spec.name} {corpus}"
+    if key not in _distilled:  # the same in every training of this process
+        _distilled[key] = distil(teacher, texts, spec.width, spec.name).get_weights()
+    model = static_encoder(teacher.tokenizer.vocabulary_size, spec.width, spec.pad_id, spec.name)
+    model.set_weights(_distilled[key])
+    model.trainable = feature.rate is not None
+    return KerasText(spec, teacher.tokenizer, model, feature.rate)

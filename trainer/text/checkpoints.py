@@ -1,0 +1,136 @@
+"""Hugging Face checkpoints: where they are, what tells them apart, and what is read of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from bundle.files import sha256_of
+from bundle.texts import Tokenizer
+from trainer import download
+from trainer.errors import TextError
+from trainer.recipe_tables import Download
+
+_FAMILIES = ("bert", "distilbert", "roberta")
+_READ = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk.
+
+    Attributes:
+        name: as the recipe has it.
+        folder: that holds it.
+        config: of ``config.json``.
+        digest: SHA-256 of configuration, tokenizer and weights, in hex.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    digest: str
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that it has positions for."""
+        positions = int(self.config["max_position_embeddings"])
+        # RoBERTa counts positions from behind its padding id.
+        return positions - self.pad_id - 1 if self.config["model_type"] == "roberta" else positions
+
+    @property
+    def pad_id(self) -> int:
+        """Token id behind the end of a text."""
+        return int(self.config.get("pad_token_id") or 0)
+
+    @property
+    def width(self) -> int:
+        """Length of its vectors."""
+        return int(self.config["dim" if self.config["model_type"] == "distilbert" else "hidden_size"])
+
+    def tokenizer(self, max_tokens: int) -> Tokenizer:
+        """Returns its tokenizer, as Hugging Face's transformers make it.
+
+        Raises:
+            TextError: it has none that works without Python.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            loaded: Any = AutoTokenizer.from_pretrained(str(self.folder))
+            return Tokenizer(loaded.backend_tokenizer.to_str(), max_tokens)
+        except (OSError, ValueError, AttributeError) as error:
+            raise TextError(
+                f"checkpoint {self.name!r}: no fast tokenizer can be read: {error}; the folder needs a tokenizer.json"
+            ) from error
+
+    def backbone(self, dtype: str | None = None) -> keras.Model:
+        """Returns a KerasHub backbone with its weights, on its own.
+
+        Raises:
+            TextError: the weights cannot be read.
+        """
+        # Takes seconds to import.
+        import keras_hub
+
+        try:
+            return keras_hub.models.Backbone.from_preset(str(self.folder), **({"dtype": dtype} if dtype else {}))
+        except (OSError, ValueError, KeyError) as error:
+            raise TextError(
+                f"checkpoint {self.name!r}: its weights cannot be read: {error}; the folder needs a whole "
+                "model.safetensors"
+            ) from error
+
+
+def find(name: str, downloads: Mapping[str, Download], cache: Path | None = None) -> Checkpoint:
+    """Returns a checkpoint: one that the recipe fetches, a folder, or one of the Hugging Face hub.
+
+    Args:
+        name: as the recipe has it.
+        downloads: the recipe's ``[checkpoints]``.
+        cache: folder for downloads. Default: as of `trainer.download.cache_folder`.
+
+    Raises:
+        TextError: there is none, or it is of another family.
+        DownloadError: it cannot be fetched.
+    """
+    if name in downloads:
+        folder = download.fetch(downloads[name], cache or download.cache_folder())
+    elif Path(name).is_dir():
+        folder = Path(name)
+    else:
+        folder = _from_hub(name)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        family = config["model_type"]
+    except (OSError, ValueError, KeyError) as error:
+        raise TextError(f"checkpoint {name!r}: {folder}/config.json cannot be read: {error}") from error
+    if family not in _FAMILIES:
+        raise TextError(f"checkpoint {name!r} is of family {family!r}, expected one of {', '.join(_FAMILIES)}")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise TextError(f"checkpoint {name!r}: {folder} holds no *.safetensors; save it with transformers 5")
+    digest = hashlib.sha256()
+    for path in [*(folder / file for file in _READ), *weights]:
+        if path.is_file():
+            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return Checkpoint(name, folder, config, digest.hexdigest())
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*_READ, "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise TextError(
+            f"checkpoint {name!r}: no entry of [checkpoints], no folder, and not to be had from the Hugging Face hub "
+            f"({type(error).__name__}); name a folder with config.json, tokenizer.json and model.safetensors"
+        ) from error

@@ -1,0 +1,82 @@
+"""A vector for each token, learned from a frozen encoder: the mean of a text's vectors is near what that makes of it.
+
+Start: each token embedded alone, on its principal directions (Tulkens & van Dongen 2024, "Model2Vec"). Then the table
+is fitted to the encoder's vectors of real texts, which teaches it what a token weighs among others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bundle.texts import pad
+from trainer.text.batches import embed_rows
+from trainer.text.encoders import KerasText
+from trainer.text.layers import static_encoder
+from trainer.text.progress import text_progress
+
+_MOST_TEXTS = 50_000
+_BATCH = 512
+_STEPS = 600
+_LEARNING_RATE = 0.01
+
+
+def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed: int = 0) -> keras.Model:
+    """Returns a static encoder of `width`, [n, length] int32 to [n, width] float32.
+
+    Args:
+        teacher: the frozen encoder.
+        texts: distinct, of those that it will meet; of many, a sample is taken.
+        width: at most that of the teacher.
+        name: of the model.
+        seed: of the sample and the order.
+    """
+    spec, generator = teacher.spec, np.random.default_rng(seed)
+    if len(texts) > _MOST_TEXTS:
+        texts = [texts[int(row)] for row in generator.choice(len(texts), _MOST_TEXTS, replace=False)]
+    tokens = teacher.tokenizer.vocabulary_size
+    around = teacher.tokenizer.special_ids
+    alone = [[*around[:1], token, *around[1:]] for token in range(tokens)]
+    with text_progress(f"embedding {tokens:,} tokens", tokens) as advance:
+        single = embed_rows(alone, spec, lambda ids: teacher.run(ids).numpy(), advance)
+    vectors = teacher.embed(texts)
+    both = np.concatenate([single, vectors])
+    # Without taking the mean off: dot products are to stay what they are.
+    directions = np.linalg.eigh(both.T @ both)[1][:, ::-1][:, :width]  # [teacher width, width]
+    if width == spec.width:
+        directions = np.eye(width, dtype=np.float32)  # the teacher's own space
+    student = static_encoder(tokens, width, spec.pad_id, name)
+    student.layers[1].set_weights([(single @ directions).astype(np.float32)])
+    _fit(student, teacher, texts, (vectors @ directions).astype(np.float32), generator)
+    return student
+
+
+def _fit(
+    student: keras.Model, teacher: KerasText, texts: Sequence[str], targets: np.ndarray, generator: np.random.Generator
+) -> None:
+    """Fits the table to unit-length `targets` [n, width] of `texts` [n], by the cosine."""
+    if not texts:
+        return
+    targets = targets / np.maximum(np.linalg.norm(targets, axis=1, keepdims=True), 1e-9)
+    rows = teacher.tokenizer.tokenize(texts)
+    steps = min(_STEPS, 20 * -(-len(texts) // _BATCH))
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps))
+    optimizer.build(student.trainable_variables)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, targets.shape[1]), tf.float32)]
+    )
+    def step(ids: tf.Tensor, wanted: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            loss = 1.0 - tf.reduce_mean(tf.reduce_sum(student(ids, training=True) * wanted, axis=-1))
+        variables = student.trainable_variables
+        optimizer.apply([tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)], variables)
+
+    with text_progress("distilling", steps * _BATCH) as advance:
+        for _ in range(steps):
+            batch = generator.integers(0, len(texts), _BATCH)
+            step(pad([rows[row] for row in batch], teacher.spec.pad_id), targets[batch])
+            advance(_BATCH)

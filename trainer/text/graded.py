@@ -1,0 +1,121 @@
+"""Queries with graded answers, and how well a ranking does on them.
+
+``ndcg@10`` has gains of 2^rating - 1, and the ideal over all graded items of the query (Järvelin & Kekäläinen 2002;
+Burges et al. 2005 for the gains). ``recall@100`` is the share of the relevant items among the first 100, ``mrr`` 1 over
+the rank of the first relevant item among the first 100. An item that nobody graded counts as irrelevant; ``judged@10``
+says how many of the first 10 were graded: methods that find what the judges were never shown look worse than they are.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainer.errors import DataError
+
+METRICS = ("ndcg@10", "recall@100", "mrr", "judged@10")
+DEPTH = 100
+_SHALLOW = 10
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What people thought of answers.
+
+    Attributes:
+        queries: distinct, at least one of them with a relevant item.
+        ratings: for each, the rating of graded items by id; 0 is irrelevant.
+        relevant_from: the lowest rating that counts as relevant.
+    """
+
+    queries: tuple[str, ...]
+    ratings: tuple[Mapping[str, int], ...]
+    relevant_from: int
+
+
+def read(qrels: Path, queries: Path | None, relevant_from: int = 1) -> Graded:
+    """Returns graded queries.
+
+    Args:
+        qrels: CSV with the columns ``query``, ``docid`` and ``rating``, whole numbers from 0.
+        queries: CSV with a column ``query``: those that count. Default: all that are graded.
+        relevant_from: the lowest rating that counts as relevant.
+
+    Raises:
+        DataError: names file, line and what is wrong; or no query has a relevant item.
+    """
+    graded: dict[str, dict[str, int]] = {}
+    for line, row in enumerate(_rows(qrels, ("query", "docid", "rating")), 2):
+        if not row["rating"].isdecimal():
+            raise DataError(f"{qrels}, line {line}: rating {row['rating']!r} is no whole number from 0")
+        ratings = graded.setdefault(row["query"], {})
+        if row["docid"] in ratings:
+            raise DataError(f"{qrels}, line {line}: {row['docid']!r} is graded twice for {row['query']!r}; keep one")
+        ratings[row["docid"]] = int(row["rating"])
+    asked = list(graded) if queries is None else list(dict.fromkeys(r["query"] for r in _rows(queries, ("query",))))
+    if unknown := [query for query in asked if query not in graded]:
+        raise DataError(f"{queries}: {len(unknown)} queries, for instance {unknown[0]!r}, have no grade in {qrels}")
+    kept = tuple(query for query in asked if max(graded[query].values()) >= relevant_from)
+    if not kept:
+        raise DataError(f"{qrels}: no query has an item rated {relevant_from} or higher; lower --relevant-from")
+    return Graded(kept, tuple(graded[query] for query in kept), relevant_from)
+
+
+def measure(graded: Graded, rankings: Sequence[Sequence[str]]) -> np.ndarray:
+    """Returns [n, 4] float64, `METRICS` of each query.
+
+    Args:
+        graded: the queries.
+        rankings: for each, item ids, best first; those behind `DEPTH` do not count.
+    """
+    return np.array(
+        [
+            _measure(ratings, ranking, graded.relevant_from)
+            for ratings, ranking in zip(graded.ratings, rankings, strict=True)
+        ]
+    )
+
+
+def fuse(first: Sequence[str], second: Sequence[str], constant: int = 60) -> list[str]:
+    """Returns two rankings made one, best first: the sum of 1 / (constant + rank) (Cormack et al. 2009)."""
+    scores: dict[str, float] = {}
+    for ranking in (first, second):
+        for rank, item in enumerate(ranking, 1):
+            scores[item] = scores.get(item, 0.0) + 1.0 / (constant + rank)
+    return sorted(scores, key=lambda item: -scores[item])
+
+
+def _measure(ratings: Mapping[str, int], ranking: Sequence[str], relevant_from: int) -> tuple[float, ...]:
+    top = list(ranking[:DEPTH])
+    gain = _gain([ratings.get(item, 0) for item in top])
+    relevant = {item for item, rating in ratings.items() if rating >= relevant_from}
+    first = next((rank for rank, item in enumerate(top, 1) if item in relevant), 0)
+    return (
+        gain / _gain(sorted(ratings.values(), reverse=True)),
+        len(relevant.intersection(top)) / len(relevant),
+        1.0 / first if first else 0.0,
+        sum(item in ratings for item in top[:_SHALLOW]) / _SHALLOW,
+    )
+
+
+def _gain(ratings: Sequence[int]) -> float:
+    return sum((2.0**rating - 1.0) / np.log2(rank + 1) for rank, rating in enumerate(ratings[:_SHALLOW], 1))
+
+
+def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    absent = [name for name in columns if not rows or name not in rows[0]]
+    if absent:
+        raise DataError(f"{path}: no column {', '.join(absent)}, or no rows; expected {', '.join(columns)}")
+    for line, row in enumerate(rows, 2):
+        if any(not row[name] for name in columns):
+            raise DataError(f"{path}, line {line}: an empty cell; each row needs {', '.join(columns)}")
+    return rows
