@@ -1,0 +1,133 @@
+"""Text encoders as they are served, beside the ones that were trained: equality, and time of one short query.
+
+all-MiniLM-L6-v2 over the titles of MovieLens-100k, with accents, and each of them with a slip: what the query tower
+service makes of a text (tokenizer and LiteRT, float32 and int8) beside Keras. Then the time of one text of 16 tokens,
+one thread, the ways in turn: LiteRT float32 and int8, the SavedModel, and a static table. Exits with 1 where float32 is
+further than 1e-4 away, or int8 has a cosine below 0.99.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from prometheus_client import CollectorRegistry
+
+from query_tower_service.text import ServedText, TextCache, TextMetrics
+from trainer import recipes, sources
+from trainer.quiet import import_tensorflow, quiet_stderr
+
+_TOLERANCE, _MIN_COSINE = 1e-4, 0.99
+_TOKENS = 16
+
+
+def main() -> int:
+    """Runs the measurement and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="rehearsal.text_encoders", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=300, help="calls of each way (default: 300)")
+    arguments = parser.parse_args()
+    import_tensorflow()
+    import tensorflow as tf
+
+    from trainer.text.building import build
+    from trainer.text.encoders import KerasText
+    from trainer.text.export import export_text_encoder
+    from trainer.text.layers import static_encoder
+    from trainer.text.spec import TextInput
+
+    recipe, search = recipes.load("movielens_100k"), recipes.load("product_search")
+    dataset, _ = sources.read(recipe, sources.data_folder(recipe, recipe.name))
+    titles = [title for title in dataset.item_column("title") if title]
+    texts = list(
+        dict.fromkeys([*titles, *(title[: len(title) // 2] + title[len(title) // 2 + 1 :] for title in titles)])
+    )
+    feature = TextInput("title", "text", "minilm", max_tokens=64)
+    encoder = build([(feature, texts)], search.checkpoints)[feature]
+    table = static_encoder(encoder.tokenizer.vocabulary_size, 256, encoder.spec.pad_id, "static")
+    spec = dataclasses.replace(encoder.spec, name="static", width=256, kind="static")
+    ways = {
+        "LiteRT float32": encoder,
+        "LiteRT int8": dataclasses.replace(encoder, spec=dataclasses.replace(encoder.spec, precision="int8")),
+        "static table, 256 wide": KerasText(spec, encoder.tokenizer, table),
+    }
+    expected = encoder.embed(texts)
+    ids = np.array([[101, *range(2000, 2000 + _TOKENS - 2), 102]], dtype=np.int32)
+    calls: dict[str, Callable[[], Any]] = {}
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="two-tower-text-") as temporary:
+        print("| served | worst component | worst cosine | file MB | memory of one more interpreter, MB |")
+        print("|---|---|---|---|---|")
+        for number, (name, way) in enumerate(ways.items()):
+            folder = Path(temporary) / str(number)
+            folder.mkdir()
+            with quiet_stderr():
+                figures = export_text_encoder(way, folder, texts[:50])
+                served, grown = _serve(folder, way.spec)
+            found = served.embed(texts)
+            reference = expected if way.model is encoder.model else way.embed(texts)
+            away, cosine = (
+                np.abs(found - reference).max(),
+                np.sum(found * reference, axis=1)[np.any(reference, axis=1)].min(),
+            )
+            failed |= cosine < _MIN_COSINE or (way.spec.precision == "float32" and away > _TOLERANCE)
+            size = figures["size_bytes"] / 1e6
+            print(f"| {name} | {away:.1e} | {cosine:.7f} | {size:.1f} | {grown / 1e6:.0f} |")
+            calls[name] = lambda served=served: served._run(ids)
+        saved = tf.saved_model.load(_save(encoder.model, Path(temporary) / "saved")).signatures["serve"]
+        calls["SavedModel"] = lambda: saved(ids=tf.constant(ids))["embedding"].numpy()
+        print(f"\n{len(texts):,} texts compared; one text of {_TOKENS} tokens, median of {arguments.rounds} in turn:\n")
+        print("| way | ms | beside LiteRT float32 |\n|---|---|---|")
+        times = _time(calls, arguments.rounds)
+        base = float(np.median(times["LiteRT float32"]))
+        for name, values in times.items():
+            print(f"| {name} | {np.median(values):.3f} | {np.median(values) / base:.2f} |")
+    return int(failed)
+
+
+def _serve(folder: Path, spec: Any) -> tuple[ServedText, int]:
+    """Returns the encoder of the service with one interpreter, and what a second one takes, in bytes."""
+    metrics = TextMetrics(CollectorRegistry())
+    first = ServedText(folder, spec, 1, TextCache(0, metrics), metrics)
+    ids = np.full((1, _TOKENS), 2000, dtype=np.int32)
+    first._run(ids)
+    before = psutil.Process().memory_info().rss
+    second = first._new_runner()
+    second(ids=ids)
+    return first, psutil.Process().memory_info().rss - before
+
+
+def _save(model: Any, folder: Path) -> str:
+    import keras
+    import tensorflow as tf
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    signature = [tf.TensorSpec((None, None), tf.int32, name="ids")]
+    archive.add_endpoint("serve", lambda ids: {"embedding": model(ids, training=False)}, input_signature=signature)
+    archive.write_out(str(folder), verbose=False)
+    return str(folder)
+
+
+def _time(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Returns milliseconds of each call, the ways in turn, so that a busy machine slows them alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - began))
+    return times
+
+
+if __name__ == "__main__":
+    sys.exit(main())
