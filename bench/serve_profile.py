@@ -20,7 +20,9 @@ from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
 from query_tower_service.servicer import to_response
+from query_tower_service.text import TextMetrics
 from query_tower_service.validation import read_columns
+from serving.metrics import Metrics
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower_client.query_tower import to_request
 
@@ -37,7 +39,9 @@ def main() -> int:
     if pointer is None:
         print(f"no bundle is live in {arguments.store}: publish one and promote it", file=sys.stderr)
         return 1
-    model = ModelLoader(store, QueryTowerConfig(store=store.root)).open(pointer.version, ())
+    model = ModelLoader(store, QueryTowerConfig(store=store.root), TextMetrics(Metrics().registry)).open(
+        pointer.version, ()
+    )
     canaries = Canaries.read(store.path(pointer.version) / CANARIES)
     columns = canaries.columns
     queries = [{n: columns[n][row] for n in columns if columns[n][row] is not None} for row in range(len(canaries))]

@@ -16,6 +16,7 @@ from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
 from query_tower_service.servicer import QueryTowerServicer
+from query_tower_service.text import TextMetrics
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics
 
@@ -32,7 +33,7 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
     """
     metrics = Metrics()
     query_config, ann_config = QueryTowerConfig(store=store.root), AnnConfig(store=store.root)
-    models = Live(store, ModelLoader(store, query_config).open, query_config, metrics)
+    models = Live(store, ModelLoader(store, query_config, TextMetrics(metrics.registry)).open, query_config, metrics)
     catalogues = Live(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
     embed = QueryTowerServicer(models, query_config.max_batch_size, metrics).EmbedQueries
     search = AnnServicer(catalogues, ann_config.max_batch_size, ann_config.max_k, metrics).SearchItems
