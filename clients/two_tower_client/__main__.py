@@ -158,7 +158,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-score", type=float, metavar="SCORE", help="only items with this score or more, -1 to 1")
     parser.add_argument("--exact", action="store_true", help="scan every item instead of the index")
     parser.add_argument(
-        "--search-budget", type=int, default=0, metavar="NODES", help="index nodes to inspect (default: as published)"
+        "--search-budget",
+        type=int,
+        default=0,
+        metavar="N",
+        help="what the index may inspect, in the unit of its kind (default: as published)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -24,8 +24,8 @@ class SearchOptions(TypedDict, total=False):
         filter: Only items that match; see `two_tower_client.filters`. Default: all.
         min_score: Only items with at least this score, -1 to 1. Default: no limit.
         exact: Scan every item instead of the index: exact, and slower. Default: False.
-        search_budget: Nodes of the index to inspect: more find more of the true neighbours and cost more time.
-            Default (0): what the publisher of the bundle measured.
+        search_budget: What the index may inspect, in the unit of its kind (`OpenBundle.index_kind`): more finds more of
+            the true neighbours and costs more time. Default (0): what the publisher of the bundle measured.
         return_attributes: Names of item attributes to send along, for instance "title".
     """
 
@@ -51,7 +51,7 @@ class Search:
         filter: Only items that match.
         min_score: Only items with at least this score.
         exact: Scan every item.
-        search_budget: Nodes of the index to inspect.
+        search_budget: What the index may inspect, in the unit of its kind.
         return_attributes: Names of item attributes to send along.
     """
 
