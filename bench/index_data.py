@@ -31,18 +31,18 @@ class Data:
     queries: np.ndarray
 
 
-def make_data(item_count: int, query_count: int = 200, seed: int = 1) -> Data:
-    """Returns clustered unit vectors of 64 dimensions, and queries drawn in the same way.
+def make_data(item_count: int, query_count: int = 200, seed: int = 1, dimension: int = DIMENSION) -> Data:
+    """Returns clustered unit vectors, and queries drawn in the same way.
 
     sqrt(item_count) centres and the items around them, both normal with a spread that falls as 1 / sqrt(i) over the
     dimensions i, as that of learned embeddings falls; items spread 0.8 as wide as centres, so that clusters overlap.
     """
     generator = np.random.default_rng(seed)
-    scale = (1.0 / np.sqrt(np.arange(1, DIMENSION + 1))).astype(np.float32)
-    centres = generator.standard_normal((max(1, round(item_count**0.5)), DIMENSION), dtype=np.float32)
+    scale = (1.0 / np.sqrt(np.arange(1, dimension + 1))).astype(np.float32)
+    centres = generator.standard_normal((max(1, round(item_count**0.5)), dimension), dtype=np.float32)
 
     def draw(count: int) -> np.ndarray:
-        drawn = np.empty((count, DIMENSION), dtype=np.float32)
+        drawn = np.empty((count, dimension), dtype=np.float32)
         for start in range(0, count, _ROWS_AT_ONCE):
             part = drawn[start : start + _ROWS_AT_ONCE]
             own = centres[generator.integers(0, len(centres), len(part))]
@@ -59,10 +59,12 @@ def read_bundle(store: Path, version: str | None = None) -> Data:
     Args:
         store: folder of bundles.
         version: of the bundle. Default: the live one.
+
+    Raises:
+        BundleNotFound: there is none.
     """
     opened = BundleStore(store)
-    pointer = opened.live()
-    chosen = version or (pointer.version if pointer else opened.versions()[-1])
+    chosen = version or opened.live_version()
     folder = opened.path(chosen)
     vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
     canaries = Canaries.read(folder / CANARIES).embeddings

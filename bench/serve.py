@@ -28,8 +28,8 @@ from bench.serve_load import Series, Target, measure_here
 from bundle.canaries import Canaries
 from bundle.manifest import CANARIES
 from bundle.store import BundleStore
-from loadtest.__main__ import copy_live
 from rehearsal.demo import train
+from rehearsal.large import copy_live
 from rehearsal.pair import Replica, wait_until
 from two_tower_client import AnnClient, QueryTowerClient, Retriever, ann, query_tower
 from two_tower_client.ann import Search

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle.canaries import Canaries
+from bundle.errors import BundleError
 from bundle.manifest import CANARIES
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
@@ -35,14 +36,14 @@ def main() -> int:
     parser.add_argument("--store", type=Path, required=True, help="of bundles; its live one is measured")
     arguments = parser.parse_args()
     store = BundleStore(arguments.store)
-    pointer = store.live()
-    if pointer is None:
-        print(f"no bundle is live in {arguments.store}: publish one and promote it", file=sys.stderr)
+    try:
+        version = store.live_version()
+    except BundleError as error:
+        print(f"bench.serve_profile: {error}", file=sys.stderr)
         return 1
-    model = ModelLoader(store, QueryTowerConfig(store=store.root), TextMetrics(Metrics().registry)).open(
-        pointer.version, ()
-    )
-    canaries = Canaries.read(store.path(pointer.version) / CANARIES)
+    loader = ModelLoader(store, QueryTowerConfig(store=store.root), TextMetrics(Metrics().registry))
+    model = loader.open(version, ())
+    canaries = Canaries.read(store.path(version) / CANARIES)
     columns = canaries.columns
     queries = [{n: columns[n][row] for n in columns if columns[n][row] is not None} for row in range(len(canaries))]
     sizes = (1, 32)

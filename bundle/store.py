@@ -104,6 +104,18 @@ class BundleStore:
         except (OSError, UnicodeError, InvalidVersion) as error:
             raise StoreError(f"cannot read {self._live}: {error}; promote a bundle to write it anew") from error
 
+    def live_version(self) -> str:
+        """Returns the live bundle.
+
+        Raises:
+            BundleNotFound: none is.
+            StoreError: as of `live`.
+        """
+        pointer = self.live()
+        if pointer is None:
+            raise BundleNotFound(f"no bundle is live in {self.root}: publish one and promote it")
+        return pointer.version
+
     def manifest(self, version: str) -> Manifest:
         """Returns the manifest of a bundle; its files are not looked at.
 

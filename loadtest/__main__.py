@@ -8,7 +8,6 @@ sleeps is noticed.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
@@ -17,12 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bundle.errors import BundleError
 from bundle.store import BundleStore
 from loadtest import data, limits, page
 from loadtest.ghz import ROOT, GhzError, Run, execute, read_config
 from loadtest.judge import Outcome, Threshold, judge, read_thresholds, steps, to_table
 from rehearsal.demo import say, train
-from rehearsal.large import write_large_bundle
+from rehearsal.large import copy_live, write_large_bundle
 from rehearsal.pair import SERVICES, Pair, PairError, Replica
 from rehearsal.rollout import wait_for_live
 from serving.logs import configure_logs
@@ -65,7 +65,7 @@ def main() -> int:
     configure_logs("error")  # of the servicers that are measured here
     try:
         outcomes = run(arguments, SHORT if arguments.short else FULL)
-    except (GhzError, PairError) as error:
+    except (GhzError, PairError, BundleError) as error:
         print(f"load-test: {error}", file=sys.stderr)
         return 2
     return 1 if any(outcome.misses for outcome in outcomes) else 0
@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace, scale: Scale) -> Sequence[Outcome]:
 
     Raises:
         GhzError: ghz could not run.
+        BundleNotFound: no bundle is live in the store.
     """
     with tempfile.TemporaryDirectory(prefix="two-tower-load-") as temporary:
         folder = Path(temporary)
@@ -124,20 +125,6 @@ def run(arguments: argparse.Namespace, scale: Scale) -> Sequence[Outcome]:
     target.write_text(page.render("Load test", outcomes, curves, note), encoding="utf-8")
     print(f"\n{target}")
     return outcomes
-
-
-def copy_live(source: BundleStore, store: BundleStore) -> str:
-    """Copies the live bundle of `source`, which stays as it is, into an empty store; promotes and returns it.
-
-    Raises:
-        GhzError: no bundle is live.
-    """
-    pointer = source.live()
-    if pointer is None:
-        raise GhzError(f"no bundle is live in {source.root}: publish one and promote it")
-    shutil.copytree(source.path(pointer.version), store.path(pointer.version))
-    store.promote(pointer.version)
-    return pointer.version
 
 
 def offered(threshold: Threshold, outcomes: Sequence[Outcome]) -> float | None:

@@ -19,6 +19,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from bundle.canaries import Canaries
+from bundle.errors import BundleError
 from bundle.items import ItemTable
 from bundle.manifest import CANARIES, ITEMS, Manifest
 from bundle.store import BundleStore
@@ -114,13 +115,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     arguments = parser.parse_args()
     store = BundleStore(arguments.store)
-    pointer = store.live()
-    if pointer is None:
-        print(f"no bundle is live in {arguments.store}: publish one and promote it", file=sys.stderr)
+    try:
+        version = store.live_version()
+    except BundleError as error:
+        print(f"loadtest.data: {error}", file=sys.stderr)
         return 1
-    requests = make(store, pointer.version)
+    requests = make(store, version)
     write(requests, arguments.out)
-    print(f"{arguments.out}: {', '.join(requests)} of {pointer.version}")
+    print(f"{arguments.out}: {', '.join(requests)} of {version}")
     return 0
 
 
