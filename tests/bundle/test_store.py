@@ -66,7 +66,7 @@ def test_promotes_and_rolls_back(store: BundleStore) -> None:
 
 
 def test_who_needs_a_live_bundle_is_told_where_there_is_none(store: BundleStore) -> None:
-    with pytest.raises(BundleNotFound, match="no bundle is live in .*: publish one and promote it"):
+    with pytest.raises(BundleNotFound, match=r"no bundle is live in .*: publish one and promote it"):
         store.live_version()
     store.promote(version := publish(store))
     assert store.live_version() == version
