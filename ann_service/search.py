@@ -26,7 +26,7 @@ from ann_service.bitsets import FEW_SHARE, Matches
 from ann_service.catalogue import Catalogue
 
 _GATHERED_ROW = 1.5
-_FAR_ROW = 4.0
+_FAR_ROW = 2.0
 _NEAR_ROWS = 16_384
 """The cost of a row that is gathered, in rows that are read one after another (bench/index_filters.py).
 
@@ -132,7 +132,7 @@ class _Search:
             even = wanted * self._excluded_count / matching
             wanted += min(self._excluded_count, max(_FEW_EXCLUSIONS, math.ceil(even + 2 * math.sqrt(even))))
         if self.plan.allowed is None:
-            return wanted, wanted
+            return wanted, self.wanted
         per_match = self._item_count / matching
         return math.ceil(_with_margin(wanted) * per_match), wanted * per_match
 
@@ -151,7 +151,7 @@ class _Search:
 
     def _limit(self) -> float:
         """Returns what the index may cost, in rows that are read one after another."""
-        if self.plan.allowed is None and not len(self.plan.excluded):
+        if self.plan.allowed is None:  # exclusions alone seldom leave too few, so that a scan seldom has to follow
             return self._item_count
         if _reads_all(self.plan):
             return _INDEX_SHARE * self._item_count

@@ -108,6 +108,17 @@ def test_without_filter_the_index_answers_with_the_budget_as_it_is(kind: str) ->
     assert index.asked == [(1, K, BUDGETS[kind])]
 
 
+def test_exclusions_ask_the_index_though_it_costs_more_than_a_fifth_of_the_scan() -> None:
+    where, index = catalogue("annoy")
+    # 1,500 nodes cost 2,000 + 8 * 1,500 = 14,000 rows: less than the 30,000 of a scan, more than a fifth of them.
+    assert 6000 < index.cost(K, 1500) < 30_000
+    far = np.sort(np.argsort(VECTORS @ QUERIES[0])[:1000])
+    for excluded in (np.zeros(0, np.int64), far):
+        rows, _ = find(where, plan("annoy", QUERIES[0], excluded=excluded, budget=1500))
+        assert not set(rows.tolist()) & set(excluded.tolist())
+    assert [k for _, k, _ in index.asked] == [20, 52]  # 32 places for exclusions that are near
+
+
 @every_kind
 def test_a_rare_filter_never_asks_the_index(kind: str) -> None:
     where, index = catalogue(kind)
