@@ -55,12 +55,13 @@ def print_search(found: Any, title: str) -> None:
     table = Table(title=title, title_justify="left", box=console.box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for metric in next(iter(found.metrics.values())):
-        table.add_column(metric, justify="right", no_wrap=True)
+        # Never cut: the interval stands below the figure.
+        table.add_column(metric.replace("@", "\n@"), justify="right", min_width=13)
     for method, metrics in found.metrics.items():
         cells = []
         for name, value in metrics.items():
             low, high = found.intervals[method][name]
-            cells.append(f"{value:.4f} [{low:.3f}, {high:.3f}]")
+            cells.append(f"{value:.4f}\n{low:.3f}, {high:.3f}")
         table.add_row(method, *cells)
     console.console.print(table)
     for method, others in found.differences.items():

@@ -26,9 +26,9 @@ def test_metrics_are_those_worked_out_by_hand(tmp_path: Path) -> None:
     found = graded.measure(queries, [["b", "x", "a"], ["x", "y"]])
     # mouse: gains 2^1 - 1 = 1 at rank 1 and 2^3 - 1 = 7 at rank 3, whose discount is log2(4) = 2: 1 + 3.5 = 4.5. The
     # ideal is 7 + 1 / log2(3) = 7.63093, so 0.58970. Both relevant items are there, the first at rank 1; two of ten
-    # places hold a graded item.
-    np.testing.assert_allclose(found[0], [0.58970, 1.0, 1.0, 0.2], atol=1e-5)
-    np.testing.assert_allclose(found[1], [0.0, 0.0, 0.0, 0.0])
+    # places hold a graded item. Without x, the 7 is at rank 2: (1 + 7 / log2(3)) / 7.63093 = 0.70981.
+    np.testing.assert_allclose(found[0], [0.58970, 1.0, 1.0, 0.2, 0.70981], atol=1e-5)
+    np.testing.assert_allclose(found[1], [0.0, 0.0, 0.0, 0.0, 0.0])
     # From rating 2 on, b is no relevant item: half of nothing is missing, and the first relevant one is at rank 3.
     strict = graded.read(tmp_path / "qrels.csv", None, relevant_from=2)
     np.testing.assert_allclose(graded.measure(strict, [["b", "x", "a"], ["d"]])[:, 1:3], [[1.0, 1 / 3], [1.0, 1.0]])
@@ -37,8 +37,8 @@ def test_metrics_are_those_worked_out_by_hand(tmp_path: Path) -> None:
 def test_only_the_first_ten_and_the_first_hundred_count(tmp_path: Path) -> None:
     queries = graded.read(write(tmp_path / "qrels.csv", "query,docid,rating\nq,a,1\n"), None)
     late = [f"x{at}" for at in range(10)]
-    assert graded.measure(queries, [[*late, "a"]])[0].tolist() == [0.0, 1.0, 1 / 11, 0.0]
-    assert graded.measure(queries, [[f"x{at}" for at in range(100)] + ["a"]])[0].tolist() == [0.0, 0.0, 0.0, 0.0]
+    assert graded.measure(queries, [[*late, "a"]])[0].tolist() == [0.0, 1.0, 1 / 11, 0.0, 1.0]
+    assert graded.measure(queries, [[f"x{at}" for at in range(100)] + ["a"]])[0].tolist() == [0.0] * 5
 
 
 def test_a_file_of_queries_chooses_among_the_graded_ones(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
 Burges et al. 2005 for the gains). ``recall@100`` is the share of the relevant items among the first 100, ``mrr`` 1 over
 the rank of the first relevant item among the first 100. An item that nobody graded counts as irrelevant; ``judged@10``
 says how many of the first 10 were graded: methods that find what the judges were never shown look worse than they are.
+``ndcg@10 judged`` leaves out of the first 100 what nobody graded (Sakai 2007, "condensed lists"); it says nothing of
+irrelevant items that crowd the answer, so it is no substitute.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 from trainer.errors import DataError
 
-METRICS = ("ndcg@10", "recall@100", "mrr", "judged@10")
+METRICS = ("ndcg@10", "recall@100", "mrr", "judged@10", "ndcg@10 judged")
 DEPTH = 100
 _SHALLOW = 10
 
@@ -66,7 +68,7 @@ def read(qrels: Path, queries: Path | None, relevant_from: int = 1) -> Graded:
 
 
 def measure(graded: Graded, rankings: Sequence[Sequence[str]]) -> np.ndarray:
-    """Returns [n, 4] float64, `METRICS` of each query.
+    """Returns [n, 5] float64, `METRICS` of each query.
 
     Args:
         graded: the queries.
@@ -92,13 +94,15 @@ def fuse(first: Sequence[str], second: Sequence[str], constant: int = 60) -> lis
 def _measure(ratings: Mapping[str, int], ranking: Sequence[str], relevant_from: int) -> tuple[float, ...]:
     top = list(ranking[:DEPTH])
     gain = _gain([ratings.get(item, 0) for item in top])
+    ideal = _gain(sorted(ratings.values(), reverse=True))
     relevant = {item for item, rating in ratings.items() if rating >= relevant_from}
     first = next((rank for rank, item in enumerate(top, 1) if item in relevant), 0)
     return (
-        gain / _gain(sorted(ratings.values(), reverse=True)),
+        gain / ideal,
         len(relevant.intersection(top)) / len(relevant),
         1.0 / first if first else 0.0,
         sum(item in ratings for item in top[:_SHALLOW]) / _SHALLOW,
+        _gain([ratings[item] for item in top if item in ratings]) / ideal,
     )
 
 
