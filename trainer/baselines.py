@@ -22,6 +22,11 @@ from trainer.splits import Parts, of_drawn_users
 _DENSE_ITEMS = 20_000
 """Largest catalogue whose items x items matrix is made: 1.6 GB of float32."""
 
+_UNITS = {
+    "half_life": " of the greatest age of an event",
+    "decay": " for each newer event of the user",
+    "neighbours": " items",
+}
 _IN_MEMORY_EVENTS = 30_000_000
 """Most events that a method is fitted on which holds them all: some take 100 bytes each."""
 
@@ -131,7 +136,7 @@ def _choose(
 
 
 def _shown(settings: Mapping[str, Any]) -> Iterator[str]:
-    return (f"{name} {value:g}" for name, value in settings.items())
+    return (f"{name} {value:g}{_UNITS.get(name, '')}" for name, value in settings.items())
 
 
 def _validation(parts: Parts, item_count: int, *, repeats: bool) -> HeldOut:

@@ -64,6 +64,9 @@ def train(
 
     Example: `python -m trainer train movielens_100k --store store --promote`
 
+    Times of interactions are seconds since 1970 (no milliseconds), or dates such as 2026-11-24 or
+    2026-11-24T03:16:45, in UTC unless they say otherwise, the same way in every row; docs/recipes.md has all keys.
+
     Args:
         recipe_name: A shipped recipe (movielens_100k, complete_journey, amazon_beauty, product_search), or the path
             of a TOML file.

@@ -53,8 +53,14 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
         table.add_row(method, *(f"{metrics[name]:.4f}" for name in SHOWN_METRICS))
     console.print(table)
     repeats = "count" if evaluation.repeats else "do not count"
+    of_test = evaluation.user_count + evaluation.cold_user_count + evaluation.repeat_user_count
+    drawn = f", drawn of {evaluation.test_user_count:,}" if evaluation.test_user_count > of_test else ""
+    only_repeats = (
+        "" if evaluation.repeats else f", {evaluation.repeat_user_count:,} took nothing that they had not had"
+    )
     console.print(
-        f"{evaluation.user_count:,} users; {evaluation.cold_user_count:,} more have no known item and are left out. "
+        f"{evaluation.user_count:,} of the {of_test:,} users of the test{drawn}: {evaluation.cold_user_count:,} more "
+        f"have no known item{only_repeats}; they are left out. "
         f"{evaluation.repeat_share:.1%} of the test events repeat a known item and {repeats}; "
         f"{evaluation.cold_item_share:.1%} of the rest name an item without training events and do."
     )
@@ -126,7 +132,8 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
     c = comparison
     console.print(
         f"of {c['query_count']:,} held-out queries: {c['never_retrieved']:.1%} of the catalogue is in no top 100, mean "
-        f"log popularity of the top 10 is {c['mean_log_popularity']:.3f}"
+        f"log popularity of the top 10 is {c['mean_log_popularity']:.3f} (the natural logarithm of 1 + the events of "
+        "an item before the test; lower: less known items are shown)"
     )
     if c["not_comparable"]:
         console.print(f"not compared with {c['live'] or 'a live bundle'}: {escape(c['not_comparable'])}")

@@ -52,6 +52,7 @@ class Evaluation:
         inputs: the model by what the caller sends.
         test_user_count: users of the test part. Of more than `TEST_USERS`, so many are drawn, and all counts and
             metrics are of these.
+        repeat_user_count: users whose test events all repeat items that they had, left out where repeats do not count.
     """
 
     metrics: Figures
@@ -66,6 +67,7 @@ class Evaluation:
     slices: Mapping[str, Figures] = field(default_factory=dict)
     inputs: Figures = field(default_factory=dict)
     test_user_count: int = 0
+    repeat_user_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,18 +167,21 @@ def evaluate_test(
         known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts, new_users=reads_requests(recipe)
     )
     task = Task(recipe, dataset, schemas, towers, known, asked)
-    methods = {MODEL: task.scorer(), POPULARITY: popularity_scorer(known, item_count), **(others or {})}
+    rivals = {POPULARITY: popularity_scorer(known, item_count), **(others or {})}
+    methods = {MODEL: task.scorer(), **rivals}
     scores = {name: evaluate(held_out, method) for name, method in methods.items()}
+    asked_count = int(np.count_nonzero(asked.user_counts))
+    cold_count = 0 if reads_requests(recipe) else len(np.setdiff1d(asked.users, theirs.users))
     trained = parts.train.item_counts(item_count) > 0
     had = np.isin(_keys(asked, item_count), known_pairs.astype(np.int64) @ [item_count, 1])
     slices = {
         name: {group: {**found.means, "users": float(len(found.users))} for group, found in groups.items()}
-        for name, groups in slices_of(task, held_out, scores[MODEL], trained, columns).items()
+        for name, groups in slices_of(task, held_out, scores[MODEL], trained, columns, rivals).items()
     }
     return Evaluation(
         metrics={name: dict(found.means) for name, found in scores.items()},
         user_count=len(held_out.users),
-        cold_user_count=0 if reads_requests(recipe) else len(np.setdiff1d(asked.users, theirs.users)),
+        cold_user_count=cold_count,
         cold_item_share=float((~trained[np.concatenate(held_out.relevant)]).mean()),
         repeat_share=float(had.mean()),
         repeats=repeats,
@@ -185,6 +190,7 @@ def evaluate_test(
         differences={name: _differences(scores[MODEL], found) for name, found in scores.items() if name != MODEL},
         slices=slices,
         inputs=_by_inputs(task, held_out, scores[MODEL]),
+        repeat_user_count=asked_count - len(held_out.users) - cold_count,
         test_user_count=int(np.count_nonzero(parts.test.user_counts)),
     )
 

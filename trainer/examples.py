@@ -17,6 +17,7 @@ from bundle.features import FeatureSchema, History
 from bundle.vocabulary import OUT_OF_VOCABULARY
 from trainer import scratch, shuffling
 from trainer.data import Dataset
+from trainer.errors import TrainingError
 from trainer.events import Events
 from trainer.recipe import ITEM_ID, Recipe, Training
 from trainer.schema import Schemas, event_names, query_columns
@@ -131,24 +132,38 @@ class Examples:
 
     def epoch(self, number: int) -> Iterator[dict[str, Any]]:
         """Yields `steps` batches: all sequences once, in an order that the seed and the number of the epoch decide."""
+        return (self.batch(sequences) for sequences in self._order(number))
+
+    def _order(self, number: int) -> Iterator[np.ndarray]:
         generator = np.random.default_rng((self._seed, number))
         lengths = self._end - self._first if self._slots else None
-        for sequences in shuffling.batches(self._first, lengths, self._counts, self.steps, generator):
-            yield self.batch(sequences)
+        return shuffling.batches(self._first, lengths, self._counts, self.steps, generator)
 
-    def dataset(self, first_epoch: int, epochs: int) -> tf.data.Dataset:
+    def _shared(self, sequences: np.ndarray, devices: int) -> tuple[dict[str, Any], ...]:
+        """Returns a batch in as many parts, which follow each other."""
+        if len(sequences) < devices:
+            raise TrainingError(
+                f"a batch of {len(sequences)} sequences cannot be shared by {devices} devices: raise "
+                "training.batch_size, or use fewer of them (CUDA_VISIBLE_DEVICES)"
+            )
+        return tuple(map(self.batch, np.array_split(sequences, devices)))
+
+    def dataset(self, first_epoch: int, epochs: int, devices: int = 1) -> tf.data.Dataset:
         """Returns the batches of some epochs, from epoch `first_epoch` (counted from 0) on; shapes vary.
 
-        Each element is the number of its epoch beside a batch.
+        Each element is the number of its epoch beside the parts of a batch, one for each device.
+
+        Raises:
+            TrainingError: when it is read: a batch has fewer sequences than there are devices.
         """
 
-        def run() -> Iterator[tuple[int, dict[str, Any]]]:
+        def run() -> Iterator[tuple[int, tuple[dict[str, Any], ...]]]:
             for number in range(first_epoch, first_epoch + epochs):
-                for batch in self.epoch(number):
-                    yield number, batch
+                for sequences in self._order(number):
+                    yield number, self._shared(sequences, devices)
 
         return tf.data.Dataset.from_generator(
-            run, output_signature=(tf.TensorSpec((), tf.int64), self.signature)
+            run, output_signature=(tf.TensorSpec((), tf.int64), (self.signature,) * devices)
         ).prefetch(8)
 
     @property

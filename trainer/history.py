@@ -295,8 +295,8 @@ class _Block(keras.layers.Layer):
         )  # [batch, head, length, w]
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * width**-0.5  # [batch, head, i, j]
         # In float16 the mask would be infinite, and a row that sees nothing NaN.
-        sees: Any = ops.cast(allowed, "float32")
-        masked = ops.cast(logits, "float32") + (1.0 - sees) * _MASKED
+        unseen = ops.subtract(1.0, ops.cast(allowed, "float32"))
+        masked = ops.cast(logits, "float32") + unseen * _MASKED
         shares = ops.cast(ops.softmax(masked, axis=-1), value.dtype)
         attended = ops.matmul(drop_attention(shares, training=training), value)
         joined = ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, length, self.dimension))

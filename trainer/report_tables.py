@@ -56,6 +56,11 @@ def tabulate_methods(
         for method, v in metrics.items()
     ]
     caption = "Test part, full ranking of the catalogue" + (", with 95 % intervals" if intervals else "")
+    if "novelty@10" in names:
+        caption += (
+            "; novelty@10 in bits, mean of -log2 of an item's share of the known events: higher, less known items are "
+            "shown; popularity_lift@10 above 0: they are better known than what people take"
+        )
     return Table(caption, ["method", *names], rows)
 
 

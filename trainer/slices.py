@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.data import Dataset
 from trainer.errors import DataError
-from trainer.metrics import HeldOut, Scores, evaluate
+from trainer.metrics import HeldOut, Scorer, Scores, evaluate
 
 if TYPE_CHECKING:  # evaluation imports this module
     from trainer.evaluation import Task
@@ -21,7 +21,12 @@ _SHOWN_VALUES = 12
 
 
 def slices_of(
-    task: Task, held_out: HeldOut, scores: Scores, trained: np.ndarray, columns: tuple[str, ...]
+    task: Task,
+    held_out: HeldOut,
+    scores: Scores,
+    trained: np.ndarray,
+    columns: tuple[str, ...],
+    others: Mapping[str, Scorer] | None = None,
 ) -> Mapping[str, Mapping[str, Scores]]:
     """Returns the scores of the model by slice, then group; a group without users is left out.
 
@@ -31,12 +36,14 @@ def slices_of(
         scores: of the model.
         trained: [item_count] bool, whether training has an event of the item.
         columns: of the users table, as of `check_columns`.
+        others: further methods by name, evaluated on the users without a known event too: of these, no other table
+            tells how anyone does.
     """
     slices = {
         "known events": _by_activity(task, scores),
         "popularity of the held-out item": _by_popularity(task, held_out, scores),
         "held-out items": _by_cold_items(held_out, scores, trained),
-        "users without a known event": _cold_users(task, held_out),
+        "users without a known event": _cold_users(task, held_out, others or {}),
         **{column: _by_column(task, scores, column) for column in columns},
     }
     return {name: groups for name, groups in slices.items() if groups}
@@ -72,8 +79,8 @@ def _by_cold_items(held_out: HeldOut, scores: Scores, trained: np.ndarray) -> di
     return groups if len(groups) > 1 else {}
 
 
-def _cold_users(task: Task, held_out: HeldOut) -> dict[str, Scores]:
-    """Evaluates users who have nothing but a profile."""
+def _cold_users(task: Task, held_out: HeldOut, others: Mapping[str, Scorer]) -> dict[str, Scores]:
+    """Evaluates users who have nothing but a profile, by each method."""
     pairs = task.asked.pairs
     pairs = pairs[np.diff(task.known.starts(len(task.dataset.user_ids)))[pairs[:, 0]] == 0]
     if not len(pairs):
@@ -82,7 +89,7 @@ def _cold_users(task: Task, held_out: HeldOut) -> dict[str, Scores]:
     relevant = np.split(pairs[:, 1], starts[1:])
     nothing = [np.zeros(0, dtype=np.int64)] * len(users)
     cold = dataclasses.replace(held_out, users=users, known=nothing, relevant=relevant)
-    return {"two-tower": evaluate(cold, task.scorer())}
+    return {name: evaluate(cold, method) for name, method in {"two-tower": task.scorer(), **others}.items()}
 
 
 def check_columns(dataset: Dataset, columns: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, popularity, scratch, towers
+from trainer import checkpoints, devices, popularity, scratch, towers
 from trainer.checkpoints import Origin, State
 from trainer.data import Dataset
 from trainer.embeddings import embed_items
@@ -75,6 +75,7 @@ def fit(
     folder: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Fitted:
     """Returns query tower and item tower, fitted on `train`.
 
@@ -92,21 +93,24 @@ def fit(
         folder: of the run, for checkpoints and TensorBoard; it exists. None: neither.
         resume: whether to go on from the checkpoint in `folder`.
         progress: told how it goes.
+        strategy: how several devices share each batch. Default: that of `trainer.devices`.
 
     Raises:
         TrainingError: the loss is not finite.
         RunError: a checkpoint cannot be written or read.
     """
     spec, progress = recipe.training, progress or Progress()
-    examples, model = prepare(recipe, dataset, schemas, train)
+    strategy = strategy or devices.strategy()
+    with strategy.scope():
+        examples, model = prepare(recipe, dataset, schemas, train)
     variables = [*model.variables, *model.optimizer.variables]
     origin = Origin(recipe.to_json(), _digest(train))
     state = checkpoints.read(folder, origin, variables) if resume and folder else State()
-    loop = _Loop(recipe, dataset, schemas, train, examples, model, validate, progress)
+    loop = _Loop(recipe, dataset, schemas, train, examples, model, strategy, validate, progress)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if folder else None
     done = len(state.epochs)
     progress.begin(spec.epochs, examples.steps, done)
-    batches = iter(examples.dataset(done, spec.epochs - done))
+    batches = iter(examples.dataset(done, spec.epochs - done, strategy.num_replicas_in_sync))
     while len(state.epochs) < spec.epochs and not _is_stale(state, spec.patience):
         measured = loop.epoch(len(state.epochs), batches)
         state.epochs.append(measured)
@@ -124,13 +128,13 @@ def fit(
     if state.best:
         for variable, value in zip(_tower_variables(model), state.best, strict=True):
             variable.assign(value)
-    return Fitted(_in_float32(recipe, schemas, model), state.epochs, state.best_epoch)
+    if spec.precision == "float32" and strategy.num_replicas_in_sync == 1:
+        return Fitted((model.query_tower, model.item_tower), state.epochs, state.best_epoch)
+    return Fitted(_plain(recipe, schemas, model), state.epochs, state.best_epoch)
 
 
-def _in_float32(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
-    """Returns the towers as they are served: computing in float32, with the weights of `model`."""
-    if recipe.training.precision == "float32":
-        return model.query_tower, model.item_tower
+def _plain(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
+    """Returns the towers as they are served: computing in float32 on one device, with the weights of `model`."""
     query_tower, item_tower = (tower.model for tower in towers.build(recipe, schemas))
     query_tower.set_weights(model.query_tower.get_weights())
     item_tower.set_weights(model.item_tower.get_weights())
@@ -180,6 +184,7 @@ class _Loop:
         train: Events,
         examples: Examples,
         model: TwoTower,
+        strategy: tf.distribute.Strategy,
         validate: Validate | None,
         progress: Progress,
     ) -> None:
@@ -188,7 +193,14 @@ class _Loop:
         signature = dict(examples.signature)
         if recipe.training.hard_negatives:
             signature["hard"] = tf.TensorSpec((None,), tf.int32)
-        self._step = tf.function(model.train_on, input_signature=[signature])
+
+        def step(parts: Sequence[Mapping[str, Any]]) -> tf.Tensor:
+            if len(parts) == 1:
+                return model.train_on(parts[0])
+            losses = strategy.run(lambda: model.train_on(parts[devices.replica()]))
+            return strategy.experimental_local_results(losses)[0]  # all have the same
+
+        self._step = tf.function(step, input_signature=[(signature,) * strategy.num_replicas_in_sync])
 
     def epoch(self, number: int, batches: Any) -> dict[str, Any]:
         """Runs epoch `number`, counted from 0, and returns what it measured."""
@@ -196,17 +208,19 @@ class _Loop:
         began = waited_from = time.perf_counter()
         waited, examples, losses = 0.0, 0, []
         for step in range(self._examples.steps):
-            _, batch = next(batches)
+            _, parts = next(batches)
             waited += time.perf_counter() - waited_from
             if hard is not None:
-                batch = {**batch, "hard": self._draw_hard(hard, batch["user"].numpy(), number, step)}
-            loss = float(self._step(batch))
+                users = np.concatenate([part["user"] for part in parts])
+                drawn = self._draw_hard(hard, users, number, step)
+                parts = tuple({**part, "hard": drawn} for part in parts)
+            loss = float(self._step(parts))
             if not math.isfinite(loss):
                 raise TrainingError(
                     "the loss is not finite; lower training.learning_rate or raise training.temperature"
                 )
             losses.append(loss)
-            examples += len(batch["item"])
+            examples += sum(len(part["item"]) for part in parts)
             self._progress.step(loss)
             waited_from = time.perf_counter()
         seconds = time.perf_counter() - began

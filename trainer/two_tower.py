@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from bundle.vocabulary import FIRST_VALUE
-from trainer import losses
+from trainer import devices, losses
 from trainer.losses import Candidates
 from trainer.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
 from trainer.recipe import HistoryInput, Recipe
@@ -147,28 +147,33 @@ class TwoTower(keras.Model):
             table.assign(values)
 
     def compute_step_loss(self, batch: Mapping[str, Any]) -> tf.Tensor:
-        """Returns the loss of a batch, a scalar, with dropout on."""
+        """Returns the loss of a batch, a scalar, with dropout on.
+
+        Of several devices, each embeds its own part of the batch, and all have the loss of the whole: the negatives of
+        a row are those of all parts.
+        """
         spec, training = self._training, True
-        rows, weights = batch["item"], batch["weight"]
+        rows, weights, log_q = devices.of_all(batch["item"], batch["weight"], batch["log_q"])
         # Below 0.01 the loss of single examples explodes.
         temperature = tf.maximum(tf.exp(self.log_temperature), 0.01)
         if spec.loss == "full_softmax":
             items = Items(*self._both_of(None, training), tf.reshape(batch["items"], [-1]))
-            queries = self._queries(batch, items, training)
+            (queries,) = devices.of_all(self._queries(batch, items, training))
             return losses.full_softmax(queries, items.vectors, rows, weights, temperature)
-        log_q = self.estimator(rows) if spec.log_q == "streaming" else batch["log_q"]
-        count = tf.shape(rows)[0]
+        if spec.log_q == "streaming":
+            log_q = self.estimator(rows)
+        own = batch["item"]
         drawn, log_count = (rows[:0], batch["log_q"][:0]) if spec.loss == "in_batch_softmax" else self.sampler()
         hard = batch.get("hard", rows[:0])  # -1 where there is none
-        items = self._items_of(batch, tf.concat([rows, drawn, tf.maximum(hard, 0)], 0), training)
-        queries = self._queries(batch, items, training)
-        vectors = tf.gather(items.vectors, items.place[: count + tf.size(drawn) + tf.size(hard)])
-        positives, others = vectors[:count], vectors[count:]
+        items = self._items_of(batch, tf.concat([own, drawn, tf.maximum(hard, 0)], 0), training)
+        vectors = tf.gather(items.vectors, items.place[: tf.size(own) + tf.size(drawn) + tf.size(hard)])
+        queries, positives = devices.of_all(self._queries(batch, items, training), vectors[: tf.size(own)])
+        others = vectors[tf.size(own) :]
         if spec.loss in ("in_batch_softmax", "mixed_softmax"):
             extra = self.queue.candidates() if spec.queue else None
             if spec.loss == "mixed_softmax":
                 # How often an item is expected among the candidates of both kinds.
-                batch_size = tf.cast(count, tf.float32)
+                batch_size = tf.cast(tf.size(rows), tf.float32)
                 log_count = tf.math.log(tf.exp(log_count) + batch_size * tf.gather(self._share, drawn))
                 log_q = tf.math.log(batch_size * tf.exp(log_q) + tf.gather(self._expected, rows))
                 extra = Candidates(others, drawn, log_count)
@@ -200,7 +205,8 @@ class TwoTower(keras.Model):
         """Returns the loss of a batch, after one step of the optimizer on it."""
         with tf.GradientTape() as tape:
             loss = self.compute_step_loss(batch)
-            scaled = self.optimizer.scale_loss(loss)  # of float16, whose small gradients would vanish; else the loss
+            # The optimizer adds up what the devices have. Scaled is the loss of float16: small gradients would vanish.
+            scaled = self.optimizer.scale_loss(loss / devices.count())
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
         return loss

@@ -188,6 +188,13 @@ def test_repeat_frequency_is_there_where_repeats_count() -> None:
     assert "repeat frequency" in fit_all(parts(), 40, 30, repeats=True)[0]
 
 
+def test_methods_that_hold_all_events_are_left_out_of_many_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "_IN_MEMORY_EVENTS", 20)
+    fitted, notes = fit_all(parts(), 40, 30)
+    assert list(fitted) == ["popularity"]
+    assert any(note.startswith("iALS is left out: it needs all events in memory, at most 20,") for note in notes)
+
+
 def test_dense_methods_are_left_out_of_large_catalogues_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "_DENSE_ITEMS", 20)
     fitted, notes = fit_all(parts(), 40, 30)

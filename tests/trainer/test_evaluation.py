@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bundle.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
+from trainer import evaluation, scratch
 from trainer.errors import DataError, RunError
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
@@ -70,6 +73,34 @@ def test_repeats_are_ranked_and_count_where_asked_for(shop: Shop) -> None:
     # Nobody buys twice here: with all 40 items in the ranking the held-out one stands further behind.
     assert found["repeat_share"] == 0
     assert found["metrics"]["popularity"]["mrr"] < novel["metrics"]["popularity"]["mrr"]
+
+
+def test_of_many_users_the_same_sample_is_evaluated_each_time(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(shop.runs[0], tmp_path / "run")
+    monkeypatch.setattr(evaluation, "TEST_USERS", 25)
+    found = [json.loads(command("evaluate", run, "--json")) for _ in range(2)]
+    assert found[0] == found[1]
+    assert (found[0]["user_count"], found[0]["test_user_count"], found[0]["repeat_user_count"]) == (25, 60, 0)
+
+
+def test_a_run_and_a_bundle_from_disk_are_those_from_memory(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "IN_MEMORY_BYTES", 64)
+    monkeypatch.setattr(scratch, "BLOCK", 50)
+    train = ("train", shop.recipe, "--run", tmp_path / "run", "--store", tmp_path / "store", "--json")
+    found = json.loads(command(*train))
+    assert found["metrics"] == shop.results[0]["metrics"]
+    vectors = [
+        store.path(version) / "vectors.npy"
+        for store, version in (
+            (BundleStore(tmp_path / "store"), found["bundle_version"]),
+            (shop.store, shop.versions[0]),
+        )
+    ]
+    assert vectors[0].read_bytes() == vectors[1].read_bytes()
 
 
 def test_an_unknown_column_to_slice_by_is_an_error(shop: Shop) -> None:

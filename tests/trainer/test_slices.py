@@ -31,7 +31,9 @@ def groups_of(known: list[str], held_out: dict[str, str], name: str) -> dict[str
     item_count = len(made.items.ids)
     held = HeldOut.of(parts.train.pairs, parts.test.pairs, item_count)
     scores = evaluate(held, lambda users: np.zeros((len(users), item_count)))
-    found = slices.slices_of(task(made, parts), held, scores, parts.train.item_counts(item_count) > 0, ())[name]
+    trained = parts.train.item_counts(item_count) > 0
+    others = {"constant": lambda users: np.zeros((len(users), item_count))}
+    found = slices.slices_of(task(made, parts), held, scores, trained, (), others)[name]
     return {label: [made.user_ids[user] for user in group.users] for label, group in found.items()}
 
 
@@ -70,6 +72,9 @@ def test_an_item_that_nobody_had_is_tail_and_cold() -> None:
     assert found == {"some in the training": ["u0"], "none in the training": ["u1"]}
 
 
-def test_users_without_a_known_event_are_evaluated_by_their_profile() -> None:
+def test_users_without_a_known_event_are_evaluated_by_every_method() -> None:
     known, held_out = list("aabb"), {"u0": "b", "u9": "a"}
-    assert groups_of(known, held_out, "users without a known event") == {"two-tower": ["u9"]}
+    assert groups_of(known, held_out, "users without a known event") == {
+        "two-tower": ["u9"],
+        "constant": ["u9"],
+    }
