@@ -34,7 +34,7 @@ def main(folder: Path, run: Path, changes: dict[str, Any], history: dict[str, An
     if plain:
         # Keras squares the rows of a sparse gradient one by one, so that Adam sees an item that both devices have as
         # two smaller ones. Plain descent sees the sum, and shows whether it is right.
-        keras.optimizers.AdamW = lambda schedule, weight_decay: keras.optimizers.SGD(0.1)
+        training.LayeredAdamW = lambda *arguments, **named: keras.optimizers.SGD(0.1)
     # Without dropout: each device draws its own part, so the draws differ from those of one device.
     of = recipe(
         query_tower={"features": features, "dropout": 0.0},
