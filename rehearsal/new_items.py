@@ -1,9 +1,9 @@
 """New items: hides a tenth of the catalogue from training, and looks for it by its attributes alone.
 
-Two trainings on the same events, without those of the hidden items: with the dropout of `item_id` that is asked for,
-and with none. Shown are, on the validation part, Recall@100 of the hidden items beside that of a random ranking, and
-what the dropout costs the items that training knew. Exits with 1 where the hidden items are not found three times as
-often as at random, or the others lose more than 2 %.
+Two trainings on the same events and catalogue, without the hidden items: with the dropout of `item_id` that is asked
+for, and with none. Shown are, on the validation part, Recall@100 of the hidden items beside that of a random ranking,
+and what the dropout costs the items that training knew. Exits with 1 where the hidden items are not found three times
+as often as at random, or the others lose more than 2 %.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bundle.items import ItemTable
 from trainer import console, recipes, schema, sources
+from trainer.data import Dataset
+from trainer.events import Events
 from trainer.quiet import import_tensorflow
 from trainer.recipe import ITEM_ID, Recipe
+from trainer.splits import Parts
 
 _TIMES_RANDOM = 3.0
 _MAX_LOSS = 0.02
@@ -67,15 +70,29 @@ def _with_dropout(recipe: Recipe, dropout: float) -> Recipe:
     return recipes.parse(raw, "the recipe with another dropout")
 
 
-def measure(recipe: Recipe, dataset: Any, parts: Any, hidden: np.ndarray) -> tuple[float, float]:
+def without(dataset: Dataset, train: Events, hidden: np.ndarray) -> tuple[Dataset, Events]:
+    """Returns what training would have had before the hidden items, [item_count] bool, were in the catalogue.
+
+    Left in the catalogue they would be negatives: things that nobody wants, told by their attributes.
+    """
+    rows = np.flatnonzero(~hidden)
+    names = dataset.items.attributes
+    attributes = {name: type(names[name]).of([names[name].at(row) for row in rows.tolist()]) for name in names}
+    items = ItemTable.of(dataset.items.ids.take(rows), attributes)
+    known = train.where(~hidden[train.items])
+    renumbered = (np.cumsum(~hidden) - 1).astype(np.int32)  # [item_count]
+    return dataclasses.replace(dataset, items=items), dataclasses.replace(known, items=renumbered[known.items])
+
+
+def measure(recipe: Recipe, dataset: Dataset, parts: Parts, hidden: np.ndarray) -> tuple[float, float]:
     """Returns Recall@100 on validation of the hidden items, and of the others."""
     from trainer import training
     from trainer.evaluation import Task
     from trainer.metrics import HeldOut, evaluate
 
-    train = parts.train.where(~hidden[parts.train.items])
-    schemas = schema.build(recipe, dataset, train)
-    fitted = training.fit(recipe, dataset, schemas, train, validate=None)
+    before, train = without(dataset, parts.train, hidden)
+    schemas = schema.build(recipe, before, train)
+    fitted = training.fit(recipe, before, schemas, train, validate=None)
     score = Task(recipe, dataset, schemas, fitted.towers, parts.train, parts.valid).scorer()
     pairs = parts.valid.pairs
     known = parts.train.pairs

@@ -71,8 +71,6 @@ def variant(recipe: Recipe, keep: tuple[str, ...], *, text: bool) -> Recipe:
         if feature["name"] == "item_id":
             feature["dropout"] = _ID_DROPOUT
     raw["item_tower"]["features"] = features + ([_TITLE] if text else [])
-    # A loss over the whole catalogue would teach that the hidden films are what nobody wants, each by its title.
-    raw["training"]["loss"] = "in_batch_softmax"
     return recipes.parse(raw, "movielens_100k with titles")
 
 
