@@ -11,6 +11,7 @@ from trainer import intervals
 from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries
 from trainer.errors import RunError
+from trainer.index import exact_top_k
 from trainer.recipe import Recipe
 from trainer.runs import Run
 from trainer.text import building, graded
@@ -126,5 +127,4 @@ def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str]) -> Rankings:
 
 def _nearest(queries: np.ndarray, vectors: np.ndarray, dataset: Dataset) -> Rankings:
     ids = dataset.items.ids
-    best = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :DEPTH]  # [n, DEPTH]
-    return [[ids[int(row)] for row in rows] for rows in best]
+    return [[ids[row] for row in rows] for rows in exact_top_k(queries, vectors, DEPTH).tolist()]
