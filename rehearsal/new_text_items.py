@@ -45,14 +45,14 @@ def main() -> int:
         for name, keep in (("id alone", ("item_id",)), ("id, year, genres", ("item_id", "year", "genres")))
         for text in (False, True)
     }
-    found: dict[tuple[str, bool], list[tuple[float, float]]] = {key: [] for key in models}
+    found: dict[tuple[str, bool], list[tuple[float, ...]]] = {key: [] for key in models}
     for seed in range(1, arguments.seeds + 1):
         for key, model in models.items():
             found[key].append(measure(dataclasses.replace(model, seed=seed), dataset, parts, hidden))
             console.console.print(f"seed {seed}, {key[0]}{' and title' if key[1] else ''}: {found[key][-1]}")
     print("\n| item tower | hidden films | the others |\n|---|---|---|")
     means = {key: np.mean(values, axis=0) for key, values in found.items()}
-    for (name, text), (new, old) in means.items():
+    for (name, text), (new, old, _) in means.items():
         print(f"| {name}{', and title' if text else ''} | {new:.4f} | {old:.4f} |")
     times = means["id alone", True][0] / max(means["id alone", False][0], 1e-9)
     print(f"\nwith the title hidden films are found {times:.1f} times as often; the target is {_TIMES:.0f} times")
