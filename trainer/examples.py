@@ -2,7 +2,8 @@
 
 A sequence is a piece of one user's events, oldest first: some that are context alone, then the targets. The query of
 the target at t is made of the events before t, or with ``history_lag`` of those long enough before it, and of what was
-known of the user; `trainer.history` encodes all of them at once.
+known of the user; `trainer.history` encodes all of them at once. With ``event_order = "shuffled"`` a user's events are
+the first ones of each item, in an order that each epoch draws anew.
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ class Examples:
             context: events before the first target of a sequence, at most.
             targets: of a sequence, at most.
         """
+        self._shuffled = recipe.training.event_order == "shuffled"
+        if self._shuffled:
+            train = train.where(train.first_times)
         self._events = train
         profiles = query_columns(recipe, dataset)
         schema = schemas.query
@@ -81,18 +85,20 @@ class Examples:
         lag = recipe.training.history_lag
         self._seen_until = None if lag is None else _seen_until(train, starts, lag)
         self._first, self._target, self._end = _sequences(starts, self._seen_until, context, targets)
-        self._is_target = train.first_times if recipe.training.novel_targets else None
+        novel = recipe.training.novel_targets and not self._shuffled  # shuffled ones are novel all
+        self._is_target = train.first_times if novel else None
         counts = self._end - self._target if self._is_target is None else _count_in(self._is_target, self._target)
         self.count = int(counts.sum())
         self._first, self._target, self._end = (a[counts > 0] for a in (self._first, self._target, self._end))
         self._counts = counts[counts > 0]
         self.steps = min(max(1, round(self.count / batch_size(recipe.training, self.count))), len(self._first))
 
-    def batch(self, sequences: np.ndarray) -> dict[str, Any]:
+    def batch(self, sequences: np.ndarray, shuffled: np.ndarray | None = None) -> dict[str, Any]:
         """Returns the examples of some sequences.
 
         Args:
             sequences: [batch] int64.
+            shuffled: [event_count] int64, which event stands in the place of each. Default: each in its own.
 
         Returns:
             ``histories``: by feature, [batch, length] int32 slots, oldest first, padded behind; ``items``: [batch,
@@ -106,12 +112,15 @@ class Examples:
         places = np.arange(length)
         events = first[:, None] + places  # [batch, length]
         inside = events < end[:, None]
-        items = self._events.items[np.minimum(events, end[:, None] - 1)]
+        rows_at = np.minimum(events, end[:, None] - 1)
+        if shuffled is not None:
+            rows_at = shuffled[rows_at]
+        items = self._events.items[rows_at]
         is_target = inside & (events >= target[:, None])
         if self._is_target is not None:
-            is_target &= self._is_target[np.minimum(events, end[:, None] - 1)]
+            is_target &= self._is_target[rows_at]
         at = np.flatnonzero(is_target)
-        rows = events.ravel()[at]  # [n] rows of the training events
+        rows = rows_at.ravel()[at]  # [n] rows of the training events
         users, item = self._events.users[rows], self._events.items[rows]
         if self._seen_until is not None:
             at -= np.minimum(rows - self._seen_until[rows], at % length)  # never beyond the start of the sequence
@@ -132,21 +141,33 @@ class Examples:
 
     def epoch(self, number: int) -> Iterator[dict[str, Any]]:
         """Yields `steps` batches: all sequences once, in an order that the seed and the number of the epoch decide."""
-        return (self.batch(sequences) for sequences in self._order(number))
+        shuffled = self._shuffle(number)
+        return (self.batch(sequences, shuffled) for sequences in self._order(number))
+
+    def _shuffle(self, number: int) -> np.ndarray | None:
+        """Returns which event stands in the place of each, see `batch`; None where time is their order."""
+        if not self._shuffled:
+            return None
+        generator = np.random.default_rng((self._seed, number, 1))
+        rows = scratch.empty((len(self._events),), np.dtype(np.int64))
+        for block in self._events.blocks():
+            users = self._events.users[block]
+            rows[block] = block.start + np.lexsort((generator.random(len(users)), users))
+        return rows
 
     def _order(self, number: int) -> Iterator[np.ndarray]:
         generator = np.random.default_rng((self._seed, number))
         lengths = self._end - self._first if self._slots else None
         return shuffling.batches(self._first, lengths, self._counts, self.steps, generator)
 
-    def _shared(self, sequences: np.ndarray, devices: int) -> tuple[dict[str, Any], ...]:
+    def _shared(self, sequences: np.ndarray, shuffled: np.ndarray | None, devices: int) -> tuple[dict[str, Any], ...]:
         """Returns a batch in as many parts, which follow each other."""
         if len(sequences) < devices:
             raise TrainingError(
                 f"a batch of {len(sequences)} sequences cannot be shared by {devices} devices: raise "
                 "training.batch_size, or use fewer of them (CUDA_VISIBLE_DEVICES)"
             )
-        return tuple(map(self.batch, np.array_split(sequences, devices)))
+        return tuple(self.batch(part, shuffled) for part in np.array_split(sequences, devices))
 
     def dataset(self, first_epoch: int, epochs: int, devices: int = 1) -> tf.data.Dataset:
         """Returns the batches of some epochs, from epoch `first_epoch` (counted from 0) on; shapes vary.
@@ -159,8 +180,9 @@ class Examples:
 
         def run() -> Iterator[tuple[int, tuple[dict[str, Any], ...]]]:
             for number in range(first_epoch, first_epoch + epochs):
+                shuffled = self._shuffle(number)
                 for sequences in self._order(number):
-                    yield number, self._shared(sequences, devices)
+                    yield number, self._shared(sequences, shuffled, devices)
 
         return tf.data.Dataset.from_generator(
             run, output_signature=(tf.TensorSpec((), tf.int64), (self.signature,) * devices)

@@ -154,6 +154,32 @@ def test_where_asked_for_only_new_items_are_targets_and_repeats_stay_context() -
     assert examples.count == 4
 
 
+def test_shuffled_events_are_each_item_once_in_another_order_each_epoch_and_no_users_meet() -> None:
+    own = recipe(query_tower={"features": [HISTORY]}, training={"batch_size": 4, "event_order": "shuffled"})
+    met = {"u0": "abacbdefgh", "u1": "xxyzx"}
+    events = [(user, item, float(at)) for user, items in met.items() for at, item in enumerate(items)]
+    data = dataset(events)
+    schemas = schema.build(own, data, data.events)
+    examples = Examples(own, data, schemas, data.events, context=10, targets=10)
+    assert examples.count == 8 + 3  # a to h, and x, y, z
+    slots = schemas.query.vocabularies["items"].lookup(data.items.ids)
+    names = {int(slot): item for slot, item in zip(slots, data.items.ids, strict=True)}
+    orders = []
+    for number in (0, 1, 0):
+        order: dict[str, str] = {}
+        for batch in examples.epoch(number):
+            histories = batch["histories"]["history"]
+            for user, item, place in zip(batch["user"], batch["item"], batch["at"].tolist(), strict=True):
+                row, t = divmod(place, histories.shape[1])
+                before = order.get(data.user_ids[user], "")
+                assert "".join(names[slot] for slot in histories[row, :t].tolist()) == before
+                order[data.user_ids[user]] = before + data.items.ids[item]
+        assert {user: "".join(sorted(items)) for user, items in order.items()} == {"u0": "abcdefgh", "u1": "xyz"}
+        orders.append(order)
+    assert orders[0] != orders[1]
+    assert orders[0] == orders[2]
+
+
 @pytest.mark.parametrize(
     ("lag", "seen"),
     [
