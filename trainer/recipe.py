@@ -161,10 +161,10 @@ class Training:
         batch_size: events a step, about. Fewer where little data would give an epoch under 20 steps.
         learning_rate: of AdamW at the start; it decays to 0 along a cosine.
         weight_decay: of AdamW.
-        event_order: of a user in training. ``time``: as they happened. ``shuffled``: each item once, in an order that each
-            epoch draws anew, so that any of a user's items are the history of any other, as for an autoencoder of them
-            (Liang et al. 2018, "Variational Autoencoders for Collaborative Filtering"): where taste says more than the
-            order does. `novel_targets` then says nothing more.
+        event_order: of a user in training. ``time``: as they happened. ``shuffled``: each item once, in an order that
+            each epoch draws anew, so that any of a user's items are the history of any other, as for an autoencoder of
+            them (Liang et al. 2018, "Variational Autoencoders for Collaborative Filtering"): where taste says more than
+            the order does. `novel_targets` then says nothing more.
         novel_targets: whether an event whose item the user had before is context alone and no target: where people buy
             the same again, and new items are what is asked for.
         history_lag: seconds before a target within which events stay out of its history in training; 0: those at the

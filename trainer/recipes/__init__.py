@@ -185,8 +185,8 @@ def _check(recipe: Recipe, source: str) -> None:
         raise RecipeError(f"{source}: training.popularity recent needs interactions.time; or count all with all_time")
     if recipe.training.event_order == "shuffled" and recipe.training.history_lag is not None:
         raise RecipeError(
-            f"{source}: training.history_lag {recipe.training.history_lag} makes no sense where training.event_order is "
-            "shuffled, as no time passes between events; remove it, or use event_order time"
+            f"{source}: training.history_lag {recipe.training.history_lag} makes no sense where training.event_order "
+            "is shuffled, as no time passes between events; remove it, or use event_order time"
         )
     histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
     if len(histories) > 1 and any(feature.encoder == "transformer" for feature in histories):
