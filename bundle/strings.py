@@ -111,7 +111,7 @@ class Strings(Sequence[str]):
 
     def find(self, values: Sequence[str]) -> np.ndarray:
         """Returns the positions of `values`: [n] int64, -1 for one that is not there."""
-        encoded = [value.encode("utf-8", "surrogatepass") for value in values]
+        encoded = _encode(values)
         sums = np.fromiter(map(zlib.crc32, encoded), dtype=np.uint32, count=len(encoded))
         # Ascending, so that the search walks through the sums once instead of jumping over them.
         order = np.argsort(sums)
@@ -170,24 +170,22 @@ class Strings(Sequence[str]):
             at: [n] int64, where each sum stands, or would stand.
         """
         positions = np.full(len(encoded), ABSENT, dtype=np.int64)
+        if not len(self):
+            return positions
+        at = np.minimum(at, len(self) - 1)
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        asked_starts = np.cumsum(lengths) - lengths
-        candidates = np.flatnonzero(self._sums[np.minimum(at, len(self._sums) - 1)] == sums) if len(self) else at[:0]
-        rows = self._order[np.minimum(at[candidates], len(self) - 1)].astype(np.int64)
-        starts = self._bounds[rows]
-        alike = (self._ends[rows] - starts == lengths[candidates]) & (lengths[candidates] > 0)
-        candidates, rows, starts = candidates[alike], rows[alike], starts[alike]
+        rows = self._order[at].astype(np.int64)
+        alike = self._sums[at] == sums
+        alike &= self._ends[rows] - self._bounds[rows] == lengths
+        candidates = np.flatnonzero(alike)
         if not len(candidates):
             return positions
-        sizes = lengths[candidates]
-        firsts = np.cumsum(sizes) - sizes
-        within = np.arange(int(sizes.sum())) - np.repeat(firsts, sizes)  # [bytes], 0, 1, … of each string
-        asked = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        same_bytes = (
-            asked[within + np.repeat(asked_starts[candidates], sizes)] == self._utf8[within + np.repeat(starts, sizes)]
-        )
-        same = np.logical_and.reduceat(same_bytes, firsts)
-        positions[candidates[same]] = rows[same]
+        rows = rows[candidates]
+        positions[candidates] = rows
+        asked = encoded if len(candidates) == len(encoded) else [encoded[number] for number in candidates.tolist()]
+        stored, _, ends = self.join(rows, 0)
+        others = np.flatnonzero(np.frombuffer(b"".join(asked), dtype=np.uint8) != stored)
+        positions[candidates[np.searchsorted(ends, others, side="right")]] = ABSENT
         return positions
 
     def _raw(self, position: int) -> bytes:
@@ -200,6 +198,13 @@ class Strings(Sequence[str]):
                 return position
             at += 1
         return ABSENT
+
+
+def _encode(values: Sequence[str]) -> list[bytes]:
+    try:
+        return [*map(str.encode, values)]
+    except UnicodeEncodeError:  # half a surrogate pair, which no string here holds, but which may be asked for
+        return [value.encode("utf-8", "surrogatepass") for value in values]
 
 
 class _Positions(Mapping[str, int]):
