@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").split(": ")[1])
     parser.add_argument("--store", type=Path, help="whose live bundle gives query tower and items (default: train one)")
     parser.add_argument("--to", type=Path, default=Path("runs/bench"), help="folder for figures (default: runs/bench)")
-    parser.add_argument("--short", action="store_true", help="10,000 and 20,000 items, few rounds: under 5 minutes")
+    parser.add_argument("--short", action="store_true", help="at most 20,000 items, few rounds: under 5 minutes")
     arguments = parser.parse_args()
     folder = arguments.to.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def commands(store: Path, folder: Path, short: bool) -> list[list[str]]:
     """
     of_store = ["--store", str(store)]
     kinds = str(folder / "index-kinds.json")
-    serve = ["--items", "10000", "--trees", "20", "--rounds", "3", "--seconds", "0.5"] if short else []
+    serve = ["--items", "20000", "--trees", "20", "--rounds", "3", "--seconds", "0.5"] if short else []
     sizes = ["3000", "10000"] if short else ["10000", "100000"]
     return [
         ["bench.serve", *of_store, *serve, "--json", str(folder / "serve.json")],

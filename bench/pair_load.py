@@ -96,13 +96,13 @@ class Contender:
 
 
 def closed_loop(call: Call, callers: int, seconds: float, queries_a_call: int = 1, pids: Sequence[int] = ()) -> Round:
-    """Returns a round in which each of some threads sends the next call when the last one is answered."""
+    """Returns a round in which each of some threads sends the next call when the last one is answered; one at least."""
     end = time.perf_counter() + seconds
 
     def run(caller: int) -> list[float]:
         taken: list[float] = []
         number, began = caller, time.perf_counter()
-        while began < end:
+        while not taken or began < end:
             call(number)
             number += callers
             now = time.perf_counter()
