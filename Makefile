@@ -69,8 +69,12 @@ load-test: $(READY) .tools/bin/ghz ## Both services under ghz, judged (LOAD=shor
 	$(BIN)/python -m loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
 	  $(if $(SLOW_MS),--slow-ms $(SLOW_MS))
 
-bench: $(READY) ## Server CPU a call beside an empty call and the work in process (BENCH=short: under 5 minutes)
-	$(BIN)/python -m bench.serve $(if $(filter short,$(BENCH)),--items 10000 --trees 20 --rounds 3 --seconds 1) --json runs/bench/serve.json
+bench: $(READY).bench ## Services, the pair, and indexes beside peers, with plots (BENCH=short: under 5 minutes; STORE=)
+	$(BIN)/python -m bench --to runs/bench $(if $(filter short,$(BENCH)),--short) \
+	  $(if $(filter-out file default,$(origin STORE)),--store $(STORE))
+$(READY).bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
 
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store)
 	@trap 'kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & $(BIN)/python -m ann_service --store $(STORE) & wait

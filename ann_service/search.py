@@ -102,6 +102,7 @@ class _Search:
             self._excluded_count = int(np.count_nonzero(plan.allowed.contain(excluded)))
         self._allowed_count = matching - self._excluded_count
         self.wanted = min(plan.k, self._allowed_count)
+        self._leaves_out = plan.allowed is not None or self._excluded_count > 0 or plan.min_score is not None
         if not self.wanted:
             self.found = _NOTHING
         elif not plan.exact and self._limit() > _LEAST_COST:
@@ -111,6 +112,9 @@ class _Search:
         """Takes what the index returned for `fetch`: enough, or it is asked for more, or the scan has to do it."""
         rows, scores = found
         asked, self.fetch = self.fetch, 0
+        if len(rows) >= self.wanted and not self._leaves_out:
+            self.found = rows[: self.wanted], scores[: self.wanted]
+            return
         kept = np.ones(len(rows), dtype=bool) if self.plan.allowed is None else self.plan.allowed.contain(rows)
         if len(self.plan.excluded):
             kept &= ~_among(rows, self.plan.excluded)

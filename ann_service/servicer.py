@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import grpc
-import numpy as np
 
 from ann_service.catalogue import Catalogue
+from ann_service.responses import to_response
 from ann_service.search import find_all
 from ann_service.validation import check_batch, read_searches
-from bundle.items import Column
 from serving.errors import BundleNotServed, ModelNotServed, NoBundle
 from serving.live import Live, Served, Snapshot
 from serving.metrics import Metrics
@@ -45,16 +44,11 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
         self._batch_size.observe(len(request.searches))
         snapshot = self._live.snapshot
         catalogue = _pick(snapshot, request.model_version, request.bundle_version)
-        response = pb.SearchItemsResponse(
-            model_version=catalogue.manifest.model_version,
-            bundle_version=catalogue.manifest.bundle_version,
-            newest_model_version=snapshot.open[0].bundle.manifest.model_version,
-        )
         plans = read_searches(request.searches, catalogue, self._max_k)
-        for plan, (rows, scores) in zip(plans, find_all(catalogue, plans), strict=True):
-            result = response.results.add(item_ids=catalogue.items.ids.take(rows), scores=scores.tolist())
-            for name in plan.return_attributes:
-                result.attributes.append(_column(name, catalogue.items.attributes[name], rows))
+        response = to_response(catalogue.items, plans, find_all(catalogue, plans))
+        response.model_version = catalogue.manifest.model_version
+        response.bundle_version = catalogue.manifest.bundle_version
+        response.newest_model_version = snapshot.open[0].bundle.manifest.model_version
         return response
 
     def GetServingStatus(
@@ -108,25 +102,6 @@ def _pick_pinned(catalogues: list[Catalogue], model_version: str, bundle_version
             versions,
         )
     return catalogue
-
-
-def _column(name: str, column: Column, rows: np.ndarray) -> pb.AttributeColumn:
-    values = [column.at(row) for row in rows.tolist()]
-    message = pb.AttributeColumn(name=name, missing=[i for i, value in enumerate(values) if value is None])
-    match column.type:
-        case "string":
-            message.strings.values.extend(value or "" for value in values)  # pyright: ignore[reportArgumentType]
-            message.strings.SetInParent()
-        case "int":
-            message.ints.values.extend(value or 0 for value in values)  # pyright: ignore[reportArgumentType]
-            message.ints.SetInParent()
-        case "float":
-            message.floats.values.extend(value or 0.0 for value in values)  # pyright: ignore[reportArgumentType]
-            message.floats.SetInParent()
-        case _:
-            message.string_lists.values.extend(pb.StringColumn(values=value or ()) for value in values)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
-            message.string_lists.SetInParent()
-    return message
 
 
 def _describe(served: Served[Catalogue]) -> pb.OpenBundle:

@@ -20,6 +20,7 @@ MAX_EXCLUSIONS = 100_000
 MAX_SIMILAR = 1000
 _MAX_VIOLATIONS = 20
 _SMALLEST_MEAN = 1e-6
+_NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 def check_batch(searches: Sequence[pb.Search], model_version: str, max_batch_size: int) -> None:
@@ -64,7 +65,7 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
             allowed = match(catalogue.items, catalogue.filters, search.filter, f"{path}.filter")
         except InvalidRequest as error:
             violations += error.violations
-    query, own_rows = np.zeros(0), np.zeros(0, dtype=np.int64)
+    query, own_rows = _NO_ROWS, _NO_ROWS
     try:
         query, own_rows = _read_target(search, catalogue, path)
     except InvalidRequest as error:
@@ -73,17 +74,24 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         raise InvalidRequest(violations)
     excluded = own_rows
     if search.exclude_item_ids or len(own_rows):
-        excluded = np.unique(np.concatenate([catalogue.items.ids.find(search.exclude_item_ids), own_rows]))
+        found = catalogue.items.ids.find(list(search.exclude_item_ids))
+        excluded = _distinct(np.concatenate([found, own_rows]))
     return SearchPlan(
         query=query,
         k=search.k,
         allowed=allowed,
-        excluded=excluded[excluded != ABSENT],
+        excluded=excluded,
         min_score=search.min_score if search.HasField("min_score") else None,
         exact=search.exact,
         budget=search.search_budget or catalogue.default_budget(search.k),
         return_attributes=tuple(search.return_attributes),
     )
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """Returns the rows without repeats and without `ABSENT`, ascending: [m] int64 of [n] int64."""
+    rows = np.sort(rows)  # np.unique takes twenty times as long
+    return rows[np.diff(rows, prepend=ABSENT) > 0]
 
 
 def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> list[tuple[str, str]]:
@@ -130,12 +138,12 @@ def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> tuple
     values = np.array(embedding.values, dtype=np.float64)  # [dimension]
     if len(values) != dimension:
         raise InvalidRequest([(path, f"{len(values)} values, the model has dimension {dimension}")])
-    if not np.all(np.isfinite(values)):
-        raise InvalidRequest([(path, "NaN or infinite, expected finite values")])
     norm = math.sqrt(float(values @ values))
+    if not math.isfinite(norm):  # as any value that is not makes it
+        raise InvalidRequest([(path, "NaN or infinite, expected finite values")])
     if norm == 0.0:
         raise InvalidRequest([(path, "a zero vector has no direction, expected a value other than 0")])
-    return (values / norm).astype(np.float32), np.zeros(0, dtype=np.int64)
+    return (values / norm).astype(np.float32), _NO_ROWS
 
 
 def _read_similar(item_ids: Sequence[str], catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:

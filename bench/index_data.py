@@ -13,6 +13,7 @@ from bundle.store import BundleStore
 
 DIMENSION = 64
 _SPREAD = 0.8
+_TRAINED_SPREAD = 0.5
 _ROWS_AT_ONCE = 100_000
 
 
@@ -51,6 +52,31 @@ def make_data(item_count: int, query_count: int = 200, seed: int = 1, dimension:
         return drawn
 
     return Data(f"made, {item_count:,}", draw(item_count), draw(query_count))
+
+
+def spread_items(items: np.ndarray, item_count: int, seed: int = 1) -> np.ndarray:
+    """Returns a larger catalogue of the shape of a trained one: [item_count, dim] float32, unit length.
+
+    Items of the trained one, drawn with replacement, and half as far again in a random direction, normal with the
+    covariance of the trained items. So what its query tower is near to it stays near to, which made clusters are not:
+    an index finds less of what lies far from every item with the same budget.
+
+    Args:
+        items: [n, dim] float32, unit length: those of a trained bundle.
+        item_count: rows to make.
+        seed: of the draw.
+    """
+    generator = np.random.default_rng(seed)
+    dimension = items.shape[1]
+    covariance = np.cov(items, rowvar=False) + 1e-6 * np.eye(dimension)
+    scale = (_TRAINED_SPREAD * np.linalg.cholesky(covariance).T).astype(np.float32)  # [dim, dim]
+    drawn = np.empty((item_count, dimension), dtype=np.float32)
+    for start in range(0, item_count, _ROWS_AT_ONCE):
+        part = drawn[start : start + _ROWS_AT_ONCE]
+        own = items[generator.integers(0, len(items), len(part))]
+        part[:] = own + generator.standard_normal(part.shape, dtype=np.float32) @ scale  # [rows, dim]
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return drawn
 
 
 def read_bundle(store: Path, version: str | None = None) -> Data:

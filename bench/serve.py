@@ -11,7 +11,9 @@ two compete for them. Everything is measured in turns, and the medians of the ro
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -36,6 +38,8 @@ from two_tower_client.ann import Search
 
 EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
+_EXCLUDED = 10_000
+_FEW = 20
 
 
 def main() -> int:
@@ -118,6 +122,12 @@ class _Bench:
         version = self._made.manifest.model_version
         single = [ann.to_request([each], version, "").SerializeToString() for each in self._searches]
         hundred = [ann.to_request(self._searches[:100], version, "").SerializeToString()]
+        item_count = self._made.manifest.item_count
+        chosen = random.Random(9).sample(range(item_count), min(_EXCLUDED, item_count // 2))
+        left_out = [
+            dataclasses.replace(each, exclude=[f"item-{row}" for row in chosen]) for each in self._searches[:_FEW]
+        ]
+        excluding = [ann.to_request([each], version, "").SerializeToString() for each in left_out]
         index = AnnoyIndex(self._made.manifest.dimension, "angular")
         index.load(str(self._made.index))
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
@@ -130,7 +140,12 @@ class _Bench:
             empty = self._target(replicas[0], SEARCH, [b""])
             ours = self._target(replicas[1], SEARCH, single)
             ours_hundred = self._target(replicas[1], SEARCH, hundred)
-            rows = {"empty call (the floor)": empty, "SearchItems": ours, "SearchItems, 100 searches": ours_hundred}
+            rows = {
+                "empty call (the floor)": empty,
+                "SearchItems": ours,
+                "SearchItems, 100 searches": ours_hundred,
+                f"SearchItems, {len(chosen):,} ids excluded": self._target(replicas[1], SEARCH, excluding),
+            }
             for _ in range(self._rounds):
                 for target in rows.values():
                     target.measure(self._seconds)

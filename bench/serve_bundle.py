@@ -1,4 +1,4 @@
-"""A bundle of any size to search: made vectors in clusters, with an Annoy index whose recall is known."""
+"""A bundle of any size to search: made vectors in clusters, with an index whose recall is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.index_data import make_data
+from bench.index_data import Data, make_data
 from bundle.manifest import INDEX, IndexSpec, Manifest
 from bundle.store import BundleStore
 from rehearsal.large import write_bundle_of
@@ -36,24 +36,40 @@ class Made:
 
 
 def make(store: BundleStore, base: str, item_count: int, trees: int, recall: float, seed: int = 1) -> Made:
-    """Writes and promotes a bundle of the model of `base`.
+    """Writes and promotes a bundle of the model of `base` with an Annoy index; see `make_of`.
 
     Args:
         store: that holds `base`.
         base: bundle whose tower it takes.
         item_count: rows, at least 1,000.
         trees: of the index.
-        recall: recall@100 to reach; the search budget is the least, of steps by a quarter, that does.
+        recall: recall@100 to reach.
         seed: of vectors and index.
 
     Raises:
         ExportError: so many trees do not reach that recall with any budget.
     """
     data = make_data(item_count, seed=seed, dimension=store.manifest(base).dimension)
+    return make_of(store, base, data, Index(trees=(trees,), min_recall_at_100=recall), seed)
+
+
+def make_of(store: BundleStore, base: str, data: Data, settings: Index, seed: int = 1) -> Made:
+    """Writes and promotes a bundle of the model of `base`.
+
+    Args:
+        store: that holds `base`.
+        base: bundle whose tower it takes.
+        data: vectors, and queries to choose the search budget with: the least, of steps by a quarter, that finds
+            enough.
+        settings: of the index: its kind, and the recall to reach.
+        seed: of the index.
+
+    Raises:
+        ExportError: no budget reaches that recall.
+    """
     reached: list[float] = []
 
     def build(path: Path, canaries: np.ndarray) -> IndexSpec:
-        settings = Index(trees=(trees,), min_recall_at_100=recall)
         spec = index.build(data.vectors, data.queries, path, settings=settings, seed=seed)
         reached.append(spec.recall_at_100)
         # A service checks the recall on the canaries, which are not drawn as the items are.

@@ -18,6 +18,7 @@ import dataclasses
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
@@ -224,6 +225,11 @@ class FeatureSchema:
             if values and isinstance(values[0], int) != (feature.value_type == "int"):
                 raise ValueError(f"feature {feature.name} is of {feature.value_type}s, its vocabulary is not")
 
+    @cached_property
+    def by_name(self) -> Mapping[str, Feature]:
+        """The features by name."""
+        return {feature.name: feature for feature in self.features}
+
     def slots(self, feature: Feature) -> Vocabulary | Hashing:
         """Returns what gives the values of a categorical feature their slots."""
         return self.vocabularies[feature.vocabulary] if feature.vocabulary else Hashing(feature.hash_buckets)
@@ -243,9 +249,8 @@ class FeatureSchema:
         Raises:
             KeyError: a column that no feature reads.
         """
-        unknown = columns.keys() - {feature.name for feature in self.features}
-        if unknown:
-            raise KeyError(f"no feature reads {sorted(unknown)}")
+        if not columns.keys() <= self.by_name.keys():
+            raise KeyError(f"no feature reads {sorted(columns.keys() - self.by_name.keys())}")
         absent = [None] * row_count
         inputs: dict[str, np.ndarray] = {}
         for feature in self.features:

@@ -40,7 +40,9 @@ class Strings(Sequence[str]):
             raise ValueError(
                 f"{len(ends)} ends, {len(sums)} sums and {len(order)} positions are not of the same strings"
             )
-        self._utf8, self._ends, self._sums, self._order = utf8, ends, sums, order
+        self._utf8, self._sums, self._order = utf8, sums, order
+        self._bounds = np.concatenate([np.zeros(1, dtype=np.int64), ends])  # [n + 1]
+        self._ends = self._bounds[1:]
         self._bytes = utf8.data
 
     @staticmethod
@@ -67,9 +69,27 @@ class Strings(Sequence[str]):
 
     def take(self, positions: np.ndarray) -> list[str]:
         """Returns the strings at `positions`: [n] int64, each 0 to len - 1."""
-        ends = self._ends[positions]
-        starts = np.where(positions > 0, self._ends[positions - 1], 0)
-        return [str(self._bytes[start:end], "utf-8") for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        starts, ends = self._bounds[positions].tolist(), self._ends[positions].tolist()
+        return [str(self._bytes[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+
+    def join(self, positions: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the strings at `positions` in one array, without an object for each.
+
+        Args:
+            positions: [n] int64, each 0 to len - 1, n at least 1.
+            gap: bytes to leave before each string, of any value.
+
+        Returns:
+            [bytes] uint8, gaps and UTF-8; and where each string starts and ends in it, each [n] int64.
+        """
+        froms = self._bounds[positions]
+        sizes = self._ends[positions] - froms
+        ends = (sizes + gap).cumsum()
+        starts = ends - sizes
+        at = np.arange(int(ends[-1]))  # [bytes], turned into where each comes from
+        at += np.repeat(froms - starts, sizes + gap)
+        # Clipped, since what stands in a gap comes from before its string, which may be before all bytes.
+        return self._utf8.take(at, mode="clip"), starts, ends
 
     def __iter__(self) -> Iterator[str]:
         """Yields all, in order."""
@@ -91,7 +111,7 @@ class Strings(Sequence[str]):
 
     def find(self, values: Sequence[str]) -> np.ndarray:
         """Returns the positions of `values`: [n] int64, -1 for one that is not there."""
-        encoded = [value.encode("utf-8", "surrogatepass") for value in values]
+        encoded = _encode(values)
         sums = np.fromiter(map(zlib.crc32, encoded), dtype=np.uint32, count=len(encoded))
         # Ascending, so that the search walks through the sums once instead of jumping over them.
         order = np.argsort(sums)
@@ -150,29 +170,26 @@ class Strings(Sequence[str]):
             at: [n] int64, where each sum stands, or would stand.
         """
         positions = np.full(len(encoded), ABSENT, dtype=np.int64)
+        if not len(self):
+            return positions
+        at = np.minimum(at, len(self) - 1)
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        asked_starts = np.cumsum(lengths) - lengths
-        candidates = np.flatnonzero(self._sums[np.minimum(at, len(self._sums) - 1)] == sums) if len(self) else at[:0]
-        rows = self._order[np.minimum(at[candidates], len(self) - 1)].astype(np.int64)
-        starts = np.where(rows > 0, self._ends[rows - 1], 0)
-        alike = (self._ends[rows] - starts == lengths[candidates]) & (lengths[candidates] > 0)
-        candidates, rows, starts = candidates[alike], rows[alike], starts[alike]
+        rows = self._order[at].astype(np.int64)
+        alike = self._sums[at] == sums
+        alike &= self._ends[rows] - self._bounds[rows] == lengths
+        candidates = np.flatnonzero(alike)
         if not len(candidates):
             return positions
-        sizes = lengths[candidates]
-        firsts = np.cumsum(sizes) - sizes
-        within = np.arange(int(sizes.sum())) - np.repeat(firsts, sizes)  # [bytes], 0, 1, … of each string
-        asked = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        same_bytes = (
-            asked[within + np.repeat(asked_starts[candidates], sizes)] == self._utf8[within + np.repeat(starts, sizes)]
-        )
-        same = np.logical_and.reduceat(same_bytes, firsts)
-        positions[candidates[same]] = rows[same]
+        rows = rows[candidates]
+        positions[candidates] = rows
+        asked = encoded if len(candidates) == len(encoded) else [encoded[number] for number in candidates.tolist()]
+        stored, _, ends = self.join(rows, 0)
+        others = np.flatnonzero(np.frombuffer(b"".join(asked), dtype=np.uint8) != stored)
+        positions[candidates[np.searchsorted(ends, others, side="right")]] = ABSENT
         return positions
 
     def _raw(self, position: int) -> bytes:
-        start = int(self._ends[position - 1]) if position else 0
-        return self._bytes[start : int(self._ends[position])].tobytes()
+        return self._bytes[int(self._bounds[position]) : int(self._ends[position])].tobytes()
 
     def _resolve(self, encoded: bytes, sum_: int, at: int) -> int:
         while at < len(self._sums) and self._sums[at] == sum_:
@@ -181,6 +198,13 @@ class Strings(Sequence[str]):
                 return position
             at += 1
         return ABSENT
+
+
+def _encode(values: Sequence[str]) -> list[bytes]:
+    try:
+        return [*map(str.encode, values)]
+    except UnicodeEncodeError:  # half a surrogate pair, which no string here holds, but which may be asked for
+        return [value.encode("utf-8", "surrogatepass") for value in values]
 
 
 class _Positions(Mapping[str, int]):

@@ -16,6 +16,7 @@ MAX_VALUES = 10_000
 MAX_CHARACTERS = 1024
 _MAX_VIOLATIONS = 20
 _KINDS = {"string": "strings", "int": "ints", "float": "floats"}
+_SCALARS = (Categorical, Numeric, Text)
 _FIELDS: dict[str, Callable[[pb.FeatureValues], Any]] = {name: attrgetter(name) for name in _KINDS.values()}
 
 
@@ -35,7 +36,7 @@ def read_columns(queries: Sequence[pb.Query], schema: FeatureSchema) -> dict[str
     Raises:
         InvalidRequest: with up to 20 violations.
     """
-    features = {feature.name: feature for feature in schema.features}
+    features = schema.by_name
     columns: dict[str, list[Any]] = {}
     faults: list[tuple[int, str, str]] = []
     for row, query in enumerate(queries):
@@ -77,7 +78,7 @@ def _read_values(feature: Feature, message: pb.FeatureValues) -> tuple[Any, str]
             return None, f"a value of {longest} characters, expected at most {MAX_CHARACTERS}"
     if kind == "floats" and not all(map(math.isfinite, values)):
         return None, "NaN or infinite, expected finite values"
-    if isinstance(feature, Categorical | Numeric | Text):
+    if isinstance(feature, _SCALARS):
         if len(values) > 1:
             return None, f"{len(values)} values, expected one: the feature is a scalar"
         return (values[0] if values else None), ""

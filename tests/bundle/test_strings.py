@@ -65,3 +65,17 @@ def test_arrays_that_do_not_belong_together_are_refused() -> None:
         Strings.from_arrays("x", {**arrays, "x/order": arrays["x/order"][:1]})
     with pytest.raises(ValueError, match="not of the same strings"):
         Strings.from_arrays("x", {**arrays, "x/utf8": arrays["x/utf8"][:1]})
+
+
+def test_joins_strings_with_room_before_each() -> None:
+    strings = Strings.of(["ä", "", "bcd"])
+    joined, starts, ends = strings.join(np.array([2, 0, 1, 0]), 2)
+    # Two free bytes before each of: bcd (3 bytes), ä (2 bytes in UTF-8), nothing, ä.
+    assert starts.tolist() == [2, 7, 11, 13]
+    assert ends.tolist() == [5, 9, 11, 15]
+    assert [joined[start:end].tobytes().decode() for start, end in zip(starts, ends, strict=True)] == [
+        "bcd",
+        "ä",
+        "",
+        "ä",
+    ]

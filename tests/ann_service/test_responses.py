@@ -1,0 +1,39 @@
+"""Results on the wire, beside the same made field by field."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ann_service.responses import to_response
+from ann_service.search import SearchPlan
+from bundle.items import ItemTable, StringColumn
+from two_tower.ann.v1 import ann_service_pb2 as pb
+
+PLAN = SearchPlan(np.zeros(0), 1, None, np.zeros(0, dtype=np.int64), None, exact=False, budget=1)
+NAMED = SearchPlan(
+    np.zeros(0), 1, None, np.zeros(0, dtype=np.int64), None, exact=False, budget=1, return_attributes=("c",)
+)
+
+
+def found(rows: list[int], scores: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(rows, dtype=np.int64), np.array(scores, dtype=np.float32)
+
+
+# One byte of length holds 127, so a longer id changes how all are written; "é" is two bytes in UTF-8.
+@pytest.mark.parametrize("long", ["é" * 3, "x" * 127, "x" * 128, "é" * 20_000])
+def test_each_search_gets_its_own_items_and_scores_in_order(long: str) -> None:
+    items = ItemTable.of(["a", long, "", "d"], {"c": StringColumn.of([None, "red", "blue", None])})
+    results = [found([1, 3], [0.5, -0.25]), found([], []), found([0, 2, 1], [1.0, 0.5, 0.0])]
+    response = to_response(items, [PLAN, PLAN, NAMED], results)
+    column = pb.AttributeColumn(name="c", strings=pb.StringColumn(values=["", "blue", "red"]), missing=[0])
+    assert list(response.results) == [
+        pb.SearchResult(item_ids=[long, "d"], scores=[0.5, -0.25]),
+        pb.SearchResult(),
+        pb.SearchResult(item_ids=["a", "", long], scores=[1.0, 0.5, 0.0], attributes=[column]),
+    ]
+
+
+def test_searches_that_find_nothing_have_empty_results() -> None:
+    items = ItemTable.of(["a"], {})
+    assert list(to_response(items, [PLAN, PLAN], [found([], [])] * 2).results) == [pb.SearchResult(), pb.SearchResult()]
