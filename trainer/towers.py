@@ -108,7 +108,7 @@ class EncodedHistory(keras.layers.Layer):
         table: item embeddings, shared with whoever else holds them.
         encoder: as of `trainer.history`.
         rate: share of the items to hide in training.
-        heads: of several interests, added to what the encoder returns. Default: none, one vector.
+        heads: make several interests of what the encoder returns. Default: none, one vector.
     """
 
     def __init__(
@@ -130,17 +130,14 @@ class EncodedHistory(keras.layers.Layer):
         if not self.encoder.built:
             self.encoder.build((*input_shape, self.table.output_dim))
         if self.heads is not None and not self.heads.built:
-            self.heads.build((*input_shape, self.table.output_dim))
+            self.heads.build((*input_shape[:-1], self.table.output_dim))
         self.built = True
 
     def call(self, slots, training=False):
         """Returns [batch, dim] or [batch, interests, dim] float32 of [batch, max_values] int32, newest first."""
         slots = self.hide(slots, training=training)
-        shown, mask = self.table(slots), self.mask(slots)
-        encoded = self.encoder(shown, mask, slots, training=training)
-        if self.heads is None:
-            return encoded
-        return ops.expand_dims(encoded, 1) + self.heads(shown, mask, training=training)
+        encoded = self.encoder(self.table(slots), self.mask(slots), slots, training=training)
+        return encoded if self.heads is None else self.heads(encoded)
 
     def prefixes(self, slots, embeddings=None, training=False):
         """Returns [batch, length, dim] or [batch, length, interests, dim] float32; see `trainer.history`.
@@ -152,11 +149,8 @@ class EncodedHistory(keras.layers.Layer):
         """
         slots = self.hide(slots, training=training)
         shown = self.table(slots) if embeddings is None else embeddings
-        mask = self.mask(slots)
-        encoded = self.encoder.prefixes(shown, mask, training=training)
-        if self.heads is None:
-            return encoded
-        return ops.expand_dims(encoded, 2) + self.heads.prefixes(shown, mask, training=training)
+        encoded = self.encoder.prefixes(shown, self.mask(slots), training=training)
+        return encoded if self.heads is None else self.heads(encoded)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
@@ -250,9 +244,7 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
                 slot_count = schema.slots(feature).slot_count
                 items = _embedding(slot_count, dimension, recipe.training.initial_norm, f"{name}_items")
                 items.trainable = given.items == "own"  # else `trainer.two_tower.TwoTower.fill_tables` writes them
-            heads = None
-            if several:
-                heads = InterestHeads(interests, given.max_values, given.encoder_dropout, name=f"{name}_interests")
+            heads = InterestHeads(interests, name=f"{name}_interests") if several else None
             layer = EncodedHistory(items, history.encoder(given, f"{name}_encoder"), given.dropout, heads, name=name)
             histories[feature.name] = layer
             tensor = joined[feature.name] = keras.Input((*several, dimension), name=feature.name)

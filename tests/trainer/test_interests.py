@@ -61,41 +61,16 @@ def test_cosine_tells_collapsed_interests_from_distinct_ones() -> None:
     assert mean_cosine(np.repeat(distinct[:, :1], 3, axis=1)) == pytest.approx(1.0)
 
 
-def heads(count: int = 3, max_values: int = 4) -> InterestHeads:
-    keras.utils.set_random_seed(2)
-    layer = InterestHeads(count, max_values)
-    layer.build((None, max_values, 5))
-    for weight in layer.trainable_weights:
-        weight.assign_add(np.random.default_rng(len(weight.shape)).normal(size=weight.shape).astype(np.float32) * 0.5)
-    return layer
-
-
-def test_a_head_is_a_mean_of_the_items_weighted_by_what_they_are_and_by_their_rank() -> None:
-    layer, embeddings = heads(), np.random.default_rng(1).normal(size=(2, 4, 5)).astype(np.float32)
-    mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0]], dtype=np.float32)
-    mix, w = np.array(layer.mix.kernel), np.array(layer.heads.kernel)
-    expected = np.zeros((2, 3, 5))
-    for k in range(3):
-        weights = []
-        for rank in range(4):
-            logit = float(np.tanh(embeddings[0, rank] @ mix) @ w[:, k])
-            logit = 8.0 * np.tanh(logit / 8.0)
-            weights.append(mask[0, rank] * np.exp(logit + float(np.array(layer.log_weights)[rank, k])))
-        expected[0, k] = sum(weight * e for weight, e in zip(weights, embeddings[0], strict=True)) / sum(weights)
-    np.testing.assert_allclose(layer(embeddings, mask), expected, atol=1e-5)
-
-
-def test_prefixes_are_what_single_histories_give() -> None:
-    layer, events = heads(), np.random.default_rng(4).normal(size=(2, 7, 5)).astype(np.float32)
-    mask = np.array([[1, 1, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 1, 0]], dtype=np.float32)
-    found = np.array(layer.prefixes(events, mask))
-    for row in range(2):
-        for at in range(7):
-            newest = slice(max(0, at - 4), at)
-            shown, known = np.zeros((1, 4, 5), "f"), np.zeros((1, 4), "f")
-            count = at - newest.start
-            shown[0, :count], known[0, :count] = events[row, newest][::-1], mask[row, newest][::-1]
-            np.testing.assert_allclose(found[row, at], np.array(layer(shown, known))[0], atol=1e-5)
+def test_a_head_corrects_what_the_encoder_made_and_an_empty_history_has_no_interests_apart() -> None:
+    layer = InterestHeads(2)
+    layer.build((None, 2))
+    # W_1 swaps the values, W_2 makes them negative and doubles them.
+    layer.kernel.assign([[0.0, 1.0, -2.0, 0.0], [1.0, 0.0, 0.0, -2.0]])
+    encoded = np.array([[1.0, 3.0], [0.0, 0.0]], dtype=np.float32)
+    # v + v W_1 = (1 + 3, 3 + 1); v + v W_2 = (1 - 2, 3 - 6).
+    expected = [[[4.0, 4.0], [-1.0, -3.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    np.testing.assert_allclose(layer(encoded), expected)
+    np.testing.assert_allclose(layer(encoded[np.newaxis]), [expected])  # prefixes: one more axis
 
 
 def world(own: Recipe) -> tuple[TwoTower, Any, Any, Any]:
