@@ -17,11 +17,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from ann_index.exact import Found, scan
+from ann_index.interests import merge
 from ann_service.bitsets import FEW_SHARE, Matches
 from ann_service.catalogue import Catalogue
 
@@ -53,6 +55,8 @@ class SearchPlan:
         exact: scan.
         budget: of the index, for `k` items.
         return_attributes: names of attributes to send along.
+        interests: [n, dimension] float32, unit length, of a search with several embeddings: all of them, `query` the
+            first. An item's score is the largest of its scores. None: `query` alone.
     """
 
     query: np.ndarray
@@ -63,6 +67,7 @@ class SearchPlan:
     exact: bool
     budget: int
     return_attributes: tuple[str, ...] = ()
+    interests: np.ndarray | None = None
 
 
 def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
@@ -72,6 +77,23 @@ def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
 
 def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     """Returns what `find` does, for each plan; those alike go through the index, or the scan, together."""
+    found = iter(_find_each(catalogue, [single for plan in plans for single in _singles(plan)]))
+    return [
+        next(found)
+        if plan.interests is None
+        else merge(catalogue.vectors, plan.interests, list(islice(found, len(plan.interests))), plan.k)
+        for plan in plans
+    ]
+
+
+def _singles(plan: SearchPlan) -> list[SearchPlan]:
+    """Returns a plan for each embedding. They share filter and exclusions, so that they are read once."""
+    if plan.interests is None:
+        return [plan]
+    return [replace(plan, query=interest, interests=None) for interest in plan.interests]
+
+
+def _find_each(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     searches = [_Search(catalogue, plan) for plan in plans]
     while asking := [search for search in searches if search.fetch]:
         together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
@@ -165,11 +187,11 @@ class _Search:
 
 
 def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
-    """Answers by the exact scan; searches with the same filter and no exclusions share a matrix product."""
+    """Answers by the exact scan; searches with the same filter and exclusions share a matrix product."""
     together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
     for search in searches:
-        alone = id(search) if len(search.plan.excluded) else 0
-        together[id(search.plan.allowed), alone].append(search)
+        excluded = id(search.plan.excluded) if len(search.plan.excluded) else 0
+        together[id(search.plan.allowed), excluded].append(search)
     for alike in together.values():
         plan = alike[0].plan
         queries = np.stack([search.plan.query for search in alike])  # [n, dimension]

@@ -18,6 +18,8 @@ from two_tower.ann.v1 import ann_service_pb2 as pb
 MAX_BUDGET = 10_000_000
 MAX_EXCLUSIONS = 100_000
 MAX_SIMILAR = 1000
+MAX_INTERESTS = 8
+_EMBEDDED = ("embedding", "embeddings")
 _MAX_VIOLATIONS = 20
 _SMALLEST_MEAN = 1e-6
 _NO_ROWS = np.zeros(0, dtype=np.int64)
@@ -31,7 +33,7 @@ def check_batch(searches: Sequence[pb.Search], model_version: str, max_batch_siz
     """
     if not 1 <= len(searches) <= max_batch_size:
         raise InvalidRequest([("searches", f"{len(searches)} searches, expected 1 to {max_batch_size}")])
-    if not model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
+    if not model_version and any(search.WhichOneof("target") in _EMBEDDED for search in searches):
         description = "empty beside an embedding; send EmbedQueriesResponse.model_version along with it"
         raise InvalidRequest([("model_version", description)])
 
@@ -65,9 +67,9 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
             allowed = match(catalogue.items, catalogue.filters, search.filter, f"{path}.filter")
         except InvalidRequest as error:
             violations += error.violations
-    query, own_rows = _NO_ROWS, _NO_ROWS
+    queries, own_rows = np.zeros((1, 0)), _NO_ROWS
     try:
-        query, own_rows = _read_target(search, catalogue, path)
+        queries, own_rows = _read_target(search, catalogue, path)
     except InvalidRequest as error:
         violations += error.violations
     if violations:
@@ -77,7 +79,7 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         found = catalogue.items.ids.find(list(search.exclude_item_ids))
         excluded = _distinct(np.concatenate([found, own_rows]))
     return SearchPlan(
-        query=query,
+        query=queries[0],
         k=search.k,
         allowed=allowed,
         excluded=excluded,
@@ -85,6 +87,7 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         exact=search.exact,
         budget=search.search_budget or catalogue.default_budget(search.k),
         return_attributes=tuple(search.return_attributes),
+        interests=queries if len(queries) > 1 else None,
     )
 
 
@@ -123,17 +126,29 @@ def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: st
 
 
 def _read_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the direction, [dimension] float32 of unit length, and the rows that make it, [n] int64."""
+    """Returns the directions, [m, dimension] float32 of unit length, and the rows that make them, [n] int64."""
+    dimension, none = catalogue.manifest.dimension, np.zeros(0, dtype=np.int64)
     match search.WhichOneof("target"):
         case "embedding":
-            return _read_embedding(search.embedding, catalogue.manifest.dimension, f"{path}.embedding.values")
+            return _read_embedding(search.embedding, dimension, f"{path}.embedding.values")[np.newaxis], none
+        case "embeddings":
+            return _read_embeddings(search.embeddings.values, dimension, f"{path}.embeddings.values"), none
         case "similar_to":
-            return _read_similar(search.similar_to.values, catalogue, f"{path}.similar_to.values")
+            direction, own_rows = _read_similar(search.similar_to.values, catalogue, f"{path}.similar_to.values")
+            return direction[np.newaxis], own_rows
         case _:
-            raise InvalidRequest([(path, "no target; set embedding or similar_to")])
+            raise InvalidRequest([(path, "no target; set embedding, embeddings or similar_to")])
 
 
-def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_embeddings(embeddings: Sequence[pb.Embedding], dimension: int, path: str) -> np.ndarray:
+    """Returns [m, dimension] float32, each of unit length."""
+    if not 1 <= len(embeddings) <= MAX_INTERESTS:
+        raise InvalidRequest([(path, f"{len(embeddings)} embeddings, expected 1 to {MAX_INTERESTS}")])
+    return np.stack([_read_embedding(e, dimension, f"{path}[{n}].values") for n, e in enumerate(embeddings)])
+
+
+def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:
+    """Returns [dimension] float32 of unit length."""
     # In float64, where the square of no float32 overflows or vanishes.
     values = np.array(embedding.values, dtype=np.float64)  # [dimension]
     if len(values) != dimension:
@@ -143,7 +158,7 @@ def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> tuple
         raise InvalidRequest([(path, "NaN or infinite, expected finite values")])
     if norm == 0.0:
         raise InvalidRequest([(path, "a zero vector has no direction, expected a value other than 0")])
-    return (values / norm).astype(np.float32), _NO_ROWS
+    return (values / norm).astype(np.float32)
 
 
 def _read_similar(item_ids: Sequence[str], catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:

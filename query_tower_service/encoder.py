@@ -25,9 +25,10 @@ class QueryTower:
     Attributes:
         schema: what a query may carry.
         dimension: length of an embedding.
+        interests: embeddings of a query.
     """
 
-    def __init__(self, path: Path, schema: FeatureSchema, dimension: int, threads: int) -> None:
+    def __init__(self, path: Path, schema: FeatureSchema, dimension: int, threads: int, *, interests: int = 1) -> None:
         """Loads the tower.
 
         Args:
@@ -35,13 +36,14 @@ class QueryTower:
             schema: its features; the names are those of the tower's inputs.
             dimension: that its output has to have.
             threads: how many calls may run at once without waiting for a new interpreter.
+            interests: embeddings of a query that its output has to have; 1: no such axis.
 
         Raises:
             ValueError: the file is no tower with these inputs and this output.
             RuntimeError: LiteRT cannot use it.
         """
         self.schema = schema
-        self.dimension = dimension
+        self.dimension, self.interests = dimension, interests
         self._path = path
         self._runners = deque(_Runner(path) for _ in range(threads))
         found = self._runners[0].inputs
@@ -50,11 +52,14 @@ class QueryTower:
         if found != expected:
             raise ValueError(f"the tower takes {found}, the schema gives {expected}")
         outputs = self._runners[0].outputs
-        if outputs.get(_OUTPUT) != [dimension]:
-            raise ValueError(f"the tower returns {sorted(outputs)}, expected {_OUTPUT} of [batch, {dimension}]")
+        shape = [dimension] if interests == 1 else [interests, dimension]
+        if outputs.get(_OUTPUT) != shape:
+            raise ValueError(f"the tower returns {outputs} a query, expected {_OUTPUT} of {shape}")
 
     def embed(self, columns: Columns, row_count: int) -> np.ndarray:
         """Returns the embeddings of `row_count` queries: [row_count, dimension] float32, unit length.
+
+        Where a query has several, [row_count, interests, dimension].
 
         Args:
             columns: raw values, as of `bundle.features.FeatureSchema.encode`, already validated.
@@ -66,7 +71,7 @@ class QueryTower:
         except IndexError:
             runner = _Runner(self._path)
         try:
-            return runner.run(inputs, row_count)  # [row_count, dimension]
+            return runner.run(inputs, row_count)
         finally:
             self._runners.append(runner)
 
@@ -92,7 +97,7 @@ class _Runner:
         self._row_count = 0
 
     def run(self, inputs: Mapping[str, np.ndarray], row_count: int) -> np.ndarray:
-        """Returns the embeddings: [row_count, dimension] float32, a copy of the interpreter's own."""
+        """Returns the embeddings: [row_count, ...] float32, a copy of the interpreter's own."""
         if row_count != self._row_count:
             self._row_count = 0  # should what follows fail
             for name, array in inputs.items():

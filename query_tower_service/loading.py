@@ -103,7 +103,13 @@ class ModelLoader:
         return read_contents(
             version,
             QUERY_TOWER,
-            lambda: QueryTower(folder / QUERY_TOWER, schema, manifest.dimension, self._config.threads),
+            lambda: QueryTower(
+                folder / QUERY_TOWER,
+                schema,
+                manifest.dimension,
+                self._config.threads,
+                interests=manifest.interests,
+            ),
         )
 
     def _read_schema(self, manifest: Manifest, folder: Path) -> FeatureSchema:
@@ -129,6 +135,6 @@ def files_of(manifest: Manifest) -> tuple[str, ...]:
 
 
 def _check_unit_length(version: str, embeddings: np.ndarray) -> None:
-    worst = float(np.max(np.abs(np.linalg.norm(embeddings, axis=1) - 1.0)))
+    worst = float(np.max(np.abs(np.linalg.norm(embeddings, axis=-1) - 1.0)))
     if not worst <= 1e-3:
         raise BundleRefused(version, "canaries", f"an embedding is {worst:.2e} off unit length, allowed are 1e-03")

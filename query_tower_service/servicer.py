@@ -47,7 +47,7 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
         self._query_log = query_log
 
     def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> pb.EmbedQueriesResponse:
-        """Returns one embedding a query.
+        """Returns one embedding a query, or one for each interest.
 
         Raises:
             ServiceError: as the proto lists them.
@@ -86,6 +86,7 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
                 dimension=model.tower.dimension,
                 features=[_describe(feature) for feature in model.tower.schema.features],
                 opened_at_ms=opened_at_ms[version],
+                interests=model.tower.interests,
             )
         if response.models:
             response.newest_model_version = response.models[0].model_version
@@ -106,14 +107,27 @@ def to_response(embeddings: np.ndarray, model_version: str) -> pb.EmbedQueriesRe
     being turned into Python floats: for a batch of 32 that takes a tenth of the time.
 
     Args:
-        embeddings: [batch, dim] float32.
+        embeddings: [batch, dim] or [batch, interests, dim] float32.
         model_version: that made them.
     """
-    head, size = _wire_head(embeddings.shape[1]), 4 * embeddings.shape[1]
+    head, size = _wire_head(embeddings.shape[-1]), 4 * embeddings.shape[-1]
     raw = embeddings.astype("<f4", copy=False).tobytes()
+    parts = [head + raw[at : at + size] for at in range(0, len(raw), size)]
+    if embeddings.ndim == 3:
+        interests = embeddings.shape[1]
+        outer = _interests_head(interests, embeddings.shape[2])
+        parts = [part if at % interests else outer + part for at, part in enumerate(parts)]
     response = pb.EmbedQueriesResponse(model_version=model_version)
-    response.MergeFromString(b"".join([head + raw[at : at + size] for at in range(0, len(raw), size)]))
+    response.MergeFromString(b"".join(parts))
     return response
+
+
+@functools.cache
+def _interests_head(interests: int, dimension: int) -> bytes:
+    """Returns what stands before the embeddings of each query on the wire; inside, they stand as `_wire_head` says."""
+    of_query = pb.Interests(embeddings=[pb.Embedding(values=[0.0] * dimension)] * interests)
+    whole = pb.EmbedQueriesResponse(interests=[of_query]).SerializeToString()
+    return whole[: len(whole) - len(of_query.SerializeToString())]
 
 
 @functools.cache

@@ -84,16 +84,17 @@ def read_canaries(store: BundleStore, manifest: Manifest) -> Canaries:
     """Returns the canaries of a bundle.
 
     Raises:
-        BundleRefused: gate ``canaries`` where they have another dimension; ``contents`` where they cannot be read or
-            there are none.
+        BundleRefused: gate ``canaries`` where they have another shape than the manifest says; ``contents`` where they
+            cannot be read or there are none.
     """
     version = manifest.bundle_version
     canaries = read_contents(version, CANARIES, lambda: Canaries.read(store.path(version) / CANARIES))
-    if canaries.embeddings.shape[1] != manifest.dimension:
+    if canaries.embeddings.shape[1:] != manifest.query_shape:
         raise BundleRefused(
             version,
             "canaries",
-            f"{CANARIES} has dimension {canaries.embeddings.shape[1]}, the manifest says {manifest.dimension}",
+            f"{CANARIES} has embeddings of {list(canaries.embeddings.shape[1:])} a query, the manifest says "
+            f"{list(manifest.query_shape)}",
         )
     return canaries
 
@@ -103,8 +104,8 @@ def check_embeddings(version: str, found: np.ndarray, expected: np.ndarray) -> N
 
     Args:
         version: of the bundle.
-        found: [n, dimension] float32.
-        expected: [n, dimension] float32.
+        found: [n, dimension] or [n, interests, dimension] float32.
+        expected: likewise.
 
     Raises:
         BundleRefused: gate ``canaries``.

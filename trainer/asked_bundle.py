@@ -89,7 +89,10 @@ class AskedBundle:
         return AskedBundle(version, schema, np.load(folder / VECTORS, mmap_mode="r"), item_ids, runner, recipe)
 
     def embed(self, dataset: Dataset, known: Events, users: np.ndarray, asked: Events) -> np.ndarray:
-        """Returns the queries of `users` [n], with the history of `known`, asked at `asked`: [n, dim] float32."""
+        """Returns the queries of `users` [n], with the history of `known`, asked at `asked`.
+
+        [n, dim] float32; of a bundle of several interests, [n, interests, dim].
+        """
         of_users = {USER_ID: dataset.user_ids, **dataset.user_columns}
         columns: dict[str, Any] = {
             feature.name: [of_users[feature.name][user] for user in users]

@@ -127,7 +127,7 @@ def sweep(
             build_s = time.perf_counter() - started
             opened = open_index(of_kind.kind, METRIC, path, vectors)
             budgets = chosen_index.budgets(of_kind.kind, parameters, len(vectors))
-            points = _measure_points(opened, queries, exact, budgets, max(_SLOW_US, 4 * scanned.median_us))
+            points = _measure_points(opened, vectors, queries, exact, budgets, max(_SLOW_US, 4 * scanned.median_us))
             size = path.stat().st_size / len(vectors)
             measured.append(MeasuredIndex(of_kind.kind, parameters, build_s, size, points))
             path.unlink()  # what is mapped stays readable until it is let go
@@ -184,13 +184,18 @@ def time_searches(search, queries: np.ndarray) -> np.ndarray:
 
 
 def _measure_points(
-    opened: Index, queries: np.ndarray, exact: np.ndarray, budgets: Sequence[int], slowest_us: float
+    opened: Index,
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    exact: np.ndarray,
+    budgets: Sequence[int],
+    slowest_us: float,
 ) -> list[Point]:
     """Returns a point for each budget, up to the first that finds nearly all, or takes longer than `slowest_us`."""
     points: list[Point] = []
     k = exact.shape[1]
     for budget in budgets:
-        found = chosen_index.recall(opened, queries, exact, budget)
+        found = chosen_index.recall(opened, vectors, queries, exact, budget)
         times = time_searches(lambda query, budget=budget: opened.search(query, k, budget), queries)
         points.append(Point(budget, found, float(np.median(times)), float(np.percentile(times, 95))))
         if found >= _ENOUGH or points[-1].median_us > slowest_us:

@@ -127,6 +127,18 @@ class Tower:
 
 
 @dataclass(frozen=True, config=STRICT)
+class QueryTower(Tower):
+    """The query tower: all of a `Tower`, and more.
+
+    Attributes:
+        interests: vectors a query; an item's score is the largest of its scores. Above 1 it needs a history, and a
+            request costs a search for each; see `trainer.interests`.
+    """
+
+    interests: Annotated[int, Field(ge=1, le=8)] = 1
+
+
+@dataclass(frozen=True, config=STRICT)
 class Split:
     """How held-out data is chosen.
 
@@ -297,7 +309,7 @@ class Recipe:
 
     name: Name
     interactions: Interactions
-    query_tower: Tower
+    query_tower: QueryTower
     item_tower: Tower
     items: Entities | None = None
     users: Entities | None = None
@@ -320,8 +332,8 @@ class Recipe:
 ADAPTER = TypeAdapter(Recipe)
 
 PARTS = (
-    Recipe, Download, Interactions, Attribute, Entities, Tower, Split, Training, Index, Gates, CategoricalInput,
-    MultiCategoricalInput, HistoryInput, NumericInput, TextInput, Search,
+    Recipe, Download, Interactions, Attribute, Entities, Tower, QueryTower, Split, Training, Index, Gates,
+    CategoricalInput, MultiCategoricalInput, HistoryInput, NumericInput, TextInput, Search,
 )  # fmt: skip
 """Every class whose fields are keys."""
 

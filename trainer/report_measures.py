@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ann_index.interests import scan_all, score_all, search_all
 from ann_index.kinds import open_index
 from bundle.items import ItemTable, StringColumn, StringListColumn
 from bundle.manifest import GateResult, IndexSpec
@@ -69,7 +70,7 @@ def collect(
         version: of the new bundle.
         parent: the bundle that is live, if any.
         users: [n] user rows, held out.
-        queries: [n, dim] float32, theirs.
+        queries: [n, dim] or [n, interests, dim] float32, theirs.
         vectors: [item_count, dim] float32, unit length.
         index_path: of the written index.
         spec: how it is searched.
@@ -108,7 +109,7 @@ def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
     Args:
         path: of the index of `vectors`.
         vectors: [item_count, dim] float32, unit length.
-        queries: [n, dim] float32, unit length; at most 200 are used, one after another.
+        queries: [n, dim] or [n, interests, dim] float32, unit length; at most 200 are used, one after another.
         spec: its kind, and the published budget.
     """
     try:
@@ -123,7 +124,7 @@ def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
     for budget in budgets:
         # Bound now: a closure would search with the budget of a later round.
         found, ms = _timed(
-            lambda q, budget=budget: index.search(q[np.newaxis], k, budget)[0][0].tolist(),
+            lambda q, budget=budget: search_all(index, vectors, q[np.newaxis], k, budget)[0][0].tolist(),
             queries[: len(exact)],
             _SECONDS_A_BUDGET,
         )
@@ -134,6 +135,8 @@ def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
 
 
 def _scan(vectors: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
+    if query.ndim == 2:
+        return scan_all(vectors, query[np.newaxis], k)[0][0]
     scores = vectors @ query  # [item_count]
     return np.argpartition(scores, len(scores) - k)[len(scores) - k :]
 
@@ -158,7 +161,7 @@ def measure_popularity(users: np.ndarray, queries: np.ndarray, vectors: np.ndarr
 
     Args:
         users: [n] user rows.
-        queries: [n, dim] float32, theirs.
+        queries: [n, dim] or [n, interests, dim] float32, theirs.
         vectors: [item_count, dim] float32.
         known: events before the test.
     """
@@ -233,7 +236,7 @@ def choose_examples(
         known: events before the test.
         test: held-out events.
         users: [n] user rows.
-        queries: [n, dim] float32, theirs.
+        queries: [n, dim] or [n, interests, dim] float32, theirs.
         vectors: [item_count, dim] float32.
     """
     novel = [np.setdiff1d(_items_of(test, user), _items_of(known, user)) for user in users]
@@ -266,7 +269,7 @@ def _items_of(events: Events, user: int) -> np.ndarray:
 
 def _scores(queries: np.ndarray, vectors: np.ndarray, known: Sequence[np.ndarray]) -> np.ndarray:
     """Returns [n, item_count] float32 dot products, -inf for the items that the user knows."""
-    scores = queries @ vectors.T
+    scores = score_all(queries, vectors)
     for row, items in enumerate(known):
         scores[row, items] = -np.inf
     return scores

@@ -13,6 +13,7 @@ from bundle.texts import Text
 from bundle.vocabulary import FIRST_VALUE, OUT_OF_VOCABULARY, PADDING
 from trainer import history
 from trainer.history import HistoryEncoder, SlotMask
+from trainer.interests import InterestHeads
 from trainer.popularity import ItemPopularity, QueryPopularity
 from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
@@ -107,11 +108,19 @@ class EncodedHistory(keras.layers.Layer):
         table: item embeddings, shared with whoever else holds them.
         encoder: as of `trainer.history`.
         rate: share of the items to hide in training.
+        heads: make several interests of what the encoder returns. Default: none, one vector.
     """
 
-    def __init__(self, table: keras.layers.Layer, encoder: HistoryEncoder, rate: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        table: keras.layers.Layer,
+        encoder: HistoryEncoder,
+        rate: float,
+        heads: InterestHeads | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.table, self.encoder, self.rate = table, encoder, rate
+        self.table, self.encoder, self.rate, self.heads = table, encoder, rate, heads
         self.hide, self.mask = SlotDropout(rate, name="hide"), SlotMask(name="mask")
 
     def build(self, input_shape: Any) -> None:
@@ -120,15 +129,18 @@ class EncodedHistory(keras.layers.Layer):
             self.table.build(input_shape)
         if not self.encoder.built:
             self.encoder.build((*input_shape, self.table.output_dim))
+        if self.heads is not None and not self.heads.built:
+            self.heads.build((*input_shape[:-1], self.table.output_dim))
         self.built = True
 
     def call(self, slots, training=False):
-        """Returns [batch, dim] float32 of [batch, max_values] int32, newest first."""
+        """Returns [batch, dim] or [batch, interests, dim] float32 of [batch, max_values] int32, newest first."""
         slots = self.hide(slots, training=training)
-        return self.encoder(self.table(slots), self.mask(slots), slots, training=training)
+        encoded = self.encoder(self.table(slots), self.mask(slots), slots, training=training)
+        return encoded if self.heads is None else self.heads(encoded)
 
     def prefixes(self, slots, embeddings=None, training=False):
-        """Returns [batch, length, dim] float32; see `trainer.history`.
+        """Returns [batch, length, dim] or [batch, length, interests, dim] float32; see `trainer.history`.
 
         Args:
             slots: [batch, length] int32, oldest first.
@@ -137,17 +149,20 @@ class EncodedHistory(keras.layers.Layer):
         """
         slots = self.hide(slots, training=training)
         shown = self.table(slots) if embeddings is None else embeddings
-        return self.encoder.prefixes(shown, self.mask(slots), training=training)
+        encoded = self.encoder.prefixes(shown, self.mask(slots), training=training)
+        return encoded if self.heads is None else self.heads(encoded)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("table", "encoder")}
+        names = ("table", "encoder", *(("heads",) if self.heads is not None else ()))
+        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in names}
         return {**super().get_config(), **parts, "rate": self.rate}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> EncodedHistory:
         """Returns the layer of its arguments."""
-        parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in ("table", "encoder")}
+        names = [name for name in ("table", "encoder", "heads") if name in config]
+        parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in names}
         return cls(**parts, **config)
 
 
@@ -156,9 +171,11 @@ class QueryTower:
     """The query tower and its parts, which training calls on whole sequences.
 
     Attributes:
-        model: inputs by feature name, output [batch, dimension] float32, unit length.
+        model: inputs by feature name, output [batch, dimension] float32, unit length; where the recipe has several
+            interests, [batch, interests, dimension], each of unit length.
         histories: by feature name.
-        join: inputs by feature name, histories encoded ([batch, dimension]) and the others as in `model`; same output.
+        join: inputs by feature name, histories encoded ([batch, dimension] or [batch, interests, dimension]) and the
+            others as in `model`; same output.
     """
 
     model: keras.Model
@@ -215,7 +232,8 @@ def _embedding(slot_count: int, dimension: int, norm: float, name: str) -> keras
 
 
 def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embedding) -> QueryTower:
-    dimension = recipe.training.dimension
+    dimension, interests = recipe.training.dimension, recipe.query_tower.interests
+    several = (interests,) if interests > 1 else ()
     inputs, joined, histories = {}, {}, {}
     encoded, direct = [], []
     for feature, given in zip(schema.features, recipe.query_tower.features, strict=True):
@@ -226,9 +244,10 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
                 slot_count = schema.slots(feature).slot_count
                 items = _embedding(slot_count, dimension, recipe.training.initial_norm, f"{name}_items")
                 items.trainable = given.items == "own"  # else `trainer.two_tower.TwoTower.fill_tables` writes them
-            layer = EncodedHistory(items, history.encoder(given, f"{name}_encoder"), given.dropout, name=name)
+            heads = InterestHeads(interests, name=f"{name}_interests") if several else None
+            layer = EncodedHistory(items, history.encoder(given, f"{name}_encoder"), given.dropout, heads, name=name)
             histories[feature.name] = layer
-            tensor = joined[feature.name] = keras.Input((dimension,), name=feature.name)
+            tensor = joined[feature.name] = keras.Input((*several, dimension), name=feature.name)
             encoded.append(tensor)
             direct.append(tensor)
         else:
@@ -236,6 +255,8 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
             encoded.append(_encoded("query_tower", feature, given, schema, recipe, tensor))
             if isinstance(feature, Text):
                 direct.append(_projected("query_tower", feature, recipe, encoded[-1]))
+    if several:  # what is no history is the same for all interests
+        encoded, direct = ([_repeated(tensor, interests) for tensor in tensors] for tensors in (encoded, direct))
     raw, hidden = _output(recipe.query_tower, dimension, encoded, direct, _reads_text(schema))
     vectors = _unit(raw)
     if recipe.training.popularity != "none":
@@ -318,6 +339,11 @@ def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: boo
     if direct:
         output = keras.layers.Add()([output, *direct])
     return output, hidden
+
+
+def _repeated(tensor, interests: int):
+    """Returns [batch, interests, width] of [batch, width]; what has that shape already stays as it is."""
+    return tensor if len(tensor.shape) == 3 else keras.layers.RepeatVector(interests)(tensor)
 
 
 def _reads_text(schema: FeatureSchema) -> bool:

@@ -246,7 +246,7 @@ class _Loop:
         if number == 0:
             return np.full((user_count, _HARD_POOL), -1, dtype=np.int32)
         vectors = embed_items(self._model.item_tower, self._schemas, self._dataset)
-        queries = np.zeros((user_count, vectors.shape[1]), dtype=np.float32)
+        queries = np.zeros((user_count, *self._model.query_tower.output_shape[1:]), dtype=np.float32)
         for batch in self._examples.epoch(0):
             # The last target of a user in a batch is their latest query there.
             queries[batch["user"]] = self._model.embed_queries(_tensors(batch), training=False).numpy()

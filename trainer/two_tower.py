@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from bundle.vocabulary import FIRST_VALUE
 from trainer import devices, losses
+from trainer.interests import choose_interests
 from trainer.losses import Candidates
 from trainer.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
 from trainer.recipe import HistoryInput, Recipe
@@ -97,7 +98,7 @@ class TwoTower(keras.Model):
             self.estimator = FrequencyEstimator(2 * len(counts), learning_rate=_ESTIMATOR_RATE)
 
     def embed_queries(self, batch: Mapping[str, Any], training: bool) -> tf.Tensor:
-        """Returns [n, dim] float32, unit length: the queries of a batch of `trainer.examples.Examples`."""
+        """Returns [n, dim] or [n, interests, dim] float32, unit length: of a batch of `trainer.examples.Examples`."""
         return self._queries(batch, self._items_of(batch, batch["item"][:1], training), training)
 
     def _items_of(self, batch: Mapping[str, Any], more: tf.Tensor, training: bool) -> Items:
@@ -123,8 +124,8 @@ class TwoTower(keras.Model):
                 shape = tf.shape(batch["items"])
                 place = items.place[-shape[0] * shape[1] :]
                 embeddings = tf.reshape(tf.gather(items.raw, place), [shape[0], shape[1], items.raw.shape[1]])
-            encoded = encoder.prefixes(slots, embeddings, training=training)  # [batch, length, dim]
-            parts[name] = tf.gather(tf.reshape(encoded, [-1, encoded.shape[-1]]), batch["at"])
+            encoded = encoder.prefixes(slots, embeddings, training=training)  # [batch, length, (interests,) dim]
+            parts[name] = tf.gather(tf.reshape(encoded, [-1, *encoded.shape[2:]]), batch["at"])
         return self._parts.join({name: parts[name] for name in self._parts.join.input}, training=training)
 
     def fill_tables(self) -> None:
@@ -159,6 +160,8 @@ class TwoTower(keras.Model):
         if spec.loss == "full_softmax":
             items = Items(*self._both_of(None, training), tf.reshape(batch["items"], [-1]))
             (queries,) = devices.of_all(self._queries(batch, items, training))
+            if queries.shape.rank == 3:
+                queries = choose_interests(queries, tf.gather(items.vectors, rows))
             return losses.full_softmax(queries, items.vectors, rows, weights, temperature)
         if spec.log_q == "streaming":
             log_q = self.estimator(rows)
@@ -168,6 +171,7 @@ class TwoTower(keras.Model):
         items = self._items_of(batch, tf.concat([own, drawn, tf.maximum(hard, 0)], 0), training)
         vectors = tf.gather(items.vectors, items.place[: tf.size(own) + tf.size(drawn) + tf.size(hard)])
         queries, positives = devices.of_all(self._queries(batch, items, training), vectors[: tf.size(own)])
+        queries = choose_interests(queries, positives)  # [n, dim]
         others = vectors[tf.size(own) :]
         if spec.loss in ("in_batch_softmax", "mixed_softmax"):
             extra = self.queue.candidates() if spec.queue else None

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
@@ -11,7 +11,7 @@ from two_tower_client.channel import Address
 from two_tower_client.client import AsyncClient, Client, ConnectionOptions
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.filters import Filter
-from two_tower_client.results import AttributeValue, Retrieval, SearchAnswer
+from two_tower_client.results import AttributeValue, Embeddings, Retrieval, SearchAnswer
 
 DEFAULT_ADDRESS = "localhost:50052"
 
@@ -39,12 +39,15 @@ class SearchOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """One search: the items nearest to `embedding`, or to the mean of the items `similar_to`; give one of the two.
+    """One search: the items nearest to `embedding`, to any of `embeddings`, or to the mean of the items `similar_to`.
+
+    Give one of the three.
 
     A string where several are expected counts as one.
 
     Attributes:
         embedding: [dim] floats, finite, not all zero.
+        embeddings: [n][dim] likewise, 1 to 8: the interests of one query. An item has the largest of its scores.
         similar_to: Ids of 1 to 1,000 items of the bundle, which are left out of the result.
         k: How many items to return.
         exclude: As in `SearchOptions`, like all that follow.
@@ -56,6 +59,7 @@ class Search:
     """
 
     embedding: Sequence[float] | None = None
+    embeddings: Sequence[Sequence[float]] | None = None
     similar_to: str | Sequence[str] | None = None
     k: int = 10
     exclude: str | Sequence[str] = ()
@@ -142,6 +146,13 @@ class AsyncAnnClient(AsyncClient):
         return await self._call(next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
 
 
+def to_searches(embeddings: Embeddings, search: Search) -> list[Search]:
+    """Returns `search` with the embedding, or all the interests, of each query."""
+    if embeddings.interests:
+        return [replace(search, embeddings=interests) for interests in embeddings.interests]
+    return [replace(search, embedding=vector) for vector in embeddings.vectors]
+
+
 def to_request(searches: Sequence[Search], model_version: str, bundle_version: str) -> ann_pb2.SearchItemsRequest:
     """Returns the request for `searches`.
 
@@ -173,13 +184,16 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
 
 
 def _to_search(search: Search, path: str) -> ann_pb2.Search:
-    if (search.embedding is None) == (search.similar_to is None):
-        raise InvalidRequest.in_field(path, "takes an embedding or items to be similar to: one of the two")
+    if [search.embedding, search.embeddings, search.similar_to].count(None) != 2:
+        raise InvalidRequest.in_field(
+            path, "takes an embedding, embeddings or items to be similar to: one of the three"
+        )
     if isinstance(search.k, bool) or search.k < 1:
         raise InvalidRequest.in_field(f"{path}.k", f"has to be at least 1, got {search.k!r}")
     try:
         return ann_pb2.Search(
             embedding=None if search.embedding is None else ann_pb2.Embedding(values=search.embedding),
+            embeddings=None if search.embeddings is None else _to_embeddings(search.embeddings),
             similar_to=None if search.similar_to is None else ann_pb2.ItemIds(values=_listed(search.similar_to)),
             k=search.k,
             filter=search.filter,
@@ -192,6 +206,10 @@ def _to_search(search: Search, path: str) -> ann_pb2.Search:
     except (TypeError, ValueError) as error:
         # What protobuf says of a value that does not fit its field.
         raise InvalidRequest.in_field(path, f"a value has a wrong type or size: {error}") from error
+
+
+def _to_embeddings(vectors: Sequence[Sequence[float]]) -> ann_pb2.Embeddings:
+    return ann_pb2.Embeddings(values=[ann_pb2.Embedding(values=vector) for vector in vectors])
 
 
 def _listed(values: str | Sequence[str]) -> Sequence[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-from two_tower_client.ann import AnnClient, Search
+from two_tower_client.ann import AnnClient, Search, to_searches
 from two_tower_client.errors import BundleNotServed, InvalidRequest, ModelNotServed, NoBundle
 from two_tower_client.features import Features, to_query
 from two_tower_client.query_tower import QueryTowerClient
@@ -87,7 +87,7 @@ class Replay:
         started_s = time.perf_counter()
         embeddings = self._query_tower.embed(batch, model)
         embedded_s = time.perf_counter()
-        searches = [Search(embedding=vector, k=self._k, return_attributes=attributes) for vector in embeddings.vectors]
+        searches = to_searches(embeddings, Search(k=self._k, return_attributes=attributes))
         try:
             answer = self._ann.search(searches, model_version=model, bundle_version=bundle)
         except BundleNotServed as error:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -240,8 +239,8 @@ class _Retrieve:
         self.step: Step | None = next(self._exchange)
 
     def searches(self) -> list[Search]:
-        """Returns one search for each of the last embeddings made."""
-        return [replace(self._search, embedding=vector) for vector in self._embeddings.vectors]
+        """Returns one search for each of the last queries embedded."""
+        return ann.to_searches(self._embeddings, self._search)
 
     def advance(self, answer: Embeddings | SearchAnswer | ModelNotServed) -> None:
         """Takes the answer to `step` and sets the next one.

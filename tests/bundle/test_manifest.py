@@ -34,6 +34,13 @@ def test_what_is_written_is_read() -> None:
     assert Manifest.from_json(MANIFEST.to_json(), VERSION) == MANIFEST
 
 
+def test_a_bundle_of_several_interests_is_none_that_the_first_readers_take() -> None:
+    several = replace(MANIFEST, interests=3, format_version=2)
+    assert Manifest.from_json(several.to_json(), VERSION) == several
+    assert (MANIFEST.query_shape, several.query_shape) == ((64,), (3, 64))
+    assert "interests" not in json.loads(MANIFEST.to_json())  # which the first readers would not know
+
+
 def edited(**fields: Any) -> str:
     return json.dumps({**json.loads(MANIFEST.to_json()), **fields})
 
@@ -46,7 +53,11 @@ def edited(**fields: Any) -> str:
         ("null", "manifest"),
         ("[" * 100_000, "manifest"),
         ("{}", "manifest"),
-        (edited(format_version=2), "format_version"),
+        (edited(format_version=3), "format_version"),
+        (edited(format_version=2), "manifest"),  # of several interests, and there is one
+        (edited(interests=3), "manifest"),
+        (edited(interests=9, format_version=2), "manifest"),
+        (edited(interests="3", format_version=2), "manifest"),
         (edited(format_version=0), "format_version"),
         (edited(format_version="1"), "format_version"),
         (edited(surprise=1), "manifest"),

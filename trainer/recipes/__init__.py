@@ -189,6 +189,11 @@ def _check(recipe: Recipe, source: str) -> None:
             "is shuffled, as no time passes between events; remove it, or use event_order time"
         )
     histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
+    if recipe.query_tower.interests > 1 and not histories:
+        raise RecipeError(
+            f"{source}: query_tower.interests {recipe.query_tower.interests} needs a feature of kind history, "
+            "whose items it tells apart; add one, or leave it at 1"
+        )
     if len(histories) > 1 and any(feature.encoder == "transformer" for feature in histories):
         raise RecipeError(
             f"{source}: query_tower: a history with encoder transformer has to be the only one, as it counts places "
