@@ -8,10 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from bundle.event_values import HistoryNumeric, HistoryTimes
 from bundle.features import FeatureSchema, History, MultiCategorical, Numeric
 from bundle.texts import Text
 from bundle.vocabulary import FIRST_VALUE, OUT_OF_VOCABULARY, PADDING
-from trainer import history
+from trainer import event_values, history
+from trainer.age_decay import AgeDecay
+from trainer.event_values import EventValues, ages_of
 from trainer.history import HistoryEncoder, SlotMask
 from trainer.popularity import ItemPopularity, QueryPopularity
 from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
@@ -101,53 +104,94 @@ class MaskedMean(keras.layers.Layer):
 
 @_register
 class EncodedHistory(keras.layers.Layer):
-    """Slots of a history to a vector: hidden in training, looked up, encoded.
+    """Slots of a history to a vector: hidden in training, looked up, joined by what is known of its events, encoded.
 
     Args:
         table: item embeddings, shared with whoever else holds them.
         encoder: as of `trainer.history`.
         rate: share of the items to hide in training.
+        values: of the events; None where nothing is known of them but the item.
     """
 
-    def __init__(self, table: keras.layers.Layer, encoder: HistoryEncoder, rate: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.table, self.encoder, self.rate = table, encoder, rate
+    def __init__(
+        self,
+        table: keras.layers.Layer,
+        encoder: HistoryEncoder,
+        rate: float,
+        values: EventValues | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs, autocast=False)  # the parts cast as each of them has to
+        self.table, self.encoder, self.rate, self.values = table, encoder, rate, values
         self.hide, self.mask = SlotDropout(rate, name="hide"), SlotMask(name="mask")
 
-    def build(self, input_shape: Any) -> None:
+    @property
+    def reads_ages(self) -> bool:
+        """Whether it depends on when the request is made, so that training takes each target's history apart."""
+        of_values = self.values is not None and any(spec.get("age") for spec in self.values.specs)
+        return of_values or isinstance(self.encoder, AgeDecay)
+
+    @property
+    def context(self) -> int:
+        """How many events before the first target a training sequence needs."""
+        return self.encoder.max_values if self.reads_ages else self.encoder.context
+
+    def build(self, slots_shape: Any, values_shape: Any = None, embeddings_shape: Any = None) -> None:
         """Makes what the parts need."""
         if not self.table.built:
-            self.table.build(input_shape)
+            self.table.build(slots_shape)
         if not self.encoder.built:
-            self.encoder.build((*input_shape, self.table.output_dim))
+            self.encoder.build((*slots_shape, self.table.output_dim))
+        if self.values is not None and not self.values.built:
+            self.values.build(values_shape)
         self.built = True
 
-    def call(self, slots, training=False):
-        """Returns [batch, dim] float32 of [batch, max_values] int32, newest first."""
-        slots = self.hide(slots, training=training)
-        return self.encoder(self.table(slots), self.mask(slots), slots, training=training)
+    def call(self, slots, values=None, embeddings=None, training=False):
+        """Returns [batch, dim] float32.
 
-    def prefixes(self, slots, embeddings=None, training=False):
-        """Returns [batch, length, dim] float32; see `trainer.history`.
+        Args:
+            slots: [batch, max_values] int32, newest first.
+            values: inputs of `EventValues` by name, each [batch, max_values, ...]. None: nothing is known.
+            embeddings: [batch, max_values, dim] float32 in place of those of the table.
+            training: whether dropout is on.
+        """
+        slots = self.hide(slots, training=training)
+        shown, ages = self._shown(slots, values, embeddings, training)
+        if ages is not None and isinstance(self.encoder, AgeDecay):
+            return self.encoder(shown, self.mask(slots), slots, ages, training=training)
+        return self.encoder(shown, self.mask(slots), slots, training=training)
+
+    def prefixes(self, slots, values=None, embeddings=None, training=False):
+        """Returns [batch, length, dim] float32; see `trainer.history`. Ages differ from prefix to prefix: see `call`.
 
         Args:
             slots: [batch, length] int32, oldest first.
+            values: inputs of `EventValues` by name, each [batch, length, ...]. None: nothing is known.
             embeddings: [batch, length, dim] float32 in place of those of the table.
             training: whether dropout is on.
         """
         slots = self.hide(slots, training=training)
-        shown = self.table(slots) if embeddings is None else embeddings
+        shown, _ = self._shown(slots, values, embeddings, training)
         return self.encoder.prefixes(shown, self.mask(slots), training=training)
+
+    def _shown(self, slots, values, embeddings, training):
+        """Returns embeddings of the events, and their ages if there are any."""
+        shown = self.table(slots) if embeddings is None else embeddings
+        if self.values is None or not values:
+            return shown, None
+        values = self.values.hide(values, training)
+        return self.values.apply_to(shown, values), ages_of(values, self.values.specs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("table", "encoder")}
+        parts = {n: keras.saving.serialize_keras_object(getattr(self, n)) for n in ("table", "encoder", "values")}
         return {**super().get_config(), **parts, "rate": self.rate}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> EncodedHistory:
         """Returns the layer of its arguments."""
-        parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in ("table", "encoder")}
+        given = {name: config.pop(name, None) for name in ("table", "encoder", "values")}
+        parts = {name: part and keras.saving.deserialize_keras_object(part) for name, part in given.items()}
         return cls(**parts, **config)
 
 
@@ -218,7 +262,8 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
     dimension = recipe.training.dimension
     inputs, joined, histories = {}, {}, {}
     encoded, direct = [], []
-    for feature, given in zip(schema.features, recipe.query_tower.features, strict=True):
+    # What is known of the events of histories follows the features of the recipe.
+    for feature, given in zip(schema.features, recipe.query_tower.features, strict=False):
         if isinstance(feature, History) and isinstance(given, HistoryInput):
             name = f"query_tower_{feature.name}"
             items = table
@@ -226,7 +271,9 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
                 slot_count = schema.slots(feature).slot_count
                 items = _embedding(slot_count, dimension, recipe.training.initial_norm, f"{name}_items")
                 items.trainable = given.items == "own"  # else `trainer.two_tower.TwoTower.fill_tables` writes them
-            layer = EncodedHistory(items, history.encoder(given, f"{name}_encoder"), given.dropout, name=name)
+            specs = event_values.specs_of(given, schema)
+            values = EventValues(specs, dimension, given.values_dropout, name=f"{name}_values") if specs else None
+            layer = EncodedHistory(items, history.encoder(given, f"{name}_encoder"), given.dropout, values, name=name)
             histories[feature.name] = layer
             tensor = joined[feature.name] = keras.Input((dimension,), name=feature.name)
             encoded.append(tensor)
@@ -241,8 +288,11 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
     if recipe.training.popularity != "none":
         vectors = QueryPopularity(dtype="float32", name="query_popularity")(vectors, hidden)
     join = keras.Model(joined, vectors, name="query_join")
-    inputs = {feature.name: _input(feature) for feature in schema.features}
-    passed = {name: histories[name](tensor) if name in histories else tensor for name, tensor in inputs.items()}
+    inputs = {feature.name: _input(feature) for feature in schema.inputs}
+    passed = {name: inputs[name] for name in joined}
+    for name, layer in histories.items():
+        values = {value.name: inputs[value.name] for value in schema.event_values(name)}
+        passed[name] = layer(inputs[name], values=values) if values else layer(inputs[name])
     return QueryTower(keras.Model(inputs, join(passed), name="query_tower"), histories, join)
 
 
@@ -268,7 +318,8 @@ def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embed
 
 
 def _input(feature: Any) -> Any:
-    dtype = "float32" if isinstance(feature, Numeric | Text) else "int32"
+    of_floats = isinstance(feature, Numeric | Text | HistoryNumeric | HistoryTimes)
+    dtype = "float32" if of_floats else "int32"
     return keras.Input(feature.input_shape, dtype=dtype, name=feature.name)
 
 
