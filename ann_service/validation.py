@@ -127,7 +127,7 @@ def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: st
 
 def _read_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the directions, [m, dimension] float32 of unit length, and the rows that make them, [n] int64."""
-    dimension, none = catalogue.manifest.dimension, np.zeros(0, dtype=np.int64)
+    dimension, none = catalogue.manifest.dimension, _NO_ROWS
     match search.WhichOneof("target"):
         case "embedding":
             return _read_embedding(search.embedding, dimension, f"{path}.embedding.values")[np.newaxis], none

@@ -9,7 +9,8 @@
 | numeric           | a number                      | [batch, 2] float32: (value - mean) / std, 1 if present   |
 | text              | a string                      | [batch, width] float32: see `bundle.texts`               |
 
-A missing value is None (or an empty list): slot 0, (0, 0) where numeric, zeros where text.
+A missing value is None (or an empty list): slot 0, (0, 0) where numeric, zeros where text. What is known of the events
+of a history stands beside it: see `bundle.event_values`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
+from bundle.event_values import REQUEST_TIME, EventValue, HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
+from bundle.slots import check_max_values, check_slots, pad
 from bundle.texts import OpenTextEncoder, Text, TextEncoder, TextEncoderSpec
-from bundle.vocabulary import PADDING, Hashing, Vocabulary
+from bundle.vocabulary import Hashing, Vocabulary
 
 ValueType = Literal["string", "int", "float"]
 Columns = Mapping[str, Sequence[Any]]
@@ -53,7 +55,7 @@ class Categorical:
 
     def __post_init__(self) -> None:
         """Checks that there is just one source of slots."""
-        _check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
+        check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -83,8 +85,8 @@ class MultiCategorical:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
-        _check_max_values(self.name, self.max_values)
+        check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
+        check_max_values(self.name, self.max_values)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -93,7 +95,7 @@ class MultiCategorical:
 
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
         """Returns [batch, max_values] int32."""
-        return _pad([(values or ())[: self.max_values] for values in column], slots, self.max_values)
+        return pad([(values or ())[: self.max_values] for values in column], slots, self.max_values)
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ class History:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _check_slots(self.name, self.value_type, self.vocabulary, 0)
-        _check_max_values(self.name, self.max_values)
+        check_slots(self.name, self.value_type, self.vocabulary, 0)
+        check_max_values(self.name, self.max_values)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -128,7 +130,7 @@ class History:
 
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
         """Returns [batch, max_values] int32, newest first."""
-        return _pad([(values or ())[: -self.max_values - 1 : -1] for values in column], slots, self.max_values)
+        return pad([(values or ())[: -self.max_values - 1 : -1] for values in column], slots, self.max_values)
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,11 @@ class Numeric:
         return min(max((value - self.mean) / self.std, -10.0), 10.0), 1.0
 
 
-Feature = Categorical | MultiCategorical | History | Numeric | Text
-KINDS: Mapping[str, type[Feature]] = {k.kind: k for k in (Categorical, MultiCategorical, History, Numeric, Text)}
+InputFeature = (
+    Categorical | MultiCategorical | History | Numeric | Text | HistoryCategorical | HistoryNumeric | HistoryTimes
+)
+Feature = InputFeature | RequestTime
+KINDS: Mapping[str, type[Feature]] = {k.kind: k for k in get_args(Feature)}
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,13 @@ class FeatureSchema:
         names = [feature.name for feature in self.features]
         if len(set(names)) != len(names):
             raise ValueError(f"feature names {names} are not distinct")
+        histories = {feature.name: feature.max_values for feature in self.features if isinstance(feature, History)}
         for feature in self.features:
+            if isinstance(feature, EventValue) and histories.get(feature.history) != feature.max_values:
+                raise ValueError(
+                    f"feature {feature.name}: {feature.max_values} values of the events of {feature.history!r}, "
+                    f"expected a history of as many; there are {histories}"
+                )
             if isinstance(feature, Text):
                 encoder = self.encoders.get(feature.encoder)
                 if encoder is None or encoder.spec.width != feature.width:
@@ -234,6 +245,15 @@ class FeatureSchema:
         """Returns what gives the values of a categorical feature their slots."""
         return self.vocabularies[feature.vocabulary] if feature.vocabulary else Hashing(feature.hash_buckets)
 
+    @property
+    def inputs(self) -> tuple[InputFeature, ...]:
+        """The features that are an input of the model: all but `RequestTime`, which another one reads."""
+        return tuple(feature for feature in self.features if not isinstance(feature, RequestTime))
+
+    def event_values(self, history: str) -> tuple[EventValue, ...]:
+        """Returns what is known of the events of a history."""
+        return tuple(f for f in self.features if isinstance(f, EventValue) and f.history == history)
+
     def subset(self, names: Container[str]) -> FeatureSchema:
         """Returns the schema of some of the features."""
         return FeatureSchema(tuple(f for f in self.features if f.name in names), self.vocabularies, self.encoders)
@@ -243,7 +263,8 @@ class FeatureSchema:
 
         Args:
             columns: raw values by feature name, each [row_count]; see the table on top. A feature without a column is
-                missing in every row. Values have to be of the feature's type: the caller checks that.
+                missing in every row. Values have to be of the feature's type, and of each event where they are of the
+                events of a history: the caller checks that.
             row_count: rows.
 
         Raises:
@@ -255,7 +276,11 @@ class FeatureSchema:
         inputs: dict[str, np.ndarray] = {}
         for feature in self.features:
             column = columns.get(feature.name, absent)
-            if isinstance(feature, Numeric):
+            if isinstance(feature, RequestTime):
+                continue
+            if isinstance(feature, HistoryTimes):
+                inputs[feature.name] = feature.encode(column, columns.get(REQUEST_TIME, absent))
+            elif isinstance(feature, Numeric | HistoryNumeric):
                 inputs[feature.name] = feature.encode(column)
             elif isinstance(feature, Text):
                 inputs[feature.name] = self.encoders[feature.encoder].embed(column)
@@ -323,26 +348,3 @@ def text_encoder_specs(raw: Mapping[str, Any]) -> list[TextEncoderSpec]:
         return [TextEncoderSpec(**spec) for spec in raw.get("text_encoders", ())]
     except TypeError as error:
         raise ValueError(f"text encoders {raw['text_encoders']}: {error}") from error
-
-
-def _pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) -> np.ndarray:
-    if len(rows) == 1:
-        # What a live request carries, mostly: half a dozen steps of NumPy cost more than the work itself.
-        found = slots.slots(rows[0])
-        return np.array([found + [PADDING] * (width - len(found))], dtype=np.int32)
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    padded = np.full((len(rows), width), PADDING, dtype=np.int32)
-    padded[np.arange(width) < lengths[:, None]] = slots.lookup(chain.from_iterable(rows))  # row-major, as chained
-    return padded
-
-
-def _check_slots(name: str, value_type: str, vocabulary: str, hash_buckets: int) -> None:
-    if value_type not in ("string", "int"):
-        raise ValueError(f"feature {name}: value type {value_type!r}, expected string or int")
-    if bool(vocabulary) == bool(hash_buckets):
-        raise ValueError(f"feature {name}: needs a vocabulary or hash_buckets, and only one of them")
-
-
-def _check_max_values(name: str, max_values: int) -> None:
-    if not 1 <= max_values <= 10_000:
-        raise ValueError(f"feature {name}: max_values is {max_values}, expected 1 to 10000")

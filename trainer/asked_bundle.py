@@ -11,6 +11,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from bundle.errors import BundleRefused
+from bundle.event_values import HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
 from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical, text_encoder_specs
 from bundle.items import ItemTable
 from bundle.manifest import ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
@@ -18,11 +19,11 @@ from bundle.store import BundleStore
 from bundle.texts import Text
 from trainer.data import Dataset, Events
 from trainer.embeddings import context_columns
+from trainer.event_schema import attribute_of, history_columns
 from trainer.export import OUTPUT, SIGNATURE
 from trainer.quiet import quiet_stderr
 from trainer.recipe import USER_ID, Recipe
 from trainer.recipes import query_attributes
-from trainer.schema import history_columns
 from trainer.text.lite import opener
 
 _BATCH = 1024
@@ -99,7 +100,7 @@ class AskedBundle:
             for feature in self.schema.features
             if feature.name in of_users and not isinstance(feature, History)
         }
-        columns |= history_columns(self.schema, dataset, known, users)
+        columns |= history_columns(self.schema, dataset, known, users, asked)
         # What this recipe does not read of its events is missing.
         contexts = context_columns(self.recipe, asked, users, len(dataset.user_ids))
         columns |= {f.name: contexts[f.name] for f in self.schema.subset(contexts).features}
@@ -118,6 +119,13 @@ class AskedBundle:
 def _check_feature(feature: Feature, recipe: Recipe) -> None:
     """Raises where the users of a recipe cannot fill a feature."""
     attributes = query_attributes(recipe)
+    if isinstance(feature, HistoryTimes | RequestTime):
+        if recipe.interactions.time is None:
+            raise NotComparable(f"it reads the feature {feature.name!r}, and this recipe's events have no time")
+        return
+    if isinstance(feature, HistoryCategorical | HistoryNumeric):
+        _check_value(feature, recipe)
+        return
     if isinstance(feature, History):
         found, allowed = "string", (feature.value_type,)
     elif feature.name == USER_ID:
@@ -134,3 +142,15 @@ def _check_feature(feature: Feature, recipe: Recipe) -> None:
             allowed = (feature.value_type,) if isinstance(feature, Categorical) else ("int", "float")
     if found not in allowed:
         raise NotComparable(f"its feature {feature.name!r} is {feature.kind}, this recipe's is of type {found}")
+
+
+def _check_value(feature: HistoryCategorical | HistoryNumeric, recipe: Recipe) -> None:
+    """Raises where the events of a recipe cannot fill a value of a history."""
+    attribute = recipe.interactions.attributes.get(attribute_of(feature))
+    if attribute is None:
+        raise NotComparable(f"it reads the feature {feature.name!r}, which this recipe's events do not have")
+    allowed = (feature.value_type,) if isinstance(feature, HistoryCategorical) else ("int", "float")
+    if attribute.type not in allowed:
+        raise NotComparable(
+            f"its feature {feature.name!r} is of {feature.value_type}s, this recipe's is of type {attribute.type}"
+        )

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 
 from trainer.data import Dataset
+from trainer.event_schema import history_columns
 from trainer.events import Events
 from trainer.examples import encode_items
 from trainer.recipe import Recipe
-from trainer.schema import Schemas, event_names, history_columns, query_columns
+from trainer.schema import Schemas, event_names, query_columns
 
 _BATCH = 4096
 
@@ -32,7 +33,7 @@ def raw_queries(
     """
     profiles = {name: [column[user] for user in users] for name, column in query_columns(recipe, dataset).items()}
     contexts = {} if asked is None else context_columns(recipe, asked, users, len(dataset.user_ids))
-    return {**profiles, **contexts, **history_columns(schemas.query, dataset, known, users)}
+    return {**profiles, **contexts, **history_columns(schemas.query, dataset, known, users, asked)}
 
 
 def context_columns(recipe: Recipe, asked: Events, users: np.ndarray, user_count: int) -> dict[str, list[Any]]:

@@ -19,6 +19,7 @@ from bundle.vocabulary import OUT_OF_VOCABULARY
 from trainer import scratch, shuffling
 from trainer.data import Dataset
 from trainer.errors import TrainingError
+from trainer.event_batches import EventValues
 from trainer.events import Events
 from trainer.recipe import ITEM_ID, Recipe, Training
 from trainer.schema import Schemas, event_names, query_columns
@@ -78,10 +79,10 @@ class Examples:
         self._slots = {
             f.name: schema.slots(f).lookup(dataset.items.ids) for f in schema.features if isinstance(f, History)
         }
+        self._values = EventValues(recipe, schema, train, starts := train.starts(len(dataset.user_ids)))
         share = train.item_counts(len(dataset.items.ids)) / len(train)
         self._log_q = np.log(np.maximum(share, 1e-12)).astype(np.float32)
         self._seed = recipe.seed
-        starts = train.starts(len(dataset.user_ids))
         lag = recipe.training.history_lag
         self._seen_until = None if lag is None else _seen_until(train, starts, lag)
         self._first, self._target, self._end = _sequences(starts, self._seen_until, context, targets)
@@ -101,8 +102,11 @@ class Examples:
             shuffled: [event_count] int64, which event stands in the place of each. Default: each in its own.
 
         Returns:
-            ``histories``: by feature, [batch, length] int32 slots, oldest first, padded behind; ``items``: [batch,
-            length] int32, the same as catalogue rows, anything where it is padded; ``at``: [n] int32, of each target
+            ``histories``: by feature, [batch, length] int32 slots, oldest first, padded behind; ``values``: by history,
+            what is known of its events by feature, [batch, length, ...]; ``windows``: by history that depends on the
+            time of the request, [n, max_values] int32, of each target the places in the flattened sequences that its
+            history is made of, newest first: the first two are then of these, and padded behind; ``items``: [batch,
+            length] int32, catalogue rows, anything where it is padded; ``at``: [n] int32, of each target
             the place in the flattened sequences that its history reaches up to; ``others``: by feature, inputs of the
             query tower that are no history, [n, ...]; ``user`` and ``item``: [n] int32 rows; ``log_q``: [n] float32,
             the log share of the item among the training events; ``weight``: [n] float32.
@@ -126,10 +130,19 @@ class Examples:
             at -= np.minimum(rows - self._seen_until[rows], at % length)  # never beyond the start of the sequence
         others = {name: values[users] for name, values in self._profiles.items()}
         others |= {name: values[rows] for name, values in self._contexts.items()}
+        histories = {name: np.where(inside, slots[items], 0).astype(np.int32) for name, slots in self._slots.items()}
+        windows: dict[str, np.ndarray] = {}
+        values = self._values.of_sequences(rows_at, inside)
+        for name, width in self._values.window_widths.items():
+            places = at[:, None] - 1 - np.arange(width)  # [n, width] of the flattened sequences
+            seen = places >= (at - at % length)[:, None]  # not before the start of the sequence
+            windows[name] = np.where(seen, places, 0).astype(np.int32)
+            histories[name] = np.where(seen, histories[name].ravel()[windows[name]], 0).astype(np.int32)
+            values[name] = self._values.of_windows(name, rows_at.ravel()[windows[name]], seen, rows)
         return {
-            "histories": {
-                name: np.where(inside, slots[items], 0).astype(np.int32) for name, slots in self._slots.items()
-            },
+            "histories": histories,
+            "values": values,
+            "windows": windows,
             "items": items,
             "at": at.astype(np.int32),
             "others": others,
@@ -192,10 +205,13 @@ class Examples:
     def signature(self) -> Mapping[str, Any]:
         """Shapes and types of a batch, None where they vary."""
         example = self.batch(np.arange(1))
-        flat = {name: example[name] for name in example.keys() - {"histories", "items"}}
-        signature = tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), flat)
-        histories = {name: tf.TensorSpec((None, None), tf.int32) for name in example["histories"]}
-        return {**signature, "histories": histories, "items": tf.TensorSpec((None, None), tf.int32)}
+        sequences = {"histories", "values", "windows", "items"}  # the second axis varies too
+        return {
+            name: tf.nest.map_structure(
+                lambda a, known=1 + (name in sequences): tf.TensorSpec((None,) * known + a.shape[known:], a.dtype), part
+            )
+            for name, part in example.items()
+        }
 
 
 def _encode(schema: FeatureSchema, events: Events) -> dict[str, np.ndarray]:

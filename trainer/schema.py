@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical, Numeric
 from bundle.texts import Text, TextEncoder
 from bundle.vocabulary import Vocabulary
-from trainer import scratch
+from trainer import event_schema
+from trainer.column_statistics import Column, blocks_of, mean_and_std, vocabulary_of, whole
 from trainer.data import Dataset
 from trainer.events import Events
 from trainer.recipe import (
@@ -56,19 +56,20 @@ def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
     }
     item_id = next((f for f in recipe.item_tower.features if f.name == ITEM_ID), None)
     min_count = item_id.min_count if isinstance(item_id, CategoricalInput) else 1
-    items = _vocabulary([(dataset.items.ids, item_rows)], min_count)
+    items = vocabulary_of([(dataset.items.ids, item_rows)], min_count)
     item_types = {} if recipe.items is None else {n: a.type for n, a in recipe.items.attributes.items()}
-    profiles = {name: _whole(values, user_rows) for name, values in query_columns(recipe, dataset).items()}
-    contexts = {name: _blocks_of(train, name) for name in event_names(recipe, train)}
+    profiles = {name: whole(values, user_rows) for name, values in query_columns(recipe, dataset).items()}
+    contexts = {name: blocks_of(train, name) for name in event_names(recipe, train)}
     query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
     asked = {**profiles, **contexts}
-    catalogue = {name: _whole(values, item_rows) for name, values in item_values.items()}
+    catalogue = {name: whole(values, item_rows) for name, values in item_values.items()}
     encoders = _text_encoders(recipe, asked, catalogue)
     query = _schema("query", recipe.query_tower, asked, query_types, items, encoders)
+    query = event_schema.extend(query, recipe, train)
     return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items, encoders))
 
 
-def _text_encoders(recipe: Recipe, *sides: Mapping[str, _Column]) -> dict[Any, TextEncoder]:
+def _text_encoders(recipe: Recipe, *sides: Mapping[str, Column]) -> dict[Any, TextEncoder]:
     """Returns the text encoder of each text feature; `sides` are the columns of query tower and item tower."""
     towers = zip((recipe.query_tower, recipe.item_tower), sides, strict=True)
     columns = [
@@ -83,27 +84,6 @@ def _text_encoders(recipe: Recipe, *sides: Mapping[str, _Column]) -> dict[Any, T
     from trainer.text.building import build
 
     return dict(build(columns, recipe.checkpoints))
-
-
-_Blocks = Iterable[tuple[Sequence[Any], np.ndarray]]
-"""Raw values [n], and how many training events each has [n] int64: a part of a column after the other."""
-_Column = Callable[[], _Blocks]
-"""Gives the blocks from the first on, each time."""
-
-
-def _whole(values: Sequence[Any], counts: np.ndarray) -> _Column:
-    return lambda: [(values, counts)]
-
-
-def _blocks_of(events: Events, name: str) -> _Column:
-    """Returns an attribute of the events, each of which counts once."""
-    column = events.attributes[name]
-
-    def read() -> _Blocks:
-        for block in scratch.blocks(len(events)):
-            yield column[block].tolist(), np.ones(block.stop - block.start, dtype=np.int64)
-
-    return read
 
 
 def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
@@ -123,7 +103,7 @@ def event_names(recipe: Recipe, events: Events) -> list[str]:
 def _schema(
     side: str,
     tower: Tower,
-    columns: Mapping[str, _Column],
+    columns: Mapping[str, Column],
     types: Mapping[str, str],
     items: Vocabulary,
     encoders: Mapping[Any, TextEncoder],
@@ -145,11 +125,11 @@ def _schema(
     return FeatureSchema(tuple(features), vocabularies, texts)
 
 
-def _feature(side: str, spec: Input, column: _Column, types: Mapping[str, str]) -> tuple[Feature, Vocabulary | None]:
+def _feature(side: str, spec: Input, column: Column, types: Mapping[str, str]) -> tuple[Feature, Vocabulary | None]:
     if isinstance(spec, HistoryInput):
         return History(spec.name, spec.max_values, vocabulary=ITEMS, description=spec.description), None
     if isinstance(spec, NumericInput):
-        mean, std = _mean_and_std(column)
+        mean, std = mean_and_std(column)
         return Numeric(spec.name, mean, std if std > 1e-9 else 1.0, description=spec.description), None
     value_type = "int" if types.get(spec.name) == "int" else "string"
     vocabulary = None
@@ -159,50 +139,9 @@ def _feature(side: str, spec: Input, column: _Column, types: Mapping[str, str]) 
         source = {"hash_buckets": spec.hash_buckets}
     else:
         source = {"vocabulary": f"{side}/{spec.name}"}
-        vocabulary = _vocabulary(column(), spec.min_count)
+        vocabulary = vocabulary_of(column(), spec.min_count)
     if isinstance(spec, MultiCategoricalInput):
         return MultiCategorical(
             spec.name, spec.max_values, value_type=value_type, description=spec.description, **source
         ), vocabulary
     return Categorical(spec.name, value_type=value_type, description=spec.description, **source), vocabulary
-
-
-def _mean_and_std(column: _Column) -> tuple[float, float]:
-    """Returns both, weighted by training events, as the tower meets the values; 0 where there are none."""
-    total, events = 0.0, 0
-    for values, counts in map(_present, column()):
-        total, events = total + float((values * counts).sum()), events + int(counts.sum())
-    mean = total / max(1, events)
-    squares = sum(float(((values - mean) ** 2 * counts).sum()) for values, counts in map(_present, column()))
-    return mean, float(np.sqrt(squares / max(1, events)))
-
-
-def _present(block: tuple[Sequence[Any], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    values, counts = block
-    there = np.array([value is not None for value in values], dtype=bool) & (counts > 0)
-    return np.array([value for value, shown in zip(values, there, strict=True) if shown], np.float64), counts[there]
-
-
-def _vocabulary(blocks: _Blocks, min_count: int) -> Vocabulary:
-    """Returns the values with at least `min_count` training events, sorted; list values count each."""
-    counts: Counter[Any] = Counter()
-    for column, row_counts in blocks:
-        for value, count in zip(column, row_counts.tolist(), strict=True):
-            if count and value is not None:
-                for single in value if isinstance(value, list | tuple) else (value,):
-                    counts[single] += count
-    return Vocabulary(tuple(sorted(value for value, count in counts.items() if count >= min_count)))
-
-
-def history_columns(
-    schema: FeatureSchema, dataset: Dataset, known: Events, users: np.ndarray
-) -> dict[str, list[list[str]]]:
-    """Returns the raw histories of `users` [n] as a caller would send them: what is in `known`, oldest first."""
-    starts = known.starts(len(dataset.user_ids))
-    ids = dataset.items.ids
-    columns: dict[str, list[list[str]]] = {}
-    for feature in schema.features:
-        if isinstance(feature, History):
-            bounds = [(max(starts[u], starts[u + 1] - feature.max_values), starts[u + 1]) for u in users]
-            columns[feature.name] = [[ids[item] for item in known.items[start:end]] for start, end in bounds]
-    return columns

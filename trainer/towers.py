@@ -8,10 +8,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from bundle.event_values import HistoryNumeric, HistoryTimes
 from bundle.features import FeatureSchema, History, MultiCategorical, Numeric
 from bundle.texts import Text
-from bundle.vocabulary import FIRST_VALUE, OUT_OF_VOCABULARY, PADDING
-from trainer import history
+from bundle.vocabulary import FIRST_VALUE, PADDING
+from trainer import event_values, history
+from trainer.age_decay import AgeDecay
+from trainer.event_values import EventValues, ages_of
+from trainer.hiding import PresenceDropout, SlotDropout, TextDropout, ValueDropout
 from trainer.history import HistoryEncoder, SlotMask
 from trainer.interests import InterestHeads
 from trainer.popularity import ItemPopularity, QueryPopularity
@@ -19,75 +23,6 @@ from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
 
 _register = keras.saving.register_keras_serializable(package="two_tower")
-
-
-class Hiding(keras.layers.Layer):
-    """What hides values in training: nothing at a rate of 0, or outside training.
-
-    Args:
-        rate: share to hide.
-        seed: of the draws. Default: as `keras.utils.set_random_seed` says.
-    """
-
-    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rate, self.seed = rate, seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
-
-    def call(self, values, training=False):
-        """Returns `values`, some of them hidden in training."""
-        return self.hide(values) if training and self.rate else values
-
-    def hide(self, values):
-        """Returns `values`, some of them hidden."""
-        raise NotImplementedError
-
-    def draw(self, shape):
-        """Returns evenly spread numbers of a shape, 0 to 1."""
-        return keras.random.uniform(shape, seed=self.seed_generator)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
-
-
-@_register
-class SlotDropout(Hiding):
-    """Hides single slots: they become out-of-vocabulary, so that this slot learns to stand for any value."""
-
-    def hide(self, slots):
-        """Returns [...] int32 slots; padding stays."""
-        hidden = self.draw(ops.shape(slots)) < self.rate
-        return ops.where(ops.logical_and(hidden, ops.not_equal(slots, PADDING)), OUT_OF_VOCABULARY, slots)
-
-
-@_register
-class ValueDropout(Hiding):
-    """Hides a feature of a row: its slots become padding, as where it is missing, or else, half the time, unknown."""
-
-    def hide(self, slots):
-        """Returns [batch, n] or [batch] int32 slots; padding stays."""
-        draw = self.draw((ops.shape(slots)[0],) + (1,) * (len(slots.shape) - 1))
-        hidden = ops.where(ops.logical_or(slots == PADDING, draw < self.rate / 2), PADDING, OUT_OF_VOCABULARY)
-        return ops.where(draw < self.rate, hidden, slots)
-
-
-@_register
-class PresenceDropout(Hiding):
-    """Hides the number of a row: (value, 1) becomes (0, 0), as where it is missing."""
-
-    def hide(self, pairs):
-        """Returns [batch, 2] float32."""
-        return pairs * ops.cast(self.draw((ops.shape(pairs)[0], 1)) >= self.rate, pairs.dtype)
-
-
-@_register
-class TextDropout(Hiding):
-    """Hides the text of a row: its vector becomes zeros, as where it is missing."""
-
-    def hide(self, vectors):
-        """Returns [batch, width] float32."""
-        return vectors * ops.cast(self.draw((ops.shape(vectors)[0], 1)) >= self.rate, vectors.dtype)
 
 
 @_register
@@ -102,13 +37,14 @@ class MaskedMean(keras.layers.Layer):
 
 @_register
 class EncodedHistory(keras.layers.Layer):
-    """Slots of a history to a vector: hidden in training, looked up, encoded.
+    """Slots of a history to a vector: hidden in training, looked up, joined by what is known of its events, encoded.
 
     Args:
         table: item embeddings, shared with whoever else holds them.
         encoder: as of `trainer.history`.
         rate: share of the items to hide in training.
         heads: make several interests of what the encoder returns. Default: none, one vector.
+        values: of the events; None where nothing is known of them but the item.
     """
 
     def __init__(
@@ -117,52 +53,86 @@ class EncodedHistory(keras.layers.Layer):
         encoder: HistoryEncoder,
         rate: float,
         heads: InterestHeads | None = None,
+        values: EventValues | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.table, self.encoder, self.rate, self.heads = table, encoder, rate, heads
+        super().__init__(**kwargs, autocast=False)  # the parts cast as each of them has to
+        self.table, self.encoder, self.rate, self.heads, self.values = table, encoder, rate, heads, values
         self.hide, self.mask = SlotDropout(rate, name="hide"), SlotMask(name="mask")
 
-    def build(self, input_shape: Any) -> None:
+    @property
+    def reads_ages(self) -> bool:
+        """Whether it depends on when the request is made, so that training takes each target's history apart."""
+        of_values = self.values is not None and any(spec.get("age") for spec in self.values.specs)
+        return of_values or isinstance(self.encoder, AgeDecay)
+
+    @property
+    def context(self) -> int:
+        """How many events before the first target a training sequence needs."""
+        return self.encoder.max_values if self.reads_ages else self.encoder.context
+
+    def build(self, slots_shape: Any, values_shape: Any = None, embeddings_shape: Any = None) -> None:
         """Makes what the parts need."""
         if not self.table.built:
-            self.table.build(input_shape)
+            self.table.build(slots_shape)
         if not self.encoder.built:
-            self.encoder.build((*input_shape, self.table.output_dim))
+            self.encoder.build((*slots_shape, self.table.output_dim))
         if self.heads is not None and not self.heads.built:
-            self.heads.build((*input_shape[:-1], self.table.output_dim))
+            self.heads.build((*slots_shape[:-1], self.table.output_dim))
+        if self.values is not None and not self.values.built:
+            self.values.build(values_shape)
         self.built = True
 
-    def call(self, slots, training=False):
-        """Returns [batch, dim] or [batch, interests, dim] float32 of [batch, max_values] int32, newest first."""
+    def call(self, slots, values=None, embeddings=None, training=False):
+        """Returns [batch, dim] or [batch, interests, dim] float32.
+
+        Args:
+            slots: [batch, max_values] int32, newest first.
+            values: inputs of `EventValues` by name, each [batch, max_values, ...]. None: nothing is known.
+            embeddings: [batch, max_values, dim] float32 in place of those of the table.
+            training: whether dropout is on.
+        """
         slots = self.hide(slots, training=training)
-        encoded = self.encoder(self.table(slots), self.mask(slots), slots, training=training)
+        shown, ages = self._shown(slots, values, embeddings, training)
+        more = (ages,) if ages is not None and isinstance(self.encoder, AgeDecay) else ()
+        encoded = self.encoder(shown, self.mask(slots), slots, *more, training=training)
         return encoded if self.heads is None else self.heads(encoded)
 
-    def prefixes(self, slots, embeddings=None, training=False):
+    def prefixes(self, slots, values=None, embeddings=None, training=False):
         """Returns [batch, length, dim] or [batch, length, interests, dim] float32; see `trainer.history`.
+
+        Ages differ from prefix to prefix: see `call`.
 
         Args:
             slots: [batch, length] int32, oldest first.
+            values: inputs of `EventValues` by name, each [batch, length, ...]. None: nothing is known.
             embeddings: [batch, length, dim] float32 in place of those of the table.
             training: whether dropout is on.
         """
         slots = self.hide(slots, training=training)
-        shown = self.table(slots) if embeddings is None else embeddings
+        shown, _ = self._shown(slots, values, embeddings, training)
         encoded = self.encoder.prefixes(shown, self.mask(slots), training=training)
         return encoded if self.heads is None else self.heads(encoded)
 
+    def _shown(self, slots, values, embeddings, training):
+        """Returns embeddings of the events, and their ages if there are any."""
+        shown = self.table(slots) if embeddings is None else embeddings
+        if self.values is None or not values:
+            return shown, None
+        values = self.values.hide(values, training)
+        return self.values.apply_to(shown, values), ages_of(values, self.values.specs)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        names = ("table", "encoder", *(("heads",) if self.heads is not None else ()))
+        names = ("table", "encoder", "heads", "values")
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in names}
         return {**super().get_config(), **parts, "rate": self.rate}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> EncodedHistory:
         """Returns the layer of its arguments."""
-        names = [name for name in ("table", "encoder", "heads") if name in config]
-        parts = {name: keras.saving.deserialize_keras_object(config.pop(name)) for name in names}
+        given = {name: config.pop(name, None) for name in ("table", "encoder", "heads", "values")}
+        parts = {name: part and keras.saving.deserialize_keras_object(part) for name, part in given.items()}
         return cls(**parts, **config)
 
 
@@ -236,7 +206,8 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
     several = (interests,) if interests > 1 else ()
     inputs, joined, histories = {}, {}, {}
     encoded, direct = [], []
-    for feature, given in zip(schema.features, recipe.query_tower.features, strict=True):
+    # What is known of the events of histories follows the features of the recipe.
+    for feature, given in zip(schema.features, recipe.query_tower.features, strict=False):
         if isinstance(feature, History) and isinstance(given, HistoryInput):
             name = f"query_tower_{feature.name}"
             items = table
@@ -244,8 +215,15 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
                 slot_count = schema.slots(feature).slot_count
                 items = _embedding(slot_count, dimension, recipe.training.initial_norm, f"{name}_items")
                 items.trainable = given.items == "own"  # else `trainer.two_tower.TwoTower.fill_tables` writes them
-            heads = InterestHeads(interests, name=f"{name}_interests") if several else None
-            layer = EncodedHistory(items, history.encoder(given, f"{name}_encoder"), given.dropout, heads, name=name)
+            specs = event_values.specs_of(given, schema)
+            layer = EncodedHistory(
+                items,
+                history.encoder(given, f"{name}_encoder"),
+                given.dropout,
+                InterestHeads(interests, name=f"{name}_interests") if several else None,
+                EventValues(specs, dimension, given.values_dropout, name=f"{name}_values") if specs else None,
+                name=name,
+            )
             histories[feature.name] = layer
             tensor = joined[feature.name] = keras.Input((*several, dimension), name=feature.name)
             encoded.append(tensor)
@@ -262,8 +240,11 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
     if recipe.training.popularity != "none":
         vectors = QueryPopularity(dtype="float32", name="query_popularity")(vectors, hidden)
     join = keras.Model(joined, vectors, name="query_join")
-    inputs = {feature.name: _input(feature) for feature in schema.features}
-    passed = {name: histories[name](tensor) if name in histories else tensor for name, tensor in inputs.items()}
+    inputs = {feature.name: _input(feature) for feature in schema.inputs}
+    passed = {name: inputs[name] for name in joined}
+    for name, layer in histories.items():
+        values = {value.name: inputs[value.name] for value in schema.event_values(name)}
+        passed[name] = layer(inputs[name], values=values) if values else layer(inputs[name])
     return QueryTower(keras.Model(inputs, join(passed), name="query_tower"), histories, join)
 
 
@@ -289,7 +270,8 @@ def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embed
 
 
 def _input(feature: Any) -> Any:
-    dtype = "float32" if isinstance(feature, Numeric | Text) else "int32"
+    of_floats = isinstance(feature, Numeric | Text | HistoryNumeric | HistoryTimes)
+    dtype = "float32" if of_floats else "int32"
     return keras.Input(feature.input_shape, dtype=dtype, name=feature.name)
 
 

@@ -82,7 +82,8 @@ def fit(
     The same recipe and seed on the same machine give the same weights, in one go or resumed.
 
     Each epoch measures ``epoch``, ``loss``, ``temperature``, ``seconds``, ``examples_per_second``,
-    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch) and ``val_`` metrics.
+    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch), ``half_life_days_`` and the name
+    of each history whose items decay by age, and ``val_`` metrics.
 
     Args:
         recipe: dimension, epochs, learning rate, seed.
@@ -148,14 +149,14 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     spec = recipe.training
     query_tower, item_tower = towers.build(recipe, schemas, spec.precision)
     texts = TrainedTexts(schemas)
-    encoders = [history.encoder for history in query_tower.histories.values()]
+    histories = query_tower.histories.values()
     examples = Examples(
         recipe,
         dataset,
         texts.schemas,
         train,
-        context=max((encoder.context for encoder in encoders), default=0),
-        targets=min((encoder.targets for encoder in encoders), default=64),
+        context=max((history.context for history in histories), default=0),
+        targets=min((history.encoder.targets for history in histories), default=64),
     )
     counts = train.item_counts(len(dataset.items.ids))
     if item_tower.popularity is not None:
@@ -232,6 +233,7 @@ class _Loop:
             "examples_per_second": examples / seconds,
             "input_wait_share": waited / seconds,
         }
+        measured |= {f"half_life_days_{name}": days for name, days in self._model.half_lives_days.items()}
         self._model.fill_tables()
         if self._validate:
             towers_ = (self._model.query_tower, self._model.item_tower)

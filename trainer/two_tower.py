@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from bundle.vocabulary import FIRST_VALUE
 from trainer import devices, losses
+from trainer.age_decay import AgeDecay
 from trainer.interests import choose_interests
 from trainer.losses import Candidates
 from trainer.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
@@ -119,14 +120,28 @@ class TwoTower(keras.Model):
     def _queries(self, batch: Mapping[str, Any], items: Items, training: bool) -> tf.Tensor:
         parts = self._texts.query(batch["others"], training)
         for name, encoder in self._parts.histories.items():
-            slots, embeddings = batch["histories"][name], None
+            slots, values, embeddings = batch["histories"][name], batch["values"].get(name), None
+            if name in batch["windows"]:
+                if name in self._of_tower:
+                    place = items.place[-tf.size(batch["items"]) :]
+                    embeddings = tf.gather(items.raw, tf.gather(place, batch["windows"][name]))  # [n, max_values, dim]
+                parts[name] = encoder(slots, values, embeddings, training=training)
+                continue
             if name in self._of_tower:
                 shape = tf.shape(batch["items"])
                 place = items.place[-shape[0] * shape[1] :]
                 embeddings = tf.reshape(tf.gather(items.raw, place), [shape[0], shape[1], items.raw.shape[1]])
-            encoded = encoder.prefixes(slots, embeddings, training=training)  # [batch, length, (interests,) dim]
+            encoded = encoder.prefixes(
+                slots, values, embeddings, training=training
+            )  # [batch, length, (interests,) dim]
             parts[name] = tf.gather(tf.reshape(encoded, [-1, *encoded.shape[2:]]), batch["at"])
         return self._parts.join({name: parts[name] for name in self._parts.join.input}, training=training)
+
+    @property
+    def half_lives_days(self) -> dict[str, float]:
+        """Of the histories whose items decay by age, by name: after so many days an item counts half."""
+        encoders = {name: history.encoder for name, history in self._parts.histories.items()}
+        return {name: e.half_life_days for name, e in encoders.items() if isinstance(e, AgeDecay)}
 
     def fill_tables(self) -> None:
         """Writes what the item tower makes of each item into the histories that are made of that."""

@@ -13,10 +13,11 @@ import tensorflow as tf
 from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer import schema, towers
 from trainer.examples import Examples, encode_items, history_slots
+from trainer.hiding import PresenceDropout, SlotDropout, ValueDropout
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
 from trainer.text.fitting import TrainedTexts
-from trainer.towers import MaskedMean, PresenceDropout, SlotDropout, ValueDropout
+from trainer.towers import MaskedMean
 from trainer.two_tower import TwoTower
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)

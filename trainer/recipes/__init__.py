@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from bundle.event_values import REQUEST_TIME, TIME
 from trainer.errors import RecipeError
 from trainer.recipe import (
     ADAPTER,
@@ -27,6 +28,7 @@ from trainer.recipe import (
     Training,
 )
 from trainer.recipe_tables import Attribute, Interactions
+from trainer.recipe_values import CategoricalValue, NumericValue
 
 
 def shipped() -> list[str]:
@@ -144,6 +146,7 @@ def _check(recipe: Recipe, source: str) -> None:
             if isinstance(feature, HistoryInput):
                 if side == "item_tower":
                     raise RecipeError(f"{where}: a history belongs to the query tower")
+                _check_values(feature, recipe.interactions, where)
                 continue
             if feature.name == id_name:
                 if not isinstance(feature, CategoricalInput):
@@ -194,6 +197,16 @@ def _check(recipe: Recipe, source: str) -> None:
             f"{source}: query_tower.interests {recipe.query_tower.interests} needs a feature of kind history, "
             "whose items it tells apart; add one, or leave it at 1"
         )
+    if any(f.reads_times for f in histories) and any(f.name == REQUEST_TIME for f in recipe.query_tower.features):
+        raise RecipeError(
+            f"{source}: query_tower: feature {REQUEST_TIME}: the name is taken by the time that ages are counted from; "
+            "choose another name"
+        )
+    if recipe.training.event_order == "shuffled" and any(f.reads_times for f in histories):
+        raise RecipeError(
+            f"{source}: query_tower: ages, gaps and encoder age_decay make no sense where training.event_order is "
+            "shuffled, as no time passes between events; remove them, or use event_order time"
+        )
     if len(histories) > 1 and any(feature.encoder == "transformer" for feature in histories):
         raise RecipeError(
             f"{source}: query_tower: a history with encoder transformer has to be the only one, as it counts places "
@@ -225,6 +238,37 @@ def _check(recipe: Recipe, source: str) -> None:
             raise RecipeError(
                 f"{source}: interactions.attributes: {name} is one of [users.attributes] too; choose another name"
             )
+
+
+def _check_values(history: HistoryInput, interactions: Interactions, where: str) -> None:
+    """Raises where what a history reads of its events is not there, or stands twice."""
+    types = {name: attribute.type for name, attribute in interactions.attributes.items()}
+    names = [
+        value.name if isinstance(value, CategoricalValue | NumericValue) else value.kind for value in history.values
+    ]
+    if len(set(names)) != len(names):
+        raise RecipeError(f"{where}: values {names} are not distinct")
+    for value in history.values:
+        if not isinstance(value, CategoricalValue | NumericValue):
+            continue
+        allowed = ("string", "int") if isinstance(value, CategoricalValue) else ("int", "float")
+        if value.name in (TIME, "age", "gap"):
+            raise RecipeError(f"{where}: value {value.name}: the name is taken by the times; choose another one")
+        if value.name not in types:
+            raise RecipeError(
+                f"{where}: value {value.name}: no such attribute; add it under [interactions.attributes] "
+                f"(there are {sorted(types)})"
+            )
+        if types[value.name] not in allowed:
+            raise RecipeError(
+                f"{where}: value {value.name}: kind {value.kind} reads type {' or '.join(allowed)}, the attribute is "
+                f"of type {types[value.name]}"
+            )
+    if history.reads_times and interactions.time is None:
+        raise RecipeError(
+            f"{where}: values of kind age and gap, and encoder age_decay, need interactions.time, the column of the "
+            "time"
+        )
 
 
 def _check_format(interactions: Interactions, source: str) -> None:

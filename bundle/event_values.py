@@ -1,0 +1,232 @@
+"""What is known of each event of a history: ratings, types, dwell, times. One list a value, parallel to the ids.
+
+| kind                | raw value of one row                 | model input                                             |
+|---------------------|--------------------------------------|---------------------------------------------------------|
+| history_categorical | a list of strings or ints            | [batch, max_values] int32 slots                         |
+| history_numeric     | a list of numbers                    | [batch, max_values, 2] float32: (value - mean) / std,   |
+|                     |                                      | 1 if present                                            |
+| history_times       | a list of times, seconds since 1970  | [batch, max_values, 4] float32: log2(1 + age), 1 if     |
+|                     |                                      | present, log2(1 + gap), 1 if present                    |
+| request_time        | a time, seconds since 1970           | none of its own: `history_times` reads it               |
+
+Lists are oldest first, as the ids are, and have one value for each id; inputs are newest first, padded behind. The age
+of an event is the time from it to the request, its gap the time from the event before it, both in seconds and never
+below 0. A missing value is None, an empty string, NaN or -2^63: slot 0, or (0, 0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from bundle.slots import check_max_values, check_slots, pad, pad_numbers
+from bundle.vocabulary import Hashing, Vocabulary
+
+MISSING_INT = -(2**63)
+"""What says on the wire that an int of a list is missing."""
+REQUEST_TIME = "request_time"
+"""Name of the feature that says when the request is made."""
+TIME = "time"
+"""Name, behind that of the history, of the list of times."""
+EXTREME = 10.0
+"""Standard deviations beyond which a number says "extreme" and nothing more; it must not blow up the tower."""
+
+
+def value_name(history: str, value: str) -> str:
+    """Returns the name of the feature that holds a value of the events of a history, for instance history.rating."""
+    return f"{history}.{value}"
+
+
+@dataclass(frozen=True)
+class HistoryCategorical:
+    """One value out of a vocabulary, or hashed, of each event.
+
+    Attributes:
+        name: of the feature, see `value_name`.
+        history: name of the history whose events these are.
+        max_values: how many count: as many as of the history, the newest.
+        value_type: ``"string"`` or ``"int"``.
+        vocabulary: name of its vocabulary. Empty: hashed.
+        hash_buckets: slots of a hashed feature; 0 where it has a vocabulary.
+        description: for those who send it.
+    """
+
+    kind: ClassVar = "history_categorical"
+    name: str
+    history: str
+    max_values: int
+    value_type: Literal["string", "int", "float"] = "string"
+    vocabulary: str = ""
+    hash_buckets: int = 0
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
+        check_max_values(self.name, self.max_values)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one row."""
+        return (self.max_values,)
+
+    def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
+        """Returns [batch, max_values] int32, newest first."""
+        return pad([_present(row) for row in _newest(column, self.max_values)], slots, self.max_values)
+
+    def encode_events(self, values: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
+        """Returns the same of single events: [n] int32."""
+        return slots.lookup(_present(values))
+
+
+@dataclass(frozen=True)
+class HistoryNumeric:
+    """A number of each event, standardised with the mean and standard deviation of the training data.
+
+    Attributes:
+        name: of the feature, see `value_name`.
+        history: name of the history whose events these are.
+        max_values: how many count: as many as of the history, the newest.
+        mean: of the training values, after the logarithm where there is one.
+        std: likewise, above 0.
+        log: whether the logarithm of 1 + value is taken first, values below 0 counting as 0: for times and amounts.
+        value_type: ``"float"``.
+        description: for those who send it.
+    """
+
+    kind: ClassVar = "history_numeric"
+    vocabulary: ClassVar = ""
+    hash_buckets: ClassVar = 0
+    name: str
+    history: str
+    max_values: int
+    mean: float
+    std: float
+    log: bool = False
+    value_type: Literal["string", "int", "float"] = "float"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_max_values(self.name, self.max_values)
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"feature {self.name}: mean {self.mean} and std {self.std} have to be finite, std above 0")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one row: of each event the standardised value, presence."""
+        return (self.max_values, 2)
+
+    def encode(self, column: Sequence[Any]) -> np.ndarray:
+        """Returns [batch, max_values, 2] float32, newest first."""
+        return self._standardise(pad_numbers(_newest(column, self.max_values), self.max_values))
+
+    def encode_events(self, values: Sequence[Any]) -> np.ndarray:
+        """Returns the same of single events: [n, 2] float32."""
+        return self._standardise(np.array(values, dtype=np.float64))
+
+    def _standardise(self, values: np.ndarray) -> np.ndarray:
+        """Returns [..., 2] float32 of [...] float64."""
+        values = _nan_where_missing(values)
+        if self.log:
+            values = np.log1p(np.maximum(values, 0.0))
+        return _pairs(np.clip((values - self.mean) / self.std, -EXTREME, EXTREME))
+
+
+@dataclass(frozen=True)
+class HistoryTimes:
+    """When each event was: gives its age at the time of the request, and its gap.
+
+    Attributes:
+        name: of the feature, see `value_name`.
+        history: name of the history whose events these are.
+        max_values: how many count: as many as of the history, the newest. The gap of the oldest is known where one
+            more time is sent.
+        value_type: ``"float"``.
+        description: for those who send it.
+    """
+
+    kind: ClassVar = "history_times"
+    vocabulary: ClassVar = ""
+    hash_buckets: ClassVar = 0
+    name: str
+    history: str
+    max_values: int
+    value_type: Literal["string", "int", "float"] = "float"
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        check_max_values(self.name, self.max_values)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one row: of each event the age, its presence, the gap, its presence."""
+        return (self.max_values, 4)
+
+    def encode(self, column: Sequence[Any], request_times: Sequence[Any]) -> np.ndarray:
+        """Returns [batch, max_values, 4] float32, newest first.
+
+        Args:
+            column: [batch] lists of seconds.
+            request_times: [batch] seconds; where missing, the request is made at the newest event.
+        """
+        times = _nan_where_missing(pad_numbers(_newest(column, self.max_values + 1), self.max_values + 1))
+        requests = _nan_where_missing(np.array(request_times, dtype=np.float64))  # [batch]
+        newest = np.max(np.where(np.isnan(times), -np.inf, times), axis=1)  # [batch]
+        requests = np.where(np.isnan(requests), newest, requests)
+        gaps = encode_spans(times[:, :-1] - times[:, 1:])
+        return np.concatenate([encode_spans(requests[:, None] - times[:, :-1]), gaps], axis=-1)
+
+
+@dataclass(frozen=True)
+class RequestTime:
+    """When the request is made, in seconds since 1970: what ages are counted from.
+
+    Attributes:
+        name: `REQUEST_TIME`.
+        value_type: ``"float"``.
+        description: for those who send it.
+    """
+
+    kind: ClassVar = "request_time"
+    max_values: ClassVar = 1
+    vocabulary: ClassVar = ""
+    hash_buckets: ClassVar = 0
+    name: str = REQUEST_TIME
+    value_type: Literal["string", "int", "float"] = "float"
+    description: str = ""
+
+
+EventValue = HistoryCategorical | HistoryNumeric | HistoryTimes
+
+
+def encode_spans(seconds: np.ndarray) -> np.ndarray:
+    """Returns log2(1 + seconds), at least 0, and presence: [..., 2] float32 of [...] float64, NaN where missing."""
+    return _pairs(np.log2(1.0 + np.maximum(seconds, 0.0)))
+
+
+def _pairs(values: np.ndarray) -> np.ndarray:
+    """Returns values and presence, (0, 0) where NaN: [..., 2] float32 of [...] float64."""
+    present = ~np.isnan(values)
+    return np.stack([np.where(present, values, 0.0), present], axis=-1).astype(np.float32)
+
+
+def _newest(column: Sequence[Any], count: int) -> list[Sequence[Any]]:
+    """Returns at most `count` values of each row, the last ones, the very last first."""
+    return [(values or ())[: -count - 1 : -1] for values in column]
+
+
+def _present(values: Sequence[Any]) -> Sequence[Any]:
+    """Returns the values, None where one is missing."""
+    if "" in values or MISSING_INT in values:
+        return [None if value in ("", MISSING_INT) else value for value in values]
+    return values
+
+
+def _nan_where_missing(values: np.ndarray) -> np.ndarray:
+    return np.where(values == float(MISSING_INT), np.nan, values)

@@ -1,0 +1,57 @@
+"""Lists of values to padded slots, and the ranges that the kinds of features share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from bundle.vocabulary import PADDING, Hashing, Vocabulary
+
+
+def pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) -> np.ndarray:
+    """Returns the slots of lists of at most `width` values, padded behind: [len(rows), width] int32."""
+    if len(rows) == 1:
+        # What a live request carries, mostly: half a dozen steps of NumPy cost more than the work itself.
+        found = slots.slots(rows[0])
+        return np.array([found + [PADDING] * (width - len(found))], dtype=np.int32)
+    padded = np.full((len(rows), width), PADDING, dtype=np.int32)
+    padded[filled(rows, width)] = slots.lookup(chain.from_iterable(rows))  # row-major, as chained
+    return padded
+
+
+def pad_numbers(rows: Sequence[Sequence[Any]], width: int) -> np.ndarray:
+    """Returns lists of at most `width` numbers or None: [len(rows), width] float64, NaN where none is."""
+    padded = np.full((len(rows), width), np.nan)
+    padded[filled(rows, width)] = np.array(list(chain.from_iterable(rows)), dtype=np.float64)  # None becomes NaN
+    return padded
+
+
+def filled(rows: Sequence[Sequence[Any]], width: int) -> np.ndarray:
+    """Returns where lists, padded behind to `width`, hold a value: [len(rows), width] bool."""
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    return np.arange(width) < lengths[:, None]
+
+
+def check_slots(name: str, value_type: str, vocabulary: str, hash_buckets: int) -> None:
+    """Checks that there is just one source of slots.
+
+    Raises:
+        ValueError: there is none, there are two, or the type is none that slots are given to.
+    """
+    if value_type not in ("string", "int"):
+        raise ValueError(f"feature {name}: value type {value_type!r}, expected string or int")
+    if bool(vocabulary) == bool(hash_buckets):
+        raise ValueError(f"feature {name}: needs a vocabulary or hash_buckets, and only one of them")
+
+
+def check_max_values(name: str, max_values: int) -> None:
+    """Checks how many values count.
+
+    Raises:
+        ValueError: none, or more than a request may carry.
+    """
+    if not 1 <= max_values <= 10_000:
+        raise ValueError(f"feature {name}: max_values is {max_values}, expected 1 to 10000")

@@ -1,0 +1,61 @@
+"""What a schema learns of columns of raw values, block by block: vocabularies, means and standard deviations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bundle.vocabulary import Vocabulary
+from trainer import scratch
+from trainer.events import Events
+
+Blocks = Iterable[tuple[Sequence[Any], np.ndarray]]
+"""Raw values [n], and how many training events each has [n] int64: a part of a column after the other."""
+Column = Callable[[], Blocks]
+"""Gives the blocks from the first on, each time."""
+
+
+def whole(values: Sequence[Any], counts: np.ndarray) -> Column:
+    """Returns a column that is in memory: raw values [n], and how many training events each has, [n] int64."""
+    return lambda: [(values, counts)]
+
+
+def blocks_of(events: Events, name: str) -> Column:
+    """Returns an attribute of the events, each of which counts once."""
+    column = events.attributes[name]
+
+    def read() -> Blocks:
+        for block in scratch.blocks(len(events)):
+            yield column[block].tolist(), np.ones(block.stop - block.start, dtype=np.int64)
+
+    return read
+
+
+def mean_and_std(column: Column) -> tuple[float, float]:
+    """Returns both, weighted by training events, as the tower meets the values; 0 where there are none."""
+    total, events = 0.0, 0
+    for values, counts in map(_present, column()):
+        total, events = total + float((values * counts).sum()), events + int(counts.sum())
+    mean = total / max(1, events)
+    squares = sum(float(((values - mean) ** 2 * counts).sum()) for values, counts in map(_present, column()))
+    return mean, float(np.sqrt(squares / max(1, events)))
+
+
+def _present(block: tuple[Sequence[Any], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    values, counts = block
+    there = np.array([value is not None for value in values], dtype=bool) & (counts > 0)
+    return np.array([value for value, shown in zip(values, there, strict=True) if shown], np.float64), counts[there]
+
+
+def vocabulary_of(blocks: Blocks, min_count: int) -> Vocabulary:
+    """Returns the values with at least `min_count` training events, sorted; list values count each."""
+    counts: Counter[Any] = Counter()
+    for column, row_counts in blocks:
+        for value, count in zip(column, row_counts.tolist(), strict=True):
+            if count and value is not None:
+                for single in value if isinstance(value, list | tuple) else (value,):
+                    counts[single] += count
+    return Vocabulary(tuple(sorted(value for value, count in counts.items() if count >= min_count)))

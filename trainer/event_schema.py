@@ -1,0 +1,138 @@
+"""Histories and what is known of their events: features learned from training data, and raw columns of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bundle.event_values import (
+    REQUEST_TIME,
+    TIME,
+    EventValue,
+    HistoryCategorical,
+    HistoryNumeric,
+    HistoryTimes,
+    RequestTime,
+    value_name,
+)
+from bundle.features import Feature, FeatureSchema, History
+from bundle.vocabulary import Vocabulary
+from trainer.column_statistics import Column, blocks_of, mean_and_std, vocabulary_of
+from trainer.data import Dataset
+from trainer.events import Events
+from trainer.recipe import HistoryInput, Recipe
+from trainer.recipe_values import CategoricalValue, NumericValue
+
+_PARALLEL = "one for each id of {history}, oldest first; missing: leave the list out, or {missing} for a single one"
+
+
+def extend(schema: FeatureSchema, recipe: Recipe, train: Events) -> FeatureSchema:
+    """Returns the schema of the query tower with what its histories read of their events, behind all others."""
+    types = {name: attribute.type for name, attribute in recipe.interactions.attributes.items()}
+    histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
+    features: list[Feature] = []
+    vocabularies: dict[str, Vocabulary] = {}
+    for history in histories:
+        for value in history.values:
+            if isinstance(value, CategoricalValue):
+                feature = _categorical(history, value, types[value.name])
+                if feature.vocabulary:
+                    found = vocabulary_of(blocks_of(train, value.name)(), value.min_count)
+                    vocabularies[feature.vocabulary] = found
+                features.append(feature)
+            elif isinstance(value, NumericValue):
+                features.append(_numeric(history, value, blocks_of(train, value.name)))
+        if history.reads_times:
+            name = value_name(history.name, TIME)
+            description = "when each event was, in seconds since 1970; " + _said(history, "NaN")
+            features.append(HistoryTimes(name, history.name, history.max_values, description=description))
+    if any(history.reads_ages for history in histories):
+        description = "when the request is made, in seconds since 1970; missing: now"
+        features.append(RequestTime(description=description))
+    if not features:
+        return schema
+    return FeatureSchema((*schema.features, *features), {**schema.vocabularies, **vocabularies}, schema.encoders)
+
+
+def _said(history: HistoryInput, missing: str) -> str:
+    return _PARALLEL.format(history=history.name, missing=missing)
+
+
+def _categorical(history: HistoryInput, value: CategoricalValue, attribute_type: str) -> HistoryCategorical:
+    value_type = "int" if attribute_type == "int" else "string"
+    name = value_name(history.name, value.name)
+    described = value.description or f"{value.name} of each event"
+    return HistoryCategorical(
+        name,
+        history.name,
+        history.max_values,
+        value_type,
+        vocabulary="" if value.hash_buckets else f"query/{name}",
+        hash_buckets=value.hash_buckets,
+        description=f"{described}; " + _said(history, '""' if value_type == "string" else "-2^63"),
+    )
+
+
+def _numeric(history: HistoryInput, value: NumericValue, column: Column) -> HistoryNumeric:
+    mean, std = mean_and_std(_logarithms(column) if value.log else column)
+    return HistoryNumeric(
+        value_name(history.name, value.name),
+        history.name,
+        history.max_values,
+        mean,
+        std if std > 1e-9 else 1.0,
+        value.log,
+        description=f"{value.description or f'{value.name} of each event'}; " + _said(history, "NaN"),
+    )
+
+
+def _logarithms(column: Column) -> Column:
+    """Returns a column of log(1 + value), as `bundle.event_values.HistoryNumeric` takes it."""
+    return lambda: (
+        ([None if value is None else float(np.log1p(max(value, 0.0))) for value in values], counts)
+        for values, counts in column()
+    )
+
+
+def attribute_of(feature: EventValue) -> str:
+    """Returns the name of the event attribute that a value of a history is read from."""
+    return feature.name.removeprefix(value_name(feature.history, ""))
+
+
+def history_columns(
+    schema: FeatureSchema, dataset: Dataset, known: Events, users: np.ndarray, asked: Events | None = None
+) -> dict[str, list[Any]]:
+    """Returns the raw histories of `users` [n], with what is known of their events, as a caller would send them.
+
+    Args:
+        schema: of the query tower.
+        dataset: items and users.
+        known: what the histories are made of, oldest first.
+        users: [n] rows.
+        asked: later events; the request is made at a user's first one. None, and users without one: missing.
+    """
+    starts = known.starts(len(dataset.user_ids))
+    ids = dataset.items.ids
+    columns: dict[str, list[Any]] = {}
+    for history in schema.features:
+        if not isinstance(history, History):
+            continue
+        values = schema.event_values(history.name)
+        # One more, for the gap of the oldest that counts.
+        count = history.max_values + any(isinstance(value, HistoryTimes) for value in values)
+        bounds = [(max(starts[u], starts[u + 1] - count), starts[u + 1]) for u in users]
+        columns[history.name] = [[ids[item] for item in known.items[start:end]] for start, end in bounds]
+        for value in values:
+            given = known.times if isinstance(value, HistoryTimes) else known.attributes.get(attribute_of(value))
+            if given is not None:
+                columns[value.name] = [given[start:end].tolist() for start, end in bounds]
+    if asked is not None and any(isinstance(feature, RequestTime) for feature in schema.features):
+        columns[REQUEST_TIME] = request_times(asked, users, len(dataset.user_ids))
+    return columns
+
+
+def request_times(asked: Events, users: np.ndarray, user_count: int) -> list[float | None]:
+    """Returns when each of `users` [n] has the first event in `asked`, in seconds since 1970; None without one."""
+    starts = asked.starts(user_count)
+    return [float(asked.times[starts[u]]) if starts[u + 1] > starts[u] else None for u in users]
