@@ -39,7 +39,6 @@ class World:
         item_count: rows.
         features: [m] queries to measure with.
         embeddings: [m, dim] float32, unit length: what the query tower makes of `features`.
-        nearest: [m, K] int64, the exact nearest rows.
     """
 
     def __init__(self, folder: Path, base: Path, item_count: int, recall: float) -> None:
@@ -59,8 +58,7 @@ class World:
         embedded = _embed(store, version, features)
         self._tuned_on, self.embeddings = embedded[:_TUNED_ON], embedded[_TUNED_ON:]
         self.features = features[_TUNED_ON:]
-        nearest = index.exact_top_k(embedded, self._vectors, K)
-        self._nearest_tuned, self.nearest = nearest[:_TUNED_ON], nearest[_TUNED_ON:]
+        self._nearest = np.zeros((0, K), dtype=np.int64)  # of the first of `embeddings`, as far as was asked for
 
     def bundle(self, kind: str, trees: int) -> tuple[BundleStore, Manifest]:
         """Returns a store whose live bundle has an index of this kind, made now unless it lies there.
@@ -80,15 +78,18 @@ class World:
         folder = self._folder / f"{self.item_count}-peer"
         folder.mkdir(parents=True, exist_ok=True)
         peer = build_qdrant(self._vectors, folder)
+        nearest = index.exact_top_k(self._tuned_on, self._vectors, K)
         for budget in peer.budgets:
             found = [peer.search(query[np.newaxis], K, budget) for query in self._tuned_on]
-            if _recall(found, self._nearest_tuned) >= self._recall:
+            if _recall(found, nearest) >= self._recall:
                 return peer, budget
         return peer, peer.budgets[-1]
 
     def recall(self, found: Sequence[Sequence[int]]) -> float:
         """Returns the share of the exact nearest in `found`: rows for each of the first of `features`."""
-        return _recall(found, self.nearest[: len(found)])
+        if len(self._nearest) < len(found):
+            self._nearest = index.exact_top_k(self.embeddings[: len(found)], self._vectors, K)
+        return _recall(found, self._nearest[: len(found)])
 
 
 def _recall(found: Sequence[Sequence[int]], nearest: np.ndarray) -> float:

@@ -43,6 +43,7 @@ _CALLERS = 4
 _CONNECTIONS = 8
 _OPEN_LOOP_CALLERS = 32
 _LOAD = 0.7
+_RECALL_OF = 100
 _PARTS = ("throughput", "retrieve")
 
 
@@ -235,6 +236,10 @@ def _tails(world: World, pairs: dict[str, _Served], arguments: argparse.Namespac
     """Measures `Retriever.retrieve` of one query: unloaded, at capacity, and on schedules below it."""
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in pairs}
     seconds = arguments.seconds
+    recall: dict[str, float] = {}
+    for kind, pair in pairs.items():
+        answers = [pair.retriever.retrieve(features, K) for features in world.features[:_RECALL_OF]]
+        recall[kind] = world.recall([_rows(answer.item_ids) for answer in answers])
     for number in range(arguments.rounds):
         for kind, pair in pairs.items():
 
@@ -245,7 +250,7 @@ def _tails(world: World, pairs: dict[str, _Served], arguments: argparse.Namespac
             lone = closed_loop(retrieve, 1, seconds, pids=pair.pids)
             most = closed_loop(retrieve, 2 * _CALLERS, seconds, pids=pair.pids)
             row = {"unloaded_ms": lone.p50_ms, "capacity": most.queries_per_s, "load_us": most.load_us}
-            row["served_us"] = most.served_us
+            row |= {"served_us": most.served_us, "recall": recall[kind]}
             for name, seed in (("even", None), ("poisson", number)):
                 due = schedule(_LOAD * most.queries_per_s, 2 * seconds, seed)
                 under = open_loop(retrieve, _OPEN_LOOP_CALLERS, due, pair.pids)
@@ -255,14 +260,14 @@ def _tails(world: World, pairs: dict[str, _Served], arguments: argparse.Namespac
     for kind, rounds in found.items():
         of = {name: [each[name] for each in rounds] for name in rounds[0]}
         middle = {name: statistics.median(values) for name, values in of.items()}
-        cells = [kind, f"{middle['unloaded_ms']:.2f}", f"{middle['capacity']:,.0f}"]
+        cells = [kind, f"{recall[kind]:.3f}", f"{middle['unloaded_ms']:.2f}", f"{middle['capacity']:,.0f}"]
         cells += [f"{middle['served_us']:,.0f}", f"{middle['load_us']:,.0f}"]
         for name in ("even", "poisson"):
             ratios = [p99 / lone for p99, lone in zip(of[f"{name}_p99_ms"], of["unloaded_ms"], strict=True)]
             cells += [f"{middle[f'{name}_p99_ms']:.1f}"]
             cells += [f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"]
         rows.append(cells)
-    head = ["kind", "unloaded median ms", "capacity/s", "services µs", "load generator µs"]
+    head = ["kind", "recall@100", "unloaded median ms", "capacity/s", "services µs", "load generator µs"]
     head += ["p99 ms, even", "/ unloaded", "p99 ms, Poisson", "/ unloaded"]
     print_table(f"Retriever.retrieve, {world.item_count:,} items, k = {K}, at {_LOAD:.0%} of capacity", head, rows)
     return found
