@@ -1,11 +1,11 @@
 """Several vectors a query, one for each interest of a user; an item's score is the largest of its scores.
 
 A head for each interest turns what the history's encoder returns, v, into ``v + v W_k``; from there on all interests
-go through the same tower. So the heads go with every encoder, and with its training on all prefixes. A training pair counts
-for the interest that likes its item best, as in ComiRec (Cen et al. 2020, "Controllable Multi-Interest Framework for
-Recommendation") and MIND (Li et al. 2019, "Multi-Interest Network with Dynamic Routing for Recommendation at Tmall").
-Two things differ from these, as they ranked better on MovieLens-100k (docs/quality.md): the heads read the encoded
-history and not its single items, and a negative is scored like a positive, by the interest that likes it best
+go through the same tower. So the heads go with every encoder, and with its training on all prefixes. A training pair
+counts for the interest that likes its item best, as in ComiRec (Cen et al. 2020, "Controllable Multi-Interest Framework
+for Recommendation") and MIND (Li et al. 2019, "Multi-Interest Network with Dynamic Routing for Recommendation at
+Tmall"). Two things differ from these, as they ranked better on MovieLens-100k (docs/quality.md): the heads read the
+encoded history and not its single items, and a negative is scored like a positive, by the interest that likes it best
 (`trainer.losses`), since that is how it is ranked when served.
 """
 
