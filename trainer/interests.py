@@ -1,11 +1,12 @@
 """Several vectors a query, one for each interest of a user; an item's score is the largest of its scores.
 
-A head for each interest turns what the history's encoder returns, v, into ``v + v W_k``; from there on all interests go
-through the same tower. As in ComiRec (Cen et al. 2020, "Controllable Multi-Interest Framework for Recommendation") and
-MIND (Li et al. 2019, "Multi-Interest Network with Dynamic Routing for Recommendation at Tmall"), a training pair counts
-for the interest that likes its item best. Unlike there, the heads read the encoded history and not its single items: on
-MovieLens-100k, heads of attention over the items, as ComiRec-SA has them, ranked worse (docs/quality.md), and these go
-with every encoder and its training on all prefixes.
+A head for each interest turns what the history's encoder returns, v, into ``v + v W_k``; from there on all interests
+go through the same tower. So the heads go with every encoder, and with its training on all prefixes. A training pair
+counts for the interest that likes its item best, as in ComiRec (Cen et al. 2020, "Controllable Multi-Interest Framework
+for Recommendation") and MIND (Li et al. 2019, "Multi-Interest Network with Dynamic Routing for Recommendation at
+Tmall"). Two things differ from these, as they ranked better on MovieLens-100k (docs/quality.md): the heads read the
+encoded history and not its single items, and a negative is scored like a positive, by the interest that likes it best
+(`trainer.losses`), since that is how it is ranked when served.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 _START = 0.3
@@ -52,21 +52,6 @@ class InterestHeads(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
         return {**super().get_config(), "interests": self.interests}
-
-
-def choose_interests(queries: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
-    """Returns of each query the interest that likes its positive best: [m, dim] float32 (ComiRec, eq. 9).
-
-    Gradients reach that one alone.
-
-    Args:
-        queries: [m, interests, dim] float32, unit length; [m, dim]: returned as they are.
-        positives: [m, dim] float32, unit length; row i is the positive of query i.
-    """
-    if queries.shape.rank == 2:
-        return queries
-    scores = tf.einsum("mkd,md->mk", queries, tf.cast(positives, queries.dtype))  # [m, interests]
-    return tf.gather(queries, tf.argmax(scores, axis=1), axis=1, batch_dims=1)  # [m, dim]
 
 
 def mean_cosine(queries: np.ndarray) -> float:

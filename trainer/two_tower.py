@@ -12,7 +12,6 @@ import tensorflow as tf
 from bundle.vocabulary import FIRST_VALUE
 from trainer import devices, losses
 from trainer.age_decay import AgeDecay
-from trainer.interests import choose_interests
 from trainer.losses import Candidates
 from trainer.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
 from trainer.recipe import HistoryInput, Recipe
@@ -175,8 +174,6 @@ class TwoTower(keras.Model):
         if spec.loss == "full_softmax":
             items = Items(*self._both_of(None, training), tf.reshape(batch["items"], [-1]))
             (queries,) = devices.of_all(self._queries(batch, items, training))
-            if queries.shape.rank == 3:
-                queries = choose_interests(queries, tf.gather(items.vectors, rows))
             return losses.full_softmax(queries, items.vectors, rows, weights, temperature)
         if spec.log_q == "streaming":
             log_q = self.estimator(rows)
@@ -186,7 +183,6 @@ class TwoTower(keras.Model):
         items = self._items_of(batch, tf.concat([own, drawn, tf.maximum(hard, 0)], 0), training)
         vectors = tf.gather(items.vectors, items.place[: tf.size(own) + tf.size(drawn) + tf.size(hard)])
         queries, positives = devices.of_all(self._queries(batch, items, training), vectors[: tf.size(own)])
-        queries = choose_interests(queries, positives)  # [n, dim]
         others = vectors[tf.size(own) :]
         if spec.loss in ("in_batch_softmax", "mixed_softmax"):
             extra = self.queue.candidates() if spec.queue else None

@@ -12,12 +12,12 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe, write_shop
-from trainer import data, schema, splits, towers, training
+from trainer import data, losses, schema, splits, towers, training
 from trainer.errors import RecipeError
 from trainer.evaluation import evaluate_validation
 from trainer.examples import Examples, encode_items, history_slots
 from trainer.export import export_query_tower
-from trainer.interests import InterestHeads, choose_interests, mean_cosine
+from trainer.interests import InterestHeads, mean_cosine
 from trainer.negatives import mine_hard_negatives
 from trainer.recipe import Recipe
 from trainer.text.fitting import TrainedTexts
@@ -34,24 +34,34 @@ def with_interests(count: int, encoder: str = "positions", items: str = "tied", 
     return recipe(query_tower={"features": features, "interests": count}, training={"dimension": 6, **training})
 
 
-def test_a_pair_trains_the_interest_that_likes_its_item_best() -> None:
-    queries = tf.Variable([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, -0.6]]])
-    positives = tf.constant([[0.0, 1.0], [1.0, 0.0]])
+QUERIES = tf.constant([[[1.0, 0.0], [0.6, 0.8]], [[0.0, 1.0], [0.8, -0.6]]])
+"""[2, 2, 2]: two queries of two interests."""
+ITEMS = tf.constant([[0.0, 1.0], [1.0, 0.0]])
+"""Products of query 0: 0 and .8 with item 0, 1 and .6 with item 1; of query 1: 1 and -.6, 0 and .8."""
+
+
+def test_losses_score_positives_and_negatives_by_the_interest_that_likes_them_best() -> None:
+    # Row 0, positive item 0: log(e^.8 + e^1) - .8 = .7981; row 1, positive item 1: log(e^1 + e^.8) - .8, the same.
+    rows, ones = tf.constant([0, 1]), tf.ones(2)
+    full = losses.full_softmax(QUERIES, ITEMS, rows, ones, 1.0)
+    in_batch = losses.in_batch_softmax(QUERIES, ITEMS, rows, tf.zeros(2), ones, 1.0)
+    negatives = losses.Candidates(ITEMS, rows, tf.zeros(2))
+    sampled = losses.sampled_softmax(QUERIES, ITEMS, rows, negatives, ones, 1.0)
+    np.testing.assert_allclose([full, in_batch, sampled], [0.798139] * 3, atol=1e-5)
+    # Binary: (log(1 + e^-.8) + log(1 + e^1)) / 2 = (.371101 + 1.313262) / 2, in both rows.
+    np.testing.assert_allclose(
+        losses.binary_cross_entropy(QUERIES, ITEMS, rows, negatives, ones, 1.0), 0.842181, atol=1e-5
+    )
+
+
+def test_gradients_reach_the_best_interest_of_a_pair_alone() -> None:
+    queries = tf.Variable(QUERIES[:1])
+    negatives = losses.Candidates(ITEMS[:0], tf.zeros(0, tf.int32), tf.zeros(0))
     with tf.GradientTape() as tape:
-        chosen = choose_interests(queries, positives)
-        total = tf.reduce_sum(chosen)
-    # Row 0: 0 and .8, the second; row 1: 0 and .8, the second.
-    np.testing.assert_allclose(chosen, [[0.6, 0.8], [0.8, -0.6]])
-    gradient = tf.convert_to_tensor(tape.gradient(total, queries)).numpy()
-    assert gradient.tolist() == [[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, 1.0]]]
-
-
-def test_the_first_interest_is_taken_where_it_likes_the_item_best() -> None:
-    chosen = choose_interests(tf.constant([[[1.0, 0.0], [0.6, 0.8]]]), tf.constant([[0.8, 0.6]]))
-    # 0.8 and 0.48 + 0.48 = 0.96; with (1, 0) it is 1 and 0.6.
-    np.testing.assert_allclose(chosen, [[0.6, 0.8]])
-    chosen = choose_interests(tf.constant([[[1.0, 0.0], [0.6, 0.8]]]), tf.constant([[1.0, 0.0]]))
-    np.testing.assert_allclose(chosen, [[1.0, 0.0]])
+        loss = losses.binary_cross_entropy(queries, ITEMS[:1], tf.constant([0]), negatives, tf.ones(1), 1.0)
+    gradient = tf.convert_to_tensor(tape.gradient(loss, queries)).numpy()
+    # The second interest has .8 with item 0, (0, 1): its gradient is -sigmoid(-.8) (0, 1) = -.310026 (0, 1).
+    np.testing.assert_allclose(gradient, [[[0.0, 0.0], [0.0, -0.310026]]], atol=1e-5)
 
 
 def test_cosine_tells_collapsed_interests_from_distinct_ones() -> None:

@@ -52,7 +52,8 @@ class QueryTowerServiceServicer:
     """
 
     def EmbedQueries(self, request, context):
-        """Returns one embedding for each query, or several where the model has several interests, in the order of the request.
+        """Returns one embedding for each query, in the order of the request; or several, where the model has several
+        interests.
 
         INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
         schema's, a scalar feature with several values, NaN or infinite. Mend the request; a retry will fail again.
