@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+from bundle.event_values import REQUEST_TIME, EventValue, RequestTime
 from bundle.features import Categorical, Feature, FeatureSchema, Numeric
 from bundle.texts import Text
 from serving.errors import InvalidRequest
@@ -29,14 +30,22 @@ def check_batch(count: int, max_batch_size: int) -> None:
         raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
 
 
-def read_columns(queries: Sequence[pb.Query], schema: FeatureSchema) -> dict[str, list[Any]]:
+def read_columns(
+    queries: Sequence[pb.Query], schema: FeatureSchema, now_s: float | None = None
+) -> dict[str, list[Any]]:
     """Returns raw values by feature name, each [len(queries)]; as `bundle.features.FeatureSchema.encode` takes them.
+
+    Args:
+        queries: of the request.
+        schema: what a query may carry.
+        now_s: when queries are made that do not say it, in seconds since 1970. None: the schema has no such feature.
 
     Raises:
         InvalidRequest: with up to 20 violations.
     """
     features = {feature.name: feature for feature in schema.features}
-    columns: dict[str, list[Any]] = {}
+    parallel = {name: feature.history for name, feature in features.items() if isinstance(feature, EventValue)}
+    columns: dict[str, list[Any]] = {} if now_s is None else {REQUEST_TIME: [now_s] * len(queries)}
     faults: list[tuple[int, str, str]] = []
     for row, query in enumerate(queries):
         for name, message in query.features.items():
@@ -51,7 +60,11 @@ def read_columns(queries: Sequence[pb.Query], schema: FeatureSchema) -> dict[str
             column = columns.get(name)
             if column is None:
                 column = columns[name] = [None] * len(queries)
-            column[row] = values
+            if values is not None or name != REQUEST_TIME:
+                column[row] = values
+        for name, history in parallel.items():
+            if fault := _uneven(columns, row, name, history):
+                faults.append((row, name, fault))
         if len(faults) >= _MAX_VIOLATIONS:
             break
     if faults:
@@ -76,9 +89,24 @@ def _read_values(feature: Feature, message: pb.FeatureValues) -> tuple[Any, str]
         if longest > MAX_CHARACTERS:
             return None, f"a value of {longest} characters, expected at most {MAX_CHARACTERS}"
     if kind == "floats" and not all(map(math.isfinite, values)):
-        return None, "NaN or infinite, expected finite values"
-    if isinstance(feature, Categorical | Numeric | Text):
+        if not isinstance(feature, EventValue):
+            return None, "NaN or infinite, expected finite values"
+        if any(map(math.isinf, values)):
+            return None, "infinite, expected finite values, or NaN where one is missing"
+    if isinstance(feature, Categorical | Numeric | Text | RequestTime):
         if len(values) > 1:
             return None, f"{len(values)} values, expected one: the feature is a scalar"
         return (values[0] if values else None), ""
     return values, ""
+
+
+def _uneven(columns: dict[str, list[Any]], row: int, name: str, history: str) -> str:
+    """Returns what is wrong where a query has values for more or fewer events than ids; else an empty text."""
+    values = columns[name][row] if name in columns else None
+    if not values:
+        return ""
+    ids = columns[history][row] if history in columns else None
+    count = len(ids or ())
+    if len(values) == count:
+        return ""
+    return f"{len(values)} values, expected {count}: one for each id of {history}, oldest first; or leave it out"
