@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from bundle.event_values import RequestTime
 from bundle.features import Columns, FeatureSchema
 
 _SIGNATURE = "serve"
@@ -26,6 +27,7 @@ class QueryTower:
         schema: what a query may carry.
         dimension: length of an embedding.
         interests: embeddings of a query.
+        reads_request_time: whether its answer depends on when the request is made.
     """
 
     def __init__(self, path: Path, schema: FeatureSchema, dimension: int, threads: int, *, interests: int = 1) -> None:
@@ -44,6 +46,7 @@ class QueryTower:
         """
         self.schema = schema
         self.dimension, self.interests = dimension, interests
+        self.reads_request_time = any(isinstance(feature, RequestTime) for feature in schema.features)
         self._path = path
         self._runners = deque(_Runner(path) for _ in range(threads))
         found = self._runners[0].inputs

@@ -5,8 +5,10 @@ answering thread:  every 1/share-th query ─► line ─► backlog, or dropped
 writing thread:    backlog ─► append to the file; at the size bound: file ─► file.1, which it replaces
 ```
 
-A line is ``{"features": {"age": [24.0], "history": ["50", "181"]}}``: values as they were sent, always in a list. No
-metadata, token or address of a caller ever reaches it.
+A line is ``{"features": {"age": [24.0], "history": ["50", "181"]}}``: values as they were sent, always in a list, with
+null where one of the events of a history is NaN. Where the answer depends on when the query is made, and it does not
+say so, its arrival is added, for the same answer in a replay. No metadata, token or address of a caller ever gets
+there.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
+from bundle.event_values import REQUEST_TIME
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 _MAX_BACKLOG_BYTES = 4 << 20
@@ -73,10 +77,15 @@ class QueryLog:
         self._told = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="query-log")
 
-    def record(self, queries: Sequence[pb.Query]) -> None:
-        """Takes the sample out of a batch that was answered."""
+    def record(self, queries: Sequence[pb.Query], now_s: float | None = None) -> None:
+        """Takes the sample out of a batch that was answered.
+
+        Args:
+            queries: of the batch.
+            now_s: when they were made where they do not say it, in seconds since 1970. None: it does not matter.
+        """
         for row in self._sample(len(queries)):
-            line = to_line(queries[row])
+            line = to_line(queries[row], now_s)
             with self._lock:
                 fits = self._backlog_bytes + len(line) <= _MAX_BACKLOG_BYTES
                 first = fits and not self._backlog
@@ -159,14 +168,17 @@ class QueryLog:
         return count
 
 
-def to_line(query: pb.Query) -> bytes:
-    """Returns the features of a query as one line of ASCII JSON, names in order."""
-    features: dict[str, list[str] | list[int] | list[float]] = {}
-    for name in sorted(query.features):
-        values = query.features[name]
+def to_line(query: pb.Query, now_s: float | None = None) -> bytes:
+    """Returns the features of a query, made at `now_s` unless it says when, as a line of ASCII JSON, names in order."""
+    features: dict[str, list[Any]] = {} if now_s is None else {REQUEST_TIME: [now_s]}
+    for name, values in query.features.items():
         kind = values.WhichOneof("kind")
-        features[name] = list(getattr(values, kind).values) if kind else []
-    return json.dumps({"features": features}, separators=(",", ":")).encode("ascii") + b"\n"
+        given: list[Any] = list(getattr(values, kind).values) if kind else []
+        if given or name not in features:
+            # JSON has no NaN.
+            features[name] = [None if value != value else value for value in given] if kind == "floats" else given
+    ordered = dict(sorted(features.items()))
+    return json.dumps({"features": ordered}, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def _check_file(descriptor: int, path: Path) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import time
 from typing import Any
 
 import grpc
 import numpy as np
 
+from bundle.event_values import EventValue
 from bundle.features import Feature
 from query_tower_service.loading import Model
 from query_tower_service.query_log import QueryLog
@@ -26,6 +28,10 @@ _KINDS: dict[str, pb.FeatureKind.ValueType] = {
     "history": pb.FEATURE_KIND_HISTORY,
     "multi_categorical": pb.FEATURE_KIND_MULTI_CATEGORICAL,
     "text": pb.FEATURE_KIND_TEXT,
+    "history_categorical": pb.FEATURE_KIND_CATEGORICAL,
+    "history_numeric": pb.FEATURE_KIND_NUMERIC,
+    "history_times": pb.FEATURE_KIND_TIME,
+    "request_time": pb.FEATURE_KIND_TIME,
 }
 _VALUE_TYPES: dict[str, pb.ValueType.ValueType] = {
     "string": pb.VALUE_TYPE_STRING,
@@ -56,9 +62,10 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
         check_batch(count, self._max_batch_size)
         self._batch_size.observe(count)
         model = _pick(self._live.snapshot, request.model_version)
-        embeddings = model.tower.embed(read_columns(request.queries, model.tower.schema), count)
+        now_s = time.time() if model.tower.reads_request_time else None
+        embeddings = model.tower.embed(read_columns(request.queries, model.tower.schema, now_s), count)
         if self._query_log is not None:
-            self._query_log.record(request.queries)
+            self._query_log.record(request.queries, now_s)
         return to_response(embeddings, model.version)
 
     def GetServingStatus(
@@ -160,5 +167,6 @@ def _describe(feature: Feature) -> pb.Feature:
         "value_type": _VALUE_TYPES[feature.value_type],
         "max_values": feature.max_values,
         "description": feature.description,
+        "history": feature.history if isinstance(feature, EventValue) else "",
     }
     return pb.Feature(**fields)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+from bundle.event_values import REQUEST_TIME, EventValue, RequestTime
 from bundle.features import Categorical, Feature, FeatureSchema, Numeric
 from bundle.texts import Text
 from serving.errors import InvalidRequest
@@ -16,7 +17,7 @@ MAX_VALUES = 10_000
 MAX_CHARACTERS = 1024
 _MAX_VIOLATIONS = 20
 _KINDS = {"string": "strings", "int": "ints", "float": "floats"}
-_SCALARS = (Categorical, Numeric, Text)
+_SCALARS = (Categorical, Numeric, Text, RequestTime)
 _FIELDS: dict[str, Callable[[pb.FeatureValues], Any]] = {name: attrgetter(name) for name in _KINDS.values()}
 
 
@@ -30,14 +31,22 @@ def check_batch(count: int, max_batch_size: int) -> None:
         raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
 
 
-def read_columns(queries: Sequence[pb.Query], schema: FeatureSchema) -> dict[str, list[Any]]:
+def read_columns(
+    queries: Sequence[pb.Query], schema: FeatureSchema, now_s: float | None = None
+) -> dict[str, list[Any]]:
     """Returns raw values by feature name, each [len(queries)]; as `bundle.features.FeatureSchema.encode` takes them.
+
+    Args:
+        queries: of the request.
+        schema: what a query may carry.
+        now_s: when queries are made that do not say it, in seconds since 1970. None: the schema has no such feature.
 
     Raises:
         InvalidRequest: with up to 20 violations.
     """
     features = schema.by_name
-    columns: dict[str, list[Any]] = {}
+    parallel = {name: feature.history for name, feature in features.items() if isinstance(feature, EventValue)}
+    columns: dict[str, list[Any]] = {} if now_s is None else {REQUEST_TIME: [now_s] * len(queries)}
     faults: list[tuple[int, str, str]] = []
     for row, query in enumerate(queries):
         for name, message in query.features.items():
@@ -52,7 +61,11 @@ def read_columns(queries: Sequence[pb.Query], schema: FeatureSchema) -> dict[str
             column = columns.get(name)
             if column is None:
                 column = columns[name] = [None] * len(queries)
-            column[row] = values
+            if values is not None or name != REQUEST_TIME:
+                column[row] = values
+        for name, history in parallel.items():
+            if fault := _uneven(columns, row, name, history):
+                faults.append((row, name, fault))
         if len(faults) >= _MAX_VIOLATIONS:
             break
     if faults:
@@ -77,9 +90,24 @@ def _read_values(feature: Feature, message: pb.FeatureValues) -> tuple[Any, str]
         if longest > MAX_CHARACTERS:
             return None, f"a value of {longest} characters, expected at most {MAX_CHARACTERS}"
     if kind == "floats" and not all(map(math.isfinite, values)):
-        return None, "NaN or infinite, expected finite values"
+        if not isinstance(feature, EventValue):
+            return None, "NaN or infinite, expected finite values"
+        if any(map(math.isinf, values)):
+            return None, "infinite, expected finite values, or NaN where one is missing"
     if isinstance(feature, _SCALARS):
         if len(values) > 1:
             return None, f"{len(values)} values, expected one: the feature is a scalar"
         return (values[0] if values else None), ""
     return values, ""
+
+
+def _uneven(columns: dict[str, list[Any]], row: int, name: str, history: str) -> str:
+    """Returns what is wrong where a query has values for more or fewer events than ids; else an empty text."""
+    values = columns[name][row] if name in columns else None
+    if not values:
+        return ""
+    ids = columns[history][row] if history in columns else None
+    count = len(ids or ())
+    if len(values) == count:
+        return ""
+    return f"{len(values)} values, expected {count}: one for each id of {history}, oldest first; or leave it out"

@@ -219,6 +219,8 @@ def _by_inputs(task: Task, held_out: HeldOut, complete: Scores) -> Figures:
     sent: dict[str, set[str]] = {}
     if histories and histories != every:
         sent |= {"history only": histories, "all but the history": every - histories}
+    if any(f.values or f.reads_times for f in task.recipe.query_tower.features if isinstance(f, HistoryInput)):
+        sent["all but the values of events"] = every
     sent["nothing"] = set()
     partly = {
         title: dict(evaluate(held_out, task.scorer(lambda name, kept=names: name in kept)).means)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ def quiet_stderr() -> Iterator[None]:
 
 def import_tensorflow() -> None:
     """Imports it; later imports are quiet by themselves."""
+    logging.getLogger("absl").addFilter(_is_worth_reading)
     with quiet_stderr():
         import keras  # noqa: F401
         import tensorflow as tf  # noqa: F401
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    """Whether a note is of use: history.rating has another name inside TensorFlow, and its own wherever it is seen."""
+    return "is not a valid tf.function parameter name" not in record.getMessage()

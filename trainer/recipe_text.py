@@ -10,11 +10,15 @@ from typing import Any
 
 import polars as pl
 
-from trainer.draft import SMALL_CATALOGUE, Described, Draft, relative_path
+from bundle.event_values import TIME
+from trainer.draft import SMALL_CATALOGUE, Described, Draft, attribute_name, relative_path
 from trainer.kinds import Guess
+from trainer.recipe import CLOCK, ID, ITEM_ID, USER_ID
 from trainer.sniffing import Source
 
 _WIDTH = 118
+_OF_TIMES = (TIME, "age", "gap")
+"""Names that a value of a history cannot have."""
 _FEW_ITEMS = 1000
 """Below so many, recall@100 says little."""
 
@@ -58,16 +62,34 @@ def _interactions(draft: Draft, folder: Path) -> str:
     if roles.rating is not None:
         lines.append(f"# min_rating = {_good_rating(draft):g}  # leaves out the rows that are rated lower")
     lines += [f"# weight = {_value(amount)}" for amount in roles.amounts]
-    if draft.event_guesses:
+    past = _of_past_events(draft)
+    if draft.event_guesses or past:
         lines += [
             "",
             *_comment(
-                "Other columns. Take those that are known when a request is made, and name them in [query_tower] too."
+                "Other columns. Take those that are known when a request is made, and name them in [query_tower] too; "
+                "others can be values of the history."
             ),
             "# [interactions.attributes]",
             *(f"# {_attribute(name, guess)}" for name, guess in draft.event_guesses.items() if guess.type),
+            *(f"# {name} = {_inline(keys)}" for name, (keys, _) in past.items() if name not in draft.event_guesses),
         ]
     return "\n".join(lines)
+
+
+def _of_past_events(draft: Draft) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Returns what the history can read of its events, by name of the attribute: its keys, and those of the value."""
+    found: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+    for name, guess in draft.event_guesses.items():
+        kind = (guess.feature or {}).get("kind")
+        if kind in ("numeric", "categorical") and name not in _OF_TIMES:
+            found[name] = (guess.keys, {"name": name, "kind": kind})
+    for column in (draft.roles.rating, *draft.roles.amounts):
+        if column is not None:
+            name = attribute_name(column, {*draft.event_guesses, *found, ID, USER_ID, ITEM_ID, *CLOCK, *_OF_TIMES})
+            log = {} if column == draft.roles.rating else {"log": True}
+            found[name] = ({"column": column, "type": "float"}, {"name": name, "kind": "numeric", **log})
+    return found
 
 
 def _good_rating(draft: Draft) -> float:
@@ -92,7 +114,15 @@ def _query_tower(draft: Draft) -> str:
     for name, feature in (draft.users.features if draft.users else {}).items():
         # Callers rarely know all of a user; the tower learns to do without.
         features[name] = {**feature, "dropout": 0.3}
-    return "\n".join(["[query_tower]", "hidden_units = [128]", "dropout = 0.2", *_features(features)])
+    values = [value for _, value in _of_past_events(draft).values()]
+    comment: list[str] = []
+    if values:
+        values += [{"kind": "age"}] if draft.roles.time else []
+        comment = [
+            *_comment("The history can read more of its events; declare the attributes, and add to its keys:"),
+            f"# values = [{', '.join(map(_inline, values))}]",
+        ]
+    return "\n".join(["[query_tower]", "hidden_units = [128]", "dropout = 0.2", *comment, *_features(features)])
 
 
 def _item_tower(draft: Draft) -> str:

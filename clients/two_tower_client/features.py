@@ -9,13 +9,16 @@ from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.errors import InvalidRequest
 
 Scalar = str | int | float
-FeatureValue = Scalar | Sequence[str] | Sequence[int] | Sequence[float] | None
-"""A scalar, or a list or tuple of one type. None and an empty list mean missing."""
+FeatureValue = Scalar | Sequence[str | None] | Sequence[int | None] | Sequence[float | None] | None
+"""A scalar, or a list or tuple of one type. None and an empty list mean missing; so does a None in a list of what is
+known of the events of a history, such as "history.rating"."""
 
 Features = Mapping[str, FeatureValue]
 """The features of one query by name. Any may be left out."""
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_EVENTS = "."
+"""Stands in the names of features that tell of the events of a history, and in no other."""
 
 
 def to_query(features: Features, position: int = 0) -> query_pb2.Query:
@@ -35,16 +38,18 @@ def to_query(features: Features, position: int = 0) -> query_pb2.Query:
         path = f"queries[{position}].features[{name}]"
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidRequest.in_field(path, "a feature name has to be a str")
-        values = _to_values(value, path)
+        values = _to_values(value, path, of_events=_EVENTS in name)
         if values is not None:
             query.features[name].CopyFrom(values)
     return query
 
 
-def _to_values(value: object, path: str) -> query_pb2.FeatureValues | None:
+def _to_values(value: object, path: str, of_events: bool) -> query_pb2.FeatureValues | None:
     if value is None:
         return None
     items: list[object] = list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else [value]
+    if of_events:
+        items = _fill(items)
     if not items:
         return None
     # bool counts as an int in Python, and is one of 0 and 1 in no schema.
@@ -55,13 +60,26 @@ def _to_values(value: object, path: str) -> query_pb2.FeatureValues | None:
     if all(isinstance(item, Integral) for item in items):
         return _ints([int(cast("int", item)) for item in items], path)
     if all(isinstance(item, Real) for item in items):
-        return _floats([float(cast("float", item)) for item in items], path)
+        return _floats([float(cast("float", item)) for item in items], path, of_events)
     types = sorted({type(item).__name__ for item in items})
     if len(types) > 1:
         raise InvalidRequest.in_field(path, f"a list has to be of one type, got {' and '.join(types)}")
     raise InvalidRequest.in_field(
         path, f"has to be str, int, float, or a list or tuple of one of them, got {types[0]} (an array: use .tolist())"
     )
+
+
+def _fill(items: list[object]) -> list[object]:
+    """Returns the values of the events of a history, with what the wire has for None."""
+    shown = [item for item in items if item is not None]
+    if len(shown) in (0, len(items)):
+        return shown
+    missing: Scalar = math.nan
+    if all(isinstance(item, str) for item in shown):
+        missing = ""
+    elif all(isinstance(item, Integral) for item in shown):
+        missing = _INT64_MIN
+    return [missing if item is None else item for item in items]
 
 
 def _strings(values: list[str], path: str) -> query_pb2.FeatureValues:
@@ -78,9 +96,9 @@ def _ints(values: list[int], path: str) -> query_pb2.FeatureValues:
     return query_pb2.FeatureValues(ints=query_pb2.IntList(values=values))
 
 
-def _floats(values: list[float], path: str) -> query_pb2.FeatureValues:
+def _floats(values: list[float], path: str, of_events: bool) -> query_pb2.FeatureValues:
     for value in values:
-        if not math.isfinite(value):
+        if not math.isfinite(value) and not (of_events and math.isnan(value)):
             raise InvalidRequest.in_field(path, f"has to be finite, got {value}; None means missing")
     return query_pb2.FeatureValues(floats=query_pb2.FloatList(values=values))
 
@@ -111,11 +129,14 @@ def parse_features(texts: Sequence[str], schema: Sequence[query_pb2.Feature]) ->
 
 
 def _parse_values(feature: query_pb2.Feature, texts: list[str]) -> FeatureValue:
-    if feature.kind not in (query_pb2.FEATURE_KIND_HISTORY, query_pb2.FEATURE_KIND_MULTI_CATEGORICAL):
+    lists = (query_pb2.FEATURE_KIND_HISTORY, query_pb2.FEATURE_KIND_MULTI_CATEGORICAL)
+    if feature.kind not in lists and not feature.history:
         if len(texts) > 1:
             raise InvalidRequest.in_field("--feature", f"{feature.name!r} takes one value, got {len(texts)}")
         return _parse_value(feature, texts[0])
     values = texts[0].split(",") if len(texts) == 1 else texts
+    if feature.history:
+        return cast("FeatureValue", [_parse_value(feature, value) if value else None for value in values])
     return cast("FeatureValue", [_parse_value(feature, value) for value in values if value])
 
 

@@ -12,7 +12,12 @@ from two_tower_client.features import Features, to_query
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Hit, Retrieval
 
-_SCALARS = (query_pb2.FEATURE_KIND_CATEGORICAL, query_pb2.FEATURE_KIND_NUMERIC, query_pb2.FEATURE_KIND_TEXT)
+_SCALARS = (
+    query_pb2.FEATURE_KIND_CATEGORICAL,
+    query_pb2.FEATURE_KIND_NUMERIC,
+    query_pb2.FEATURE_KIND_TEXT,
+    query_pb2.FEATURE_KIND_TIME,
+)
 _VALUE_TYPES = {
     "strings": (query_pb2.VALUE_TYPE_STRING,),
     "ints": (query_pb2.VALUE_TYPE_INT, query_pb2.VALUE_TYPE_FLOAT),
@@ -100,11 +105,14 @@ class Replay:
 
     def _select(self, features: Features) -> Features:
         sent = to_query(features).features
-        return {
+        kept = {
             name: value
             for name, value in features.items()
             if name not in sent or (name in self._known and _fits(self._known[name], sent[name]))
         }
+        # What is known of the events of a history means nothing without it.
+        lost = {name for name in kept if name in sent and self._known[name].history not in ("", *kept)}
+        return {name: value for name, value in kept.items() if name not in lost}
 
 
 def open_replays(
@@ -176,7 +184,7 @@ def _fits(feature: query_pb2.Feature, values: query_pb2.FeatureValues) -> bool:
     kind = values.WhichOneof("kind")
     if kind is None or feature.value_type not in _VALUE_TYPES[kind]:
         return False
-    return feature.kind not in _SCALARS or len(getattr(values, kind).values) == 1
+    return feature.kind not in _SCALARS or bool(feature.history) or len(getattr(values, kind).values) == 1
 
 
 def _series(names: Sequence[str]) -> str:

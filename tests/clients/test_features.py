@@ -33,6 +33,27 @@ def test_types_on_the_wire(value: FeatureValue, kind: str, values: list) -> None
     assert list(getattr(message, kind).values) == values
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "values"),
+    [
+        (["buy", None], "strings", ["buy", ""]),
+        ([None, 5, 3], "ints", [-(2**63), 5, 3]),
+        ([None, 5, 2.5], "floats", ["nan", "5.0", "2.5"]),
+        ([1.5, float("nan")], "floats", ["1.5", "nan"]),
+        ([5, 3], "ints", [5, 3]),
+    ],
+)
+def test_single_values_of_the_events_of_a_history_may_be_missing(value: FeatureValue, kind: str, values: list) -> None:
+    message = to_query({"history.x": value}).features["history.x"]
+    assert message.WhichOneof("kind") == kind
+    found = getattr(message, kind).values
+    assert [str(one) for one in found] == values if kind == "floats" else list(found) == values
+
+
+def test_values_that_all_events_lack_are_left_out() -> None:
+    assert list(to_query({"history": ["50", "181"], "history.x": [None, None]}).features) == ["history"]
+
+
 @pytest.mark.parametrize("value", [None, [], ()])
 def test_missing_values_are_left_out(value: FeatureValue) -> None:
     assert list(to_query({"age": value, "language": "en"}).features) == ["language"]
@@ -75,6 +96,12 @@ SCHEMA = [
     query_pb2.Feature(name="zone", kind=query_pb2.FEATURE_KIND_CATEGORICAL, value_type=query_pb2.VALUE_TYPE_INT),
     query_pb2.Feature(name="history", kind=query_pb2.FEATURE_KIND_HISTORY, value_type=query_pb2.VALUE_TYPE_STRING),
     query_pb2.Feature(name="shops", kind=query_pb2.FEATURE_KIND_MULTI_CATEGORICAL, value_type=query_pb2.VALUE_TYPE_INT),
+    query_pb2.Feature(
+        name="history.stars",
+        kind=query_pb2.FEATURE_KIND_NUMERIC,
+        value_type=query_pb2.VALUE_TYPE_FLOAT,
+        history="history",
+    ),
     query_pb2.Feature(name="text", kind=query_pb2.FEATURE_KIND_TEXT, value_type=query_pb2.VALUE_TYPE_STRING),
 ]
 
@@ -91,6 +118,7 @@ SCHEMA = [
         (["history=a,b", "history=c"], {"history": ["a,b", "c"]}),
         (["history=a,b", "history="], {"history": ["a,b"]}),
         (["text=red, x=1"], {"text": "red, x=1"}),
+        (["history.stars=5,,3"], {"history.stars": [5.0, None, 3.0]}),
         ([], {}),
     ],
 )
@@ -104,7 +132,10 @@ def test_command_line_takes_the_types_of_the_schema(texts: list[str], features: 
     ("texts", "message"),
     [
         (["age"], "--feature: 'age' is not name=value"),
-        (["agee=24"], "--feature: the model has no feature 'agee'; it has age, history, shops, text, zone"),
+        (
+            ["agee=24"],
+            "--feature: the model has no feature 'agee'; it has age, history, history.stars, shops, text, zone",
+        ),
         (["age=old"], "--feature: 'age' takes a number, got 'old'"),
         (["shops=1,x"], "--feature: 'shops' takes a whole number, got 'x'"),
         (["age=1", "age=2"], "--feature: 'age' takes one value, got 2"),

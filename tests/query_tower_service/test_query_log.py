@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ from structlog.testing import capture_logs
 
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.query_log import QueryLog
+from query_tower_service.query_log import QueryLog, to_line
 from tests.serving.harness import failure, process, query_tower_service
 from tests.worlds import wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -85,6 +86,15 @@ def test_the_service_records_the_features_of_what_it_answered_and_nothing_else(
         line(3),
     ]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_query_whose_answer_depends_on_its_time_is_recorded_with_it() -> None:
+    stars = pb.FeatureValues(floats=pb.FloatList(values=[4.0, math.nan]))
+    silent = pb.Query(features={"history.stars": stars})
+    said = pb.Query(features={"request_time": pb.FeatureValues(ints=pb.IntList(values=[7]))})
+    assert to_line(silent, 1e9) == b'{"features":{"history.stars":[4.0,null],"request_time":[1000000000.0]}}\n'
+    assert to_line(said, 1e9) == b'{"features":{"request_time":[7]}}\n'
+    assert to_line(silent) == b'{"features":{"history.stars":[4.0,null]}}\n'
 
 
 def test_it_is_off_by_default(store: BundleStore) -> None:

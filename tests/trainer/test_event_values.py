@@ -20,6 +20,7 @@ from trainer.event_schema import history_columns
 from trainer.events import Events
 from trainer.examples import Examples
 from trainer.export import export_query_tower
+from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
 from trainer.recipes import RecipeError
 from trainer.schema import Schemas
@@ -170,12 +171,16 @@ def test_values_say_nothing_before_training() -> None:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_exported_tower_answers_the_same(encoder: str, tmp_path: Path) -> None:
+def test_exported_tower_answers_the_same_and_says_nothing_of_names(
+    encoder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import_tensorflow()  # as every command begins
     data = events()
     schemas, _, model = prepared(shop(encoder, ALL), data)
     raw = history_columns(schemas.query, data, data.events, np.arange(3), data.events)
     inputs = schemas.query.encode(raw, 3)
     export_query_tower(model.query_tower, inputs, tmp_path / "saved", tmp_path / "tower.tflite")  # raises
+    assert "history.rating" not in caplog.text
 
 
 def test_loaded_tower_answers_the_same(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from trainer import data, recipes
 from trainer.draft import attribute_name, draft, relative_path
 from trainer.errors import DataError, RecipeError
 from trainer.kinds import guess
+from trainer.recipe import HistoryInput
 from trainer.roles import words_of
 from trainer.sniffing import open_source
 
@@ -161,11 +162,20 @@ def test_every_line_of_advice_in_the_recipe_can_be_taken(tmp_path: Path) -> None
     events = write(tmp_path / "events.csv", ["user", "item", "stars", "qty", "device"], rows)
     init(tmp_path, interactions=events)
     text = (tmp_path / "mine.toml").read_text()
-    for line in ("min_rating = 4", 'weight = "qty"', "[interactions.attributes]", "device = {"):
+    # What may stand in the history, past device, rating and amount, as there is no time.
+    values = next(line for line in text.splitlines() if line.startswith("# values = ")).removeprefix("# ")
+    text = text.replace('name = "history", ', f'name = "history", {values}, ')
+    of_events = ("[interactions.attributes]", "device = {", "stars = {", "qty = {")
+    for line in ("min_rating = 4", 'weight = "qty"', *of_events):
         assert f"\n# {line}" in text
         text = text.replace(f"\n# {line}", f"\n{line}")
     recipe = recipes.parse(tomllib.loads(text), "mine")
     assert (recipe.interactions.min_rating, recipe.interactions.weight) == (4, "qty")
+    (history,) = recipe.query_tower.features
+    assert isinstance(history, HistoryInput)
+    assert [(value.kind, getattr(value, "name", ""), getattr(value, "log", False)) for value in history.values] == [
+        ("categorical", "device", False), ("numeric", "stars", False), ("numeric", "qty", True)
+    ]  # fmt: skip
     # Of stars 1 to 5 in turn, 4 and 5 are kept.
     assert len(data.load(recipe, tmp_path).events) == 96
 

@@ -46,6 +46,10 @@ class _FeatureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureKi
     """Several values out of a vocabulary, in no order."""
     FEATURE_KIND_TEXT: _FeatureKind.ValueType  # 5
     """Free text."""
+    FEATURE_KIND_TIME: _FeatureKind.ValueType  # 6
+    """Seconds since 1970-01-01 UTC. With `Feature.history`: when each event was. Without: when the request is made, by
+    default when it arrives.
+    """
 
 class FeatureKind(_FeatureKind, metaclass=_FeatureKindEnumTypeWrapper):
     """How the value of a feature is read."""
@@ -62,6 +66,10 @@ FEATURE_KIND_MULTI_CATEGORICAL: FeatureKind.ValueType  # 4
 """Several values out of a vocabulary, in no order."""
 FEATURE_KIND_TEXT: FeatureKind.ValueType  # 5
 """Free text."""
+FEATURE_KIND_TIME: FeatureKind.ValueType  # 6
+"""Seconds since 1970-01-01 UTC. With `Feature.history`: when each event was. Without: when the request is made, by
+default when it arrives.
+"""
 Global___FeatureKind: _TypeAlias = FeatureKind  # noqa: Y015
 
 class _ValueType:
@@ -188,7 +196,7 @@ class FeatureValues(_message.Message):
 
     @_builtins.property
     def floats(self) -> Global___FloatList:
-        """Values of a feature with value type VALUE_TYPE_FLOAT. Finite."""
+        """Values of a feature with value type VALUE_TYPE_FLOAT."""
 
     def __init__(
         self,
@@ -216,7 +224,7 @@ class StringList(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UTF-8, at most 1,024 characters each."""
+        """UTF-8, at most 1,024 characters each. In a feature with `Feature.history`, an empty one is missing."""
 
     def __init__(
         self,
@@ -240,7 +248,7 @@ class IntList(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The full range of int64."""
+        """The full range of int64. In a feature with `Feature.history`, -2^63 is missing."""
 
     def __init__(
         self,
@@ -264,7 +272,7 @@ class FloatList(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Finite."""
+        """Finite. In a feature with `Feature.history`, NaN is missing."""
 
     def __init__(
         self,
@@ -496,6 +504,7 @@ class Feature(_message.Message):
     VALUE_TYPE_FIELD_NUMBER: _builtins.int
     MAX_VALUES_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The key in Query.features."""
     kind: Global___FeatureKind.ValueType
@@ -508,6 +517,10 @@ class Feature(_message.Message):
     """
     description: _builtins.str
     """What the feature is, and what leaving it out means."""
+    history: _builtins.str
+    """Name of the history whose events the values are of, such as their ratings: a list with one value for each id of
+    that history, in the same order, whatever `kind` is. Left out: missing for all of them. Empty: of no history.
+    """
     def __init__(
         self,
         *,
@@ -516,10 +529,11 @@ class Feature(_message.Message):
         value_type: Global___ValueType.ValueType = ...,
         max_values: _builtins.int = ...,
         description: _builtins.str = ...,
+        history: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "kind", b"kind", "max_values", b"max_values", "name", b"name", "value_type", b"value_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "history", b"history", "kind", b"kind", "max_values", b"max_values", "name", b"name", "value_type", b"value_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

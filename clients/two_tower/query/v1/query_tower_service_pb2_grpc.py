@@ -56,7 +56,8 @@ class QueryTowerServiceServicer:
         interests.
 
         INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
-        schema's, a scalar feature with several values, NaN or infinite. Mend the request; a retry will fail again.
+        schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN
+        or infinite where it is not allowed. Mend the request; a retry will fail again.
         FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open here. The ErrorInfo metadata
         "model_versions" lists those that are, comma-separated, the live one first. Ask again with one of them.
         UNAVAILABLE, reason NO_BUNDLE: nothing has been loaded yet. Retry with backoff.
