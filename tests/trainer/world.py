@@ -75,6 +75,10 @@ learning_rate = 0.03
 
 [index]
 trees = [3, 6]
+
+[search]
+attributes = ["title"]
+serve = true
 """
 GENRES = ("comedy", "drama", "horror", "western")
 USER_COUNT, ITEM_COUNT = 60, 40
