@@ -6,10 +6,11 @@ import grpc
 import numpy as np
 
 from ann_service.catalogue import Catalogue
-from ann_service.search import find_all
+from ann_service.hybrid import rank_all
+from ann_service.text import ranks_by_text
 from ann_service.validation import check_batch, read_searches
 from bundle.items import Column
-from serving.errors import BundleNotServed, ModelNotServed, NoBundle
+from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from serving.live import Live, Served, Snapshot
 from serving.metrics import Metrics
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -45,13 +46,17 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
         self._batch_size.observe(len(request.searches))
         snapshot = self._live.snapshot
         catalogue = _pick(snapshot, request.model_version, request.bundle_version)
+        if catalogue.lexical is None and any(map(ranks_by_text, request.searches)):
+            open_ = [served.bundle for served in snapshot.open]
+            with_one = [other.manifest.bundle_version for other in open_ if other.lexical is not None]
+            raise LexicalNotServed(catalogue.manifest.bundle_version, with_one)
         response = pb.SearchItemsResponse(
             model_version=catalogue.manifest.model_version,
             bundle_version=catalogue.manifest.bundle_version,
             newest_model_version=snapshot.open[0].bundle.manifest.model_version,
         )
         plans = read_searches(request.searches, catalogue, self._max_k)
-        for plan, (rows, scores) in zip(plans, find_all(catalogue, plans), strict=True):
+        for plan, (rows, scores) in zip(plans, rank_all(catalogue, plans), strict=True):
             result = response.results.add(item_ids=catalogue.items.ids.take(rows), scores=scores.tolist())
             for name in plan.return_attributes:
                 result.attributes.append(_column(name, catalogue.items.attributes[name], rows))
@@ -143,4 +148,5 @@ def _describe(served: Served[Catalogue]) -> pb.OpenBundle:
         recall_at_100=spec.recall_at_100,
         attributes=[pb.Attribute(name=name, type=_TYPES[type_]) for name, type_ in manifest.attributes.items()],
         opened_at_ms=served.opened_at_ms,
+        lexical_attributes=() if (lexical := served.bundle.lexical) is None else lexical.attributes,
     )
