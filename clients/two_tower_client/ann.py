@@ -1,9 +1,9 @@
-"""Clients of the ANN service: embeddings, or items -> nearest items."""
+"""Clients of the ANN service: embeddings, items or a text -> items."""
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
@@ -15,6 +15,15 @@ from two_tower_client.results import AttributeValue, Retrieval, SearchAnswer
 
 DEFAULT_ADDRESS = "localhost:50052"
 
+Ranking = Literal["embedding", "lexical", "fused"]
+"""What orders the items: the cosine with the embedding, the words of a text (BM25), or both by reciprocal ranks."""
+
+_RANKINGS: dict[str, ann_pb2.Ranking.ValueType] = {
+    "embedding": ann_pb2.RANKING_UNSPECIFIED,  # the default, which every ANN service knows
+    "lexical": ann_pb2.RANKING_LEXICAL,
+    "fused": ann_pb2.RANKING_FUSED,
+}
+
 
 class SearchOptions(TypedDict, total=False):
     """What a search may ask for beside its target and `k`.
@@ -22,11 +31,16 @@ class SearchOptions(TypedDict, total=False):
     Attributes:
         exclude: Ids of items to leave out, for instance those the user has seen; at most 100,000.
         filter: Only items that match; see `two_tower_client.filters`. Default: all.
-        min_score: Only items with at least this score, -1 to 1. Default: no limit.
+        min_score: Only items with at least this score, in the unit of `Retrieval.scores`: -1 to 1 where the embedding
+            ranks, from 0 on where a text does. Default: no limit.
         exact: Scan every item instead of the index: exact, and slower. Default: False.
         search_budget: What the index may inspect, in the unit of its kind (`OpenBundle.index_kind`): more finds more of
             the true neighbours and costs more time. Default (0): what the publisher of the bundle measured.
         return_attributes: Names of item attributes to send along, for instance "title".
+        ranking: "embedding" (default), "lexical" or "fused". The last two need a text, and a bundle with a lexical
+            index (`OpenBundle.lexical_attributes`).
+        fusion_constant: Of "fused", 1 to 10,000: the larger, the less the first ranks outweigh those behind. Default
+            (0): 60.
     """
 
     exclude: Sequence[str]
@@ -35,17 +49,23 @@ class SearchOptions(TypedDict, total=False):
     exact: bool
     search_budget: int
     return_attributes: Sequence[str]
+    ranking: Ranking
+    fusion_constant: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """One search: the items nearest to `embedding`, or to the mean of the items `similar_to`; give one of the two.
 
+    With `ranking="lexical"` give neither: the items that share words with `text` are found. With `"fused"` give one of
+    the two and `text`.
+
     A string where several are expected counts as one.
 
     Attributes:
         embedding: [dim] floats, finite, not all zero.
         similar_to: Ids of 1 to 1,000 items of the bundle, which are left out of the result.
+        text: What was typed, 1 to 1,000 characters, where it ranks.
         k: How many items to return.
         exclude: As in `SearchOptions`, like all that follow.
         filter: Only items that match.
@@ -53,10 +73,13 @@ class Search:
         exact: Scan every item.
         search_budget: What the index may inspect, in the unit of its kind.
         return_attributes: Names of item attributes to send along.
+        ranking: What orders the items.
+        fusion_constant: Of "fused".
     """
 
     embedding: Sequence[float] | None = None
     similar_to: str | Sequence[str] | None = None
+    text: str = ""
     k: int = 10
     exclude: str | Sequence[str] = ()
     filter: Filter | None = None
@@ -64,6 +87,8 @@ class Search:
     exact: bool = False
     search_budget: int = 0
     return_attributes: str | Sequence[str] = ()
+    ranking: Ranking = "embedding"
+    fusion_constant: int = 0
 
 
 class AnnClient(Client):
@@ -146,7 +171,8 @@ def to_request(searches: Sequence[Search], model_version: str, bundle_version: s
     """Returns the request for `searches`.
 
     Raises:
-        InvalidRequest: If there are no searches, or one has no target, two, or a value of another type.
+        InvalidRequest: If there are no searches, or one has a target or text too many or too few, or a value of
+            another type.
     """
     if not searches:
         raise InvalidRequest.in_field("searches", "is empty; send at least one")
@@ -173,8 +199,16 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
 
 
 def _to_search(search: Search, path: str) -> ann_pb2.Search:
-    if (search.embedding is None) == (search.similar_to is None):
+    if search.ranking not in _RANKINGS:
+        raise InvalidRequest.in_field(f"{path}.ranking", f"is {search.ranking!r}, expected {', '.join(_RANKINGS)}")
+    if search.ranking == "lexical":
+        if search.embedding is not None or search.similar_to is not None:
+            raise InvalidRequest.in_field(path, 'takes no target where ranking is "lexical"; "fused" takes both')
+    elif (search.embedding is None) == (search.similar_to is None):
         raise InvalidRequest.in_field(path, "takes an embedding or items to be similar to: one of the two")
+    if bool(search.text) == (search.ranking == "embedding"):
+        fault = "is set but does not rank" if search.text else f"is empty, and ranking is {search.ranking!r}"
+        raise InvalidRequest.in_field(f"{path}.text", f'{fault}; give a text with ranking "lexical" or "fused"')
     if isinstance(search.k, bool) or search.k < 1:
         raise InvalidRequest.in_field(f"{path}.k", f"has to be at least 1, got {search.k!r}")
     try:
@@ -188,6 +222,9 @@ def _to_search(search: Search, path: str) -> ann_pb2.Search:
             exact=search.exact,
             search_budget=search.search_budget,
             return_attributes=_listed(search.return_attributes),
+            text=search.text,
+            ranking=_RANKINGS[search.ranking],
+            fusion_constant=search.fusion_constant,
         )
     except (TypeError, ValueError) as error:
         # What protobuf says of a value that does not fit its field.
