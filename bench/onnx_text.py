@@ -97,8 +97,10 @@ def write_onnx(checkpoint: Checkpoint, path: Path) -> Path:
         states = normalise(graph.add("Add", wide, states), f"{layer}.output.LayerNorm")
     weighted = graph.add("Unsqueeze", mask, last)  # [n, length, 1]
     total = graph.add("ReduceSum", graph.add("Mul", states, weighted), one, keepdims=0)  # [n, width]
-    mean = graph.add("Div", total, graph.add("ReduceSum", weighted, one, keepdims=0))
-    norm = graph.add("Sqrt", graph.add("ReduceSumSquare", mean, one, keepdims=1))  # [n, 1]
+    count = graph.add("Max", graph.add("ReduceSum", weighted, one, keepdims=0), graph.weight(1.0))
+    mean = graph.add("Div", total, count)
+    square = graph.add("Max", graph.add("ReduceSumSquare", mean, one, keepdims=1), graph.weight(1e-12))
+    norm = graph.add("Sqrt", square)  # [n, 1]
     graph.nodes.append(helper.make_node("Div", [mean, norm], ["embedding"]))
     model = helper.make_model(
         helper.make_graph(
