@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types protos check-protos check-protocol soak quality throughput ghz load-test bench serve wheel clean
+.PHONY: help env demo test check lint types protos check-protos check-protocol soak demo-search quality throughput ghz load-test bench serve wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ check-protocol: $(READY) ## Check the swap protocol exhaustively, and that break
 
 soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: under 3 minutes)
 	$(BIN)/python -m rehearsal.soak $(if $(filter short,$(SOAK)),--short)
+
+demo-search: $(READY) ## Products for typed queries, by BM25, towers and both, from running services (DATA=; STORE=, QUERIES=5)
+	$(BIN)/python -m rehearsal.demo_search $(if $(DATA),--data $(DATA)) $(if $(QUERIES),--queries $(QUERIES)) \
+	  $(if $(filter-out file default,$(origin STORE)),--store $(STORE))
 
 quality: $(READY) ## Train a recipe with three seeds beside all baselines, judge the targets (RECIPE=, DATA=)
 	$(BIN)/python -m rehearsal.quality $(RECIPE) $(if $(DATA),--data $(DATA))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -17,10 +18,13 @@ from bundle.errors import BundleRefused
 from bundle.items import ItemTable
 from bundle.manifest import CANARIES, INDEX, ITEMS, VECTORS, Manifest
 from bundle.store import BundleStore
+from lexical_index import files as lexical_files
+from lexical_index.bm25 import LexicalMissing
+from lexical_index.files import LexicalIndex
 from serving.verification import available_bytes, check_memory, read_canaries, read_contents
 
 FILES = (VECTORS, INDEX, ITEMS, CANARIES)
-"""What this service reads of a bundle."""
+"""What this service reads of every bundle."""
 
 SCORE_TOLERANCE = 1e-5
 """Scores closer than this are a tie: the publisher may have ordered them the other way round."""
@@ -38,6 +42,7 @@ class Catalogue:
         vectors: [item_count, dimension] float32, unit length, memory-mapped.
         index: over `vectors`.
         filters: what filters let through, cached.
+        lexical: over words of the items; None where the bundle has none.
     """
 
     manifest: Manifest
@@ -45,6 +50,7 @@ class Catalogue:
     vectors: np.ndarray
     index: Index
     filters: BitsetCache = field(default_factory=lambda: BitsetCache(0))
+    lexical: LexicalIndex | None = None
 
     def default_budget(self, k: int) -> int:
         """Returns the search budget that has, for `k` items, the recall that the publisher measured for 100."""
@@ -68,18 +74,20 @@ class CatalogueLoader:
 
         Raises:
             BundleError: a gate refused it: those of `serving.verification`, ``index`` where the index is not one over
-                these vectors, or ``recall``.
+                these vectors, ``recall``, or ``lexical`` where words are not found as published.
         """
         manifest = self._store.manifest(version)
-        if not manifest.files.keys() >= set(FILES):
-            self._store.verify(version, FILES)  # says which are not listed
+        files = files_of(manifest)
+        if not manifest.files.keys() >= set(files):
+            self._store.verify(version, files)  # says which are not listed
         # Before the hash pass: reading what does not fit would push the running bundle out of memory.
-        check_memory(manifest, FILES, 1 if beside or self._config.unload_first else 2, available_bytes())
-        self._store.verify(version, FILES)
+        check_memory(manifest, files, 1 if beside or self._config.unload_first else 2, available_bytes())
+        self._store.verify(version, files)
         catalogue = self._read(manifest)
         canaries = read_canaries(self._store, manifest)
         _check_top_items(catalogue, canaries)
         _check_recall(catalogue, canaries, self._config.max_recall_loss)
+        _check_words(catalogue)
         return catalogue
 
     def _read(self, manifest: Manifest) -> Catalogue:
@@ -109,7 +117,40 @@ class CatalogueLoader:
             message = f"{INDEX} is no {spec.kind} index over {VECTORS}: {error}; publish the bundle again"
             raise BundleRefused(version, "index", message) from error
         cache = BitsetCache(self._config.filter_cache_mib << 20)
-        return Catalogue(manifest, items, vectors, index, cache)
+        return Catalogue(manifest, items, vectors, index, cache, _read_lexical(manifest, folder))
+
+
+def files_of(manifest: Manifest) -> tuple[str, ...]:
+    """Returns what this service reads of a bundle."""
+    has_words = any(name.startswith(f"{lexical_files.FOLDER}/") for name in manifest.files)
+    return (*FILES, *lexical_files.FILES) if has_words else FILES
+
+
+def _read_lexical(manifest: Manifest, folder: Path) -> LexicalIndex | None:
+    version = manifest.bundle_version
+    if lexical_files.DESCRIPTION not in manifest.files:
+        return None
+    try:
+        found = lexical_files.read(folder)
+    except LexicalMissing as error:
+        raise BundleRefused(version, "lexical", str(error)) from error
+    except (OSError, ValueError) as error:
+        message = f"{lexical_files.FOLDER} holds no lexical index of this version: {error}; publish the bundle again"
+        raise BundleRefused(version, "lexical", message) from error
+    if found.index.count != manifest.item_count:
+        message = f"{lexical_files.FOLDER} indexes {found.index.count} items, the manifest says {manifest.item_count}"
+        raise BundleRefused(version, "lexical", f"{message}; publish the bundle again")
+    return found
+
+
+def _check_words(catalogue: Catalogue) -> None:
+    if catalogue.lexical is not None and (fault := lexical_files.find_fault(catalogue.lexical, catalogue.items.ids)):
+        raise BundleRefused(
+            catalogue.manifest.bundle_version,
+            "lexical",
+            f"{lexical_files.FOLDER}: {fault}; index, items and canaries do not belong together: "
+            "publish the bundle again",
+        )
 
 
 def _check_top_items(catalogue: Catalogue, canaries: Canaries) -> None:

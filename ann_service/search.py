@@ -42,12 +42,27 @@ _LEAST_COST = 1500.0
 """No index answers in less, so that nothing is worked out where even that is too much."""
 
 
+@dataclass(frozen=True)
+class TextQuery:
+    """What to rank by the words of, see `ann_service.hybrid`.
+
+    Attributes:
+        value: what was typed.
+        fused: with the ranking by embedding; else the words rank alone.
+        fusion_constant: of reciprocal-rank fusion, at least 1.
+    """
+
+    value: str
+    fused: bool
+    fusion_constant: int
+
+
 @dataclass(frozen=True, eq=False)
 class SearchPlan:
     """A search, validated.
 
     Attributes:
-        query: [dimension] float32, unit length.
+        query: [dimension] float32, unit length; [0] where words rank alone.
         k: how many items, at least 1.
         allowed: what the filter lets through; None: all.
         excluded: [n] int64, distinct rows to leave out, ascending.
@@ -57,6 +72,7 @@ class SearchPlan:
         return_attributes: names of attributes to send along.
         interests: [n, dimension] float32, unit length, of a search with several embeddings: all of them, `query` the
             first. An item's score is the largest of its scores. None: `query` alone.
+        text: to rank by; None: the embedding ranks.
     """
 
     query: np.ndarray
@@ -68,6 +84,7 @@ class SearchPlan:
     budget: int
     return_attributes: tuple[str, ...] = ()
     interests: np.ndarray | None = None
+    text: TextQuery | None = None
 
 
 def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
@@ -139,14 +156,14 @@ class _Search:
             return
         kept = np.ones(len(rows), dtype=bool) if self.plan.allowed is None else self.plan.allowed.contain(rows)
         if len(self.plan.excluded):
-            kept &= ~_among(rows, self.plan.excluded)
+            kept &= ~among(rows, self.plan.excluded)
         kept_count = int(np.count_nonzero(kept))
         if kept_count < self.wanted and len(rows) == asked < self._item_count:
             # By the share that was allowed here, near the query, with a margin.
             per_kept = asked / max(1, kept_count)
             self._ask_for(max(2 * asked, math.ceil(_with_margin(self.wanted) * per_kept)), self.wanted * per_kept)
             return
-        rows, scores = _at_least(rows[kept], scores[kept], self.plan.min_score)
+        rows, scores = at_least(rows[kept], scores[kept], self.plan.min_score)
         if len(rows) >= self.wanted:
             self.found = rows[: self.wanted], scores[: self.wanted]
 
@@ -200,7 +217,7 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
         for search, (rows, scores) in zip(
             alike, scan(vectors, queries, k, allowed=allowed, hidden=hidden), strict=True
         ):
-            search.found = _at_least(rows[: search.wanted], scores[: search.wanted], search.plan.min_score)
+            search.found = at_least(rows[: search.wanted], scores[: search.wanted], search.plan.min_score)
 
 
 def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -218,7 +235,7 @@ def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None,
             hidden[excluded] = True
         return None, hidden
     rows = plan.allowed.rows
-    return rows if excluded is None else rows[~_among(rows, excluded)], None
+    return rows if excluded is None else rows[~among(rows, excluded)], None
 
 
 def _reads_all(plan: SearchPlan) -> bool:
@@ -230,13 +247,14 @@ def _with_margin(wanted: int) -> float:
     return wanted + 3 * math.sqrt(wanted) + 3
 
 
-def _among(rows: np.ndarray, some: np.ndarray) -> np.ndarray:
+def among(rows: np.ndarray, some: np.ndarray) -> np.ndarray:
     """Returns which of `rows` [n] are in `some` [m], ascending, m at least 1: [n] bool."""
     at = np.minimum(np.searchsorted(some, rows), len(some) - 1)
     return some[at] == rows
 
 
-def _at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> Found:
+def at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> Found:
+    """Returns those of a result with at least this score; None: all."""
     if min_score is None:
         return rows, scores
     kept = scores >= min_score

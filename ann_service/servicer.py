@@ -5,10 +5,11 @@ from __future__ import annotations
 import grpc
 
 from ann_service.catalogue import Catalogue
+from ann_service.hybrid import rank_all
 from ann_service.responses import to_response
-from ann_service.search import find_all
+from ann_service.text import ranks_by_text
 from ann_service.validation import check_batch, read_searches
-from serving.errors import BundleNotServed, ModelNotServed, NoBundle
+from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from serving.live import Live, Served, Snapshot
 from serving.metrics import Metrics
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -44,8 +45,12 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
         self._batch_size.observe(len(request.searches))
         snapshot = self._live.snapshot
         catalogue = _pick(snapshot, request.model_version, request.bundle_version)
+        if catalogue.lexical is None and any(map(ranks_by_text, request.searches)):
+            open_ = [served.bundle for served in snapshot.open]
+            with_one = [other.manifest.bundle_version for other in open_ if other.lexical is not None]
+            raise LexicalNotServed(catalogue.manifest.bundle_version, with_one)
         plans = read_searches(request.searches, catalogue, self._max_k)
-        response = to_response(catalogue.items, plans, find_all(catalogue, plans))
+        response = to_response(catalogue.items, plans, rank_all(catalogue, plans))
         response.model_version = catalogue.manifest.model_version
         response.bundle_version = catalogue.manifest.bundle_version
         response.newest_model_version = snapshot.open[0].bundle.manifest.model_version
@@ -118,4 +123,5 @@ def _describe(served: Served[Catalogue]) -> pb.OpenBundle:
         recall_at_100=spec.recall_at_100,
         attributes=[pb.Attribute(name=name, type=_TYPES[type_]) for name, type_ in manifest.attributes.items()],
         opened_at_ms=served.opened_at_ms,
+        lexical_attributes=() if (lexical := served.bundle.lexical) is None else lexical.attributes,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
 from ann_service.filters import match
-from ann_service.search import SearchPlan
+from ann_service.search import SearchPlan, TextQuery
+from ann_service.text import ranks_by_text, read_text
 from bundle.strings import ABSENT
 from serving.errors import InvalidRequest, UnknownItem
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -67,11 +69,17 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
             allowed = match(catalogue.items, catalogue.filters, search.filter, f"{path}.filter")
         except InvalidRequest as error:
             violations += error.violations
-    queries, own_rows = np.zeros((1, 0)), _NO_ROWS
+    text: TextQuery | None = None
     try:
-        queries, own_rows = _read_target(search, catalogue, path)
+        text = read_text(search, path)
     except InvalidRequest as error:
         violations += error.violations
+    queries, own_rows = np.zeros((1, 0)), _NO_ROWS
+    if search.ranking != pb.RANKING_LEXICAL:
+        try:
+            queries, own_rows = _read_target(search, catalogue, path)
+        except InvalidRequest as error:
+            violations += error.violations
     if violations:
         raise InvalidRequest(violations)
     excluded = own_rows
@@ -88,6 +96,7 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         budget=search.search_budget or catalogue.default_budget(search.k),
         return_attributes=tuple(search.return_attributes),
         interests=queries if len(queries) > 1 else None,
+        text=text,
     )
 
 
@@ -103,8 +112,9 @@ def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: st
         violations.append((f"{path}.k", f"{search.k}, expected 1 to {max_k}"))
     if not 0 <= search.search_budget <= MAX_BUDGET:
         violations.append((f"{path}.search_budget", f"{search.search_budget}, expected 0 to {MAX_BUDGET}"))
-    if search.HasField("min_score") and not -1.0 <= search.min_score <= 1.0:  # so written that NaN fails
-        violations.append((f"{path}.min_score", f"{search.min_score}, expected -1 to 1"))
+    low, high, allowed = (0.0, sys.float_info.max, "0 or more") if ranks_by_text(search) else (-1.0, 1.0, "-1 to 1")
+    if search.HasField("min_score") and not low <= search.min_score <= high:  # so written that NaN fails
+        violations.append((f"{path}.min_score", f"{search.min_score}, expected {allowed}"))
     if len(search.exclude_item_ids) > MAX_EXCLUSIONS:
         count = len(search.exclude_item_ids)
         violations.append((f"{path}.exclude_item_ids", f"{count} ids, expected at most {MAX_EXCLUSIONS}"))

@@ -186,7 +186,7 @@ class _Bench:
                     number += 1
                     began = time.perf_counter()
                     embedded = query_client.embed([features])
-                    ann_client.search(ann.to_searches(embedded, Search(k=K)), model_version=embedded.model_version)
+                    ann_client.search(ann.to_searches(embedded, [Search(k=K)]), model_version=embedded.model_version)
                     middle = time.perf_counter()
                     retriever.retrieve(features, K)
                     both.append(middle - began)

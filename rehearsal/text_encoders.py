@@ -2,8 +2,9 @@
 
 all-MiniLM-L6-v2 over the titles of MovieLens-100k, with accents, and each of them with a slip: what the query tower
 service makes of a text (tokenizer and LiteRT, float32 and int8) beside Keras. Then the time of one text of 16 tokens,
-one thread, the ways in turn: LiteRT float32 and int8, the SavedModel, and a static table. Exits with 1 where float32 is
-further than 1e-4 away, or int8 has a cosine below 0.99.
+one thread, the ways in turn: LiteRT float32 and int8, a static table, ONNX Runtime and the SavedModel. Exits with 1
+where float32 is further than 1e-4 away, or int8 has a cosine below 0.99. Without the extra ``bench`` there is no ONNX
+Runtime, and the others are measured.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,15 @@ import numpy as np
 import psutil
 from prometheus_client import CollectorRegistry
 
+from bench.onnx_text import open_session, write_onnx
+from bundle.texts import pad
 from query_tower_service.text import ServedText, TextCache, TextMetrics
 from trainer import recipes, sources
 from trainer.quiet import import_tensorflow, quiet_stderr
 
 _TOLERANCE, _MIN_COSINE = 1e-4, 0.99
 _TOKENS = 16
+_AT_ONCE = 64
 
 
 def main() -> int:
@@ -37,6 +42,7 @@ def main() -> int:
     import_tensorflow()
     import tensorflow as tf
 
+    from trainer.text import checkpoints
     from trainer.text.building import build
     from trainer.text.encoders import KerasText
     from trainer.text.export import export_text_encoder
@@ -81,6 +87,18 @@ def main() -> int:
             size = figures["size_bytes"] / 1e6
             print(f"| {name} | {away:.1e} | {cosine:.7f} | {size:.1f} | {grown / 1e6:.0f} |")
             calls[name] = lambda served=served: served._run(ids)
+        if find_spec("onnxruntime") and find_spec("onnx"):
+            path = write_onnx(checkpoints.find("minilm", search.checkpoints), Path(temporary) / "encoder.onnx")
+            session, grown = _open_onnx(path)
+            found = np.concatenate([session.run(None, {"ids": i})[0] for i in _padded(encoder, texts)])
+            away = np.abs(found - expected).max()
+            cosine = np.sum(found * expected, axis=1)[np.any(expected, axis=1)].min()
+            failed |= not away <= _TOLERANCE  # so written that NaN fails
+            size = path.stat().st_size / 1e6
+            print(f"| ONNX Runtime | {away:.1e} | {cosine:.7f} | {size:.1f} | {grown / 1e6:.0f} |")
+            calls["ONNX Runtime"] = lambda: session.run(None, {"ids": ids.astype(np.int64)})[0]
+        else:
+            print("(no ONNX Runtime: install the extra bench)")
         saved = tf.saved_model.load(_save(encoder.model, Path(temporary) / "saved")).signatures["serve"]
         calls["SavedModel"] = lambda: saved(ids=tf.constant(ids))["embedding"].numpy()
         print(f"\n{len(texts):,} texts compared; one text of {_TOKENS} tokens, median of {arguments.rounds} in turn:\n")
@@ -102,6 +120,24 @@ def _serve(folder: Path, spec: Any) -> tuple[ServedText, int]:
     second = first._new_runner()
     second(ids=ids)
     return first, psutil.Process().memory_info().rss - before
+
+
+def _open_onnx(path: Path) -> tuple[Any, int]:
+    """Returns a session, and what a second one takes, in bytes."""
+    ids = {"ids": np.full((1, _TOKENS), 2000, dtype=np.int64)}
+    first = open_session(path)
+    first.run(None, ids)
+    before = psutil.Process().memory_info().rss
+    second = open_session(path)
+    second.run(None, ids)
+    return first, psutil.Process().memory_info().rss - before
+
+
+def _padded(encoder: Any, texts: Sequence[str]) -> Iterator[np.ndarray]:
+    """Yields [n, length] int64 token ids of some texts at a time, in order."""
+    for start in range(0, len(texts), _AT_ONCE):
+        rows = encoder.tokenizer.tokenize(texts[start : start + _AT_ONCE])
+        yield pad(rows, encoder.spec.pad_id).astype(np.int64)
 
 
 def _save(model: Any, folder: Path) -> str:

@@ -4,6 +4,7 @@ ServiceError
 ├── InvalidRequest      INVALID_ARGUMENT     BadRequest, one violation a field
 ├── ModelNotServed      FAILED_PRECONDITION  MODEL_NOT_SERVED, metadata "model_versions"
 ├── BundleNotServed     FAILED_PRECONDITION  BUNDLE_NOT_SERVED, metadata "bundle_versions"
+├── LexicalNotServed    FAILED_PRECONDITION  LEXICAL_NOT_SERVED, metadata "bundle_versions"
 ├── UnknownItem         NOT_FOUND            UNKNOWN_ITEM, metadata "item_ids"
 ├── NoBundle            UNAVAILABLE          NO_BUNDLE
 ├── Overloaded          RESOURCE_EXHAUSTED   OVERLOADED
@@ -97,6 +98,22 @@ class BundleNotServed(ServiceError):
         """Takes what is wrong, and the open bundles, the live one first."""
         listed = ",".join(open_bundles)
         super().__init__(f"{message}; open are {listed}", {"bundle_versions": listed})
+
+
+class LexicalNotServed(ServiceError):
+    """The bundle that would answer has no lexical index."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    reason = "LEXICAL_NOT_SERVED"
+
+    def __init__(self, bundle_version: str, bundles: Sequence[str]) -> None:
+        """Takes the bundle, and the open ones that have a lexical index, the live one first."""
+        listed = ",".join(bundles)
+        super().__init__(
+            f"bundle {bundle_version} has no lexical index, {listed or 'no open one'} has; rank by the embedding, or "
+            "publish a bundle of a recipe with search.serve",
+            {"bundle_versions": listed},
+        )
 
 
 class UnknownItem(ServiceError):

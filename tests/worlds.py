@@ -25,6 +25,7 @@ from bundle.items import FloatColumn, IntColumn, ItemTable, StringColumn, String
 from bundle.manifest import CANARIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES, FileEntry, IndexSpec, Manifest
 from bundle.store import BundleStore
 from bundle.vocabulary import Vocabulary
+from lexical_index import files as lexical_files
 
 DIMENSION = 8
 
@@ -147,6 +148,7 @@ class BundleSpec:
         index: makes the index file from the vectors; default: a good one.
         damage: changes the staged files before their hashes are taken.
         manifest: changes the manifest.
+        texts: makes the text of each item, which a lexical index is built over; None: the bundle has none.
     """
 
     seed: int = 1
@@ -157,6 +159,7 @@ class BundleSpec:
     index: Callable[[np.ndarray, Path], None] | None = None
     damage: Callable[[Path], None] = lambda folder: None
     manifest: Callable[[Manifest], Manifest] = lambda manifest: manifest
+    texts: Callable[[int], str] | None = None
 
 
 def write_bundle(
@@ -183,6 +186,9 @@ def write_bundle(
             [[items.ids[row] for row in rows] for rows in top],
             np.take_along_axis(scores, top, axis=1),
         ).write(folder / CANARIES)
+        if spec.texts is not None:
+            texts = [spec.texts(row) for row in range(spec.item_count)]
+            lexical_files.write(folder, ("title",), texts, items.ids)
         spec.damage(folder)
 
         def describe(files: dict[str, FileEntry]) -> Manifest:

@@ -34,12 +34,14 @@ from bundle.manifest import (
     Manifest,
 )
 from bundle.store import BundleStore
+from lexical_index import files as lexical_files
 from trainer import data, gates, index, recipes
 from trainer.canaries import make_canaries
 from trainer.errors import DataError, RecipeError
 from trainer.recipe import ITEM_ID, Recipe
+from trainer.text.lexical import write_lexical
 
-_MADE_ANEW = frozenset({VECTORS, INDEX, ITEMS, CANARIES, EVALUATION, REPORT, MANIFEST})
+_MADE_ANEW = frozenset({VECTORS, INDEX, ITEMS, CANARIES, EVALUATION, REPORT, MANIFEST, *lexical_files.FILES})
 
 Row = dict[str, Any]
 """Raw attribute values of one item by name; None where missing."""
@@ -139,6 +141,7 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
             shutil.copyfile(source / name, folder / name)
         np.save(folder / VECTORS, vectors, allow_pickle=False)
         table.write(folder / ITEMS)
+        write_lexical(recipe, table, folder)
         old = Canaries.read(source / CANARIES)
         make_canaries(old.columns, old.embeddings, vectors, table.ids).write(folder / CANARIES)
         floor = recipe.index.min_recall_at_100

@@ -34,6 +34,7 @@ from trainer.export import export_query_tower
 from trainer.report_measures import collect
 from trainer.runs import Run
 from trainer.splits import Parts
+from trainer.text.lexical import write_lexical
 from trainer.text.publishing import ExportedTexts
 
 _CANARIES = 32
@@ -86,6 +87,7 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
             run.recipe, evaluation.metrics[MODEL], evaluation.metrics[POPULARITY], spec.recall_at_100, comparison
         )
         dataset.items.write(folder / ITEMS)
+        write_lexical(run.recipe, dataset.items, folder)
         make_canaries(canary_columns, queries[:_CANARIES], vectors, dataset.items.ids).write(folder / CANARIES)
         _write_vocabularies(folder / VOCABULARIES, run)
         measured = {

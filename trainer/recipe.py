@@ -297,9 +297,11 @@ class Search:
 
     Attributes:
         attributes: of the items, that it reads. Default: those that the item tower reads as text.
+        serve: bundles carry a lexical index, so that the ANN service ranks by words too.
     """
 
     attributes: tuple[Name, ...] = ()
+    serve: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -345,6 +347,14 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Returns the resolved recipe as plain values; `trainer.recipes.parse` reads it back."""
         return ADAPTER.dump_python(self, mode="json")
+
+
+def lexical_attributes(recipe: Recipe) -> tuple[str, ...]:
+    """Returns the item attributes that lexical search reads: the recipe's, or those that the item tower reads as text.
+
+    Empty where there are none.
+    """
+    return recipe.search.attributes or tuple(f.name for f in recipe.item_tower.features if isinstance(f, TextInput))
 
 
 ADAPTER = TypeAdapter(Recipe)

@@ -5,13 +5,14 @@ The clients of one service, `QueryTowerClient` and `AnnClient`, lie beneath.
 """
 
 from two_tower_client import filters
-from two_tower_client.ann import AnnClient, AsyncAnnClient, Search, SearchOptions
+from two_tower_client.ann import AnnClient, AsyncAnnClient, Ranking, Search, SearchOptions
 from two_tower_client.channel import Tls
 from two_tower_client.client import ConnectionOptions
 from two_tower_client.errors import (
     BundleNotServed,
     DeadlineExceeded,
     InvalidRequest,
+    LexicalNotServed,
     ModelNotServed,
     NoBundle,
     Overloaded,
@@ -36,10 +37,12 @@ __all__ = [
     "Embeddings",
     "Hit",
     "InvalidRequest",
+    "LexicalNotServed",
     "ModelNotServed",
     "NoBundle",
     "Overloaded",
     "QueryTowerClient",
+    "Ranking",
     "Retrieval",
     "Retriever",
     "Search",

@@ -13,6 +13,7 @@ _DESCRIPTION = """Retrieves items from a two-tower system, and shows what its re
 
   two-tower status   --query-tower localhost:50051 --ann localhost:50052
   two-tower retrieve --feature age=24 --feature history=50,181 --k 10 --attribute title
+  two-tower retrieve --ranking lexical --text 'usb fan' --attribute title
   two-tower similar  --item 50 --k 5 --where genres=Comedy --where 'year>=1990'
   two-tower wait     --for 20261124T031645Z-3f9a1c --quorum 2
   two-tower compare  --from previous --to live --queries queries.jsonl --title title --html page.html
@@ -32,6 +33,11 @@ _RETRIEVE = """Prints the items nearest to a query.
 
 `two-tower status` tells whether the services are up. Which features there are is up to the model: name an unknown one
 and the message lists them. The values of a list are separated by commas; repeat the option to give them one by one.
+
+Where the bundle has a lexical index, a text ranks too: alone, without the query tower, or fused with the embedding.
+
+  two-tower retrieve --ranking lexical --text 'usb fan' --attribute title
+  two-tower retrieve --ranking fused --text 'usb fan' --feature query='usb fan' --attribute title
 """
 
 _SIMILAR = """Prints the items nearest to one item, or to the mean of several.
@@ -74,13 +80,13 @@ def make_parser() -> argparse.ArgumentParser:
     retrieve.add_argument(
         "--feature", action="append", default=[], metavar="NAME=VALUE", help="a feature of the query; repeatable"
     )
-    _add_search(retrieve)
+    _add_search(retrieve, rankings=("embedding", "lexical", "fused"))
     _add_connection(retrieve, timeout_s=5.0)
 
     similar = _formatted(kinds.add_parser("similar", help="items like an item"), _SIMILAR)
     similar.set_defaults(run=commands.similar)
     similar.add_argument("--item", action="append", required=True, metavar="ID", help="to be similar to; repeatable")
-    _add_search(similar)
+    _add_search(similar, rankings=("embedding", "fused"))
     _add_connection(similar, timeout_s=5.0, with_query_tower=False)
 
     status = _formatted(kinds.add_parser("status", help="what each replica serves"), _STATUS)
@@ -142,8 +148,12 @@ def _formatted(parser: argparse.ArgumentParser, description: str, epilog: str = 
     return parser
 
 
-def _add_search(parser: argparse.ArgumentParser) -> None:
+def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> None:
     parser.add_argument("--k", type=int, default=10, help="how many items (default: 10)")
+    parser.add_argument(
+        "--ranking", choices=rankings, default="embedding", help="what orders them (default: %(default)s)"
+    )
+    parser.add_argument("--text", default="", help="what was typed, where it ranks: lexical or fused")
     parser.add_argument(
         "--attribute", action="append", default=[], metavar="NAME", help="print this item attribute too; repeatable"
     )
@@ -155,7 +165,12 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         metavar="CONDITION",
         help="name=value, name!=value, name>=number or name<=number; repeatable, and all have to hold",
     )
-    parser.add_argument("--min-score", type=float, metavar="SCORE", help="only items with this score or more, -1 to 1")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="SCORE",
+        help="only items with this score or more, in the unit of the scores printed",
+    )
     parser.add_argument("--exact", action="store_true", help="scan every item instead of the index")
     parser.add_argument(
         "--search-budget",

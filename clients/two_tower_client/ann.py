@@ -1,9 +1,9 @@
-"""Clients of the ANN service: embeddings, or items -> nearest items."""
+"""Clients of the ANN service: embeddings, items or a text -> items."""
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
@@ -15,6 +15,15 @@ from two_tower_client.results import AttributeValue, Embeddings, Retrieval, Sear
 
 DEFAULT_ADDRESS = "localhost:50052"
 
+Ranking = Literal["embedding", "lexical", "fused"]
+"""What orders the items: the cosine with the embedding, the words of a text (BM25), or both by reciprocal ranks."""
+
+_RANKINGS: dict[str, ann_pb2.Ranking.ValueType] = {
+    "embedding": ann_pb2.RANKING_UNSPECIFIED,  # the default, which every ANN service knows
+    "lexical": ann_pb2.RANKING_LEXICAL,
+    "fused": ann_pb2.RANKING_FUSED,
+}
+
 
 class SearchOptions(TypedDict, total=False):
     """What a search may ask for beside its target and `k`.
@@ -22,11 +31,16 @@ class SearchOptions(TypedDict, total=False):
     Attributes:
         exclude: Ids of items to leave out, for instance those the user has seen; at most 100,000.
         filter: Only items that match; see `two_tower_client.filters`. Default: all.
-        min_score: Only items with at least this score, -1 to 1. Default: no limit.
+        min_score: Only items with at least this score, in the unit of `Retrieval.scores`: -1 to 1 where the embedding
+            ranks, from 0 on where a text does. Default: no limit.
         exact: Scan every item instead of the index: exact, and slower. Default: False.
         search_budget: What the index may inspect, in the unit of its kind (`OpenBundle.index_kind`): more finds more of
             the true neighbours and costs more time. Default (0): what the publisher of the bundle measured.
         return_attributes: Names of item attributes to send along, for instance "title".
+        ranking: "embedding" (default), "lexical" or "fused". The last two need a text, and a bundle with a lexical
+            index (`OpenBundle.lexical_attributes`).
+        fusion_constant: Of "fused", 1 to 10,000: the larger, the less the first ranks outweigh those behind. Default
+            (0): 60.
     """
 
     exclude: Sequence[str]
@@ -35,6 +49,8 @@ class SearchOptions(TypedDict, total=False):
     exact: bool
     search_budget: int
     return_attributes: Sequence[str]
+    ranking: Ranking
+    fusion_constant: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +59,16 @@ class Search:
 
     Give one of the three.
 
+    With `ranking="lexical"` give neither: the items that share words with `text` are found. With `"fused"` give one of
+    the two and `text`.
+
     A string where several are expected counts as one.
 
     Attributes:
         embedding: [dim] floats, finite, not all zero.
         embeddings: [n][dim] likewise, 1 to 8: the interests of one query. An item has the largest of its scores.
         similar_to: Ids of 1 to 1,000 items of the bundle, which are left out of the result.
+        text: What was typed, 1 to 1,000 characters, where it ranks.
         k: How many items to return.
         exclude: As in `SearchOptions`, like all that follow.
         filter: Only items that match.
@@ -56,11 +76,14 @@ class Search:
         exact: Scan every item.
         search_budget: What the index may inspect, in the unit of its kind.
         return_attributes: Names of item attributes to send along.
+        ranking: What orders the items.
+        fusion_constant: Of "fused".
     """
 
     embedding: Sequence[float] | None = None
     embeddings: Sequence[Sequence[float]] | None = None
     similar_to: str | Sequence[str] | None = None
+    text: str = ""
     k: int = 10
     exclude: str | Sequence[str] = ()
     filter: Filter | None = None
@@ -68,6 +91,8 @@ class Search:
     exact: bool = False
     search_budget: int = 0
     return_attributes: str | Sequence[str] = ()
+    ranking: Ranking = "embedding"
+    fusion_constant: int = 0
 
 
 class AnnClient(Client):
@@ -146,18 +171,26 @@ class AsyncAnnClient(AsyncClient):
         return await self._call(next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
 
 
-def to_searches(embeddings: Embeddings, search: Search) -> list[Search]:
-    """Returns `search` with the embedding, or all the interests, of each query."""
+def to_searches(embeddings: Embeddings, asked: Sequence[Search]) -> list[Search]:
+    """Returns each of the searches asked with the embedding, or all the interests, of its query.
+
+    Raises:
+        ServerError: If there are not as many queries embedded as searches asked.
+    """
+    made = len(embeddings.interests or embeddings.vectors)
+    if made != len(asked):
+        raise ServerError(f"the query tower made {made} embeddings of {len(asked)} queries; see its log")
     if embeddings.interests:
-        return [replace(search, embeddings=interests) for interests in embeddings.interests]
-    return [replace(search, embedding=vector) for vector in embeddings.vectors]
+        return [replace(search, embeddings=each) for search, each in zip(asked, embeddings.interests, strict=True)]
+    return [replace(search, embedding=each) for search, each in zip(asked, embeddings.vectors, strict=True)]
 
 
 def to_request(searches: Sequence[Search], model_version: str, bundle_version: str) -> ann_pb2.SearchItemsRequest:
     """Returns the request for `searches`.
 
     Raises:
-        InvalidRequest: If there are no searches, or one has no target, two, or a value of another type.
+        InvalidRequest: If there are no searches, or one has a target or text too many or too few, or a value of
+            another type.
     """
     if not searches:
         raise InvalidRequest.in_field("searches", "is empty; send at least one")
@@ -184,10 +217,19 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
 
 
 def _to_search(search: Search, path: str) -> ann_pb2.Search:
-    if [search.embedding, search.embeddings, search.similar_to].count(None) != 2:
+    if search.ranking not in _RANKINGS:
+        raise InvalidRequest.in_field(f"{path}.ranking", f"is {search.ranking!r}, expected {', '.join(_RANKINGS)}")
+    targets = 3 - [search.embedding, search.embeddings, search.similar_to].count(None)
+    if search.ranking == "lexical":
+        if targets:
+            raise InvalidRequest.in_field(path, 'takes no target where ranking is "lexical"; "fused" takes both')
+    elif targets != 1:
         raise InvalidRequest.in_field(
             path, "takes an embedding, embeddings or items to be similar to: one of the three"
         )
+    if bool(search.text) == (search.ranking == "embedding"):
+        fault = "is set but does not rank" if search.text else f"is empty, and ranking is {search.ranking!r}"
+        raise InvalidRequest.in_field(f"{path}.text", f'{fault}; give a text with ranking "lexical" or "fused"')
     if isinstance(search.k, bool) or search.k < 1:
         raise InvalidRequest.in_field(f"{path}.k", f"has to be at least 1, got {search.k!r}")
     try:
@@ -202,6 +244,9 @@ def _to_search(search: Search, path: str) -> ann_pb2.Search:
             exact=search.exact,
             search_budget=search.search_budget,
             return_attributes=_listed(search.return_attributes),
+            text=search.text,
+            ranking=_RANKINGS[search.ranking],
+            fusion_constant=search.fusion_constant,
         )
     except (TypeError, ValueError) as error:
         # What protobuf says of a value that does not fit its field.

@@ -23,18 +23,20 @@ from two_tower_client.retriever import Retriever
 
 
 def retrieve(arguments: argparse.Namespace) -> int:
-    """Prints the items nearest to the features given."""
+    """Prints the items nearest to the features given, or those that a text names."""
     with Retriever(arguments.query_tower, arguments.ann, **_connection(arguments)) as retriever:
-        features = parse_features(arguments.feature, _schema(retriever.query_tower.status()))
+        lexical = arguments.ranking == "lexical"
+        features = {} if lexical else parse_features(arguments.feature, _schema(retriever.query_tower.status()))
         options = _options(arguments, retriever.ann)
-        _print(retriever.retrieve(features, arguments.k, **options), arguments)
+        _print(retriever.retrieve(features, arguments.k, text=arguments.text, **options), arguments)
     return 0
 
 
 def similar(arguments: argparse.Namespace) -> int:
     """Prints the items nearest to the items given."""
     with AnnClient(arguments.ann, **_connection(arguments)) as ann:
-        answer = ann.search([Search(similar_to=arguments.item, k=arguments.k, **_options(arguments, ann))])
+        options = _options(arguments, ann)
+        answer = ann.search([Search(similar_to=arguments.item, text=arguments.text, k=arguments.k, **options)])
         _print(answer.retrievals[0], arguments)
     return 0
 
@@ -116,6 +118,7 @@ def _options(arguments: argparse.Namespace, ann: AnnClient) -> SearchOptions:
         "exact": arguments.exact,
         "search_budget": arguments.search_budget,
         "return_attributes": arguments.attribute,
+        "ranking": arguments.ranking,
     }
 
 

@@ -6,6 +6,7 @@
     ├── InvalidRequest      the request is at fault: mend it          .violations
     ├── ModelNotServed      no replica asked has that model open      .model_versions
     ├── BundleNotServed     the pinned bundle is not open             .bundle_versions
+    ├── LexicalNotServed    the bundle cannot rank by a text          .bundle_versions
     ├── UnknownItem         an item to be similar to is not there     .item_ids
     ├── NoBundle            the service has loaded nothing yet        retry with backoff
     ├── Overloaded          too many requests are in flight           retry with backoff
@@ -68,6 +69,19 @@ class BundleNotServed(TwoTowerError):
 
     Attributes:
         bundle_versions: The bundles open at the replica that refused, the live one first.
+    """
+
+    def __init__(self, message: str, bundle_versions: tuple[str, ...] = ()) -> None:
+        """Takes the message and what a caller may branch on."""
+        super().__init__(message)
+        self.bundle_versions = bundle_versions
+
+
+class LexicalNotServed(TwoTowerError):
+    """The bundle that would answer has no lexical index, so that no text can rank its items.
+
+    Attributes:
+        bundle_versions: The open bundles that have one at the replica that refused, the live one first.
     """
 
     def __init__(self, message: str, bundle_versions: tuple[str, ...] = ()) -> None:

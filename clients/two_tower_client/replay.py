@@ -92,9 +92,9 @@ class Replay:
         started_s = time.perf_counter()
         embeddings = self._query_tower.embed(batch, model)
         embedded_s = time.perf_counter()
-        searches = to_searches(embeddings, Search(k=self._k, return_attributes=attributes))
+        asked = [Search(k=self._k, return_attributes=attributes)] * len(batch)
         try:
-            answer = self._ann.search(searches, model_version=model, bundle_version=bundle)
+            answer = self._ann.search(to_searches(embeddings, asked), model_version=model, bundle_version=bundle)
         except BundleNotServed as error:
             raise BundleNotServed(
                 f"{bundle} is no longer open at {self._ann.target}; open are {_series(error.bundle_versions)}; "

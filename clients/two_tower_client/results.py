@@ -13,7 +13,7 @@ class Hit:
 
     Attributes:
         item_id: The external id.
-        score: Cosine similarity, -1 to 1; larger is nearer.
+        score: As in `Retrieval.scores`; larger is better.
         attributes: The attributes asked for, by name.
     """
 
@@ -28,7 +28,8 @@ class Retrieval:
 
     Attributes:
         item_ids: [n] external ids, n at most `k`.
-        scores: [n] cosine similarities, -1 to 1, descending.
+        scores: [n] descending: cosine similarities, -1 to 1; BM25 scores, above 0, where a text ranked alone; sums of
+            reciprocal ranks, above 0, where both were fused.
         attributes: For each attribute asked for, [n] values; None where an item has none.
         model_version: The model that embedded query and items alike; of the bundle, where no query was embedded.
         bundle_version: The bundle that answered.

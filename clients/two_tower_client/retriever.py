@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -9,7 +10,7 @@ from two_tower_client import ann, query_tower
 from two_tower_client.ann import AnnClient, AsyncAnnClient, Search, SearchOptions
 from two_tower_client.channel import Address
 from two_tower_client.client import ConnectionOptions, check_timeout
-from two_tower_client.errors import DeadlineExceeded, ModelNotServed
+from two_tower_client.errors import DeadlineExceeded, InvalidRequest, ModelNotServed
 from two_tower_client.features import Features
 from two_tower_client.protocol import Embed, Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
@@ -51,26 +52,36 @@ class Retriever:
         self._pin = Pin()
 
     def retrieve(
-        self, features: Features, k: int = 10, *, timeout_s: float | None = None, **options: Unpack[SearchOptions]
+        self,
+        features: Features,
+        k: int = 10,
+        *,
+        text: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` items nearest to a query, best first.
 
         Args:
-            features: What is known of the user and the moment, by feature name; None means missing.
+            features: What is known of the user and the moment, by feature name; None means missing. With
+                `ranking="lexical"` they are not looked at, and the query tower is not asked.
             k: How many items to return.
+            text: What was typed, where `ranking` is "lexical" or "fused": its words rank the items. Where the query
+                tower reads it too, it is one of `features` besides.
             timeout_s: Seconds that all may take. Default: that of the retriever.
             **options: See `SearchOptions`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        return self.retrieve_batch([features], k, timeout_s=timeout_s, **options)[0]
+        return self.retrieve_batch([features], k, texts=_alone(text), timeout_s=timeout_s, **options)[0]
 
     def retrieve_batch(
         self,
         queries: Sequence[Features],
         k: int = 10,
         *,
+        texts: Sequence[str] = (),
         timeout_s: float | None = None,
         **options: Unpack[SearchOptions],
     ) -> list[Retrieval]:
@@ -79,6 +90,7 @@ class Retriever:
         Args:
             queries: The features of each query.
             k: How many items to return for each.
+            texts: What was typed, one for each of `queries`, where `ranking` is "lexical" or "fused".
             timeout_s: Seconds that all may take. Default: that of the retriever.
             **options: See `SearchOptions`; the same for all.
 
@@ -86,7 +98,10 @@ class Retriever:
             TwoTowerError: See `two_tower_client.errors`.
         """
         deadline = _Deadline(self._timeout_s if timeout_s is None else check_timeout(timeout_s))
-        retrieve = _Retrieve(self._pin, Search(k=k, **options))
+        asked = _searches(queries, texts, Search(k=k, **options))
+        if options.get("ranking") == "lexical":
+            return list(self.ann.search(asked, timeout_s=deadline.remaining_s()).retrievals)
+        retrieve = _Retrieve(self._pin, asked)
         while (step := retrieve.step) is not None:
             try:
                 if isinstance(step, Embed):
@@ -106,6 +121,7 @@ class Retriever:
         item_ids: str | Sequence[str],
         k: int = 10,
         *,
+        text: str = "",
         timeout_s: float | None = None,
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
@@ -114,13 +130,15 @@ class Retriever:
         Args:
             item_ids: The id of an item, or of up to 1,000.
             k: How many items to return.
+            text: What was typed, where `ranking` is "fused".
             timeout_s: Seconds that all may take. Default: that of the retriever.
             **options: See `SearchOptions`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        return self.ann.search([Search(similar_to=item_ids, k=k, **options)], timeout_s=timeout_s).retrievals[0]
+        search = Search(similar_to=item_ids, text=text, k=k, **options)
+        return self.ann.search([search], timeout_s=timeout_s).retrievals[0]
 
     def close(self) -> None:
         """Closes both channels."""
@@ -163,22 +181,32 @@ class AsyncRetriever:
         self._pin = Pin()
 
     async def retrieve(
-        self, features: Features, k: int = 10, *, timeout_s: float | None = None, **options: Unpack[SearchOptions]
+        self,
+        features: Features,
+        k: int = 10,
+        *,
+        text: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns what `Retriever.retrieve` does."""
-        return (await self.retrieve_batch([features], k, timeout_s=timeout_s, **options))[0]
+        return (await self.retrieve_batch([features], k, texts=_alone(text), timeout_s=timeout_s, **options))[0]
 
     async def retrieve_batch(
         self,
         queries: Sequence[Features],
         k: int = 10,
         *,
+        texts: Sequence[str] = (),
         timeout_s: float | None = None,
         **options: Unpack[SearchOptions],
     ) -> list[Retrieval]:
         """Returns what `Retriever.retrieve_batch` does."""
         deadline = _Deadline(self._timeout_s if timeout_s is None else check_timeout(timeout_s))
-        retrieve = _Retrieve(self._pin, Search(k=k, **options))
+        asked = _searches(queries, texts, Search(k=k, **options))
+        if options.get("ranking") == "lexical":
+            return list((await self.ann.search(asked, timeout_s=deadline.remaining_s())).retrievals)
+        retrieve = _Retrieve(self._pin, asked)
         while (step := retrieve.step) is not None:
             try:
                 if isinstance(step, Embed):
@@ -198,12 +226,13 @@ class AsyncRetriever:
         item_ids: str | Sequence[str],
         k: int = 10,
         *,
+        text: str = "",
         timeout_s: float | None = None,
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns what `Retriever.similar_to` does."""
-        answer = await self.ann.search([Search(similar_to=item_ids, k=k, **options)], timeout_s=timeout_s)
-        return answer.retrievals[0]
+        search = Search(similar_to=item_ids, text=text, k=k, **options)
+        return (await self.ann.search([search], timeout_s=timeout_s)).retrievals[0]
 
     async def close(self) -> None:
         """Closes both channels."""
@@ -221,6 +250,18 @@ class AsyncRetriever:
         await self.close()
 
 
+def _alone(text: str) -> Sequence[str]:
+    return (text,) if text else ()
+
+
+def _searches(queries: Sequence[Features], texts: Sequence[str], search: Search) -> list[Search]:
+    """Returns the search of each query, without its embedding."""
+    if isinstance(texts, str) or (texts and len(texts) != len(queries)):
+        found = "a string" if isinstance(texts, str) else f"{len(texts)} texts"
+        raise InvalidRequest.in_field("texts", f"takes a list of one for each of {len(queries)} queries, got {found}")
+    return [replace(search, text=text) for text in (texts or [""] * len(queries))]
+
+
 class _Retrieve:
     """One retrieve under way: the protocol, and the payloads that its steps stand for.
 
@@ -230,17 +271,21 @@ class _Retrieve:
         retrievals: The answer, once it is in.
     """
 
-    def __init__(self, pin: Pin, search: Search) -> None:
+    def __init__(self, pin: Pin, asked: Sequence[Search]) -> None:
         self.pin = pin
         self.retrievals = list[Retrieval]()
-        self._search = search
+        self._asked = asked
         self._embeddings = Embeddings((), "")
         self._exchange = exchange(pin)
         self.step: Step | None = next(self._exchange)
 
     def searches(self) -> list[Search]:
-        """Returns one search for each of the last queries embedded."""
-        return ann.to_searches(self._embeddings, self._search)
+        """Returns one search for each of the last queries embedded.
+
+        Raises:
+            ServerError: If there is not one embedding for each query.
+        """
+        return ann.to_searches(self._embeddings, self._asked)
 
     def advance(self, answer: Embeddings | SearchAnswer | ModelNotServed) -> None:
         """Takes the answer to `step` and sets the next one.

@@ -13,6 +13,7 @@ from two_tower_client.errors import (
     BundleNotServed,
     DeadlineExceeded,
     InvalidRequest,
+    LexicalNotServed,
     ModelNotServed,
     NoBundle,
     Overloaded,
@@ -117,6 +118,13 @@ def _failed_precondition(failure: _Failure) -> TwoTowerError:
         bundles = failure.listed("bundle_versions")
         return BundleNotServed(
             f"{failure.target} does not serve that bundle; it serves {_series(bundles)}; start again without a pin",
+            bundles,
+        )
+    if failure.reason == "LEXICAL_NOT_SERVED":
+        bundles = failure.listed("bundle_versions")
+        return LexicalNotServed(
+            f"the bundle at {failure.target} has no lexical index (open with one: {_series(bundles)}); rank by the "
+            "embedding, or publish a bundle of a recipe with search.serve",
             bundles,
         )
     return _server_error(failure)

@@ -80,9 +80,34 @@ def test_one_string_is_one_id(world: World) -> None:
     assert list(search.return_attributes) == ["title"]
 
 
+def test_a_text_ranks_alone_or_with_a_target(world: World) -> None:
+    fused = Search(embedding=(1.0, 0.0), text="east", ranking="fused", fusion_constant=5)
+    with AnnClient(world.ann_address) as client:
+        answer = client.search([Search(text="east", ranking="lexical", k=1), fused], model_version="m1")
+    assert answer.retrievals[0].item_ids == ("northeast",)
+    assert answer.retrievals[0].scores == (9.0,)
+    assert list(world.ann.requests[0].searches) == [
+        ann_pb2.Search(text="east", ranking=ann_pb2.RANKING_LEXICAL, k=1),
+        ann_pb2.Search(
+            embedding=ann_pb2.Embedding(values=[1, 0]),
+            text="east",
+            ranking=ann_pb2.RANKING_FUSED,
+            fusion_constant=5,
+            k=10,
+        ),
+    ]
+
+
 @pytest.mark.parametrize(
     ("search", "field"),
     [
+        (Search(ranking="lexical"), "searches[0].text"),
+        (Search(similar_to="east", ranking="fused"), "searches[0].text"),
+        (Search(similar_to="east", text="east"), "searches[0].text"),
+        (Search(similar_to="east", text="east", ranking="lexical"), "searches[0]"),
+        (Search(text="east", ranking="fused"), "searches[0]"),
+        (Search(text="east", ranking="bm25"), "searches[0].ranking"),  # pyright: ignore[reportArgumentType]
+        (Search(text="east", ranking="lexical", fusion_constant=2**31), "searches[0]"),
         (Search(), "searches[0]"),
         (Search(embedding=(1.0,), similar_to="east"), "searches[0]"),
         (Search(similar_to="east", k=0), "searches[0].k"),

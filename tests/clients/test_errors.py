@@ -9,7 +9,7 @@ def test_the_drawing_names_every_error() -> None:
     drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or ""))
     defined = {kind.__name__ for kind in errors.TwoTowerError.__subclasses__()}
     assert drawn == defined
-    assert len(drawn) == 10
+    assert len(drawn) == 11
 
 
 def test_an_error_of_one_field_names_it() -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.clients.conftest import World
 from tests.clients.test_retriever import free_port
 from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
+from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client.__main__ import main, make_parser
 
 Output = pytest.CaptureFixture[str]
@@ -69,6 +70,17 @@ def test_similar_asks_the_ann_service_alone(world: World, capsys: Output) -> Non
     assert main(["similar", "--ann", world.ann_address, "--item", "north", "--k", "1"]) == 0
     assert "1     northeast  0.8000" in capsys.readouterr().out
     assert world.query_tower.requests == []
+
+
+def test_a_text_ranks_alone_or_fused(world: World, capsys: Output) -> None:
+    assert main(["retrieve", *world.flags, "--ranking", "lexical", "--text", "east", "--k", "1"]) == 0
+    assert "1     northeast  9.0000" in capsys.readouterr().out
+    assert world.query_tower.requests == []
+    assert main(["retrieve", *world.flags, "--ranking", "fused", "--text", "east", "--feature", "age=0"]) == 0
+    (search,) = world.ann.requests[-1].searches
+    assert (search.text, search.ranking, list(search.embedding.values)) == ("east", ann_pb2.RANKING_FUSED, [1.0, 0.0])
+    assert main(["retrieve", *world.flags, "--ranking", "lexical"]) == 2
+    assert "searches[0].text: is empty, and ranking is 'lexical'" in capsys.readouterr().err
 
 
 def test_environment_gives_addresses_and_token(

@@ -13,6 +13,7 @@ import pytest
 from tests.clients.conftest import World
 from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
 from tests.worlds import wait_for
+from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
 from two_tower_client import (
@@ -71,6 +72,51 @@ def test_a_batch_is_one_call_to_each(world: World) -> None:
         retrievals = retriever.retrieve_batch([{"age": 0}, {"age": 90}], k=1)
     assert [retrieval.item_ids for retrieval in retrievals] == [("east",), ("north",)]
     assert (len(world.query_tower.requests), len(world.ann.requests)) == (1, 1)
+
+
+def test_words_need_no_query_tower(world: World) -> None:
+    with Retriever(**world.addresses) as retriever:
+        assert retriever.retrieve({"age": 0}, text="east", ranking="lexical").item_ids == ("northeast", "east")
+        first, second = retriever.retrieve_batch([{}, {}], texts=["north", "east"], ranking="lexical", exclude=["east"])
+    assert (first.item_ids, second.item_ids) == (("northeast",), ("northeast",))
+    assert (first.model_version, first.bundle_version) == ("m1", "b1")
+    assert world.query_tower.requests == []
+    assert len(world.ann.requests) == 2
+
+
+def test_each_query_of_a_batch_is_fused_with_its_own_text(world: World) -> None:
+    async def ask() -> list[Retrieval]:
+        async with AsyncRetriever(**world.addresses) as retriever:
+            return await retriever.retrieve_batch([{"age": 0}, {"age": 90}], 1, texts=["a", "b"], ranking="fused")
+
+    with Retriever(**world.addresses) as retriever:
+        found = retriever.retrieve_batch([{"age": 0}, {"age": 90}], 1, texts=["a", "b"], ranking="fused")
+        retriever.similar_to("north", text="c", ranking="fused")
+    assert asyncio.run(ask()) == found
+    assert [(search.text, search.ranking) for request in world.ann.requests for search in request.searches] == [
+        ("a", ann_pb2.RANKING_FUSED),
+        ("b", ann_pb2.RANKING_FUSED),
+        ("c", ann_pb2.RANKING_FUSED),
+        ("a", ann_pb2.RANKING_FUSED),
+        ("b", ann_pb2.RANKING_FUSED),
+    ]
+    assert [retrieval.item_ids for retrieval in found] == [("east",), ("north",)]
+
+
+@pytest.mark.parametrize("texts", [["a"], "ab"])
+def test_texts_are_one_a_query(world: World, texts: list[str]) -> None:
+    with Retriever(**world.addresses) as retriever, pytest.raises(InvalidRequest, match="one for each of 2 queries"):
+        retriever.retrieve_batch([{}, {}], texts=texts, ranking="fused")
+    assert world.query_tower.requests == []
+
+
+def test_asyncio_twin_ranks_by_words_too(world: World) -> None:
+    async def ask() -> Retrieval:
+        async with AsyncRetriever(**world.addresses) as retriever:
+            return await retriever.retrieve({}, text="east", ranking="lexical")
+
+    assert asyncio.run(ask()).item_ids == ("northeast", "east")
+    assert world.query_tower.requests == []
 
 
 def test_similar_items_need_no_query_tower(world: World) -> None:

@@ -55,11 +55,14 @@ def test_an_invalid_request_tells_each_violation() -> None:
 def test_reasons() -> None:
     model = raised_for(error_info(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_SERVED", model_versions="m2,m1"))
     bundle = raised_for(error_info(grpc.StatusCode.FAILED_PRECONDITION, "BUNDLE_NOT_SERVED", bundle_versions="b2,b1"))
+    words = raised_for(error_info(grpc.StatusCode.FAILED_PRECONDITION, "LEXICAL_NOT_SERVED", bundle_versions="b2"))
     item = raised_for(error_info(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ITEM", item_ids="7,9"))
     assert isinstance(model, errors.ModelNotServed)
     assert model.model_versions == ("m2", "m1")
     assert isinstance(bundle, errors.BundleNotServed)
     assert bundle.bundle_versions == ("b2", "b1")
+    assert isinstance(words, errors.LexicalNotServed)
+    assert words.bundle_versions == ("b2",)
     assert isinstance(item, errors.UnknownItem)
     assert item.item_ids == ("7", "9")
     assert type(raised_for(error_info(grpc.StatusCode.UNAVAILABLE, "NO_BUNDLE"))) is errors.NoBundle

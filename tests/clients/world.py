@@ -163,8 +163,12 @@ class ScriptedAnn(Scripted, ann_grpc.AnnServiceServicer):
     def _search(self, search: ann_pb2.Search, model: str, result: ann_pb2.SearchResult) -> None:
         vectors = {item: values if model == "m1" else values[::-1] for item, values in VECTORS.items()}
         likes = search.similar_to.values
-        target = vectors[likes[0]] if likes else search.embedding.values
-        scores = {item: sum(a * b for a, b in zip(target, values, strict=True)) for item, values in vectors.items()}
+        if search.ranking == ann_pb2.RANKING_LEXICAL:
+            # As many points as the title is long, for each title that holds the text.
+            scores = {item: float(len(title)) for item, title in TITLES.items() if search.text in title.lower()}
+        else:
+            target = vectors[likes[0]] if likes else search.embedding.values
+            scores = {item: sum(a * b for a, b in zip(target, values, strict=True)) for item, values in vectors.items()}
         left = [
             item
             for item in sorted(scores, key=lambda item: -scores[item])

@@ -12,6 +12,7 @@ EXAMPLES: list[tuple[ServiceError, str, str]] = [
     (errors.InvalidRequest([("k", "0, expected 1 to 5")]), "INVALID_ARGUMENT", ""),
     (errors.ModelNotServed("m", ["a", "b"]), "FAILED_PRECONDITION", "MODEL_NOT_SERVED"),
     (errors.BundleNotServed("gone", ["a"]), "FAILED_PRECONDITION", "BUNDLE_NOT_SERVED"),
+    (errors.LexicalNotServed("b", ["a"]), "FAILED_PRECONDITION", "LEXICAL_NOT_SERVED"),
     (errors.UnknownItem("f", ["x"]), "NOT_FOUND", "UNKNOWN_ITEM"),
     (errors.NoBundle(), "UNAVAILABLE", "NO_BUNDLE"),
     (errors.Overloaded(3), "RESOURCE_EXHAUSTED", "OVERLOADED"),

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lexical_index.bm25 import Bm25
 from trainer.errors import DataError
 from trainer.text import graded
-from trainer.text.lexical import Bm25
 from trainer.text.search_evaluation import summarise
 
 ROWS = "query,docid,rating\nmouse,a,3\nmouse,b,1\nmouse,c,0\nbag,d,2\nbag,a,0\nnothing,a,0\n"
@@ -71,7 +71,7 @@ def test_fusion_sums_reciprocal_ranks() -> None:
 
 
 def test_bm25_finds_rare_words_first_and_plurals_too() -> None:
-    index = Bm25(["black cable", "red cable", "wireless mouse", "Émile cable"])
+    index = Bm25.of(["black cable", "red cable", "wireless mouse", "Émile cable"])
     assert index.rank("mice mouses", 10) == [2]
     assert index.rank("red cables", 10)[0] == 1
     assert sorted(index.rank("cable", 10)) == [0, 1, 3]

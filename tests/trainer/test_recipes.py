@@ -135,6 +135,12 @@ def test_keys_that_need_another_say_so() -> None:
         )
 
 
+def test_a_lexical_index_needs_texts() -> None:
+    with pytest.raises(RecipeError, match=r"search\.serve needs a text of the items; name attributes under \[search\]"):
+        recipe(search={"attributes": [], "serve": True})
+    assert recipe(search={"attributes": [], "serve": False}).search.serve is False
+
+
 def test_a_misspelt_key_is_answered_with_the_nearest_one() -> None:
     raw = recipes.load("movielens_100k").to_json()
     raw["training"]["epoch"] = 3

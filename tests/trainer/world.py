@@ -76,6 +76,12 @@ learning_rate = 0.03
 [index]
 trees = [3, 6]
 """
+SERVED_WORDS = """
+[search]
+attributes = ["title"]
+serve = true
+"""
+"""Of the recipe that is written and trained."""
 GENRES = ("comedy", "drama", "horror", "western")
 USER_COUNT, ITEM_COUNT = 60, 40
 KERAS_AND_NUMPY = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -111,7 +117,7 @@ def write_shop(folder: Path) -> Path:
     for name, lines in (("purchases", purchases), ("products", products), ("buyers", buyers)):
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     path = folder / "shop.toml"
-    path.write_text(RECIPE)
+    path.write_text(RECIPE + SERVED_WORDS)
     return path
 
 

@@ -26,6 +26,7 @@ from trainer.recipe import (
     HistoryInput,
     Recipe,
     Training,
+    lexical_attributes,
 )
 from trainer.recipe_tables import Attribute, Interactions
 from trainer.recipe_values import CategoricalValue, NumericValue
@@ -178,6 +179,11 @@ def _check(recipe: Recipe, source: str) -> None:
                 f"{source}: search.attributes: {name} is no attribute of the items of type string (there are "
                 f"{sorted(n for n, kind in item_types.items() if kind == 'string')})"
             )
+    if recipe.search.serve and not lexical_attributes(recipe):
+        raise RecipeError(
+            f"{source}: search.serve needs a text of the items; name attributes under [search], or give the item tower "
+            "a feature of kind text"
+        )
     _check_format(recipe.interactions, source)
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.text.lexical import Bm25
+from lexical_index.bm25 import Bm25
 
 if TYPE_CHECKING:
     from trainer.text.icecat import Product
@@ -46,7 +46,7 @@ def make(
         texts: all that is written of each product.
         seed: of what is drawn.
     """
-    generator, index = random.Random(seed), Bm25(texts)
+    generator, index = random.Random(seed), Bm25.of(texts)
     row_of = {product.id: row for row, product in enumerate(products)}
     answers: dict[str, dict[str, tuple[str, float]]] = defaultdict(dict)
 

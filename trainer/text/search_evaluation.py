@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lexical_index.bm25 import Bm25
 from trainer import intervals
 from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries
 from trainer.errors import RunError
 from trainer.index import exact_top_k
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, lexical_attributes
 from trainer.runs import Run
 from trainer.text import building, graded
 from trainer.text.graded import DEPTH, METRICS, Graded
-from trainer.text.lexical import Bm25
+from trainer.text.lexical import texts_of
 from trainer.text.spec import TextInput
 
 MODEL, FUSED, BM25, FROZEN = "two-tower", "two-tower + BM25", "BM25", "frozen encoder"
@@ -45,18 +46,6 @@ class SearchEvaluation:
     queries: Sequence[str]
 
 
-def lexical_attributes(recipe: Recipe) -> tuple[str, ...]:
-    """Returns the item attributes that lexical search reads: the recipe's, or those that the item tower reads as text.
-
-    Raises:
-        RunError: there are none.
-    """
-    names = recipe.search.attributes or tuple(f.name for f in recipe.item_tower.features if isinstance(f, TextInput))
-    if not names:
-        raise RunError(f"{recipe.name}: its items have no text; name attributes under [search], or use a text feature")
-    return names
-
-
 def evaluate_search(run: Run, dataset: Dataset, queries: Graded) -> SearchEvaluation:
     """Returns the towers of a run beside BM25, the fused answer and the frozen encoder.
 
@@ -70,11 +59,12 @@ def evaluate_search(run: Run, dataset: Dataset, queries: Graded) -> SearchEvalua
     """
     asked = list(queries.queries)
     dense = _dense(run, dataset, asked)
-    texts = [
-        " ".join(value for value in values if value)
-        for values in zip(*(dataset.item_column(n) for n in lexical_attributes(run.recipe)), strict=True)
-    ]
-    index, ids = Bm25(texts), dataset.items.ids
+    attributes = lexical_attributes(run.recipe)
+    if not attributes:
+        raise RunError(
+            f"{run.recipe.name}: its items have no text; name attributes under [search], or use a text feature"
+        )
+    index, ids = Bm25.of(texts_of(dataset.items, attributes)), dataset.items.ids
     lexical = [[ids[row] for row in index.rank(query, DEPTH)] for query in asked]
     fused = [graded.fuse(*pair) for pair in zip(dense, lexical, strict=True)]
     rankings = {MODEL: dense, FUSED: fused, BM25: lexical, FROZEN: _frozen(run.recipe, dataset, asked)}

@@ -26,6 +26,40 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Ranking:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RankingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ranking.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RANKING_UNSPECIFIED: _Ranking.ValueType  # 0
+    """As RANKING_EMBEDDING."""
+    RANKING_EMBEDDING: _Ranking.ValueType  # 1
+    """The cosine with the target."""
+    RANKING_LEXICAL: _Ranking.ValueType  # 2
+    """BM25 of the words of `text`. Only items that share a word with it are found."""
+    RANKING_FUSED: _Ranking.ValueType  # 3
+    """Reciprocal-rank fusion (Cormack et al. 2009) of both: an item scores the sum, over the lists that it stands in, of
+    1 / (fusion_constant + its rank there, from 1). Each list holds the first max(100, `k`) items that filter and
+    exclusions let through. Of equal scores the list of the embedding goes first.
+    """
+
+class Ranking(_Ranking, metaclass=_RankingEnumTypeWrapper):
+    """What orders the items that are found. Filter, exclusions, `k` and `min_score` hold with each."""
+
+RANKING_UNSPECIFIED: Ranking.ValueType  # 0
+"""As RANKING_EMBEDDING."""
+RANKING_EMBEDDING: Ranking.ValueType  # 1
+"""The cosine with the target."""
+RANKING_LEXICAL: Ranking.ValueType  # 2
+"""BM25 of the words of `text`. Only items that share a word with it are found."""
+RANKING_FUSED: Ranking.ValueType  # 3
+"""Reciprocal-rank fusion (Cormack et al. 2009) of both: an item scores the sum, over the lists that it stands in, of
+1 / (fusion_constant + its rank there, from 1). Each list holds the first max(100, `k`) items that filter and
+exclusions let through. Of equal scores the list of the embedding goes first.
+"""
+Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
+
 class _AttributeType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -69,7 +103,7 @@ class SearchItemsRequest(_message.Message):
     SEARCHES_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The model that made the embeddings: EmbedQueriesResponse.model_version. Required where any search carries an
-    embedding. Empty, where all are `similar_to`: the live bundle.
+    embedding. Empty, where none does: the live bundle.
     """
     bundle_version: _builtins.str
     """Stay on this very bundle, for instance while paging. Default (empty): the newest open bundle of the model."""
@@ -108,14 +142,19 @@ class Search(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     SEARCH_BUDGET_FIELD_NUMBER: _builtins.int
     RETURN_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    FUSION_CONSTANT_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """How many items to return, 1 to `max_k` (see GetServingStatusResponse). Required. Fewer come back only where
     filter, exclusions, minimum score or the catalogue leave fewer.
     """
     min_score: _builtins.float
-    """Only items with at least this score, -1 to 1. Default: no limit."""
+    """Only items with at least this score, in the unit of SearchResult.scores: -1 to 1 where the embedding ranks, from 0
+    on where a text does. Default: no limit.
+    """
     exact: _builtins.bool
-    """Scan every item instead of the index: exact, and slower. Default: false."""
+    """Scan every item instead of the index: exact, and slower. Default: false. Lexical ranking is always exact."""
     search_budget: _builtins.int
     """What the index may spend on `k` items, at most 10,000,000: more finds more of the true neighbours and costs more
     time. In the unit of OpenBundle.index_kind: nodes to inspect ("annoy"), candidates to keep ("faiss_hnsw"), lists
@@ -124,6 +163,15 @@ class Search(_message.Message):
     It holds for each of `embeddings`, which are searched one by one.
     Ignored where the items are scanned: because of `exact`, or because that takes less time.
     """
+    text: _builtins.str
+    """What was typed: 1 to 1,000 characters, not blanks alone. Required with RANKING_LEXICAL and RANKING_FUSED, and has to
+    be empty without. An item is found where OpenBundle.lexical_attributes share a word with it, whatever the case,
+    accents, and plural or singular; a text of unknown words alone finds none.
+    """
+    ranking: Global___Ranking.ValueType
+    """What orders the items. Default (unspecified): the embedding."""
+    fusion_constant: _builtins.int
+    """Constant of RANKING_FUSED, 1 to 10,000: the larger, the less the first ranks outweigh those behind. Default (0): 60."""
     @_builtins.property
     def embedding(self) -> Global___Embedding:
         """An embedding of `model_version`."""
@@ -163,10 +211,13 @@ class Search(_message.Message):
         exact: _builtins.bool = ...,
         search_budget: _builtins.int = ...,
         return_attributes: _abc.Iterable[_builtins.str] | None = ...,
+        text: _builtins.str = ...,
+        ranking: Global___Ranking.ValueType = ...,
+        fusion_constant: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "embeddings", b"embeddings", "filter", b"filter", "min_score", b"min_score", "similar_to", b"similar_to", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "embeddings", b"embeddings", "exact", b"exact", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "k", b"k", "min_score", b"min_score", "return_attributes", b"return_attributes", "search_budget", b"search_budget", "similar_to", b"similar_to", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "embeddings", b"embeddings", "exact", b"exact", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "fusion_constant", b"fusion_constant", "k", b"k", "min_score", b"min_score", "ranking", b"ranking", "return_attributes", b"return_attributes", "search_budget", b"search_budget", "similar_to", b"similar_to", "target", b"target", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -497,7 +548,10 @@ class SearchResult(_message.Message):
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """[n] cosine similarities, -1 to 1, descending."""
+        """[n] descending. Ranked by the embedding: cosine similarities, -1 to 1. Lexical: BM25 scores, above 0, comparable
+        within one search alone. Fused: sums of 1 / (fusion_constant + rank) over the two lists, above 0 and at most
+        2 / (fusion_constant + 1).
+        """
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeColumn]:
@@ -783,6 +837,7 @@ class OpenBundle(_message.Message):
     RECALL_AT_100_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     OPENED_AT_MS_FIELD_NUMBER: _builtins.int
+    LEXICAL_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """The bundle."""
     model_version: _builtins.str
@@ -807,6 +862,10 @@ class OpenBundle(_message.Message):
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attribute]:
         """The attributes that filters and `return_attributes` may name."""
 
+    @_builtins.property
+    def lexical_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The attributes whose words lexical ranking reads. Empty: the bundle has no lexical index."""
+
     def __init__(
         self,
         *,
@@ -820,10 +879,11 @@ class OpenBundle(_message.Message):
         recall_at_100: _builtins.float = ...,
         attributes: _abc.Iterable[Global___Attribute] | None = ...,
         opened_at_ms: _builtins.int = ...,
+        lexical_attributes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "bundle_version", b"bundle_version", "dimension", b"dimension", "index_kind", b"index_kind", "index_parameters", b"index_parameters", "item_count", b"item_count", "model_version", b"model_version", "opened_at_ms", b"opened_at_ms", "recall_at_100", b"recall_at_100", "search_budget", b"search_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "bundle_version", b"bundle_version", "dimension", b"dimension", "index_kind", b"index_kind", "index_parameters", b"index_parameters", "item_count", b"item_count", "lexical_attributes", b"lexical_attributes", "model_version", b"model_version", "opened_at_ms", b"opened_at_ms", "recall_at_100", b"recall_at_100", "search_budget", b"search_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AnnServiceStub:
-    """Finds the items nearest to an embedding, or to other items.
+    """Finds the items nearest to an embedding, or to other items, or those that a text names.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class AnnServiceStub:
 
 
 class AnnServiceServicer:
-    """Finds the items nearest to an embedding, or to other items.
+    """Finds the items nearest to an embedding, or to other items, or those that a text names.
     """
 
     def SearchItems(self, request, context):
@@ -56,11 +56,15 @@ class AnnServiceServicer:
 
         INVALID_ARGUMENT: no searches or more than `max_batch_size`, no `model_version` beside an embedding, a wrong
         dimension, NaN, infinite or a zero vector, no or too many `embeddings`, `k` out of range, an unknown attribute, a
-        filter of another type than its attribute. Mend the request; a retry will fail again.
+        filter of another type than its attribute, an empty or too long `text` or one that the ranking has no use for.
+        Mend the request; a retry will fail again.
         FAILED_PRECONDITION, reason MODEL_NOT_SERVED: no bundle of `model_version` is open here. The ErrorInfo metadata
         "model_versions" lists the models that are, comma-separated, the live one first: embed again with one of them.
         FAILED_PRECONDITION, reason BUNDLE_NOT_SERVED: `bundle_version` is not open here, or is of another model. The
         ErrorInfo metadata "bundle_versions" lists the open ones, comma-separated, the live one first.
+        FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, and the bundle has no lexical index
+        (OpenBundle.lexical_attributes is empty). The ErrorInfo metadata "bundle_versions" lists the open bundles that
+        have one, comma-separated; it is empty where none has. Rank by the embedding, or publish a bundle with one.
         NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The ErrorInfo metadata "item_ids"
         lists the first ten of those.
         UNAVAILABLE, reason NO_BUNDLE: nothing has been loaded yet. Retry with backoff.
@@ -103,7 +107,7 @@ def add_AnnServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnnService:
-    """Finds the items nearest to an embedding, or to other items.
+    """Finds the items nearest to an embedding, or to other items, or those that a text names.
     """
 
     @staticmethod

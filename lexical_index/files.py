@@ -1,0 +1,131 @@
+"""The lexical index of a bundle: what its folder holds beside the arrays, and known answers to check it with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lexical_index import bm25
+from lexical_index.bm25 import Bm25
+
+FOLDER = "lexical"
+"""In a bundle that has a lexical index."""
+DESCRIPTION = f"{FOLDER}/index.json"
+FILES = (DESCRIPTION, *(f"{FOLDER}/{name}" for name in bm25.FILES))
+"""By their paths in the bundle."""
+
+_METHOD = {"method": "bm25", "idf": "lucene", "k1": bm25.K1, "b": bm25.B}
+_CANARIES, _CANARY_WORDS, _CANARY_ITEMS = 8, 4, 10
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A text with a known answer.
+
+    Attributes:
+        text: that is searched.
+        items: [n] external ids, best first.
+        scores: [n] theirs.
+    """
+
+    text: str
+    items: Sequence[str]
+    scores: Sequence[float]
+
+
+@dataclass(frozen=True, eq=False)
+class LexicalIndex:
+    """A lexical index, and what is known of it. Immutable.
+
+    Attributes:
+        index: row i is row i of ``vectors.npy``.
+        attributes: names of the item attributes whose words it holds.
+        canaries: texts with known answers; none where no item has a word.
+    """
+
+    index: Bm25
+    attributes: tuple[str, ...]
+    canaries: tuple[Canary, ...]
+
+
+def write(folder: Path, attributes: Sequence[str], texts: Sequence[str], ids: Sequence[str]) -> None:
+    """Writes the index of texts into the folder of a bundle.
+
+    Args:
+        folder: of the bundle.
+        attributes: that the texts are made of.
+        texts: [item_count], of each item.
+        ids: [item_count], external ids.
+
+    Raises:
+        LexicalMissing: bm25s is not installed.
+    """
+    index = Bm25.of(texts)
+    canaries = [_answer(index, text, ids) for text in _canary_texts(texts)]
+    (folder / FOLDER).mkdir()
+    index.write(folder / FOLDER)
+    raw = {
+        **_METHOD,
+        "attributes": list(attributes),
+        "item_count": len(texts),
+        "canaries": [dataclasses.asdict(canary) for canary in canaries],
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> LexicalIndex:
+    """Returns the index in the folder of a bundle, whose files are verified.
+
+    Raises:
+        LexicalMissing: bm25s is not installed.
+        OSError: a file cannot be read.
+        ValueError: the files are no index, or one of another method.
+    """
+    raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    try:
+        method = {name: raw[name] for name in _METHOD}
+        canaries = tuple(Canary(**canary) for canary in raw["canaries"])
+        attributes, count = tuple(map(str, raw["attributes"])), int(raw["item_count"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{DESCRIPTION} is damaged: {error!r}") from error
+    if method != _METHOD:
+        raise ValueError(f"{DESCRIPTION} says {method}, this program searches {_METHOD}: update it, or publish again")
+    if not attributes:
+        raise ValueError(f"{DESCRIPTION} names no attributes")
+    return LexicalIndex(Bm25.read(folder / FOLDER, count), attributes, canaries)
+
+
+def find_fault(found: LexicalIndex, ids: Sequence[str], tolerance: float = 1e-4) -> str:
+    """Returns what is wrong with the answers to the canaries; empty where nothing is.
+
+    Args:
+        found: of a bundle.
+        ids: [item_count], external ids.
+        tolerance: of a score, relative.
+    """
+    if not found.canaries and len(found.index.words):
+        return "there are no canaries"
+    for number, canary in enumerate(found.canaries):
+        answer = _answer(found.index, canary.text, ids)
+        if list(answer.items) != list(canary.items):
+            return f"canary {number}, {canary.text!r}, finds {answer.items[:3]} …, expected {list(canary.items)[:3]} …"
+        if not np.allclose(answer.scores, canary.scores, rtol=tolerance, atol=0.0):
+            return f"canary {number}, {canary.text!r}, has scores {answer.scores[:3]} …, expected {canary.scores[:3]} …"
+    return ""
+
+
+def _answer(index: Bm25, text: str, ids: Sequence[str]) -> Canary:
+    rows = index.rank(text, _CANARY_ITEMS)
+    return Canary(text, [ids[row] for row in rows], index.scores(text)[rows].astype(float).tolist())
+
+
+def _canary_texts(texts: Sequence[str]) -> list[str]:
+    """Returns the first words of some texts, evenly spread."""
+    filled = [text for text in texts if bm25.words_of(text)]
+    chosen = [filled[at] for at in np.linspace(0, len(filled) - 1, _CANARIES).astype(int)] if filled else []
+    return list(dict.fromkeys(" ".join(bm25.words_of(text)[:_CANARY_WORDS]) for text in chosen))
