@@ -5,12 +5,13 @@ from unittest.mock import Mock
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.replay import Replay
+from two_tower_client.results import Embeddings
 
 
 def replay_of(*features: query_pb2.Feature) -> tuple[Replay, Mock]:
     """Returns a replay of a model with such features, and the query tower that it asks."""
     query_tower, ann = Mock(), Mock()
-    query_tower.embed.return_value.vectors = [(1.0,)]
+    query_tower.embed.return_value = Embeddings(((1.0,),), "m")
     ann.search.return_value.retrievals = [()]
     model = query_pb2.OpenModel(model_version="m", features=features)
     bundle = ann_pb2.OpenBundle(bundle_version="b", model_version="m")
