@@ -30,9 +30,13 @@ def to_toml(recipe: Recipe, comment: str = "") -> str:
 
 
 def _table(name: str, value: Any) -> Iterator[str]:
-    """Yields a table, then the attributes in it, each a block."""
+    """Yields a table, or each of several by name, then the attributes in it, each a block."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _table(f"{name}.{key}", part)
+        return
     keys = dict(_keys(value))
-    attributes = keys.pop("attributes", {})
+    attributes = keys.pop("attributes") if isinstance(keys.get("attributes"), Mapping) else {}
     yield "\n".join([f"[{name}]", *_lines(keys)])
     if attributes:
         yield "\n".join([f"[{name}.attributes]", *_lines(attributes)])
@@ -49,7 +53,7 @@ def _keys(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_table(value: Any) -> bool:
-    return dataclasses.is_dataclass(value)
+    return dataclasses.is_dataclass(value) or isinstance(value, Mapping)
 
 
 def _lines(keys: Mapping[str, Any]) -> Iterator[str]:

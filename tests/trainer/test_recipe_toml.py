@@ -69,7 +69,7 @@ def test_any_recipe_reads_back_the_same(recipe: Recipe, comment: str, tmp_path_f
     assert recipes.load(str(path)) == recipe
 
 
-@pytest.mark.parametrize("name", ["amazon_beauty", "complete_journey", "movielens_100k"])
+@pytest.mark.parametrize("name", recipes.shipped())
 def test_a_shipped_recipe_reads_back_the_same(name: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(to_toml(recipes.load(name)), encoding="utf-8")
