@@ -18,7 +18,7 @@ from trainer.text.encoders import KerasText
 from trainer.text.layers import static_encoder
 from trainer.text.progress import text_progress
 
-_MOST_TEXTS = 50_000
+_MOST_TEXTS = 20_000
 _BATCH = 512
 _STEPS = 600
 _LEARNING_RATE = 0.01
@@ -52,6 +52,23 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
     student.layers[1].set_weights([(single @ directions).astype(np.float32)])
     _fit(student, teacher, texts, (vectors @ directions).astype(np.float32), generator)
     return student
+
+
+def weigh_by_idf(student: keras.Model, rows: Sequence[Sequence[int]]) -> None:
+    """Gives each token's vector of a static encoder the length ``log(n / texts with it)``; what no text holds, log(n).
+
+    The mean of a text is then as in word search: its rare words decide, and what stands in every text counts nothing
+    (Spärck Jones 1972, "A statistical interpretation of term specificity and its application in retrieval").
+
+    Args:
+        student: of `distil`.
+        rows: token ids of the n texts that count.
+    """
+    (table,) = student.layers[1].get_weights()  # [tokens, width]
+    holding = np.bincount([token for row in rows for token in set(row)], minlength=len(table))
+    idf = np.log(max(len(rows), 2) / np.maximum(holding, 1))
+    lengths = np.maximum(np.linalg.norm(table, axis=1), 1e-9)
+    student.layers[1].set_weights([(table * (idf / lengths)[:, None]).astype(np.float32)])
 
 
 def _fit(
