@@ -123,8 +123,9 @@ def _distilled_encoder(feature: TextInput, checkpoint: Checkpoint, texts: Sequen
     corpus = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
     key = f"{spec.name} {corpus}"
     if key not in _distilled:  # the same in every training of this process
-        student = distil(teacher, texts, spec.width, spec.name)
-        if feature.token_weights == "idf":
+        by_idf = feature.token_weights == "idf"  # which says what fitting would teach: what a token weighs
+        student = distil(teacher, () if by_idf else texts, spec.width, spec.name)
+        if by_idf:
             weigh_by_idf(student, tokenizer.tokenize(texts))
         _distilled[key] = student.get_weights()
     model = static_encoder(tokenizer.vocabulary_size, spec.width, spec.pad_id, spec.name)

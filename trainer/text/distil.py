@@ -15,10 +15,10 @@ import tensorflow as tf
 from bundle.texts import pad
 from trainer.text.batches import embed_rows
 from trainer.text.encoders import KerasText
-from trainer.text.layers import static_encoder
+from trainer.text.layers import static_encoder, static_vectors
 from trainer.text.progress import text_progress
 
-_MOST_TEXTS = 20_000
+_MOST_TEXTS = 50_000
 _BATCH = 512
 _STEPS = 600
 _LEARNING_RATE = 0.01
@@ -29,7 +29,8 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
 
     Args:
         teacher: the frozen encoder.
-        texts: distinct, of those that it will meet; of many, a sample is taken.
+        texts: distinct, of those that it will meet; of many, a sample is taken. None at all: each token stays as it
+            is alone.
         width: at most that of the teacher.
         name: of the model.
         seed: of the sample and the order.
@@ -88,7 +89,9 @@ def _fit(
     )
     def step(ids: tf.Tensor, wanted: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
-            loss = 1.0 - tf.reduce_mean(tf.reduce_sum(student(ids, training=True) * wanted, axis=-1))
+            loss = 1.0 - tf.reduce_mean(
+                tf.reduce_sum(static_vectors(student, ids, teacher.spec.pad_id) * wanted, axis=-1)
+            )
         variables = student.trainable_variables
         optimizer.apply([tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)], variables)
 

@@ -26,8 +26,7 @@ class TextInput:
         learning_rate: at the start, of the encoder alone. Default: 2e-5 for ``finetune``; ``distilled`` is not trained
             further.
         token_weights: of ``distilled``, at the start: how much a token counts among others. ``learned`` from the
-            checkpoint, or ``idf``: by how few of the texts hold it, as in word search; for texts that are found by
-            their words.
+            checkpoint, or ``idf``: by how few of the texts hold it, as in word search; takes no time to learn.
         trained_layers: of ``finetune``: the topmost ones; as many as there are trains the embeddings too.
         precision: of the served encoder; ``int8`` is smaller and faster, and loses what `evaluation.json` says.
         dropout: share of training rows in which the text is hidden, so that the tower learns to do without.
