@@ -90,6 +90,19 @@ def test_each_query_is_one_search_with_the_products_that_answer_it(tmp_path: Pat
     assert rows["weight"].min() > 0
 
 
+def test_words_of_several_titles_are_queries_for_the_products_that_say_them_best(tmp_path: Path) -> None:
+    folder = icecat.prepare(write_catalogue(tmp_path / "data"), tmp_path / "cache")
+    rows = pl.read_parquet(folder / icecat.PAIRS).filter(kind="words")
+    # "optical" is in six titles, "acme optical" in none; "grey" in two titles (the fourth cable and mouse), "2" alone
+    # says nothing.
+    assert {"optical", "usb optical"} <= set(rows["query"])
+    assert not {"acme optical", "grey", "2"} & set(rows["query"])
+    of_optical = rows.filter(query="optical").sort("weight", descending=True)
+    assert set(of_optical["product"]) == {"10", "11", "12", "13", "14", "22"}
+    # 2 for the kind, by 1 / log2(place + 1): 1, 0.6309, 0.5, 0.4307, 0.3869, 0.3562.
+    assert of_optical["weight"].to_list() == pytest.approx([2.0, 1.2619, 1.0, 0.8614, 0.7737, 0.7124], abs=1e-4)
+
+
 def test_a_misspelling_is_one_slip_away() -> None:
     generator = random.Random(5)
     slips = {pairs._misspelt("wireless mouse", generator) for _ in range(200)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from bundle.items import ItemTable
 from bundle.manifest import EVALUATION, ITEMS, VECTORS
@@ -20,7 +21,9 @@ from trainer.embeddings import embed_queries
 from trainer.errors import RunError
 from trainer.runs import Run
 from trainer.text import building
+from trainer.text.distil import weigh_by_idf
 from trainer.text.encoders import KerasText
+from trainer.text.layers import static_encoder, static_vectors
 from trainer.text.spec import TextInput
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
@@ -91,7 +94,12 @@ def test_another_checkpoint_has_vectors_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "keys",
-    ['mode = "frozen"', 'mode = "finetune", learning_rate = 0.01, trained_layers = 1', 'mode = "distilled", width = 8'],
+    [
+        'mode = "frozen"',
+        'mode = "finetune", learning_rate = 0.01, trained_layers = 1',
+        'mode = "distilled", width = 8',
+        'mode = "distilled", width = 8, learning_rate = 0.01, token_weights = "idf"',
+    ],
 )
 def test_a_service_embeds_texts_as_the_training_does(keys: str, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
@@ -130,6 +138,32 @@ def test_finetuning_changes_the_layers_that_it_names(tmp_path: Path) -> None:
         if np.abs(np.array(new) - np.array(old)).max() > 1e-6
     }
     assert moved == {"transformer_layer_1"}
+
+
+def test_a_table_is_trained_as_its_encoder_computes() -> None:
+    model = static_encoder(7, 3, 0, "table")
+    ids = np.array([[2, 5, 5, 0], [0, 0, 0, 0], [6, 0, 0, 0], [1, 2, 3, 4]], dtype=np.int32)
+    towards = tf.constant(np.arange(12, dtype=np.float32).reshape(4, 3))
+    found = []
+    for run in (lambda: static_vectors(model, tf.constant(ids), 0), lambda: model(ids)):
+        with tf.GradientTape() as tape:
+            vectors = run()
+            loss = tf.reduce_sum(vectors * towards)
+        gradient = tf.convert_to_tensor(tape.gradient(loss, model.trainable_variables)[0])
+        found.append((vectors.numpy(), gradient.numpy()))
+    assert not found[0][0][1].any()
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-6)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-4)
+
+
+def test_rare_tokens_weigh_more_in_a_table() -> None:
+    model = static_encoder(5, 2, 0, "table")
+    model.layers[1].set_weights([np.array([[1, 0], [3, 4], [0, 2], [-1, 0], [0, 5]], np.float32)])
+    # Of 4 texts, token 1 is in 4, token 2 in 2 (twice in the last one), token 3 in 1, tokens 0 and 4 in none.
+    weigh_by_idf(model, [[1, 2], [1, 3], [1], [1, 2, 2]])
+    # log(4 / 4) = 0, log(4 / 2) = 0.6931, log(4 / 1) = 1.3863, each in the direction that it had.
+    expected = [[1.3863, 0], [0, 0], [0, 0.6931], [-1.3863, 0], [0, 1.3863]]
+    np.testing.assert_allclose(model.layers[1].get_weights()[0], expected, atol=1e-4)
 
 
 def test_new_items_are_embedded_by_the_bundle_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from trainer.errors import TextError
 from trainer.recipe_tables import Download
 from trainer.text import checkpoints
 from trainer.text.checkpoints import Checkpoint
-from trainer.text.distil import distil
+from trainer.text.distil import distil, weigh_by_idf
 from trainer.text.encoders import KerasText
 from trainer.text.layers import static_encoder, transformer_encoder
 from trainer.text.spec import TextInput
@@ -23,8 +23,11 @@ from trainer.text.store import VectorStore
 _VECTORS = "text_vectors"
 """Folder for kept vectors, below that of downloads."""
 
-_SETTINGS = ("checkpoint", "mode", "max_tokens", "width", "learning_rate", "trained_layers", "precision")
+_SETTINGS = ("checkpoint", "mode", "max_tokens", "width", "learning_rate", "token_weights", "trained_layers",
+             "precision")  # fmt: skip
 """Features that agree in these share an encoder."""
+_TAUGHT_TOKENS = 64
+"""Of a text, at most, that a static table is learned from."""
 
 _frozen: dict[tuple[str, str], KerasText] = {}
 _distilled: dict[str, list[Any]] = {}
@@ -112,15 +115,20 @@ def _finetuned_encoder(feature: TextInput, checkpoint: Checkpoint) -> KerasText:
 
 
 def _distilled_encoder(feature: TextInput, checkpoint: Checkpoint, texts: Sequence[str]) -> KerasText:
-    teacher = _frozen_encoder(
-        dataclasses.replace(feature, mode="frozen", precision="float32", learning_rate=None), checkpoint
-    )
+    # The table learns what its tokens weigh as well from the starts of long texts, which take the teacher a fraction.
+    tokens = min(feature.max_tokens, _TAUGHT_TOKENS)
+    frozen = TextInput(feature.name, "text", feature.checkpoint, max_tokens=tokens)
+    teacher, tokenizer = _frozen_encoder(frozen, checkpoint), checkpoint.tokenizer(feature.max_tokens)
     spec = dataclasses.replace(_spec(feature, checkpoint), width=min(feature.width, checkpoint.width), kind="static")
     corpus = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
     key = f"{spec.name} {corpus}"
     if key not in _distilled:  # the same in every training of this process
-        _distilled[key] = distil(teacher, texts, spec.width, spec.name).get_weights()
-    model = static_encoder(teacher.tokenizer.vocabulary_size, spec.width, spec.pad_id, spec.name)
+        by_idf = feature.token_weights == "idf"  # which says what fitting would teach: what a token weighs
+        student = distil(teacher, () if by_idf else texts, spec.width, spec.name)
+        if by_idf:
+            weigh_by_idf(student, tokenizer.tokenize(texts))
+        _distilled[key] = student.get_weights()
+    model = static_encoder(tokenizer.vocabulary_size, spec.width, spec.pad_id, spec.name)
     model.set_weights(_distilled[key])
     model.trainable = feature.rate is not None
-    return KerasText(spec, teacher.tokenizer, model, feature.rate)
+    return KerasText(spec, tokenizer, model, feature.rate)

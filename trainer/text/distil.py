@@ -15,7 +15,7 @@ import tensorflow as tf
 from bundle.texts import pad
 from trainer.text.batches import embed_rows
 from trainer.text.encoders import KerasText
-from trainer.text.layers import static_encoder
+from trainer.text.layers import static_encoder, static_vectors
 from trainer.text.progress import text_progress
 
 _MOST_TEXTS = 50_000
@@ -29,7 +29,8 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
 
     Args:
         teacher: the frozen encoder.
-        texts: distinct, of those that it will meet; of many, a sample is taken.
+        texts: distinct, of those that it will meet; of many, a sample is taken. None at all: each token stays as it
+            is alone.
         width: at most that of the teacher.
         name: of the model.
         seed: of the sample and the order.
@@ -54,6 +55,23 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
     return student
 
 
+def weigh_by_idf(student: keras.Model, rows: Sequence[Sequence[int]]) -> None:
+    """Gives each token's vector of a static encoder the length ``log(n / texts with it)``; what no text holds, log(n).
+
+    The mean of a text is then as in word search: its rare words decide, and what stands in every text counts nothing
+    (Spärck Jones 1972, "A statistical interpretation of term specificity and its application in retrieval").
+
+    Args:
+        student: of `distil`.
+        rows: token ids of the n texts that count.
+    """
+    (table,) = student.layers[1].get_weights()  # [tokens, width]
+    holding = np.bincount([token for row in rows for token in set(row)], minlength=len(table))
+    idf = np.log(max(len(rows), 2) / np.maximum(holding, 1))
+    lengths = np.maximum(np.linalg.norm(table, axis=1), 1e-9)
+    student.layers[1].set_weights([(table * (idf / lengths)[:, None]).astype(np.float32)])
+
+
 def _fit(
     student: keras.Model, teacher: KerasText, texts: Sequence[str], targets: np.ndarray, generator: np.random.Generator
 ) -> None:
@@ -71,7 +89,9 @@ def _fit(
     )
     def step(ids: tf.Tensor, wanted: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
-            loss = 1.0 - tf.reduce_mean(tf.reduce_sum(student(ids, training=True) * wanted, axis=-1))
+            loss = 1.0 - tf.reduce_mean(
+                tf.reduce_sum(static_vectors(student, ids, teacher.spec.pad_id) * wanted, axis=-1)
+            )
         variables = student.trainable_variables
         optimizer.apply([tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)], variables)
 

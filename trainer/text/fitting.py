@@ -14,6 +14,7 @@ from bundle.features import FeatureSchema
 from bundle.texts import Text, TextEncoderSpec
 from trainer.schema import Schemas
 from trainer.text.encoders import KerasText
+from trainer.text.layers import static_vectors
 
 
 @dataclass(frozen=True)
@@ -103,5 +104,9 @@ def _encoded(encoders: Mapping[str, KerasText], inputs: Mapping[str, Any], train
         # Each text once: a batch holds all products of a query.
         distinct, place = tf.raw_ops.UniqueV2(x=ids[:, : tf.maximum(length, 1)], axis=[0])
         distinct = tf.ensure_shape(distinct, (None, None))
-        encoded[name] = tf.gather(encoder.model(distinct, training=training), place)
+        if encoder.spec.kind == "static":
+            vectors = static_vectors(encoder.model, distinct, encoder.spec.pad_id)
+        else:
+            vectors = encoder.model(distinct, training=training)
+        encoded[name] = tf.gather(vectors, place)
     return encoded

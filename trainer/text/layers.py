@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
+_TABLE = "tokens"
 _register = keras.saving.register_keras_serializable(package="two_tower")
 
 
@@ -50,7 +52,24 @@ class MeanText(keras.layers.Layer):
         weights = ops.expand_dims(ops.cast(mask, "float32"), -1)  # [n, length, 1]
         total = ops.sum(ops.cast(states, "float32") * weights, axis=1)
         mean = total / ops.maximum(ops.sum(weights, axis=1), 1.0)
-        return mean / ops.sqrt(ops.maximum(ops.sum(ops.square(mean), axis=-1, keepdims=True), 1e-12))
+        return _unit(mean)
+
+
+def _unit(mean):
+    return mean / ops.sqrt(ops.maximum(ops.sum(ops.square(mean), axis=-1, keepdims=True), 1e-12))
+
+
+def static_vectors(encoder: keras.Model, ids: tf.Tensor, pad_id: int) -> tf.Tensor:
+    """Returns what a `static_encoder` makes of ids [n, length], without a vector for every place: for training.
+
+    Adds up straight from the table: memory and time are those of the tokens, not of the longest text.
+    """
+    table = tf.convert_to_tensor(encoder.get_layer(_TABLE).embeddings)
+    places = tf.where(tf.not_equal(ids, pad_id))  # [tokens, 2]
+    rows, count = tf.cast(places[:, 0], tf.int32), tf.shape(ids)[0]
+    total = tf.sparse.segment_sum(table, tf.gather_nd(ids, places), rows, num_segments=count)  # [n, width]
+    sizes = tf.math.unsorted_segment_sum(tf.ones_like(rows, tf.float32), rows, count)
+    return _unit(total / tf.expand_dims(tf.maximum(sizes, 1.0), -1))
 
 
 def transformer_encoder(backbone: keras.Model, pad_id: int, name: str) -> keras.Model:
@@ -69,5 +88,5 @@ def transformer_encoder(backbone: keras.Model, pad_id: int, name: str) -> keras.
 def static_encoder(token_count: int, width: int, pad_id: int, name: str) -> keras.Model:
     """Returns the same of a table with a vector for each token."""
     ids = keras.Input((None,), dtype="int32", name="ids")
-    states = keras.layers.Embedding(token_count, width, name="tokens")(ids)
+    states = keras.layers.Embedding(token_count, width, name=_TABLE)(ids)
     return keras.Model(ids, MeanText(name="pooled")(states, TokenMask(pad_id, name="mask")(ids)), name=name)

@@ -3,15 +3,18 @@
 Nobody typed them, so nothing of the graded queries can leak in. Each kind of query below is one that people use; a
 query that stands for a whole group of products (a category, a brand) is paired with those of them that say its words
 most clearly, and a sample of the others; one that asks for a product also with those that answer it nearly as well, at
-a lower weight. Both judge by BM25 over all that is written of a product: weak supervision, as of Dehghani et al. 2017,
-"Neural Ranking Models with Weak Supervision".
+a lower weight; words that several titles have with the products that say them most clearly. All three judge by BM25
+over all that is written of a product: weak supervision, as of Dehghani et al. 2017, "Neural Ranking Models with Weak
+Supervision".
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +30,11 @@ _CLEAREST, _SAMPLED = 20, 10
 """Products of a group that a query of it is paired with, at most: by their words, and at random."""
 _SIMILAR, _NEARLY, _PARTLY = 4, 0.9, 0.4
 """Further products of a query for one: at most, with at least so much of its own score, at this weight."""
-_WEIGHTS = {"category": 4.0, "brand": 2.0, "brand and category": 2.0, "property and category": 2.0}
+_WEIGHTS = {"category": 4.0, "brand": 2.0, "brand and category": 2.0, "property and category": 2.0,
+            "words": 2.0}  # fmt: skip
 """Of the pairs of a kind of query, 1 where it is not named: people ask for kinds of things more than for a title."""
+_SHARED, _FOR_WORDS = 3, 15
+"""Titles that hold a word, or two words together, for it to be a query; its products."""
 _VALUES = ("type", "connectivity_technology", "product_colour", "form_factor", "material", "printing_colours",
            "device_interface", "operating_system_installed", "processor_family", "connector_1")  # fmt: skip
 """Properties that people put before a category."""
@@ -60,8 +66,8 @@ def make(
         scores = index.scores(query)
         ordered = sorted(members, key=lambda product: -scores[row_of[product.id]])
         others = ordered[_CLEAREST:]
-        for product in ordered[:_CLEAREST] + generator.sample(others, min(_SAMPLED, len(others))):
-            pair(kind, query, product.id)
+        for place, product in enumerate(ordered[:_CLEAREST] + generator.sample(others, min(_SAMPLED, len(others)))):
+            pair(kind, query, product.id, _discount(place))
             if generator.random() < 0.2:
                 pair(kind, _misspelt(query, generator), product.id)
     for product in products:
@@ -72,6 +78,9 @@ def make(
                 pair(kind, query, products[row].id, _PARTLY)
             if generator.random() < 0.1:
                 pair("misspelt", _misspelt(query, generator), product.id)
+    for query in _shared_words(products):
+        for place, row in enumerate(index.rank(query, _FOR_WORDS)):
+            pair("words", query, products[row].id, _discount(place))
     rows: list[tuple[Any, ...]] = []
     for number, query in enumerate(sorted(answers)):
         draw = generator.random()
@@ -85,6 +94,21 @@ def _similar(scores: np.ndarray, own: int) -> list[int]:
     """Returns the rows of products that answer nearly as well as `own`."""
     best = np.argpartition(-scores, min(_SIMILAR, len(scores) - 1))[: _SIMILAR + 1]
     return [int(row) for row in best if row != own and scores[row] >= max(_NEARLY * scores[own], 1e-6)]
+
+
+def _discount(place: int) -> float:
+    """Returns what the product at a place (from 0) counts: that of NDCG (Järvelin & Kekäläinen 2002)."""
+    return 1.0 / math.log2(place + 2)
+
+
+def _shared_words(products: Sequence[Product]) -> list[str]:
+    """Returns the words, and pairs of words side by side, that stand in several titles, without mere numbers."""
+    counts: Counter[str] = Counter()
+    for product in products:
+        words = re.findall(r"[\w.+-]+", product.title.lower())
+        pairs = [f"{a} {b}" for a, b in itertools.pairwise(words) if a not in _STOP and b not in _STOP]
+        counts.update({*(word for word in words if word not in _STOP), *pairs})
+    return sorted(words for words, n in counts.items() if n >= _SHARED and re.search("[a-z]{2}", words))
 
 
 def _groups(products: Sequence[Product], named: Mapping[str, str]) -> dict[tuple[str, str], list[Product]]:

@@ -25,6 +25,8 @@ class TextInput:
         width: of the vectors of ``distilled``; the checkpoint's own otherwise.
         learning_rate: at the start, of the encoder alone. Default: 2e-5 for ``finetune``; ``distilled`` is not trained
             further.
+        token_weights: of ``distilled``, at the start: how much a token counts among others. ``learned`` from the
+            checkpoint, or ``idf``: by how few of the texts hold it, as in word search; takes no time to learn.
         trained_layers: of ``finetune``: the topmost ones; as many as there are trains the embeddings too.
         precision: of the served encoder; ``int8`` is smaller and faster, and loses what `evaluation.json` says.
         dropout: share of training rows in which the text is hidden, so that the tower learns to do without.
@@ -38,6 +40,7 @@ class TextInput:
     max_tokens: Annotated[int, Field(ge=3, le=512)] = 64
     width: Annotated[int, Field(ge=2, le=1024)] = 256
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    token_weights: Literal["learned", "idf"] = "learned"
     trained_layers: Annotated[int, Field(ge=1)] = 2
     precision: Literal["float32", "int8"] = "float32"
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
