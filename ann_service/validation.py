@@ -13,6 +13,7 @@ from ann_service.catalogue import Catalogue
 from ann_service.filters import match
 from ann_service.search import SearchPlan, TextQuery
 from ann_service.text import ranks_by_text, read_text
+from bundle.manifest import MOST_INTERESTS
 from bundle.strings import ABSENT
 from serving.errors import InvalidRequest, UnknownItem
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -20,7 +21,6 @@ from two_tower.ann.v1 import ann_service_pb2 as pb
 MAX_BUDGET = 10_000_000
 MAX_EXCLUSIONS = 100_000
 MAX_SIMILAR = 1000
-MAX_INTERESTS = 8
 _EMBEDDED = ("embedding", "embeddings")
 _MAX_VIOLATIONS = 20
 _SMALLEST_MEAN = 1e-6
@@ -152,8 +152,8 @@ def _read_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np
 
 def _read_embeddings(embeddings: Sequence[pb.Embedding], dimension: int, path: str) -> np.ndarray:
     """Returns [m, dimension] float32, each of unit length."""
-    if not 1 <= len(embeddings) <= MAX_INTERESTS:
-        raise InvalidRequest([(path, f"{len(embeddings)} embeddings, expected 1 to {MAX_INTERESTS}")])
+    if not 1 <= len(embeddings) <= MOST_INTERESTS:
+        raise InvalidRequest([(path, f"{len(embeddings)} embeddings, expected 1 to {MOST_INTERESTS}")])
     return np.stack([_read_embedding(e, dimension, f"{path}[{n}].values") for n, e in enumerate(embeddings)])
 
 

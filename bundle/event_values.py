@@ -16,13 +16,13 @@ below 0. A missing value is None, an empty string, NaN or -2^63: slot 0, or (0, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from bundle.numbers import check_scale, standardise, with_presence
 from bundle.slots import check_max_values, check_slots, pad, pad_numbers
 from bundle.vocabulary import Hashing, Vocabulary
 
@@ -32,8 +32,6 @@ REQUEST_TIME = "request_time"
 """Name of the feature that says when the request is made."""
 TIME = "time"
 """Name, behind that of the history, of the list of times."""
-EXTREME = 10.0
-"""Standard deviations beyond which a number says "extreme" and nothing more; it must not blow up the tower."""
 
 
 def value_name(history: str, value: str) -> str:
@@ -113,8 +111,7 @@ class HistoryNumeric:
     def __post_init__(self) -> None:
         """Checks ranges."""
         check_max_values(self.name, self.max_values)
-        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise ValueError(f"feature {self.name}: mean {self.mean} and std {self.std} have to be finite, std above 0")
+        check_scale(self.name, self.mean, self.std)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -134,7 +131,7 @@ class HistoryNumeric:
         values = _nan_where_missing(values)
         if self.log:
             values = np.log1p(np.maximum(values, 0.0))
-        return _pairs(np.clip((values - self.mean) / self.std, -EXTREME, EXTREME))
+        return standardise(values, self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -207,13 +204,7 @@ EventValue = HistoryCategorical | HistoryNumeric | HistoryTimes
 
 def encode_spans(seconds: np.ndarray) -> np.ndarray:
     """Returns log2(1 + seconds), at least 0, and presence: [..., 2] float32 of [...] float64, NaN where missing."""
-    return _pairs(np.log2(1.0 + np.maximum(seconds, 0.0)))
-
-
-def _pairs(values: np.ndarray) -> np.ndarray:
-    """Returns values and presence, (0, 0) where NaN: [..., 2] float32 of [...] float64."""
-    present = ~np.isnan(values)
-    return np.stack([np.where(present, values, 0.0), present], axis=-1).astype(np.float32)
+    return with_presence(np.log2(1.0 + np.maximum(seconds, 0.0)))
 
 
 def _newest(column: Sequence[Any], count: int) -> list[Sequence[Any]]:

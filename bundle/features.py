@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from bundle.event_values import REQUEST_TIME, EventValue, HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
+from bundle.numbers import EXTREME, check_scale, standardise
 from bundle.slots import check_max_values, check_slots, pad
 from bundle.texts import OpenTextEncoder, Text, TextEncoder, TextEncoderSpec
 from bundle.vocabulary import Hashing, Vocabulary
@@ -157,8 +158,7 @@ class Numeric:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise ValueError(f"feature {self.name}: mean {self.mean} and std {self.std} have to be finite, std above 0")
+        check_scale(self.name, self.mean, self.std)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -169,19 +169,12 @@ class Numeric:
         """Returns [batch, 2] float32; NaN counts as missing."""
         if len(column) == 1:
             return np.array([self._encode_one(column[0])], dtype=np.float32)  # [1, 2]
-        values = np.array(column, dtype=np.float64)  # [batch]; None becomes NaN
-        present = values == values
-        standardised = (values - self.mean) / self.std
-        encoded = np.zeros((len(values), 2), dtype=np.float32)  # [batch, 2]
-        # Beyond ten standard deviations a value says "extreme" and nothing more; it must not blow up the tower.
-        np.copyto(encoded[:, 0], np.minimum(np.maximum(standardised, -10.0), 10.0), where=present, casting="same_kind")
-        encoded[:, 1] = present
-        return encoded
+        return standardise(np.array(column, dtype=np.float64), self.mean, self.std)  # None becomes NaN
 
     def _encode_one(self, value: float | None) -> tuple[float, float]:
         if value is None or math.isnan(value):
             return 0.0, 0.0
-        return min(max((value - self.mean) / self.std, -10.0), 10.0), 1.0
+        return min(max((value - self.mean) / self.std, -EXTREME), EXTREME), 1.0
 
 
 InputFeature = (

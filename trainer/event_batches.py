@@ -12,7 +12,7 @@ from trainer.events import Events
 from trainer.recipe import HistoryInput, Recipe
 
 
-class EventValues:
+class EventInputs:
     """The inputs of `trainer.event_values.EventValues`, of any events: what a request with the same lists becomes.
 
     Attributes:

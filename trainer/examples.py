@@ -19,7 +19,7 @@ from bundle.vocabulary import OUT_OF_VOCABULARY
 from trainer import scratch, shuffling
 from trainer.data import Dataset
 from trainer.errors import TrainingError
-from trainer.event_batches import EventValues
+from trainer.event_batches import EventInputs
 from trainer.events import Events
 from trainer.recipe import ITEM_ID, Recipe, Training
 from trainer.schema import Schemas, event_names, query_columns
@@ -79,7 +79,7 @@ class Examples:
         self._slots = {
             f.name: schema.slots(f).lookup(dataset.items.ids) for f in schema.features if isinstance(f, History)
         }
-        self._values = EventValues(recipe, schema, train, starts := train.starts(len(dataset.user_ids)))
+        self._values = EventInputs(recipe, schema, train, starts := train.starts(len(dataset.user_ids)))
         share = train.item_counts(len(dataset.items.ids)) / len(train)
         self._log_q = np.log(np.maximum(share, 1e-12)).astype(np.float32)
         self._seed = recipe.seed

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from bundle.manifest import MOST_INTERESTS
 from trainer.recipe_tables import STRICT, Attribute, Download, Entities, Interactions, Name
 from trainer.recipe_values import VALUES, AgeValue, GapValue, Value
 from trainer.text.spec import TextInput
@@ -153,7 +154,7 @@ class QueryTower(Tower):
             request costs a search for each; see `trainer.interests`.
     """
 
-    interests: Annotated[int, Field(ge=1, le=8)] = 1
+    interests: Annotated[int, Field(ge=1, le=MOST_INTERESTS)] = 1
 
 
 @dataclass(frozen=True, config=STRICT)

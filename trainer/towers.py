@@ -60,17 +60,6 @@ class EncodedHistory(keras.layers.Layer):
         self.table, self.encoder, self.rate, self.heads, self.values = table, encoder, rate, heads, values
         self.hide, self.mask = SlotDropout(rate, name="hide"), SlotMask(name="mask")
 
-    @property
-    def reads_ages(self) -> bool:
-        """Whether it depends on when the request is made, so that training takes each target's history apart."""
-        of_values = self.values is not None and any(spec.get("age") for spec in self.values.specs)
-        return of_values or isinstance(self.encoder, AgeDecay)
-
-    @property
-    def context(self) -> int:
-        """How many events before the first target a training sequence needs."""
-        return self.encoder.max_values if self.reads_ages else self.encoder.context
-
     def build(self, slots_shape: Any, values_shape: Any = None, embeddings_shape: Any = None) -> None:
         """Makes what the parts need."""
         if not self.table.built:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from trainer.errors import TrainingError
 from trainer.events import Events
 from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
-from trainer.recipe import Recipe
+from trainer.recipe import HistoryInput, Recipe
 from trainer.schema import ITEMS, Schemas
 from trainer.text.fitting import LayeredAdamW, TrainedTexts
 from trainer.two_tower import TwoTower
@@ -149,14 +150,15 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     spec = recipe.training
     query_tower, item_tower = towers.build(recipe, schemas, spec.precision)
     texts = TrainedTexts(schemas)
-    histories = query_tower.histories.values()
+    inputs = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
+    histories = [(given, query_tower.histories[given.name].encoder) for given in inputs]
     examples = Examples(
         recipe,
         dataset,
         texts.schemas,
         train,
-        context=max((history.context for history in histories), default=0),
-        targets=min((history.encoder.targets for history in histories), default=64),
+        context=max((given.max_values if given.reads_ages else e.context for given, e in histories), default=0),
+        targets=min((encoder.targets for _, encoder in histories), default=64),
     )
     counts = train.item_counts(len(dataset.items.ids))
     if item_tower.popularity is not None:
@@ -282,4 +284,8 @@ def _digest(train: Events) -> str:
     for values in (train.users, train.items, train.times, train.weights):
         for block in scratch.blocks(len(values)):
             digest.update(np.ascontiguousarray(values[block]))
+    for name, column in sorted(train.attributes.items()):
+        digest.update(name.encode())
+        for block in scratch.blocks(len(train)):
+            digest.update(json.dumps(column[block].tolist()).encode())
     return digest.hexdigest()

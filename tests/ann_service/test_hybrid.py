@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from lexical_index import files
 from tests.ann_service.test_catalogue import answers
-from tests.serving.harness import Running, ann_service, failure, fields
+from tests.ann_service.world import World, ask, serving
+from tests.serving.harness import ann_service, failure, fields
 from tests.worlds import item_table, tower, unit_vectors, write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
@@ -65,12 +65,9 @@ def fused(first: list[int], second: list[int], constant: int = 60) -> dict[int, 
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Manifest]]:
-    store = BundleStore(tmp_path_factory.mktemp("store"))
-    manifest = write_bundle(store, texts=text_of)
-    with ann_service(store, max_batch_size=20, max_k=200) as service:
-        service.wait_for_bundle(manifest.bundle_version)
-        yield service, manifest
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with serving(tmp_path_factory.mktemp("store"), texts=text_of) as running:
+        yield running
 
 
 def lexical(text: str = "red mouse", k: int = 10, **more: Any) -> pb.Search:
@@ -82,17 +79,11 @@ def both(text: str = "red mouse", k: int = 10, **more: Any) -> pb.Search:
     return pb.Search(text=text, ranking=pb.RANKING_FUSED, k=k, exact=True, **{**target, **more})
 
 
-def ask(world: tuple[Running, Manifest], *searches: pb.Search, **more: Any) -> pb.SearchItemsResponse:
-    service, manifest = world
-    request = pb.SearchItemsRequest(searches=searches, **{"model_version": manifest.model_version, **more})
-    return service.stub.SearchItems(request, timeout=10)
-
-
 def rows_of(result: pb.SearchResult) -> list[int]:
     return [int(item[1:]) for item in result.item_ids]
 
 
-def test_words_rank_without_an_embedding_or_a_model(world: tuple[Running, Manifest]) -> None:
+def test_words_rank_without_an_embedding_or_a_model(world: World) -> None:
     response = ask(world, lexical("Red MICE mouses", k=200), model_version="")
     expected = by_words("red", "mouse", depth=200)
     [result] = response.results
@@ -103,7 +94,7 @@ def test_words_rank_without_an_embedding_or_a_model(world: tuple[Running, Manife
     assert (response.model_version, response.bundle_version) == (manifest.model_version, manifest.bundle_version)
 
 
-def test_fused_answer_is_the_sum_of_reciprocal_ranks_of_the_first_hundred(world: tuple[Running, Manifest]) -> None:
+def test_fused_answer_is_the_sum_of_reciprocal_ranks_of_the_first_hundred(world: World) -> None:
     for k, depth, constant in ((10, 100, 0), (100, 100, 0), (150, 150, 0), (20, 100, 5)):
         [result] = ask(world, both(k=k, fusion_constant=constant)).results
         expected = fused(by_embedding(depth=depth), by_words("red", "mouse", depth=depth), constant or 60)
@@ -111,7 +102,7 @@ def test_fused_answer_is_the_sum_of_reciprocal_ranks_of_the_first_hundred(world:
         np.testing.assert_allclose(result.scores, list(expected.values())[:k], rtol=1e-6)
 
 
-def test_each_search_of_a_call_is_ranked_as_it_says(world: tuple[Running, Manifest]) -> None:
+def test_each_search_of_a_call_is_ranked_as_it_says(world: World) -> None:
     plain = pb.Search(embedding=pb.Embedding(values=QUERY), k=10, exact=True)
     first, second, third, fourth = ask(world, both(), plain, lexical(), both("bag")).results
     assert rows_of(first) == list(fused(by_embedding(depth=100), by_words("red", "mouse", depth=100)))[:10]
@@ -120,7 +111,7 @@ def test_each_search_of_a_call_is_ranked_as_it_says(world: tuple[Running, Manife
     assert rows_of(fourth) == list(fused(by_embedding(depth=100), by_words("bag", depth=100)))[:10]
 
 
-def test_filter_and_exclusions_thin_out_neither_list(world: tuple[Running, Manifest]) -> None:
+def test_filter_and_exclusions_thin_out_neither_list(world: World) -> None:
     comedy = pb.Filter(equals=pb.Equals(attribute="genres", value=pb.AttributeValue(string_value="comedy")))
     gone = by_words("red", "mouse", depth=4) + by_embedding(depth=4)
     # Rows 1 and 3 of every four are comedies.
@@ -132,7 +123,7 @@ def test_filter_and_exclusions_thin_out_neither_list(world: tuple[Running, Manif
     assert rows_of(second) == list(fused(dense, by_words("red", "mouse", without=without, depth=100)))[:10]
 
 
-def test_min_score_is_in_the_unit_of_the_scores(world: tuple[Running, Manifest]) -> None:
+def test_min_score_is_in_the_unit_of_the_scores(world: World) -> None:
     scores = reference_bm25(["red", "mouse"])
     floor = 0.5
     [result] = ask(world, lexical(k=200, min_score=floor)).results
@@ -143,20 +134,20 @@ def test_min_score_is_in_the_unit_of_the_scores(world: tuple[Running, Manifest])
     assert 40 <= len(result.item_ids) == sum(score >= 0.01 for score in expected) < 200
 
 
-def test_items_to_be_similar_to_are_left_out_of_both_lists(world: tuple[Running, Manifest]) -> None:
+def test_items_to_be_similar_to_are_left_out_of_both_lists(world: World) -> None:
     own = by_words("red", "mouse", depth=1)
     [result] = ask(world, both(k=200, similar_to=pb.ItemIds(values=[f"i{own[0]}"]))).results
     assert own[0] not in rows_of(result)
     assert by_words("red", "mouse", depth=2)[1] in rows_of(result)
 
 
-def test_attributes_come_along(world: tuple[Running, Manifest]) -> None:
+def test_attributes_come_along(world: World) -> None:
     [result] = ask(world, lexical(k=5, return_attributes=["title"])).results
     titles = item_table(COUNT).attributes["title"]
     assert list(result.attributes[0].strings.values) == [titles.at(row) or "" for row in rows_of(result)]
 
 
-def test_unknown_words_find_nothing_and_leave_the_embedding_alone(world: tuple[Running, Manifest]) -> None:
+def test_unknown_words_find_nothing_and_leave_the_embedding_alone(world: World) -> None:
     first, second, third = ask(world, lexical("ζ !"), lexical("!?"), both("ζ")).results
     assert (len(first.item_ids), len(second.item_ids)) == (0, 0)
     assert rows_of(third) == by_embedding(depth=10)
@@ -182,14 +173,14 @@ def test_unknown_words_find_nothing_and_leave_the_embedding_alone(world: tuple[R
         (lexical(k=0), "k"),
     ],
 )
-def test_what_cannot_be_ranked_is_named(world: tuple[Running, Manifest], search: pb.Search, field: str) -> None:
+def test_what_cannot_be_ranked_is_named(world: World, search: pb.Search, field: str) -> None:
     service, manifest = world
     request = pb.SearchItemsRequest(searches=[search], model_version=manifest.model_version)
     code, _, detail = failure(service.stub.SearchItems, request)
     assert (code, fields(detail)) == ("INVALID_ARGUMENT", [f"searches[0].{field}".rstrip(".")])
 
 
-def test_a_text_as_long_as_allowed_is_answered(world: tuple[Running, Manifest]) -> None:
+def test_a_text_as_long_as_allowed_is_answered(world: World) -> None:
     [result] = ask(world, lexical(("red " * 250)[:1000])).results
     assert rows_of(result) == by_words("red", depth=10)
 

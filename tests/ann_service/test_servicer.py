@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.manifest import Manifest
 from bundle.store import BundleStore
-from tests.serving.harness import Running, ann_service, failure, fields
+from tests.ann_service.world import World, ask, serving
+from tests.serving.harness import ann_service, failure, fields
 from tests.worlds import tower, unit_vectors, wait_for, write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
@@ -20,12 +20,9 @@ QUERY = tower(1).canary_embeddings[0]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Manifest]]:
-    store = BundleStore(tmp_path_factory.mktemp("store"))
-    manifest = write_bundle(store)
-    with ann_service(store, max_batch_size=20, max_k=200) as service:
-        service.wait_for_bundle(manifest.bundle_version)
-        yield service, manifest
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with serving(tmp_path_factory.mktemp("store")) as running:
+        yield running
 
 
 def search_of(vector: Any = QUERY, k: int = 5, **more: Any) -> pb.Search:
@@ -36,13 +33,7 @@ def similar_to(*ids: str, k: int = 5) -> pb.Search:
     return pb.Search(similar_to=pb.ItemIds(values=ids), k=k)
 
 
-def ask(world: tuple[Running, Manifest], *searches: pb.Search, **more: Any) -> pb.SearchItemsResponse:
-    service, manifest = world
-    request = pb.SearchItemsRequest(searches=searches, **{"model_version": manifest.model_version, **more})
-    return service.stub.SearchItems(request, timeout=10)
-
-
-def refusal(world: tuple[Running, Manifest], *searches: pb.Search, **more: Any) -> tuple[str, str, Any]:
+def refusal(world: World, *searches: pb.Search, **more: Any) -> tuple[str, str, Any]:
     service, manifest = world
     request = pb.SearchItemsRequest(searches=searches, **{"model_version": manifest.model_version, **more})
     return failure(service.stub.SearchItems, request)
@@ -53,7 +44,7 @@ def nearest(vector: np.ndarray, k: int, without: tuple[int, ...] = ()) -> list[s
     return [f"i{row}" for row in np.argsort(-scores) if row not in without][:k]
 
 
-def test_returns_the_nearest_items_in_the_order_of_the_request(world: tuple[Running, Manifest]) -> None:
+def test_returns_the_nearest_items_in_the_order_of_the_request(world: World) -> None:
     response = ask(world, search_of(VECTORS[17], 4), search_of(k=7), search_of(-QUERY, 3))
     assert [list(result.item_ids) for result in response.results] == [
         nearest(VECTORS[17], 4),
@@ -67,18 +58,18 @@ def test_returns_the_nearest_items_in_the_order_of_the_request(world: tuple[Runn
 
 
 @pytest.mark.parametrize("scale", [1e-30, 7.0, 1e38])
-def test_only_the_direction_of_an_embedding_counts(world: tuple[Running, Manifest], scale: float) -> None:
+def test_only_the_direction_of_an_embedding_counts(world: World, scale: float) -> None:
     [result] = ask(world, search_of(QUERY * scale)).results
     assert list(result.item_ids) == nearest(QUERY, 5)
 
 
-def test_leaves_out_what_is_excluded_and_ignores_unknown_exclusions(world: tuple[Running, Manifest]) -> None:
+def test_leaves_out_what_is_excluded_and_ignores_unknown_exclusions(world: World) -> None:
     first, second, *_ = nearest(QUERY, 2)
     [result] = ask(world, search_of(exclude_item_ids=[first, "nowhere", second, first])).results
     assert list(result.item_ids) == nearest(QUERY, 7)[2:]
 
 
-def test_filter_returns_k_items_where_k_match(world: tuple[Running, Manifest]) -> None:
+def test_filter_returns_k_items_where_k_match(world: World) -> None:
     comedy = pb.Filter(
         equals=pb.Equals(attribute="genres", value=pb.AttributeValue(string_value="comedy")),
     )
@@ -87,19 +78,19 @@ def test_filter_returns_k_items_where_k_match(world: tuple[Running, Manifest]) -
     assert sorted(int(item[1:]) for item in result.item_ids) == [row for row in range(300) if row % 2 == 1]
 
 
-def test_min_score_cuts_the_tail(world: tuple[Running, Manifest]) -> None:
+def test_min_score_cuts_the_tail(world: World) -> None:
     [result] = ask(world, search_of(k=200, min_score=0.5)).results
     assert len(result.item_ids) == int(np.count_nonzero(VECTORS @ QUERY >= 0.5))
     assert min(result.scores) >= 0.5
 
 
-def test_items_similar_to_items_leave_those_out(world: tuple[Running, Manifest]) -> None:
+def test_items_similar_to_items_leave_those_out(world: World) -> None:
     mean = (VECTORS[4] + VECTORS[9]) / 2
     [result] = ask(world, similar_to("i4", "i9", "i4"), model_version="").results
     assert list(result.item_ids) == nearest(mean / np.linalg.norm(mean), 5, (4, 9))
 
 
-def test_attributes_come_as_columns_that_say_what_is_missing(world: tuple[Running, Manifest]) -> None:
+def test_attributes_come_as_columns_that_say_what_is_missing(world: World) -> None:
     names = ["title", "genres", "year", "price"]
     search = pb.Search(embedding=pb.Embedding(values=VECTORS[35]), k=200, return_attributes=names)
     [result] = ask(world, search).results
@@ -145,12 +136,12 @@ def test_attributes_come_as_columns_that_say_what_is_missing(world: tuple[Runnin
         (similar_to(*["i1"] * 1001), "searches[1].similar_to.values"),
     ],
 )
-def test_says_which_field_is_wrong(world: tuple[Running, Manifest], search: pb.Search, field: str) -> None:
+def test_says_which_field_is_wrong(world: World, search: pb.Search, field: str) -> None:
     code, _, detail = refusal(world, search_of(), search)
     assert (code, fields(detail)) == ("INVALID_ARGUMENT", [field])
 
 
-def test_says_everything_that_is_wrong_at_once(world: tuple[Running, Manifest]) -> None:
+def test_says_everything_that_is_wrong_at_once(world: World) -> None:
     _, _, detail = refusal(world, search_of([math.nan] * 8, k=0, min_score=2.0), search_of(k=-7))
     assert sorted(fields(detail)) == [
         "searches[0].embedding.values",
@@ -160,18 +151,18 @@ def test_says_everything_that_is_wrong_at_once(world: tuple[Running, Manifest]) 
     ]
 
 
-def test_batch_has_to_hold_one_to_the_limit(world: tuple[Running, Manifest]) -> None:
+def test_batch_has_to_hold_one_to_the_limit(world: World) -> None:
     assert fields(refusal(world)[2]) == ["searches"]
     assert fields(refusal(world, *[search_of()] * 21)[2]) == ["searches"]
     assert len(ask(world, *[search_of()] * 20).results) == 20
 
 
-def test_embedding_without_its_model_is_refused(world: tuple[Running, Manifest]) -> None:
+def test_embedding_without_its_model_is_refused(world: World) -> None:
     code, _, detail = refusal(world, search_of(), model_version="")
     assert (code, fields(detail)) == ("INVALID_ARGUMENT", ["model_version"])
 
 
-def test_unknown_items_are_listed_up_to_ten(world: tuple[Running, Manifest]) -> None:
+def test_unknown_items_are_listed_up_to_ten(world: World) -> None:
     code, _, detail = refusal(world, similar_to("i1", *(f"u{n}" for n in range(12))))
     assert (code, detail.reason) == ("NOT_FOUND", "UNKNOWN_ITEM")
     assert detail.metadata["item_ids"] == "u0,u1,u2,u3,u4,u5,u6,u7,u8,u9"
@@ -189,7 +180,7 @@ def test_item_vectors_that_cancel_out_have_no_direction(store: BundleStore) -> N
         assert (code, fields(detail)) == ("INVALID_ARGUMENT", ["searches[0].similar_to.values"])
 
 
-def test_unknown_model_and_bundle_are_refused_with_the_open_ones(world: tuple[Running, Manifest]) -> None:
+def test_unknown_model_and_bundle_are_refused_with_the_open_ones(world: World) -> None:
     manifest, other = world[1], "20200101T000000Z-000000"
     code, _, detail = refusal(world, search_of(), model_version=other)
     assert (code, detail.reason) == ("FAILED_PRECONDITION", "MODEL_NOT_SERVED")
@@ -200,7 +191,7 @@ def test_unknown_model_and_bundle_are_refused_with_the_open_ones(world: tuple[Ru
         assert dict(detail.metadata) == {"bundle_versions": manifest.bundle_version}
 
 
-def test_status_describes_the_open_bundles(world: tuple[Running, Manifest]) -> None:
+def test_status_describes_the_open_bundles(world: World) -> None:
     service, manifest = world
     status = service.status()
     assert (status.max_batch_size, status.max_k, status.live_bundle_version) == (20, 200, manifest.bundle_version)

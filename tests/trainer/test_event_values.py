@@ -16,6 +16,7 @@ from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer import schema, towers, training
 from trainer.age_decay import AgeDecay
 from trainer.data import Dataset
+from trainer.errors import RunError
 from trainer.event_schema import history_columns
 from trainer.events import Events
 from trainer.examples import Examples
@@ -190,6 +191,17 @@ def test_loaded_tower_answers_the_same(tmp_path: Path) -> None:
     model.query_tower.save(tmp_path / "tower.keras")
     loaded = keras.saving.load_model(tmp_path / "tower.keras", compile=False)
     np.testing.assert_array_equal(np.array(loaded(inputs)), np.array(model.query_tower(inputs)))
+
+
+def test_a_training_does_not_go_on_with_other_values(tmp_path: Path) -> None:
+    of, data = shop("mean", [{"kind": "numeric", "name": "rating"}], epochs=1), events()
+    schemas = schema.build(of, data, data.events)
+    training.fit(of, data, schemas, data.events, validate=None, folder=tmp_path)
+    ratings = data.events.attributes["rating"][:].tolist()
+    others = {**data.events.attributes, "rating": np.array([*ratings[:-1], 2.0], dtype=object)}
+    changed = dataclasses.replace(data.events, attributes=others)
+    with pytest.raises(RunError, match="the training events have changed"):
+        training.fit(of, data, schemas, changed, validate=None, folder=tmp_path, resume=True)
 
 
 def test_hidden_values_are_missing_ones() -> None:

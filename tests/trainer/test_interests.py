@@ -11,17 +11,15 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe, write_shop
-from trainer import data, losses, schema, splits, towers, training
+from tests.trainer.skew import queries_both_ways, two_users
+from tests.trainer.world import KERAS_AND_NUMPY, recipe, write_shop
+from trainer import data, losses, schema, splits, training
 from trainer.errors import RecipeError
 from trainer.evaluation import evaluate_validation
-from trainer.examples import Examples, encode_items, history_slots
 from trainer.export import export_query_tower
 from trainer.interests import InterestHeads, mean_cosine
 from trainer.negatives import mine_hard_negatives
 from trainer.recipe import Recipe
-from trainer.text.fitting import TrainedTexts
-from trainer.two_tower import TwoTower
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -83,36 +81,11 @@ def test_a_head_corrects_what_the_encoder_made_and_an_empty_history_has_no_inter
     np.testing.assert_allclose(layer(encoded[np.newaxis]), [expected])  # prefixes: one more axis
 
 
-def world(own: Recipe) -> tuple[TwoTower, Any, Any, Any]:
-    users = {"a": {"age": 30.0, "gender": "f"}, "b": {"age": 50.0, "gender": "m"}}
-    bought = [("a", f"p{at % 4}", float(at)) for at in range(9)] + [("b", f"p{at % 3}", float(at)) for at in range(4)]
-    shop = dataset(bought, users)
-    built = schema.build(own, shop, shop.events)
-    keras.utils.set_random_seed(1)
-    query, item = towers.build(own, built)
-    counts = shop.events.item_counts(len(shop.items.ids))
-    model = TwoTower(
-        query, item, own, encode_items(built.item, shop), history_slots(built, shop), counts, TrainedTexts(built)
-    )
-    model.fill_tables()
-    return model, query, built, shop
-
-
 @pytest.mark.parametrize("encoder", ["mean", "positions", "rank_decay", "gru", "transformer"])
 @pytest.mark.parametrize("items", ["tied", "tower"])
 def test_training_sees_the_queries_that_serving_makes(encoder: str, items: str) -> None:
     own = with_interests(3, encoder, items, popularity="all_time")
-    model, query, built, shop = world(own)
-    batch = Examples(own, shop, built, shop.events, context=10, targets=10).batch(np.arange(2))
-    found = np.array(model.embed_queries(tf.nest.map_structure(tf.convert_to_tensor, batch), training=False))
-    starts = shop.events.starts(2)
-    rows = [starts[user] + at for user in range(2) for at in range(starts[user + 1] - starts[user])]
-    raw = {
-        "history": [[shop.items.ids[i] for i in shop.events.items[starts[shop.events.users[r]] : r]] for r in rows],
-        "age": [shop.user_columns["age"][shop.events.users[r]] for r in rows],
-        "gender": [shop.user_columns["gender"][shop.events.users[r]] for r in rows],
-    }
-    served = np.array(query.model(built.query.encode(raw, len(rows))))
+    found, served = queries_both_ways(own)
     assert served.shape == (13, 3, 7)  # 9 and 4 events; six dimensions and the popularity
     np.testing.assert_allclose(np.linalg.norm(served, axis=2), 1.0, atol=1e-5)
     np.testing.assert_allclose(found, served, atol=1e-5)
@@ -121,7 +94,7 @@ def test_training_sees_the_queries_that_serving_makes(encoder: str, items: str) 
 
 @pytest.mark.parametrize("encoder", ["positions", "gru", "transformer"])
 def test_saved_and_exported_towers_answer_as_the_trained_one(encoder: str, tmp_path: Path) -> None:
-    _, query, built, _ = world(with_interests(3, encoder))
+    _, query, built, _ = two_users(with_interests(3, encoder))
     raw = {"history": [["p1", "p2"], [], ["p3", "p1", "gone"]], "age": [30.0, None, 50.0]}
     inputs = built.query.encode(raw, 3)
     expected = np.array(query.model(inputs))
@@ -135,8 +108,8 @@ def test_saved_and_exported_towers_answer_as_the_trained_one(encoder: str, tmp_p
 
 
 def test_one_interest_is_the_tower_without_heads() -> None:
-    _, one, _, _ = world(with_interests(1))
-    _, plain, built, _ = world(recipe(training={"dimension": 6}))
+    _, one, _, _ = two_users(with_interests(1))
+    _, plain, built, _ = two_users(recipe(training={"dimension": 6}))
     assert [w.shape for w in one.model.weights] == [w.shape for w in plain.model.weights]
     assert not [layer for layer in one.histories.values() if layer.heads is not None]
     inputs = built.query.encode({"history": [["p1", "p2"]], "age": [30.0]}, 1)

@@ -8,17 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from tests.trainer.skew import queries_both_ways
 from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer import schema, towers
-from trainer.examples import Examples, encode_items, history_slots
 from trainer.hiding import PresenceDropout, SlotDropout, ValueDropout
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
-from trainer.text.fitting import TrainedTexts
 from trainer.towers import MaskedMean
-from trainer.two_tower import TwoTower
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -150,30 +147,7 @@ def test_training_sees_the_queries_that_serving_makes(encoder: str, items: str) 
         for f in RECIPE.to_json()["query_tower"]["features"]
     ]
     own = recipe(training={"dimension": 6}, query_tower={"features": features})
-    users = {"a": {"age": 30.0, "gender": "f"}, "b": {"age": 50.0, "gender": "m"}}
-    # The shop's history holds 10: the transformer's sequences have 5 events of context and 5 targets.
-    bought = [("a", f"p{at % 4}", float(at)) for at in range(9)] + [("b", f"p{at % 3}", float(at)) for at in range(4)]
-    data = dataset(bought, users)
-    built = schema.build(own, data, data.events)
-    keras.utils.set_random_seed(1)
-    query, item = towers.build(own, built)
-    counts = data.events.item_counts(len(data.items.ids))
-    model = TwoTower(
-        query, item, own, encode_items(built.item, data), history_slots(built, data), counts, TrainedTexts(built)
-    )
-    examples = Examples(own, data, built, data.events, context=10, targets=10)
-    batch = examples.batch(np.arange(2))
-    model.fill_tables()
-    found = np.array(model.embed_queries(tf.nest.map_structure(tf.convert_to_tensor, batch), training=False))
-    starts = data.events.starts(2)
-    rows = [starts[user] + at for user in range(2) for at in range(starts[user + 1] - starts[user])]
-    raw = {
-        "history": [[data.items.ids[i] for i in data.events.items[starts[data.events.users[r]] : r]] for r in rows],
-        "age": [data.user_columns["age"][data.events.users[r]] for r in rows],
-        "gender": [data.user_columns["gender"][data.events.users[r]] for r in rows],
-    }
-    served = np.array(query.model(built.query.encode(raw, len(rows))))
-    np.testing.assert_allclose(found, served, atol=1e-5)
+    np.testing.assert_allclose(*queries_both_ways(own), atol=1e-5)
 
 
 def test_hidden_values_are_missing_or_unknown_and_only_in_training() -> None:
