@@ -32,7 +32,7 @@ from bundle.manifest import CANARIES
 from bundle.store import BundleStore
 from rehearsal.demo import train
 from rehearsal.large import copy_live
-from rehearsal.pair import Replica, wait_until
+from rehearsal.pair import Replica
 from two_tower_client import AnnClient, QueryTowerClient, Retriever, ann, query_tower
 from two_tower_client.ann import Search
 
@@ -230,7 +230,7 @@ class _Bench:
         flags = {"max-in-flight": "1000", "drain-delay-s": "0", **flags}
         replica = Replica(service, self._store.root, folder, flags, program)
         replica.start()
-        wait_until(replica.is_serving, f"{service} to serve; its log is {replica.log}")
+        replica.wait_until_serving()
         return replica
 
     def _target(self, replica: Replica, method: str, requests: Sequence[bytes]) -> Target:

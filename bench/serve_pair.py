@@ -32,7 +32,7 @@ from bench.timing import print_table
 from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from rehearsal.demo import train
-from rehearsal.pair import Replica, wait_until
+from rehearsal.pair import Replica
 from two_tower.ann.v1 import ann_service_pb2 as pb
 from two_tower_client import Retrieval, Retriever, ann
 from two_tower_client.ann import Search
@@ -137,7 +137,7 @@ class _Served:
         replica = Replica(service, store.root, folder, flags)
         replica.start()
         stack.callback(replica.stop)
-        wait_until(replica.is_serving, f"{service} to serve; its log is {replica.log}", timeout_s=300)
+        replica.wait_until_serving(timeout_s=300)
         return replica
 
 

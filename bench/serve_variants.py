@@ -40,8 +40,8 @@ def saved_model() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     make = QueryTower.__init__
 
-    def init(tower: Any, path: Path, *arguments: Any) -> None:
-        make(tower, path, *arguments)
+    def init(tower: Any, path: Path, *arguments: Any, **more: Any) -> None:
+        make(tower, path, *arguments, **more)
         tower.loaded = tf.saved_model.load(str(path.with_suffix("")))
         tower.signature = tower.loaded.signatures["serve"]
 

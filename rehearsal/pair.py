@@ -100,6 +100,17 @@ class Replica:
                 return False
         return reply.status == health_pb2.HealthCheckResponse.SERVING
 
+    def wait_until_serving(self, timeout_s: float = 60.0) -> None:
+        """Returns once it serves.
+
+        Raises:
+            PairError: it did not within `timeout_s` seconds; with the end of its log, which may be gone by then.
+        """
+        try:
+            wait_until(self.is_serving, f"{self.service} to serve", timeout_s)
+        except PairError as error:
+            raise PairError(f"{error}; its log ends with:\n{self._last_lines()}") from None
+
     def kill(self) -> None:
         """Ends it at once, as a crash would."""
         if self.process is not None:
@@ -165,7 +176,7 @@ class Pair:
             for replica in self.replicas:
                 replica.start()
             for replica in self.replicas:
-                wait_until(replica.is_serving, f"{replica.service} to serve; its log is {replica.log}")
+                replica.wait_until_serving()
         except BaseException:
             self.stop()
             raise
