@@ -15,6 +15,7 @@ Found = tuple[np.ndarray, np.ndarray]
 _QUERIES_AT_ONCE = 64
 _SCORES_AT_ONCE = 2**21
 """8 MiB: what the caches of one core hold, about."""
+_FIRST_ROWS, _WORTH_A_FIRST = 8192, 8
 _ROWS_GATHERED = 8192
 """2 MiB of 64-d vectors: small enough that the allocator gives the same pages again instead of fresh ones."""
 
@@ -79,8 +80,10 @@ def _scan_group(
     total = len(vectors) if allowed is None else len(allowed)
     block = max(4 * k, _SCORES_AT_ONCE // len(queries))
     top = _TopRows(len(queries), k)
-    for number, start in enumerate(range(0, total, block)):
-        stop = min(start + block, total)
+    # A short block first: what it leaves to beat makes short work of all others.
+    first = max(4 * k, _FIRST_ROWS) if total > _WORTH_A_FIRST * _FIRST_ROWS else block
+    bounds = [0, *range(min(first, block), total, block), total]
+    for number, (start, stop) in enumerate(pairwise(bounds)):
         scores = _scores(vectors, queries, allowed, start, stop)  # [n, stop - start]
         if hidden is not None:
             np.copyto(scores, -np.inf, where=hidden[start:stop])
@@ -119,7 +122,7 @@ class _TopRows:
             self._raise_thresholds()
             return
         # Strictly above: of rows that tie, the earlier one wins.
-        at, columns = np.nonzero(scores > self._thresholds)
+        at, columns = np.divmod(np.flatnonzero(scores > self._thresholds), scores.shape[1])
         self._pending.append((at, columns + start, scores[at, columns]))
 
     def merge(self) -> None:

@@ -13,6 +13,9 @@ import numpy as np
 
 from trainer import scratch
 
+RELEVANCE = "relevance column"
+"""Name among the attributes of an event of how well its item answers: no feature can have it."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredColumn:
@@ -72,6 +75,13 @@ class Events:
     def __len__(self) -> int:
         """How many there are."""
         return len(self.users)
+
+    @cached_property
+    def relevance(self) -> np.ndarray:
+        """How well the item of each event answers: [n] float32, 0 to 1; 1 where the table does not say."""
+        if RELEVANCE not in self.attributes:
+            return np.broadcast_to(np.float32(1.0), (len(self),))
+        return scratch.compute(len(self), np.float32, lambda block: self.attributes[RELEVANCE][block])
 
     def where(self, mask: np.ndarray) -> Events:
         """Returns those at which `mask` [n] bool is true; the order stays."""

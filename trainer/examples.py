@@ -109,7 +109,8 @@ class Examples:
             length] int32, catalogue rows, anything where it is padded; ``at``: [n] int32, of each target
             the place in the flattened sequences that its history reaches up to; ``others``: by feature, inputs of the
             query tower that are no history, [n, ...]; ``user`` and ``item``: [n] int32 rows; ``log_q``: [n] float32,
-            the log share of the item among the training events; ``weight``: [n] float32.
+            the log share of the item among the training events; ``weight``: [n] float32; ``label``: [n] float32, 0 to
+            1, how well the item answers.
         """
         first, target, end = self._first[sequences], self._target[sequences], self._end[sequences]
         length = int((end - first).max())
@@ -150,6 +151,7 @@ class Examples:
             "item": item,
             "log_q": self._log_q[item],
             "weight": self._events.weights[rows],
+            "label": self._events.relevance[rows],
         }
 
     def epoch(self, number: int) -> Iterator[dict[str, Any]]:

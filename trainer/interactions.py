@@ -10,6 +10,7 @@ import polars as pl
 
 from trainer import scratch
 from trainer.errors import DataError, RecipeError
+from trainer.events import RELEVANCE
 from trainer.recipe import Recipe
 from trainer.recipe_tables import Attribute
 from trainer.sequences import read_sequences
@@ -48,7 +49,7 @@ def _columns(recipe: Recipe) -> list[str]:
     source = recipe.interactions
     if source.user is None or source.item is None:
         raise RecipeError("interactions.user and interactions.item: missing; a table needs both columns")
-    columns = [source.user, source.item, source.time, source.weight, source.rating]
+    columns = [source.user, source.item, source.time, source.weight, source.relevance, source.rating]
     columns += [attribute.column for attribute in source.attributes.values()]
     columns.append(recipe.split.column if recipe.split.kind == "column" else None)
     return [column for column in columns if column is not None]
@@ -80,6 +81,14 @@ def _read_block(recipe: Recipe, table: Table) -> pl.DataFrame:
             f"{table.path}, column {source.weight!r}: {frame['weight'][bad]} in data row {table.first_row + bad + 1} "
             "is no weight; weights are above 0, remove the row or leave out interactions.weight"
         )
+    if source.relevance is not None:
+        relevance = table.floats(source.relevance, required=True)
+        if len(bad := ((relevance < 0) | (relevance > 1)).arg_true()):
+            raise DataError(
+                f"{table.path}, column {source.relevance!r}: {relevance[bad[0]]} in data row "
+                f"{table.first_row + bad[0] + 1} is no relevance; give numbers of 0 to 1, such as a grade by the best"
+            )
+        frame = frame.with_columns(relevance.alias(ATTRIBUTE + RELEVANCE))
     if rating is not None:
         frame = frame.filter(rating >= source.min_rating)
     return frame

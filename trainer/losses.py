@@ -2,7 +2,7 @@
 
 All compute in float32, whatever they are given, and return a scalar: the mean over the rows, by their weights. A
 negative that is the positive of its row (an accidental hit) is invisible to that row: it adds nothing to the loss, and
-no gradient reaches it.
+no gradient reaches it. Rows of weight 0 count for nothing, and where all are of weight 0 the loss is 0.
 
 Queries are [m, dim], or [m, interests, dim] where each has several: the score of an item, positive or negative, then is
 the largest of its scores, as it is when served.
@@ -26,11 +26,18 @@ class Candidates(NamedTuple):
         rows: [c] int32 rows of the catalogue; -1 is an empty slot, which no row sees.
         log_count: [c] float32, log of how many times such a sample is expected to hold the item: log(n q) for n draws
             with chance q each.
+        guarded: [c] bool: a row does not see such an item where its score s is near that of the positive, p:
+            ``s > p - (1 - ceiling) |p|``, for it may well be an answer too (Moreira et al. 2024, "NV-Retriever:
+            Improving Text Embedding Models with Effective Hard-Negative Mining", TopK-PercPos; there by the scores of a
+            teacher, here by those of the step). Default: none is guarded.
+        ceiling: of the guarded, above 0, at most 1.
     """
 
     vectors: tf.Tensor
     rows: tf.Tensor
     log_count: tf.Tensor
+    guarded: tf.Tensor | None = None
+    ceiling: float = 1.0
 
 
 def in_batch_softmax(
@@ -71,7 +78,7 @@ def in_batch_softmax(
     logits = tf.where(accidental, MASKED, logits)
     positive = tf.linalg.diag_part(logits)  # [batch]
     if extra is not None:
-        corrected = _corrected_scores(queries, item_rows, extra, temperature)
+        corrected = _corrected_scores(queries, items, item_rows, extra, temperature)
         logits = tf.concat([logits, corrected], axis=1)  # [batch, batch + c]
     return _weighted_mean(tf.reduce_logsumexp(logits, axis=1) - positive, weights)
 
@@ -99,7 +106,7 @@ def sampled_softmax(
         weights: [m] float32, above 0.
         temperature: scalar above 0.
     """
-    corrected = _corrected_scores(queries, positive_rows, negatives, temperature)
+    corrected = _corrected_scores(queries, positives, positive_rows, negatives, temperature)
     positive = _pair_scores(queries, positives, temperature)  # [m]
     # log(e^p + e^n) - p = log(1 + e^(n - p)).
     return _weighted_mean(tf.nn.softplus(tf.reduce_logsumexp(corrected, axis=1) - positive), weights)
@@ -172,7 +179,7 @@ def gbce(
     beta = 1.0 - calibration * (1.0 - sampling_rate)
     # log sigmoid(s)^beta = -beta softplus(-s): never the power itself, which float32 rounds to 1.
     positive = beta * tf.nn.softplus(-_pair_scores(queries, positives, temperature) - bias)  # [m]
-    return _binary_mean(positive, queries, positive_rows, negatives, weights, temperature, bias)
+    return _binary_mean(positive, queries, positives, positive_rows, negatives, weights, temperature, bias)
 
 
 def binary_cross_entropy(
@@ -205,12 +212,13 @@ def binary_cross_entropy(
     score = _pair_scores(queries, positives, temperature) + bias  # [m]
     label = tf.ones_like(score) if labels is None else tf.cast(labels, tf.float32)
     positive = label * tf.nn.softplus(-score) + (1.0 - label) * tf.nn.softplus(score)
-    return _binary_mean(positive, queries, positive_rows, negatives, weights, temperature, bias)
+    return _binary_mean(positive, queries, positives, positive_rows, negatives, weights, temperature, bias)
 
 
 def _binary_mean(
     positive: tf.Tensor,
     queries: tf.Tensor,
+    positives: tf.Tensor,
     positive_rows: tf.Tensor,
     negatives: Candidates,
     weights: tf.Tensor,
@@ -218,19 +226,27 @@ def _binary_mean(
     bias: tf.Tensor | float,
 ) -> tf.Tensor:
     """Returns the mean over rows of the mean over the pair, whose loss is `positive` [m], and its negatives."""
-    scores, seen = _negative_scores(queries, positive_rows, negatives, temperature)  # [m, c]
+    scores, seen = _negative_scores(queries, positives, positive_rows, negatives, temperature)  # [m, c]
     visible = tf.cast(seen, tf.float32)
     negative = tf.reduce_sum(tf.nn.softplus(scores + bias) * visible, axis=1)  # [m]
     return _weighted_mean((positive + negative) / (1.0 + tf.reduce_sum(visible, axis=1)), weights)
 
 
 def _negative_scores(
-    queries: tf.Tensor, positive_rows: tf.Tensor, negatives: Candidates, temperature: tf.Tensor | float
+    queries: tf.Tensor,
+    positives: tf.Tensor,
+    positive_rows: tf.Tensor,
+    negatives: Candidates,
+    temperature: tf.Tensor | float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns [m, c] float32 query · negative / temperature, and [m, c] bool: whether the row sees the negative."""
     scores = _dots(queries, negatives.vectors) / tf.cast(temperature, tf.float32)
-    accidental = tf.equal(positive_rows[:, None], negatives.rows[None, :])
-    return scores, tf.logical_and(tf.logical_not(accidental), (negatives.rows >= 0)[None, :])
+    hidden = tf.logical_or(tf.equal(positive_rows[:, None], negatives.rows[None, :]), (negatives.rows < 0)[None, :])
+    if negatives.guarded is not None:
+        positive = _pair_scores(queries, positives, temperature)[:, None]  # [m, 1]
+        near = scores > positive - (1.0 - negatives.ceiling) * tf.abs(positive)
+        hidden = tf.logical_or(hidden, tf.logical_and(negatives.guarded[None, :], near))
+    return scores, tf.logical_not(hidden)
 
 
 def _pair_scores(queries: tf.Tensor, positives: tf.Tensor, temperature: tf.Tensor | float) -> tf.Tensor:
@@ -253,13 +269,17 @@ def _dots(queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
 
 
 def _corrected_scores(
-    queries: tf.Tensor, positive_rows: tf.Tensor, negatives: Candidates, temperature: tf.Tensor | float
+    queries: tf.Tensor,
+    positives: tf.Tensor,
+    positive_rows: tf.Tensor,
+    negatives: Candidates,
+    temperature: tf.Tensor | float,
 ) -> tf.Tensor:
     """Returns [m, c] float32: scores less log_count, `MASKED` where the row does not see the negative."""
-    scores, seen = _negative_scores(queries, positive_rows, negatives, temperature)  # [m, c]
+    scores, seen = _negative_scores(queries, positives, positive_rows, negatives, temperature)  # [m, c]
     return tf.where(seen, scores - tf.cast(negatives.log_count, tf.float32)[None, :], MASKED)
 
 
 def _weighted_mean(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     weights = tf.cast(weights, tf.float32)
-    return tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
+    return tf.math.divide_no_nan(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))

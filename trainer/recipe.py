@@ -207,6 +207,9 @@ class Training:
         sampling_power: that power.
         queue: item vectors of earlier steps that are negatives too, of ``in_batch_softmax``.
         hard_negatives: a step, from the nearest items of its queries when the epoch began; with ``sampled_softmax``.
+        hard_negative_ceiling: a query does not see one of them whose cosine is above this share of its positive's: it
+            may well be an answer too. 1: as near as the positive.
+        binary_share: of ``bce`` in the loss, over the same pairs and negatives; the rest is ``sampled_softmax``.
         calibration: t of ``gbce``; 0 is binary cross-entropy.
         log_q: whether popularity in the batch is the share of the training events, or, with ``in_batch_softmax``,
             estimated as they stream by.
@@ -239,6 +242,8 @@ class Training:
     sampling_power: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
     queue: Annotated[int, Field(ge=0)] = 0
     hard_negatives: Annotated[int, Field(ge=0)] = 0
+    hard_negative_ceiling: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    binary_share: Share = 0.0
     calibration: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
     log_q: Literal["counts", "streaming"] = "counts"
     temperature: Annotated[float, Field(gt=0.0)] = 0.1

@@ -62,6 +62,8 @@ class Interactions:
         item: column of the item id; required of a table.
         time: column of the time: seconds since 1970, or a date and time. Default: the order of the rows.
         weight: column of a weight above 0 for the training loss. Default: all alike.
+        relevance: column of how well the item answers, 0 to 1: the label of ``bce``, and a weight in other losses. 0 is
+            no match, and never a held-out answer. Default: 1 for all.
         rating: column of a rating, used with `min_rating`. Default: every row counts.
         min_rating: rows with a lower rating are left out.
         separator: of a CSV.
@@ -75,6 +77,7 @@ class Interactions:
     item: str | None = None
     time: str | None = None
     weight: str | None = None
+    relevance: str | None = None
     rating: str | None = None
     min_rating: float | None = None
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","

@@ -128,6 +128,7 @@ class SearchSpace:
         if training["loss"] != own["training"]["loss"]:  # what another loss has no use for
             if training["loss"] != "sampled_softmax":
                 training["hard_negatives"] = 0
+                training["binary_share"] = 0.0
             if training["loss"] not in _QUEUED:
                 training["queue"] = 0
         return recipes.parse(raw, f"trial {trial.number}")

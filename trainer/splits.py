@@ -10,11 +10,11 @@ import numpy as np
 from trainer import scratch
 from trainer.data import Dataset
 from trainer.errors import DataError
-from trainer.events import Events, merge
+from trainer.events import RELEVANCE, Events, merge
 from trainer.interactions import SPLIT_COLUMN
 from trainer.recipe import Split
 
-TRAIN, VALID, TEST = 0, 1, 2
+TRAIN, VALID, TEST, _NONE = 0, 1, 2, 3
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 _SEED = 0
 """Of the random split. It is not the recipe's seed, so that trainings with different seeds share one test part."""
@@ -42,7 +42,7 @@ def of_drawn_users(known: Events, asked: Events, limit: int) -> tuple[Events, Ev
 
 
 def split(dataset: Dataset, how: Split) -> Parts:
-    """Returns the parts of a data set.
+    """Returns the parts of a data set. Held-out events of relevance 0 are no answers, and are in none.
 
     Raises:
         DataError: a part would be empty.
@@ -58,6 +58,9 @@ def split(dataset: Dataset, how: Split) -> Parts:
         case "column":
             names = events.attributes[SPLIT_COLUMN]
             part = scratch.compute(len(events), np.int8, lambda block: [PARTS[name] for name in names[block]])
+    if RELEVANCE in events.attributes:
+        for block in scratch.blocks(len(events)):
+            part[block][(events.relevance[block] == 0) & (part[block] != TRAIN)] = _NONE
     is_of = (scratch.compute(len(events), bool, lambda at, of=of: part[at] == of) for of in (TRAIN, VALID, TEST))
     parts = Parts(*map(events.where, is_of))
     for name in ("train", "valid", "test"):

@@ -82,7 +82,7 @@ class TwoTower(keras.Model):
             initializer=keras.initializers.Constant(float(np.log(training.temperature))),
             trainable=training.learn_temperature,
         )
-        if training.loss in ("gbce", "bce"):
+        if training.loss in ("gbce", "bce") or training.binary_share:
             # At first every pair is as unlikely as it is: one positive beside the negatives.
             chance = keras.initializers.Constant(-float(np.log(training.negatives)))
             self.bias = self.add_weight(name="bias", initializer=chance)
@@ -168,13 +168,14 @@ class TwoTower(keras.Model):
         a row are those of all parts.
         """
         spec, training = self._training, True
-        rows, weights, log_q = devices.of_all(batch["item"], batch["weight"], batch["log_q"])
+        rows, weights, labels, log_q = devices.of_all(batch["item"], batch["weight"], batch["label"], batch["log_q"])
+        matched = weights * labels  # a softmax asks which item it was: one that is no match has no say
         # Below 0.01 the loss of single examples explodes.
         temperature = tf.maximum(tf.exp(self.log_temperature), 0.01)
         if spec.loss == "full_softmax":
             items = Items(*self._both_of(None, training), tf.reshape(batch["items"], [-1]))
             (queries,) = devices.of_all(self._queries(batch, items, training))
-            return losses.full_softmax(queries, items.vectors, rows, weights, temperature)
+            return losses.full_softmax(queries, items.vectors, rows, matched, temperature)
         if spec.log_q == "streaming":
             log_q = self.estimator(rows)
         own = batch["item"]
@@ -192,15 +193,17 @@ class TwoTower(keras.Model):
                 log_count = tf.math.log(tf.exp(log_count) + batch_size * tf.gather(self._share, drawn))
                 log_q = tf.math.log(batch_size * tf.exp(log_q) + tf.gather(self._expected, rows))
                 extra = Candidates(others, drawn, log_count)
-            loss = losses.in_batch_softmax(queries, positives, rows, log_q, weights, temperature, extra=extra)
+            loss = losses.in_batch_softmax(queries, positives, rows, log_q, matched, temperature, extra=extra)
             if spec.queue:
                 self.queue.push(positives, rows, log_q)
             return loss
         negatives = Candidates(
-            others, tf.concat([drawn, hard], 0), tf.concat([log_count, tf.zeros_like(hard, tf.float32)], 0)
+            others,
+            tf.concat([drawn, hard], 0),
+            tf.concat([log_count, tf.zeros_like(hard, tf.float32)], 0),
+            tf.concat([tf.zeros_like(drawn, tf.bool), tf.ones_like(hard, tf.bool)], 0) if spec.hard_negatives else None,
+            spec.hard_negative_ceiling,
         )
-        if spec.loss == "sampled_softmax":
-            return losses.sampled_softmax(queries, positives, rows, negatives, weights, temperature)
         if spec.loss == "gbce":
             rate = min(1.0, spec.negatives / max(1, self._item_count - 1))
             return losses.gbce(
@@ -208,13 +211,21 @@ class TwoTower(keras.Model):
                 positives,
                 rows,
                 negatives,
-                weights,
+                matched,
                 temperature,
                 sampling_rate=rate,
                 calibration=spec.calibration,
                 bias=self.bias,
             )
-        return losses.binary_cross_entropy(queries, positives, rows, negatives, weights, temperature, bias=self.bias)
+        share, loss = 1.0 if spec.loss == "bce" else spec.binary_share, tf.constant(0.0)
+        if share < 1.0:
+            softmax = losses.sampled_softmax(queries, positives, rows, negatives, matched, temperature)
+            loss += (1.0 - share) * softmax
+        if share > 0.0:
+            loss += share * losses.binary_cross_entropy(
+                queries, positives, rows, negatives, weights, temperature, labels=labels, bias=self.bias
+            )
+        return loss
 
     def train_on(self, batch: Mapping[str, Any]) -> tf.Tensor:
         """Returns the loss of a batch, after one step of the optimizer on it."""

@@ -33,9 +33,10 @@ def brute_force(query: np.ndarray, k: int, rows: list[int]) -> list[int]:
     hide=st.booleans(),
     cells=st.sampled_from([1, 400, 2**21]),
     at_once=st.sampled_from([2, 64]),
+    first=st.sampled_from([8, 8192]),
 )
 def test_finds_what_plain_python_finds_whatever_the_blocks(
-    count: int, k: int, share: float | None, hide: bool, cells: int, at_once: int
+    count: int, k: int, share: float | None, hide: bool, cells: int, at_once: int, first: int
 ) -> None:
     queries = unit_vectors(count, 11)
     chosen = np.random.default_rng(count).random(500)
@@ -45,6 +46,7 @@ def test_finds_what_plain_python_finds_whatever_the_blocks(
         patch.setattr(exact, "_SCORES_AT_ONCE", cells)
         patch.setattr(exact, "_QUERIES_AT_ONCE", at_once)
         patch.setattr(exact, "_ROWS_GATHERED", 7)
+        patch.setattr(exact, "_FIRST_ROWS", first)
         found = scan(VECTORS, queries, k, allowed=allowed, hidden=hidden)
     rows = set(range(500)) if allowed is None else set(allowed.tolist())
     rows -= set() if hidden is None else set(np.flatnonzero(hidden).tolist())
@@ -58,9 +60,10 @@ def test_finds_what_plain_python_finds_whatever_the_blocks(
         np.testing.assert_allclose(scores, VECTORS[found_rows] @ query, atol=1e-6)
 
 
-@pytest.mark.parametrize("cells", [1, 2**21])
-def test_of_rows_that_tie_the_smaller_comes_first(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cells", "first"), [(1, 8192), (2**21, 8192), (2**21, 8)])
+def test_of_rows_that_tie_the_smaller_comes_first(cells: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "_SCORES_AT_ONCE", cells)
+    monkeypatch.setattr(exact, "_FIRST_ROWS", first)
     queries = VECTORS[[12, 40]]
     assert scan(VECTORS, queries, 5)[0][0].tolist()[:2] == [12, 90]
     assert scan(VECTORS, queries, 1)[0][0].tolist() == [12]

@@ -38,8 +38,9 @@ def floats(values: Any) -> tf.Tensor:
 
 
 def candidates(negatives: Candidates) -> Candidates:
-    vectors, rows, log_count = negatives
-    return Candidates(floats(vectors), tf.constant(rows, tf.int32), floats(log_count))
+    guarded = None if negatives.guarded is None else tf.constant(negatives.guarded, tf.bool)
+    vectors, rows, log_count = negatives[:3]
+    return Candidates(floats(vectors), tf.constant(rows, tf.int32), floats(log_count), guarded, negatives.ceiling)
 
 
 def sampled(
@@ -78,7 +79,7 @@ class Case:
         """Score and log_count of each negative that row i sees."""
         return [
             (self.score(i, vector), log_count)
-            for vector, row, log_count in zip(*self.negatives, strict=True)
+            for vector, row, log_count in zip(*self.negatives[:3], strict=True)
             if row != -1 and row != self.rows[i]
         ]
 

@@ -60,6 +60,16 @@ def test_hits_in_the_batch_are_invisible() -> None:
 
 
 @pytest.mark.parametrize("loss", WITH_NEGATIVES)
+def test_rows_of_weight_0_alone_are_a_loss_of_0(loss: Loss) -> None:
+    queries = floats(QUERIES)
+    with tf.GradientTape() as tape:
+        tape.watch(queries)
+        value = loss(queries, floats(ITEMS), tf.constant(ROWS), candidates(NEGATIVES), floats([0.0, 0.0]), 0.5)
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(tape.gradient(value, queries).numpy(), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("loss", WITH_NEGATIVES)
 def test_a_row_that_sees_no_negative_is_finite(loss: Loss) -> None:
     queries, negatives = floats([[1.0, 0.0]]), candidates(NEGATIVES._replace(rows=[-1, -1, 6]))
     with tf.GradientTape() as tape:
@@ -91,8 +101,14 @@ def test_half_precision_is_computed_in_float32(loss: Loss, dtype: tf.DType) -> N
 def test_batches_of_any_size_share_one_graph(loss: Loss) -> None:
     vectors, rows = tf.TensorSpec((None, None)), tf.TensorSpec((None,), tf.int32)
     numbers = tf.TensorSpec((None,))
-    signature = [vectors, vectors, rows, Candidates(vectors, rows, numbers), numbers, tf.TensorSpec(())]
-    graph = tf.function(loss, input_signature=signature)
+
+    @tf.function(input_signature=[vectors, vectors, rows, (vectors, rows, numbers), numbers, tf.TensorSpec(())])
+    def in_graph(queries: Any, positives: Any, at: Any, negatives: Any, weights: Any, temperature: Any) -> Any:
+        return loss(queries, positives, at, Candidates(*negatives), weights, temperature)
+
+    def graph(queries: Any, positives: Any, at: Any, negatives: Candidates, *rest: Any) -> Any:
+        return in_graph(queries, positives, at, negatives[:3], *rest)
+
     assert sampled(graph) == pytest.approx(sampled(loss), rel=1e-6)
     one = (QUERIES[:1], ITEMS[:1], ROWS[:1], NEGATIVES, [1.0])
     assert sampled(graph, *one) == pytest.approx(sampled(loss, *one), rel=1e-6)

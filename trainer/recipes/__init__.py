@@ -302,6 +302,7 @@ def _check_training(training: Training, source: str) -> None:
         (training.queue > 0, "queue", ("in_batch_softmax",)),
         (training.log_q == "streaming", 'log_q = "streaming"', ("in_batch_softmax",)),
         (training.hard_negatives > 0, "hard_negatives", ("sampled_softmax",)),
+        (training.binary_share > 0, "binary_share", ("sampled_softmax",)),
     ):
         if wrong and training.loss not in losses:
             raise RecipeError(f"{source}: training.{key} goes with loss {' or '.join(losses)}, not {training.loss}")
