@@ -214,12 +214,14 @@ def _differences(model: Scores, other: Scores) -> dict[str, tuple[float, float, 
 
 def _by_inputs(task: Task, held_out: HeldOut, complete: Scores) -> Figures:
     """Returns the model's metrics by what the caller sends of the features."""
-    histories = {f.name for f in task.recipe.query_tower.features if isinstance(f, HistoryInput)}
-    every = {f.name for f in task.recipe.query_tower.features}
+    features = task.recipe.query_tower.features
+    every = {f.name for f in features}
     sent: dict[str, set[str]] = {}
-    if histories and histories != every:
-        sent |= {"history only": histories, "all but the history": every - histories}
-    if any(f.values or f.reads_times for f in task.recipe.query_tower.features if isinstance(f, HistoryInput)):
+    for what, kind in (("text", TextInput), ("history", HistoryInput)):
+        of_kind = {f.name for f in features if isinstance(f, kind)}
+        if of_kind and of_kind != every:
+            sent |= {f"{what} only": of_kind, f"all but the {what}": every - of_kind}
+    if any(f.values or f.reads_times for f in features if isinstance(f, HistoryInput)):
         sent["all but the values of events"] = every
     sent["nothing"] = set()
     partly = {

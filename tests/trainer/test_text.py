@@ -183,6 +183,27 @@ def test_new_items_are_embedded_by_the_bundle_alone(tmp_path: Path) -> None:
     assert vectors[items.rows["z2"]] @ vectors[items.rows["p11"]] < 0.999
 
 
+def test_one_recipe_answers_a_query_a_user_and_both(tmp_path: Path) -> None:
+    recipe = write_search_shop(tmp_path / "data", write_checkpoint(tmp_path / "checkpoint"), 'mode = "frozen"')
+    history = '{ name = "history", kind = "history", max_values = 5 }'
+    lines = recipe.read_text().replace("epochs = 2", "epochs = 15").splitlines()
+    at = lines.index("[query_tower]") + 2
+    lines[at] = lines[at].replace("features = [", f"features = [{history}, ")
+    recipe.write_text("\n".join(lines) + "\n")
+    command("train", recipe, "--run", tmp_path / "run")
+    inputs = json.loads(command("evaluate", tmp_path / "run", "--json"))["inputs"]
+    assert list(inputs) == ["all features", "text only", "all but the text", "history only", "all but the history",
+                            "nothing"]  # fmt: skip
+    assert inputs["text only"] == inputs["all but the history"]
+    assert inputs["history only"] == inputs["all but the text"]
+    # Of 24 products a query names the kind, mostly the colour too; the history tells which one is next.
+    everything, text, history, nothing = (
+        inputs[sent]["mrr"] for sent in ("all features", "text only", "history only", "nothing")
+    )
+    assert everything > text + 0.1 > nothing + 0.1
+    assert everything >= history - 0.05 > nothing + 0.1
+
+
 def test_graded_queries_measure_the_towers_beside_bm25(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     recipe = write_search_shop(tmp_path / "data", checkpoint, 'mode = "frozen"')
