@@ -155,6 +155,13 @@ def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> Non
     )
     parser.add_argument("--text", default="", help="what was typed, where it ranks: lexical or fused")
     parser.add_argument(
+        "--fusion-constant",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of fused: added to each rank, so that a larger one weighs the first places less (default: 60)",
+    )
+    parser.add_argument(
         "--attribute", action="append", default=[], metavar="NAME", help="print this item attribute too; repeatable"
     )
     parser.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="ID", help="items to leave out")

@@ -119,6 +119,7 @@ def _options(arguments: argparse.Namespace, ann: AnnClient) -> SearchOptions:
         "search_budget": arguments.search_budget,
         "return_attributes": arguments.attribute,
         "ranking": arguments.ranking,
+        "fusion_constant": arguments.fusion_constant,
     }
 
 

@@ -76,9 +76,11 @@ def test_a_text_ranks_alone_or_fused(world: World, capsys: Output) -> None:
     assert main(["retrieve", *world.flags, "--ranking", "lexical", "--text", "east", "--k", "1"]) == 0
     assert "1     northeast  9.0000" in capsys.readouterr().out
     assert world.query_tower.requests == []
-    assert main(["retrieve", *world.flags, "--ranking", "fused", "--text", "east", "--feature", "age=0"]) == 0
+    fused = ["--ranking", "fused", "--text", "east", "--feature", "age=0"]
+    assert main(["retrieve", *world.flags, *fused, "--fusion-constant", "7"]) == 0
     (search,) = world.ann.requests[-1].searches
     assert (search.text, search.ranking, list(search.embedding.values)) == ("east", ann_pb2.RANKING_FUSED, [1.0, 0.0])
+    assert search.fusion_constant == 7
     assert main(["retrieve", *world.flags, "--ranking", "lexical"]) == 2
     assert "searches[0].text: is empty, and ranking is 'lexical'" in capsys.readouterr().err
 
