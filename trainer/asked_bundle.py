@@ -22,8 +22,7 @@ from trainer.embeddings import context_columns
 from trainer.event_schema import attribute_of, history_columns
 from trainer.export import OUTPUT, SIGNATURE
 from trainer.quiet import quiet_stderr
-from trainer.recipe import USER_ID, Recipe
-from trainer.recipes import query_attributes
+from trainer.recipe import USER_ID, Recipe, query_attributes
 from trainer.text.lite import opener
 
 _BATCH = 1024

@@ -21,7 +21,8 @@ from trainer.data import Dataset
 from trainer.errors import TrainingError
 from trainer.event_batches import EventInputs
 from trainer.events import Events
-from trainer.recipe import ITEM_ID, Recipe, Training
+from trainer.recipe import ITEM_ID, Recipe
+from trainer.recipe_training import Training
 from trainer.schema import Schemas, event_names, query_columns
 
 

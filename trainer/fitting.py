@@ -14,7 +14,8 @@ from trainer.data import Dataset
 from trainer.errors import RunError
 from trainer.evaluation import evaluate_validation
 from trainer.progress import EpochProgress
-from trainer.recipe import Recipe, Training
+from trainer.recipe import Recipe
+from trainer.recipe_training import Training
 from trainer.runs import Run
 from trainer.splits import Parts
 

@@ -17,7 +17,7 @@ from keras import ops
 from bundle.vocabulary import FIRST_VALUE
 from trainer import scratch
 from trainer.events import Events
-from trainer.recipe import Training
+from trainer.recipe_training import Training
 
 _register = keras.saving.register_keras_serializable(package="two_tower")
 

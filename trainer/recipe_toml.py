@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.recipe import HistoryInput, Recipe, Tower, Training
+from trainer.recipe import HistoryInput, Recipe, Tower
+from trainer.recipe_training import Training
 
 _IN_FULL = (Training, Tower, HistoryInput)
 """What is written even where it is the default: these decide how good the towers are."""

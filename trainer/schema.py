@@ -25,8 +25,8 @@ from trainer.recipe import (
     NumericInput,
     Recipe,
     Tower,
+    query_attributes,
 )
-from trainer.recipes import query_attributes
 from trainer.text.spec import TextInput
 
 ITEMS = "items"

@@ -15,8 +15,9 @@ from trainer import recipes, sources
 from trainer.console import console, print_rows
 from trainer.errors import RecipeError, RunError, TrainingError
 from trainer.quiet import import_tensorflow
-from trainer.recipe import Metric, Recipe
+from trainer.recipe import Recipe
 from trainer.recipe_toml import to_toml
+from trainer.recipe_training import Metric
 from trainer.store_commands import Json, print_json
 
 if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands need not wait for
