@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -89,15 +91,33 @@ def read(folder: Path) -> LexicalIndex:
     raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     try:
         method = {name: raw[name] for name in _METHOD}
-        canaries = tuple(Canary(**canary) for canary in raw["canaries"])
-        attributes, count = tuple(map(str, raw["attributes"])), int(raw["item_count"])
-    except (KeyError, TypeError) as error:
+        canaries = tuple(_to_canary(canary) for canary in raw["canaries"])
+        attributes, count = tuple(_list_of(str, raw["attributes"])), int(raw["item_count"])
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{DESCRIPTION} is damaged: {error!r}") from error
     if method != _METHOD:
         raise ValueError(f"{DESCRIPTION} says {method}, this program searches {_METHOD}: update it, or publish again")
     if not attributes:
         raise ValueError(f"{DESCRIPTION} names no attributes")
-    return LexicalIndex(Bm25.read(folder / FOLDER, count), attributes, canaries)
+    try:
+        return LexicalIndex(Bm25.read(folder / FOLDER, count), attributes, canaries)
+    except (EOFError, TypeError, BadZipFile) as error:  # what numpy says of an empty, a cut or another file
+        raise ValueError(f"{FOLDER} is damaged: {error!r}") from error
+
+
+def _to_canary(raw: Any) -> Canary:
+    canary = Canary(**raw)
+    _list_of(str, [canary.text])
+    if len(_list_of(str, canary.items)) != len(_list_of((int, float), canary.scores)):
+        raise TypeError(f"a canary has {len(canary.items)} items and {len(canary.scores)} scores")
+    return canary
+
+
+def _list_of(kind: type | tuple[type, ...], values: Any) -> list[Any]:
+    """Returns `values`, a list of this kind. Raises TypeError where it is none."""
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise TypeError(f"{values!r:.80} is no list of {kind}")
+    return values
 
 
 def find_fault(found: LexicalIndex, ids: Sequence[str], tolerance: float = 1e-4) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -74,7 +75,8 @@ def read_contents(version: str, name: str, read: Callable[[], T]) -> T:
     """
     try:
         return read()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    # EOFError and BadZipFile: an empty or cut array file.
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, BadZipFile, OverflowError) as error:
         raise BundleRefused(
             version, "contents", f"{name} cannot be read ({error}); publish the bundle again"
         ) from error

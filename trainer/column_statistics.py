@@ -10,6 +10,7 @@ import numpy as np
 
 from bundle.vocabulary import Vocabulary
 from trainer import scratch
+from trainer.errors import DataError
 from trainer.events import Events
 
 Blocks = Iterable[tuple[Sequence[Any], np.ndarray]]
@@ -34,8 +35,24 @@ def blocks_of(events: Events, name: str) -> Column:
     return read
 
 
-def mean_and_std(column: Column) -> tuple[float, float]:
-    """Returns both, weighted by training events, as the tower meets the values; 0 where there are none."""
+def mean_and_std(column: Column, name: str) -> tuple[float, float]:
+    """Returns both, weighted by training events, as the tower meets the values; 0 where there are none.
+
+    Args:
+        column: of numbers.
+        name: of it, for messages.
+
+    Raises:
+        DataError: the numbers are too large to be added up.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = _mean_and_std(column)
+    if not (np.isfinite(mean) and np.isfinite(std)):
+        raise DataError(f"{name}: its numbers are too large to be averaged; mend the column, or cap it")
+    return mean, std
+
+
+def _mean_and_std(column: Column) -> tuple[float, float]:
     total, events = 0.0, 0
     for values, counts in map(_present, column()):
         total, events = total + float((values * counts).sum()), events + int(counts.sum())

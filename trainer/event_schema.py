@@ -75,7 +75,7 @@ def _categorical(history: HistoryInput, value: CategoricalValue, attribute_type:
 
 
 def _numeric(history: HistoryInput, value: NumericValue, column: Column) -> HistoryNumeric:
-    mean, std = mean_and_std(_logarithms(column) if value.log else column)
+    mean, std = mean_and_std(_logarithms(column) if value.log else column, f"{history.name}: value {value.name}")
     return HistoryNumeric(
         value_name(history.name, value.name),
         history.name,

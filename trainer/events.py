@@ -83,6 +83,22 @@ class Events:
             return np.broadcast_to(np.float32(1.0), (len(self),))
         return scratch.compute(len(self), np.float32, lambda block: self.attributes[RELEVANCE][block])
 
+    @cached_property
+    def answers(self) -> Events:
+        """Those whose item answers at all: of relevance above 0."""
+        return self if self.mismatches is None else self.where(self._is_answer)
+
+    @cached_property
+    def mismatches(self) -> Events | None:
+        """Those of relevance 0: pairs that do not match. None: there are none."""
+        if RELEVANCE not in self.attributes or (is_answer := self._is_answer).all():
+            return None
+        return self.where(~is_answer)
+
+    @property
+    def _is_answer(self) -> np.ndarray:
+        return scratch.compute(len(self), bool, lambda block: self.relevance[block] > 0)
+
     def where(self, mask: np.ndarray) -> Events:
         """Returns those at which `mask` [n] bool is true; the order stays."""
         return self.of_arrays([scratch.select(values, mask) for values in self.arrays()])
@@ -148,12 +164,17 @@ class Events:
 
     @cached_property
     def pair_count(self) -> int:
-        """How many distinct (user, item) pairs there are."""
-        return int(sum(np.count_nonzero(self.first_times[block]) for block in scratch.blocks(len(self))))
+        """How many distinct (user, item) pairs there are, without those that do not match."""
+        first_times = self.answers.first_times
+        return int(sum(np.count_nonzero(first_times[block]) for block in scratch.blocks(len(first_times))))
 
     @cached_property
     def first_times(self) -> np.ndarray:
-        """Whether the user had not met the item before: [n] bool."""
+        """Whether the user had not met the item before: [n] bool; true of pairs that do not match."""
+        if self.mismatches is not None:
+            first = scratch.compute(len(self), bool, lambda block: np.ones(block.stop - block.start))
+            first[self._is_answer] = self.answers.first_times
+            return first
         width = self._width
         first = scratch.empty((len(self),), bool)
         for block in self.blocks():

@@ -65,14 +65,15 @@ def note_precision(spec: Training) -> None:
 
 def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, folder: Path, *, resume: bool) -> Run:
     note_precision(recipe.training)
-    schemas = schema.build(recipe, dataset, parts.train)
+    train = parts.to_fit_on(parts.train)
+    schemas = schema.build(recipe, dataset, train)
     progress = EpochProgress()
     try:
         fitted = training.fit(
             recipe,
             dataset,
             schemas,
-            parts.train,
+            train,
             validate=lambda towers: evaluate_validation(recipe, dataset, schemas, towers, parts),
             folder=folder,
             resume=resume,
@@ -92,7 +93,7 @@ def _refit(
 ) -> tuple[training.Fitted, schema.Schemas]:
     """Returns towers fitted on all that is known before the test, for a number of epochs that validation chose."""
     shorter = dataclasses.replace(recipe.training, epochs=epochs, patience=0)
-    known = parts.known
+    known = parts.to_fit_on(parts.known)
     schemas = schema.build(recipe, dataset, known)
     inner = folder / _REFIT
     inner.mkdir(exist_ok=True)

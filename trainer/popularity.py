@@ -70,7 +70,11 @@ class QueryPopularity(keras.layers.Layer):
     def build(self, vectors_shape: Any, known_shape: Any) -> None:
         """Makes the weights."""
         self.logit = keras.layers.Dense(
-            1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(_RARELY), name="logit"
+            1,
+            kernel_initializer="zeros",
+            bias_initializer=keras.initializers.Constant(_RARELY),
+            dtype="float32",  # as this layer, whatever the towers compute in
+            name="logit",
         )
         self.logit.build(known_shape)
         self.built = True

@@ -91,7 +91,7 @@ class HistoryInput:
     heads: Annotated[int, Field(ge=1, le=16)] = 2
     dropout: Share = 0.0
     encoder_dropout: Share = 0.0
-    half_life_days: Annotated[float, Field(gt=0.0)] = 30.0
+    half_life_days: Annotated[float, Field(gt=0.0, le=36_500.0)] = 30.0
     values: tuple[Value, ...] = ()
     values_dropout: Share = 0.2
     description: str = "ids of the items the user met before, oldest first; missing: a new user"

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid")
-"""An unknown key is an error."""
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""An unknown key is an error, and so is a number that is none."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 

@@ -19,6 +19,8 @@ from trainer.sniffing import Source
 _WIDTH = 118
 _OF_TIMES = (TIME, "age", "gap")
 """Names that a value of a history cannot have."""
+_RELEVANCES = ("relevance", "label", "clicked", "click", "is_click")
+"""Names of columns that may be a relevance."""
 _FEW_ITEMS = 1000
 """Below so many, recall@100 says little."""
 
@@ -62,6 +64,11 @@ def _interactions(draft: Draft, folder: Path) -> str:
     if roles.rating is not None:
         lines.append(f"# min_rating = {_good_rating(draft):g}  # leaves out the rows that are rated lower")
     lines += [f"# weight = {_value(amount)}" for amount in roles.amounts]
+    lines += [
+        f"# relevance = {_value(guess.column)}  # where it says, by 0 to 1, how well the item answers"
+        for name, guess in draft.event_guesses.items()
+        if name.lower() in _RELEVANCES
+    ]
     past = _of_past_events(draft)
     if draft.event_guesses or past:
         lines += [

@@ -86,7 +86,7 @@ class Training:
     learn_temperature: bool = True
     initial_norm: Annotated[float, Field(gt=0.0)] = 1.0
     popularity: Literal["none", "all_time", "recent"] = "none"
-    popularity_half_life_days: Annotated[float, Field(gt=0.0)] = 30.0
+    popularity_half_life_days: Annotated[float, Field(gt=0.0, le=36_500.0)] = 30.0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"

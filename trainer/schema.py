@@ -129,7 +129,7 @@ def _feature(side: str, spec: Input, column: Column, types: Mapping[str, str]) -
     if isinstance(spec, HistoryInput):
         return History(spec.name, spec.max_values, vocabulary=ITEMS, description=spec.description), None
     if isinstance(spec, NumericInput):
-        mean, std = mean_and_std(column)
+        mean, std = mean_and_std(column, f"{side}: feature {spec.name}")
         return Numeric(spec.name, mean, std if std > 1e-9 else 1.0, description=spec.description), None
     value_type = "int" if types.get(spec.name) == "int" else "string"
     vocabulary = None

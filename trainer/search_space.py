@@ -20,7 +20,6 @@ Raw = dict[str, Any]
 """A recipe as of `Recipe.to_json`."""
 
 _SAMPLED = ("sampled_softmax", "mixed_softmax", "gbce", "bce")
-_QUEUED = ("in_batch_softmax", "mixed_softmax")
 _SMALL_LOSSES = ("full_softmax", "sampled_softmax", "gbce", "in_batch_softmax")
 _LARGE_LOSSES = ("in_batch_softmax", "sampled_softmax", "mixed_softmax", "gbce")
 _ENCODERS = ("mean", "positions", "rank_decay", "gru", "transformer")
@@ -129,8 +128,10 @@ class SearchSpace:
             if training["loss"] != "sampled_softmax":
                 training["hard_negatives"] = 0
                 training["binary_share"] = 0.0
-            if training["loss"] not in _QUEUED:
-                training["queue"] = 0
+            if training["loss"] != "in_batch_softmax":
+                training["queue"], training["log_q"] = 0, "counts"
+            if training["loss"] == "gbce":
+                training["sampling"] = "uniform"
         return recipes.parse(raw, f"trial {trial.number}")
 
     def settings(self, raw: Mapping[str, Any]) -> Raw:

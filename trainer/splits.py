@@ -22,16 +22,29 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Parts:
-    """A data set, split. Each part keeps the order of `Events`."""
+    """A data set, split. Each part keeps the order of `Events`, and holds what answers, of relevance above 0.
+
+    Attributes:
+        train: what the model may know.
+        valid: held out, for choices.
+        test: held out, for the final measure.
+        mismatches: pairs of relevance 0 from before what is held out: training learns from them, nothing else does.
+            None: there are none.
+    """
 
     train: Events
     valid: Events
     test: Events
+    mismatches: Events | None = None
 
     @cached_property
     def known(self) -> Events:
         """What is known when the test begins: training and validation."""
         return merge(self.train, self.valid)
+
+    def to_fit_on(self, answers: Events) -> Events:
+        """Returns what towers are fitted on: `answers`, `train` or `known`, and the pairs that do not match."""
+        return answers if self.mismatches is None else merge(answers, self.mismatches)
 
 
 def of_drawn_users(known: Events, asked: Events, limit: int) -> tuple[Events, Events]:
@@ -42,7 +55,7 @@ def of_drawn_users(known: Events, asked: Events, limit: int) -> tuple[Events, Ev
 
 
 def split(dataset: Dataset, how: Split) -> Parts:
-    """Returns the parts of a data set. Held-out events of relevance 0 are no answers, and are in none.
+    """Returns the parts of a data set. Pairs of relevance 0 that stand among held-out events are in none.
 
     Raises:
         DataError: a part would be empty.
@@ -58,28 +71,38 @@ def split(dataset: Dataset, how: Split) -> Parts:
         case "column":
             names = events.attributes[SPLIT_COLUMN]
             part = scratch.compute(len(events), np.int8, lambda block: [PARTS[name] for name in names[block]])
-    if RELEVANCE in events.attributes:
-        for block in scratch.blocks(len(events)):
-            part[block][(events.relevance[block] == 0) & (part[block] != TRAIN)] = _NONE
     is_of = (scratch.compute(len(events), bool, lambda at, of=of: part[at] == of) for of in (TRAIN, VALID, TEST))
-    parts = Parts(*map(events.where, is_of))
+    whole = [*map(events.where, is_of)]
+    parts = Parts(*(of_part.answers for of_part in whole), whole[TRAIN].mismatches)
     for name in ("train", "valid", "test"):
         if not len(getattr(parts, name)):
+            graded = f", {len(events.answers)} of relevance above 0" if RELEVANCE in events.attributes else ""
             raise DataError(
-                f"split {how.kind}: the {name} part is empty ({len(events)} events of {len(dataset.user_ids)} users); "
-                "it needs more data or another [split]"
+                f"split {how.kind}: the {name} part is empty ({len(events)} events{graded}, of "
+                f"{len(dataset.user_ids)} users); it needs more data or another [split]"
             )
     return parts
 
 
 def _leave_last_one_out(events: Events, user_count: int) -> np.ndarray:
-    """Returns [n] int8: the last event of each user with at least three is test, the one before it validation."""
-    starts = events.starts(user_count)
-    ends = starts[1:][np.diff(starts) >= 3]
+    """Returns [n] int8: the last answer of each user with at least three is test, the one before it validation.
+
+    What does not match and comes after the latter is in no part.
+    """
     part = scratch.empty((len(events),), np.int8)
     part[:] = TRAIN
-    part[ends - 1] = TEST
-    part[ends - 2] = VALID
+    starts = events.answers.starts(user_count)
+    has_held_out = np.diff(starts) >= 3
+    ends = starts[1:][has_held_out]
+    if events.mismatches is None:
+        part[ends - 1] = TEST
+        part[ends - 2] = VALID
+        return part
+    rows = np.flatnonzero(events.relevance > 0)  # of the answers
+    for last, end in zip(rows[ends - 2].tolist(), events.starts(user_count)[1:][has_held_out].tolist(), strict=True):
+        part[last:end] = _NONE
+    part[rows[ends - 1]] = TEST
+    part[rows[ends - 2]] = VALID
     return part
 
 

@@ -109,7 +109,7 @@ class Summary:
             int((per_item == 0).sum()),
             recipe.split.kind,
             {name: _part(parts.train, getattr(parts, name), dataset) for name in ("train", "valid", "test")},
-            (*dataset.notes, *suspicions.find(recipe, dataset)),
+            (*dataset.notes, *_mismatches(recipe, events, parts), *suspicions.find(recipe, dataset)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -138,6 +138,15 @@ class Summary:
             ("of users without training", f"{valid.cold_user_share:.1%} of valid, {test.cold_user_share:.1%} of test"),
             ("of items without training", f"{valid.cold_item_share:.1%} of valid, {test.cold_item_share:.1%} of test"),
         ]
+
+
+def _mismatches(recipe: Recipe, events: Events, parts: Parts) -> list[str]:
+    count = 0 if events.mismatches is None else len(events.mismatches)
+    left_out = count - (0 if parts.mismatches is None else len(parts.mismatches))
+    return [
+        f"{count:,} interactions have {recipe.interactions.relevance} 0: training learns them as no match, and nothing "
+        f"else counts them. {left_out:,} of them stand among what is held out, and are left out."
+    ][:count]
 
 
 def _part(train: Events, part: Events, dataset: Dataset) -> Part:

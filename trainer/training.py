@@ -19,7 +19,7 @@ from trainer import checkpoints, devices, popularity, scratch, towers
 from trainer.checkpoints import Origin, State
 from trainer.data import Dataset
 from trainer.embeddings import embed_items
-from trainer.errors import TrainingError
+from trainer.errors import DataError, TrainingError
 from trainer.events import Events
 from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
@@ -99,6 +99,7 @@ def fit(
 
     Raises:
         TrainingError: the loss is not finite.
+        DataError: the recipe has a history, and a pair of relevance 0.
         RunError: a checkpoint cannot be written or read.
     """
     spec, progress = recipe.training, progress or Progress()
@@ -151,6 +152,11 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     query_tower, item_tower = towers.build(recipe, schemas, spec.precision)
     texts = TrainedTexts(schemas)
     inputs = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
+    if inputs and train.mismatches is not None:
+        raise DataError(
+            f"{len(train.mismatches):,} interactions have {recipe.interactions.relevance} 0, and the query tower reads "
+            f"the history {inputs[0].name}, which is made of what a user took: leave out those rows, or the history"
+        )
     histories = [(given, query_tower.histories[given.name].encoder) for given in inputs]
     examples = Examples(
         recipe,
@@ -162,7 +168,7 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     )
     counts = train.item_counts(len(dataset.items.ids))
     if item_tower.popularity is not None:
-        known = popularity.shares(spec, train, len(dataset.items.ids))
+        known = popularity.shares(spec, train.answers, len(dataset.items.ids))
         item_tower.popularity.assign(schemas.item.vocabularies[ITEMS].lookup(dataset.items.ids), known)
     catalogue = encode_items(texts.schemas.item, dataset)
     model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts, texts)
@@ -254,8 +260,8 @@ class _Loop:
         for batch in self._examples.epoch(0):
             # The last target of a user in a batch is their latest query there.
             queries[batch["user"]] = self._model.embed_queries(_tensors(batch), training=False).numpy()
-        starts = self._train.starts(user_count)
-        known = np.split(self._train.items, starts[1:-1])
+        answers = self._train.answers
+        known = np.split(answers.items, answers.starts(user_count)[1:-1])
         return mine_hard_negatives(queries, vectors, known, _HARD_POOL, _HARD_SKIP)
 
     def _draw_hard(self, hard: np.ndarray, users: np.ndarray, number: int, step: int) -> np.ndarray:

@@ -184,13 +184,14 @@ class Search:
 
     def _train(self, recipe: Recipe, trial: Trial, watch: Watch, deadline: float) -> float:
         parts = self._parts
-        schemas = schema.build(recipe, self._dataset, parts.train)
+        train = parts.to_fit_on(parts.train)
+        schemas = schema.build(recipe, self._dataset, train)
         try:
             fitted = training.fit(
                 recipe,
                 self._dataset,
                 schemas,
-                parts.train,
+                train,
                 validate=lambda towers: evaluate_validation(recipe, self._dataset, schemas, towers, parts),
                 progress=_Judge(trial, self._metric, recipe.training.epochs, watch, deadline),
             )

@@ -1,6 +1,7 @@
 """Clients of the ANN service: embeddings, items or a text -> items."""
 
 import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict, Unpack
@@ -217,7 +218,7 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
 
 
 def _to_search(search: Search, path: str) -> ann_pb2.Search:
-    if search.ranking not in _RANKINGS:
+    if not isinstance(search.ranking, str) or search.ranking not in _RANKINGS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest.in_field(f"{path}.ranking", f"is {search.ranking!r}, expected {', '.join(_RANKINGS)}")
     targets = 3 - [search.embedding, search.embeddings, search.similar_to].count(None)
     if search.ranking == "lexical":
@@ -230,8 +231,8 @@ def _to_search(search: Search, path: str) -> ann_pb2.Search:
     if bool(search.text) == (search.ranking == "embedding"):
         fault = "is set but does not rank" if search.text else f"is empty, and ranking is {search.ranking!r}"
         raise InvalidRequest.in_field(f"{path}.text", f'{fault}; give a text with ranking "lexical" or "fused"')
-    if isinstance(search.k, bool) or search.k < 1:
-        raise InvalidRequest.in_field(f"{path}.k", f"has to be at least 1, got {search.k!r}")
+    if isinstance(search.k, bool) or not hasattr(search.k, "__index__") or operator.index(search.k) < 1:
+        raise InvalidRequest.in_field(f"{path}.k", f"has to be a whole number of at least 1, got {search.k!r}")
     try:
         return ann_pb2.Search(
             embedding=None if search.embedding is None else ann_pb2.Embedding(values=search.embedding),

@@ -40,7 +40,10 @@ def to_query(features: Features, position: int = 0) -> query_pb2.Query:
             raise InvalidRequest.in_field(path, "a feature name has to be a str")
         values = _to_values(value, path, of_events=_EVENTS in name)
         if values is not None:
-            query.features[name].CopyFrom(values)
+            try:
+                query.features[name].CopyFrom(values)
+            except UnicodeEncodeError as error:
+                raise InvalidRequest.in_field(f"queries[{position}].features", f"a name is no text: {error}") from error
     return query
 
 

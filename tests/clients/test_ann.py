@@ -112,6 +112,9 @@ def test_a_text_ranks_alone_or_with_a_target(world: World) -> None:
         (Search(embedding=(1.0,), similar_to="east"), "searches[0]"),
         (Search(similar_to="east", k=0), "searches[0].k"),
         (Search(similar_to="east", k=True), "searches[0].k"),
+        (Search(similar_to="east", k="5"), "searches[0].k"),  # pyright: ignore[reportArgumentType]
+        (Search(similar_to="east", k=None), "searches[0].k"),  # pyright: ignore[reportArgumentType]
+        (Search(text="east", ranking=["lexical"]), "searches[0].ranking"),  # pyright: ignore[reportArgumentType]
         (Search(similar_to="east", k=2**31), "searches[0]"),
         (Search(similar_to=[50]), "searches[0]"),  # pyright: ignore[reportArgumentType]
         (Search(similar_to="east", min_score="high"), "searches[0]"),  # pyright: ignore[reportArgumentType]

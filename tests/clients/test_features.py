@@ -145,3 +145,8 @@ def test_command_line_says_what_is_wrong(texts: list[str], message: str) -> None
     with pytest.raises(InvalidRequest) as caught:
         parse_features(texts, SCHEMA)
     assert str(caught.value) == message
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="a name is no text"):
+        to_query({"\ud800": 1})

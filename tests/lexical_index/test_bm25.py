@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -24,6 +25,40 @@ def test_scores_are_those_worked_out_by_hand() -> None:
     np.testing.assert_allclose(index.scores("red cable")[0], 0.260512 + 0.452500, atol=1e-5)
     assert index.rank("red cable", 10) == [0, 1]
     assert index.rank("unknown", 10) == []
+
+
+def test_a_word_counts_as_often_as_it_is_asked_for() -> None:
+    index = Bm25.of(TEXTS)
+    np.testing.assert_allclose(index.scores("red cable red"), 2 * index.scores("red") + index.scores("cable"))
+    np.testing.assert_allclose(index.scores("red " * 500), 500 * index.scores("red"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", bm25.FILES)
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
+def test_an_empty_or_cut_file_is_no_index(tmp_path: Path, name: str, content: bytes) -> None:
+    files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
+    (tmp_path / "lexical" / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError)):
+        files.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("item_count", float("inf")),
+        ("attributes", "title"),
+        ("canaries", [{"text": 5, "items": [], "scores": []}]),
+        ("canaries", [{"text": "red", "items": None, "scores": []}]),
+        ("canaries", [{"text": "red", "items": ["a"], "scores": [1.0, 2.0]}]),
+        ("canaries", [{"text": "red", "items": ["a"], "scores": ["1"]}]),
+    ],
+)
+def test_a_description_of_another_form_is_damaged(tmp_path: Path, key: str, value: object) -> None:
+    files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
+    path = tmp_path / files.DESCRIPTION
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(ValueError, match="is damaged"):
+        files.read(tmp_path)
 
 
 def test_what_was_written_is_read_as_it_was_without_pickle(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ def test_a_file_of_queries_chooses_among_the_graded_ones(tmp_path: Path) -> None
     [
         ("query,docid\nq,a\n", "no column rating"),
         ("query,docid,rating\nq,a,good\n", "line 2: rating 'good' is no whole number"),
+        ("query,docid,rating\nq,a,31\n", "line 2: rating '31' is no whole number of 0 to 30"),
+        (f"query,docid,rating\nq,a,{'9' * 5000}\n", "line 2: rating '9"),
         ("query,docid,rating\nq,a,1\nq,a,2\n", "line 3: 'a' is graded twice for 'q'"),
         ("query,docid,rating\n,a,1\n", "line 2: an empty cell"),
         ("query,docid,rating\nq,a,0\n", "no query has an item rated 1 or higher"),
@@ -62,6 +64,11 @@ def test_a_file_of_queries_chooses_among_the_graded_ones(tmp_path: Path) -> None
 def test_a_bad_file_is_named_with_its_line(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         graded.read(write(tmp_path / "qrels.csv", text), None)
+
+
+def test_a_rating_of_0_is_never_relevant(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--relevant-from 0: a rating of 0 is irrelevant"):
+        graded.read(write(tmp_path / "qrels.csv", ROWS), None, relevant_from=0)
 
 
 def test_fusion_sums_reciprocal_ranks() -> None:

@@ -69,6 +69,15 @@ def test_mixed_precision_learns_the_shop(folder: Path, precision: str, history: 
 
 
 @pytest.mark.parametrize("precision", MIXED)
+def test_popularity_goes_with_mixed_precision(folder: Path, precision: str) -> None:
+    of = recipe(training={"precision": precision, "epochs": 1, "popularity": "all_time"})
+    dataset = data.load(of, folder)
+    train = splits.split(dataset, of.split).train
+    fitted = training.fit(of, dataset, schema.build(of, dataset, train), train, validate=None)
+    assert np.isfinite(fitted.epochs[0]["loss"])
+
+
+@pytest.mark.parametrize("precision", MIXED)
 def test_dense_layers_compute_in_16_bits_and_keep_weights_of_32(folder: Path, precision: str) -> None:
     _, model = Task(folder, precision).prepared()
     dense = [layer for layer in model.item_tower.layers if isinstance(layer, keras.layers.Dense)]

@@ -54,6 +54,9 @@ def test_text_that_is_no_toml_is_named(tmp_path: Path) -> None:
         ("training", "batch_size", 1),
         ("training", "learning_rate", -1.0),
         ("training", "temperature", 0.0),
+        ("training", "temperature", float("inf")),
+        ("training", "history_lag", float("inf")),
+        ("gates", "min_gain_over_popularity", float("nan")),
         ("training", "dimension", 1),
         ("interactions", "separator", ";;"),
         ("interactions", "colour", "red"),
@@ -139,6 +142,14 @@ def test_a_lexical_index_needs_texts() -> None:
     with pytest.raises(RecipeError, match=r"search\.serve needs a text of the items; name attributes under \[search\]"):
         recipe(search={"attributes": [], "serve": True})
     assert recipe(search={"attributes": [], "serve": False}).search.serve is False
+
+
+def test_a_key_of_another_part_is_called_so_and_nothing_else_is_said() -> None:
+    raw = tomllib.loads(RECIPE)
+    raw["query_tower"]["features"] = [{"name": "history", "kind": "history", "embedding_dim": 3}]
+    place = r"query_tower\.features\['history'\]\.embedding_dim: no key of this part"
+    with pytest.raises(RecipeError, match=rf"mine: 1 key to mend .*\n  {place}"):
+        recipes.parse(raw, "mine")
 
 
 def test_a_misspelt_key_is_answered_with_the_nearest_one() -> None:

@@ -14,7 +14,8 @@ from tests.trainer.world import KERAS_AND_NUMPY
 from trainer import data, recipes, schema, splits, training
 from trainer.embeddings import embed_items, embed_queries
 from trainer.errors import DataError, RecipeError
-from trainer.recipe import Recipe
+from trainer.recipe import Recipe, Split
+from trainer.summary import Summary
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -60,7 +61,8 @@ def recipe(without_relevance: bool = False, **keys: Any) -> Recipe:
 def lead(of: Recipe, folder: Path) -> float:
     """Returns by how much what a user likes scores above what they do not, once trained."""
     dataset = data.load(of, folder)
-    train = splits.split(dataset, of.split).train
+    parts = splits.split(dataset, of.split)
+    train = parts.to_fit_on(parts.train)
     schemas = schema.build(of, dataset, train)
     towers = training.fit(of, dataset, schemas, train, validate=None).towers
     queries = embed_queries(towers[0], schemas, {"likes": ["red", "blue"]}, 2)
@@ -93,8 +95,59 @@ def test_without_grades_there_is_nothing_to_learn(folder: Path) -> None:
 def test_held_out_pairs_of_relevance_0_are_no_answers(folder: Path) -> None:
     of = recipe()
     parts = splits.split(data.load(of, folder), of.split)
-    assert [len(part) for part in (parts.train, parts.valid, parts.test)] == [30 * 16, 30, 30]
-    assert (parts.train.relevance.mean(), parts.valid.relevance.min(), parts.test.relevance.min()) == (0.5, 1.0, 1.0)
+    assert [len(part) for part in (parts.train, parts.valid, parts.test)] == [30 * 8, 30, 30]
+    assert min(part.relevance.min() for part in (parts.train, parts.valid, parts.test)) == 1.0
+    assert parts.mismatches is not None
+    assert (len(parts.mismatches), parts.mismatches.relevance.max()) == (30 * 8, 0.0)
+    assert len(parts.to_fit_on(parts.train)) == 30 * 16
+    notes = " ".join(Summary.of(of, data.load(of, folder), parts).notes)
+    assert "300 interactions have relevance 0" in notes
+    assert "60 of them stand among what is held out" in notes
+
+
+def test_the_last_answers_are_held_out_whatever_comes_behind(folder: Path) -> None:
+    graded = [("a", 1), ("b", 0), ("c", 1), ("d", 0.5), ("e", 0), ("f", 1), ("g", 0)]
+    rows = ["user,item,relevance,part", *(f"u0,{item},{grade},train" for item, grade in graded)]
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    dataset = data.load(recipe(), folder)
+    parts = splits.split(dataset, Split("leave_last_one_out"))
+    assert parts.mismatches is not None
+    held = (parts.train, parts.valid, parts.test, parts.mismatches)
+    assert ["".join(dataset.items.ids[row] for row in part.items) for part in held] == ["ac", "d", "f", "b"]
+
+
+def test_grades_of_0_alone_leave_nothing_to_train_on(folder: Path) -> None:
+    path = folder / "pairs.csv"
+    path.write_text(path.read_text().replace(",1.0,train", ",0.0,train"))
+    of = recipe()
+    with pytest.raises(DataError, match=r"the train part is empty \(600 events, 60 of relevance above 0"):
+        splits.split(data.load(of, folder), of.split)
+
+
+def test_what_was_shown_before_it_was_taken_counts_as_taken(folder: Path) -> None:
+    rows = ["user,item,relevance,part"]
+    for user, item in itertools.product(range(4), range(5)):
+        rows += [f"u{user},i{item},0,train", f"u{user},i{item},1,{('train', 'valid', 'test')[max(0, item - 2)]}"]
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    for keys in ({}, {"novel_targets": True}, {"event_order": "shuffled"}):
+        of = recipe(**keys)
+        dataset = data.load(of, folder)
+        parts = splits.split(dataset, of.split)
+        assert parts.train.pair_count == len(parts.train) == 12
+        train = parts.to_fit_on(parts.train)
+        examples, _ = training.prepare(of, dataset, schema.build(of, dataset, train), train)
+        labels = np.concatenate([batch["label"] for batch in examples.epoch(0)])
+        assert (len(labels), labels.sum()) == (32, 12), keys
+
+
+def test_a_history_and_pairs_that_do_not_match_are_refused(folder: Path) -> None:
+    raw = recipe().to_json()
+    raw["query_tower"]["features"] += [{"name": "history", "kind": "history"}]
+    of = recipes.parse(raw, "graded")
+    dataset = data.load(of, folder)
+    train = (parts := splits.split(dataset, of.split)).to_fit_on(parts.train)
+    with pytest.raises(DataError, match="240 interactions have relevance 0, and the query tower reads the history"):
+        training.fit(of, dataset, schema.build(of, dataset, train), train, validate=None)
 
 
 @pytest.mark.parametrize("bad", ["-0.1", "3"])

@@ -10,8 +10,10 @@ import pytest
 
 from tests.trainer.world import dataset, recipe
 from trainer import schema, splits
+from trainer.column_statistics import mean_and_std, whole
 from trainer.data import Dataset, Events
 from trainer.embeddings import raw_queries
+from trainer.errors import DataError
 from trainer.evaluation import popularity_scorer
 from trainer.examples import Examples, encode_items
 from trainer.recipe import Recipe, Split
@@ -141,3 +143,8 @@ def prefixes(batch: dict[str, Any]) -> list[list[int]]:
     histories = batch["histories"]["history"]
     places = (divmod(int(place), histories.shape[1]) for place in batch["at"])
     return [histories[row, :t].tolist() for row, t in places]
+
+
+def test_numbers_too_large_to_be_averaged_are_named() -> None:
+    with pytest.raises(DataError, match="age: its numbers are too large"):
+        mean_and_std(whole([1e308, -1e308, 1e308], np.ones(3, np.int64)), "age")

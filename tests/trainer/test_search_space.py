@@ -79,6 +79,25 @@ def test_a_fixed_key_stays_and_what_no_key_is_called_is_named() -> None:
         space_of(recipe(), *every)
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"loss": "in_batch_softmax", "log_q": "streaming", "queue": 30},
+        {"loss": "sampled_softmax", "sampling": "popularity", "hard_negatives": 8, "binary_share": 0.3},
+        {"loss": "bce", "sampling": "popularity"},
+        {"loss": "mixed_softmax", "sampling": "popularity"},
+    ],
+)
+@pytest.mark.parametrize("item_count", [40, 30_000])
+def test_every_loss_that_is_tried_goes_with_the_rest_of_the_recipe(own: dict[str, Any], item_count: int) -> None:
+    space = space_of(recipe(training=own), item_count=item_count)
+    for loss in options(space)["training.loss"]:
+        values = {**space.own_values(), "training.negatives": 8, "training.loss": loss}
+        if "training.negatives" in options(space):
+            values["training.negatives"] = options(space)["training.negatives"][0]
+        assert space.choose(optuna.trial.FixedTrial(values)).training.loss == loss
+
+
 def test_another_loss_leaves_out_what_it_has_no_use_for() -> None:
     of = recipe(training={"loss": "sampled_softmax", "hard_negatives": 8})
     space = space_of(of)

@@ -220,3 +220,15 @@ def test_graded_queries_measure_the_towers_beside_bm25(tmp_path: Path, monkeypat
     assert json.loads((tmp_path / "runs/mine/search.json").read_text())["metrics"] == found["metrics"]
     with pytest.raises(RunError, match="evaluate needs --qrels"):
         command("evaluate", "runs/mine", "--queries", "qrels.csv")
+
+
+def test_graded_queries_need_no_text_in_the_item_tower(tmp_path: Path) -> None:
+    recipe = write_search_shop(tmp_path / "data", write_checkpoint(tmp_path / "checkpoint"), 'mode = "frozen"')
+    head, item_tower = recipe.read_text().split("[item_tower]")
+    rest = item_tower[item_tower.index("[split]") :]
+    features = 'features = [{ name = "item_id", kind = "categorical" }]\n\n[search]\nattributes = ["title"]\n\n'
+    recipe.write_text(f"{head}[item_tower]\n{features}{rest}")
+    command("train", recipe, "--run", tmp_path / "run")
+    (tmp_path / "qrels.csv").write_text("query,docid,rating\nred bag,p11,3\n")
+    found = json.loads(command("evaluate", tmp_path / "run", "--qrels", tmp_path / "qrels.csv", "--json"))
+    assert set(found["metrics"]) == {"two-tower", "two-tower + BM25", "BM25"}

@@ -64,7 +64,11 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     try:
         recipe = ADAPTER.validate_python(raw)
     except ValidationError as error:
-        lines = [f"  {_place(e['loc'], raw)}: {_advise(e)}" for e in error.errors()]
+        errors = error.errors()
+        # Of a tower whose only feature is bad, pydantic also says that it has too few.
+        inner = [e["loc"] for e in errors]
+        errors = [e for e in errors if e["type"] != "too_short" or not any(_is_inside(loc, e["loc"]) for loc in inner)]
+        lines = [f"  {_place(e['loc'], raw)}: {_advise(e)}" for e in errors]
         head = f"{source}: {len(lines)} key{'s' if len(lines) > 1 else ''} to mend (docs/recipes.md lists all)"
         raise RecipeError("\n".join([head, *lines])) from error
     check(recipe, source)
@@ -104,5 +108,12 @@ def _advise(error: ErrorDetails) -> str:
     if error["type"] != "unexpected_keyword_argument":
         got = error.get("input")
         return error["msg"] + (f", not {got!r}" if isinstance(got, str | int | float) else "")
-    near = difflib.get_close_matches(str(error["loc"][-1]), KEYS, n=1)
+    key = str(error["loc"][-1])
+    if key in KEYS:
+        return "no key of this part; it belongs elsewhere"
+    near = difflib.get_close_matches(key, KEYS, n=1)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _is_inside(place: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
+    return len(place) > len(whole) and place[: len(whole)] == whole

@@ -22,6 +22,8 @@ from trainer.errors import DataError
 METRICS = ("ndcg@10", "recall@100", "mrr", "judged@10", "ndcg@10 judged")
 DEPTH = 100
 _SHALLOW = 10
+_BEST = 30
+"""The highest rating: gains double with each."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,19 @@ def read(qrels: Path, queries: Path | None, relevant_from: int = 1) -> Graded:
     """Returns graded queries.
 
     Args:
-        qrels: CSV with the columns ``query``, ``docid`` and ``rating``, whole numbers from 0.
+        qrels: CSV with the columns ``query``, ``docid`` and ``rating``, whole numbers of 0 to 30.
         queries: CSV with a column ``query``: those that count. Default: all that are graded.
-        relevant_from: the lowest rating that counts as relevant.
+        relevant_from: the lowest rating that counts as relevant, at least 1.
 
     Raises:
         DataError: names file, line and what is wrong; or no query has a relevant item.
     """
+    if relevant_from < 1:
+        raise DataError(f"--relevant-from {relevant_from}: a rating of 0 is irrelevant; give 1 or more")
     graded: dict[str, dict[str, int]] = {}
     for line, row in enumerate(_rows(qrels, ("query", "docid", "rating")), 2):
-        if not row["rating"].isdecimal():
-            raise DataError(f"{qrels}, line {line}: rating {row['rating']!r} is no whole number from 0")
+        if not row["rating"].isdecimal() or len(row["rating"]) > 2 or int(row["rating"]) > _BEST:
+            raise DataError(f"{qrels}, line {line}: rating {row['rating']!r:.40} is no whole number of 0 to {_BEST}")
         ratings = graded.setdefault(row["query"], {})
         if row["docid"] in ratings:
             raise DataError(f"{qrels}, line {line}: {row['docid']!r} is graded twice for {row['query']!r}; keep one")

@@ -67,7 +67,9 @@ def evaluate_search(run: Run, dataset: Dataset, queries: Graded) -> SearchEvalua
     index, ids = Bm25.of(texts_of(dataset.items, attributes)), dataset.items.ids
     lexical = [[ids[row] for row in index.rank(query, DEPTH)] for query in asked]
     fused = [graded.fuse(*pair) for pair in zip(dense, lexical, strict=True)]
-    rankings = {MODEL: dense, FUSED: fused, BM25: lexical, FROZEN: _frozen(run.recipe, dataset, asked)}
+    rankings = {MODEL: dense, FUSED: fused, BM25: lexical}
+    if frozen := _frozen(run.recipe, dataset, asked):
+        rankings[FROZEN] = frozen
     return summarise(queries, rankings)
 
 
@@ -104,11 +106,13 @@ def _dense(run: Run, dataset: Dataset, asked: Sequence[str]) -> Rankings:
     return _nearest(found, vectors, dataset)
 
 
-def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str]) -> Rankings:
-    """Returns what the checkpoint alone answers, by the cosine."""
+def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str]) -> Rankings | None:
+    """Returns what the checkpoint alone answers, by the cosine; None where the item tower reads no text."""
     sides = (recipe.query_tower, recipe.item_tower)
     query, *_ = (f for f in sides[0].features if isinstance(f, TextInput))
     items = [f for f in sides[1].features if isinstance(f, TextInput)]
+    if not items:
+        return None
     item = next((f for f in items if f.checkpoint == query.checkpoint and f.mode == "frozen"), items[0])
     frozen = TextInput(item.name, "text", query.checkpoint, max_tokens=item.max_tokens)
     encoder = building.build([(frozen, ())], recipe.checkpoints)[frozen]
