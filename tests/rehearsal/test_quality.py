@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rehearsal import search_quality
-from rehearsal.quality import MODEL, TRAIN_ONLY, Beats, Floor, judge, rows_of, targets_of
+from rehearsal.quality import MODEL, REPEAT_FREQUENCY, TRAIN_ONLY, Beats, Floor, judge, rows_of, targets_of
 from trainer.evaluation import Evaluation
 
 
@@ -54,6 +54,12 @@ def test_a_recipe_without_targets_has_to_beat_its_baselines_and_none_is_judged_t
     assert all(isinstance(target, Floor) for target in targets_of("movielens_100k", without))
     assert any(isinstance(target, Beats) for target in targets_of("movielens_100k", rows))
     assert dataclasses.astuple(targets_of("movielens_100k", rows)[0]) == (MODEL, "ndcg@10", 0.115)
+
+
+def test_with_repeats_every_baseline_but_the_repeat_frequency_has_to_be_beaten() -> None:
+    rows = {**rows_of(FOUND, []), REPEAT_FREQUENCY: {}}
+    beats = [Beats("EASE", "recall@100"), Beats("EASE", "ndcg@10")]
+    assert targets_of("movielens_100k", rows, repeats=True) == beats
 
 
 def test_a_search_has_to_win_in_every_seed() -> None:
