@@ -128,7 +128,7 @@ def evaluate(
     *,
     qrels: Path | None = None,
     queries: Path | None = None,
-    relevant_from: int = 1,
+    relevant_from: int | None = None,
     baselines: bool = False,
     repeats: bool = False,
     slice_by: Annotated[tuple[str, ...], Parameter(name="--slice")] = (),
@@ -147,7 +147,7 @@ def evaluate(
         qrels: Graded queries, CSV with query, docid and rating: the towers beside BM25, the frozen encoder and both
             fused, instead of the test part.
         queries: CSV with a column query: those of the graded ones that count. Default: all.
-        relevant_from: Lowest rating that counts as relevant.
+        relevant_from: Lowest rating that counts as relevant. Default: 1.
         baselines: Beside popularity, recent popularity, ItemKNN, EASE (also with a query weighted by recency) and iALS,
             their settings chosen on validation.
         repeats: Rank known items too, and count purchases of them.
@@ -157,10 +157,10 @@ def evaluate(
         as_json: Print the result as JSON on stdout.
     """
     if qrels is not None:
-        print_json(evaluate_graded(run, qrels, queries, relevant_from), as_json)
+        print_json(evaluate_graded(run, qrels, queries, 1 if relevant_from is None else relevant_from), as_json)
         return
-    if run is None or queries is not None:
-        missing = "RUN, the folder that `train` wrote" if run is None else "--qrels, the grades of these queries"
+    if run is None or queries is not None or relevant_from is not None:
+        missing = "RUN, the folder that `train` wrote" if run is None else "--qrels, the grades of the queries"
         raise RunError(f"evaluate needs {missing}")
     import_tensorflow()
     from trainer.evaluation import evaluate_test
