@@ -14,8 +14,11 @@ from ann_index.threads import map_over_threads
 SAMPLED_ROWS = 256
 """How many vectors a reader compares."""
 
-_ROWS_A_NODE = 8
-"""An exact scan reads so many rows in the time that Annoy takes for one inspected node (bench/index_kinds.py)."""
+_ROWS_A_NODE = 5
+"""An exact scan reads so many rows in the time that Annoy takes for one inspected node.
+
+8 on one thread with all of the memory's bandwidth to itself (bench/index_kinds.py), 4 where other threads scan too.
+"""
 _ROWS_A_SEARCH = 2000
 
 _BUDGET_GROWTH = 0.8

@@ -15,7 +15,7 @@ together with what is near, and k items come back wherever k items match.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -37,6 +37,9 @@ The more there are, the fewer are in a cache of the processor still: the first s
 
 _INDEX_SHARE = 0.2
 """A filtered search tries the index where that costs no more than this share of the scan: it may have to scan after."""
+
+_SHARED_SCAN = 0.2
+"""A scan for many searches at once costs each this share of a scan for one alone, which waits for the memory."""
 
 _LEAST_COST = 1500.0
 """No index answers in less, so that nothing is worked out where even that is too much."""
@@ -111,7 +114,8 @@ def _singles(plan: SearchPlan) -> list[SearchPlan]:
 
 
 def _find_each(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
-    searches = [_Search(catalogue, plan) for plan in plans]
+    together_scanned = Counter(map(_scan_key, plans))
+    searches = [_Search(catalogue, plan, together_scanned[_scan_key(plan)]) for plan in plans]
     while asking := [search for search in searches if search.fetch]:
         together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
         for search in asking:
@@ -127,8 +131,9 @@ def _find_each(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]
 class _Search:
     """One search on its way: `fetch` says what to ask of the index next, 0 that it is through with it."""
 
-    def __init__(self, catalogue: Catalogue, plan: SearchPlan) -> None:
+    def __init__(self, catalogue: Catalogue, plan: SearchPlan, alike: int) -> None:
         self.plan = plan
+        self._alike = alike  # searches of the call that one scan would answer, this one among them
         self.found: Found | None = None
         self.fetch = self.budget = 0
         self._index = catalogue.index
@@ -195,7 +200,7 @@ class _Search:
     def _limit(self) -> float:
         """Returns what the index may cost, in rows that are read one after another."""
         if self.plan.allowed is None:  # exclusions alone seldom leave too few, so that a scan seldom has to follow
-            return self._item_count
+            return self._item_count * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / self._alike)
         if _reads_all(self.plan):
             return _INDEX_SHARE * self._item_count
         near = min(self._allowed_count, _NEAR_ROWS)
@@ -207,8 +212,7 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
     """Answers by the exact scan; searches with the same filter and exclusions share a matrix product."""
     together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
     for search in searches:
-        excluded = id(search.plan.excluded) if len(search.plan.excluded) else 0
-        together[id(search.plan.allowed), excluded].append(search)
+        together[_scan_key(search.plan)].append(search)
     for alike in together.values():
         plan = alike[0].plan
         queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
@@ -218,6 +222,11 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
             alike, scan(vectors, queries, k, allowed=allowed, hidden=hidden), strict=True
         ):
             search.found = at_least(rows[: search.wanted], scores[: search.wanted], search.plan.min_score)
+
+
+def _scan_key(plan: SearchPlan) -> tuple[int, int]:
+    """Returns what searches that one scan answers have in common: filter and exclusions."""
+    return id(plan.allowed), id(plan.excluded) if len(plan.excluded) else 0
 
 
 def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -110,13 +110,25 @@ def test_without_filter_the_index_answers_with_the_budget_as_it_is(kind: str) ->
 
 def test_exclusions_ask_the_index_though_it_costs_more_than_a_fifth_of_the_scan() -> None:
     where, index = catalogue("annoy")
-    # 1,500 nodes cost 2,000 + 8 * 1,500 = 14,000 rows: less than the 30,000 of a scan, more than a fifth of them.
+    # 1,500 nodes cost 2,000 + 5 * 1,500 = 9,500 rows: less than the 30,000 of a scan, more than a fifth of them.
     assert 6000 < index.cost(K, 1500) < 30_000
     far = np.sort(np.argsort(VECTORS @ QUERIES[0])[:1000])
     for excluded in (np.zeros(0, np.int64), far):
         rows, _ = find(where, plan("annoy", QUERIES[0], excluded=excluded, budget=1500))
         assert not set(rows.tolist()) & set(excluded.tolist())
     assert [k for _, k, _ in index.asked] == [20, 52]  # 32 places for exclusions that are near
+
+
+def test_many_searches_share_a_scan_where_each_alone_asks_the_index() -> None:
+    where, index = catalogue("annoy")
+    # 9,500 rows: less than the 30,000 of a scan for one, more than the 0.2 + 0.8 / 30 of it that each of 30 shares.
+    plans = [plan("annoy", query, budget=1500) for query in QUERIES]
+    find_all(where, plans[:2])
+    assert index.asked == [(2, K, 1500)]
+    answers = find_all(where, plans)
+    assert index.asked == [(2, K, 1500)]
+    for query, (rows, _) in zip(QUERIES, answers, strict=True):
+        assert set(rows.tolist()) == set(np.argsort(-(VECTORS @ query))[:K].tolist())
 
 
 @every_kind
