@@ -103,7 +103,7 @@ def test_environment_gives_addresses_and_token(
     [
         (["--feature", "agee=1"], "two-tower: --feature: the model has no feature 'agee'; it has age, history\n"),
         (["--where", "hue=red"], "two-tower: --where: items have no attribute 'hue'; there are genres, title, year\n"),
-        (["--k", "0"], "two-tower: searches[0].k: has to be at least 1, got 0\n"),
+        (["--k", "0"], "two-tower: searches[0].k: has to be a whole number of at least 1, got 0\n"),
         (["--cert-file", "x"], "two-tower: tls: `cert_file` and `key_file` go together; give both or none\n"),
     ],
 )

@@ -80,7 +80,7 @@ def push(queue: CrossBatchQueue, *rows: int) -> None:
 
 
 def held(queue: CrossBatchQueue) -> tuple[list[int], list[list[float]], list[float]]:
-    vectors, rows, log_count = queue.candidates()
+    vectors, rows, log_count = queue.candidates()[:3]
     return rows.numpy().tolist(), vectors.numpy().tolist(), np.round(log_count.numpy().astype(np.float64), 6).tolist()
 
 
@@ -140,7 +140,7 @@ class Negatives(keras.Model):
         log_q = self.estimator(tf.constant(rows, tf.int32))
         drawn, _ = self.sampler()
         self.queue.push(tf.random.stateless_normal((len(rows), 2), (1, len(rows))), tf.constant(rows, tf.int32), log_q)
-        return [part.numpy().tolist() for part in (log_q, drawn, *self.queue.candidates())]
+        return [part.numpy().tolist() for part in (log_q, drawn, *self.queue.candidates()[:3])]
 
 
 def test_the_variables_of_a_model_are_all_of_the_state() -> None:
