@@ -16,6 +16,7 @@ _QUERIES_AT_ONCE = 64
 _SCORES_AT_ONCE = 2**21
 """8 MiB: what the caches of one core hold, about."""
 _FIRST_ROWS, _WORTH_A_FIRST = 8192, 8
+"""Rows of the first block, and how many times as many there have to be for one of its own."""
 _ROWS_GATHERED = 8192
 """2 MiB of 64-d vectors: small enough that the allocator gives the same pages again instead of fresh ones."""
 

@@ -19,7 +19,6 @@ from bundle.items import ItemTable
 from bundle.manifest import CANARIES, INDEX, ITEMS, VECTORS, Manifest
 from bundle.store import BundleStore
 from lexical_index import files as lexical_files
-from lexical_index.bm25 import LexicalMissing
 from lexical_index.files import LexicalIndex
 from serving.verification import available_bytes, check_memory, read_canaries, read_contents
 
@@ -132,8 +131,6 @@ def _read_lexical(manifest: Manifest, folder: Path) -> LexicalIndex | None:
         return None
     try:
         found = lexical_files.read(folder)
-    except LexicalMissing as error:
-        raise BundleRefused(version, "lexical", str(error)) from error
     except (OSError, ValueError) as error:
         message = f"{lexical_files.FOLDER} holds no lexical index of this version: {error}; publish the bundle again"
         raise BundleRefused(version, "lexical", message) from error

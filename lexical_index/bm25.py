@@ -46,7 +46,6 @@ class Bm25:
             count: of texts.
 
         Raises:
-            LexicalMissing: bm25s is not installed.
             ValueError: the arrays do not go together.
         """
         if (
@@ -63,9 +62,6 @@ class Bm25:
             )
         self.words, self.count = words, count
         self._starts, self._rows, self._scores = starts, rows, scores
-        self._index = _import_bm25s().BM25(k1=K1, b=B)
-        self._index.nonoccurrence_array = None  # other variants of BM25 have one
-        self._index.scores = {"data": scores, "indices": rows, "indptr": starts, "num_docs": count}
 
     @staticmethod
     def of(texts: Sequence[str]) -> Bm25:
@@ -95,7 +91,6 @@ class Bm25:
             count: of texts.
 
         Raises:
-            LexicalMissing: bm25s is not installed.
             OSError: a file cannot be read.
             ValueError: the files are no index of so many texts.
         """

@@ -84,7 +84,6 @@ def read(folder: Path) -> LexicalIndex:
     """Returns the index in the folder of a bundle, whose files are verified.
 
     Raises:
-        LexicalMissing: bm25s is not installed.
         OSError: a file cannot be read.
         ValueError: the files are no index, or one of another method.
     """

@@ -117,5 +117,6 @@ def test_another_method_is_refused(tmp_path: Path) -> None:
 def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
     monkeypatch.setitem(sys.modules, "bm25s", None)
+    assert files.read(tmp_path).index.rank("red cable", 10) == [0, 1]  # what is built is searched without it
     with pytest.raises(LexicalMissing, match=r"two-tower-retrieval\[lexical\]"):
-        files.read(tmp_path)
+        Bm25.of(TEXTS)
