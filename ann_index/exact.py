@@ -30,7 +30,12 @@ def score(vectors: np.ndarray, rows: np.ndarray | None, query: np.ndarray) -> np
         query: [dimension] float32, unit length.
     """
     chosen = vectors if rows is None else np.take(vectors, rows, axis=0)  # [n, dimension]
-    return np.clip(chosen @ query, -1.0, 1.0).astype(np.float32, copy=False)  # [n]
+    return _clipped(chosen @ query)  # [n]
+
+
+def _clipped(scores: np.ndarray) -> np.ndarray:
+    """Returns the scores, in place made at most 1 from 0: np.clip takes twice as long for a few."""
+    return np.maximum(np.minimum(scores, 1.0, out=scores), -1.0, out=scores)
 
 
 def best(rows: np.ndarray, scores: np.ndarray, k: int) -> Found:
@@ -148,7 +153,7 @@ class _TopRows:
         found: list[Found] = []
         for positions, scores in self._kept:
             shown = scores > -np.inf
-            positions, scores = positions[shown], np.clip(scores[shown], -1.0, 1.0)
+            positions, scores = positions[shown], _clipped(scores[shown])
             found.append((positions if allowed is None else allowed[positions].astype(np.int64), scores))
         return found
 

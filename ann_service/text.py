@@ -27,6 +27,8 @@ def read_text(search: pb.Search, path: str) -> TextQuery | None:
     Raises:
         InvalidRequest: names all that is wrong.
     """
+    if not (search.ranking or search.text or search.fusion_constant):
+        return None
     violations = _check(search, path)
     if violations:
         raise InvalidRequest(violations)

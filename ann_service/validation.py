@@ -84,7 +84,7 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         raise InvalidRequest(violations)
     excluded = own_rows
     if search.exclude_item_ids or len(own_rows):
-        found = catalogue.items.ids.find(list(search.exclude_item_ids))
+        found = catalogue.items.ids.find(search.exclude_item_ids[:])
         excluded = _distinct(np.concatenate([found, own_rows]))
     return SearchPlan(
         query=queries[0],
@@ -160,7 +160,7 @@ def _read_embeddings(embeddings: Sequence[pb.Embedding], dimension: int, path: s
 def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:
     """Returns [dimension] float32 of unit length."""
     # In float64, where the square of no float32 overflows or vanishes.
-    values = np.array(embedding.values, dtype=np.float64)  # [dimension]
+    values = np.array(embedding.values[:], dtype=np.float64)  # [dimension]
     if len(values) != dimension:
         raise InvalidRequest([(path, f"{len(values)} values, the model has dimension {dimension}")])
     norm = math.sqrt(float(values @ values))

@@ -1,16 +1,16 @@
 """What each step of an EmbedQueries costs the answering thread: ``python -m bench.serve_profile --store STORE``.
 
-CPU time of one thread in this process, medians, caches warm: between two calls a busy service runs other code, so there
-each step costs more. `bench.serve` measures the whole.
+Wall time of one thread in this process, medians. One call right after another finds caches and branch predictors warm;
+one after a pause finds them as a service does that waits for its calls.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,23 @@ from bundle.errors import BundleError
 from bundle.manifest import CANARIES
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.loading import ModelLoader
+from query_tower_service.loading import Model, ModelLoader
 from query_tower_service.servicer import to_response
 from query_tower_service.text import TextMetrics
-from query_tower_service.validation import read_columns
 from serving.metrics import Metrics
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower_client.query_tower import to_request
 
-_CALLS = 2000
+_CALLS, _WARM_UP = 2000, 50
+_PAUSE_S = 0.002
+_STEPS = (
+    "parse the request",
+    "validate, message to columns",
+    "encode, columns to arrays",
+    "run the tower",
+    "make the response",
+    "serialise the response",
+)
 
 
 def main() -> int:
@@ -46,43 +54,41 @@ def main() -> int:
     canaries = Canaries.read(store.path(version) / CANARIES)
     columns = canaries.columns
     queries = [{n: columns[n][row] for n in columns if columns[n][row] is not None} for row in range(len(canaries))]
-    sizes = (1, 32)
-    steps = [_measure(model.tower, (queries * 32)[:size]) for size in sizes]
-    print("| step | " + " | ".join(f"{size} quer{'y' if size == 1 else 'ies'}, µs" for size in sizes) + " |")
-    print("|---|" + "---|" * len(sizes))
-    for name in steps[0]:
-        print(f"| {name} | " + " | ".join(f"{found[name]:.1f}" for found in steps) + " |")
+    cases = {
+        "1 query": (1, 0.0),
+        f"1 query, {_PAUSE_S * 1e3:.0f} ms after the last": (1, _PAUSE_S),
+        "32 queries": (32, 0.0),
+    }
+    found = [_measure(model, queries, size, pause_s) for size, pause_s in cases.values()]
+    print(f"| step | {' | '.join(f'{name}, µs' for name in cases)} |\n|---|{'---|' * len(cases)}")
+    for number, step in enumerate(_STEPS):
+        print(f"| {step} | {' | '.join(f'{steps[number]:.1f}' for steps in found)} |")
+    print(f"| all | {' | '.join(f'{sum(steps):.1f}' for steps in found)} |")
     return 0
 
 
-def _measure(tower: Any, queries: list[Any]) -> dict[str, float]:
-    request = to_request(queries, "")
-    raw, count = request.SerializeToString(), len(queries)
-    columns = read_columns(request.queries, tower.schema)
-    embeddings = tower.embed(columns, count)
-    response = to_response(embeddings, "m")
-    embed_us = _median_us(lambda: tower.embed(columns, count))
-    encode_us = _median_us(lambda: tower.schema.encode(columns, count))
-    found = {
-        "parse the request": _median_us(lambda: pb.EmbedQueriesRequest.FromString(raw)),
-        "validate, message to columns": _median_us(lambda: read_columns(request.queries, tower.schema)),
-        "encode, columns to arrays": encode_us,
-        "run the tower": embed_us - encode_us,
-        "make the response": _median_us(lambda: to_response(embeddings, "m")),
-        "serialise the response": _median_us(response.SerializeToString),
-    }
-    return {**found, "all": sum(found.values())}
-
-
-def _median_us(action: Callable[[], object]) -> float:
-    for _ in range(50):
-        action()
-    taken: list[int] = []
-    for _ in range(_CALLS):
-        began = time.thread_time_ns()
-        action()
-        taken.append(time.thread_time_ns() - began)
-    return statistics.median(taken) / 1000
+def _measure(model: Model, queries: list[Any], size: int, pause_s: float) -> list[float]:
+    """Returns the median of each step in µs, of calls with `size` of the queries each, in turn."""
+    tower = model.tower
+    raw = [to_request((queries * 32)[at : at + size], "").SerializeToString() for at in range(len(queries))]
+    taken: list[list[int]] = []
+    for number in range(_CALLS):
+        time.sleep(pause_s)
+        times = [time.perf_counter_ns()]
+        request = pb.EmbedQueriesRequest.FromString(raw[number % len(raw)])
+        times.append(time.perf_counter_ns())
+        columns = model.reader.read(request.queries)
+        times.append(time.perf_counter_ns())
+        inputs = tower.schema.encode(columns, size)
+        times.append(time.perf_counter_ns())
+        embeddings = tower.run(inputs, size)
+        times.append(time.perf_counter_ns())
+        response = to_response(embeddings, model.version)
+        times.append(time.perf_counter_ns())
+        response.SerializeToString()
+        times.append(time.perf_counter_ns())
+        taken.append([after - before for before, after in itertools.pairwise(times)])
+    return [statistics.median(each) / 1000 for each in zip(*taken[_WARM_UP:], strict=True)]
 
 
 if __name__ == "__main__":

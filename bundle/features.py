@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -266,20 +266,30 @@ class FeatureSchema:
         if not columns.keys() <= self.by_name.keys():
             raise KeyError(f"no feature reads {sorted(columns.keys() - self.by_name.keys())}")
         absent = [None] * row_count
-        inputs: dict[str, np.ndarray] = {}
-        for feature in self.features:
-            column = columns.get(feature.name, absent)
-            if isinstance(feature, RequestTime):
-                continue
-            if isinstance(feature, HistoryTimes):
-                inputs[feature.name] = feature.encode(column, columns.get(REQUEST_TIME, absent))
-            elif isinstance(feature, Numeric | HistoryNumeric):
-                inputs[feature.name] = feature.encode(column)
-            elif isinstance(feature, Text):
-                inputs[feature.name] = self.encoders[feature.encoder].embed(column)
-            else:
-                inputs[feature.name] = feature.encode(column, self.slots(feature))
+        inputs = {name: encode(columns.get(name, absent)) for name, encode in self._encode_inputs.items()}
+        for name, encode in self._encode_times.items():
+            inputs[name] = encode(columns.get(name, absent), columns.get(REQUEST_TIME, absent))
         return inputs
+
+    @cached_property
+    def _encode_inputs(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:
+        """What makes inputs of the columns of features; without those of `_encode_times`."""
+        found: dict[str, Callable[[Sequence[Any]], np.ndarray]] = {}
+        for feature in self.inputs:
+            if isinstance(feature, Text):
+                found[feature.name] = self.encoders[feature.encoder].embed
+            elif isinstance(feature, Numeric | HistoryNumeric):
+                found[feature.name] = feature.encode
+            elif isinstance(feature, Categorical):
+                found[feature.name] = self.slots(feature).lookup
+            elif not isinstance(feature, HistoryTimes):
+                found[feature.name] = partial(feature.encode, slots=self.slots(feature))
+        return found
+
+    @cached_property
+    def _encode_times(self) -> Mapping[str, Callable[[Sequence[Any], Sequence[Any]], np.ndarray]]:
+        """What makes inputs of times of events and of those of the requests."""
+        return {feature.name: feature.encode for feature in self.inputs if isinstance(feature, HistoryTimes)}
 
     def to_json(self) -> dict[str, Any]:
         """Returns the features, for the manifest; vocabularies, tokenizers and weights are files of their own."""

@@ -68,7 +68,10 @@ class QueryTower:
             columns: raw values, as of `bundle.features.FeatureSchema.encode`, already validated.
             row_count: queries, at least 1.
         """
-        inputs = self.schema.encode(columns, row_count)
+        return self.run(self.schema.encode(columns, row_count), row_count)
+
+    def run(self, inputs: Mapping[str, np.ndarray], row_count: int) -> np.ndarray:
+        """Returns the embeddings of encoded queries, as `embed` does."""
         try:
             runner = self._runners.pop()
         except IndexError:

@@ -18,6 +18,7 @@ from bundle.texts import TextEncoderSpec
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.encoder import QueryTower
 from query_tower_service.text import ServedText, TextCache, TextMetrics
+from query_tower_service.validation import RequestReader
 from serving.verification import (
     available_bytes,
     check_embeddings,
@@ -38,12 +39,14 @@ class Model:
         version: of the model.
         bundle_version: the bundle that the tower was read from.
         tower: answers.
+        reader: of requests to it.
         identity: hashes of the files that make the model, and its features: equal for all bundles of one model.
     """
 
     version: str
     bundle_version: str
     tower: QueryTower
+    reader: RequestReader
     identity: tuple[str, ...]
 
 
@@ -80,7 +83,8 @@ class ModelLoader:
         if model is None:
             copies = 1 if beside or self._config.unload_first else 2
             check_memory(manifest, files, copies, available_bytes())
-            model = Model(manifest.model_version, version, self._read_tower(manifest), identity)
+            tower = self._read_tower(manifest)
+            model = Model(manifest.model_version, version, tower, RequestReader(tower.schema), identity)
         elif model.identity != identity:
             raise BundleRefused(
                 version,

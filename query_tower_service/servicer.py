@@ -13,7 +13,7 @@ from bundle.event_values import EventValue
 from bundle.features import Feature
 from query_tower_service.loading import Model
 from query_tower_service.query_log import QueryLog
-from query_tower_service.validation import check_batch, read_columns
+from query_tower_service.validation import check_batch
 from serving.errors import ModelNotServed, NoBundle
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics
@@ -63,7 +63,7 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
         self._batch_size.observe(count)
         model = _pick(self._live.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None
-        embeddings = model.tower.embed(read_columns(request.queries, model.tower.schema, now_s), count)
+        embeddings = model.tower.embed(model.reader.read(request.queries, now_s), count)
         if self._query_log is not None:
             self._query_log.record(request.queries, now_s)
         return to_response(embeddings, model.version)
@@ -124,9 +124,7 @@ def to_response(embeddings: np.ndarray, model_version: str) -> pb.EmbedQueriesRe
         interests = embeddings.shape[1]
         outer = _interests_head(interests, embeddings.shape[2])
         parts = [part if at % interests else outer + part for at, part in enumerate(parts)]
-    response = pb.EmbedQueriesResponse(model_version=model_version)
-    response.MergeFromString(b"".join(parts))
-    return response
+    return pb.EmbedQueriesResponse.FromString(b"".join((*parts, _wire_tail(model_version))))
 
 
 @functools.cache
@@ -142,6 +140,12 @@ def _wire_head(dimension: int) -> bytes:
     """Returns what stands before the floats of each embedding on the wire."""
     row = pb.EmbedQueriesResponse(embeddings=[pb.Embedding(values=[0.0] * dimension)]).SerializeToString()
     return row[: len(row) - 4 * dimension]
+
+
+@functools.lru_cache(maxsize=64)
+def _wire_tail(model_version: str) -> bytes:
+    """Returns what says on the wire which model made the embeddings."""
+    return pb.EmbedQueriesResponse(model_version=model_version).SerializeToString()
 
 
 def open_models(snapshot: Snapshot[Model]) -> list[str]:
