@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -11,15 +13,19 @@ from trainer import schema, training
 from trainer.checkpoints import CHECKPOINT
 from trainer.console import console
 from trainer.data import Dataset
+from trainer.ensemble import Towers, join
 from trainer.errors import RunError
 from trainer.evaluation import evaluate_validation
-from trainer.progress import EpochProgress
+from trainer.events import Events
+from trainer.progress import EpochProgress, shown_metrics
 from trainer.recipe import Recipe
 from trainer.recipe_training import Training
 from trainer.runs import Run
 from trainer.splits import Parts
+from trainer.training import Fitted, Validate
 
 _REFIT = "refit"
+_SEED_STEP = 1000
 
 
 def fit_and_choose(
@@ -67,48 +73,97 @@ def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, fold
     note_precision(recipe.training)
     train = parts.to_fit_on(parts.train)
     schemas = schema.build(recipe, dataset, train)
-    progress = EpochProgress()
-    try:
-        fitted = training.fit(
-            recipe,
+    members = [
+        _fit_member(
+            member,
             dataset,
             schemas,
             train,
             validate=lambda towers: evaluate_validation(recipe, dataset, schemas, towers, parts),
-            folder=folder,
+            folder=_member_folder(folder, number),
             resume=resume,
-            progress=progress,
+            title=f"training{_which(recipe, number)}",
         )
-    finally:
-        progress.stop()
-    run = Run.of(recipe, data_folder, schemas, fitted.towers, epochs=fitted.epochs)
+        for number, member in enumerate(_members(recipe))
+    ]
+    epochs = [measured for number, fitted in enumerate(members, 1) for measured in _named(recipe, fitted, number)]
+    towers = join([fitted.towers for fitted in members])
+    if len(members) > 1:
+        found = evaluate_validation(recipe, dataset, schemas, towers, parts)
+        console.print(f"all {len(members)} as one  valid: {shown_metrics(found)}")
+    run = Run.of(recipe, data_folder, schemas, towers, epochs=epochs)
     if not recipe.training.refit:
         return run
-    again, schemas = _refit(recipe, dataset, parts, folder, fitted.best_epoch, resume=resume)
-    return dataclasses.replace(run, schemas=schemas, towers=again.towers, refitted=True, before=run)
+    best_epochs = [fitted.best_epoch for fitted in members]
+    again, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume)
+    return dataclasses.replace(run, schemas=schemas, towers=again, refitted=True, before=run)
 
 
 def _refit(
-    recipe: Recipe, dataset: Dataset, parts: Parts, folder: Path, epochs: int, *, resume: bool
-) -> tuple[training.Fitted, schema.Schemas]:
-    """Returns towers fitted on all that is known before the test, for a number of epochs that validation chose."""
-    shorter = dataclasses.replace(recipe.training, epochs=epochs, patience=0)
+    recipe: Recipe, dataset: Dataset, parts: Parts, folder: Path, best_epochs: Sequence[int], *, resume: bool
+) -> tuple[Towers, schema.Schemas]:
+    """Returns towers fitted on all that is known before the test, each for the epochs that validation chose."""
     known = parts.to_fit_on(parts.known)
     schemas = schema.build(recipe, dataset, known)
-    inner = folder / _REFIT
-    inner.mkdir(exist_ok=True)
-    progress = EpochProgress("fitting again")
-    try:
-        fitted = training.fit(
-            dataclasses.replace(recipe, training=shorter),
+    members: list[Towers] = []
+    for number, (member, epochs) in enumerate(zip(_members(recipe), best_epochs, strict=True)):
+        shorter = dataclasses.replace(member.training, epochs=epochs, patience=0)
+        fitted = _fit_member(
+            dataclasses.replace(member, training=shorter),
             dataset,
             schemas,
             known,
             validate=None,
-            folder=inner,
-            resume=resume and (inner / CHECKPOINT).exists(),
+            folder=_member_folder(folder / _REFIT, number),
+            resume=resume,
+            title=f"fitting again{_which(recipe, number)}",
+        )
+        members.append(fitted.towers)
+    return join(members), schemas
+
+
+def _members(recipe: Recipe) -> list[Recipe]:
+    """Returns what each member is fitted from: seeds that no other run of a few seeds shares."""
+    return [dataclasses.replace(recipe, seed=recipe.seed + _SEED_STEP * at) for at in range(recipe.training.members)]
+
+
+def _member_folder(folder: Path, number: int) -> Path:
+    return folder / f"member-{number + 1}" if number else folder
+
+
+def _which(recipe: Recipe, number: int) -> str:
+    return f" {number + 1} of {recipe.training.members}" if recipe.training.members > 1 else ""
+
+
+def _named(recipe: Recipe, fitted: Fitted, number: int) -> list[dict[str, Any]]:
+    """Returns what each epoch measured, and of which member where there are several."""
+    return [{"member": number, **each} if recipe.training.members > 1 else each for each in fitted.epochs]
+
+
+def _fit_member(
+    recipe: Recipe,
+    dataset: Dataset,
+    schemas: schema.Schemas,
+    events: Events,
+    *,
+    validate: Validate | None,
+    folder: Path,
+    resume: bool,
+    title: str,
+) -> Fitted:
+    """Returns one pair of towers, and shows how it goes; goes on from a checkpoint where `resume` and there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = EpochProgress(title)
+    try:
+        return training.fit(
+            recipe,
+            dataset,
+            schemas,
+            events,
+            validate=validate,
+            folder=folder,
+            resume=resume and (folder / CHECKPOINT).exists(),
             progress=progress,
         )
     finally:
         progress.stop()
-    return fitted, schemas

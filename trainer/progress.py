@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from trainer import training
 from trainer.console import console
+
+
+def shown_metrics(metrics: Mapping[str, float]) -> str:
+    """Returns what is shown of the metrics of the validation part."""
+    return "  ".join(f"{name} {metrics[name]:.4f}" for name in ("ndcg@10", "recall@100") if name in metrics)
 
 
 class EpochProgress(training.Progress):
@@ -46,9 +52,7 @@ class EpochProgress(training.Progress):
 
     def epoch(self, measured: dict[str, Any]) -> None:
         """Prints the epoch."""
-        shown = "  ".join(
-            f"{n} {measured[f'val_{n}']:.4f}" for n in ("ndcg@10", "recall@100") if f"val_{n}" in measured
-        )
+        shown = shown_metrics({name.removeprefix("val_"): v for name, v in measured.items() if name.startswith("val_")})
         self._bar.console.print(
             f"epoch {measured['epoch']:>3}/{self._epochs}  loss {measured['loss']:.4f}  "
             + (f"valid: {shown}  " if shown else "")

@@ -20,6 +20,7 @@ from trainer.recipe import (
 from trainer.recipe_tables import Interactions
 from trainer.recipe_training import Training
 from trainer.recipe_values import CategoricalValue, NumericValue
+from trainer.text.spec import TextInput
 
 
 def check(recipe: Recipe, source: str) -> None:
@@ -113,6 +114,8 @@ def check(recipe: Recipe, source: str) -> None:
             f"{source}: query_tower: a history with encoder transformer has to be the only one, as it counts places "
             f"from the oldest item of a training sequence; there are {[feature.name for feature in histories]}"
         )
+    if recipe.training.members > 1:
+        _check_members(recipe, source)
     if recipe.split.kind == "column" and recipe.split.column is None:
         raise RecipeError(
             f"{source}: split.kind column needs split.column, the column of the interactions that says train, valid or "
@@ -138,6 +141,22 @@ def check(recipe: Recipe, source: str) -> None:
         if name in users:
             raise RecipeError(
                 f"{source}: interactions.attributes: {name} is one of [users.attributes] too; choose another name"
+            )
+
+
+def _check_members(recipe: Recipe, source: str) -> None:
+    """Raises where several pairs of towers could not be made one."""
+    where, interests = f"{source}: training.members {recipe.training.members}", recipe.query_tower.interests
+    if interests > 1:
+        raise RecipeError(
+            f"{where} and query_tower.interests {interests} do not go together, as nothing says which interests of two "
+            "members are alike; leave one of them at 1"
+        )
+    for feature in (*recipe.query_tower.features, *recipe.item_tower.features):
+        if isinstance(feature, TextInput) and feature.rate is not None:
+            raise RecipeError(
+                f"{where}: feature {feature.name} trains its text encoder, of which there is one for all members; "
+                "freeze it, or leave members at 1"
             )
 
 

@@ -59,6 +59,8 @@ class Training:
             loss scaled) halve time and memory on a GPU that has them; weights, loss and what is exported are float32.
         patience: epochs without a better validation `metric` before training stops and goes back to the best; 0: never.
         metric: that choice is by.
+        members: pairs of towers, each fitted from a seed of its own and made one, see `trainer.ensemble`: better by
+            some percent, for as many times the training, dimension of the vectors and work of the query tower.
         refit: whether the towers are fitted again, on training and validation, for as many epochs as were best.
     """
 
@@ -90,4 +92,5 @@ class Training:
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"
+    members: Annotated[int, Field(ge=1, le=16)] = 1
     refit: bool = False

@@ -25,7 +25,7 @@ _FIRST_SHOWN = frozenset({"ndcg@10", "recall@100"})
 def draw_epochs(epochs: Sequence[Mapping[str, Any]], best_metric: str) -> go.Figure:
     """Returns the loss, and beside it the validation metrics, by epoch."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("training loss", "validation metrics"))
-    numbers = [epoch["epoch"] for epoch in epochs]
+    numbers = list(range(1, len(epochs) + 1))  # those of one member behind those of another
     losses = [epoch.get("loss") for epoch in epochs]
     figure.add_trace(go.Scatter(x=numbers, y=losses, name="loss", line_color=_OTHER, mode="lines+markers"), 1, 1)
     for at, name in enumerate(validation_metrics(epochs)):

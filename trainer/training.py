@@ -19,6 +19,7 @@ from trainer import checkpoints, devices, popularity, scratch, towers
 from trainer.checkpoints import Origin, State
 from trainer.data import Dataset
 from trainer.embeddings import embed_items
+from trainer.ensemble import Towers
 from trainer.errors import DataError, TrainingError
 from trainer.events import Events
 from trainer.examples import Examples, encode_items, history_slots
@@ -28,7 +29,6 @@ from trainer.schema import ITEMS, Schemas
 from trainer.text.fitting import LayeredAdamW, TrainedTexts
 from trainer.two_tower import TwoTower
 
-Towers = tuple[keras.Model, keras.Model]
 Validate = Callable[[Towers], dict[str, float]]
 
 _HARD_POOL = 64
