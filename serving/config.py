@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from cyclopts import Parameter
 
-from serving.cores import available_cores
+from serving.cores import available_cores, has_every_core
 from serving.logs import LEVELS
 
 
@@ -34,6 +34,12 @@ class ServerConfig:
 
     The default is one, since whoever runs replicas, one for each core or container, has chosen a number already, and
     each process verifies and warms each bundle by itself. What follows holds for each of them.
+    """
+
+    pin: bool | None = None
+    """Keep each worker on a core of its own. Default: where --workers is auto, unless a quota leaves fewer cores.
+
+    On one core the threads of a worker take turns at the GIL more cheaply. Loading a bundle still uses all cores.
     """
 
     threads: int = 2
@@ -123,6 +129,8 @@ class ServerConfig:
                 f"metrics_port is {self.metrics_port}, and {self.worker_count} workers need ports up to "
                 f"{last_metrics_port}; choose one that is at most {65536 - self.worker_count}"
             )
+        if self.pin and self.worker_count == 1:
+            raise ValueError("pin needs several workers; to keep one process on a core, start it with taskset -c CORE")
         if self.log_level not in LEVELS:
             raise ValueError(f"log_level is {self.log_level!r}, expected one of {', '.join(LEVELS)}")
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -141,6 +149,11 @@ class ServerConfig:
         """How many processes share the port, `auto` resolved."""
         return available_cores() if self.workers == "auto" else self.workers
 
+    @property
+    def pins(self) -> bool:
+        """Whether each worker is kept on a core of its own."""
+        return self.workers == "auto" and has_every_core() if self.pin is None else self.pin
+
     def for_worker(self, number: int, port: int) -> Self:
         """Returns the settings of one of the workers.
 
@@ -152,6 +165,7 @@ class ServerConfig:
         return replace(
             self,
             workers=self.worker_count,
+            pin=self.pins,
             worker=number,
             port=port,
             port_file=None,

@@ -20,6 +20,7 @@ from bundle.errors import BundleError, BundleNotFound, BundleRefused, StoreError
 from bundle.store import BundleStore
 from serving import lifecycle
 from serving.config import ServerConfig
+from serving.cores import unpin_thread
 from serving.metrics import Metrics
 
 T = TypeVar("T")
@@ -255,6 +256,7 @@ class Live(Generic[T]):
 
     def _load(self, version: str, beside: Collection[str]) -> None:
         started = time.monotonic()
+        unpin_thread()
         try:
             bundle = self._open(version, beside)
         except BundleRefused as error:

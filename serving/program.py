@@ -23,6 +23,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
 from serving.config import ServerConfig
+from serving.cores import pin
 from serving.lifeline import Lifeline
 from serving.logs import configure_logs
 from serving.server import Server
@@ -89,6 +90,8 @@ def _check_environment(prefix: str, config_class: type[ServerConfig]) -> None:
 
 def _run_worker(name: str, config_class: type[C], assemble: Callable[[C], Server], lifeline: Lifeline) -> int:
     config = lifeline.read_settings(config_class)
+    if config.pins:
+        pin(config.worker)
     try:
         _serve(assemble(config), config, lifeline)
     except (ValueError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -126,6 +127,38 @@ def test_all_workers_finish_what_is_in_flight_when_the_parent_is_told_to_stop(
     stopped = [line for line in read_log(tmp_path / "ann_service.log") if line["event"] == "stopped"]
     assert sorted(line.get("worker", 0) for line in stopped) == [0, 1, 2]
     assert stopped[-1]["exit_code"] == 0
+
+
+def test_pinned_workers_keep_to_a_core_each_but_for_what_loads(store: BundleStore, tmp_path: Path) -> None:
+    allowed = os.sched_getaffinity(0)
+    with process("ann_service", store, tmp_path, *FLAGS, "--pin") as (parent, _):
+        found: list[set[int]] = []
+        for worker in workers_of(parent):
+            threads = [os.sched_getaffinity(thread.id) for thread in worker.threads()]
+            assert all(len(cores) == 1 or cores == allowed for cores in threads)  # all: it loads
+            assert sum(len(cores) == 1 for cores in threads) > len(threads) / 2
+            found.append(os.sched_getaffinity(worker.pid))
+        assert os.sched_getaffinity(parent.pid) == allowed
+    assert [len(cores) for cores in found] == [1, 1]
+    assert len(set.union(*found)) == min(2, len(allowed))
+
+
+def test_workers_are_pinned_where_each_core_has_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings: dict[str, Any]
+    for settings, seen, pins in (
+        ({"workers": "auto"}, 4, True),
+        ({"workers": "auto"}, 64, False),  # a quota
+        ({"workers": "auto", "pin": False}, 4, False),
+        ({"workers": 4}, 4, False),
+        ({"workers": 4, "pin": True}, 64, True),
+    ):
+        monkeypatch.setattr("serving.cores._ALLOWED", frozenset(range(seen)))
+        monkeypatch.setattr("serving.cores.available_cores", lambda: 4)
+        monkeypatch.setattr("serving.config.available_cores", lambda: 4)
+        config = ServerConfig(store=tmp_path, **settings)
+        assert (config.pins, config.for_worker(1, 4711).pins) == (pins, pins)
+    with pytest.raises(ValueError, match="pin needs several workers"):
+        ServerConfig(store=tmp_path, pin=True)
 
 
 def test_a_second_signal_ends_all_at_once(store: BundleStore, tmp_path: Path) -> None:
