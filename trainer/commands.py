@@ -130,7 +130,7 @@ def evaluate(
     queries: Path | None = None,
     relevant_from: int | None = None,
     baselines: bool = False,
-    repeats: bool = False,
+    repeats: bool | None = None,
     slice_by: Annotated[tuple[str, ...], Parameter(name="--slice")] = (),
     store: Path | None = None,
     bundle: str | None = None,
@@ -150,7 +150,7 @@ def evaluate(
         relevant_from: Lowest rating that counts as relevant. Default: 1.
         baselines: Beside popularity, recent popularity, ItemKNN, EASE (also with a query weighted by recency) and iALS,
             their settings chosen on validation.
-        repeats: Rank known items too, and count purchases of them.
+        repeats: Rank known items too, and count purchases of them. Default: as the recipe says.
         slice_by: Attribute of the users to slice by; may be given several times.
         store: With a bundle of this run, evaluated too as the services answer: exported tower and index.
         bundle: Its version. Default: the newest bundle of this run in the store.
@@ -171,6 +171,7 @@ def evaluate(
     finished = Run.load(run)
     dataset, parts = sources.read(finished.recipe, finished.data_folder)
     check_columns(dataset, slice_by)
+    counted = finished.recipe.split.repeats if repeats is None else repeats
     others = {}
     if store is not None:
         others["two-tower, served"] = served_scorer(BundleStore(store), bundle, finished, dataset, parts)
@@ -179,7 +180,7 @@ def evaluate(
 
         with console.working("fitting baselines") as progress:
             fitted, notes = fit_all(
-                parts, len(dataset.user_ids), len(dataset.items.ids), repeats=repeats, progress=progress
+                parts, len(dataset.user_ids), len(dataset.items.ids), repeats=counted, progress=progress
             )
         others |= fitted
         for note in notes:
@@ -191,7 +192,7 @@ def evaluate(
         finished.towers,
         parts,
         refitted=finished.refitted,
-        repeats=repeats,
+        repeats=counted,
         others=others,
         columns=slice_by,
     )

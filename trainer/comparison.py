@@ -92,14 +92,16 @@ def compare(
     live_top = rows[exact_top_k(live.embed(dataset, parts.known, users, parts.test), live.vectors, _TOP)]  # [n, k]
     return Comparison(
         **new,
-        live_metrics=_evaluate(live, rows, dataset, parts),
+        live_metrics=_evaluate(live, rows, dataset, parts, repeats=recipe.split.repeats),
         live_mean_log_popularity=float(np.where(live_top < 0, 0.0, log_popularity[live_top])[:, :10].mean()),
         overlap_at_10=_overlap(live_top[:, :10], top[:, :10]),
         overlap_at_100=_overlap(live_top, top),
     )
 
 
-def _evaluate(live: AskedBundle, rows: np.ndarray, dataset: Dataset, parts: Parts) -> dict[str, float]:
+def _evaluate(
+    live: AskedBundle, rows: np.ndarray, dataset: Dataset, parts: Parts, *, repeats: bool
+) -> dict[str, float]:
     item_count = len(dataset.items.ids)
     shared = rows >= 0
     vectors = live.vectors[shared]
@@ -113,7 +115,9 @@ def _evaluate(live: AskedBundle, rows: np.ndarray, dataset: Dataset, parts: Part
     counts = parts.known.item_counts(item_count)
     known, asked = of_drawn_users(parts.known, parts.test, TEST_USERS)
     new_users = reads_requests(live.recipe)
-    held_out = HeldOut.of(known.pairs, asked.pairs, item_count, item_counts=counts, new_users=new_users)
+    held_out = HeldOut.of(
+        known.pairs, asked.pairs, item_count, repeats=repeats, item_counts=counts, new_users=new_users
+    )
     return evaluate(held_out, score).means
 
 

@@ -130,7 +130,13 @@ def evaluate_validation(
     Of more than `VALIDATION_USERS` users, the same ones are drawn each time.
     """
     known, asked = of_drawn_users(parts.train, parts.valid, VALIDATION_USERS)
-    held_out = HeldOut.of(known.pairs, asked.pairs, len(dataset.items.ids), new_users=reads_requests(recipe))
+    held_out = HeldOut.of(
+        known.pairs,
+        asked.pairs,
+        len(dataset.items.ids),
+        repeats=recipe.split.repeats,
+        new_users=reads_requests(recipe),
+    )
     task = Task(recipe, dataset, schemas, towers, parts.train, parts.valid)
     return dict(evaluate(held_out, task.scorer()).means)
 
@@ -143,7 +149,7 @@ def evaluate_test(
     parts: Parts,
     *,
     refitted: bool = False,
-    repeats: bool = False,
+    repeats: bool | None = None,
     others: Mapping[str, Scorer] | None = None,
     columns: tuple[str, ...] = (),
 ) -> Evaluation:
@@ -156,10 +162,11 @@ def evaluate_test(
         towers: query tower and item tower.
         parts: training and validation items are known, and excluded from the ranking.
         refitted: whether the towers saw validation too.
-        repeats: whether known items are ranked and count.
+        repeats: whether known items are ranked and count. Default: as the recipe says.
         others: more methods by name, beside the model and popularity.
         columns: of the users table, to slice by.
     """
+    repeats = recipe.split.repeats if repeats is None else repeats
     known, item_count = parts.known, len(dataset.items.ids)
     counts = known.item_counts(item_count)
     theirs, asked = of_drawn_users(known, parts.test, TEST_USERS)

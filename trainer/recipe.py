@@ -166,12 +166,15 @@ class Split:
         valid_share: of the events, for validation, where global or random.
         test_share: of the events, for the test, where global or random.
         column: of the interactions, where by column.
+        repeats: whether an item that its user had before counts as an answer, and is ranked: where people take the same
+            again, and that is what is asked for.
     """
 
     kind: Literal["leave_last_one_out", "global_temporal", "random", "column"] = "leave_last_one_out"
     valid_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
     test_share: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.1
     column: str | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

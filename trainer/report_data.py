@@ -104,7 +104,7 @@ class HeldOutItem:
 
     Attributes:
         title: of the item.
-        rank: among the items that the user did not know, from 1.
+        rank: among the items that are ranked, from 1: those that the user did not know, or all where repeats count.
     """
 
     title: str
@@ -118,9 +118,9 @@ class Example:
     Attributes:
         user: external id.
         history: titles of the last known items, newest first.
-        known_count: distinct items that the user knew; they are not recommended.
+        known_count: distinct items that the user knew; they are not recommended, unless repeats count.
         recommendations: best first.
-        held_out: items of the test part that the user did not know before, best rank first.
+        held_out: items of the test part that count, best rank first.
     """
 
     user: str

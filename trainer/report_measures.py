@@ -41,6 +41,7 @@ _MAP_ITEMS = 5000
 _GROUPS = 30
 """An attribute of so many values, at most, can colour the map."""
 _EXAMPLES, _HISTORY = 10, 10
+_NONE = np.zeros(0, dtype=np.int32)
 _TITLES = ("title", "name")
 
 
@@ -75,7 +76,7 @@ def collect(
         index_path: of the written index.
         spec: how it is searched.
     """
-    titles = item_titles(dataset.items)
+    titles, repeats = item_titles(dataset.items), run.recipe.split.repeats
     counts = parts.known.item_counts(len(vectors))
     return ReportData(
         title=f"{run.recipe.name}, bundle {version}",
@@ -86,9 +87,11 @@ def collect(
         evaluation=evaluation,
         gates=gates,
         search=measure_search(index_path, vectors, queries, spec),
-        popularity=measure_popularity(users, queries, vectors, parts.known),
+        popularity=measure_popularity(users, queries, vectors, parts.known, repeats=repeats),
         item_map=map_items(vectors, counts, dataset.items, titles),
-        examples=choose_examples(dataset.user_ids, titles, parts.known, parts.test, users, queries, vectors),
+        examples=choose_examples(
+            dataset.user_ids, titles, parts.known, parts.test, users, queries, vectors, repeats=repeats
+        ),
     )
 
 
@@ -156,7 +159,9 @@ def _timed(search: Callable[[np.ndarray], Any], queries: np.ndarray, limit_s: fl
     return answers, np.array(times_ms)
 
 
-def measure_popularity(users: np.ndarray, queries: np.ndarray, vectors: np.ndarray, known: Events) -> Popularity:
+def measure_popularity(
+    users: np.ndarray, queries: np.ndarray, vectors: np.ndarray, known: Events, *, repeats: bool = False
+) -> Popularity:
     """Returns how often each item was met, and how often it stands in the top 10 of a user who does not know it.
 
     Args:
@@ -164,6 +169,7 @@ def measure_popularity(users: np.ndarray, queries: np.ndarray, vectors: np.ndarr
         queries: [n, dim] or [n, interests, dim] float32, theirs.
         vectors: [item_count, dim] float32.
         known: events before the test.
+        repeats: whether it counts where the user knows it too.
     """
     item_count = len(vectors)
     users = users[: max(_FEWEST_QUERIES, _CELLS // item_count)]
@@ -171,7 +177,8 @@ def measure_popularity(users: np.ndarray, queries: np.ndarray, vectors: np.ndarr
     recommended = np.zeros(item_count, dtype=np.int64)
     for start in range(0, len(users), step):
         batch = slice(start, start + step)
-        scores = _scores(queries[: len(users)][batch], vectors, [_items_of(known, user) for user in users[batch]])
+        left_out = [] if repeats else [_items_of(known, user) for user in users[batch]]
+        scores = _scores(queries[: len(users)][batch], vectors, left_out)
         k = min(_TOP, item_count)
         top = np.argpartition(scores, item_count - k, axis=1)[:, item_count - k :]  # [batch, k]
         candidates = np.isfinite(np.take_along_axis(scores, top, axis=1))
@@ -227,8 +234,10 @@ def choose_examples(
     users: np.ndarray,
     queries: np.ndarray,
     vectors: np.ndarray,
+    *,
+    repeats: bool = False,
 ) -> list[Example]:
-    """Returns up to ten users: the first with a held-out item that they did not know, then the first of the others.
+    """Returns up to ten users: the first with a held-out item that counts, then the first of the others.
 
     Args:
         user_ids: [user_count] external ids.
@@ -238,17 +247,19 @@ def choose_examples(
         users: [n] user rows.
         queries: [n, dim] or [n, interests, dim] float32, theirs.
         vectors: [item_count, dim] float32.
+        repeats: whether items that a user knew are recommended, and count; else they are left out.
     """
-    novel = [np.setdiff1d(_items_of(test, user), _items_of(known, user)) for user in users]
-    chosen = sorted(range(len(users)), key=lambda at: not len(novel[at]))[:_EXAMPLES]
+    left_out = [_NONE if repeats else _items_of(known, user) for user in users]
+    relevant = [np.setdiff1d(_items_of(test, user), items) for user, items in zip(users, left_out, strict=True)]
+    chosen = sorted(range(len(users)), key=lambda at: not len(relevant[at]))[:_EXAMPLES]
     examples: list[Example] = []
     for at in chosen:
         history = _items_of(known, users[at])
-        scores = _scores(queries[at : at + 1], vectors, [history])[0]
+        scores = _scores(queries[at : at + 1], vectors, [left_out[at]])[0]
         order = np.argsort(-scores, kind="stable")
         order = order[np.isfinite(scores[order])]
-        recommendations = [Recommendation(titles[i], float(scores[i]), bool(i in novel[at])) for i in order[:_TOP]]
-        held_out = [HeldOutItem(titles[i], int(np.flatnonzero(order == i)[0]) + 1) for i in novel[at]]
+        recommendations = [Recommendation(titles[i], float(scores[i]), bool(i in relevant[at])) for i in order[:_TOP]]
+        held_out = [HeldOutItem(titles[i], int(np.flatnonzero(order == i)[0]) + 1) for i in relevant[at]]
         examples.append(
             Example(
                 user=user_ids[users[at]],
@@ -267,10 +278,10 @@ def _items_of(events: Events, user: int) -> np.ndarray:
     return events.items[np.searchsorted(events.users, same) : np.searchsorted(events.users, same, side="right")]
 
 
-def _scores(queries: np.ndarray, vectors: np.ndarray, known: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns [n, item_count] float32 dot products, -inf for the items that the user knows."""
+def _scores(queries: np.ndarray, vectors: np.ndarray, left_out: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns [n, item_count] float32 dot products, -inf for the items that are left out of a row."""
     scores = score_all(queries, vectors)
-    for row, items in enumerate(known):
+    for row, items in enumerate(left_out):
         scores[row, items] = -np.inf
     return scores
 

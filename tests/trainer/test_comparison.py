@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,11 @@ def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) ->
         target = ids.index(f"i{30 + user}")
         better = [row for row in range(13) if row not in known and scores[user, row] > scores[user, target]]
         ranks.append(len(better) + 1)
+    assert found.live_metrics["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+    counting = dataclasses.replace(chosen, split=dataclasses.replace(chosen.split, repeats=True))
+    found = compare(store, counting, dataset, parts, users=users, queries=queries, vectors=vectors)
+    targets = [ids.index(f"i{30 + user}") for user in users]  # now all 13 items compete
+    ranks = [int((scores[user] > scores[user, target]).sum()) + 1 for user, target in zip(users, targets, strict=True)]
     assert found.live_metrics["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
 
 

@@ -14,7 +14,7 @@ from trainer import recipes
 from trainer.errors import RecipeError
 
 
-@pytest.mark.parametrize("name", ["amazon_beauty", "complete_journey", "movielens_100k"])
+@pytest.mark.parametrize("name", ["amazon_beauty", "complete_journey", "complete_journey_repeats", "movielens_100k"])
 def test_shipped_recipes_can_be_read(name: str) -> None:
     assert name in recipes.shipped()
     read = recipes.load(name)
@@ -22,7 +22,7 @@ def test_shipped_recipes_can_be_read(name: str) -> None:
     assert read.download is not None or read.origin
 
 
-@pytest.mark.parametrize("name", ["amazon_beauty", "complete_journey", "movielens_100k"])
+@pytest.mark.parametrize("name", ["amazon_beauty", "complete_journey", "complete_journey_repeats", "movielens_100k"])
 def test_resolved_recipe_reads_back_the_same(name: str) -> None:
     read = recipes.load(name)
     assert recipes.parse(read.to_json(), "again") == read
@@ -31,7 +31,8 @@ def test_resolved_recipe_reads_back_the_same(name: str) -> None:
 def test_unknown_recipe_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError,
-        match="no recipe 'films': expected one of amazon_beauty, complete_journey, movielens_100k, product_search, or",
+        match="no recipe 'films': expected one of amazon_beauty, complete_journey, complete_journey_repeats, "
+        "movielens_100k, product_search, or",
     ):
         recipes.load("films")
     with pytest.raises(RecipeError, match="no recipe"):

@@ -108,6 +108,21 @@ def test_examples_show_newest_history_ranks_and_held_out_items() -> None:
     assert third.known_count == 1
 
 
+def test_where_repeats_count_known_items_are_recommended_and_held_out_ones_too() -> None:
+    known, test = events([(0, 0), (0, 2)]), events([(0, 2), (0, 3)])
+    titles, users, queries = [f"t{item}" for item in range(12)], np.array([0]), ALONG_X[np.newaxis]
+    (found,) = report_measures.choose_examples(["a"], titles, known, test, users, queries, CIRCLE, repeats=True)
+    # The whole ranking along x is 0, 1, 2, ... 11.
+    assert [r.title for r in found.recommendations] == [f"t{item}" for item in range(10)]
+    assert [r.title for r in found.recommendations if r.held_out] == ["t2", "t3"]
+    assert [(item.title, item.rank) for item in found.held_out] == [("t2", 3), ("t3", 4)]
+    counted = report_measures.measure_popularity(users, queries, CIRCLE, known, repeats=True)
+    assert counted.recommended.tolist() == [1] * 10 + [0] * 2
+    assert report_measures.measure_popularity(users, queries, CIRCLE, known).recommended.tolist() == [
+        0, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    ]  # fmt: skip
+
+
 def test_at_most_ten_users_are_shown() -> None:
     known, test = events([(user, 0) for user in range(15)]), events([(user, 1) for user in range(5, 15)])
     ids = [f"u{user:02}" for user in range(15)]

@@ -12,7 +12,7 @@ import pytest
 from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer import schema, splits, towers
 from trainer.data import Dataset, Events
-from trainer.evaluation import POPULARITY, Evaluation, Task, evaluate_test, popularity_scorer
+from trainer.evaluation import POPULARITY, Evaluation, Task, evaluate_test, evaluate_validation, popularity_scorer
 from trainer.metrics import HeldOut, Scorer, evaluate
 from trainer.recipe import Split
 from trainer.schema import Schemas
@@ -133,6 +133,19 @@ def test_knowing_what_a_user_had_is_worth_nothing_where_repeats_do_not_count(mar
     # Where they count, it is worth something: the trap is there to be fallen into.
     repeats = market.evaluate(market.parts, repeats=True, memory=memory, constant=constant)
     assert repeats.metrics["memory"] != repeats.metrics["constant"]
+
+
+def test_a_recipe_says_whether_repeats_count_in_validation_and_test(market: Market) -> None:
+    counting = dataclasses.replace(RECIPE, split=dataclasses.replace(RECIPE.split, repeats=True))
+    given = (market.dataset, market.schemas, market.towers, market.parts)
+    assert evaluate_test(counting, *given) == market.evaluate(market.parts, repeats=True)
+    assert evaluate_test(RECIPE, *given) == market.evaluate(market.parts, repeats=False)
+    assert evaluate_test(counting, *given, repeats=False) == market.evaluate(market.parts, repeats=False)
+    known, asked = market.parts.train, market.parts.valid
+    for chosen, repeats in ((counting, True), (RECIPE, False)):
+        held_out = HeldOut.of(known.pairs, asked.pairs, ITEM_COUNT, repeats=repeats)
+        task = Task(RECIPE, market.dataset, market.schemas, market.towers, known, asked)
+        assert evaluate_validation(chosen, *given) == evaluate(held_out, task.scorer()).means
 
 
 def test_constant_scores_are_at_chance_and_an_oracle_at_one(market: Market) -> None:
