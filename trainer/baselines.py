@@ -61,8 +61,8 @@ BASELINES: Mapping[str, Baseline] = {
         ials,
         [
             {"factors": 64, "alpha": a, "regularisation": r, "iterations": 15}
-            for a in (1.0, 3.0, 10.0, 40.0)
-            for r in (0.1, 1.0, 10.0)
+            for a in (0.3, 1.0, 3.0, 10.0, 40.0)
+            for r in (0.1, 1.0, 10.0, 30.0)
         ],
     ),
     "repeat frequency": Baseline(repeat_frequency, counts_repeats=True),
