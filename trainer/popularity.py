@@ -37,11 +37,12 @@ class ItemPopularity(keras.layers.Layer):
 
     Args:
         slot_count: slots of the vocabulary of items.
+        highest: the popularity of the most popular item in its vector, above 0 and below 1.
     """
 
-    def __init__(self, slot_count: int, **kwargs: Any) -> None:
+    def __init__(self, slot_count: int, highest: float = HIGHEST, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.slot_count = slot_count
+        self.slot_count, self.highest = slot_count, highest
         self.shares = self.add_weight(shape=(slot_count,), initializer="zeros", trainable=False, name="shares")
         self.built = True
 
@@ -55,12 +56,12 @@ class ItemPopularity(keras.layers.Layer):
     def call(self, vectors, slots):
         """Returns [batch, dim + 1] float32, unit length, of vectors [batch, dim] of that length and slots [batch]."""
         share: Any = ops.expand_dims(ops.take(self.shares, slots), -1)
-        share = HIGHEST * share
+        share = self.highest * share
         return ops.concatenate([vectors * ops.sqrt(1.0 - share * share), share], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        return {**super().get_config(), "slot_count": self.slot_count}
+        return {**super().get_config(), "slot_count": self.slot_count, "highest": self.highest}
 
 
 @_register

@@ -88,6 +88,8 @@ def check(recipe: Recipe, source: str) -> None:
         raise RecipeError(f"{source}: training.popularity needs the feature item_id in the item_tower, to know whose")
     if recipe.training.popularity == "recent" and recipe.interactions.time is None:
         raise RecipeError(f"{source}: training.popularity recent needs interactions.time; or count all with all_time")
+    if recipe.training.prior_weight:
+        _check_prior(recipe, source)
     if recipe.training.event_order == "shuffled" and recipe.training.history_lag is not None:
         raise RecipeError(
             f"{source}: training.history_lag {recipe.training.history_lag} makes no sense where training.event_order "
@@ -208,6 +210,15 @@ def _check_format(interactions: Interactions, source: str) -> None:
                 f"{source}: interactions.{field.name}: {getattr(interactions, field.name)!r} makes no sense where "
                 f'format is "sequences", which holds ids alone; remove it, or use format = "table"'
             )
+
+
+def _check_prior(recipe: Recipe, source: str) -> None:
+    if all(f.name != ITEM_ID for f in recipe.item_tower.features):
+        raise RecipeError(f"{source}: training.prior_weight needs the feature item_id in the item_tower, to know whose")
+    if recipe.interactions.time is None:
+        raise RecipeError(f"{source}: training.prior_weight needs interactions.time, to know what was taken lately")
+    if recipe.training.popularity != "none":
+        raise RecipeError(f"{source}: training.prior_weight and training.popularity do the same; remove one of them")
 
 
 def _check_training(training: Training, source: str) -> None:

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, devices, popularity, scratch, towers
+from trainer import checkpoints, devices, popularity, prior, scratch, towers
 from trainer.checkpoints import Origin, State
 from trainer.data import Dataset
 from trainer.embeddings import embed_items
@@ -131,9 +131,9 @@ def fit(
     if state.best:
         for variable, value in zip(_tower_variables(model), state.best, strict=True):
             variable.assign(value)
-    if spec.precision == "float32" and strategy.num_replicas_in_sync == 1:
-        return Fitted((model.query_tower, model.item_tower), state.epochs, state.best_epoch)
-    return Fitted(_plain(recipe, schemas, model), state.epochs, state.best_epoch)
+    is_plain = spec.precision == "float32" and strategy.num_replicas_in_sync == 1
+    fitted = (model.query_tower, model.item_tower) if is_plain else _plain(recipe, schemas, model)
+    return Fitted(prior.add(fitted, recipe, dataset, schemas, train), state.epochs, state.best_epoch)
 
 
 def _plain(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
@@ -244,7 +244,8 @@ class _Loop:
         measured |= {f"half_life_days_{name}": days for name, days in self._model.half_lives_days.items()}
         self._model.fill_tables()
         if self._validate:
-            towers_ = (self._model.query_tower, self._model.item_tower)
+            fitted = (self._model.query_tower, self._model.item_tower)
+            towers_ = prior.add(fitted, self._recipe, self._dataset, self._schemas, self._train)
             measured |= {f"val_{name}": value for name, value in self._validate(towers_).items()}
         return measured
 
