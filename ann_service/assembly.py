@@ -9,7 +9,6 @@ from bundle.store import BundleStore
 from serving.live import Live
 from serving.metrics import Metrics
 from serving.server import Server
-from two_tower.ann.v1 import ann_service_pb2_grpc as pb_grpc
 
 
 def assemble(config: AnnConfig) -> Server:
@@ -18,10 +17,4 @@ def assemble(config: AnnConfig) -> Server:
     metrics = Metrics()
     live = Live(store, CatalogueLoader(store, config).open, config, metrics)
     servicer = AnnServicer(live, config.max_batch_size, config.max_k, metrics)
-    return Server(
-        SERVICE_NAME,
-        lambda server: pb_grpc.add_AnnServiceServicer_to_server(servicer, server),
-        live,
-        metrics,
-        config,
-    )
+    return Server(SERVICE_NAME, servicer.add_to, live, metrics, config)

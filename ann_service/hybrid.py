@@ -13,7 +13,7 @@ import numpy as np
 
 from ann_index.exact import Found, best
 from ann_service.catalogue import Catalogue
-from ann_service.search import SearchPlan, among, at_least, find_all
+from ann_service.search import SearchPlan, at_least, find_all
 
 FUSION_DEPTH = 100
 """Both lists of a fused search are so long, or `k` where that is more."""
@@ -54,8 +54,7 @@ def find_by_words(catalogue: Catalogue, plan: SearchPlan, depth: int) -> Found:
         raise ValueError("a search by words needs a lexical index and a text")
     rows, scores = catalogue.lexical.index.find(plan.text.value)
     kept = np.ones(len(rows), dtype=bool) if plan.allowed is None else plan.allowed.contain(rows)
-    if len(plan.excluded):
-        kept &= ~among(rows, plan.excluded)
+    kept &= ~plan.leaves_out(rows)
     return best(rows[kept], scores[kept], depth)
 
 

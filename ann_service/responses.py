@@ -9,6 +9,7 @@ import numpy as np
 
 from ann_index.exact import Found
 from ann_service.search import SearchPlan
+from ann_service.wire import varint
 from bundle.items import Column, ItemTable
 from bundle.strings import Strings
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -47,8 +48,8 @@ def _results(ids: Strings, found: Sequence[Found]) -> bytes:
     start = 0
     for (_, scores), end in zip(found, cuts, strict=True):
         packed = scores.astype("<f4", copy=False).tobytes()
-        head = bytes((_SCORES, *_varint(len(packed)))) if packed else b""
-        parts.append(bytes((_RESULT, *_varint(end - start + len(head) + len(packed)))))
+        head = bytes((_SCORES, *varint(len(packed)))) if packed else b""
+        parts.append(bytes((_RESULT, *varint(end - start + len(head) + len(packed)))))
         parts += texts[start:end], head, packed
         start = end
     return b"".join(parts)
@@ -72,15 +73,6 @@ def _item_ids(ids: Strings, rows: Sequence[np.ndarray]) -> tuple[bytes, list[int
 def _long_item_ids(ids: Strings, rows: Sequence[np.ndarray]) -> tuple[bytes, list[int]]:
     parts = [pb.SearchResult(item_ids=ids.take(each)).SerializeToString() for each in rows]
     return b"".join(parts), np.cumsum([len(part) for part in parts]).tolist()
-
-
-def _varint(value: int) -> list[int]:
-    """Returns the bytes of a length on the wire: seven bits each, the lowest first, the top bit set but in the last."""
-    found: list[int] = []
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return [*found, value]
 
 
 def _column(name: str, column: Column, rows: np.ndarray) -> pb.AttributeColumn:

@@ -26,6 +26,7 @@ from ann_index.exact import Found, scan
 from ann_index.interests import merge
 from ann_service.bitsets import FEW_SHARE, Matches
 from ann_service.catalogue import Catalogue
+from ann_service.exclusions import Exclusions, among
 
 _GATHERED_ROW = 1.5
 _FAR_ROW = 2.0
@@ -68,7 +69,7 @@ class SearchPlan:
         query: [dimension] float32, unit length; [0] where words rank alone.
         k: how many items, at least 1.
         allowed: what the filter lets through; None: all.
-        excluded: [n] int64, distinct rows to leave out, ascending.
+        excluded: [n] int64, distinct rows to leave out, ascending; none beside `exclusions`.
         min_score: the least score; None: no limit.
         exact: scan.
         budget: of the index, for `k` items.
@@ -76,6 +77,7 @@ class SearchPlan:
         interests: [n, dimension] float32, unit length, of a search with several embeddings: all of them, `query` the
             first. An item's score is the largest of its scores. None: `query` alone.
         text: to rank by; None: the embedding ranks.
+        exclusions: what to leave out where not all of it was looked up; None: `excluded`.
     """
 
     query: np.ndarray
@@ -88,6 +90,15 @@ class SearchPlan:
     return_attributes: tuple[str, ...] = ()
     interests: np.ndarray | None = None
     text: TextQuery | None = None
+    exclusions: Exclusions | None = None
+
+    def leaves_out(self, rows: np.ndarray) -> np.ndarray:
+        """Returns which of `rows`, [n] int64, are excluded: [n] bool."""
+        return among(rows, self.excluded) if self.exclusions is None else self.exclusions.contain(rows)
+
+    def looked_up(self) -> SearchPlan:
+        """Returns the same search with all that is to be left out in `excluded`."""
+        return self if self.exclusions is None else replace(self, excluded=self.exclusions.rows, exclusions=None)
 
 
 def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
@@ -132,6 +143,9 @@ class _Search:
     """One search on its way: `fetch` says what to ask of the index next, 0 that it is through with it."""
 
     def __init__(self, catalogue: Catalogue, plan: SearchPlan, alike: int) -> None:
+        matching = catalogue.manifest.item_count if plan.allowed is None else plan.allowed.count
+        if plan.exclusions is not None and (plan.exact or plan.k > matching - len(plan.exclusions)):
+            plan = plan.looked_up()  # how many are left has to be known
         self.plan = plan
         self._alike = alike  # searches of the call that one scan would answer, this one among them
         self.found: Found | None = None
@@ -139,11 +153,12 @@ class _Search:
         self._index = catalogue.index
         self._item_count = catalogue.manifest.item_count
         self._spent = 0.0
-        matching = self._item_count if plan.allowed is None else plan.allowed.count
         excluded = plan.excluded
         self._excluded_count = len(excluded)
         if plan.allowed is not None and len(excluded):
             self._excluded_count = int(np.count_nonzero(plan.allowed.contain(excluded)))
+        if plan.exclusions is not None:  # at most; of those that match, about
+            self._excluded_count = math.ceil(len(plan.exclusions) * matching / self._item_count)
         self._allowed_count = matching - self._excluded_count
         self.wanted = min(plan.k, self._allowed_count)
         self._leaves_out = plan.allowed is not None or self._excluded_count > 0 or plan.min_score is not None
@@ -160,8 +175,7 @@ class _Search:
             self.found = rows[: self.wanted], scores[: self.wanted]
             return
         kept = np.ones(len(rows), dtype=bool) if self.plan.allowed is None else self.plan.allowed.contain(rows)
-        if len(self.plan.excluded):
-            kept &= ~among(rows, self.plan.excluded)
+        kept &= ~self.plan.leaves_out(rows)
         kept_count = int(np.count_nonzero(kept))
         if kept_count < self.wanted and len(rows) == asked < self._item_count:
             # By the share that was allowed here, near the query, with a margin.
@@ -210,8 +224,9 @@ class _Search:
 
 def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
     """Answers by the exact scan; searches with the same filter and exclusions share a matrix product."""
-    together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
+    together: defaultdict[tuple[int, int, int], list[_Search]] = defaultdict(list)
     for search in searches:
+        search.plan = search.plan.looked_up()
         together[_scan_key(search.plan)].append(search)
     for alike in together.values():
         plan = alike[0].plan
@@ -224,9 +239,9 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
             search.found = at_least(rows[: search.wanted], scores[: search.wanted], search.plan.min_score)
 
 
-def _scan_key(plan: SearchPlan) -> tuple[int, int]:
+def _scan_key(plan: SearchPlan) -> tuple[int, int, int]:
     """Returns what searches that one scan answers have in common: filter and exclusions."""
-    return id(plan.allowed), id(plan.excluded) if len(plan.excluded) else 0
+    return id(plan.allowed), id(plan.excluded) if len(plan.excluded) else 0, id(plan.exclusions)
 
 
 def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -254,12 +269,6 @@ def _reads_all(plan: SearchPlan) -> bool:
 def _with_margin(wanted: int) -> float:
     """Returns how many allowed ones to expect, so that it is rarely fewer than `wanted`: three standard deviations."""
     return wanted + 3 * math.sqrt(wanted) + 3
-
-
-def among(rows: np.ndarray, some: np.ndarray) -> np.ndarray:
-    """Returns which of `rows` [n] are in `some` [m], ascending, m at least 1: [n] bool."""
-    at = np.minimum(np.searchsorted(some, rows), len(some) - 1)
-    return some[at] == rows
 
 
 def at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> Found:

@@ -9,11 +9,11 @@ from ann_service.hybrid import rank_all
 from ann_service.responses import to_response
 from ann_service.text import ranks_by_text
 from ann_service.validation import check_batch, read_searches
+from ann_service.wire import Request, read_request
 from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from serving.live import Live, Served, Snapshot
 from serving.metrics import Metrics
 from two_tower.ann.v1 import ann_service_pb2 as pb
-from two_tower.ann.v1 import ann_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
 
@@ -25,7 +25,7 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 }
 
 
-class AnnServicer(pb_grpc.AnnServiceServicer):
+class AnnServicer:
     """Answers with the open catalogues; safe for several threads."""
 
     def __init__(self, live: Live[Catalogue], max_batch_size: int, max_k: int, metrics: Metrics) -> None:
@@ -35,21 +35,37 @@ class AnnServicer(pb_grpc.AnnServiceServicer):
         self._max_k = max_k
         self._batch_size = metrics.batch_size.labels("SearchItems")
 
-    def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
+    def add_to(self, server: grpc.Server) -> None:
+        """Lets `server` answer with this, as the generated function would but for how a search is read."""
+        handlers = {
+            "SearchItems": grpc.unary_unary_rpc_method_handler(
+                self.SearchItems, read_request, pb.SearchItemsResponse.SerializeToString
+            ),
+            "GetServingStatus": grpc.unary_unary_rpc_method_handler(
+                self.GetServingStatus,
+                pb.GetServingStatusRequest.FromString,
+                pb.GetServingStatusResponse.SerializeToString,
+            ),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+        server.add_registered_method_handlers(SERVICE_NAME, handlers)
+
+    def SearchItems(self, request: Request, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
         """Returns one result a search, all from one bundle.
 
         Raises:
             ServiceError: as the proto lists them.
         """
-        check_batch(request.searches, request.model_version, self._max_batch_size)
-        self._batch_size.observe(len(request.searches))
+        message = request.message
+        check_batch(message.searches, message.model_version, self._max_batch_size)
+        self._batch_size.observe(len(message.searches))
         snapshot = self._live.snapshot
-        catalogue = _pick(snapshot, request.model_version, request.bundle_version)
-        if catalogue.lexical is None and any(map(ranks_by_text, request.searches)):
+        catalogue = _pick(snapshot, message.model_version, message.bundle_version)
+        if catalogue.lexical is None and any(map(ranks_by_text, message.searches)):
             open_ = [served.bundle for served in snapshot.open]
             with_one = [other.manifest.bundle_version for other in open_ if other.lexical is not None]
             raise LexicalNotServed(catalogue.manifest.bundle_version, with_one)
-        plans = read_searches(request.searches, catalogue, self._max_k)
+        plans = read_searches(request, catalogue, self._max_k)
         response = to_response(catalogue.items, plans, rank_all(catalogue, plans))
         response.model_version = catalogue.manifest.model_version
         response.bundle_version = catalogue.manifest.bundle_version

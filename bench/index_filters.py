@@ -16,6 +16,7 @@ from ann_service.bitsets import BitsetCache, Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.search import SearchPlan, find
 from ann_service.validation import read_searches
+from ann_service.wire import read_request
 from bench.index_data import DIMENSION, make_data
 from bench.timing import alternate, print_table
 from bundle.items import ItemTable
@@ -105,12 +106,17 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
     excluded = np.sort(chosen)
     budget = catalogue.manifest.index.search_budget
     requests = {
-        name: [pb.Search(embedding=pb.Embedding(values=q), k=_K, exclude_item_ids=out) for q in queries.tolist()]
+        name: [
+            pb.SearchItemsRequest(
+                searches=[pb.Search(embedding=pb.Embedding(values=q), k=_K, exclude_item_ids=out)]
+            ).SerializeToString()
+            for q in queries.tolist()
+        ]
         for name, out in (("without", []), ("with", ids))
     }
 
     def serve(name: str, number: int) -> None:
-        find(catalogue, read_searches([requests[name][number % len(queries)]], catalogue, 1000)[0])
+        find(catalogue, read_searches(read_request(requests[name][number % len(queries)]), catalogue, 1000)[0])
 
     timed = alternate(
         {

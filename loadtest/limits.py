@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from ann_service.catalogue import CatalogueLoader
 from ann_service.config import AnnConfig
 from ann_service.servicer import AnnServicer
+from ann_service.wire import read_request
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
@@ -19,6 +20,7 @@ from query_tower_service.servicer import QueryTowerServicer
 from query_tower_service.text import TextMetrics
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics
+from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest
 
 _LOAD_TIMEOUT_S = 60.0
 
@@ -39,19 +41,22 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
     search = AnnServicer(catalogues, ann_config.max_batch_size, ann_config.max_k, metrics).SearchItems
     with _opened(models), _opened(catalogues):
         return {
-            name: _rate(embed if name.startswith("embed") else search, messages, seconds)
+            name: _rate(EmbedQueriesRequest.FromString, embed, messages, seconds)
+            if name.startswith("embed")
+            else _rate(read_request, search, messages, seconds)
             for name, messages in requests.items()
         }
 
 
-def _rate(handle: Callable[[Any, Any], Message], messages: Sequence[Message], seconds: float) -> float:
-    kind = type(messages[0])
+def _rate(
+    read: Callable[[bytes], Any], handle: Callable[[Any, Any], Message], messages: Sequence[Message], seconds: float
+) -> float:
     raw = [message.SerializeToString() for message in messages]
     for each in raw:
-        handle(kind.FromString(each), None).SerializeToString()
+        handle(read(each), None).SerializeToString()
     count, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
-        handle(kind.FromString(raw[count % len(raw)]), None).SerializeToString()
+        handle(read(raw[count % len(raw)]), None).SerializeToString()
         count += 1
     return count / elapsed
 
