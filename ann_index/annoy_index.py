@@ -62,7 +62,8 @@ class AnnoyIndex:
             # Lets the GIL go. Sorted by distance, ties by row.
             rows, distances = self._annoy.get_nns_by_vector(query.tolist(), k, budget, include_distances=True)
             far = np.array(distances, dtype=np.float32)
-            return np.array(rows, dtype=np.int64), 1.0 - 0.5 * far * far  # |q - v|² = 2 - 2 q·v of unit vectors
+            # |q - v|² = 2 - 2 q·v of unit vectors.
+            return np.array(rows, dtype=np.int64), np.maximum(1.0 - 0.5 * far * far, -1.0)
 
         return map_over_threads(search_one, queries)  # pyright: ignore[reportArgumentType]
 
