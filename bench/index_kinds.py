@@ -18,14 +18,20 @@ import numpy as np
 from ann_index.exact import scan
 from ann_index.kinds import KINDS, METRIC, open_index
 from bench.index_data import Data, make_data, read_bundle
-from bench.index_peers import Peer, build_hnswlib, build_qdrant
+from bench.index_peers import Peer, build_hnswlib, build_milvus_lite, build_qdrant, build_qdrant_local
 from bench.timing import Timing, alternate, print_table
 from trainer import index
 from trainer.index_builders import build_file, parameter_grid
 from trainer.recipe import Index
 
 _K = 100
-_PEERS = {"hnswlib": build_hnswlib, "qdrant": build_qdrant}
+_PEERS = {
+    "hnswlib": build_hnswlib,
+    "qdrant": build_qdrant,
+    "qdrant_local": build_qdrant_local,
+    "milvus_lite": build_milvus_lite,
+}
+_USUAL_PEERS = ["hnswlib", "qdrant"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000], help="made vectors")
     parser.add_argument("--store", type=Path, help="and the live bundle of this store")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
-    parser.add_argument("--peers", nargs="*", default=list(_PEERS), choices=list(_PEERS))
+    parser.add_argument("--peers", nargs="*", default=_USUAL_PEERS, choices=list(_PEERS))
     parser.add_argument("--trees", type=int, default=50)
     parser.add_argument("--recall", type=float, default=0.95)
     parser.add_argument("--rounds", type=int, default=200)

@@ -1,4 +1,8 @@
-"""Peers in process: hnswlib, and Qdrant's engine. The extra ``bench`` installs both."""
+"""Peers in process. The extra ``bench`` installs hnswlib and Qdrant's engine.
+
+For the record alone, as they are meant for prototypes: the local mode of Qdrant's client, which scans, and Milvus Lite,
+a Milvus in Python over FAISS. `python -m pip install -c constraints.txt qdrant-client milvus-lite` brings these.
+"""
 
 from __future__ import annotations
 
@@ -111,3 +115,49 @@ def _as_peer(shard: Any, root: Path, build_s: float) -> Peer:
 
     name, budgets = "qdrant-edge, m 16", (100, 125, 156, 195, 244, 305, 381, 476)
     return Peer(name, build_s, size / shard.info().points_count, budgets, search, search_batch)
+
+
+def build_qdrant_local(vectors: np.ndarray, folder: Path) -> Peer:
+    """Returns the local mode of Qdrant's client: an exact scan in NumPy, in memory."""
+    import qdrant_client
+    from qdrant_client import models
+
+    started = time.perf_counter()
+    client = qdrant_client.QdrantClient(":memory:")
+    params = models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT)
+    client.create_collection("items", vectors_config=params)
+    client.upload_collection("items", vectors=vectors, ids=range(len(vectors)))
+    build_s = time.perf_counter() - started
+
+    def search(query: np.ndarray, k: int, budget: int) -> list[int]:
+        found = client.query_points("items", query=query[0].tolist(), limit=k, with_payload=False)
+        return [int(point.id) for point in found.points]
+
+    return Peer("qdrant-client, local mode", build_s, 0.0, (1,), search)
+
+
+def build_milvus_lite(vectors: np.ndarray, folder: Path) -> Peer:
+    """Returns Milvus Lite with a graph, M = 16, efConstruction = 100."""
+    import milvus_lite as milvus
+
+    started = time.perf_counter()
+    root = folder / "milvus"
+    fields = [
+        milvus.FieldSchema(name="id", dtype=milvus.DataType.INT64, is_primary=True),
+        milvus.FieldSchema(name="vector", dtype=milvus.DataType.FLOAT_VECTOR, dim=vectors.shape[1]),
+    ]
+    items: Any = milvus.MilvusLite(str(root)).create_collection("items", milvus.CollectionSchema(fields=fields))
+    for start in range(0, len(vectors), _UPSERTED_AT_ONCE):
+        part = vectors[start : start + _UPSERTED_AT_ONCE].tolist()
+        items.insert([{"id": start + at, "vector": vector} for at, vector in enumerate(part)])
+    params = {"M": 16, "efConstruction": 100}
+    items.create_index("vector", {"index_type": "HNSW", "metric_type": "IP", "params": params})
+    items.load()
+    build_s = time.perf_counter() - started
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+    def search(query: np.ndarray, k: int, budget: int) -> list[int]:
+        found = items.search([query[0].tolist()], top_k=k, metric_type="IP", search_params={"ef": budget})
+        return [int(hit["id"]) for hit in found[0]]
+
+    return Peer("milvus-lite, M 16", build_s, size / len(vectors), (100, 125, 156, 195, 244, 305, 381, 476), search)

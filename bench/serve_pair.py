@@ -26,6 +26,7 @@ from typing import Any
 import grpc
 
 from ann_index.kinds import KINDS
+from bench import pair_grid
 from bench.pair_load import Contender, closed_loop, family, open_loop, schedule
 from bench.pair_world import K, World
 from bench.timing import print_table
@@ -44,7 +45,7 @@ _CONNECTIONS = 8
 _OPEN_LOOP_CALLERS = 32
 _LOAD = 0.7
 _RECALL_OF = 100
-_PARTS = ("throughput", "retrieve")
+_PARTS = ("throughput", "retrieve", "callers")
 
 
 def main() -> int:
@@ -89,12 +90,14 @@ def _run(world: World, arguments: argparse.Namespace, folder: Path) -> dict[str,
         print(f"\n{world.item_count:,} items, load average {os.getloadavg()[0]:.1f}", flush=True)
         throughput = _throughput(world, pairs, arguments) if "throughput" in arguments.parts else {}
         tails = _tails(world, pairs, arguments) if "retrieve" in arguments.parts else {}
+        by_callers = _by_callers(world, pairs, arguments) if "callers" in arguments.parts else []
     return {
         "items": world.item_count,
         "budgets": {kind: pair.manifest.index.search_budget for kind, pair in pairs.items()},
         "load average": os.getloadavg(),
         "throughput": throughput,
         "retrieve": tails,
+        "callers": by_callers,
     }
 
 
@@ -271,6 +274,14 @@ def _tails(world: World, pairs: dict[str, _Served], arguments: argparse.Namespac
     head += ["p99 ms, even", "/ unloaded", "p99 ms, Poisson", "/ unloaded"]
     print_table(f"Retriever.retrieve, {world.item_count:,} items, k = {K}, at {_LOAD:.0%} of capacity", head, rows)
     return found
+
+
+def _by_callers(world: World, pairs: dict[str, _Served], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    def asks(pair: _Served) -> pair_grid.Retrieve:
+        return lambda number, k: pair.retriever.retrieve(world.features[number % len(world.features)], k)
+
+    asked = {kind: (asks(pair), pair.pids) for kind, pair in pairs.items()}
+    return pair_grid.measure(asked, world.item_count, arguments.rounds, arguments.seconds)
 
 
 def _parts(values: Sequence[Any]) -> list[Any]:
