@@ -132,7 +132,8 @@ def _find_each(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]
         for search in asking:
             together[search.fetch, search.budget].append(search)
         for (fetch, budget), alike in together.items():
-            queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
+            first = alike[0].plan.query[np.newaxis]
+            queries = first if len(alike) == 1 else np.stack([search.plan.query for search in alike])  # [n, dimension]
             for search, found in zip(alike, catalogue.index.search(queries, fetch, budget), strict=True):
                 search.take(found)
     _scan_rest([search for search in searches if search.found is None], catalogue.vectors)

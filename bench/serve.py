@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 from annoy import AnnoyIndex
 
+from ann_service.config import AnnConfig
 from bench.serve_bundle import K, Made, make
 from bench.serve_load import Series, Target, measure_here
 from bundle.canaries import Canaries
@@ -40,6 +41,7 @@ EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _EXCLUDED = 10_000
 _FEW = 20
+_SERVER_THREADS = AnnConfig.threads
 
 
 def main() -> int:
@@ -131,7 +133,7 @@ class _Bench:
         index = AnnoyIndex(self._made.manifest.dimension, "angular")
         index.load(str(self._made.index))
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
-        in_process = Series()
+        in_process, alone = Series(), Series()
         replicas = [
             self._start("ann_service", "bench.serve_variants", "echo"),
             self._start("ann_service", "ann_service", ""),
@@ -149,11 +151,13 @@ class _Bench:
             for _ in range(self._rounds):
                 for target in rows.values():
                     target.measure(self._seconds)
-                measure_here(
-                    lambda n: index.get_nns_by_vector(queries[n % len(queries)], K, budget, include_distances=True),
-                    self._seconds,
-                    in_process,
-                )
+                for series, threads in ((in_process, _SERVER_THREADS), (alone, 1)):
+                    measure_here(
+                        lambda n: index.get_nns_by_vector(queries[n % len(queries)], K, budget, include_distances=True),
+                        self._seconds,
+                        series,
+                        threads,
+                    )
             for target in rows.values():
                 target.close()
         finally:
@@ -163,10 +167,11 @@ class _Bench:
         limit = in_process.median_us
         allowed = limit + 1.15 * empty.series.median_us
         per_search = ours_hundred.series.median_us / 100
-        print(f"{'Annoy in process, a search':<40}{in_process.show():>28}")
+        print(f"{f'Annoy in process, {_SERVER_THREADS} threads':<40}{in_process.show():>28}")
+        print(f"{'Annoy in process, 1 thread':<40}{alone.show():>28}")
         print(f"SearchItems / (in process + 1.15 x empty call): {ours.series.median_us / allowed:.2f}")
         print(f"in process / one of 100 searches in a call:     {limit / per_search:.2f}\n", flush=True)
-        return {**found, "annoy in process": in_process.cpu_us}
+        return {**found, "annoy in process": in_process.cpu_us, "annoy in process, 1 thread": alone.cpu_us}
 
     def _retrieve(self) -> dict[str, float]:
         tower, catalogue = self._start("query_tower_service", "query_tower_service", ""), None
