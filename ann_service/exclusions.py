@@ -13,6 +13,10 @@ _BITS = 16
 """Of a hash: an item in question and an id that have them in common may be the same."""
 
 
+_FEW = 8
+"""Of so many ids one at most is looked up for the items in question alone."""
+
+
 class Exclusions:
     """Ids to leave out of a search. Safe for several threads.
 
@@ -45,7 +49,10 @@ class Exclusions:
             return among(rows, self.rows)
         marks = np.zeros(1 << _BITS, dtype=bool)
         marks[_places(self._items.spans(rows))] = True
-        return among(rows, self._find(np.flatnonzero(marks[self._asked_places])))
+        alike = np.flatnonzero(marks[self._asked_places])
+        if len(alike) * _FEW > len(self._asked):  # looked up once for all calls
+            return among(rows, self.rows)
+        return among(rows, self._find(alike))
 
     @cached_property
     def _asked_places(self) -> np.ndarray:

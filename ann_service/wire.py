@@ -36,6 +36,9 @@ _MOST_HEADS = 200_000
 """Of a request, of a search before its ids, and of bytes that may be the tags of these: what has more is left to
 protobuf, which gets through any bytes in far less time."""
 
+_LOOKED_AT = 32
+"""Ids at the start of a run."""
+
 _WORTH_CUTTING = 4096
 """A search of fewer bytes is parsed by protobuf in less time."""
 
@@ -110,7 +113,7 @@ def _excluded(data: bytes, at: int, end: int) -> tuple[int, int, Spans] | None:
         if at == end or data[at] == _EXCLUDED:
             break
         _, at = _content(data, at, end)
-    if end - at < _WORTH_CUTTING or data[at] != _EXCLUDED:
+    if end - at < _WORTH_CUTTING or not _begins_a_run(data, at, end):
         return None
     search = np.frombuffer(data, dtype=np.uint8, count=end - at, offset=at)
     alike = search[:-1] == _EXCLUDED
@@ -129,6 +132,19 @@ def _excluded(data: bytes, at: int, end: int) -> tuple[int, int, Spans] | None:
     cut.decode()
     utf8 = np.frombuffer(cut + bytes(PADDING), dtype=np.uint8)
     return at, at + last, Spans(utf8, heads[:count] + _HEAD, ends[:count])
+
+
+def _begins_a_run(data: bytes, at: int, end: int) -> bool:
+    """Returns whether the first few fields, or enough bytes, are ids of usual sizes.
+
+    Anything else would be found out after arrays were made of all bytes of the search.
+    """
+    start = at
+    for _ in range(_LOOKED_AT):
+        if at + _HEAD > end or data[at] != _EXCLUDED or data[at + 1] > _LONGEST_ID:
+            return at - start >= _WORTH_CUTTING
+        at += _HEAD + data[at + 1]
+    return True
 
 
 def _content(data: bytes, at: int, end: int) -> tuple[int, int]:

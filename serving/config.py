@@ -129,7 +129,7 @@ class ServerConfig:
                 f"metrics_port is {self.metrics_port}, and {self.worker_count} workers need ports up to "
                 f"{last_metrics_port}; choose one that is at most {65536 - self.worker_count}"
             )
-        if self.pin and self.worker_count == 1:
+        if self.pin and self.workers == 1:
             raise ValueError("pin needs several workers; to keep one process on a core, start it with taskset -c CORE")
         if self.log_level not in LEVELS:
             raise ValueError(f"log_level is {self.log_level!r}, expected one of {', '.join(LEVELS)}")
@@ -152,7 +152,9 @@ class ServerConfig:
     @property
     def pins(self) -> bool:
         """Whether each worker is kept on a core of its own."""
-        return self.workers == "auto" and has_every_core() if self.pin is None else self.pin
+        if self.pin is None:
+            return self.workers == "auto" and has_every_core() and self.worker_count > 1
+        return self.pin and self.worker_count > 1
 
     def for_worker(self, number: int, port: int) -> Self:
         """Returns the settings of one of the workers.

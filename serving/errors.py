@@ -16,7 +16,9 @@ Anything else is a bug: it is logged with its traceback, and the caller gets INT
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import quote
 
 import grpc
 from google.protobuf import any_pb2
@@ -25,6 +27,11 @@ from grpc_status import rpc_status
 
 DOMAIN = "two-tower"
 _LISTED_IDS = 10
+_PRINTABLE = string.punctuation.replace("%", "") + " "
+
+_MOST_BYTES = 6000
+"""Of message and details together. gRPC sends both as metadata, of which it may refuse what is above 8 KiB, and the
+caller then sees RESOURCE_EXHAUSTED in the place of what is wrong."""
 
 
 class ServiceError(Exception):
@@ -60,9 +67,11 @@ class InvalidRequest(ServiceError):
     code = code_pb2.INVALID_ARGUMENT
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
-        """Takes at least one violation; the message names them all."""
-        super().__init__("; ".join(f"{field}: {description}" for field, description in violations))
-        self.violations = tuple(violations)
+        """Takes at least one violation; the message names as many as gRPC carries."""
+        self.violations = tuple(_that_fit(violations))
+        shown = "; ".join(f"{field}: {description}" for field, description in self.violations)
+        left_out = len(violations) - len(self.violations)
+        super().__init__(shown + (f"; and {left_out} more" if left_out else ""))
 
     def details(self) -> list[any_pb2.Any]:
         """Returns one violation a field."""
@@ -124,7 +133,10 @@ class UnknownItem(ServiceError):
 
     def __init__(self, field: str, item_ids: Sequence[str]) -> None:
         """Takes the field path, and the unknown ids; the first ten are listed."""
-        listed = ",".join(item_ids[:_LISTED_IDS])
+        shown = item_ids[:_LISTED_IDS]
+        while len(shown) > 1 and _size(",".join(shown)) > _MOST_BYTES // 2:
+            shown = shown[:-1]
+        listed = _cut(",".join(shown), _MOST_BYTES // 2)
         super().__init__(f"{field}: the bundle lacks {len(item_ids)} of these items: {listed}", {"item_ids": listed})
 
 
@@ -188,6 +200,29 @@ def code_name(error: Exception | None) -> str:
     if error is None:
         return "OK"
     return code_pb2.Code.Name(error.code if isinstance(error, ServiceError) else code_pb2.INTERNAL)
+
+
+def _that_fit(violations: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yields the first violations that fit together, at least one, which is cut where it is too long alone."""
+    left = _MOST_BYTES
+    for number, (field, description) in enumerate(violations):
+        size = _size(field) + _size(description)
+        if size > left and number:
+            return
+        left -= size
+        yield _cut(field, _MOST_BYTES // 4), _cut(description, _MOST_BYTES * 3 // 4)
+
+
+def _size(text: str) -> int:
+    """Returns the bytes that a text takes in metadata: percent-encoded as message, and twice as base64 in details."""
+    return len(quote(text, safe=_PRINTABLE)) + len(text.encode()) * 8 // 3
+
+
+def _cut(text: str, size: int) -> str:
+    """Returns the text, without its end where it takes more than `size` bytes in metadata."""
+    while (found := _size(text)) > size:
+        text = f"{text[: max(1, len(text) * size // found - 2)]}…"
+    return text
 
 
 def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:

@@ -55,7 +55,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     split: Literal["leave_last_one_out", "global_temporal", "random", "column"] | None = None,
-    refit: bool | None = None,
+    refit: Annotated[bool | None, Parameter(negative="--no-refit")] = None,
     resume: bool = False,
     cache: Path | None = None,
     as_json: Json = False,
@@ -68,8 +68,8 @@ def train(
     2026-11-24T03:16:45, in UTC unless they say otherwise, the same way in every row; docs/recipes.md has all keys.
 
     Args:
-        recipe_name: A shipped recipe (movielens_100k, complete_journey, amazon_beauty, product_search), or the path
-            of a TOML file.
+        recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,
+            product_search), or the path of a TOML file.
         data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
         run: Folder for the towers, logs and evaluation. Default: runs/RECIPE-TIME.
         store: Publish a bundle to this store.
@@ -130,7 +130,7 @@ def evaluate(
     queries: Path | None = None,
     relevant_from: int | None = None,
     baselines: bool = False,
-    repeats: bool | None = None,
+    repeats: Annotated[bool | None, Parameter(negative="--no-repeats")] = None,
     slice_by: Annotated[tuple[str, ...], Parameter(name="--slice")] = (),
     store: Path | None = None,
     bundle: str | None = None,

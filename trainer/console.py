@@ -17,6 +17,7 @@ from trainer.data import Dataset
 from trainer.recipe import Recipe
 from trainer.splits import Parts
 from trainer.summary import Summary
+from trainer.suspicions import MANY_REPEATS
 
 if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `promote` need not wait for
     from trainer.evaluation import Evaluation
@@ -64,6 +65,14 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
         f"{evaluation.repeat_share:.1%} of the test events repeat a known item and {repeats}; "
         f"{evaluation.cold_item_share:.1%} of the rest name an item without training events and do."
     )
+    if not evaluation.repeats and evaluation.repeat_share > MANY_REPEATS:
+        console.print(
+            "note: most of what people take here, they had before: split.repeats = true in the recipe counts it."
+        )
+    if evaluation.repeats and not evaluation.repeat_share:
+        console.print(
+            "note: repeats count, and nobody took anything again: are user and item the columns that you mean?"
+        )
 
 
 def print_details(evaluation: Evaluation) -> None:
@@ -108,7 +117,7 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for name in rows[0]:
         # Never cut: a version is there to be copied. A narrow terminal wraps the line instead.
         widest = max(len(str(row.get(name, ""))) for row in rows)
-        table.add_column(name, no_wrap=True, min_width=widest)
+        table.add_column(name.replace("@", "\n@").replace("_", "\n"), no_wrap=True, min_width=widest)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     console.print(table)

@@ -16,6 +16,7 @@ from trainer.kinds import Guess
 from trainer.recipe import CLOCK, ID, ITEM_ID, USER_ID
 from trainer.roles import Link, Roles, words_of
 from trainer.sniffing import Source, open_source
+from trainer.suspicions import MANY_REPEATS
 
 SMALL_CATALOGUE = 20_000
 """Items up to which each step ranks the whole catalogue."""
@@ -75,7 +76,7 @@ class Draft:
         sizes = ((20_000, 30, 256), (200_000, 20, 1024), (2_000_000, 10, 2048))
         epochs, batch_size = next(((e, b) for most, e, b in sizes if self.event_count <= most), (5, 4096))
         keys: dict[str, Any] = {"dimension": 32 if self.item_count < 1000 else 64}
-        keys |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": 2e-3}
+        keys |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": 2e-3, "patience": 5}
         if self.item_count <= SMALL_CATALOGUE:
             return {**keys, "loss": "full_softmax"}
         return {**keys, "loss": "sampled_softmax", "negatives": 2048}
@@ -171,6 +172,13 @@ def _event_doubts(events: Source, found: Roles, rest: Mapping[str, Guess]) -> li
         f"Column {amount!r} might weigh the interactions (interactions.weight); it is not used."
         for amount in found.amounts
     ]
+    pairs = events.frame.select(found.user, found.item)
+    repeated = 1 - pairs.n_unique() / max(1, len(pairs))
+    if repeated > MANY_REPEATS:
+        doubts.append(
+            f"{repeated:.0%} of the rows are of an item that their user had before. Only what is new to a user is "
+            "measured; set split.repeats = true if what people take again should count too."
+        )
     usable = [guess.column for guess in rest.values() if guess.feature]
     if usable:
         doubts.append(

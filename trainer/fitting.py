@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from trainer import schema, training
+from trainer import prior, schema, training
 from trainer.checkpoints import CHECKPOINT
 from trainer.console import console
 from trainer.data import Dataset
@@ -82,9 +83,20 @@ def note_precision(spec: Training) -> None:
         )
 
 
+def note_prior(spec: Training, train: Events, item_count: int) -> None:
+    """Prints what the prior is made of, where there is one."""
+    if spec.prior_weight:
+        counts = prior.count_lately(spec, train.answers, item_count)
+        console.print(
+            f"prior: {counts.sum():,} events of {np.count_nonzero(counts):,} items in the newest {spec.prior_days:g} "
+            f"days of training, weight {spec.prior_weight:g}"
+        )
+
+
 def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, folder: Path, *, resume: bool) -> Run:
     note_precision(recipe.training)
     train = parts.to_fit_on(parts.train)
+    note_prior(recipe.training, train, len(dataset.items.ids))
     schemas = schema.build(recipe, dataset, train)
     members = [
         _fit_member(

@@ -8,6 +8,7 @@ nothing is known can ask for what is popular alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -89,6 +90,28 @@ class QueryPopularity(keras.layers.Layer):
         """
         weight: Any = ops.sigmoid(self.logit(known))
         return ops.concatenate([vectors * ops.sqrt(1.0 - weight * weight), weight], axis=-1)
+
+
+@_register
+class QueryPrior(keras.layers.Layer):
+    """Adds the weight of the prior to a query's vector, the same for all.
+
+    Args:
+        weight: above 0 and below 1.
+    """
+
+    def __init__(self, weight: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def call(self, vectors):
+        """Returns [..., dim + 1] float32, unit length, of vectors [..., dim] of that length."""
+        last = ops.full_like(vectors[..., :1], math.sqrt(self.weight))
+        return ops.concatenate([vectors * math.sqrt(1.0 - self.weight), last], axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {**super().get_config(), "weight": self.weight}
 
 
 def shares(training: Training, events: Events, item_count: int) -> np.ndarray:

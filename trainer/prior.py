@@ -17,42 +17,17 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from trainer import scratch
 from trainer.data import Dataset
 from trainer.ensemble import Towers
 from trainer.events import Events
-from trainer.popularity import ItemPopularity
+from trainer.popularity import ItemPopularity, QueryPrior
 from trainer.recipe import ITEM_ID, Recipe
 from trainer.recipe_training import Training
 from trainer.schema import ITEMS, Schemas
 
-_register = keras.saving.register_keras_serializable(package="two_tower")
-
 _DAY_S = 86_400.0
-
-
-@_register
-class QueryPrior(keras.layers.Layer):
-    """Adds the weight of the prior to a query's vector, the same for all.
-
-    Args:
-        weight: above 0 and below 1.
-    """
-
-    def __init__(self, weight: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.weight = weight
-
-    def call(self, vectors):
-        """Returns [..., dim + 1] float32, unit length, of vectors [..., dim] of that length."""
-        last = ops.full_like(vectors[..., :1], math.sqrt(self.weight))
-        return ops.concatenate([vectors * math.sqrt(1.0 - self.weight), last], axis=-1)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        return {**super().get_config(), "weight": self.weight}
 
 
 def add(towers: Towers, recipe: Recipe, dataset: Dataset, schemas: Schemas, fitted_on: Events) -> Towers:
@@ -86,20 +61,27 @@ def _inputs(tower: keras.Model) -> dict[str, Any]:
 
 
 def lately(training: Training, events: Events, item_count: int) -> np.ndarray:
-    """Returns how often each item was taken lately: [item_count] float32, 0 to 1, on a logarithmic scale.
+    """Returns how often each item was taken lately: [item_count] float32, 0 to 1, on a logarithmic scale."""
+    logs = np.log1p(count_lately(training, events, item_count))  # one is above 0: the newest event counts
+    return (logs / logs.max()).astype(np.float32)
+
+
+def count_lately(training: Training, events: Events, item_count: int) -> np.ndarray:
+    """Returns how many events of each item the prior counts: [item_count] int64, not all 0.
 
     Args:
-        training: `prior_days`; and whether what a user had before is a target, and so counts.
-        events: to count, at least one.
+        training: `prior_days`, back from the newest event that counts; and whether what a user had before is a target,
+            and so counts.
+        events: at least one.
         item_count: of the catalogue.
     """
-    since = float(events.times.max()) - training.prior_days * _DAY_S
     novel = training.novel_targets or training.event_order == "shuffled"
+    counted = events.first_times if novel else np.broadcast_to(True, len(events))
+    blocks = scratch.blocks(len(events))
+    newest = max(events.times[block].max(where=counted[block], initial=-np.inf) for block in blocks)
+    since = newest - training.prior_days * _DAY_S
     counts = np.zeros(item_count, dtype=np.int64)
     for block in scratch.blocks(len(events)):
-        counted = events.times[block] > since
-        if novel:
-            counted &= events.first_times[block]
-        counts += np.bincount(events.items[block][counted], minlength=item_count)
-    logs = np.log1p(counts)
-    return (logs / logs.max()).astype(np.float32)
+        recent = counted[block] & (events.times[block] >= since)
+        counts += np.bincount(events.items[block][recent], minlength=item_count)
+    return counts

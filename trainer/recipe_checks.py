@@ -85,7 +85,9 @@ def check(recipe: Recipe, source: str) -> None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
     _check_training(recipe.training, source)
     if recipe.training.popularity != "none" and all(f.name != ITEM_ID for f in recipe.item_tower.features):
-        raise RecipeError(f"{source}: training.popularity needs the feature item_id in the item_tower, to know whose")
+        raise RecipeError(
+            f"{source}: training.popularity needs the feature item_id in the item_tower: each item has its own"
+        )
     if recipe.training.popularity == "recent" and recipe.interactions.time is None:
         raise RecipeError(f"{source}: training.popularity recent needs interactions.time; or count all with all_time")
     if recipe.training.prior_weight:
@@ -214,7 +216,9 @@ def _check_format(interactions: Interactions, source: str) -> None:
 
 def _check_prior(recipe: Recipe, source: str) -> None:
     if all(f.name != ITEM_ID for f in recipe.item_tower.features):
-        raise RecipeError(f"{source}: training.prior_weight needs the feature item_id in the item_tower, to know whose")
+        raise RecipeError(
+            f"{source}: training.prior_weight needs the feature item_id in the item_tower: each item has its own"
+        )
     if recipe.interactions.time is None:
         raise RecipeError(f"{source}: training.prior_weight needs interactions.time, to know what was taken lately")
     if recipe.training.popularity != "none":

@@ -93,7 +93,7 @@ class Training:
     popularity: Literal["none", "all_time", "recent"] = "none"
     popularity_half_life_days: Annotated[float, Field(gt=0.0, le=36_500.0)] = 30.0
     prior_weight: Share = 0.0
-    prior_days: Annotated[float, Field(gt=0.0, le=36_500.0)] = 30.0
+    prior_days: Annotated[float, Field(ge=0.001, le=36_500.0)] = 30.0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"

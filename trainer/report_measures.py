@@ -286,6 +286,14 @@ def _scores(queries: np.ndarray, vectors: np.ndarray, left_out: Sequence[np.ndar
     return scores
 
 
+def _of_repeats(evaluation: Mapping[str, Any]) -> str:
+    """Returns what to say of items that users had before."""
+    share = f"{evaluation['repeat_share']:.1%} of the test events repeat an item that the user had, and"
+    if evaluation["repeats"]:
+        return f"; {share} count"
+    return f", and {evaluation['repeat_user_count']:,} who took nothing new; {share} do not count"
+
+
 def _facts(
     run: Run,
     dataset: Dataset,
@@ -312,7 +320,7 @@ def _facts(
         "Interactions": f"{len(dataset.events):,}, density {pairs / (users * items):.2%}",
         "Split": f"{recipe.split.kind}: {sizes}",
         "Fitted on": "training and validation" if run.refitted else "training",
-        "Evaluated": f"{warm:,} users; {cold:,} without any known item are left out",
+        "Evaluated": f"{warm:,} users; {cold:,} without any known item are left out{_of_repeats(evaluation)}",
         "Index": f"{spec.kind}, " + ", ".join(f"{name} {value}" for name, value in spec.parameters.items()),
         "Search budget": f"{spec.search_budget:,}, recall@100 {spec.recall_at_100:.4f}",
     }

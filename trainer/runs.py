@@ -127,7 +127,7 @@ class Run:
                 raw["refitted"],
                 json.loads((folder / "history.json").read_text(encoding="utf-8")),
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise RunError(
                 f"{folder} holds no finished run ({reason}): make one with `python -m trainer train`, or finish "

@@ -42,8 +42,8 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
                     "state": ", ".join(filter(None, (state, _gates(m)))),
                     "model": m.model_version,
                     "items": m.item_count,
-                    "ndcg\n@10": round(m.metrics.get("ndcg@10", float("nan")), 4),
-                    "index\nrecall": round(m.index.recall_at_100, 4),
+                    "ndcg@10": round(m.metrics.get("ndcg@10", float("nan")), 4),
+                    "index_recall": round(m.index.recall_at_100, 4),
                 }
             )
         except BundleRefused as refused:

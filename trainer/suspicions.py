@@ -27,6 +27,10 @@ _UNITS = ((1e17, "nanoseconds", "1,000,000,000"), (1e14, "microseconds", "1,000,
 """Times whose median is above so much are hardly seconds: 1e11 s is the year 5138."""
 
 
+MANY_REPEATS = 0.5
+"""Share of the events that repeat an item, from which on it is worth asking whether they should count."""
+
+
 def find(recipe: Recipe, dataset: Dataset, *, now: float | None = None) -> list[str]:
     """Returns a sentence for each thing that is odd, with figures and what to do.
 

@@ -199,6 +199,8 @@ class _Loop:
     ) -> None:
         self._recipe, self._dataset, self._schemas, self._train = recipe, dataset, schemas, train
         self._examples, self._model, self._validate, self._progress = examples, model, validate, progress
+        # Once: new models each epoch would be traced anew.
+        self._towers = prior.add((model.query_tower, model.item_tower), recipe, dataset, schemas, train)
         signature = dict(examples.signature)
         if recipe.training.hard_negatives:
             signature["hard"] = tf.TensorSpec((None,), tf.int32)
@@ -244,9 +246,7 @@ class _Loop:
         measured |= {f"half_life_days_{name}": days for name, days in self._model.half_lives_days.items()}
         self._model.fill_tables()
         if self._validate:
-            fitted = (self._model.query_tower, self._model.item_tower)
-            towers_ = prior.add(fitted, self._recipe, self._dataset, self._schemas, self._train)
-            measured |= {f"val_{name}": value for name, value in self._validate(towers_).items()}
+            measured |= {f"val_{name}": value for name, value in self._validate(self._towers).items()}
         return measured
 
     def _mine(self, number: int) -> np.ndarray | None:

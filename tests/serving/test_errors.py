@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from serving import errors
 from serving.errors import ServiceError, status_of
@@ -44,3 +48,49 @@ def test_drawing_names_every_error() -> None:
 def test_bug_becomes_internal_without_its_text() -> None:
     status = status_of(KeyError("secret"))
     assert (status.code.name, "secret" in status.details) == ("INTERNAL", False)
+
+
+LONG = "unknown feature; the model reads " + ", ".join(f"customer_feature_{n:02}" for n in range(40))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (
+            errors.InvalidRequest([(f"queries[{n}]", LONG) for n in range(20)]),
+            "INVALID_ARGUMENT",
+            "queries[0]: unknown",
+        ),
+        (errors.InvalidRequest([("é" * 80, "日" * 100)] * 20), "INVALID_ARGUMENT", "日; and 1"),
+        (errors.InvalidRequest([("f" * 50_000, "😀" * 50_000)]), "INVALID_ARGUMENT", "…: 😀"),
+        (errors.UnknownItem("similar_to", ["日" * 3000] * 30), "NOT_FOUND", "30 of these items: 日"),
+        (errors.UnknownItem("similar_to", [f"item-{n}" for n in range(30)]), "NOT_FOUND", "item-8,item-9"),
+    ],
+)
+def test_no_error_is_too_long_for_grpc_to_carry(error: ServiceError, code: str, shown: str) -> None:
+    def refuse(request: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort_with_status(status_of(error))
+
+    handlers = grpc.method_handlers_generic_handler("s", {"m": grpc.unary_unary_rpc_method_handler(refuse)})
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((handlers,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as raised:
+            channel.unary_unary("/s/m")(b"", timeout=20)
+    finally:
+        server.stop(0).wait()
+    assert raised.value.code().name == code  # pyright: ignore[reportAttributeAccessIssue]
+    status = rpc_status.from_call(raised.value)  # pyright: ignore[reportArgumentType]
+    assert status is not None
+    assert shown in status.message
+
+
+def test_of_violations_as_many_are_told_as_fit_and_the_rest_is_counted() -> None:
+    few = errors.InvalidRequest([("a", "x"), ("b", "y")])
+    assert str(few) == "a: x; b: y"
+    many = errors.InvalidRequest([("a", "x" * 600)] * 20)
+    # Each takes 601 bytes as text and 1,602 in details: two fit into 6,000.
+    assert len(many.violations) == 2
+    assert str(many).endswith("; and 18 more")

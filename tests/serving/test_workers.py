@@ -157,6 +157,9 @@ def test_workers_are_pinned_where_each_core_has_one(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr("serving.config.available_cores", lambda: 4)
         config = ServerConfig(store=tmp_path, **settings)
         assert (config.pins, config.for_worker(1, 4711).pins) == (pins, pins)
+    monkeypatch.setattr("serving.config.available_cores", lambda: 1)
+    # One configuration serves machines of all sizes, the smallest too.
+    assert not ServerConfig(store=tmp_path, workers="auto", pin=True).pins
     with pytest.raises(ValueError, match="pin needs several workers"):
         ServerConfig(store=tmp_path, pin=True)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +37,26 @@ def of(**keys: Any) -> Recipe:
 @pytest.mark.parametrize(
     ("keys", "counts"),
     [
-        # Since day 60: a on day 81; b on days 70, 80 and 90; c on day 61, and on day 60 no more.
-        ({"prior_days": 30.0}, [1, 3, 1, 0]),
-        ({"prior_days": 30.5}, [1, 3, 2, 0]),
+        # Since day 60: a on day 81; b on days 70, 80 and 90; c on days 60 and 61.
+        ({"prior_days": 30.0}, [1, 3, 2, 0]),
+        ({"prior_days": 29.5}, [1, 3, 1, 0]),
         # First purchases alone: u0 had a long before, u1 takes c for the first time on day 60.
-        ({"prior_days": 30.0, "event_order": "shuffled"}, [0, 2, 0, 0]),
-        ({"prior_days": 30.5, "novel_targets": True}, [0, 2, 1, 0]),
+        ({"prior_days": 30.0, "event_order": "shuffled"}, [0, 2, 1, 0]),
+        ({"prior_days": 29.5, "novel_targets": True}, [0, 2, 0, 0]),
+        # The newest first purchase is that of b on day 90; the day counts from there.
+        ({"prior_days": 0.001, "novel_targets": True}, [0, 1, 0, 0]),
     ],
 )
 def test_counts_what_may_be_a_target_and_is_not_too_old(keys: dict[str, Any], counts: list[int]) -> None:
     data = dataset(BOUGHT, items=ITEMS)
     expected = np.log1p(counts) / np.log1p(max(counts))
     assert prior.lately(of(**keys).training, data.events, 4) == pytest.approx(expected, abs=1e-6)
+
+
+def test_where_the_newest_events_are_repeats_it_counts_back_from_the_last_first_purchase() -> None:
+    data = dataset([*BOUGHT, ("u0", "a", 500 * DAY)], items=ITEMS)
+    spec = of(prior_days=30.0, novel_targets=True).training
+    assert prior.count_lately(spec, data.events, 4).tolist() == [0, 2, 1, 0]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +83,7 @@ def test_the_product_is_the_documented_one_and_vectors_stay_of_unit_length(fitte
     assert items.shape == (4, 5)
     np.testing.assert_allclose(np.linalg.norm(items, axis=1), 1.0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1.0, atol=1e-6)
-    p = np.log1p([1, 3, 1, 0]) / np.log(4)
+    p = np.log1p([1, 3, 2, 0]) / np.log(4)
     expected = np.sqrt(0.8 * (1 - 0.2 * p**2)) * (own_queries @ own_items.T) + 0.2 * p
     np.testing.assert_allclose(queries @ items.T, expected, atol=1e-6)
 
@@ -109,6 +119,17 @@ def test_it_is_exported_and_kept(fitted: Any, tmp_path: Path) -> None:
     item.save(tmp_path / "item.keras")
     loaded: Any = keras.models.load_model(tmp_path / "item.keras")
     np.testing.assert_array_equal(embed_items(loaded, schemas, data), embed_items(item, schemas, data))
+
+
+def test_a_process_that_did_not_train_can_load_it(fitted: Any, tmp_path: Path) -> None:
+    _, _, towers, _, _ = fitted
+    for number, tower in enumerate(towers):
+        tower.save(tmp_path / f"{number}.keras")
+    # What `evaluate` and `publish` import.
+    load = "import sys, trainer.runs, keras; print([keras.models.load_model(p).output_shape for p in sys.argv[1:]])"
+    command = [sys.executable, "-c", load, *map(str, sorted(tmp_path.glob("*.keras")))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "[(None, 5), (None, 5)]\n", done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(
