@@ -28,6 +28,7 @@ def quiet_stderr() -> Iterator[None]:
 
 def import_tensorflow() -> None:
     """Imports it; later imports are quiet by themselves."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").addFilter(_is_worth_reading)
     with quiet_stderr():
         import keras  # noqa: F401
