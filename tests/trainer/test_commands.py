@@ -147,8 +147,8 @@ def test_a_store_without_bundles_lists_none(tmp_path: Path) -> None:
     [
         (
             ("train", "films"),
-            "no recipe 'films': expected one of amazon_beauty, complete_journey, movielens_100k, product_search, "
-            "or the path",
+            "no recipe 'films': expected one of amazon_beauty, complete_journey, complete_journey_repeats, "
+            "movielens_100k, product_search, or the path",
         ),
         (("promote", "20200101T000000Z-aaaaaa", "--store", "none"), "none holds no bundle 20200101T000000Z-aaaaaa"),
         (("promote", "../x", "--store", "none"), "'../x' is not a version"),
