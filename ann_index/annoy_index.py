@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,10 @@ class AnnoyIndex:
         def search_one(query: np.ndarray) -> Found:
             # Lets the GIL go. Sorted by distance, ties by row.
             rows, distances = self._annoy.get_nns_by_vector(query.tolist(), k, budget, include_distances=True)
-            far = np.array(distances, dtype=np.float32)
+            # NumPy takes these in half the time of a list.
+            far = np.frombuffer(array("f", distances), dtype=np.float32)
             # |q - v|² = 2 - 2 q·v of unit vectors.
-            return np.array(rows, dtype=np.int64), np.maximum(1.0 - 0.5 * far * far, -1.0)
+            return np.frombuffer(array("q", rows), dtype=np.int64), np.maximum(1.0 - 0.5 * far * far, -1.0)
 
         return map_over_threads(search_one, queries)  # pyright: ignore[reportArgumentType]
 

@@ -7,7 +7,6 @@ hold what filter and exclusions let through, so that neither is thinned out with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -76,7 +75,7 @@ def fuse(first: np.ndarray, second: np.ndarray, constant: int) -> Found:
 
 
 def _dense(plan: SearchPlan) -> SearchPlan:
-    return plan if plan.text is None else replace(plan, k=_depth(plan), min_score=None)
+    return plan if plan.text is None else plan._replace(k=_depth(plan), min_score=None)
 
 
 def _depth(plan: SearchPlan) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,37 +24,51 @@ _LONGEST_ID = 127
 """The head of an id is its tag and its length, which takes one byte up to here."""
 
 
-def to_response(items: ItemTable, plans: Sequence[SearchPlan], found: Sequence[Found]) -> pb.SearchItemsResponse:
-    """Returns the response with these results; its versions are left to the caller.
+class Versions(NamedTuple):
+    """What a response says of who answered, as the proto has it."""
 
-    Ids and scores stand on the wire as they do in memory, so the results of all searches are parsed at once instead of
-    being turned into a Python object for each id and score: a third of the time for 100 searches of 100 items.
+    model: str
+    bundle: str
+    newest_model: str
+
+
+def to_response(items: ItemTable, plans: Sequence[SearchPlan], found: Sequence[Found], versions: Versions) -> bytes:
+    """Returns the SearchItemsResponse with these results, on the wire.
+
+    Ids and scores stand there as they do in memory, so there is no Python object, nor a message, for each.
 
     Args:
         items: of the bundle.
         plans: of the searches.
         found: rows and scores of each.
+        versions: of bundle and models.
     """
-    response = pb.SearchItemsResponse()
-    response.MergeFromString(_results(items.ids, found))
-    for plan, result, (rows, _) in zip(plans, response.results, found, strict=True):
-        for name in plan.return_attributes:
-            result.attributes.append(_column(name, items.attributes[name], rows))
-    return response
-
-
-def _results(ids: Strings, found: Sequence[Found]) -> bytes:
-    """Returns the results on the wire."""
-    texts, cuts = _item_ids(ids, [rows for rows, _ in found])
+    texts, cuts = _item_ids(items.ids, [rows for rows, _ in found])
     parts: list[bytes] = []
     start = 0
-    for (_, scores), end in zip(found, cuts, strict=True):
+    for plan, (rows, scores), end in zip(plans, found, cuts, strict=True):
         packed = scores.astype("<f4", copy=False).tobytes()
         head = bytes((_SCORES, *varint(len(packed)))) if packed else b""
-        parts.append(bytes((_RESULT, *varint(end - start + len(head) + len(packed)))))
-        parts += texts[start:end], head, packed
+        columns = _columns(items, plan.return_attributes, rows) if plan.return_attributes else b""
+        size = end - start + len(head) + len(packed) + len(columns)
+        parts += bytes((_RESULT, *varint(size))), texts[start:end], head, packed, columns
         start = end
-    return b"".join(parts)
+    return b"".join((*parts, _tail(versions)))
+
+
+@lru_cache(maxsize=64)
+def _tail(versions: Versions) -> bytes:
+    """Returns the versions on the wire."""
+    response = pb.SearchItemsResponse(
+        model_version=versions.model, bundle_version=versions.bundle, newest_model_version=versions.newest_model
+    )
+    return response.SerializeToString()
+
+
+def _columns(items: ItemTable, names: Sequence[str], rows: np.ndarray) -> bytes:
+    """Returns the attributes of a result on the wire."""
+    columns = [_column(name, items.attributes[name], rows) for name in names]
+    return pb.SearchResult(attributes=columns).SerializeToString()
 
 
 def _item_ids(ids: Strings, rows: Sequence[np.ndarray]) -> tuple[bytes, list[int]]:

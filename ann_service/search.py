@@ -17,8 +17,9 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,9 +62,8 @@ class TextQuery:
     fusion_constant: int
 
 
-@dataclass(frozen=True, eq=False)
-class SearchPlan:
-    """A search, validated.
+class SearchPlan(NamedTuple):
+    """A search, validated. A tuple, since one is made for each search.
 
     Attributes:
         query: [dimension] float32, unit length; [0] where words rank alone.
@@ -98,7 +98,7 @@ class SearchPlan:
 
     def looked_up(self) -> SearchPlan:
         """Returns the same search with all that is to be left out in `excluded`."""
-        return self if self.exclusions is None else replace(self, excluded=self.exclusions.rows, exclusions=None)
+        return self if self.exclusions is None else self._replace(excluded=self.exclusions.rows, exclusions=None)
 
 
 def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
@@ -108,6 +108,8 @@ def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
 
 def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     """Returns what `find` does, for each plan; those alike go through the index, or the scan, together."""
+    if len(plans) == 1 and (plain := _find_plain(catalogue, plans[0])) is not None:
+        return [plain]
     found = iter(_find_each(catalogue, [single for plan in plans for single in _singles(plan)]))
     return [
         next(found)
@@ -117,11 +119,29 @@ def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     ]
 
 
+def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Found | None:
+    """Returns what the index finds where it answers at once and nothing is left out: most calls. None: elsewhere.
+
+    What `_find_each` would return, in a third of the steps: after the index has read a hundred megabytes, each step
+    finds its code and data gone from the caches.
+    """
+    if plan.allowed is not None or plan.exclusions is not None or len(plan.excluded) or plan.interests is not None:
+        return None
+    item_count = catalogue.manifest.item_count
+    wanted = min(plan.k, item_count)
+    cost = catalogue.index.cost(wanted, plan.budget)
+    if plan.exact or plan.min_score is not None or not cost <= item_count > _LEAST_COST:
+        return None
+    queries = plan.query[np.newaxis]
+    found = catalogue.index.search(queries, wanted, plan.budget)[0]
+    return found if len(found[0]) == wanted else scan(catalogue.vectors, queries, wanted)[0]
+
+
 def _singles(plan: SearchPlan) -> list[SearchPlan]:
     """Returns a plan for each embedding. They share filter and exclusions, so that they are read once."""
     if plan.interests is None:
         return [plan]
-    return [replace(plan, query=interest, interests=None) for interest in plan.interests]
+    return [plan._replace(query=interest, interests=None) for interest in plan.interests]
 
 
 def _find_each(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:

@@ -6,13 +6,14 @@ import grpc
 
 from ann_service.catalogue import Catalogue
 from ann_service.hybrid import rank_all
-from ann_service.responses import to_response
+from ann_service.responses import Versions, to_response
 from ann_service.text import ranks_by_text
 from ann_service.validation import check_batch, read_searches
 from ann_service.wire import Request, read_request
 from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from serving.live import Live, Served, Snapshot
 from serving.metrics import Metrics
+from serving.server import add_methods
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
@@ -36,22 +37,19 @@ class AnnServicer:
         self._batch_size = metrics.batch_size.labels("SearchItems")
 
     def add_to(self, server: grpc.Server) -> None:
-        """Lets `server` answer with this, as the generated function would but for how a search is read."""
+        """Lets `server` answer with this; searches and their results are bytes, see `wire` and `responses`."""
         handlers = {
-            "SearchItems": grpc.unary_unary_rpc_method_handler(
-                self.SearchItems, read_request, pb.SearchItemsResponse.SerializeToString
-            ),
+            "SearchItems": grpc.unary_unary_rpc_method_handler(self.SearchItems, read_request),
             "GetServingStatus": grpc.unary_unary_rpc_method_handler(
                 self.GetServingStatus,
                 pb.GetServingStatusRequest.FromString,
                 pb.GetServingStatusResponse.SerializeToString,
             ),
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
-        server.add_registered_method_handlers(SERVICE_NAME, handlers)
+        add_methods(server, SERVICE_NAME, handlers)
 
-    def SearchItems(self, request: Request, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
-        """Returns one result a search, all from one bundle.
+    def SearchItems(self, request: Request, context: grpc.ServicerContext) -> bytes:
+        """Returns a SearchItemsResponse: one result a search, all from one bundle.
 
         Raises:
             ServiceError: as the proto lists them.
@@ -66,11 +64,12 @@ class AnnServicer:
             with_one = [other.manifest.bundle_version for other in open_ if other.lexical is not None]
             raise LexicalNotServed(catalogue.manifest.bundle_version, with_one)
         plans = read_searches(request, catalogue, self._max_k)
-        response = to_response(catalogue.items, plans, rank_all(catalogue, plans))
-        response.model_version = catalogue.manifest.model_version
-        response.bundle_version = catalogue.manifest.bundle_version
-        response.newest_model_version = snapshot.open[0].bundle.manifest.model_version
-        return response
+        versions = Versions(
+            catalogue.manifest.model_version,
+            catalogue.manifest.bundle_version,
+            snapshot.open[0].bundle.manifest.model_version,
+        )
+        return to_response(catalogue.items, plans, rank_all(catalogue, plans), versions)
 
     def GetServingStatus(
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -160,16 +161,15 @@ def _read_embeddings(embeddings: Sequence[pb.Embedding], dimension: int, path: s
 
 def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:
     """Returns [dimension] float32 of unit length."""
-    # In float64, where the square of no float32 overflows or vanishes.
-    values = np.array(embedding.values[:], dtype=np.float64)  # [dimension]
+    values = embedding.values[:]
     if len(values) != dimension:
         raise InvalidRequest([(path, f"{len(values)} values, the model has dimension {dimension}")])
-    norm = math.sqrt(float(values @ values))
+    norm = math.hypot(*values)  # in float64, where the square of no float32 overflows or vanishes
     if not math.isfinite(norm):  # as any value that is not makes it
         raise InvalidRequest([(path, "NaN or infinite, expected finite values")])
     if norm == 0.0:
         raise InvalidRequest([(path, "a zero vector has no direction, expected a value other than 0")])
-    return (values / norm).astype(np.float32)
+    return np.frombuffer(array("f", [value / norm for value in values]), dtype=np.float32)
 
 
 def _read_similar(item_ids: Sequence[str], catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:

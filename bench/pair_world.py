@@ -115,4 +115,4 @@ def mix_features(canaries: Canaries, count: int, seed: int = 3) -> list[dict[str
 def _embed(store: BundleStore, version: str, features: list[dict[str, Any]]) -> np.ndarray:
     model = ModelLoader(store, QueryTowerConfig(store=store.root), TextMetrics(Metrics().registry)).open(version, ())
     columns = {name: [query.get(name) for query in features] for name in features[0]}
-    return model.tower.embed(columns, len(features))
+    return model.embed(columns, len(features))

@@ -30,11 +30,9 @@ _CALLS, _WARM_UP = 2000, 50
 _PAUSE_S = 0.002
 _STEPS = (
     "parse the request",
-    "validate, message to columns",
-    "encode, columns to arrays",
+    "validate and encode, message to arrays",
     "run the tower",
     "make the response",
-    "serialise the response",
 )
 
 
@@ -77,15 +75,11 @@ def _measure(model: Model, queries: list[Any], size: int, pause_s: float) -> lis
         times = [time.perf_counter_ns()]
         request = pb.EmbedQueriesRequest.FromString(raw[number % len(raw)])
         times.append(time.perf_counter_ns())
-        columns = model.reader.read(request.queries)
+        inputs = model.reader.to_inputs(request.queries)
         times.append(time.perf_counter_ns())
-        inputs = tower.schema.encode(columns, size)
+        embeddings = tower.embed(inputs, size)
         times.append(time.perf_counter_ns())
-        embeddings = tower.run(inputs, size)
-        times.append(time.perf_counter_ns())
-        response = to_response(embeddings, model.version)
-        times.append(time.perf_counter_ns())
-        response.SerializeToString()
+        to_response(embeddings, model.version)
         times.append(time.perf_counter_ns())
         taken.append([after - before for before, after in itertools.pairwise(times)])
     return [statistics.median(each) / 1000 for each in zip(*taken[_WARM_UP:], strict=True)]

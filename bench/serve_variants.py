@@ -21,14 +21,12 @@ from query_tower_service.config import QueryTowerConfig
 from query_tower_service.encoder import QueryTower
 from query_tower_service.servicer import QueryTowerServicer
 from serving.program import run_program
-from two_tower.ann.v1 import ann_service_pb2
-from two_tower.query.v1 import query_tower_service_pb2
 
 
 def echo() -> None:
     """Lets both services answer with nothing."""
-    QueryTowerServicer.EmbedQueries = lambda *_: query_tower_service_pb2.EmbedQueriesResponse()
-    AnnServicer.SearchItems = lambda *_: ann_service_pb2.SearchItemsResponse()
+    QueryTowerServicer.EmbedQueries = lambda *_: b""
+    AnnServicer.SearchItems = lambda *_: b""
 
 
 def saved_model() -> None:
@@ -45,8 +43,7 @@ def saved_model() -> None:
         tower.loaded = tf.saved_model.load(str(path.with_suffix("")))
         tower.signature = tower.loaded.signatures["serve"]
 
-    def embed(tower: Any, columns: Any, row_count: int) -> Any:
-        inputs = tower.schema.encode(columns, row_count)
+    def embed(tower: Any, inputs: Any, row_count: int) -> Any:
         return tower.signature(**{name: tf.constant(array) for name, array in inputs.items()})["embedding"].numpy()
 
     QueryTower.__init__ = init

@@ -271,6 +271,14 @@ class FeatureSchema:
             inputs[name] = encode(columns.get(name, absent), columns.get(REQUEST_TIME, absent))
         return inputs
 
+    @property
+    def lone_encoders(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:
+        """What `encode` makes the input of each feature with, out of its column.
+
+        Empty where a feature takes other columns than its own to encode or to check.
+        """
+        return {} if any(isinstance(f, EventValue | RequestTime) for f in self.features) else self._encode_inputs
+
     @cached_property
     def _encode_inputs(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:
         """What makes inputs of the columns of features; without those of `_encode_times`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,10 +53,10 @@ class Vocabulary:
         """Rows that an embedding table needs: the values, padding and out-of-vocabulary."""
         return len(self.values) + FIRST_VALUE
 
-    def slots(self, values: Iterable[Value | None]) -> list[int]:
+    def slots(self, values: Iterable[Value | None]) -> array[int]:
         """Returns the slots of `values`; None is padding, an unknown value out-of-vocabulary."""
-        # `map` over a C function: no step of the interpreter a value.
-        return list(map(self._slots.get, values, repeat(OUT_OF_VOCABULARY)))
+        # `map` over a C function: no step of the interpreter a value. NumPy takes an array in half the time of a list.
+        return array("i", map(self._slots.get, values, repeat(OUT_OF_VOCABULARY)))
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
         """Returns the slots of `values`, as `slots` does: [n] int32."""
@@ -82,12 +83,13 @@ class Hashing:
         """Rows that an embedding table needs: the buckets, padding and out-of-vocabulary (which stays unused)."""
         return self.buckets + FIRST_VALUE
 
-    def slots(self, values: Iterable[Value | None]) -> list[int]:
+    def slots(self, values: Iterable[Value | None]) -> array[int]:
         """Returns the slots of `values`; None is padding, another value CRC-32 of its text mod buckets."""
-        return [
-            PADDING if value is None else FIRST_VALUE + zlib.crc32(str(value).encode()) % self.buckets
-            for value in values
-        ]
+        buckets = self.buckets
+        return array(
+            "i",
+            (PADDING if value is None else FIRST_VALUE + zlib.crc32(str(value).encode()) % buckets for value in values),
+        )
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
         """Returns the slots of `values`, as `slots` does: [n] int32."""

@@ -11,7 +11,6 @@ from query_tower_service.text import TextMetrics
 from serving.live import Live
 from serving.metrics import Metrics
 from serving.server import Server
-from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 
 def assemble(config: QueryTowerConfig) -> Server:
@@ -29,7 +28,7 @@ def assemble(config: QueryTowerConfig) -> Server:
     servicer = QueryTowerServicer(live, config.max_batch_size, metrics, query_log)
     return Server(
         SERVICE_NAME,
-        lambda server: pb_grpc.add_QueryTowerServiceServicer_to_server(servicer, server),
+        servicer.add_to,
         live,
         metrics,
         config,

@@ -1,4 +1,4 @@
-"""A query tower that answers: raw feature columns to embeddings. Only this module knows LiteRT."""
+"""A query tower that answers: encoded features to embeddings. Only this module knows LiteRT."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from bundle.event_values import RequestTime
-from bundle.features import Columns, FeatureSchema
+from bundle.features import FeatureSchema
 
 _SIGNATURE = "serve"
 _OUTPUT = "embedding"
@@ -59,19 +59,15 @@ class QueryTower:
         if outputs.get(_OUTPUT) != shape:
             raise ValueError(f"the tower returns {outputs} a query, expected {_OUTPUT} of {shape}")
 
-    def embed(self, columns: Columns, row_count: int) -> np.ndarray:
+    def embed(self, inputs: Mapping[str, np.ndarray], row_count: int) -> np.ndarray:
         """Returns the embeddings of `row_count` queries: [row_count, dimension] float32, unit length.
 
         Where a query has several, [row_count, interests, dimension].
 
         Args:
-            columns: raw values, as of `bundle.features.FeatureSchema.encode`, already validated.
+            inputs: every input of the tower, as `bundle.features.FeatureSchema.encode` makes them.
             row_count: queries, at least 1.
         """
-        return self.run(self.schema.encode(columns, row_count), row_count)
-
-    def run(self, inputs: Mapping[str, np.ndarray], row_count: int) -> np.ndarray:
-        """Returns the embeddings of encoded queries, as `embed` does."""
         try:
             runner = self._runners.pop()
         except IndexError:

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from bundle.errors import BundleRefused
-from bundle.features import FeatureSchema, text_encoder_specs
+from bundle.features import Columns, FeatureSchema, text_encoder_specs
 from bundle.manifest import CANARIES, QUERY_TOWER, VOCABULARIES, Manifest
 from bundle.store import BundleStore
 from bundle.texts import TextEncoderSpec
@@ -48,6 +48,10 @@ class Model:
     tower: QueryTower
     reader: RequestReader
     identity: tuple[str, ...]
+
+    def embed(self, columns: Columns, row_count: int) -> np.ndarray:
+        """Returns the embeddings of `row_count` rows of raw values, as of `bundle.features.FeatureSchema.encode`."""
+        return self.tower.embed(self.tower.schema.encode(columns, row_count), row_count)
 
 
 class ModelLoader:
@@ -94,7 +98,7 @@ class ModelLoader:
             )
         canaries = read_canaries(self._store, manifest)
         count = len(canaries)
-        found = read_contents(version, CANARIES, lambda: model.tower.embed(canaries.columns, count))
+        found = read_contents(version, CANARIES, lambda: model.embed(canaries.columns, count))
         check_embeddings(version, found, canaries.embeddings)
         _check_unit_length(version, found)
         self._open[manifest.model_version] = model

@@ -17,8 +17,8 @@ from query_tower_service.validation import check_batch
 from serving.errors import ModelNotServed, NoBundle
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics
+from serving.server import add_methods
 from two_tower.query.v1 import query_tower_service_pb2 as pb
-from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["QueryTowerService"].full_name
 
@@ -40,7 +40,7 @@ _VALUE_TYPES: dict[str, pb.ValueType.ValueType] = {
 }
 
 
-class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
+class QueryTowerServicer:
     """Answers with the open models; safe for several threads."""
 
     def __init__(
@@ -52,20 +52,33 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
         self._batch_size = metrics.batch_size.labels("EmbedQueries")
         self._query_log = query_log
 
-    def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> pb.EmbedQueriesResponse:
-        """Returns one embedding a query, or one for each interest.
+    def add_to(self, server: grpc.Server) -> None:
+        """Lets `server` answer with this; embeddings are bytes, see `to_response`."""
+        handlers = {
+            "EmbedQueries": grpc.unary_unary_rpc_method_handler(self.EmbedQueries, pb.EmbedQueriesRequest.FromString),
+            "GetServingStatus": grpc.unary_unary_rpc_method_handler(
+                self.GetServingStatus,
+                pb.GetServingStatusRequest.FromString,
+                pb.GetServingStatusResponse.SerializeToString,
+            ),
+        }
+        add_methods(server, SERVICE_NAME, handlers)
+
+    def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> bytes:
+        """Returns an EmbedQueriesResponse: one embedding a query, or one for each interest.
 
         Raises:
             ServiceError: as the proto lists them.
         """
-        count = len(request.queries)
+        queries = request.queries
+        count = len(queries)
         check_batch(count, self._max_batch_size)
         self._batch_size.observe(count)
         model = _pick(self._live.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None
-        embeddings = model.tower.embed(model.reader.read(request.queries, now_s), count)
+        embeddings = model.tower.embed(model.reader.to_inputs(queries, now_s), count)
         if self._query_log is not None:
-            self._query_log.record(request.queries, now_s)
+            self._query_log.record(queries, now_s)
         return to_response(embeddings, model.version)
 
     def GetServingStatus(
@@ -107,11 +120,10 @@ class QueryTowerServicer(pb_grpc.QueryTowerServiceServicer):
         return response
 
 
-def to_response(embeddings: np.ndarray, model_version: str) -> pb.EmbedQueriesResponse:
-    """Returns the response with these embeddings.
+def to_response(embeddings: np.ndarray, model_version: str) -> bytes:
+    """Returns the EmbedQueriesResponse with these embeddings, on the wire.
 
-    The floats of a packed field stand on the wire as they do in memory, so all rows are parsed at once instead of
-    being turned into Python floats: for a batch of 32 that takes a tenth of the time.
+    The floats of a packed field stand there as they do in memory, so there is no Python float for each.
 
     Args:
         embeddings: [batch, dim] or [batch, interests, dim] float32.
@@ -124,7 +136,7 @@ def to_response(embeddings: np.ndarray, model_version: str) -> pb.EmbedQueriesRe
         interests = embeddings.shape[1]
         outer = _interests_head(interests, embeddings.shape[2])
         parts = [part if at % interests else outer + part for at, part in enumerate(parts)]
-    return pb.EmbedQueriesResponse.FromString(b"".join((*parts, _wire_tail(model_version))))
+    return b"".join((*parts, _wire_tail(model_version)))
 
 
 @functools.cache

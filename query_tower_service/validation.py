@@ -1,4 +1,4 @@
-"""Requests to feature columns; everything wrong with a request is said at once."""
+"""Requests to feature columns and inputs of the tower; everything wrong with a request is said at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from bundle.event_values import REQUEST_TIME, EventValue, RequestTime
 from bundle.features import Categorical, Feature, FeatureSchema, Numeric
@@ -34,8 +36,28 @@ class RequestReader:
 
     def __init__(self, schema: FeatureSchema) -> None:
         """Takes what a query may carry."""
+        self._schema = schema
         self._readers = {feature.name: _reader(feature) for feature in schema.features}
         self._histories = {f.name: f.history for f in schema.features if isinstance(f, EventValue)}
+        self._absent = schema.encode({}, 1)
+        self._steps = {name: (self._readers[name], encode) for name, encode in schema.lone_encoders.items()}
+
+    def to_inputs(self, queries: Sequence[pb.Query], now_s: float | None = None) -> Mapping[str, np.ndarray]:
+        """Returns the inputs of the tower, each [len(queries), ...]: what `read` returns, encoded.
+
+        Arguments and errors are those of `read`.
+        """
+        if len(queries) == 1 and self._steps:
+            # Most requests: from a value to its array in one go, without a column for each feature.
+            features = queries[0].features
+            steps = self._steps
+            try:
+                inputs = {name: steps[name][1]([steps[name][0](features[name])]) for name in features}
+            except (KeyError, _Fault):
+                pass  # told below
+            else:
+                return inputs if len(inputs) == len(steps) else {**self._absent, **inputs}
+        return self._schema.encode(self.read(queries, now_s), len(queries))
 
     def read(self, queries: Sequence[pb.Query], now_s: float | None = None) -> dict[str, list[Any]]:
         """Returns raw values by feature name, each [len(queries)]; see `bundle.features.FeatureSchema.encode`.

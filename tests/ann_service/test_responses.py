@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ann_service.responses import to_response
+from ann_service.responses import Versions, to_response
 from ann_service.search import SearchPlan
 from bundle.items import ItemTable, StringColumn
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -14,6 +14,9 @@ PLAN = SearchPlan(np.zeros(0), 1, None, np.zeros(0, dtype=np.int64), None, exact
 NAMED = SearchPlan(
     np.zeros(0), 1, None, np.zeros(0, dtype=np.int64), None, exact=False, budget=1, return_attributes=("c",)
 )
+
+
+VERSIONS = Versions("m1", "b2", "m3")
 
 
 def found(rows: list[int], scores: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -25,15 +28,17 @@ def found(rows: list[int], scores: list[float]) -> tuple[np.ndarray, np.ndarray]
 def test_each_search_gets_its_own_items_and_scores_in_order(long: str) -> None:
     items = ItemTable.of(["a", long, "", "d"], {"c": StringColumn.of([None, "red", "blue", None])})
     results = [found([1, 3], [0.5, -0.25]), found([], []), found([0, 2, 1], [1.0, 0.5, 0.0])]
-    response = to_response(items, [PLAN, PLAN, NAMED], results)
+    response = pb.SearchItemsResponse.FromString(to_response(items, [PLAN, PLAN, NAMED], results, VERSIONS))
     column = pb.AttributeColumn(name="c", strings=pb.StringColumn(values=["", "blue", "red"]), missing=[0])
     assert list(response.results) == [
         pb.SearchResult(item_ids=[long, "d"], scores=[0.5, -0.25]),
         pb.SearchResult(),
         pb.SearchResult(item_ids=["a", "", long], scores=[1.0, 0.5, 0.0], attributes=[column]),
     ]
+    assert (response.model_version, response.bundle_version, response.newest_model_version) == ("m1", "b2", "m3")
 
 
 def test_searches_that_find_nothing_have_empty_results() -> None:
     items = ItemTable.of(["a"], {})
-    assert list(to_response(items, [PLAN, PLAN], [found([], [])] * 2).results) == [pb.SearchResult(), pb.SearchResult()]
+    response = pb.SearchItemsResponse.FromString(to_response(items, [PLAN, PLAN], [found([], [])] * 2, VERSIONS))
+    assert list(response.results) == [pb.SearchResult(), pb.SearchResult()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,7 +118,7 @@ def test_exclusions_that_were_not_looked_up_keep_every_promise(item_count: int, 
     starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
     # Three are known as rows besides, as those are that the search is near to.
     asked = Exclusions(where.items.ids, Spans(np.frombuffer(ids, np.uint8), starts, ends), search.excluded[:3])
-    open_ = replace(search, excluded=np.zeros(0, dtype=np.int64), exclusions=asked)
+    open_ = search._replace(excluded=np.zeros(0, dtype=np.int64), exclusions=asked)
     rows, scores = find(where, open_)
     check_promises(where, search, rows, scores)
     expected = brute_force(where, search)

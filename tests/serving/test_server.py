@@ -42,10 +42,10 @@ class Blocked:
         self.entered, self.release = threading.Semaphore(0), threading.Event()
         embed = QueryTower.embed
 
-        def blocked(tower: QueryTower, columns: Any, row_count: int) -> Any:
+        def blocked(tower: QueryTower, inputs: Any, row_count: int) -> Any:
             self.entered.release()
             assert self.release.wait(20)
-            return embed(tower, columns, row_count)
+            return embed(tower, inputs, row_count)
 
         monkeypatch.setattr(QueryTower, "embed", blocked)
 
