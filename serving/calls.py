@@ -11,11 +11,10 @@ Health and reflection have threads of their own: a stream that stays open must n
 from __future__ import annotations
 
 import hmac
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import structlog
@@ -23,8 +22,7 @@ import structlog
 from serving.errors import DeadlinePassed, Overloaded, ServiceError, Unauthenticated, code_name, status_of
 from serving.health import WATCHES
 from serving.metrics import Metrics
-
-T = TypeVar("T")
+from serving.pool import CallPool
 
 _HEALTH = "/grpc.health.v1.Health/"
 _OURS = "/two_tower."
@@ -33,42 +31,10 @@ _OURS = "/two_tower."
 _log = structlog.get_logger("calls")
 
 
-class CountingPool(ThreadPoolExecutor):
-    """A thread pool that knows how many calls it was given and has not finished."""
-
-    def __init__(self, threads: int, metrics: Metrics) -> None:
-        """Takes the number of threads, and where the count is shown."""
-        super().__init__(threads, thread_name_prefix="answer")
-        metrics.in_flight.set_function(lambda: self.in_flight)
-        self._changed = threading.Condition()
-        self.in_flight = 0
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Runs a call in one of the threads, as soon as one is free."""
-        self._add(1)
-        try:
-            future = super().submit(fn, *args, **kwargs)
-        except RuntimeError:  # shut down
-            self._add(-1)
-            raise
-        future.add_done_callback(lambda _: self._add(-1))
-        return future
-
-    def wait_idle(self, timeout_s: float) -> bool:
-        """Waits until no call is in flight; returns whether that came to be."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.in_flight == 0, timeout_s)
-
-    def _add(self, count: int) -> None:
-        with self._changed:
-            self.in_flight += count
-            self._changed.notify_all()
-
-
 class CallInterceptor(grpc.ServerInterceptor):
     """Guards every call; the one place where exceptions become statuses."""
 
-    def __init__(self, pool: CountingPool, max_in_flight: int, token: str | None, metrics: Metrics) -> None:
+    def __init__(self, pool: CallPool, max_in_flight: int, token: str | None, metrics: Metrics) -> None:
         """Takes the pool that answers, its limit, the token that calls have to carry if any, and the metrics."""
         self._pool = pool
         self._max_in_flight = max_in_flight

@@ -11,12 +11,13 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serving.calls import CallInterceptor, CountingPool
+from serving.calls import CallInterceptor
 from serving.config import ServerConfig
 from serving.credentials import read_tls, read_token
 from serving.health import SERVICE_NAME, HealthServicer
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics, StallTicker
+from serving.pool import CallPool
 from serving.workers import write_port_file
 
 _SPARE_CALLS = 64
@@ -79,10 +80,10 @@ class Server:
         self._has_looked = False
         self._service_name = service_name
         self._credentials = read_tls(config)
-        self._pool = CountingPool(config.threads, metrics)
+        self._pool = CallPool(config.threads, metrics)
         self._calls = CallInterceptor(self._pool, config.max_in_flight, read_token(config.token_file), metrics)
         self._grpc = grpc.server(
-            self._pool,
+            self._pool,  # pyright: ignore[reportArgumentType]  # any with `submit` will do
             interceptors=[self._calls],
             maximum_concurrent_rpcs=config.max_in_flight + _SPARE_CALLS,
             options=[

@@ -1,0 +1,97 @@
+"""The threads that answer calls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from serving.metrics import Metrics
+from serving.pool import CallPool
+
+
+@pytest.fixture
+def pool() -> Iterator[CallPool]:
+    made = CallPool(2, Metrics())
+    yield made
+    made.shutdown()
+
+
+def test_runs_so_many_calls_at_once_and_counts_those_in_flight(pool: CallPool) -> None:
+    entered, release = threading.Semaphore(0), threading.Event()
+
+    def block(number: int, *, told: list[int]) -> None:
+        entered.release()
+        assert release.wait(10)
+        told.append(number)
+
+    told: list[int] = []
+    for number in range(3):
+        pool.submit(block, number, told=told)
+    assert entered.acquire(timeout=10)
+    assert entered.acquire(timeout=10)
+    assert not entered.acquire(timeout=0.05)  # the third has to wait for a thread
+    assert pool.in_flight == 3
+    assert not pool.wait_idle(0.05)
+    release.set()
+    assert pool.wait_idle(10)
+    assert sorted(told) == [0, 1, 2]
+
+
+def test_tells_once_that_a_call_has_ended_however_late_it_is_asked_to(pool: CallPool) -> None:
+    release, ended = threading.Event(), threading.Semaphore(0)
+    told: list[Any] = []
+
+    def note(task: Any) -> None:
+        told.append(task)
+        ended.release()
+
+    task = pool.submit(release.wait, 10)
+    task.add_done_callback(note)
+    assert not told
+    release.set()
+    assert ended.acquire(timeout=10)
+    task.add_done_callback(note)
+    assert told == [task, task]
+
+
+def test_a_call_that_raises_leaves_its_thread_to_others(pool: CallPool, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise SystemExit("inner")
+
+    for _ in range(5):
+        pool.submit(fail)
+    seen: list[int] = []
+    pool.submit(seen.append, 1)
+    assert pool.wait_idle(10)
+    assert seen == [1]
+    assert "a call failed outside of its handler" in capsys.readouterr().out
+
+
+def test_takes_no_call_once_it_is_shut_down(pool: CallPool) -> None:
+    seen: list[int] = []
+    pool.submit(seen.append, 1)
+    pool.shutdown()
+    assert seen == [1]  # what it was given before is finished
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(seen.append, 2)
+    assert pool.in_flight == 0
+
+
+def test_no_call_is_lost_among_many_threads(pool: CallPool) -> None:
+    told: list[int] = []
+    ended: list[object] = []
+
+    def give(start: int) -> None:
+        for number in range(start, start + 500):
+            pool.submit(told.append, number).add_done_callback(ended.append)
+
+    with ThreadPoolExecutor(4) as givers:
+        list(givers.map(give, range(0, 2000, 500)))
+    assert pool.wait_idle(10)
+    pool.shutdown()
+    assert sorted(told) == list(range(2000))
+    assert len(ended) == 2000
