@@ -252,12 +252,14 @@ class BundleStore:
         """Makes the bundle live that was live before; a roll back is not itself a step to come back to.
 
         Raises:
-            NothingToRollBack: none was.
+            NothingToRollBack: none was, or none is.
             BundleNotFound: it was removed.
             BundleRefused: it is damaged.
         """
         pointer = self.live()
-        if pointer is None or not pointer.previous:
+        if pointer is None:
+            raise NothingToRollBack(f"no bundle is live in {self.root}: publish one and promote it")
+        if not pointer.previous:
             raise NothingToRollBack(
                 "no bundle was live before the live one; list them all and promote the one you want"
             )

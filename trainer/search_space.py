@@ -160,6 +160,8 @@ def _training(recipe: Recipe, item_count: int, event_count: int) -> Iterator[Hyp
     yield _number(*key("learning_rate"), 3e-4, 3e-2, log=True)
     yield _number(*key("weight_decay"), 1e-6, 1e-1, log=True)
     yield _number(*key("temperature"), 0.02, 0.5, log=True)
+    if spec.prior_weight:  # what it does to coverage no validation metric tells, so a recipe without stays without
+        yield _number(*key("prior_weight"), 0.0, 0.4)
 
 
 def _towers(recipe: Recipe, longest: int) -> Iterator[Hyperparameter]:

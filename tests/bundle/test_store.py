@@ -48,7 +48,7 @@ def test_store_is_empty_before_the_first_publish(store: BundleStore) -> None:
     assert (store.versions(), store.live()) == ([], None)
     with pytest.raises(BundleNotFound):
         store.manifest("20260101T000000Z-000000")
-    with pytest.raises(NothingToRollBack):
+    with pytest.raises(NothingToRollBack, match="no bundle is live"):
         store.roll_back()
 
 
@@ -61,7 +61,7 @@ def test_promotes_and_rolls_back(store: BundleStore) -> None:
     assert store.live() == LivePointer(c, (b, a))
     assert store.roll_back() == LivePointer(b, (a,))
     assert store.roll_back() == LivePointer(a)
-    with pytest.raises(NothingToRollBack):
+    with pytest.raises(NothingToRollBack, match="no bundle was live before"):
         store.roll_back()
 
 

@@ -55,6 +55,11 @@ def test_ranges_reach_to_the_values_of_the_recipe() -> None:
     assert space_of(of).choose(trial) == of
 
 
+def test_the_weight_of_a_prior_is_searched_over_where_the_recipe_has_one() -> None:
+    assert options(space_of(recipe(training={"prior_weight": 0.2})))["training.prior_weight"] == (0.0, 0.4)
+    assert "training.prior_weight" not in options(space_of(recipe()))
+
+
 def test_histories_are_no_longer_than_the_longest_one_needs() -> None:
     assert options(space_of(recipe(), longest=60))["query_tower.history.max_values"] == [10, 20, 50, 100]
     # 10 of the recipe, and 20 holds all 12.
