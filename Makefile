@@ -6,6 +6,7 @@ SOAK ?= full
 LOAD ?= full
 BENCH ?= full
 RECIPE ?= movielens_100k
+JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -26,8 +27,8 @@ $(READY): constraints.txt pyproject.toml clients/pyproject.toml deploy/check_mac
 demo: $(READY) ## Train on MovieLens-100k, serve, retrieve, retrain, swap under traffic (EPOCHS=10)
 	$(BIN)/python -m rehearsal.demo --epochs $(EPOCHS)
 
-test: $(READY) ## Run the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY) ## Run the whole test suite (JOBS=2 processes)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 check: lint types check-protos ## Format, lint, types, import rules, protos
 

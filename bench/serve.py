@@ -5,27 +5,29 @@ $ python -m bench.serve --items 100000
 ```
 
 CPU time is that of the server's process (user and system), with the load generator's left out, since on few cores the
-two compete for them. Everything is measured in turns, and the medians of the rounds are shown, with their range.
+two compete for them. Each server keeps to one core, as a worker of ``--workers auto`` does; so does what is measured in
+process. Everything is measured in turns, and the medians of the rounds are shown, with their range.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import random
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 from annoy import AnnoyIndex
 
-from ann_service.config import AnnConfig
 from bench.serve_bundle import K, Made, make
 from bench.serve_load import Series, Target, measure_here
 from bundle.canaries import Canaries
@@ -41,7 +43,8 @@ EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _EXCLUDED = 10_000
 _FEW = 20
-_SERVER_THREADS = AnnConfig.threads
+_CORE = min(os.sched_getaffinity(0))
+"""The one that servers keep to."""
 
 
 def main() -> int:
@@ -133,7 +136,7 @@ class _Bench:
         index = AnnoyIndex(self._made.manifest.dimension, "angular")
         index.load(str(self._made.index))
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
-        in_process, alone = Series(), Series()
+        in_process = Series()
         replicas = [
             self._start("ann_service", "bench.serve_variants", "echo"),
             self._start("ann_service", "ann_service", ""),
@@ -151,12 +154,11 @@ class _Bench:
             for _ in range(self._rounds):
                 for target in rows.values():
                     target.measure(self._seconds)
-                for series, threads in ((in_process, _SERVER_THREADS), (alone, 1)):
+                with _one_core():
                     measure_here(
                         lambda n: index.get_nns_by_vector(queries[n % len(queries)], K, budget, include_distances=True),
                         self._seconds,
-                        series,
-                        threads,
+                        in_process,
                     )
             for target in rows.values():
                 target.close()
@@ -167,11 +169,10 @@ class _Bench:
         limit = in_process.median_us
         allowed = limit + 1.15 * empty.series.median_us
         per_search = ours_hundred.series.median_us / 100
-        print(f"{f'Annoy in process, {_SERVER_THREADS} threads':<40}{in_process.show():>28}")
-        print(f"{'Annoy in process, 1 thread':<40}{alone.show():>28}")
+        print(f"{'Annoy in process':<40}{in_process.show():>28}")
         print(f"SearchItems / (in process + 1.15 x empty call): {ours.series.median_us / allowed:.2f}")
         print(f"in process / one of 100 searches in a call:     {limit / per_search:.2f}\n", flush=True)
-        return {**found, "annoy in process": in_process.cpu_us, "annoy in process, 1 thread": alone.cpu_us}
+        return {**found, "annoy in process": in_process.cpu_us}
 
     def _retrieve(self) -> dict[str, float]:
         tower, catalogue = self._start("query_tower_service", "query_tower_service", ""), None
@@ -234,7 +235,8 @@ class _Bench:
         folder = self._folder / f"{service}-{variant or 'ours'}-{len(list(self._folder.iterdir()))}"
         flags = {"max-in-flight": "1000", "drain-delay-s": "0", **flags}
         replica = Replica(service, self._store.root, folder, flags, program)
-        replica.start()
+        with _one_core() if "workers" not in flags else contextlib.nullcontext():
+            replica.start()
         replica.wait_until_serving()
         return replica
 
@@ -248,6 +250,17 @@ class _Bench:
                 target.measure(self._seconds)
         for target in targets:
             target.close()
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """Keeps this thread, and the processes that it starts, on `_CORE` meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {_CORE})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _report(title: str, rows: dict[str, Target], floor: Target) -> dict[str, Any]:

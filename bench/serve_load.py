@@ -7,7 +7,6 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import grpc
@@ -95,26 +94,12 @@ class Target:
         return sum(counts), time.perf_counter() - began
 
 
-def measure_here(action: Callable[[int], object], seconds: float, series: Series, threads: int = 1) -> None:
-    """Calls `action` with numbers for a while, and adds its CPU time to a series.
-
-    Args:
-        action: takes 0, 1, 2 and so on; of several threads each takes its share of them.
-        seconds: how long.
-        series: to add to.
-        threads: that call at once. As many as a server has, so that both share caches and memory alike.
-    """
+def measure_here(action: Callable[[int], object], seconds: float, series: Series) -> None:
+    """Calls `action` with 0, 1, 2 and so on for `seconds`, and adds the CPU time of this thread to a series."""
     action(0)
-    began = time.perf_counter()
-
-    def run(thread: int) -> tuple[int, float]:
-        count, cpu_began = 0, time.thread_time()
-        while time.perf_counter() - began < seconds:
-            action(thread + count * threads)
-            count += 1
-        return count, time.thread_time() - cpu_began
-
-    with ThreadPoolExecutor(threads) as pool:
-        counts, cpu_s = zip(*pool.map(run, range(threads)), strict=True)
-    series.cpu_us.append(sum(cpu_s) / sum(counts) * 1e6)
-    series.rate.append(sum(counts) / (time.perf_counter() - began))
+    count, began, cpu_began = 0, time.perf_counter(), time.thread_time()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        action(count)
+        count += 1
+    series.cpu_us.append((time.thread_time() - cpu_began) / count * 1e6)
+    series.rate.append(count / elapsed)

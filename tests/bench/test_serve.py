@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
-import pytest
 
 from ann_service.config import AnnConfig
 from bench.serve_bundle import make
@@ -32,19 +29,3 @@ def test_work_in_this_process_is_counted_a_call() -> None:
     assert seen[:3] == [0, 0, 1]  # the first warms up
     assert len(series.cpu_us) == len(series.rate) == 1
     assert series.median_us > 0
-
-
-def test_each_of_several_threads_in_this_process_has_its_own_numbers() -> None:
-    seen, series, together = list[int](), Series(), threading.Barrier(2)
-
-    def act(number: int) -> None:
-        if seen:  # but to warm up
-            together.wait(10)
-        seen.append(number)
-        if len(seen) > 4:
-            together.abort()
-
-    with pytest.raises(threading.BrokenBarrierError):
-        measure_here(act, 10, series, threads=2)
-    # Both threads are at work at once, or neither would pass the barrier.
-    assert sorted(seen[:5]) == [0, 0, 1, 2, 3]
