@@ -34,6 +34,9 @@ from trainer.evaluation import Evaluation
 from trainer.recipe import Recipe
 from trainer.schema import Schemas
 
+RUN = "run.json"
+"""Where it stands, so do the towers."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -91,7 +94,7 @@ class Run:
                 folder / "schemas.json", {s: _schema_to_json(getattr(self.schemas, s)) for s in ("query", "item")}
             )
             _write_json(
-                folder / "run.json",
+                folder / RUN,
                 {
                     "model_version": self.model_version,
                     "recipe": self.recipe.to_json(),
@@ -112,12 +115,12 @@ class Run:
             RunError: there is none, or it is damaged.
         """
         try:
-            raw = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            raw = json.loads((folder / RUN).read_text(encoding="utf-8"))
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
             open_encoder = _text_encoders(folder / TEXT_ENCODERS)
             return Run(
                 raw["model_version"],
-                recipes.parse(raw["recipe"], str(folder / "run.json")),
+                recipes.parse(raw["recipe"], str(folder / RUN)),
                 Path(raw["data_folder"]),
                 Schemas(*(_schema_from_json(schemas[side], open_encoder) for side in ("query", "item"))),
                 tuple(

@@ -67,6 +67,13 @@ def test_the_towers_learn_what_popularity_cannot(shop: Shop) -> None:
         assert (result["user_count"], result["cold_user_count"], result["repeat_share"]) == (60, 0, 0.0)
 
 
+def test_a_finished_run_is_not_replaced(shop: Shop) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in shop.runs[0].iterdir()}
+    with pytest.raises(RunError, match="holds a finished run; name another folder with --run, or remove this one"):
+        command("train", shop.recipe, "--run", shop.runs[0])
+    assert {path.name: path.stat().st_mtime_ns for path in shop.runs[0].iterdir()} == before
+
+
 def test_same_seed_gives_the_same_metrics_vectors_and_index(shop: Shop, tmp_path: Path) -> None:
     again = json.loads(
         command("train", shop.recipe, "--store", tmp_path / "again", "--run", tmp_path / "run", "--json")
