@@ -40,23 +40,24 @@ class RequestReader:
         self._readers = {feature.name: _reader(feature) for feature in schema.features}
         self._histories = {f.name: f.history for f in schema.features if isinstance(f, EventValue)}
         self._absent = schema.encode({}, 1)
-        self._steps = {name: (self._readers[name], encode) for name, encode in schema.lone_encoders.items()}
+        self._encoders = schema.lone_encoders
 
     def to_inputs(self, queries: Sequence[pb.Query], now_s: float | None = None) -> Mapping[str, np.ndarray]:
         """Returns the inputs of the tower, each [len(queries), ...]: what `read` returns, encoded.
 
         Arguments and errors are those of `read`.
         """
-        if len(queries) == 1 and self._steps:
-            # Most requests: from a value to its array in one go, without a column for each feature.
+        if len(queries) == 1 and self._encoders:
+            # Most requests: from values to arrays in one go, without a column for each feature.
             features = queries[0].features
-            steps = self._steps
+            readers, encoders = self._readers, self._encoders
             try:
-                inputs = {name: steps[name][1]([steps[name][0](features[name])]) for name in features}
+                values = {name: readers[name](features[name]) for name in features}
             except (KeyError, _Fault):
                 pass  # told below
             else:
-                return inputs if len(inputs) == len(steps) else {**self._absent, **inputs}
+                inputs = {name: encoders[name]([value]) for name, value in values.items()}
+                return inputs if len(inputs) == len(encoders) else {**self._absent, **inputs}
         return self._schema.encode(self.read(queries, now_s), len(queries))
 
     def read(self, queries: Sequence[pb.Query], now_s: float | None = None) -> dict[str, list[Any]]:

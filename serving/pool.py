@@ -54,10 +54,9 @@ class CallPool(Executor):
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("the pool is shut down")
-            if not self._threads:
-                self._start()
+            self._start_threads()
             self._given += 1
-        self._waiting.put(task)
+            self._waiting.put(task)
         return task
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -76,18 +75,17 @@ class CallPool(Executor):
         """
         with self._lock:
             self._is_shut_down = True
-        for _ in self._threads:
-            self._waiting.put(None)
+            for _ in self._threads:
+                self._waiting.put(None)  # behind every call
         for thread in self._threads if wait else ():
             thread.join()
 
-    def _start(self) -> None:
-        # Daemons: a call that does not end must not keep the process from ending once the drain has timed out.
-        self._threads = [
-            threading.Thread(target=self._run, name=f"answer_{number}", daemon=True) for number in range(self._count)
-        ]
-        for thread in self._threads:
+    def _start_threads(self) -> None:
+        while len(self._threads) < self._count:
+            # Daemons: a call that does not end must not keep the process from ending once the drain has timed out.
+            thread = threading.Thread(target=self._run, name=f"answer_{len(self._threads)}", daemon=True)
             thread.start()
+            self._threads.append(thread)
 
     def _run(self) -> None:
         take = self._waiting.get
@@ -98,7 +96,10 @@ class CallPool(Executor):
                 _log.exception("a call failed outside of its handler")
             with self._lock:
                 self._finished += 1
-            task.end()
+            try:
+                task.end()
+            except BaseException:
+                _log.exception("what waits for the end of a call failed")
             del task  # holds the request and the response
 
 

@@ -39,8 +39,9 @@ def test_rejects_an_empty_batch_before_the_wire(world: World) -> None:
     assert world.query_tower.requests == []
 
 
-def test_retries_while_the_service_is_unavailable(world: World) -> None:
-    world.query_tower.failures.extend([bare(grpc.StatusCode.UNAVAILABLE)] * 2)
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_retries_while_the_service_is_unavailable_or_stops(world: World, code: grpc.StatusCode) -> None:
+    world.query_tower.failures.extend([bare(code)] * 2)
     with QueryTowerClient(world.query_tower_address, timeout_s=5) as client:
         assert client.embed([{}]).model_version == "m1"
     assert len(world.query_tower.requests) == 3

@@ -76,3 +76,14 @@ def test_values_of_events_are_checked_against_the_ids_of_a_query_alone() -> None
     np.testing.assert_array_equal(inputs["rating"][0, :2], [[1.0, 1.0], [-1.0, 1.0]])
     with pytest.raises(InvalidRequest, match="1 values, expected 2"):
         reader.to_inputs([query_of({"watched": ["i1", "i2"], "rating": [2.0]})])
+
+
+def test_nothing_is_encoded_of_a_query_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[object] = []
+    monkeypatch.setattr(Vocabulary, "lookup", lambda _, values: encoded.append(values))
+    reader = RequestReader(FeatureSchema(SCHEMA.features, SCHEMA.vocabularies))
+    encoded.clear()
+    for fault in ({"age": [1.0, 2.0]}, {"zz": [1.0]}):
+        with pytest.raises(InvalidRequest):
+            reader.to_inputs([query_of({"gender": ["f"], **fault})])
+    assert not encoded

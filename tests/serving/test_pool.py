@@ -71,6 +71,60 @@ def test_a_call_that_raises_leaves_its_thread_to_others(pool: CallPool, capsys: 
     assert "a call failed outside of its handler" in capsys.readouterr().out
 
 
+def test_who_waits_for_the_end_of_a_call_and_fails_leaves_its_thread_to_others(
+    pool: CallPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = threading.Event()
+    for _ in range(5):
+        pool.submit(release.wait, 10).add_done_callback(lambda _: 1 / 0)
+    release.set()
+    seen: list[int] = []
+    pool.submit(seen.append, 1)
+    assert pool.wait_idle(10)
+    assert seen == [1]
+    assert "what waits for the end of a call failed" in capsys.readouterr().out
+
+
+def test_a_thread_that_cannot_be_started_is_started_for_the_next_call(
+    pool: CallPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    seen: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start"):
+            pool.submit(seen.append, 1)
+    assert pool.in_flight == 0
+    pool.submit(seen.append, 2)
+    assert pool.wait_idle(10)
+    assert seen == [2]
+
+
+def test_every_call_it_takes_is_finished_though_it_is_shut_down_meanwhile() -> None:
+    for _ in range(50):
+        pool = CallPool(2, Metrics())
+        seen: list[int] = []
+        taken = threading.Event()
+
+        def give(pool: CallPool = pool, seen: list[int] = seen, taken: threading.Event = taken) -> int:
+            for count in range(1_000_000):
+                try:
+                    pool.submit(seen.append, count)
+                except RuntimeError:
+                    return count
+                taken.set()
+            raise AssertionError("it was not shut down")
+
+        with ThreadPoolExecutor(1) as giver:
+            given = giver.submit(give)
+            assert taken.wait(10)
+            pool.shutdown()
+            assert len(seen) == given.result(10)
+        assert pool.in_flight == 0
+
+
 def test_takes_no_call_once_it_is_shut_down(pool: CallPool) -> None:
     seen: list[int] = []
     pool.submit(seen.append, 1)
