@@ -24,6 +24,7 @@ from trainer.report_data import (
     SearchCurve,
     SearchPoint,
 )
+from trainer.report_facts import state
 from trainer.splits import Parts
 
 if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
@@ -80,7 +81,7 @@ def collect(
     counts = parts.known.item_counts(len(vectors))
     return ReportData(
         title=f"{run.recipe.name}, bundle {version}",
-        facts=_facts(run, dataset, parts, evaluation, version=version, parent=parent, spec=spec),
+        facts=state(run, dataset, parts, evaluation, version=version, parent=parent, spec=spec),
         recipe=run.recipe.to_json(),
         epochs=run.epochs,
         best_metric=run.recipe.training.metric,
@@ -284,44 +285,3 @@ def _scores(queries: np.ndarray, vectors: np.ndarray, left_out: Sequence[np.ndar
     for row, items in enumerate(left_out):
         scores[row, items] = -np.inf
     return scores
-
-
-def _of_repeats(evaluation: Mapping[str, Any]) -> str:
-    """Returns what to say of items that users had before."""
-    share = f"{evaluation['repeat_share']:.1%} of the test events repeat an item that the user had, and"
-    if evaluation["repeats"]:
-        return f"; {share} count"
-    return f", and {evaluation['repeat_user_count']:,} who took nothing new; {share} do not count"
-
-
-def _facts(
-    run: Run,
-    dataset: Dataset,
-    parts: Parts,
-    evaluation: Mapping[str, Any],
-    *,
-    version: str,
-    parent: str | None,
-    spec: IndexSpec,
-) -> dict[str, str]:
-    recipe, pairs = run.recipe, dataset.events.pair_count
-    users, items = len(dataset.user_ids), len(dataset.items.ids)
-    sizes = ", ".join(f"{len(getattr(parts, name)):,} {name}" for name in ("train", "valid", "test"))
-    warm, cold = evaluation["user_count"], evaluation["cold_user_count"]
-    facts = {
-        "Bundle": version,
-        "Model": run.model_version,
-        "Live before": parent or "none",
-        "Recipe": recipe.name,
-        "Seed": str(recipe.seed),
-        "Code": run.git_commit or "unknown commit",
-        "Users": f"{users:,}",
-        "Items": f"{items:,}",
-        "Interactions": f"{len(dataset.events):,}, density {pairs / (users * items):.2%}",
-        "Split": f"{recipe.split.kind}: {sizes}",
-        "Fitted on": "training and validation" if run.refitted else "training",
-        "Evaluated": f"{warm:,} users; {cold:,} without any known item are left out{_of_repeats(evaluation)}",
-        "Index": f"{spec.kind}, " + ", ".join(f"{name} {value}" for name, value in spec.parameters.items()),
-        "Search budget": f"{spec.search_budget:,}, recall@100 {spec.recall_at_100:.4f}",
-    }
-    return facts | {f"Note {number}": note for number, note in enumerate(dataset.notes, 1)}
