@@ -67,6 +67,20 @@ def test_the_towers_learn_what_popularity_cannot(shop: Shop) -> None:
         assert (result["user_count"], result["cold_user_count"], result["repeat_share"]) == (60, 0, 0.0)
 
 
+def test_evaluate_counts_repeats_as_told(shop: Shop) -> None:
+    told = [
+        json.loads(command("evaluate", shop.runs[0], way, "--json"))["repeats"] for way in ("--repeats", "--no-repeats")
+    ]
+    assert told == [True, False]
+
+
+def test_bundles_are_listed_for_machines_too(shop: Shop) -> None:
+    rows = json.loads(command("bundles", "--store", shop.store.root, "--json"))
+    assert [row["bundle"] for row in rows] == sorted(shop.store.versions(), reverse=True)
+    assert all(row.keys() == {"bundle", "state", "model", "items", "ndcg@10", "index_recall"} for row in rows)
+    assert [row["state"] for row in rows].count("live") == 1
+
+
 def test_a_finished_run_is_not_replaced(shop: Shop) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in shop.runs[0].iterdir()}
     with pytest.raises(RunError, match="holds a finished run; name another folder with --run, or remove this one"):
