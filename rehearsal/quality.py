@@ -169,6 +169,8 @@ class Protocol:
         verdicts = [judge(target, rows, self.found) for target in targets_of(recipe.name, rows, repeats=self.repeats)]
         for passed, text in verdicts:
             print(f"{'ok    ' if passed else 'MISSED'}  {text}")
+        if not self.repeats and (left_out := len(TARGETS.get(recipe.name, verdicts)) - len(verdicts)):
+            print(f"{left_out} of the targets are left out: what they judge was not run")
         return all(passed for passed, _ in verdicts)
 
     def show(self, recipe: Recipe, seeds: int) -> dict[str, dict[str, tuple[float, float]]]:
@@ -212,13 +214,13 @@ def _print(rows: Mapping[str, Mapping[str, tuple[float, float]]], title: str) ->
 def targets_of(name: str, rows: Mapping[str, Any], *, repeats: bool = False) -> list[Floor | Beats]:
     """Returns the targets of a recipe; of one without its own, that it beats each of its baselines.
 
-    With repeats it has to beat all but the repeat frequency, which recommends nothing new. A target that compares with
-    a method that is not among `rows`, because it was not run, is left out.
+    With repeats it has to beat all but the repeat frequency, which recommends nothing new. A target of a method, or
+    beside one, that is not among `rows`, because it was not run, is left out.
     """
     methods = [method for method in rows if method not in (MODEL, TRAIN_ONLY, REPEAT_FREQUENCY)]
     beats = [Beats(method, metric) for method in methods for metric in ("recall@100", "ndcg@10")]
     own = beats if repeats else TARGETS.get(name, beats)
-    return [target for target in own if isinstance(target, Floor) or target.baseline in rows]
+    return [target for target in own if (target.method if isinstance(target, Floor) else target.baseline) in rows]
 
 
 def judge(target: Floor | Beats, rows: Mapping, found: Sequence) -> tuple[bool, str]:

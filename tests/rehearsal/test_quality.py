@@ -53,6 +53,7 @@ def test_a_recipe_without_targets_has_to_beat_its_baselines_and_none_is_judged_t
     without = {MODEL: rows[MODEL]}
     assert all(isinstance(target, Floor) for target in targets_of("movielens_100k", without))
     assert any(isinstance(target, Beats) for target in targets_of("movielens_100k", rows))
+    assert {target.method for target in targets_of("amazon_beauty", rows) if isinstance(target, Floor)} == {MODEL}
     assert dataclasses.astuple(targets_of("movielens_100k", rows)[0]) == (MODEL, "ndcg@10", 0.115)
 
 
