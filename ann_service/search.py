@@ -122,15 +122,16 @@ def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
 def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Found | None:
     """Returns what the index finds where it answers at once and nothing is left out: most calls. None: elsewhere.
 
-    What `_find_each` would return, in a third of the steps: after the index has read a hundred megabytes, each step
-    finds its code and data gone from the caches.
+    What `_find_each` would return, in fewer steps: after the index has read a hundred megabytes, each step finds its
+    code and data gone from the caches.
     """
     if plan.allowed is not None or plan.exclusions is not None or len(plan.excluded) or plan.interests is not None:
         return None
     item_count = catalogue.manifest.item_count
     wanted = min(plan.k, item_count)
-    cost = catalogue.index.cost(wanted, plan.budget)
-    if plan.exact or plan.min_score is not None or not cost <= item_count > _LEAST_COST:
+    if plan.exact or plan.min_score is not None or item_count <= _LEAST_COST:
+        return None
+    if catalogue.index.cost(wanted, plan.budget) > item_count:  # a scan costs less
         return None
     queries = plan.query[np.newaxis]
     found = catalogue.index.search(queries, wanted, plan.budget)[0]

@@ -272,7 +272,7 @@ class FeatureSchema:
         return inputs
 
     @property
-    def lone_encoders(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:
+    def column_encoders(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:
         """What `encode` makes the input of each feature with, out of its column.
 
         Empty where a feature takes other columns than its own to encode or to check.

@@ -55,7 +55,7 @@ class Vocabulary:
 
     def slots(self, values: Iterable[Value | None]) -> array[int]:
         """Returns the slots of `values`; None is padding, an unknown value out-of-vocabulary."""
-        # `map` over a C function: no step of the interpreter a value. NumPy takes an array in half the time of a list.
+        # `map` over a C function: no step of the interpreter a value. NumPy takes an array in less time than a list.
         return array("i", map(self._slots.get, values, repeat(OUT_OF_VOCABULARY)))
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:

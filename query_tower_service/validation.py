@@ -40,7 +40,7 @@ class RequestReader:
         self._readers = {feature.name: _reader(feature) for feature in schema.features}
         self._histories = {f.name: f.history for f in schema.features if isinstance(f, EventValue)}
         self._absent = schema.encode({}, 1)
-        self._encoders = schema.lone_encoders
+        self._encoders = schema.column_encoders
 
     def to_inputs(self, queries: Sequence[pb.Query], now_s: float | None = None) -> Mapping[str, np.ndarray]:
         """Returns the inputs of the tower, each [len(queries), ...]: what `read` returns, encoded.

@@ -166,11 +166,12 @@ class Protocol:
     def judge(self, recipe: Recipe, seeds: int) -> bool:
         """Prints the mean over seeds and the verdicts; returns whether every target is reached."""
         rows = self.show(recipe, seeds)
-        verdicts = [judge(target, rows, self.found) for target in targets_of(recipe.name, rows, repeats=self.repeats)]
+        targets = targets_of(recipe.name, rows, repeats=self.repeats)
+        verdicts = [judge(target, rows, self.found) for target in targets]
         for passed, text in verdicts:
             print(f"{'ok    ' if passed else 'MISSED'}  {text}")
-        if not self.repeats and (left_out := len(TARGETS.get(recipe.name, verdicts)) - len(verdicts)):
-            print(f"{left_out} of the targets are left out: what they judge was not run")
+        if not self.repeats and (left_out := [t for t in TARGETS.get(recipe.name, ()) if t not in targets]):
+            print(f"{len(left_out)} of the targets are left out: what they judge was not run")
         return all(passed for passed, _ in verdicts)
 
     def show(self, recipe: Recipe, seeds: int) -> dict[str, dict[str, tuple[float, float]]]:

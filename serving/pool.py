@@ -23,7 +23,7 @@ class CallPool(Executor):
 
     gRPC asks a pool for two things alone: `submit`, and of what that returns `add_done_callback`; results stay in the
     call. A `ThreadPoolExecutor` makes a future with a condition and a lock for each call, and wakes whoever waits for
-    it, which is nobody: 4 % of what a call costs a service.
+    it, which is nobody.
     """
 
     def __init__(self, threads: int, metrics: Metrics) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
     from trainer.runs import Run
 
 
-def state(
+def facts_of(
     run: Run,
     dataset: Dataset,
     parts: Parts,

@@ -24,7 +24,7 @@ from trainer.report_data import (
     SearchCurve,
     SearchPoint,
 )
-from trainer.report_facts import state
+from trainer.report_facts import facts_of
 from trainer.splits import Parts
 
 if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
@@ -81,7 +81,7 @@ def collect(
     counts = parts.known.item_counts(len(vectors))
     return ReportData(
         title=f"{run.recipe.name}, bundle {version}",
-        facts=state(run, dataset, parts, evaluation, version=version, parent=parent, spec=spec),
+        facts=facts_of(run, dataset, parts, evaluation, version=version, parent=parent, spec=spec),
         recipe=run.recipe.to_json(),
         epochs=run.epochs,
         best_metric=run.recipe.training.metric,

@@ -8,7 +8,7 @@ from typing import Any
 from bundle.manifest import IndexSpec
 from tests.trainer.world import dataset, recipe
 from trainer import splits
-from trainer.report_facts import state
+from trainer.report_facts import facts_of
 
 EVENTS = [("u0", "a", 0.0), ("u0", "b", 1.0), ("u0", "c", 2.0), ("u1", "b", 0.0), ("u1", "a", 1.0), ("u1", "d", 2.0)]
 EVALUATION: dict[str, Any] = {"user_count": 2, "cold_user_count": 0, "repeats": True, "repeat_share": 0.5}
@@ -19,7 +19,7 @@ def facts(**training: Any) -> dict[str, str]:
     data = dataset(EVENTS, items={each: {} for each in "abcd"})
     run: Any = SimpleNamespace(recipe=of, model_version="m1", git_commit="", refitted=True)
     spec = IndexSpec("annoy", "angular", {"trees": 5}, 100, 0.99)
-    return state(run, data, splits.split(data, of.split), EVALUATION, version="b1", parent=None, spec=spec)
+    return facts_of(run, data, splits.split(data, of.split), EVALUATION, version="b1", parent=None, spec=spec)
 
 
 def test_states_sizes_and_how_it_was_evaluated() -> None:
