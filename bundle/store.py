@@ -261,7 +261,8 @@ class BundleStore:
             raise NothingToRollBack(f"no bundle is live in {self.root}: publish one and promote it")
         if not pointer.previous:
             raise NothingToRollBack(
-                "no bundle was live before the live one; list them all and promote the one you want"
+                "no bundle was live before the live one; list them all with `python -m trainer bundles --store "
+                f"{self.root}` and promote another, or publish one"
             )
         self.verify(pointer.previous[0])
         with self._lock():

@@ -71,7 +71,8 @@ def train(
         recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,
             product_search), or the path of a TOML file.
         data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
-        run: Folder for the towers, logs and evaluation, without a finished run. Default: runs/RECIPE-TIME.
+        run: Folder for the towers, logs and evaluation; holds no finished run, but to --resume. Default:
+            runs/RECIPE-TIME.
         store: Publish a bundle to this store.
         promote: Make that bundle live, unless it fails a publish gate.
         force: Promote it past gates that it fails; its manifest records which.

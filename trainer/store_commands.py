@@ -193,15 +193,14 @@ def go_live(store: BundleStore, version: str, *, force: bool, expected_live: str
         BundleError: as of `BundleStore.promote`.
     """
     manifest = store.manifest(version)
-    store.promote(version, force=force, expected_live=expected_live)
+    pointer = store.promote(version, force=force, expected_live=expected_live)
     for name in manifest.failed_gates:
         console.console.print(
             f"[bold red]FORCED past gate {name}:[/bold red] {manifest.gates[name].message}", markup=True
         )
     if manifest.failed_gates:
-        console.console.print(
-            f"recorded in the manifest of {version}; go back with `python -m trainer rollback --store {store.root}`"
-        )
+        back = f"; go back with `python -m trainer rollback --store {store.root}`" if pointer.previous else ""
+        console.console.print(f"recorded in the manifest of {version}{back}")
     console.console.print(f"live: {version}")
 
 
