@@ -13,8 +13,8 @@ Found = tuple[np.ndarray, np.ndarray]
 """Rows, [n] int64, distinct, and their scores, [n] float32: best first."""
 
 _QUERIES_AT_ONCE = 64
-_SCORES_AT_ONCE = 2**21
-"""8 MiB: what the caches of one core hold, about."""
+_SCORES_AT_ONCE = 2**19
+"""2 MiB: what the caches of one core hold, about."""
 _FIRST_ROWS, _WORTH_A_FIRST = 8192, 8
 """Rows of the first block, and how many times as many there have to be for one of its own."""
 _ROWS_GATHERED = 8192
@@ -65,7 +65,8 @@ def scan(
 ) -> list[Found]:
     """Returns the exact `k` best rows and their scores for each query.
 
-    A matrix product in blocks; from the second block on only what beats the `k`-th best so far is looked at.
+    A matrix product in blocks; from the second block on only what beats the `k`-th best so far is looked at. Rows times
+    queries, not the other way round: BLAS copies the right-hand matrix into another order first, and queries are few.
 
     Args:
         vectors: [item_count, dimension] float32, unit length.
@@ -85,30 +86,35 @@ def _scan_group(
 ) -> list[Found]:
     total = len(vectors) if allowed is None else len(allowed)
     block = max(4 * k, _SCORES_AT_ONCE // len(queries))
-    top = _TopRows(len(queries), k)
     # A short block first: what it leaves to beat makes short work of all others.
     first = max(4 * k, _FIRST_ROWS) if total > _WORTH_A_FIRST * _FIRST_ROWS else block
-    bounds = [0, *range(min(first, block), total, block), total]
+    bounds = [0, *range(min(first, total), total, block), total]
+    # The same memory for each block: fresh pages cost more than the product.
+    scores = np.empty((min(max(first, block), total), len(queries)), dtype=np.float32)
+    top = _TopRows(len(queries), k)
     for number, (start, stop) in enumerate(pairwise(bounds)):
-        scores = _scores(vectors, queries, allowed, start, stop)  # [n, stop - start]
+        of_block = scores[: stop - start]  # [stop - start, n]
+        _score_block(vectors, queries, allowed, start, of_block)
         if hidden is not None:
-            np.copyto(scores, -np.inf, where=hidden[start:stop])
-        top.add(scores, start)
+            of_block[hidden[start:stop]] = -np.inf
+        top.add(of_block, start)
         # Doubling: few merges, and never more than about as many rows to merge as are kept.
         if number & (number - 1) == 0:
             top.merge()
     return top.finish(allowed)
 
 
-def _scores(vectors: np.ndarray, queries: np.ndarray, allowed: np.ndarray | None, start: int, stop: int) -> np.ndarray:
+def _score_block(
+    vectors: np.ndarray, queries: np.ndarray, allowed: np.ndarray | None, start: int, scores: np.ndarray
+) -> None:
+    """Fills `scores`, [m, n] float32, with those of the `m` rows from `start` on, or of those that `allowed` has there."""
     if allowed is None:
-        return queries @ vectors[start:stop].T  # [n, stop - start]
-    scores = np.empty((len(queries), stop - start), dtype=np.float32)
-    for first in range(start, stop, _ROWS_GATHERED):
-        last = min(first + _ROWS_GATHERED, stop)
-        gathered = np.take(vectors, allowed[first:last], axis=0)  # [last - first, dimension]
-        np.matmul(queries, gathered.T, out=scores[:, first - start : last - start])
-    return scores
+        np.matmul(vectors[start : start + len(scores)], queries.T, out=scores)
+        return
+    for first in range(0, len(scores), _ROWS_GATHERED):
+        part = scores[first : first + _ROWS_GATHERED]
+        gathered = np.take(vectors, allowed[start + first :][: len(part)], axis=0)  # [len(part), dimension]
+        np.matmul(gathered, queries.T, out=part)
 
 
 class _TopRows:
@@ -117,19 +123,19 @@ class _TopRows:
     def __init__(self, query_count: int, k: int) -> None:
         self._k = k
         self._kept: list[Found] = []
-        self._thresholds = np.full((query_count, 1), -np.inf, dtype=np.float32)
+        self._thresholds = np.full(query_count, -np.inf, dtype=np.float32)
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, scores: np.ndarray, start: int) -> None:
-        """Takes the scores of a block, [n, m] float32, whose first column is row `start`."""
+        """Takes the scores of a block, [m, n] float32, whose first row is row `start`; they are not kept."""
         if not self._kept:
-            positions = np.arange(start, start + scores.shape[1], dtype=np.int64)
-            self._kept = [best(positions, of_query, self._k) for of_query in scores]
+            positions = np.arange(start, start + len(scores), dtype=np.int64)
+            self._kept = [best(positions, of_query, self._k) for of_query in scores.T.copy()]
             self._raise_thresholds()
             return
         # Strictly above: of rows that tie, the earlier one wins.
-        at, columns = np.divmod(np.flatnonzero(scores > self._thresholds), scores.shape[1])
-        self._pending.append((at, columns + start, scores[at, columns]))
+        rows, at = np.divmod(np.flatnonzero(scores > self._thresholds), scores.shape[1])
+        self._pending.append((at, rows + start, scores[rows, at]))
 
     def merge(self) -> None:
         """Makes what is pending part of what is kept."""
@@ -160,4 +166,4 @@ class _TopRows:
     def _raise_thresholds(self) -> None:
         for query, (_, scores) in enumerate(self._kept):
             if len(scores) == self._k:
-                self._thresholds[query, 0] = scores[-1]
+                self._thresholds[query] = scores[-1]
