@@ -107,7 +107,7 @@ def _scan_group(
 def _score_block(
     vectors: np.ndarray, queries: np.ndarray, allowed: np.ndarray | None, start: int, scores: np.ndarray
 ) -> None:
-    """Fills `scores`, [m, n] float32, with those of the `m` rows from `start` on, or of those that `allowed` has there."""
+    """Fills `scores`, [m, n] float32, with those of the next `m` rows from `start` on: of all, or of the allowed."""
     if allowed is None:
         np.matmul(vectors[start : start + len(scores)], queries.T, out=scores)
         return

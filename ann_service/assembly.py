@@ -16,5 +16,5 @@ def assemble(config: AnnConfig) -> Server:
     store = BundleStore(config.store)
     metrics = Metrics()
     live = Live(store, CatalogueLoader(store, config).open, config, metrics)
-    servicer = AnnServicer(live, config.max_batch_size, config.max_k, metrics)
+    servicer = AnnServicer(live, config.max_batch_size, config.max_k, config.thread_count, metrics)
     return Server(SERVICE_NAME, servicer.add_to, live, metrics, config)

@@ -119,17 +119,36 @@ def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     ]
 
 
+def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> float:
+    """Returns what a search saves as one of `together` that share a scan, in rows of one; 0: it can share none."""
+    if not _is_plain(plan) or plan.text is not None:
+        return 0.0
+    item_count = catalogue.manifest.item_count
+    alone = catalogue.index.cost(min(plan.k, item_count), plan.budget)
+    return min(alone, item_count) - _scan_cost(item_count, together)
+
+
+def _is_plain(plan: SearchPlan) -> bool:
+    """Returns whether one embedding is looked for and nothing is left out."""
+    if plan.allowed is not None or plan.exclusions is not None or len(plan.excluded):
+        return False
+    return plan.interests is None and plan.min_score is None
+
+
+def _scan_cost(rows: int, together: int) -> float:
+    """Returns what a scan of so many rows costs each of the searches that share it."""
+    return rows * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / together)
+
+
 def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Found | None:
     """Returns what the index finds where it answers at once and nothing is left out: most calls. None: elsewhere.
 
     What `_find_each` would return, in fewer steps: after the index has read a hundred megabytes, each step finds its
     code and data gone from the caches.
     """
-    if plan.allowed is not None or plan.exclusions is not None or len(plan.excluded) or plan.interests is not None:
-        return None
     item_count = catalogue.manifest.item_count
     wanted = min(plan.k, item_count)
-    if plan.exact or plan.min_score is not None or item_count <= _LEAST_COST:
+    if not _is_plain(plan) or plan.exact or item_count <= _LEAST_COST:
         return None
     if catalogue.index.cost(wanted, plan.budget) > item_count:  # a scan costs less
         return None
@@ -236,7 +255,7 @@ class _Search:
     def _limit(self) -> float:
         """Returns what the index may cost, in rows that are read one after another."""
         if self.plan.allowed is None:  # exclusions alone seldom leave too few, so that a scan seldom has to follow
-            return self._item_count * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / self._alike)
+            return _scan_cost(self._item_count, self._alike)
         if _reads_all(self.plan):
             return _INDEX_SHARE * self._item_count
         near = min(self._allowed_count, _NEAR_ROWS)

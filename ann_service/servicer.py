@@ -5,11 +5,12 @@ from __future__ import annotations
 import grpc
 
 from ann_service.catalogue import Catalogue
-from ann_service.hybrid import rank_all
 from ann_service.responses import Versions, to_response
+from ann_service.sharing import SharedSearches
 from ann_service.text import ranks_by_text
 from ann_service.validation import check_batch, read_searches
 from ann_service.wire import Request, read_request
+from serving.cores import own_cores
 from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from serving.live import Live, Served, Snapshot
 from serving.metrics import Metrics
@@ -29,11 +30,23 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 class AnnServicer:
     """Answers with the open catalogues; safe for several threads."""
 
-    def __init__(self, live: Live[Catalogue], max_batch_size: int, max_k: int, metrics: Metrics) -> None:
-        """Takes the open catalogues, the limits of a request, and where batch sizes are noted."""
+    def __init__(self, live: Live[Catalogue], max_batch_size: int, max_k: int, threads: int, metrics: Metrics) -> None:
+        """Takes what answers depend on.
+
+        Args:
+            live: the open catalogues.
+            max_batch_size: searches in a request.
+            max_k: items in a search.
+            threads: that call this.
+            metrics: of the server.
+        """
         self._live = live
         self._max_batch_size = max_batch_size
         self._max_k = max_k
+        # Turns of their own: a lone search does not wait for a thousand others.
+        self._lone_searches, self._batches = (
+            SharedSearches(own_cores(), threads, metrics.shared_searches) for _ in range(2)
+        )
         self._batch_size = metrics.batch_size.labels("SearchItems")
 
     def add_to(self, server: grpc.Server) -> None:
@@ -69,7 +82,8 @@ class AnnServicer:
             catalogue.manifest.bundle_version,
             snapshot.open[0].bundle.manifest.model_version,
         )
-        return to_response(catalogue.items, plans, rank_all(catalogue, plans), versions)
+        searches = self._lone_searches if len(plans) == 1 else self._batches
+        return to_response(catalogue.items, plans, searches.rank_all(catalogue, plans), versions)
 
     def GetServingStatus(
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext

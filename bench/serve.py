@@ -1,4 +1,4 @@
-"""`make bench`: what a call costs each service, beside the same work in process and beside an empty call.
+"""`make bench`: what a call costs each service, beside the same work in process and beside an echo.
 
 ```console
 $ python -m bench.serve --items 100000
@@ -30,7 +30,7 @@ import psutil
 from annoy import AnnoyIndex
 
 from bench.serve_bundle import K, Made, make
-from bench.serve_load import Series, Target, measure_here
+from bench.serve_load import CALLERS, Series, Target, measure_here
 from bundle.canaries import Canaries
 from bundle.manifest import CANARIES
 from bundle.store import BundleStore
@@ -44,6 +44,7 @@ EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _EXCLUDED = 10_000
 _FEW = 20
+_MANY_CALLERS = 16
 _CORE = min(os.sched_getaffinity(0))
 """The one that servers keep to."""
 
@@ -111,8 +112,8 @@ class _Bench:
             ours_batch, saved_batch = (self._target(replica, EMBED, batch) for replica in replicas[1:])
             empty = self._target(replicas[0], EMBED, [b""])
             rows = {
-                "empty call (the floor)": empty,
-                "the same requests, empty handler": echo,
+                "echo of the same requests": echo,
+                "echo of an empty request": empty,
                 "EmbedQueries": ours,
                 "EmbedQueries, SavedModel": saved,
                 "EmbedQueries, 32 queries": ours_batch,
@@ -122,7 +123,7 @@ class _Bench:
         finally:
             for replica in replicas:
                 replica.stop()
-        return _report("Query tower", rows, empty)
+        return _report("Query tower", rows, echo)
 
     def _ann(self) -> dict[str, Any]:
         version = self._made.manifest.model_version
@@ -141,14 +142,22 @@ class _Bench:
         replicas = [
             self._start("ann_service", "bench.serve_variants", "echo"),
             self._start("ann_service", "ann_service", ""),
+            self._start("ann_service", "ann_service", "", threads="2"),
         ]
         try:
-            empty = self._target(replicas[0], SEARCH, [b""])
+            echo = self._target(replicas[0], SEARCH, single)
             ours = self._target(replicas[1], SEARCH, single)
+            many = _MANY_CALLERS
+            echo_many = self._target(replicas[0], SEARCH, single, many)
+            ours_many = self._target(replicas[1], SEARCH, single, many)
             ours_hundred = self._target(replicas[1], SEARCH, hundred)
             rows = {
-                "empty call (the floor)": empty,
+                "echo of the same requests": echo,
+                "echo of an empty request": self._target(replicas[0], SEARCH, [b""]),
                 "SearchItems": ours,
+                f"echo, {many} callers": echo_many,
+                f"SearchItems, {many} callers": ours_many,
+                "the same, 2 threads, which share nothing": self._target(replicas[2], SEARCH, single, many),
                 "SearchItems, 100 searches": ours_hundred,
                 f"SearchItems, {len(chosen):,} ids excluded": self._target(replicas[1], SEARCH, excluding),
             }
@@ -166,13 +175,14 @@ class _Bench:
         finally:
             for replica in replicas:
                 replica.stop()
-        found = _report("ANN", rows, empty)
+        found = _report("ANN", rows, echo)
         limit = in_process.median_us
-        allowed = limit + 1.15 * empty.series.median_us
         per_search = ours_hundred.series.median_us / 100
         print(f"{'Annoy in process':<40}{in_process.show():>28}")
-        print(f"SearchItems / (in process + 1.15 x empty call): {ours.series.median_us / allowed:.2f}")
-        print(f"in process / one of 100 searches in a call:     {limit / per_search:.2f}\n", flush=True)
+        for callers, searches, floor in ((CALLERS, ours, echo), (many, ours_many, echo_many)):
+            ratio = searches.series.median_us / (limit + 1.15 * floor.series.median_us)
+            print(f"{f'SearchItems / (in process + 1.15 x echo), {callers} callers':<60}{ratio:>8.2f}")
+        print(f"{'in process / one of 100 searches in a call':<60}{limit / per_search:>8.2f}\n", flush=True)
         return {**found, "annoy in process": in_process.cpu_us}
 
     def _retrieve(self) -> dict[str, float]:
@@ -241,9 +251,9 @@ class _Bench:
         replica.wait_until_serving()
         return replica
 
-    def _target(self, replica: Replica, method: str, requests: Sequence[bytes]) -> Target:
+    def _target(self, replica: Replica, method: str, requests: Sequence[bytes], callers: int = CALLERS) -> Target:
         assert replica.process is not None
-        return Target(replica.address, method, requests, replica.process.pid)
+        return Target(replica.address, method, requests, replica.process.pid, callers)
 
     def _take_turns(self, targets: Any) -> None:
         for _ in range(self._rounds):
@@ -265,7 +275,7 @@ def _one_core() -> Iterator[None]:
 
 
 def _report(title: str, rows: dict[str, Target], floor: Target) -> dict[str, Any]:
-    print(f"{title:<40}{'server CPU a call, µs':>28}{'x floor':>10}{'calls/s':>10}")
+    print(f"{title:<40}{'server CPU a call, µs':>28}{'x echo':>10}{'calls/s':>10}")
     for name, target in rows.items():
         series = target.series
         ratio = series.median_us / floor.series.median_us

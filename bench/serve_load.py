@@ -13,6 +13,7 @@ import grpc
 import psutil
 
 CALLERS = 4
+"""Unless said otherwise."""
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Target:
         series: what was measured so far.
     """
 
-    def __init__(self, address: str, method: str, requests: Sequence[bytes], pid: int) -> None:
+    def __init__(self, address: str, method: str, requests: Sequence[bytes], pid: int, callers: int = CALLERS) -> None:
         """Connects; requests and responses stay bytes here, so that the load costs little.
 
         Args:
@@ -52,15 +53,17 @@ class Target:
             method: full name, as ``/package.Service/Method``.
             requests: sent in turn.
             pid: of the process whose CPU time counts.
+            callers: threads that send, each with one call under way.
         """
         self.series = Series()
         self._process = psutil.Process(pid)
         self._channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", 1 << 26)])
         self._call = self._channel.unary_unary(method)
         self._requests = requests
+        self._callers = callers
 
     def measure(self, seconds: float) -> None:
-        """Sends calls, `CALLERS` at a time, and adds a round to the series."""
+        """Sends calls, as many at a time as there are callers, and adds a round to the series."""
         self._send(0.2)
         before = self._cpu_s()
         calls, elapsed = self._send(seconds)
@@ -76,7 +79,7 @@ class Target:
         return times.user + times.system
 
     def _send(self, seconds: float) -> tuple[int, float]:
-        counts = [0] * CALLERS
+        counts = [0] * self._callers
         began = time.perf_counter()
 
         def call(caller: int) -> None:
@@ -86,7 +89,7 @@ class Target:
                 self._call(request, timeout=30)
                 counts[caller] += 1
 
-        threads = [threading.Thread(target=call, args=[caller]) for caller in range(CALLERS)]
+        threads = [threading.Thread(target=call, args=[caller]) for caller in range(self._callers)]
         for thread in threads:
             thread.start()
         for thread in threads:

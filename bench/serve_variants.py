@@ -1,9 +1,9 @@
 """The services with another handler, for comparison: ``python -m bench.serve_variants VARIANT SERVICE FLAG …``.
 
-| variant     | what it does                                                                                 |
-|-------------|----------------------------------------------------------------------------------------------|
-| echo        | the same server with the same bundle open; the handler returns an empty response: the floor |
-| saved_model | the query tower runs TensorFlow's SavedModel of the same bundle in the place of LiteRT       |
+| variant     | what it does                                                                                       |
+|-------------|----------------------------------------------------------------------------------------------------|
+| echo        | the same server with the same bundle open; the request, as a message, is the response as well |
+| saved_model | the query tower runs TensorFlow's SavedModel of the same bundle in the place of LiteRT             |
 """
 
 from __future__ import annotations
@@ -13,20 +13,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from ann_service import assembly as ann_assembly
+from ann_service import servicer as ann_servicer
 from ann_service.config import AnnConfig
 from ann_service.servicer import AnnServicer
 from query_tower_service import assembly as query_tower_assembly
+from query_tower_service import servicer as query_tower_servicer
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.encoder import QueryTower
 from query_tower_service.servicer import QueryTowerServicer
 from serving.program import run_program
+from serving.server import add_methods
+from two_tower.ann.v1.ann_service_pb2 import SearchItemsRequest
+from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest
 
 
 def echo() -> None:
-    """Lets both services answer with nothing."""
-    QueryTowerServicer.EmbedQueries = lambda *_: b""
-    AnnServicer.SearchItems = lambda *_: b""
+    """Lets both services answer with what they are asked: the floor of gRPC in Python."""
+    QueryTowerServicer.add_to = _echo(query_tower_servicer.SERVICE_NAME, "EmbedQueries", EmbedQueriesRequest)
+    AnnServicer.add_to = _echo(ann_servicer.SERVICE_NAME, "SearchItems", SearchItemsRequest)
+
+
+def _echo(service_name: str, method: str, message: Any) -> Any:
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda request, context: request, message.FromString, message.SerializeToString
+    )
+    return lambda servicer, server: add_methods(server, service_name, {method: handler})
 
 
 def saved_model() -> None:

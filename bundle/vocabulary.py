@@ -60,7 +60,7 @@ class Vocabulary:
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
         """Returns the slots of `values`, as `slots` does: [n] int32."""
-        return np.array(self.slots(values), dtype=np.int32)
+        return np.frombuffer(self.slots(values), dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -93,4 +93,4 @@ class Hashing:
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
         """Returns the slots of `values`, as `slots` does: [n] int32."""
-        return np.array(self.slots(values), dtype=np.int32)
+        return np.frombuffer(self.slots(values), dtype=np.int32)

@@ -38,7 +38,7 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
     models = Live(store, ModelLoader(store, query_config, TextMetrics(metrics.registry)).open, query_config, metrics)
     catalogues = Live(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
     embed = QueryTowerServicer(models, query_config.max_batch_size, metrics).EmbedQueries
-    search = AnnServicer(catalogues, ann_config.max_batch_size, ann_config.max_k, metrics).SearchItems
+    search = AnnServicer(catalogues, ann_config.max_batch_size, ann_config.max_k, 1, metrics).SearchItems
     with _opened(models), _opened(catalogues):
         return {
             name: _rate(EmbedQueriesRequest.FromString, embed, messages, seconds)

@@ -115,7 +115,7 @@ class ModelLoader:
                 folder / QUERY_TOWER,
                 schema,
                 manifest.dimension,
-                self._config.threads,
+                self._config.thread_count,
                 interests=manifest.interests,
             ),
         )
@@ -123,7 +123,7 @@ class ModelLoader:
     def _read_schema(self, manifest: Manifest, folder: Path) -> FeatureSchema:
         def open_encoder(spec: TextEncoderSpec) -> ServedText:
             cache = TextCache(self._config.text_cache_size, self._metrics)
-            return ServedText(folder, spec, self._config.threads, cache, self._metrics)
+            return ServedText(folder, spec, self._config.thread_count, cache, self._metrics)
 
         vocabularies = json.loads((folder / VOCABULARIES).read_text(encoding="utf-8"))
         return FeatureSchema.from_json(manifest.feature_schema, vocabularies, open_encoder)

@@ -42,8 +42,8 @@ class ServerConfig:
     On one core the threads of a worker take turns at the GIL more cheaply. Loading a bundle still uses all cores.
     """
 
-    threads: int = 2
-    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead."""
+    threads: int | Literal["auto"] = "auto"
+    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead. auto: 2."""
 
     max_in_flight: int = 64
     """Calls accepted and not yet answered, 1 to 10,000; one more is RESOURCE_EXHAUSTED at once."""
@@ -150,6 +150,11 @@ class ServerConfig:
         return available_cores() if self.workers == "auto" else self.workers
 
     @property
+    def thread_count(self) -> int:
+        """How many threads answer, `auto` resolved for the process that asks."""
+        return self._auto_threads() if self.threads == "auto" else self.threads
+
+    @property
     def pins(self) -> bool:
         """Whether each worker is kept on a core of its own."""
         if self.pin is None:
@@ -174,6 +179,9 @@ class ServerConfig:
             metrics_port=metrics_port,
             **self._own_files(number),
         )
+
+    def _auto_threads(self) -> int:
+        return 2
 
     def _own_files(self, number: int) -> dict[str, Any]:
         """Returns the settings that name what two processes must not share, as worker `number` has them."""

@@ -31,6 +31,11 @@ def available_cores(quota_file: Path = _QUOTA_FILE) -> int:
         return cores
 
 
+def own_cores() -> int:
+    """Returns the cores that the calling thread may run on: 1 once `pin` was called."""
+    return len(os.sched_getaffinity(0))
+
+
 def has_every_core() -> bool:
     """Returns whether no quota leaves this process fewer cores than it sees: then one of them can be a worker's own."""
     return available_cores() == len(_ALLOWED)

@@ -80,7 +80,7 @@ class Server:
         self._has_looked = False
         self._service_name = service_name
         self._credentials = read_tls(config)
-        self._pool = CallPool(config.threads, metrics)
+        self._pool = CallPool(config.thread_count, metrics)
         self._calls = CallInterceptor(self._pool, config.max_in_flight, read_token(config.token_file), metrics)
         self._grpc = grpc.server(
             self._pool,  # pyright: ignore[reportArgumentType]  # any with `submit` will do

@@ -67,7 +67,7 @@ def test_answers_every_method_of_the_service() -> None:
         add_registered_method_handlers=lambda _, handlers: added.update(handlers),
     )
     live: Any = None
-    AnnServicer(live, 1, 1, Metrics()).add_to(server)
+    AnnServicer(live, 1, 1, 1, Metrics()).add_to(server)
     assert [*added] == [method.name for method in pb.DESCRIPTOR.services_by_name["AnnService"].methods]
 
 

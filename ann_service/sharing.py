@@ -1,0 +1,124 @@
+"""Whose turn it is to search, and which searches share a scan.
+
+```
+call ─► turn free? ─ yes ─► search ─► pass the turn on ─► answer
+            │ no                            │
+            └─► wait ◄──────────────────────┘  to the one that waited longest, and with it all that may share its scan
+```
+
+A scan for several searches at once costs each far less than a search alone, through an index that has to inspect many
+candidates too (`ann_service.search`). Under load there are several: those that came while another was answered. Alone,
+a search starts at once.
+
+Turns also keep an order: without them, the calls of all threads would share the core, and all be late.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter
+
+from ann_index.exact import Found
+from ann_service.catalogue import Catalogue
+from ann_service.hybrid import rank_all
+from ann_service.search import SearchPlan, saved_by_sharing
+
+_WORTH_WAITING = 10_000
+"""Rows of a scan that take several times as long as it takes a thread to wait and to be woken."""
+
+
+class SharedSearches:
+    """Answers the searches of calls, in turns. Safe for several threads."""
+
+    def __init__(self, at_once: int, threads: int, shared: Counter) -> None:
+        """Takes the sizes, and where searches that shared a scan with other calls are counted.
+
+        Args:
+            at_once: turns: the cores to search on.
+            threads: that answer calls: so many searches may meet.
+            shared: counts them.
+        """
+        self._free = at_once
+        self._most = max(1, threads - at_once)  # that may wait while others search
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._waiting: list[_Turn] = []
+
+    def rank_all(self, catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
+        """Returns what `ann_service.hybrid.rank_all` does; the exact nearest items where a scan was shared.
+
+        Raises:
+            Exception: what that raised, to all whose scan it was.
+        """
+        turn = self._queue(catalogue, plans)
+        if turn is None:
+            try:
+                return rank_all(catalogue, plans)
+            finally:
+                self._pass_on()
+        turn.came.acquire()
+        if turn.error is not None:
+            raise turn.error
+        return turn.found or self._answer(turn)
+
+    def _queue(self, catalogue: Catalogue, plans: Sequence[SearchPlan]) -> _Turn | None:
+        """Returns None where a turn is free, which is taken; else one to wait for."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return None
+            turn = _Turn(catalogue, plans)
+            turn.came.acquire()
+            self._waiting.append(turn)
+            return turn
+
+    def _answer(self, turn: _Turn) -> list[Found]:
+        """Answers a call whose turn it is, and those that may share its scan."""
+        others = self._others(turn) if self._shares(turn) else []
+        try:
+            found = iter(rank_all(turn.catalogue, [*turn.plans, *(other.plans[0] for other in others)]))
+            answer = [next(found) for _ in turn.plans]
+            for other in others:
+                other.found = [next(found)]
+        except BaseException as error:
+            for other in others:
+                other.error = error
+            raise
+        finally:
+            self._pass_on()
+            for other in others:
+                other.came.release()
+        return answer
+
+    def _others(self, turn: _Turn) -> list[_Turn]:
+        """Takes those that wait and may share a scan with this one."""
+        with self._lock:
+            others = [each for each in self._waiting if each.catalogue is turn.catalogue and self._shares(each)]
+            self._waiting = [each for each in self._waiting if each not in others]
+        if others:
+            self._shared.inc(1 + len(others))
+        return others
+
+    def _shares(self, turn: _Turn) -> bool:
+        return len(turn.plans) == 1 and saved_by_sharing(turn.catalogue, turn.plans[0], self._most) > _WORTH_WAITING
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.pop(0).came.release()
+            else:
+                self._free += 1
+
+
+@dataclass(eq=False, slots=True)
+class _Turn:
+    """A call on its way. `came` is released once it is its turn, or once another has answered it too."""
+
+    catalogue: Catalogue
+    plans: Sequence[SearchPlan]
+    came: threading.Lock = field(default_factory=threading.Lock)
+    found: list[Found] | None = None
+    error: BaseException | None = None

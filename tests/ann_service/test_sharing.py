@@ -1,0 +1,220 @@
+"""Searches of several calls: turns, and scans that they share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import Counter
+
+from ann_index.exact import Found, scan
+from ann_service.catalogue import Catalogue
+from ann_service.search import SearchPlan, saved_by_sharing
+from ann_service.sharing import SharedSearches
+from tests.worlds import item_table, unit_vectors
+
+ITEMS = 40_000
+VECTORS = unit_vectors(ITEMS, 5, 16)
+OTHER_VECTORS = unit_vectors(ITEMS, 7, 16)
+QUERIES = unit_vectors(30, 6, 16)
+K = 10
+NONE = np.zeros(0, np.int64)
+
+
+class Gated:
+    """An index that finds rows which no scan would, once the gate is open."""
+
+    pause_s = 0.0
+
+    def __init__(self) -> None:
+        self.gate, self.reached = threading.Event(), threading.Semaphore(0)
+        self.asked: list[int] = []
+        self.gate.set()
+
+    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Found]:
+        self.asked.append(len(queries))
+        self.reached.release()
+        assert self.gate.wait(10)
+        time.sleep(self.pause_s)
+        if budget == BROKEN:
+            raise OSError("the disk is gone")
+        return [(np.arange(k), np.ones(k, np.float32))] * len(queries)
+
+    def cost(self, k: int, budget: int) -> float:
+        return float(budget)
+
+    def raise_budget(self, budget: int, k: int, fetch: int) -> int:
+        return budget
+
+
+DEAR, CHEAP, BROKEN = ITEMS - 1, 2000, 1999
+
+
+def catalogue(vectors: np.ndarray = VECTORS) -> tuple[Catalogue, Gated]:
+    index = Gated()
+    manifest: Any = SimpleNamespace(item_count=ITEMS)
+    return Catalogue(manifest, item_table(10), vectors, index), index
+
+
+def plan(number: int, **fields: Any) -> SearchPlan:
+    plain = {"k": K, "allowed": None, "excluded": NONE, "min_score": None, "exact": False, "budget": DEAR}
+    return SearchPlan(**{"query": QUERIES[number], **plain, **fields})
+
+
+def searches(at_once: int = 1, threads: int = 8) -> tuple[SharedSearches, Callable[[], float]]:
+    counter = Counter("shared", "", registry=None)
+    return SharedSearches(at_once, threads, counter), lambda: next(iter(counter.collect())).samples[0].value
+
+
+def exact(number: int, vectors: np.ndarray = VECTORS, k: int = K) -> list[int]:
+    return scan(vectors, QUERIES[number : number + 1], k)[0][0].tolist()
+
+
+def rows(answer: Future[list[Found]]) -> list[int]:
+    return answer.result(10)[0][0].tolist()
+
+
+@contextmanager
+def held(shared: SharedSearches, where: Catalogue, index: Gated) -> Iterator[tuple[ThreadPoolExecutor, Any]]:
+    """Holds a search in the index meanwhile, so that all others have to wait for their turn."""
+    with ThreadPoolExecutor(8) as calls:
+        index.gate.clear()
+        first = calls.submit(shared.rank_all, where, [plan(0)])
+        assert index.reached.acquire(timeout=10)
+        try:
+            yield calls, first
+        finally:
+            index.gate.set()
+        assert rows(first) == list(range(K))  # alone: the index
+
+
+def wait_for(shared: SharedSearches, count: int) -> None:
+    for _ in range(1000):
+        if len(shared._waiting) == count:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"{len(shared._waiting)} wait, expected {count}")
+
+
+def test_one_alone_is_answered_by_the_index_at_once() -> None:
+    shared, count = searches()
+    where, index = catalogue()
+    for number in range(3):
+        assert shared.rank_all(where, [plan(number)])[0][0].tolist() == list(range(K))
+    assert index.asked == [1, 1, 1]
+    assert count() == 0
+
+
+def test_those_that_wait_share_a_scan_and_each_gets_its_own() -> None:
+    shared, count = searches()
+    where, index = catalogue()
+    with held(shared, where, index) as (calls, _):
+        ks = [10, 3, 100, 1, 10]
+        answers = [calls.submit(shared.rank_all, where, [plan(n, k=k)]) for n, k in enumerate(ks, 1)]
+        wait_for(shared, 5)
+    assert [rows(answer) for answer in answers] == [exact(n, k=k) for n, k in enumerate(ks, 1)]
+    assert index.asked == [1]  # the one that they waited for
+    assert count() == 5
+    assert shared.rank_all(where, [plan(6)])[0][0].tolist() == list(range(K))  # alone again
+
+
+def test_a_catalogue_that_came_meanwhile_is_searched_for_those_who_asked_it() -> None:
+    shared, count = searches()
+    (old, index), (new, _) = catalogue(), catalogue(OTHER_VECTORS)
+    with held(shared, old, index) as (calls, _):
+        answers = []
+        for number in range(1, 7):
+            answers.append(calls.submit(shared.rank_all, new if number % 2 else old, [plan(number)]))
+            wait_for(shared, number)
+    for number, answer in enumerate(answers, 1):
+        assert rows(answer) == exact(number, OTHER_VECTORS if number % 2 else VECTORS)
+    assert count() == 6
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"min_score": -1.0},
+        {"excluded": np.array([5])},
+        {"interests": QUERIES[:2]},
+        {"budget": CHEAP},
+    ],
+)
+def test_what_gains_nothing_has_its_own_turn(fields: dict[str, Any]) -> None:
+    shared, count = searches()
+    where, index = catalogue()
+    with held(shared, where, index) as (calls, _):
+        special = calls.submit(shared.rank_all, where, [plan(1, **fields)])
+        wait_for(shared, 1)
+        others = [calls.submit(shared.rank_all, where, [plan(n)]) for n in (2, 3)]
+        batch = calls.submit(shared.rank_all, where, [plan(n) for n in range(4, 8)])
+        wait_for(shared, 4)
+    assert len(rows(special)) == K
+    assert [rows(other) for other in others] == [exact(2), exact(3)]
+    assert [found[0].tolist() for found in batch.result(10)] == [exact(n) for n in range(4, 8)]
+    assert count() == 2
+    assert not shared._waiting
+
+
+def test_a_failure_reaches_all_that_shared_it_and_nobody_else() -> None:
+    shared, _ = searches()
+    where, index = catalogue()
+    broken = QUERIES[1].astype(object)  # no matrix product of floats
+    with held(shared, where, index) as (calls, _):
+        answers = [calls.submit(shared.rank_all, where, [plan(1, query=broken)])]
+        answers += [calls.submit(shared.rank_all, where, [plan(n)]) for n in (2, 3)]
+        wait_for(shared, 3)
+        alone = calls.submit(shared.rank_all, where, [plan(4, min_score=-1.0)])
+        wait_for(shared, 4)
+    assert all(isinstance(answer.exception(10), TypeError) for answer in answers)
+    assert len(rows(alone)) == K
+    with pytest.raises(OSError, match="the disk"):
+        shared.rank_all(where, [plan(1, budget=BROKEN)])
+    assert shared.rank_all(where, [plan(6)])[0][0].tolist() == list(range(K))  # no turn is lost
+
+
+def test_as_many_search_at_once_as_there_are_turns() -> None:
+    shared, _ = searches(at_once=2)
+    where, index = catalogue()
+    with held(shared, where, index) as (calls, _):
+        second = calls.submit(shared.rank_all, where, [plan(1)])
+        assert index.reached.acquire(timeout=10)
+        third = calls.submit(shared.rank_all, where, [plan(2)])
+        wait_for(shared, 1)
+        assert index.asked == [1, 1]
+    assert rows(second) == list(range(K))
+    assert rows(third) == list(range(K))  # nobody was left to share with
+
+
+def test_many_threads_all_get_their_own() -> None:
+    shared, count = searches(threads=16)
+    where, index = catalogue()
+    index.pause_s = 0.001
+
+    def ask(number: int) -> bool:
+        query = number % len(QUERIES)
+        if number % 7 == 0:
+            return len(shared.rank_all(where, [plan(query, excluded=np.array([3]))])[0][0]) == K
+        found = shared.rank_all(where, [plan(query, k=1 + number % 20)])[0][0].tolist()
+        return found in (exact(query, k=1 + number % 20), list(range(1 + number % 20)))
+
+    with ThreadPoolExecutor(16) as calls:
+        assert all(calls.map(ask, range(500)))
+    assert count() > 0
+    assert not shared._waiting
+    assert shared._free == 1
+
+
+def test_what_is_saved_is_what_a_search_alone_costs_less_a_share_of_the_scan() -> None:
+    where, _ = catalogue()
+    assert saved_by_sharing(where, plan(0), 4) == pytest.approx(ITEMS - 1 - 0.4 * ITEMS)
+    assert saved_by_sharing(where, plan(0, budget=2 * ITEMS), 4) == pytest.approx(0.6 * ITEMS)  # it would scan
+    assert saved_by_sharing(where, plan(0, budget=CHEAP), 4) < 0
+    assert saved_by_sharing(where, plan(0), 1) <= 0
