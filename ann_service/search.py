@@ -124,8 +124,8 @@ def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> f
     if not _is_plain(plan) or plan.text is not None:
         return 0.0
     item_count = catalogue.manifest.item_count
-    alone = catalogue.index.cost(min(plan.k, item_count), plan.budget)
-    return min(alone, item_count) - _scan_cost(item_count, together)
+    by_index = item_count if plan.exact else catalogue.index.cost(min(plan.k, item_count), plan.budget)
+    return min(by_index, item_count) - _scan_cost(item_count, together)
 
 
 def _is_plain(plan: SearchPlan) -> bool:

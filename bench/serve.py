@@ -22,15 +22,16 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 from annoy import AnnoyIndex
 
 from bench.serve_bundle import K, Made, make
-from bench.serve_load import CALLERS, Series, Target, measure_here
+from bench.serve_load import CALLERS, Series, Target, measure_here, one_core
 from bundle.canaries import Canaries
 from bundle.manifest import CANARIES
 from bundle.store import BundleStore
@@ -45,8 +46,6 @@ SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _EXCLUDED = 10_000
 _FEW = 20
 _MANY_CALLERS = 16
-_CORE = min(os.sched_getaffinity(0))
-"""The one that servers keep to."""
 
 
 def main() -> int:
@@ -101,23 +100,28 @@ class _Bench:
     def _query_tower(self) -> dict[str, Any]:
         single = [query_tower.to_request([each], "").SerializeToString() for each in self._features]
         batch = [query_tower.to_request((self._features * 32)[:32], "").SerializeToString()]
-        variants = (
-            ("bench.serve_variants", "echo"),
-            ("query_tower_service", ""),
-            ("bench.serve_variants", "saved_model"),
-        )
-        replicas = [self._start("query_tower_service", *each) for each in variants]
+        with patch.dict(os.environ, {"GRPC_EXPERIMENTS": "event_engine_listener"}):
+            replicas = [self._start("query_tower_service", "query_tower_service", "")]
+        replicas += [
+            self._start("query_tower_service", *each)
+            for each in (
+                ("query_tower_service", ""),
+                ("bench.echo", ""),
+                ("bench.serve_variants", "echo"),
+                ("bench.serve_variants", "saved_model"),
+            )
+        ]
         try:
-            echo, ours, saved = (self._target(replica, EMBED, single) for replica in replicas)
-            ours_batch, saved_batch = (self._target(replica, EMBED, batch) for replica in replicas[1:])
-            empty = self._target(replicas[0], EMBED, [b""])
+            listener, ours, echo, own_echo, saved = (self._target(each, EMBED, single) for each in replicas)
             rows = {
-                "echo of the same requests": echo,
-                "echo of an empty request": empty,
+                "echo": echo,
+                "echo by our server": own_echo,
+                "empty echo by our server": self._target(replicas[3], EMBED, [b""]),
                 "EmbedQueries": ours,
+                "EmbedQueries, gRPC's threads read": listener,
                 "EmbedQueries, SavedModel": saved,
-                "EmbedQueries, 32 queries": ours_batch,
-                "EmbedQueries, 32 queries, SavedModel": saved_batch,
+                "EmbedQueries, 32 queries": self._target(replicas[1], EMBED, batch),
+                "EmbedQueries, 32 queries, SavedModel": self._target(replicas[4], EMBED, batch),
             }
             self._take_turns(rows.values())
         finally:
@@ -140,7 +144,7 @@ class _Bench:
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
         in_process = Series()
         replicas = [
-            self._start("ann_service", "bench.serve_variants", "echo"),
+            self._start("ann_service", "bench.echo", ""),
             self._start("ann_service", "ann_service", ""),
             self._start("ann_service", "ann_service", "", threads="2"),
         ]
@@ -152,8 +156,7 @@ class _Bench:
             ours_many = self._target(replicas[1], SEARCH, single, many)
             ours_hundred = self._target(replicas[1], SEARCH, hundred)
             rows = {
-                "echo of the same requests": echo,
-                "echo of an empty request": self._target(replicas[0], SEARCH, [b""]),
+                "echo": echo,
                 "SearchItems": ours,
                 f"echo, {many} callers": echo_many,
                 f"SearchItems, {many} callers": ours_many,
@@ -164,7 +167,7 @@ class _Bench:
             for _ in range(self._rounds):
                 for target in rows.values():
                     target.measure(self._seconds)
-                with _one_core():
+                with one_core():
                     measure_here(
                         lambda n: index.get_nns_by_vector(queries[n % len(queries)], K, budget, include_distances=True),
                         self._seconds,
@@ -176,13 +179,12 @@ class _Bench:
             for replica in replicas:
                 replica.stop()
         found = _report("ANN", rows, echo)
-        limit = in_process.median_us
-        per_search = ours_hundred.series.median_us / 100
         print(f"{'Annoy in process':<40}{in_process.show():>28}")
         for callers, searches, floor in ((CALLERS, ours, echo), (many, ours_many, echo_many)):
-            ratio = searches.series.median_us / (limit + 1.15 * floor.series.median_us)
-            print(f"{f'SearchItems / (in process + 1.15 x echo), {callers} callers':<60}{ratio:>8.2f}")
-        print(f"{'in process / one of 100 searches in a call':<60}{limit / per_search:>8.2f}\n", flush=True)
+            ratio = searches.series.times((1.0, in_process), (1.15, floor.series))
+            print(f"{f'SearchItems / (in process + 1.15 x echo), {callers} callers':<60}{ratio:>24}")
+        ratio = in_process.times((0.01, ours_hundred.series))
+        print(f"{'in process / one of 100 searches in a call':<60}{ratio:>24}\n", flush=True)
         return {**found, "annoy in process": in_process.cpu_us}
 
     def _retrieve(self) -> dict[str, float]:
@@ -246,7 +248,7 @@ class _Bench:
         folder = self._folder / f"{service}-{variant or 'ours'}-{len(list(self._folder.iterdir()))}"
         flags = {"max-in-flight": "1000", "drain-delay-s": "0", **flags}
         replica = Replica(service, self._store.root, folder, flags, program)
-        with contextlib.nullcontext() if every_core else _one_core():
+        with contextlib.nullcontext() if every_core else one_core():
             replica.start()
         replica.wait_until_serving()
         return replica
@@ -263,23 +265,12 @@ class _Bench:
             target.close()
 
 
-@contextlib.contextmanager
-def _one_core() -> Iterator[None]:
-    """Keeps this thread, and the processes that it starts, on `_CORE` meanwhile."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {_CORE})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def _report(title: str, rows: dict[str, Target], floor: Target) -> dict[str, Any]:
-    print(f"{title:<40}{'server CPU a call, µs':>28}{'x echo':>10}{'calls/s':>10}")
+    print(f"{title:<40}{'server CPU a call, µs':>28}{'x echo':>24}{'calls/s':>10}")
     for name, target in rows.items():
         series = target.series
-        ratio = series.median_us / floor.series.median_us
-        print(f"{name:<40}{series.show():>28}{ratio:>10.2f}{statistics.median(series.rate):>10,.0f}")
+        ratio = series.times((1.0, floor.series))
+        print(f"{name:<40}{series.show():>28}{ratio:>24}{statistics.median(series.rate):>10,.0f}")
     print(flush=True)
     return {name: {"cpu_us": t.series.cpu_us, "rate": t.series.rate} for name, t in rows.items()}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -28,14 +30,19 @@ class Series:
     cpu_us: list[float] = field(default_factory=list[float])
     rate: list[float] = field(default_factory=list[float])
 
-    @property
-    def median_us(self) -> float:
-        """CPU time a call, in µs: the median of the rounds."""
-        return statistics.median(self.cpu_us)
+    def times(self, *parts: tuple[float, Series]) -> str:
+        """Returns this over the sum of parts, each a factor and a series of the same rounds: the median, and the range.
+
+        Of ratios within a round, since a shared host is quicker in one round than in another.
+        """
+        rounds = zip(*(series.cpu_us for _, series in parts), strict=True)
+        whole = [sum(factor * us for (factor, _), us in zip(parts, each, strict=True)) for each in rounds]
+        ratios = [own / other for own, other in zip(self.cpu_us, whole, strict=True)]
+        return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
     def show(self) -> str:
         """Returns the median and the range of the rounds."""
-        return f"{self.median_us:,.0f} ({min(self.cpu_us):,.0f} to {max(self.cpu_us):,.0f})"
+        return f"{statistics.median(self.cpu_us):,.0f} ({min(self.cpu_us):,.0f} to {max(self.cpu_us):,.0f})"
 
 
 class Target:
@@ -106,3 +113,14 @@ def measure_here(action: Callable[[int], object], seconds: float, series: Series
         count += 1
     series.cpu_us.append((time.thread_time() - cpu_began) / count * 1e6)
     series.rate.append(count / elapsed)
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keeps this thread, and the processes that it starts, on the first core meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

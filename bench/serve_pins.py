@@ -1,12 +1,14 @@
 """What it brings to keep each worker on a core of its own: ``python -m bench.serve_pins --store STORE``.
 
-Two services of two query tower workers each, one with ``--pin`` and one with ``--no-pin``, get the same load by ghz in
-turns: a closed loop, and an even rate of half of what the first closed loop reached. ghz shares the cores.
+Query towers get the same load by ghz in turns: a closed loop, and an even rate of half of what their first closed loop
+reached. Two have two workers each, with ``--pin`` and with ``--no-pin``; two are one process on one core, one of them
+an echo, whose tail is that of gRPC, of ghz and of the machine. ghz shares the cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import statistics
 import sys
@@ -16,12 +18,19 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 
+from bench.serve_load import one_core
 from bundle.store import BundleStore
 from loadtest.data import make
 from loadtest.ghz import ROOT, Run, execute
 from rehearsal.pair import Replica
 
-_VARIANTS = ("no-pin", "pin")
+_OURS = ("-m", "query_tower_service")
+_VARIANTS = {
+    "2 workers, --no-pin": ((*_OURS, "--no-pin"), "2"),
+    "2 workers, --pin": ((*_OURS, "--pin"), "2"),
+    "1 process on 1 core": (_OURS, "1"),
+    "the same, echo": (("-m", "bench.echo"), "1"),
+}
 
 
 def main() -> int:
@@ -41,8 +50,8 @@ def main() -> int:
         (folder / "data" / "embed-single.json").write_text(f"[{written}]", encoding="utf-8")
         services: dict[str, Replica] = {}
         try:
-            for variant in _VARIANTS:
-                services[variant] = _start(store, folder / variant, variant)
+            for number, (variant, (program, workers)) in enumerate(_VARIANTS.items()):
+                services[variant] = _start(store, folder / str(number), program, workers)
             found = _take_turns(services, folder, arguments)
         finally:
             for service in services.values():
@@ -51,41 +60,44 @@ def main() -> int:
     return 0
 
 
-def _start(store: BundleStore, folder: Path, variant: str) -> Replica:
-    flags = {"workers": "2", "max-in-flight": "1000", "drain-delay-s": "0"}
-    service = Replica("query_tower_service", store.root, folder, flags, ("-m", "query_tower_service", f"--{variant}"))
-    service.start()
+def _start(store: BundleStore, folder: Path, program: tuple[str, ...], workers: str) -> Replica:
+    flags = {"workers": workers, "max-in-flight": "1000", "drain-delay-s": "0"}
+    service = Replica("query_tower_service", store.root, folder, flags, program)
+    with one_core() if workers == "1" else contextlib.nullcontext():
+        service.start()
     service.wait_until_serving()
     return service
 
 
 def _take_turns(services: dict[str, Replica], folder: Path, arguments: Any) -> dict[str, dict[str, list[float]]]:
     found = {variant: {name: [] for name in ("rate", "median", "p99", "ratio")} for variant in services}
-    offered = 0.0
+    offered: dict[str, float] = {}
     for _ in range(arguments.rounds):
         for variant, service in services.items():
             run = Run(service.address, folder, arguments.seconds, 1.0, None)
             reached = execute(arguments.ghz, "embed-single", run)["rps"]
             found[variant]["rate"].append(reached)
-            offered = offered or reached / 2
-            report = execute(arguments.ghz, "embed-constant", dataclasses.replace(run, rate=offered))
+            even = dataclasses.replace(run, rate=offered.setdefault(variant, reached / 2))
+            report = execute(arguments.ghz, "embed-constant", even)
             latency = {each["percentage"]: each["latency"] / 1e6 for each in report["latencyDistribution"]}
             found[variant]["median"].append(latency[50])
             found[variant]["p99"].append(latency[99])
             found[variant]["ratio"].append(latency[99] / latency[50])
-    print(f"even rate: {offered:,.0f} calls/s\n")
+    print(f"even rates, calls/s: {', '.join(f'{rate:,.0f}' for rate in offered.values())}\n")
     return found
 
 
 def _print(found: dict[str, dict[str, list[float]]]) -> None:
-    print("| workers | closed loop, calls/s | even rate: median ms | p99 ms | p99 / median |\n|---|---|---|---|---|")
+    print(
+        "| query tower | closed loop, calls/s | even rate: median ms | p99 ms | p99 / median |\n|---|---|---|---|---|"
+    )
     for variant, series in found.items():
         digits = {"rate": ",.0f", "median": ".2f", "p99": ".2f", "ratio": ".1f"}
         cells = (
             f"{statistics.median(values):{digits[name]}} ({min(values):{digits[name]}} to {max(values):{digits[name]}})"
             for name, values in series.items()
         )
-        print(f"| --{variant} | {' | '.join(cells)} |")
+        print(f"| {variant} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from ann_service import assembly as ann_assembly
 from ann_service import servicer as ann_servicer
 from ann_service.config import AnnConfig
@@ -25,22 +23,14 @@ from query_tower_service.config import QueryTowerConfig
 from query_tower_service.encoder import QueryTower
 from query_tower_service.servicer import QueryTowerServicer
 from serving.program import run_program
-from serving.server import add_methods
-from two_tower.ann.v1.ann_service_pb2 import SearchItemsRequest
-from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest
 
 
 def echo() -> None:
-    """Lets both services answer with what they are asked: the floor of gRPC in Python."""
-    QueryTowerServicer.add_to = _echo(query_tower_servicer.SERVICE_NAME, "EmbedQueries", EmbedQueriesRequest)
-    AnnServicer.add_to = _echo(ann_servicer.SERVICE_NAME, "SearchItems", SearchItemsRequest)
+    """Lets both services answer with what they are asked."""
+    from bench.echo import add_echo  # after the services, which say how gRPC is to run
 
-
-def _echo(service_name: str, method: str, message: Any) -> Any:
-    handler = grpc.unary_unary_rpc_method_handler(
-        lambda request, context: request, message.FromString, message.SerializeToString
-    )
-    return lambda servicer, server: add_methods(server, service_name, {method: handler})
+    QueryTowerServicer.add_to = lambda _, server: add_echo(server, query_tower_servicer.SERVICE_NAME)
+    AnnServicer.add_to = lambda _, server: add_echo(server, ann_servicer.SERVICE_NAME)
 
 
 def saved_model() -> None:
