@@ -12,7 +12,8 @@ import numpy as np
 
 from ann_index.exact import Found, best
 from ann_service.catalogue import Catalogue
-from ann_service.search import SearchPlan, at_least, find_all
+from ann_service.plan import SearchPlan
+from ann_service.search import at_least, find_all
 
 FUSION_DEPTH = 100
 """Both lists of a fused search are so long, or `k` where that is more."""

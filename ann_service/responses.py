@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ann_index.exact import Found
-from ann_service.search import SearchPlan
+from ann_service.plan import SearchPlan
 from ann_service.wire import varint
 from bundle.items import Column, ItemTable
 from bundle.strings import Strings

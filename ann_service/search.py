@@ -17,17 +17,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 
 from ann_index.exact import Found, scan
 from ann_index.interests import merge
-from ann_service.bitsets import FEW_SHARE, Matches
+from ann_service.bitsets import FEW_SHARE
 from ann_service.catalogue import Catalogue
-from ann_service.exclusions import Exclusions, among
+from ann_service.exclusions import among
+from ann_service.plan import SearchPlan
 
 _GATHERED_ROW = 1.5
 _FAR_ROW = 2.0
@@ -45,60 +44,6 @@ _SHARED_SCAN = 0.2
 
 _LEAST_COST = 1500.0
 """No index answers in less, so that nothing is worked out where even that is too much."""
-
-
-@dataclass(frozen=True)
-class TextQuery:
-    """What to rank by the words of, see `ann_service.hybrid`.
-
-    Attributes:
-        value: what was typed.
-        fused: with the ranking by embedding; else the words rank alone.
-        fusion_constant: of reciprocal-rank fusion, at least 1.
-    """
-
-    value: str
-    fused: bool
-    fusion_constant: int
-
-
-class SearchPlan(NamedTuple):
-    """A search, validated. A tuple, since one is made for each search.
-
-    Attributes:
-        query: [dimension] float32, unit length; [0] where words rank alone.
-        k: how many items, at least 1.
-        allowed: what the filter lets through; None: all.
-        excluded: [n] int64, distinct rows to leave out, ascending; none beside `exclusions`.
-        min_score: the least score; None: no limit.
-        exact: scan.
-        budget: of the index, for `k` items.
-        return_attributes: names of attributes to send along.
-        interests: [n, dimension] float32, unit length, of a search with several embeddings: all of them, `query` the
-            first. An item's score is the largest of its scores. None: `query` alone.
-        text: to rank by; None: the embedding ranks.
-        exclusions: what to leave out where not all of it was looked up; None: `excluded`.
-    """
-
-    query: np.ndarray
-    k: int
-    allowed: Matches | None
-    excluded: np.ndarray
-    min_score: float | None
-    exact: bool
-    budget: int
-    return_attributes: tuple[str, ...] = ()
-    interests: np.ndarray | None = None
-    text: TextQuery | None = None
-    exclusions: Exclusions | None = None
-
-    def leaves_out(self, rows: np.ndarray) -> np.ndarray:
-        """Returns which of `rows`, [n] int64, are excluded: [n] bool."""
-        return among(rows, self.excluded) if self.exclusions is None else self.exclusions.contain(rows)
-
-    def looked_up(self) -> SearchPlan:
-        """Returns the same search with all that is to be left out in `excluded`."""
-        return self if self.exclusions is None else self._replace(excluded=self.exclusions.rows, exclusions=None)
 
 
 def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
@@ -119,23 +64,7 @@ def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     ]
 
 
-def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> float:
-    """Returns what a search saves as one of `together` that share a scan, in rows of one; 0: it can share none."""
-    if not _is_plain(plan) or plan.text is not None:
-        return 0.0
-    item_count = catalogue.manifest.item_count
-    by_index = item_count if plan.exact else catalogue.index.cost(min(plan.k, item_count), plan.budget)
-    return min(by_index, item_count) - _scan_cost(item_count, together)
-
-
-def _is_plain(plan: SearchPlan) -> bool:
-    """Returns whether one embedding is looked for and nothing is left out."""
-    if plan.allowed is not None or plan.exclusions is not None or len(plan.excluded):
-        return False
-    return plan.interests is None and plan.min_score is None
-
-
-def _scan_cost(rows: int, together: int) -> float:
+def scan_cost(rows: int, together: int) -> float:
     """Returns what a scan of so many rows costs each of the searches that share it."""
     return rows * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / together)
 
@@ -148,7 +77,7 @@ def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Found | None:
     """
     item_count = catalogue.manifest.item_count
     wanted = min(plan.k, item_count)
-    if not _is_plain(plan) or plan.exact or item_count <= _LEAST_COST:
+    if not plan.is_plain or plan.exact or item_count <= _LEAST_COST:
         return None
     if catalogue.index.cost(wanted, plan.budget) > item_count:  # a scan costs less
         return None
@@ -255,7 +184,7 @@ class _Search:
     def _limit(self) -> float:
         """Returns what the index may cost, in rows that are read one after another."""
         if self.plan.allowed is None:  # exclusions alone seldom leave too few, so that a scan seldom has to follow
-            return _scan_cost(self._item_count, self._alike)
+            return scan_cost(self._item_count, self._alike)
         if _reads_all(self.plan):
             return _INDEX_SHARE * self._item_count
         near = min(self._allowed_count, _NEAR_ROWS)

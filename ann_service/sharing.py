@@ -24,7 +24,8 @@ from prometheus_client import Counter
 from ann_index.exact import Found
 from ann_service.catalogue import Catalogue
 from ann_service.hybrid import rank_all
-from ann_service.search import SearchPlan, saved_by_sharing
+from ann_service.plan import SearchPlan
+from ann_service.search import scan_cost
 
 _WORTH_WAITING = 10_000
 """Rows of a scan that take several times as long as it takes a thread to wait and to be woken."""
@@ -111,6 +112,15 @@ class SharedSearches:
                 self._waiting.pop(0).came.release()
             else:
                 self._free += 1
+
+
+def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> float:
+    """Returns what a search saves as one of `together` that share a scan, in rows of one; 0: it can share none."""
+    if not plan.is_plain or plan.text is not None:
+        return 0.0
+    item_count = catalogue.manifest.item_count
+    by_index = item_count if plan.exact else catalogue.index.cost(min(plan.k, item_count), plan.budget)
+    return min(by_index, item_count) - scan_cost(item_count, together)
 
 
 @dataclass(eq=False, slots=True)

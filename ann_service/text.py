@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ann_service.search import TextQuery
+from ann_service.plan import TextQuery
 from serving.errors import InvalidRequest
 from two_tower.ann.v1 import ann_service_pb2 as pb
 

@@ -13,7 +13,7 @@ from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
 from ann_service.exclusions import Exclusions, distinct
 from ann_service.filters import match
-from ann_service.search import SearchPlan, TextQuery
+from ann_service.plan import SearchPlan, TextQuery
 from ann_service.text import ranks_by_text, read_text
 from ann_service.wire import Request
 from bundle.manifest import MOST_INTERESTS

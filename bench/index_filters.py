@@ -14,7 +14,8 @@ from ann_index.exact import scan
 from ann_index.kinds import KINDS, METRIC, open_index
 from ann_service.bitsets import BitsetCache, Matches, pack
 from ann_service.catalogue import Catalogue
-from ann_service.search import SearchPlan, find
+from ann_service.plan import SearchPlan
+from ann_service.search import find
 from ann_service.validation import read_searches
 from ann_service.wire import read_request
 from bench.index_data import DIMENSION, make_data

@@ -15,7 +15,8 @@ from ann_index.exact import Found
 from ann_index.kinds import KINDS, METRIC, Index, open_index
 from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
-from ann_service.search import SearchPlan, find, find_all
+from ann_service.plan import SearchPlan
+from ann_service.search import find, find_all
 from tests.worlds import item_table, unit_vectors
 from trainer.index_builders import build_file
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ann_service.plan import SearchPlan
 from ann_service.responses import Versions, to_response
-from ann_service.search import SearchPlan
 from bundle.items import ItemTable, StringColumn
 from two_tower.ann.v1 import ann_service_pb2 as pb
 

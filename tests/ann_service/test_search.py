@@ -17,7 +17,8 @@ from ann_index.annoy_index import AnnoyIndex
 from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.exclusions import Exclusions
-from ann_service.search import SearchPlan, find, find_all
+from ann_service.plan import SearchPlan
+from ann_service.search import find, find_all
 from bundle.spans import Spans
 from tests.worlds import build_index, item_table, unit_vectors
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +17,21 @@ from prometheus_client import Counter
 
 from ann_index.exact import Found, scan
 from ann_service.catalogue import Catalogue
-from ann_service.search import SearchPlan, saved_by_sharing
-from ann_service.sharing import SharedSearches
+from ann_service.config import AnnConfig
+from ann_service.plan import SearchPlan
+from ann_service.servicer import AnnServicer
+from ann_service.sharing import SharedSearches, saved_by_sharing
+from ann_service.wire import read_request
+from query_tower_service.config import QueryTowerConfig
+from serving.metrics import Metrics
 from tests.worlds import item_table, unit_vectors
+from two_tower.ann.v1 import ann_service_pb2 as pb
 
 ITEMS = 40_000
 VECTORS = unit_vectors(ITEMS, 5, 16)
 OTHER_VECTORS = unit_vectors(ITEMS, 7, 16)
 QUERIES = unit_vectors(30, 6, 16)
+TABLE = item_table(ITEMS)
 K = 10
 NONE = np.zeros(0, np.int64)
 
@@ -59,8 +67,14 @@ DEAR, CHEAP, BROKEN = ITEMS - 1, 2000, 1999
 
 def catalogue(vectors: np.ndarray = VECTORS) -> tuple[Catalogue, Gated]:
     index = Gated()
-    manifest: Any = SimpleNamespace(item_count=ITEMS)
-    return Catalogue(manifest, item_table(10), vectors, index), index
+    manifest: Any = SimpleNamespace(
+        item_count=ITEMS,
+        dimension=16,
+        index=SimpleNamespace(search_budget=DEAR),
+        model_version="model",
+        bundle_version="bundle",
+    )
+    return Catalogue(manifest, TABLE, vectors, index), index
 
 
 def plan(number: int, **fields: Any) -> SearchPlan:
@@ -218,3 +232,48 @@ def test_what_is_saved_is_what_a_search_alone_costs_less_a_share_of_the_scan() -
     assert saved_by_sharing(where, plan(0, budget=2 * ITEMS), 4) == pytest.approx(0.6 * ITEMS)  # it would scan
     assert saved_by_sharing(where, plan(0, budget=CHEAP), 4) < 0
     assert saved_by_sharing(where, plan(0), 1) <= 0
+
+
+def servicer(where: Catalogue, monkeypatch: pytest.MonkeyPatch) -> tuple[AnnServicer, Callable[[], float]]:
+    monkeypatch.setattr("ann_service.servicer.own_cores", lambda: 1)
+    metrics = Metrics()
+    live: Any = SimpleNamespace(snapshot=SimpleNamespace(open=[SimpleNamespace(bundle=where)]))
+    count = lambda: metrics.registry.get_sample_value("two_tower_shared_searches_total") or 0.0  # noqa: E731
+    return AnnServicer(live, 100, 100, 8, metrics), count
+
+
+def ask(service: AnnServicer, *numbers: int) -> list[list[str]]:
+    searches = [pb.Search(embedding=pb.Embedding(values=QUERIES[n].tolist()), k=K) for n in numbers]
+    context: Any = None
+    request = pb.SearchItemsRequest(searches=searches, model_version="model").SerializeToString()
+    response = service.SearchItems(read_request(request), context)
+    return [list(result.item_ids) for result in pb.SearchItemsResponse.FromString(response).results]
+
+
+def test_calls_with_one_search_share_and_do_not_wait_for_one_with_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    where, index = catalogue()
+    service, count = servicer(where, monkeypatch)
+    with ThreadPoolExecutor(8) as calls:
+        index.gate.clear()
+        # The index answers these too: their budget is small.
+        many = calls.submit(service._batches.rank_all, where, [plan(n, budget=CHEAP) for n in range(3)])
+        assert index.reached.acquire(timeout=10)
+        first = calls.submit(ask, service, 0)
+        assert index.reached.acquire(timeout=10)  # it did not wait for the many
+        others = [calls.submit(ask, service, n) for n in (1, 2, 3)]
+        wait_for(service._lone_searches, 3)
+        assert not many.done()
+        index.gate.set()
+    assert first.result(10) == [[f"i{row}" for row in range(K)]]
+    assert [other.result(10) for other in others] == [[[f"i{row}" for row in exact(n)]] for n in (1, 2, 3)]
+    assert len(many.result(10)) == 3
+    assert count() == 3
+
+
+@pytest.mark.parametrize(("cores", "threads", "expected"), [(1, "auto", 16), (2, "auto", 2), (1, 3, 3), (2, 5, 5)])
+def test_a_process_on_one_core_has_threads_for_searches_that_wait(
+    cores: int, threads: Any, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ann_service.config.own_cores", lambda: cores)
+    assert AnnConfig(store=tmp_path, threads=threads).thread_count == expected
+    assert QueryTowerConfig(store=tmp_path, threads=threads).thread_count == (2 if threads == "auto" else threads)

@@ -130,3 +130,27 @@ def test_neither_service_loads_tensorflow_and_both_stay_small(store: BundleStore
                 if line.startswith("VmRSS:")
             )
             assert resident_kib < 200 * 1024
+
+
+@pytest.mark.parametrize("program", ["query_tower_service", "ann_service"])
+def test_grpc_is_told_how_to_read_sockets_before_it_is_loaded(program: str) -> None:
+    # A finder sees each module that is about to be loaded.
+    script = f"""
+import os, sys
+
+class Watch:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "grpc":
+            print(os.environ.get("GRPC_EXPERIMENTS"))
+
+sys.meta_path.insert(0, Watch)
+import {program}.__main__
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'clients'}"}
+    for given, expected in (({}, "-event_engine_listener"), ({"GRPC_EXPERIMENTS": "mine"}, "mine")):
+        environment.pop("GRPC_EXPERIMENTS", None)
+        done = subprocess.run(
+            [sys.executable, "-c", script], env={**environment, **given}, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [expected]

@@ -1,0 +1,72 @@
+"""What a search asks for, validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ann_service.bitsets import Matches
+from ann_service.exclusions import Exclusions, among
+
+
+@dataclass(frozen=True)
+class TextQuery:
+    """What to rank by the words of, see `ann_service.hybrid`.
+
+    Attributes:
+        value: what was typed.
+        fused: with the ranking by embedding; else the words rank alone.
+        fusion_constant: of reciprocal-rank fusion, at least 1.
+    """
+
+    value: str
+    fused: bool
+    fusion_constant: int
+
+
+class SearchPlan(NamedTuple):
+    """A search, validated. A tuple, since one is made for each search.
+
+    Attributes:
+        query: [dimension] float32, unit length; [0] where words rank alone.
+        k: how many items, at least 1.
+        allowed: what the filter lets through; None: all.
+        excluded: [n] int64, distinct rows to leave out, ascending; none beside `exclusions`.
+        min_score: the least score; None: no limit.
+        exact: scan.
+        budget: of the index, for `k` items.
+        return_attributes: names of attributes to send along.
+        interests: [n, dimension] float32, unit length, of a search with several embeddings: all of them, `query` the
+            first. An item's score is the largest of its scores. None: `query` alone.
+        text: to rank by; None: the embedding ranks.
+        exclusions: what to leave out where not all of it was looked up; None: `excluded`.
+    """
+
+    query: np.ndarray
+    k: int
+    allowed: Matches | None
+    excluded: np.ndarray
+    min_score: float | None
+    exact: bool
+    budget: int
+    return_attributes: tuple[str, ...] = ()
+    interests: np.ndarray | None = None
+    text: TextQuery | None = None
+    exclusions: Exclusions | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is by one embedding, and nothing is left out."""
+        if self.allowed is not None or self.exclusions is not None or len(self.excluded):
+            return False
+        return self.interests is None and self.min_score is None
+
+    def leaves_out(self, rows: np.ndarray) -> np.ndarray:
+        """Returns which of `rows`, [n] int64, are excluded: [n] bool."""
+        return among(rows, self.excluded) if self.exclusions is None else self.exclusions.contain(rows)
+
+    def looked_up(self) -> SearchPlan:
+        """Returns the same search with all that is to be left out in `excluded`."""
+        return self if self.exclusions is None else self._replace(excluded=self.exclusions.rows, exclusions=None)
