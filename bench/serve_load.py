@@ -115,11 +115,21 @@ def measure_here(action: Callable[[int], object], seconds: float, series: Series
     series.rate.append(count / elapsed)
 
 
-@contextlib.contextmanager
-def one_core() -> Iterator[None]:
+def one_core() -> contextlib.AbstractContextManager[None]:
     """Keeps this thread, and the processes that it starts, on the first core meanwhile."""
+    return _on({min(os.sched_getaffinity(0))})
+
+
+def other_cores() -> contextlib.AbstractContextManager[None]:
+    """Keeps them on all cores but the first meanwhile, where there are others."""
+    allowed = os.sched_getaffinity(0)
+    return _on(allowed - {min(allowed)} or allowed)
+
+
+@contextlib.contextmanager
+def _on(cores: set[int]) -> Iterator[None]:
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

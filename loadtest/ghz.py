@@ -30,6 +30,7 @@ class Run:
         seconds: of the run.
         step_s: of each step of a stepped load, in seconds.
         rate: calls a second to offer, for steps in the last one; None: as fast as the answers come.
+        warm_up_s: of what is offered at an even rate, so much is left out of the report, failures too.
     """
 
     host: str
@@ -37,6 +38,7 @@ class Run:
     seconds: float
     step_s: float
     rate: float | None
+    warm_up_s: float = 0.0
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def complete(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
         complete["duration"] = f"{run.seconds:g}s"
         if run.rate is not None:
             complete["rps"] = max(1, round(run.rate))
+            if run.warm_up_s:
+                complete["skipFirst"] = round(run.rate * run.warm_up_s)
     return complete
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 from rehearsal.pair import PairError, Replica
 from tests.trainer.world import KERAS_AND_NUMPY, Shop
-from two_tower_client import AnnClient, QueryTowerClient, ServerError
+from two_tower_client import QueryTowerClient, ann, query_tower
 from two_tower_client.ann import Search
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
@@ -20,9 +21,9 @@ QUERIES = [{"history": ["p01", "p05"], "age": 30.0}, {}, {"gender": "f"}]
 
 
 @contextmanager
-def running(shop: Shop, folder: Path, service: str, *variant: str) -> Iterator[Replica]:
-    program = ("-m", "bench.serve_variants", *variant, service) if variant else ("-m", service)
-    replica = Replica(service, shop.store.root, folder / "-".join((service, *variant)), {"drain-delay-s": "0"}, program)
+def running(shop: Shop, folder: Path, service: str, *program: str) -> Iterator[Replica]:
+    own = folder / "-".join((service, *program))
+    replica = Replica(service, shop.store.root, own, {"drain-delay-s": "0"}, program or ("-m", service))
     try:
         replica.start()
         replica.wait_until_serving()
@@ -33,9 +34,9 @@ def running(shop: Shop, folder: Path, service: str, *variant: str) -> Iterator[R
 
 def test_the_saved_model_answers_as_the_service_does(shop: Shop, tmp_path: Path) -> None:
     found = []
-    for variant in ((), ("saved_model",)):
+    for program in ((), ("-m", "bench.serve_variants", "saved_model", "query_tower_service")):
         with (
-            running(shop, tmp_path, "query_tower_service", *variant) as replica,
+            running(shop, tmp_path, "query_tower_service", *program) as replica,
             QueryTowerClient(replica.address) as client,
         ):
             found.append(np.array(client.embed(QUERIES).vectors))
@@ -43,14 +44,19 @@ def test_the_saved_model_answers_as_the_service_does(shop: Shop, tmp_path: Path)
 
 
 @pytest.mark.parametrize("service", ["query_tower_service", "ann_service"])
-def test_the_empty_call_answers_with_nothing(shop: Shop, tmp_path: Path, service: str) -> None:
-    with running(shop, tmp_path, service, "echo") as replica:
-        if service == "ann_service":
-            with AnnClient(replica.address) as client, pytest.raises(ServerError, match="1 searches with 0 results"):
-                client.search([Search(similar_to="p01")])
-            return
-        with QueryTowerClient(replica.address) as client, pytest.raises(ServerError, match="with 0 embeddings"):
-            client.embed(QUERIES)
+@pytest.mark.parametrize("program", ["bench.echo", "bench.serve_variants"])
+def test_an_echo_answers_with_the_request(shop: Shop, tmp_path: Path, service: str, program: str) -> None:
+    variant = ("-m", program, "echo", service) if program == "bench.serve_variants" else ("-m", program)
+    searches = [Search(similar_to="p01")]
+    request, method = (
+        (ann.to_request(searches, "", ""), "/two_tower.ann.v1.AnnService/SearchItems")
+        if service == "ann_service"
+        else (query_tower.to_request(QUERIES, ""), "/two_tower.query.v1.QueryTowerService/EmbedQueries")
+    )
+    with running(shop, tmp_path, service, *variant) as replica, grpc.insecure_channel(replica.address) as channel:
+        sent = request.SerializeToString(deterministic=True)
+        reply = channel.unary_unary(method)(sent, timeout=10)
+        assert type(request).FromString(reply) == request
 
 
 def test_a_service_that_does_not_serve_in_time_shows_the_end_of_its_log(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
-"""What it brings to keep each worker on a core of its own: ``python -m bench.serve_pins --store STORE``.
+"""The tail at half load, and what it brings to keep workers on cores: ``python -m bench.serve_tail --store STORE``.
 
 Query towers get the same load by ghz in turns: a closed loop, and an even rate of half of what their first closed loop
-reached. Two have two workers each, with ``--pin`` and with ``--no-pin``; two are one process on one core, one of them
-an echo, whose tail is that of gRPC, of ghz and of the machine. ghz shares the cores.
+reached. A process on a core of its own has the others to ghz; beside it an echo, whose tail is that of gRPC, of ghz and
+of the machine. Two workers share all cores with ghz, with ``--pin`` and with ``--no-pin``.
+
+Calls of the first half second do not count: ghz opens its connections then. Its garbage collector is off: it stops ghz
+for milliseconds, and then sends what is due all at once.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import statistics
 import sys
 import tempfile
@@ -18,7 +22,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 
-from bench.serve_load import one_core
+from bench.serve_load import one_core, other_cores
 from bundle.store import BundleStore
 from loadtest.data import make
 from loadtest.ghz import ROOT, Run, execute
@@ -26,16 +30,17 @@ from rehearsal.pair import Replica
 
 _OURS = ("-m", "query_tower_service")
 _VARIANTS = {
-    "2 workers, --no-pin": ((*_OURS, "--no-pin"), "2"),
-    "2 workers, --pin": ((*_OURS, "--pin"), "2"),
-    "1 process on 1 core": (_OURS, "1"),
+    "1 process on a core": (_OURS, "1"),
     "the same, echo": (("-m", "bench.echo"), "1"),
+    "2 workers, --pin": ((*_OURS, "--pin"), "2"),
+    "2 workers, --no-pin": ((*_OURS, "--no-pin"), "2"),
 }
+_WARM_UP_S = 0.5
 
 
 def main() -> int:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(prog="bench.serve_pins", description=(__doc__ or "").split(":")[0])
+    parser = argparse.ArgumentParser(prog="bench.serve_tail", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--store", type=Path, required=True, help="whose live bundle is served")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="a round (default: 4)")
@@ -49,6 +54,7 @@ def main() -> int:
         written = ",".join(MessageToJson(request) for request in requests)
         (folder / "data" / "embed-single.json").write_text(f"[{written}]", encoding="utf-8")
         services: dict[str, Replica] = {}
+        os.environ["GOGC"] = "off"
         try:
             for number, (variant, (program, workers)) in enumerate(_VARIANTS.items()):
                 services[variant] = _start(store, folder / str(number), program, workers)
@@ -74,11 +80,12 @@ def _take_turns(services: dict[str, Replica], folder: Path, arguments: Any) -> d
     offered: dict[str, float] = {}
     for _ in range(arguments.rounds):
         for variant, service in services.items():
-            run = Run(service.address, folder, arguments.seconds, 1.0, None)
-            reached = execute(arguments.ghz, "embed-single", run)["rps"]
+            run = Run(service.address, folder, arguments.seconds, 1.0, None, warm_up_s=_WARM_UP_S)
+            with contextlib.nullcontext() if service.flags["workers"] == "2" else other_cores():
+                reached = execute(arguments.ghz, "embed-single", run)["rps"]
+                even = dataclasses.replace(run, rate=offered.setdefault(variant, reached / 2))
+                report = execute(arguments.ghz, "embed-constant", even)
             found[variant]["rate"].append(reached)
-            even = dataclasses.replace(run, rate=offered.setdefault(variant, reached / 2))
-            report = execute(arguments.ghz, "embed-constant", even)
             latency = {each["percentage"]: each["latency"] / 1e6 for each in report["latencyDistribution"]}
             found[variant]["median"].append(latency[50])
             found[variant]["p99"].append(latency[99])
