@@ -94,9 +94,14 @@ class MultiCategorical:
         """Of one row."""
         return (self.max_values,)
 
+    @property
+    def cut(self) -> slice:
+        """Which of the values count."""
+        return slice(self.max_values)
+
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
         """Returns [batch, max_values] int32."""
-        return pad([(values or ())[: self.max_values] for values in column], slots, self.max_values)
+        return pad([(values or ())[self.cut] for values in column], slots, self.max_values)
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,14 @@ class History:
         """Of one row."""
         return (self.max_values,)
 
+    @property
+    def cut(self) -> slice:
+        """Which of the values count, newest first."""
+        return slice(None, -self.max_values - 1, -1)
+
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
         """Returns [batch, max_values] int32, newest first."""
-        return pad([(values or ())[: -self.max_values - 1 : -1] for values in column], slots, self.max_values)
+        return pad([(values or ())[self.cut] for values in column], slots, self.max_values)
 
 
 @dataclass(frozen=True)
@@ -271,13 +281,24 @@ class FeatureSchema:
             inputs[name] = encode(columns.get(name, absent), columns.get(REQUEST_TIME, absent))
         return inputs
 
-    @property
-    def column_encoders(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:
-        """What `encode` makes the input of each feature with, out of its column.
+    @cached_property
+    def row_encoders(self) -> Mapping[str, Callable[[Any], np.ndarray]]:
+        """What makes the input of each feature, [1, ...], out of its value in a lone row; not to be written to.
 
-        Empty where a feature takes other columns than its own to encode or to check.
+        A value is a list, or of a scalar one value or None. Empty where a feature takes other values than its own to encode or to check.
         """
-        return {} if any(isinstance(f, EventValue | RequestTime) for f in self.features) else self._encode_inputs
+        if any(isinstance(feature, EventValue | RequestTime) for feature in self.features):
+            return {}
+        return {feature.name: self._row_encoder(feature) for feature in self.inputs}
+
+    def _row_encoder(self, feature: InputFeature) -> Callable[[Any], np.ndarray]:
+        """Returns one function where that can be: for one value, each call within takes as long as what it does."""
+        if feature.vocabulary and isinstance(feature, Categorical):
+            return self.vocabularies[feature.vocabulary].value_encoder()
+        if feature.vocabulary and isinstance(feature, MultiCategorical | History):
+            return self.vocabularies[feature.vocabulary].list_encoder(feature.cut, feature.max_values)
+        encode = self._encode_inputs[feature.name]
+        return lambda value: encode((value,))
 
     @cached_property
     def _encode_inputs(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -61,6 +61,34 @@ class Vocabulary:
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
         """Returns the slots of `values`, as `slots` does: [n] int32."""
         return np.frombuffer(self.slots(values), dtype=np.int32)
+
+    def value_encoder(self) -> Callable[[Value | None], np.ndarray]:
+        """Returns what `lookup` is for one value, in one call: its slot, [1] int32, not to be written to."""
+        get, every = self._slots.get, np.arange(self.slot_count, dtype=np.int32)
+        every.flags.writeable = False
+
+        def encode(value: Value | None) -> np.ndarray:
+            slot = get(value, OUT_OF_VOCABULARY)
+            return every[slot : slot + 1]
+
+        return encode
+
+    def list_encoder(self, cut: slice, width: int) -> Callable[[Sequence[Value]], np.ndarray]:
+        """Returns what gives one list its slots, in one call: [1, width] int32, padded behind.
+
+        Args:
+            cut: of the values, those that count, at most `width`.
+            width: slots.
+        """
+        get, unknown = self._slots.get, repeat(OUT_OF_VOCABULARY)
+        padding = array("i", [PADDING]) * width
+
+        def encode(values: Sequence[Value]) -> np.ndarray:
+            slots = array("i", map(get, values[cut], unknown))
+            slots += padding[len(slots) :]
+            return np.frombuffer(slots, dtype=np.int32).reshape(1, width)
+
+        return encode
 
 
 @dataclass(frozen=True)

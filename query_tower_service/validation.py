@@ -40,7 +40,7 @@ class RequestReader:
         self._readers = {feature.name: _reader(feature) for feature in schema.features}
         self._histories = {f.name: f.history for f in schema.features if isinstance(f, EventValue)}
         self._absent = schema.encode({}, 1)
-        self._encoders = schema.column_encoders
+        self._encoders = schema.row_encoders
 
     def to_inputs(self, queries: Sequence[pb.Query], now_s: float | None = None) -> Mapping[str, np.ndarray]:
         """Returns the inputs of the tower, each [len(queries), ...]: what `read` returns, encoded.
@@ -56,7 +56,7 @@ class RequestReader:
             except (KeyError, _Fault):
                 pass  # told below
             else:
-                inputs = {name: encoders[name]([value]) for name, value in values.items()}
+                inputs = {name: encoders[name](value) for name, value in values.items()}
                 return inputs if len(inputs) == len(encoders) else {**self._absent, **inputs}
         return self._schema.encode(self.read(queries, now_s), len(queries))
 

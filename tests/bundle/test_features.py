@@ -39,6 +39,14 @@ def test_batch_is_its_rows_one_by_one(table: list[dict[str, Any]]) -> None:
         np.testing.assert_array_equal(array, np.concatenate([inputs[name] for inputs in alone]), strict=True)
 
 
+@given(rows)
+def test_a_lone_row_is_encoded_value_by_value_as_in_a_table(row: dict[str, Any]) -> None:
+    sent = {name: value for name, value in row.items() if value is not None or name not in ("likes", "watched")}
+    inputs = SCHEMA.encode(columns_of([sent]), 1)
+    for name, value in sent.items():
+        np.testing.assert_array_equal(SCHEMA.row_encoders[name](value), inputs[name], strict=True)
+
+
 @given(st.lists(rows, min_size=1, max_size=4))
 def test_inputs_have_the_promised_shape_type_and_range(table: list[dict[str, Any]]) -> None:
     inputs = SCHEMA.encode(columns_of(table), len(table))
