@@ -285,7 +285,8 @@ class FeatureSchema:
     def row_encoders(self) -> Mapping[str, Callable[[Any], np.ndarray]]:
         """What makes the input of each feature, [1, ...], out of its value in a lone row; not to be written to.
 
-        A value is a list, or of a scalar one value or None. Empty where a feature takes other values than its own to encode or to check.
+        A value is a list, or of a scalar one value or None. Empty where a feature takes other values than its own to
+        encode or to check.
         """
         if any(isinstance(feature, EventValue | RequestTime) for feature in self.features):
             return {}
