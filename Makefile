@@ -74,7 +74,7 @@ load-test: $(READY) .tools/bin/ghz ## Both services under ghz, judged (LOAD=shor
 	$(BIN)/python -m loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
 	  $(if $(SLOW_MS),--slow-ms $(SLOW_MS))
 
-bench: $(READY).bench ## Services, the pair, and indexes beside peers, with plots (BENCH=short: under 5 minutes; STORE=)
+bench: $(READY).bench $(if $(filter short,$(BENCH)),,.tools/bin/ghz) ## Services, the pair, and indexes beside peers, with plots (BENCH=short: under 5 minutes; STORE=)
 	$(BIN)/python -m bench --to runs/bench $(if $(filter short,$(BENCH)),--short) \
 	  $(if $(filter-out file default,$(origin STORE)),--store $(STORE))
 $(READY).bench: $(READY)
