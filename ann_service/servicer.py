@@ -43,10 +43,7 @@ class AnnServicer:
         self._live = live
         self._max_batch_size = max_batch_size
         self._max_k = max_k
-        # Turns of their own: a lone search does not wait for a thousand others.
-        self._lone_searches, self._batches = (
-            SharedSearches(own_cores(), threads, metrics.shared_searches) for _ in range(2)
-        )
+        self._searches = SharedSearches(own_cores(), threads, metrics.shared_searches)
         self._batch_size = metrics.batch_size.labels("SearchItems")
 
     def add_to(self, server: grpc.Server) -> None:
@@ -82,8 +79,7 @@ class AnnServicer:
             catalogue.manifest.bundle_version,
             snapshot.open[0].bundle.manifest.model_version,
         )
-        searches = self._lone_searches if len(plans) == 1 else self._batches
-        return to_response(catalogue.items, plans, searches.rank_all(catalogue, plans), versions)
+        return to_response(catalogue.items, plans, self._searches.rank_all(catalogue, plans), versions)
 
     def GetServingStatus(
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext

@@ -1,16 +1,14 @@
-"""Whose turn it is to search, and which searches share a scan.
+"""Which searches of several calls share a scan.
 
 ```
 call ─► turn free? ─ yes ─► search ─► pass the turn on ─► answer
             │ no                            │
-            └─► wait ◄──────────────────────┘  to the one that waited longest, and with it all that may share its scan
+            └─► wait ◄──────────────────────┘  to the one that waited longest, which answers all that wait with it
 ```
 
 A scan for several searches at once costs each far less than a search alone, through an index that has to inspect many
 candidates too (`ann_service.search`). Under load there are several: those that came while another was answered. Alone,
-a search starts at once.
-
-Turns also keep an order: without them, the calls of all threads would share the core, and all be late.
+a search starts at once. What would gain nothing waits for no turn.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ _WORTH_WAITING = 10_000
 
 
 class SharedSearches:
-    """Answers the searches of calls, in turns. Safe for several threads."""
+    """Answers the searches of calls; those that may share a scan in turns. Safe for several threads."""
 
     def __init__(self, at_once: int, threads: int, shared: Counter) -> None:
         """Takes the sizes, and where searches that shared a scan with other calls are counted.
@@ -54,7 +52,9 @@ class SharedSearches:
         Raises:
             Exception: what that raised, to all whose scan it was.
         """
-        turn = self._queue(catalogue, plans)
+        if len(plans) > 1 or saved_by_sharing(catalogue, plans[0], self._most) < _WORTH_WAITING:
+            return rank_all(catalogue, plans)
+        turn = self._queue(catalogue, plans[0])
         if turn is None:
             try:
                 return rank_all(catalogue, plans)
@@ -65,25 +65,24 @@ class SharedSearches:
             raise turn.error
         return turn.found or self._answer(turn)
 
-    def _queue(self, catalogue: Catalogue, plans: Sequence[SearchPlan]) -> _Turn | None:
+    def _queue(self, catalogue: Catalogue, plan: SearchPlan) -> _Turn | None:
         """Returns None where a turn is free, which is taken; else one to wait for."""
         with self._lock:
             if self._free:
                 self._free -= 1
                 return None
-            turn = _Turn(catalogue, plans)
+            turn = _Turn(catalogue, plan)
             turn.came.acquire()
             self._waiting.append(turn)
             return turn
 
     def _answer(self, turn: _Turn) -> list[Found]:
-        """Answers a call whose turn it is, and those that may share its scan."""
-        others = self._others(turn) if self._shares(turn) else []
+        """Answers a call whose turn it is, and those that wait with it."""
+        others = self._others(turn.catalogue)
         try:
-            found = iter(rank_all(turn.catalogue, [*turn.plans, *(other.plans[0] for other in others)]))
-            answer = [next(found) for _ in turn.plans]
-            for other in others:
-                other.found = [next(found)]
+            found, *of_others = rank_all(turn.catalogue, [turn.plan, *(other.plan for other in others)])
+            for other, its in zip(others, of_others, strict=True):
+                other.found = [its]
         except BaseException as error:
             for other in others:
                 other.error = error
@@ -92,19 +91,16 @@ class SharedSearches:
             self._pass_on()
             for other in others:
                 other.came.release()
-        return answer
+        return [found]
 
-    def _others(self, turn: _Turn) -> list[_Turn]:
-        """Takes those that wait and may share a scan with this one."""
+    def _others(self, catalogue: Catalogue) -> list[_Turn]:
+        """Takes those that wait to search the same catalogue."""
         with self._lock:
-            others = [each for each in self._waiting if each.catalogue is turn.catalogue and self._shares(each)]
-            self._waiting = [each for each in self._waiting if each not in others]
+            others = [each for each in self._waiting if each.catalogue is catalogue]
+            self._waiting = [each for each in self._waiting if each.catalogue is not catalogue]
         if others:
             self._shared.inc(1 + len(others))
         return others
-
-    def _shares(self, turn: _Turn) -> bool:
-        return len(turn.plans) == 1 and saved_by_sharing(turn.catalogue, turn.plans[0], self._most) > _WORTH_WAITING
 
     def _pass_on(self) -> None:
         with self._lock:
@@ -128,7 +124,7 @@ class _Turn:
     """A call on its way. `came` is released once it is its turn, or once another has answered it too."""
 
     catalogue: Catalogue
-    plans: Sequence[SearchPlan]
+    plan: SearchPlan
     came: threading.Lock = field(default_factory=threading.Lock)
     found: list[Found] | None = None
     error: BaseException | None = None

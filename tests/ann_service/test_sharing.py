@@ -161,18 +161,22 @@ def test_a_catalogue_that_came_meanwhile_is_searched_for_those_who_asked_it() ->
         {"budget": CHEAP},
     ],
 )
-def test_what_gains_nothing_has_its_own_turn(fields: dict[str, Any]) -> None:
+def test_what_gains_nothing_waits_for_nobody(fields: dict[str, Any]) -> None:
     shared, count = searches()
     where, index = catalogue()
-    with held(shared, where, index) as (calls, _):
-        special = calls.submit(shared.rank_all, where, [plan(1, **fields)])
-        wait_for(shared, 1)
+    with held(shared, where, index) as (calls, first):
         others = [calls.submit(shared.rank_all, where, [plan(n)]) for n in (2, 3)]
+        wait_for(shared, 2)
+        special = calls.submit(shared.rank_all, where, [plan(1, **fields)])
         batch = calls.submit(shared.rank_all, where, [plan(n) for n in range(4, 8)])
-        wait_for(shared, 4)
+        if "interests" in fields:
+            assert len(rows(special)) == K  # by a scan for both
+        else:
+            assert index.reached.acquire(timeout=10)  # the index is asked, though the turn is taken
+        assert [found[0].tolist() for found in batch.result(10)] == [exact(n) for n in range(4, 8)]
+        assert not any(call.done() for call in (first, *others))
     assert len(rows(special)) == K
     assert [rows(other) for other in others] == [exact(2), exact(3)]
-    assert [found[0].tolist() for found in batch.result(10)] == [exact(n) for n in range(4, 8)]
     assert count() == 2
     assert not shared._waiting
 
@@ -185,10 +189,7 @@ def test_a_failure_reaches_all_that_shared_it_and_nobody_else() -> None:
         answers = [calls.submit(shared.rank_all, where, [plan(1, query=broken)])]
         answers += [calls.submit(shared.rank_all, where, [plan(n)]) for n in (2, 3)]
         wait_for(shared, 3)
-        alone = calls.submit(shared.rank_all, where, [plan(4, min_score=-1.0)])
-        wait_for(shared, 4)
     assert all(isinstance(answer.exception(10), TypeError) for answer in answers)
-    assert len(rows(alone)) == K
     with pytest.raises(OSError, match="the disk"):
         shared.rank_all(where, [plan(1, budget=BROKEN)])
     assert shared.rank_all(where, [plan(6)])[0][0].tolist() == list(range(K))  # no turn is lost
@@ -250,23 +251,18 @@ def ask(service: AnnServicer, *numbers: int) -> list[list[str]]:
     return [list(result.item_ids) for result in pb.SearchItemsResponse.FromString(response).results]
 
 
-def test_calls_with_one_search_share_and_do_not_wait_for_one_with_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_with_one_search_share(monkeypatch: pytest.MonkeyPatch) -> None:
     where, index = catalogue()
     service, count = servicer(where, monkeypatch)
     with ThreadPoolExecutor(8) as calls:
         index.gate.clear()
-        # The index answers these too: their budget is small.
-        many = calls.submit(service._batches.rank_all, where, [plan(n, budget=CHEAP) for n in range(3)])
-        assert index.reached.acquire(timeout=10)
         first = calls.submit(ask, service, 0)
-        assert index.reached.acquire(timeout=10)  # it did not wait for the many
+        assert index.reached.acquire(timeout=10)
         others = [calls.submit(ask, service, n) for n in (1, 2, 3)]
-        wait_for(service._lone_searches, 3)
-        assert not many.done()
+        wait_for(service._searches, 3)
         index.gate.set()
     assert first.result(10) == [[f"i{row}" for row in range(K)]]
     assert [other.result(10) for other in others] == [[[f"i{row}" for row in exact(n)]] for n in (1, 2, 3)]
-    assert len(many.result(10)) == 3
     assert count() == 3
 
 
