@@ -111,7 +111,7 @@ class SharedSearches:
 
 
 def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> float:
-    """Returns what a search saves as one of `together` that share a scan, in rows of one; 0: it can share none."""
+    """Returns what a search saves as one of `together` that share a scan, in rows of one; 0 or less: nothing."""
     if not plan.is_plain or plan.text is not None:
         return 0.0
     item_count = catalogue.manifest.item_count

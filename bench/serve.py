@@ -112,16 +112,17 @@ class _Bench:
             )
         ]
         try:
-            listener, ours, echo, own_echo, saved = (self._target(each, EMBED, single) for each in replicas)
+            listener, ours, plain, own, saved = replicas
+            echo = self._target(plain, EMBED, single)
             rows = {
                 "echo": echo,
-                "echo by our server": own_echo,
-                "empty echo by our server": self._target(replicas[3], EMBED, [b""]),
-                "EmbedQueries": ours,
-                "EmbedQueries, gRPC's threads read": listener,
-                "EmbedQueries, SavedModel": saved,
-                "EmbedQueries, 32 queries": self._target(replicas[1], EMBED, batch),
-                "EmbedQueries, 32 queries, SavedModel": self._target(replicas[4], EMBED, batch),
+                "echo by our server": self._target(own, EMBED, single),
+                "empty echo by our server": self._target(own, EMBED, [b""]),
+                "EmbedQueries": self._target(ours, EMBED, single),
+                "EmbedQueries, gRPC's threads read": self._target(listener, EMBED, single),
+                "EmbedQueries, SavedModel": self._target(saved, EMBED, single),
+                "EmbedQueries, 32 queries": self._target(ours, EMBED, batch),
+                "EmbedQueries, 32 queries, SavedModel": self._target(saved, EMBED, batch),
             }
             self._take_turns(rows.values())
         finally:

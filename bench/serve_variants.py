@@ -1,9 +1,9 @@
 """The services with another handler, for comparison: ``python -m bench.serve_variants VARIANT SERVICE FLAG …``.
 
-| variant     | what it does                                                                                       |
-|-------------|----------------------------------------------------------------------------------------------------|
-| echo        | the same server with the same bundle open; the request, as a message, is the response as well |
-| saved_model | the query tower runs TensorFlow's SavedModel of the same bundle in the place of LiteRT             |
+| variant     | what it does                                                                              |
+|-------------|-------------------------------------------------------------------------------------------|
+| echo        | the same server with the same bundle open; the request, as a message, is the response too |
+| saved_model | the query tower runs TensorFlow's SavedModel of the same bundle in the place of LiteRT    |
 """
 
 from __future__ import annotations

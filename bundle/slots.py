@@ -13,12 +13,11 @@ from bundle.vocabulary import Hashing, Vocabulary
 
 def pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) -> np.ndarray:
     """Returns the slots of lists of at most `width` values, padded behind: [len(rows), width] int32."""
+    padded = np.zeros((len(rows), width), dtype=np.int32)  # padding is 0
     if len(rows) == 1:
         # What a live request carries, mostly: half a dozen steps of NumPy cost more than the work itself.
-        found = slots.slots(rows[0])
-        found.frombytes(bytes((width - len(found)) * found.itemsize))  # padding is 0
-        return np.frombuffer(found, dtype=np.int32).reshape(1, width)
-    padded = np.zeros((len(rows), width), dtype=np.int32)  # padding is 0
+        padded[0, : len(rows[0])] = slots.slots(rows[0])
+        return padded
     padded[filled(rows, width)] = slots.lookup(chain.from_iterable(rows))  # row-major, as chained
     return padded
 

@@ -131,8 +131,6 @@ def to_response(embeddings: np.ndarray, model_version: str) -> bytes:
     """
     head, size = _wire_head(embeddings.shape[-1]), 4 * embeddings.shape[-1]
     raw = embeddings.astype("<f4", copy=False).tobytes()
-    if len(raw) == size and embeddings.ndim == 2:
-        return b"".join((head, raw, _wire_tail(model_version)))
     parts = [head + raw[at : at + size] for at in range(0, len(raw), size)]
     if embeddings.ndim == 3:
         interests = embeddings.shape[1]

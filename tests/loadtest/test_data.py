@@ -62,3 +62,6 @@ def test_a_configuration_is_completed_for_its_run(tmp_path: Path) -> None:
         50, 50, 250, "0.5s", "2.5s",
     ]  # fmt: skip
     assert "rps" not in complete(read_config("embed-single"), Run("h:1", tmp_path, 3.0, 0.5, None))
+    assert "skipFirst" not in constant  # a failure that is skipped would not count
+    warm = complete(read_config("embed-constant"), Run("h:1", tmp_path, 3.0, 0.5, 101.0, warm_up_s=0.5))
+    assert warm["skipFirst"] == 50
