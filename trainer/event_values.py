@@ -12,6 +12,7 @@ from bundle.event_values import HistoryCategorical, HistoryTimes
 from bundle.features import FeatureSchema
 from trainer.recipe import HistoryInput
 from trainer.recipe_values import AgeValue, CategoricalValue, GapValue
+from trainer.slot_embedding import look_up
 
 _SPAN_BINS = 32
 """Of a span of time, each twice as long as the one before: from under a second to over a century."""
@@ -83,7 +84,7 @@ class EventValues(keras.layers.Layer):
         for spec in self.specs:
             name, values = spec["name"].replace(".", "_"), inputs[spec["name"]]
             if spec["kind"] == "categorical":
-                embeddings = ops.take(self.parts[f"{name}_embeddings"], values, axis=0)  # [..., embedding_dim]
+                embeddings = look_up(self.parts[f"{name}_embeddings"], values)  # [..., embedding_dim]
                 known = ops.cast(ops.expand_dims(values, -1) > 0, "float32")  # [..., 1]
                 total = total + ops.matmul(embeddings * known, self.parts[name])
             elif spec["kind"] == "numeric":

@@ -19,6 +19,7 @@ from keras import ops
 
 from bundle.vocabulary import FIRST_VALUE, PADDING
 from trainer.recipe import HistoryInput
+from trainer.slot_embedding import look_up
 
 _register = keras.saving.register_keras_serializable(package="two_tower")
 _MASKED = -1e9
@@ -91,9 +92,10 @@ class Pooling(HistoryEncoder):
 
     def call(self, embeddings, mask, slots, training=False):
         """See `HistoryEncoder.call`."""
-        weights = ops.expand_dims(mask, -1) * self.weights_by_rank()  # [batch, max_values, dim or 1]
-        pooled = ops.sum(self.dropout(embeddings, training=training) * weights, axis=1)
-        return pooled / ops.maximum(ops.sum(weights, axis=1), 1e-9)
+        by_rank: Any = self.weights_by_rank()
+        shown = self.dropout(embeddings, training=training) * ops.expand_dims(mask, -1)
+        pooled = ops.sum(shown * by_rank, axis=1)  # [batch, dim]
+        return pooled / ops.maximum(ops.matmul(mask, by_rank), 1e-9)
 
     def prefixes(self, embeddings, mask, training=False):
         """See `HistoryEncoder.prefixes`."""
@@ -251,7 +253,7 @@ class Transformer(HistoryEncoder):
     def _encode(self, embeddings, mask, position, older, training):
         mask, older = ops.cast(mask, embeddings.dtype), ops.cast(older, embeddings.dtype)
         shown = embeddings * ops.expand_dims(mask, -1) * self.positions.shape[-1] ** 0.5
-        positions = ops.cast(ops.take(self.positions, position, axis=0), embeddings.dtype)
+        positions = ops.cast(look_up(self.positions, position), embeddings.dtype)
         states = self.dropout(shown + positions, training=training)
         allowed = ops.expand_dims(older, 0) * ops.expand_dims(mask, 1)  # [batch, i, j]
         for block in self.blocks:

@@ -21,6 +21,7 @@ from trainer.interests import InterestHeads
 from trainer.popularity import ItemPopularity, QueryPopularity
 from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
+from trainer.slot_embedding import SlotEmbedding
 
 _register = keras.saving.register_keras_serializable(package="two_tower")
 
@@ -180,9 +181,9 @@ def _build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
     return _query_tower(recipe, schemas.query, table), _item_tower(recipe, schemas.item, table)
 
 
-def _embedding(slot_count: int, dimension: int, norm: float, name: str) -> keras.layers.Embedding:
+def _embedding(slot_count: int, dimension: int, norm: float, name: str) -> SlotEmbedding:
     """Returns a table whose rows have about length `norm` at the start."""
-    return keras.layers.Embedding(
+    return SlotEmbedding(
         slot_count,
         dimension,
         embeddings_initializer=keras.initializers.RandomNormal(stddev=norm * dimension**-0.5),
@@ -190,7 +191,7 @@ def _embedding(slot_count: int, dimension: int, norm: float, name: str) -> keras
     )
 
 
-def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embedding) -> QueryTower:
+def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) -> QueryTower:
     dimension, interests = recipe.training.dimension, recipe.query_tower.interests
     several = (interests,) if interests > 1 else ()
     inputs, joined, histories = {}, {}, {}
@@ -237,7 +238,7 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embe
     return QueryTower(keras.Model(inputs, join(passed), name="query_tower"), histories, join)
 
 
-def _item_tower(recipe: Recipe, schema: FeatureSchema, table: keras.layers.Embedding) -> ItemTower:
+def _item_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) -> ItemTower:
     inputs = {feature.name: _input(feature) for feature in schema.features}
     encoded, direct, ids = [], [], None
     for feature, given in zip(schema.features, recipe.item_tower.features, strict=True):
