@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from struct import Struct
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -29,6 +30,8 @@ from bundle.numbers import EXTREME, check_scale, standardise
 from bundle.slots import check_max_values, check_slots, pad
 from bundle.texts import OpenTextEncoder, Text, TextEncoder, TextEncoderSpec
 from bundle.vocabulary import Hashing, Vocabulary
+
+_pack_pair = Struct("2f").pack
 
 ValueType = Literal["string", "int", "float"]
 Columns = Mapping[str, Sequence[Any]]
@@ -178,13 +181,15 @@ class Numeric:
     def encode(self, column: Sequence[Any]) -> np.ndarray:
         """Returns [batch, 2] float32; NaN counts as missing."""
         if len(column) == 1:
-            return np.array([self._encode_one(column[0])], dtype=np.float32)  # [1, 2]
+            return self.encode_one(column[0])
         return standardise(np.array(column, dtype=np.float64), self.mean, self.std)  # None becomes NaN
 
-    def _encode_one(self, value: float | None) -> tuple[float, float]:
+    def encode_one(self, value: float | None) -> np.ndarray:
+        """Returns [1, 2] float32: what `encode` returns of one value, in a fraction of the time."""
         if value is None or math.isnan(value):
-            return 0.0, 0.0
-        return min(max((value - self.mean) / self.std, -EXTREME), EXTREME), 1.0
+            return np.zeros((1, 2), dtype=np.float32)
+        standard = min(max((value - self.mean) / self.std, -EXTREME), EXTREME)
+        return np.ndarray((1, 2), np.float32, _pack_pair(standard, 1.0))
 
 
 InputFeature = (
@@ -298,6 +303,8 @@ class FeatureSchema:
             return self.vocabularies[feature.vocabulary].value_encoder()
         if feature.vocabulary and isinstance(feature, MultiCategorical | History):
             return self.vocabularies[feature.vocabulary].list_encoder(feature.cut, feature.max_values)
+        if isinstance(feature, Numeric):
+            return feature.encode_one
         encode = self._encode_inputs[feature.name]
         return lambda value: encode((value,))
 

@@ -6,8 +6,9 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import repeat
+from struct import Struct
 
 import numpy as np
 
@@ -81,12 +82,15 @@ class Vocabulary:
             width: slots.
         """
         get, unknown = self._slots.get, repeat(OUT_OF_VOCABULARY)
-        padding = array("i", [PADDING]) * width
+        shape = (1, width)
+
+        @cache
+        def packer(count: int) -> Callable[..., bytes]:
+            return Struct(f"{count}i{4 * (width - count)}x").pack
 
         def encode(values: Sequence[Value]) -> np.ndarray:
-            slots = array("i", map(get, values[cut], unknown))
-            slots += padding[len(slots) :]
-            return np.frombuffer(slots, dtype=np.int32).reshape(1, width)
+            values = values[cut]
+            return np.ndarray(shape, np.int32, packer(len(values))(*map(get, values, unknown)))
 
         return encode
 

@@ -13,7 +13,7 @@ from bundle.event_values import EventValue
 from bundle.features import Feature
 from query_tower_service.loading import Model
 from query_tower_service.query_log import QueryLog
-from query_tower_service.validation import check_batch
+from query_tower_service.validation import wrong_batch
 from serving.errors import ModelNotServed, NoBundle
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics
@@ -38,6 +38,8 @@ _VALUE_TYPES: dict[str, pb.ValueType.ValueType] = {
     "int": pb.VALUE_TYPE_INT,
     "float": pb.VALUE_TYPE_FLOAT,
 }
+
+_WIRE_FLOAT = np.dtype("<f4")
 
 
 class QueryTowerServicer:
@@ -72,7 +74,8 @@ class QueryTowerServicer:
         """
         queries = request.queries
         count = len(queries)
-        check_batch(count, self._max_batch_size)
+        if not 1 <= count <= self._max_batch_size:
+            raise wrong_batch(count, self._max_batch_size)
         self._batch_size.observe(count)
         model = _pick(self._live.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None
@@ -130,7 +133,9 @@ def to_response(embeddings: np.ndarray, model_version: str) -> bytes:
         model_version: that made them.
     """
     head, size = _wire_head(embeddings.shape[-1]), 4 * embeddings.shape[-1]
-    raw = embeddings.astype("<f4", copy=False).tobytes()
+    raw = embeddings.astype(_WIRE_FLOAT, copy=False).tobytes()
+    if len(raw) == size:  # of most requests, and no loop for one
+        return b"".join((head, raw, _wire_tail(model_version)))
     parts = [head + raw[at : at + size] for at in range(0, len(raw), size)]
     if embeddings.ndim == 3:
         interests = embeddings.shape[1]

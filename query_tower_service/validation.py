@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,9 @@ _MAX_VIOLATIONS = 20
 _SCALARS = (Categorical, Numeric, Text, RequestTime)
 
 
-def check_batch(count: int, max_batch_size: int) -> None:
-    """Checks how many queries there are.
-
-    Raises:
-        InvalidRequest: none, or too many.
-    """
-    if not 1 <= count <= max_batch_size:
-        raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
+def wrong_batch(count: int, max_batch_size: int) -> InvalidRequest:
+    """Returns the error for a request of no query, or of too many."""
+    return InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
 
 
 class RequestReader:
@@ -136,10 +132,18 @@ def _reader(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
         read = _read_ints
     else:
         read = _read_event_floats if isinstance(feature, EventValue) else _read_floats
-    if not isinstance(feature, _SCALARS):
-        return read
+    return _scalar_reader(feature.value_type, read) if isinstance(feature, _SCALARS) else read
+
+
+def _scalar_reader(value_type: str, read: Callable[[pb.FeatureValues], Sequence[Any]]) -> Callable[..., Any]:
+    """Returns what reads a scalar of that type; `read` reads values of which there are none, several, or bad ones."""
+    values_of: Callable[[pb.FeatureValues], Sequence[Any]] = attrgetter(f"{value_type}s.values")
+    is_valid: Callable[[Any], bool] = _is_short if value_type == "string" else math.isfinite
 
     def read_scalar(message: pb.FeatureValues) -> Any:
+        values = values_of(message)
+        if len(values) == 1 and is_valid(value := values[0]):
+            return value
         values = read(message)
         if len(values) == 1:
             return values[0]
@@ -148,6 +152,10 @@ def _reader(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
         raise _Fault(f"{len(values)} values, expected one: the feature is a scalar")
 
     return read_scalar
+
+
+def _is_short(value: str) -> bool:
+    return len(value) <= MAX_CHARACTERS
 
 
 # A slice makes the list in one step; of values of another kind it is empty, and only then is it worth asking which.
