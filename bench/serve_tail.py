@@ -1,8 +1,9 @@
 """The tail at half load, and what it brings to keep workers on cores: ``python -m bench.serve_tail --store STORE``.
 
-Query towers get the same load by ghz in turns: a closed loop, and an even rate of half of what their first closed loop
-reached. A process on a core of its own has the others to ghz; beside it an echo, whose tail is that of gRPC, of ghz and
-of the machine. Two workers share all cores with ghz, with ``--pin`` and with ``--no-pin``.
+Query towers get the same load by ghz in turns: a closed loop, and an even rate of half of what that one reached (a
+shared host may do half as much in one round as in another). A process on a core of its own has the others to ghz;
+beside it an echo, whose tail is that of gRPC, of ghz and of the machine. Two workers share all cores with ghz, with
+``--pin`` and with ``--no-pin``.
 
 Calls of the first half second do not count: ghz opens its connections then. Its garbage collector is off: it stops ghz
 for milliseconds, and then sends what is due all at once.
@@ -77,20 +78,18 @@ def _start(store: BundleStore, folder: Path, program: tuple[str, ...], workers: 
 
 def _take_turns(services: dict[str, Replica], folder: Path, arguments: Any) -> dict[str, dict[str, list[float]]]:
     found = {variant: {name: [] for name in ("rate", "median", "p99", "ratio")} for variant in services}
-    offered: dict[str, float] = {}
     for _ in range(arguments.rounds):
         for variant, service in services.items():
             run = Run(service.address, folder, arguments.seconds, 1.0, None, warm_up_s=_WARM_UP_S)
             with contextlib.nullcontext() if service.flags["workers"] == "2" else other_cores():
                 reached = execute(arguments.ghz, "embed-single", run)["rps"]
-                even = dataclasses.replace(run, rate=offered.setdefault(variant, reached / 2))
+                even = dataclasses.replace(run, rate=reached / 2)
                 report = execute(arguments.ghz, "embed-constant", even)
             found[variant]["rate"].append(reached)
             latency = {each["percentage"]: each["latency"] / 1e6 for each in report["latencyDistribution"]}
             found[variant]["median"].append(latency[50])
             found[variant]["p99"].append(latency[99])
             found[variant]["ratio"].append(latency[99] / latency[50])
-    print(f"even rates, calls/s: {', '.join(f'{rate:,.0f}' for rate in offered.values())}\n")
     return found
 
 
