@@ -35,41 +35,54 @@ def to_query(features: Features, position: int = 0) -> query_pb2.Query:
         raise InvalidRequest.in_field(f"queries[{position}]", f"has to map names to values, got {features!r:.80}")
     query = query_pb2.Query()
     for name, value in features.items():
-        path = f"queries[{position}].features[{name}]"
-        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidRequest.in_field(path, "a feature name has to be a str")
-        values = _to_values(value, path, of_events=_EVENTS in name)
-        if values is not None:
-            try:
-                query.features[name].CopyFrom(values)
-            except UnicodeEncodeError as error:
-                raise InvalidRequest.in_field(f"queries[{position}].features", f"a name is no text: {error}") from error
+        try:
+            _write(query, name, value)
+        except _Fault as fault:
+            raise InvalidRequest.in_field(f"queries[{position}].features[{name}]", str(fault)) from fault.__cause__
+        except UnicodeEncodeError as error:
+            raise InvalidRequest.in_field(f"queries[{position}].features", f"a name is no text: {error}") from error
     return query
 
 
-def _to_values(value: object, path: str, of_events: bool) -> query_pb2.FeatureValues | None:
-    if value is None:
-        return None
+class _Fault(ValueError):
+    """What is wrong with a feature."""
+
+
+def _write(query: query_pb2.Query, name: str, value: object) -> None:
+    """Sets a feature of a query, in place: a message of its own would have to be copied.
+
+    Raises:
+        _Fault: the value is of no type that a feature can have.
+        UnicodeEncodeError: the name is no text.
+    """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _Fault("a feature name has to be a str")
     items: list[object] = list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else [value]
+    of_events = _EVENTS in name
     if of_events:
         items = _fill(items)
-    if not items:
-        return None
+    if value is None or not items:
+        return
+    message = query.features[name]
+    types = set(map(type, items))
+    if types == {str}:  # most of what is sent, and no look at each
+        _write_strings(message, cast("list[str]", items))
     # bool counts as an int in Python, and is one of 0 and 1 in no schema.
-    if any(isinstance(item, bool) for item in items):
-        raise InvalidRequest.in_field(path, "bool is no feature type; send a string such as 'true', or 0 and 1")
-    if all(isinstance(item, str) for item in items):
-        return _strings(cast("list[str]", items), path)
-    if all(isinstance(item, Integral) for item in items):
-        return _ints([int(cast("int", item)) for item in items], path)
-    if all(isinstance(item, Real) for item in items):
-        return _floats([float(cast("float", item)) for item in items], path, of_events)
-    types = sorted({type(item).__name__ for item in items})
-    if len(types) > 1:
-        raise InvalidRequest.in_field(path, f"a list has to be of one type, got {' and '.join(types)}")
-    raise InvalidRequest.in_field(
-        path, f"has to be str, int, float, or a list or tuple of one of them, got {types[0]} (an array: use .tolist())"
-    )
+    elif bool in types:
+        raise _Fault("bool is no feature type; send a string such as 'true', or 0 and 1")
+    elif all(isinstance(item, str) for item in items):
+        _write_strings(message, cast("list[str]", items))
+    elif all(isinstance(item, Integral) for item in items):
+        message.ints.values.extend(_checked_ints(cast("list[int]", items)))
+    elif all(isinstance(item, Real) for item in items):
+        message.floats.values.extend(_checked_floats(cast("list[float]", items), of_events))
+    else:
+        names = sorted({each.__name__ for each in types})
+        if len(names) > 1:
+            raise _Fault(f"a list has to be of one type, got {' and '.join(names)}")
+        raise _Fault(
+            f"has to be str, int, float, or a list or tuple of one of them, got {names[0]} (an array: use .tolist())"
+        )
 
 
 def _fill(items: list[object]) -> list[object]:
@@ -85,25 +98,27 @@ def _fill(items: list[object]) -> list[object]:
     return [missing if item is None else item for item in items]
 
 
-def _strings(values: list[str], path: str) -> query_pb2.FeatureValues:
+def _write_strings(message: query_pb2.FeatureValues, values: list[str]) -> None:
     try:
-        return query_pb2.FeatureValues(strings=query_pb2.StringList(values=values))
+        message.strings.values.extend(values)
     except UnicodeEncodeError as error:
-        raise InvalidRequest.in_field(path, "is not valid Unicode: it holds a lone surrogate") from error
+        raise _Fault("is not valid Unicode: it holds a lone surrogate") from error
 
 
-def _ints(values: list[int], path: str) -> query_pb2.FeatureValues:
-    for value in values:
+def _checked_ints(values: list[int]) -> list[int]:
+    ints = [int(value) for value in values]
+    for value in ints:
         if not _INT64_MIN <= value <= _INT64_MAX:
-            raise InvalidRequest.in_field(path, f"{value} does not fit 64 bits; send it as a string")
-    return query_pb2.FeatureValues(ints=query_pb2.IntList(values=values))
+            raise _Fault(f"{value} does not fit 64 bits; send it as a string")
+    return ints
 
 
-def _floats(values: list[float], path: str, of_events: bool) -> query_pb2.FeatureValues:
-    for value in values:
+def _checked_floats(values: list[float], of_events: bool) -> list[float]:
+    floats = [float(value) for value in values]
+    for value in floats:
         if not math.isfinite(value) and not (of_events and math.isnan(value)):
-            raise InvalidRequest.in_field(path, f"has to be finite, got {value}; None means missing")
-    return query_pb2.FeatureValues(floats=query_pb2.FloatList(values=values))
+            raise _Fault(f"has to be finite, got {value}; None means missing")
+    return floats
 
 
 def parse_features(texts: Sequence[str], schema: Sequence[query_pb2.Feature]) -> dict[str, FeatureValue]:

@@ -100,8 +100,8 @@ def to_embeddings(response: query_pb2.EmbedQueriesResponse, query_count: int) ->
     Raises:
         ServerError: If there is not one for each query.
     """
-    vectors = tuple(tuple(embedding.values) for embedding in response.embeddings)
-    interests = tuple(tuple(tuple(e.values) for e in of_query.embeddings) for of_query in response.interests)
+    vectors = tuple(tuple(embedding.values[:]) for embedding in response.embeddings)
+    interests = tuple(tuple(tuple(e.values[:]) for e in of_query.embeddings) for of_query in response.interests)
     count = len(interests or vectors)
     if count != query_count or (interests and vectors):
         raise ServerError(

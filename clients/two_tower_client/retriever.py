@@ -259,7 +259,7 @@ def _searches(queries: Sequence[Features], texts: Sequence[str], search: Search)
     if isinstance(texts, str) or (texts and len(texts) != len(queries)):
         found = "a string" if isinstance(texts, str) else f"{len(texts)} texts"
         raise InvalidRequest.in_field("texts", f"takes a list of one for each of {len(queries)} queries, got {found}")
-    return [replace(search, text=text) for text in (texts or [""] * len(queries))]
+    return [replace(search, text=text) for text in texts] if texts else [search] * len(queries)
 
 
 class _Retrieve:
