@@ -6,7 +6,8 @@ beside it an echo, whose tail is that of gRPC, of ghz and of the machine. Two wo
 ``--pin`` and with ``--no-pin``.
 
 Calls of the first half second do not count: ghz opens its connections then. Its garbage collector is off: it stops ghz
-for milliseconds, and then sends what is due all at once.
+for milliseconds, and then sends what is due all at once. Where the host pauses a core, so does it; how often it does is
+measured before each round.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 
+from bench import host
 from bench.serve_load import one_core, other_cores
 from bundle.store import BundleStore
 from loadtest.data import make
@@ -78,7 +80,9 @@ def _start(store: BundleStore, folder: Path, program: tuple[str, ...], workers: 
 
 def _take_turns(services: dict[str, Replica], folder: Path, arguments: Any) -> dict[str, dict[str, list[float]]]:
     found = {variant: {name: [] for name in ("rate", "median", "p99", "ratio")} for variant in services}
+    paused: list[tuple[float, float]] = []
     for _ in range(arguments.rounds):
+        paused.append(host.pauses(1.0))
         for variant, service in services.items():
             run = Run(service.address, folder, arguments.seconds, 1.0, None, warm_up_s=_WARM_UP_S)
             with contextlib.nullcontext() if service.flags["workers"] == "2" else other_cores():
@@ -90,6 +94,12 @@ def _take_turns(services: dict[str, Replica], folder: Path, arguments: Any) -> d
             found[variant]["median"].append(latency[50])
             found[variant]["p99"].append(latency[99])
             found[variant]["ratio"].append(latency[99] / latency[50])
+    counts, shares = zip(*paused, strict=True)
+    print(
+        f"pauses of a busy core over {host.PAUSE_S * 1e3:g} ms: {statistics.median(counts):.1f} a second "
+        f"({min(counts):.1f} to {max(counts):.1f}), {statistics.median(shares):.2%} of the time "
+        f"({min(shares):.2%} to {max(shares):.2%})\n"
+    )
     return found
 
 
