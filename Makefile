@@ -82,7 +82,9 @@ $(READY).bench: $(READY)
 	@touch $@
 
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store)
-	@trap 'trap - INT TERM; kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & $(BIN)/python -m ann_service --store $(STORE) & wait
+	@trap 'trap - INT TERM; kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & tower=$$!; \
+	  $(BIN)/python -m ann_service --store $(STORE) & ann=$$!; \
+	  failed=0; wait $$tower || failed=1; wait $$ann || failed=1; exit $$failed
 
 wheel: $(READY) ## Build the wheels of client and project into dist/
 	$(BIN)/python -m build --wheel --outdir dist clients && $(BIN)/python -m build --wheel --outdir dist .

@@ -17,6 +17,7 @@ from trainer.errors import RunError
 from trainer.index_command import tune_index
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
+from trainer.run_folder import check_run_folder
 from trainer.search_commands import evaluate_graded
 from trainer.store_commands import (
     Json,
@@ -92,6 +93,8 @@ def train(
     folder = sources.data_folder(chosen, recipe_name, data_folder, cache)
     if store is not None:
         BundleStore(store).live()  # says now, not after the training, where this can be no store
+    run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
+    check_run_folder(run_folder, resume=resume)  # likewise, before large tables are read
     dataset, parts = sources.read(chosen, folder)
 
     import_tensorflow()
@@ -100,7 +103,6 @@ def train(
     from trainer.publishing import publish as publish_run
     from trainer.runs import write_evaluation
 
-    run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
     finished = fit_and_choose(chosen, folder, dataset, parts, run_folder, resume=resume)
     finished.save(run_folder)
     evaluation = evaluate_test(chosen, dataset, finished.schemas, finished.towers, parts, refitted=finished.refitted)

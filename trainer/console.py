@@ -112,15 +112,19 @@ def _table(title: str) -> Table:
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a table with the keys of the first row as its head."""
+    """Prints a table with the keys of the first row as its head; None is an empty cell."""
     table = _table(title)
     for name in rows[0]:
         # Never cut: a version is there to be copied. A narrow terminal wraps the line instead.
-        widest = max(len(str(row.get(name, ""))) for row in rows)
+        widest = max(len(_cell(row.get(name))) for row in rows)
         table.add_column(name.replace("@", "\n@").replace("_", "\n"), no_wrap=True, min_width=widest)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     console.print(table)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def print_gates(manifest: Manifest, *, explain: bool) -> None:

@@ -21,7 +21,8 @@ from trainer.events import Events
 from trainer.progress import EpochProgress, shown_metrics
 from trainer.recipe import Recipe
 from trainer.recipe_training import Training
-from trainer.runs import RUN, Run
+from trainer.run_folder import check_run_folder
+from trainer.runs import Run
 from trainer.splits import Parts
 from trainer.training import Fitted, Validate
 
@@ -55,10 +56,7 @@ def fit_and_choose(
         TrainingError: the loss is not finite.
         RunError: the folder cannot be written, holds no checkpoint to resume from, or holds a finished run.
     """
-    if resume and not (folder / CHECKPOINT).exists():
-        raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume")
-    if not resume and (folder / RUN).exists():
-        raise RunError(f"{folder} holds a finished run; name another folder with --run, or remove this one")
+    check_run_folder(folder, resume=resume)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

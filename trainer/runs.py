@@ -32,10 +32,8 @@ from trainer import recipes
 from trainer.errors import RunError
 from trainer.evaluation import Evaluation
 from trainer.recipe import Recipe
+from trainer.run_folder import RUN
 from trainer.schema import Schemas
-
-RUN = "run.json"
-"""Where it stands, so do the towers."""
 
 
 @dataclass(frozen=True)

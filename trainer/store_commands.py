@@ -36,13 +36,14 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
             state = "live" if version == pointer.version else "before it"
         try:
             m = opened.manifest(version)
+            ndcg = m.metrics.get("ndcg@10")
             rows.append(
                 {
                     "bundle": version,
                     "state": ", ".join(filter(None, (state, _gates(m)))),
                     "model": m.model_version,
                     "items": m.item_count,
-                    "ndcg@10": round(m.metrics.get("ndcg@10", float("nan")), 4),
+                    "ndcg@10": None if ndcg is None else round(ndcg, 4),
                     "index_recall": round(m.index.recall_at_100, 4),
                 }
             )

@@ -81,7 +81,18 @@ def test_bundles_are_listed_for_machines_too(shop: Shop) -> None:
     assert [row["state"] for row in rows].count("live") == 1
 
 
-def test_a_finished_run_is_not_replaced(shop: Shop) -> None:
+def test_a_bundle_without_the_listed_metric_is_listed_without_it(store: BundleStore) -> None:
+    manifest = store.path(store.versions()[0]) / "manifest.json"
+    raw = json.loads(manifest.read_text())
+    del raw["metrics"]["ndcg@10"]
+    manifest.write_text(json.dumps(raw))
+    assert json.loads(command("bundles", "--store", store.root, "--json"))[-1]["ndcg@10"] is None
+
+
+def test_a_finished_run_is_not_replaced_and_no_table_read_before_that_is_said(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("trainer.sources.read")
     before = {path.name: path.stat().st_mtime_ns for path in shop.runs[0].iterdir()}
     with pytest.raises(RunError, match="holds a finished run; name another folder with --run, or remove this one"):
         command("train", shop.recipe, "--run", shop.runs[0])
