@@ -195,8 +195,10 @@ def to_request(searches: Sequence[Search], model_version: str, bundle_version: s
     """
     if not searches:
         raise InvalidRequest.in_field("searches", "is empty; send at least one")
-    messages = [_to_search(search, f"searches[{position}]") for position, search in enumerate(searches)]
-    return ann_pb2.SearchItemsRequest(model_version=model_version, bundle_version=bundle_version, searches=messages)
+    request = ann_pb2.SearchItemsRequest(model_version=model_version, bundle_version=bundle_version)
+    for position, search in enumerate(searches):
+        _add_search(request, search, f"searches[{position}]")
+    return request
 
 
 def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> SearchAnswer:
@@ -214,7 +216,7 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
     return SearchAnswer(retrievals, model_version, bundle_version, response.newest_model_version)
 
 
-def _to_search(search: Search, path: str) -> ann_pb2.Search:
+def _add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) -> None:
     if not isinstance(search.ranking, str) or search.ranking not in _RANKINGS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest.in_field(f"{path}.ranking", f"is {search.ranking!r}, expected {', '.join(_RANKINGS)}")
     targets = 3 - [search.embedding, search.embeddings, search.similar_to].count(None)
@@ -231,10 +233,7 @@ def _to_search(search: Search, path: str) -> ann_pb2.Search:
     if isinstance(search.k, bool) or not hasattr(search.k, "__index__") or operator.index(search.k) < 1:
         raise InvalidRequest.in_field(f"{path}.k", f"has to be a whole number of at least 1, got {search.k!r}")
     try:
-        return ann_pb2.Search(
-            embedding=None if search.embedding is None else ann_pb2.Embedding(values=search.embedding),
-            embeddings=None if search.embeddings is None else _to_embeddings(search.embeddings),
-            similar_to=None if search.similar_to is None else ann_pb2.ItemIds(values=_listed(search.similar_to)),
+        added = request.searches.add(
             k=search.k,
             filter=search.filter,
             exclude_item_ids=_listed(search.exclude),
@@ -246,13 +245,23 @@ def _to_search(search: Search, path: str) -> ann_pb2.Search:
             ranking=_RANKINGS[search.ranking],
             fusion_constant=search.fusion_constant,
         )
+        # In place: messages of their own would have to be copied.
+        if search.embedding is not None:
+            _set_values(added.embedding, search.embedding)
+        if search.embeddings is not None:
+            added.embeddings.SetInParent()
+            for embedding in search.embeddings:
+                _set_values(added.embeddings.values.add(), embedding)
+        if search.similar_to is not None:
+            _set_values(added.similar_to, _listed(search.similar_to))
     except (TypeError, ValueError) as error:
         # What protobuf says of a value that does not fit its field.
         raise InvalidRequest.in_field(path, f"a value has a wrong type or size: {error}") from error
 
 
-def _to_embeddings(vectors: Sequence[Sequence[float]]) -> ann_pb2.Embeddings:
-    return ann_pb2.Embeddings(values=[ann_pb2.Embedding(values=vector) for vector in vectors])
+def _set_values(message: ann_pb2.Embedding | ann_pb2.ItemIds, values: Sequence[float] | Sequence[str]) -> None:
+    message.SetInParent()  # where there are none, the service says so
+    message.values.extend(values)  # pyright: ignore[reportArgumentType]
 
 
 def _listed(values: str | Sequence[str]) -> Sequence[str]:

@@ -21,10 +21,18 @@ _EVENTS = "."
 """Stands in the names of features that tell of the events of a history, and in no other."""
 
 
-def to_query(features: Features, position: int = 0) -> query_pb2.Query:
-    """Returns the message of one query.
+def to_query(features: Features) -> query_pb2.Query:
+    """Returns the message of one query; features and errors are those of `write_query`."""
+    query = query_pb2.Query()
+    write_query(query, features)
+    return query
+
+
+def write_query(query: query_pb2.Query, features: Features, position: int = 0) -> None:
+    """Sets the features of an empty message, in place: a message of its own would have to be copied.
 
     Args:
+        query: Of a request.
         features: Its features. Those that are None or empty are left out.
         position: Its place in the batch, for messages.
 
@@ -33,7 +41,6 @@ def to_query(features: Features, position: int = 0) -> query_pb2.Query:
     """
     if not isinstance(features, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest.in_field(f"queries[{position}]", f"has to map names to values, got {features!r:.80}")
-    query = query_pb2.Query()
     for name, value in features.items():
         try:
             _write(query, name, value)
@@ -41,7 +48,6 @@ def to_query(features: Features, position: int = 0) -> query_pb2.Query:
             raise InvalidRequest.in_field(f"queries[{position}].features[{name}]", str(fault)) from fault.__cause__
         except UnicodeEncodeError as error:
             raise InvalidRequest.in_field(f"queries[{position}].features", f"a name is no text: {error}") from error
-    return query
 
 
 class _Fault(ValueError):
@@ -49,7 +55,7 @@ class _Fault(ValueError):
 
 
 def _write(query: query_pb2.Query, name: str, value: object) -> None:
-    """Sets a feature of a query, in place: a message of its own would have to be copied.
+    """Sets a feature of a query.
 
     Raises:
         _Fault: the value is of no type that a feature can have.
@@ -57,7 +63,7 @@ def _write(query: query_pb2.Query, name: str, value: object) -> None:
     """
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _Fault("a feature name has to be a str")
-    items: list[object] = list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else [value]
+    items: list[object] = list(cast("Sequence[object]", value)) if isinstance(value, (list, tuple)) else [value]
     of_events = _EVENTS in name
     if of_events:
         items = _fill(items)
@@ -65,16 +71,15 @@ def _write(query: query_pb2.Query, name: str, value: object) -> None:
         return
     message = query.features[name]
     types = set(map(type, items))
-    if types == {str}:  # most of what is sent, and no look at each
-        _write_strings(message, cast("list[str]", items))
     # bool counts as an int in Python, and is one of 0 and 1 in no schema.
-    elif bool in types:
+    if bool in types:
         raise _Fault("bool is no feature type; send a string such as 'true', or 0 and 1")
-    elif all(isinstance(item, str) for item in items):
+    # Of one type of Python, as most lists are, there is no need to look at each value.
+    if types == {str} or all(isinstance(item, str) for item in items):
         _write_strings(message, cast("list[str]", items))
-    elif all(isinstance(item, Integral) for item in items):
+    elif types == {int} or all(isinstance(item, Integral) for item in items):
         message.ints.values.extend(_checked_ints(cast("list[int]", items)))
-    elif all(isinstance(item, Real) for item in items):
+    elif types == {float} or all(isinstance(item, Real) for item in items):
         message.floats.values.extend(_checked_floats(cast("list[float]", items), of_events))
     else:
         names = sorted({each.__name__ for each in types})

@@ -9,7 +9,7 @@ from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
 from two_tower_client.channel import Address
 from two_tower_client.client import AsyncClient, Client, ConnectionOptions
 from two_tower_client.errors import InvalidRequest, ServerError
-from two_tower_client.features import Features, to_query
+from two_tower_client.features import Features, write_query
 from two_tower_client.results import Embeddings
 
 DEFAULT_ADDRESS = "localhost:50051"
@@ -90,8 +90,10 @@ def to_request(queries: Sequence[Features], model_version: str) -> query_pb2.Emb
     """
     if not queries:
         raise InvalidRequest.in_field("queries", "is empty; send at least one")
-    messages = [to_query(features, position) for position, features in enumerate(queries)]
-    return query_pb2.EmbedQueriesRequest(queries=messages, model_version=model_version)
+    request = query_pb2.EmbedQueriesRequest(model_version=model_version)
+    for position, features in enumerate(queries):
+        write_query(request.queries.add(), features, position)
+    return request
 
 
 def to_embeddings(response: query_pb2.EmbedQueriesResponse, query_count: int) -> Embeddings:

@@ -7,7 +7,7 @@ import pytest
 from tests.clients.conftest import World
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client import AnnClient, AsyncAnnClient, InvalidRequest, Search, ServerError
-from two_tower_client.ann import to_answer
+from two_tower_client.ann import to_answer, to_request
 from two_tower_client.filters import equals
 
 
@@ -162,3 +162,9 @@ def test_asyncio_twin_answers_the_same(world: World) -> None:
 def test_an_answer_of_a_wrong_shape_is_an_error(response: ann_pb2.SearchItemsResponse) -> None:
     with pytest.raises(ServerError):
         to_answer(response, 1)
+
+
+@pytest.mark.parametrize("target", ["embedding", "embeddings", "similar_to"])
+def test_a_target_without_values_is_sent_as_one_so_that_the_service_says_what_is_wrong(target: str) -> None:
+    (search,) = to_request([Search(**{target: []})], "m1", "").searches  # type: ignore[arg-type]
+    assert search.WhichOneof("target") == target

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client import InvalidRequest
-from two_tower_client.features import FeatureValue, parse_features, to_query
+from two_tower_client.features import FeatureValue, parse_features, to_query, write_query
 
 ONE_OF = "has to be str, int, float, or a list or tuple of one of them"
 
@@ -76,7 +76,7 @@ def test_missing_values_are_left_out(value: FeatureValue) -> None:
 )
 def test_rejects_before_the_wire(value: FeatureValue, description: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        to_query({"x": value}, position=3)
+        write_query(query_pb2.Query(), {"x": value}, position=3)
     assert caught.value.violations == (("queries[3].features[x]", description),)
 
 
