@@ -18,6 +18,7 @@ _SCORES_AT_ONCE = 2**19
 _FIRST_ROWS, _WORTH_A_FIRST = 8192, 8
 """Rows of the first block, and how many times as many there have to be for one of its own."""
 _COMPARED_AT_ONCE = 1024
+"""Scores, those of as many rows as fit: what a comparison does in one loop."""
 _ROWS_GATHERED = 8192
 """2 MiB of 64-d vectors: small enough that the allocator gives the same pages again instead of fresh ones."""
 
