@@ -267,7 +267,7 @@ class FeatureSchema:
         return FeatureSchema(tuple(f for f in self.features if f.name in names), self.vocabularies, self.encoders)
 
     def encode(self, columns: Columns, row_count: int) -> dict[str, np.ndarray]:
-        """Returns the model inputs of `row_count` rows.
+        """Returns the model inputs of `row_count` rows; not to be written to.
 
         Args:
             columns: raw values by feature name, each [row_count]; see the table on top. A feature without a column is

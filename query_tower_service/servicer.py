@@ -134,7 +134,7 @@ def to_response(embeddings: np.ndarray, model_version: str) -> bytes:
     """
     head, size = _wire_head(embeddings.shape[-1]), 4 * embeddings.shape[-1]
     raw = embeddings.astype(_WIRE_FLOAT, copy=False).tobytes()
-    if len(raw) == size:  # of most requests, and no loop for one
+    if embeddings.shape[:-1] == (1,):  # of most requests, and no loop for one
         return b"".join((head, raw, _wire_tail(model_version)))
     parts = [head + raw[at : at + size] for at in range(0, len(raw), size)]
     if embeddings.ndim == 3:

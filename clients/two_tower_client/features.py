@@ -17,6 +17,7 @@ Features = Mapping[str, FeatureValue]
 """The features of one query by name. Any may be left out."""
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_PLAIN = ({str}, {int}, {float})
 _EVENTS = "."
 """Stands in the names of features that tell of the events of a history, and in no other."""
 
@@ -70,24 +71,36 @@ def _write(query: query_pb2.Query, name: str, value: object) -> None:
     if value is None or not items:
         return
     message = query.features[name]
+    message.Clear()  # of a name that comes twice, as in a multi-dict, the last one counts
     types = set(map(type, items))
-    # bool counts as an int in Python, and is one of 0 and 1 in no schema.
-    if bool in types:
-        raise _Fault("bool is no feature type; send a string such as 'true', or 0 and 1")
     # Of one type of Python, as most lists are, there is no need to look at each value.
-    if types == {str} or all(isinstance(item, str) for item in items):
+    kind = types.pop() if types in _PLAIN else _kind_of(items)
+    if kind is str:
         _write_strings(message, cast("list[str]", items))
-    elif types == {int} or all(isinstance(item, Integral) for item in items):
+    elif kind is int:
         message.ints.values.extend(_checked_ints(cast("list[int]", items)))
-    elif types == {float} or all(isinstance(item, Real) for item in items):
-        message.floats.values.extend(_checked_floats(cast("list[float]", items), of_events))
     else:
-        names = sorted({each.__name__ for each in types})
-        if len(names) > 1:
-            raise _Fault(f"a list has to be of one type, got {' and '.join(names)}")
-        raise _Fault(
-            f"has to be str, int, float, or a list or tuple of one of them, got {names[0]} (an array: use .tolist())"
-        )
+        message.floats.values.extend(_checked_floats(cast("list[float]", items), of_events))
+
+
+def _kind_of(items: list[object]) -> type:
+    """Returns str, int or float: what all the values are, or stand for.
+
+    Raises:
+        _Fault: they are of no such type, or of several.
+    """
+    # bool counts as an int in Python, and is one of 0 and 1 in no schema.
+    if any(isinstance(item, bool) for item in items):
+        raise _Fault("bool is no feature type; send a string such as 'true', or 0 and 1")
+    for kind, counts in ((str, str), (int, Integral), (float, Real)):
+        if all(isinstance(item, counts) for item in items):
+            return kind
+    names = sorted({type(item).__name__ for item in items})
+    if len(names) > 1:
+        raise _Fault(f"a list has to be of one type, got {' and '.join(names)}")
+    raise _Fault(
+        f"has to be str, int, float, or a list or tuple of one of them, got {names[0]} (an array: use .tolist())"
+    )
 
 
 def _fill(items: list[object]) -> list[object]:

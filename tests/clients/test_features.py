@@ -150,3 +150,30 @@ def test_command_line_says_what_is_wrong(texts: list[str], message: str) -> None
 def test_a_name_that_is_no_text_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="a name is no text"):
         to_query({"\ud800": 1})
+
+
+class Pairs(dict[str, FeatureValue]):
+    """Gives a name twice, as a multi-dict does."""
+
+    def items(self):  # type: ignore[override]
+        return [("age", 24), ("age", 25)]
+
+
+def test_of_a_name_that_comes_twice_the_last_one_counts() -> None:
+    assert list(to_query(Pairs()).features["age"].ints.values) == [25]
+
+
+class Lazy:
+    """Stands for a value, as a proxy does."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    @property
+    def __class__(self):  # type: ignore[override]
+        return type(self._value)
+
+
+def test_what_stands_for_a_bool_is_refused_as_one() -> None:
+    with pytest.raises(InvalidRequest, match="bool is no feature type"):
+        to_query({"x": Lazy(True)})  # type: ignore[dict-item]

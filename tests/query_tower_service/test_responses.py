@@ -26,7 +26,7 @@ def test_a_response_parses_from_the_wire() -> None:
     assert [round(value, 6) for value in embedding.values] == [0.6, -0.8]
 
 
-@pytest.mark.parametrize(("batch", "interests", "dimension"), [(1, 2, 1), (3, 4, 8), (2, 3, 31), (2, 8, 32)])
+@pytest.mark.parametrize(("batch", "interests", "dimension"), [(1, 1, 4), (1, 2, 1), (3, 4, 8), (2, 3, 31), (2, 8, 32)])
 def test_interests_are_what_protobuf_makes_of_them_and_no_embedding_stands_beside(
     batch: int, interests: int, dimension: int
 ) -> None:
