@@ -6,8 +6,8 @@ beside it an echo, whose tail is that of gRPC, of ghz and of the machine. Two wo
 ``--pin`` and with ``--no-pin``.
 
 Calls of the first half second do not count: ghz opens its connections then. Its garbage collector is off: it stops ghz
-for milliseconds, and then sends what is due all at once. Where the host pauses a core, so does it; how often it does is
-measured before each round.
+for milliseconds, and then sends what is due all at once. The host does the same to all where
+it pauses a core; how often it does is measured before each round.
 """
 
 from __future__ import annotations

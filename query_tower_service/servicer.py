@@ -13,7 +13,7 @@ from bundle.event_values import EventValue
 from bundle.features import Feature
 from query_tower_service.loading import Model
 from query_tower_service.query_log import QueryLog
-from query_tower_service.validation import wrong_batch
+from query_tower_service.validation import check_batch
 from serving.errors import ModelNotServed, NoBundle
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics
@@ -74,8 +74,7 @@ class QueryTowerServicer:
         """
         queries = request.queries
         count = len(queries)
-        if not 1 <= count <= self._max_batch_size:
-            raise wrong_batch(count, self._max_batch_size)
+        check_batch(count, self._max_batch_size)
         self._batch_size.observe(count)
         model = _pick(self._live.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None

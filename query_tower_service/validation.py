@@ -22,9 +22,14 @@ _MAX_VIOLATIONS = 20
 _SCALARS = (Categorical, Numeric, Text, RequestTime)
 
 
-def wrong_batch(count: int, max_batch_size: int) -> InvalidRequest:
-    """Returns the error for a request of no query, or of too many."""
-    return InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
+def check_batch(count: int, max_batch_size: int) -> None:
+    """Checks how many queries there are.
+
+    Raises:
+        InvalidRequest: none, or too many.
+    """
+    if not 1 <= count <= max_batch_size:
+        raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
 
 
 class RequestReader:
@@ -135,7 +140,9 @@ def _reader(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
     return _scalar_reader(feature.value_type, read) if isinstance(feature, _SCALARS) else read
 
 
-def _scalar_reader(value_type: str, read: Callable[[pb.FeatureValues], Sequence[Any]]) -> Callable[..., Any]:
+def _scalar_reader(
+    value_type: str, read: Callable[[pb.FeatureValues], Sequence[Any]]
+) -> Callable[[pb.FeatureValues], Any]:
     """Returns what reads a scalar of that type; `read` reads values of which there are none, several, or bad ones."""
     values_of: Callable[[pb.FeatureValues], Sequence[Any]] = attrgetter(f"{value_type}s.values")
     is_valid: Callable[[Any], bool] = _is_short if value_type == "string" else math.isfinite

@@ -89,11 +89,7 @@ class _Clocks:
 
 
 class Live(Generic[T]):
-    """Keeps the live bundle and the one before it open.
-
-    Attributes:
-        snapshot: what is open now; written by one thread, read by any at any time. Take it once a request.
-    """
+    """Keeps the live bundle and the one before it open. `snapshot` may be read by any thread at any time."""
 
     def __init__(
         self,
@@ -120,7 +116,7 @@ class Live(Generic[T]):
         self._problems: dict[str, Problem] = {}
         self._clocks = _Clocks()
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self.snapshot: Snapshot[T] = Snapshot()
+        self._snapshot: Snapshot[T] = Snapshot()
         self._live_version = ""
         self._on_change: Callable[[Snapshot[T]], None] = lambda snapshot: None
         self._thread = threading.Thread(target=self._run, name="live", daemon=True)
@@ -135,6 +131,11 @@ class Live(Generic[T]):
     def worker_count(self) -> int:
         """How many worker processes share the port; each has bundles of its own."""
         return self._config.worker_count
+
+    @property
+    def snapshot(self) -> Snapshot[T]:
+        """What is open now. Take it once a request."""
+        return self._snapshot
 
     def start(self, on_change: Callable[[Snapshot[T]], None]) -> None:
         """Starts to watch the store.
@@ -304,8 +305,8 @@ class Live(Generic[T]):
             self._state.loading,
             tuple(self._problems.values()),
         )
-        if snapshot != self.snapshot:
-            self.snapshot = snapshot  # the swap: one reference
+        if snapshot != self._snapshot:
+            self._snapshot = snapshot  # the swap: one reference
             self._metrics.open_bundles.set(len(snapshot.open))
             self._on_change(snapshot)
 

@@ -20,4 +20,7 @@ def check_run_folder(folder: Path, *, resume: bool) -> None:
     if resume and not (folder / CHECKPOINT).exists():
         raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume")
     if not resume and (folder / RUN).exists():
-        raise RunError(f"{folder} holds a finished run; name another folder with --run, or remove this one")
+        raise RunError(
+            f"{folder} holds a finished run; name another folder with --run, or remove this one; to make a bundle of "
+            f"it: python -m trainer publish {folder} --store STORE"
+        )

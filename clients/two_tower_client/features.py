@@ -18,6 +18,7 @@ Features = Mapping[str, FeatureValue]
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _PLAIN = ({str}, {int}, {float})
+"""The types of the values of nearly every feature, each alone."""
 _EVENTS = "."
 """Stands in the names of features that tell of the events of a history, and in no other."""
 

@@ -94,7 +94,10 @@ def test_a_finished_run_is_not_replaced_and_no_table_read_before_that_is_said(
 ) -> None:
     monkeypatch.delattr("trainer.sources.read")
     before = {path.name: path.stat().st_mtime_ns for path in shop.runs[0].iterdir()}
-    with pytest.raises(RunError, match="holds a finished run; name another folder with --run, or remove this one"):
+    expected = (
+        "holds a finished run; name another folder with --run, or remove this one; to make a bundle of it: .* publish"
+    )
+    with pytest.raises(RunError, match=expected):
         command("train", shop.recipe, "--run", shop.runs[0])
     assert {path.name: path.stat().st_mtime_ns for path in shop.runs[0].iterdir()} == before
 
