@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.pair_load import Round, closed_loop
+from bench.pair_load import Retrieve, Round, closed_loop
 from bench.timing import print_table
 
 CALLERS = (1, 4, 16, 64)
 KS = (10, 100)
-
-Retrieve = Callable[[int, int], object]
-"""Sends the call of a number, which asks for `k` items."""
 
 
 def measure(

@@ -15,10 +15,9 @@ import argparse
 import itertools
 import json
 import os
-import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from typing import Any
 import grpc
 
 from ann_index.kinds import KINDS
-from bench import pair_grid
-from bench.pair_load import Contender, closed_loop, family, open_loop, schedule
+from bench import pair_grid, pair_tails
+from bench.pair_load import Contender, Retrieve, family
 from bench.pair_world import K, World
 from bench.timing import print_table
 from bundle.manifest import Manifest
@@ -42,8 +41,6 @@ SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _BATCH = 100
 _CALLERS = 4
 _CONNECTIONS = 8
-_OPEN_LOOP_CALLERS = 32
-_LOAD = 0.7
 _RECALL_OF = 100
 _PARTS = ("throughput", "retrieve", "callers")
 
@@ -236,52 +233,22 @@ def _peers(world: World) -> list[Contender]:
 
 
 def _tails(world: World, pairs: dict[str, _Served], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measures `Retriever.retrieve` of one query: unloaded, at capacity, and on schedules below it."""
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in pairs}
-    seconds = arguments.seconds
     recall: dict[str, float] = {}
     for kind, pair in pairs.items():
         answers = [pair.retriever.retrieve(features, K) for features in world.features[:_RECALL_OF]]
         recall[kind] = world.recall([_rows(answer.item_ids) for answer in answers])
-    for number in range(arguments.rounds):
-        for kind, pair in pairs.items():
-
-            def retrieve(at: int, pair: _Served = pair) -> object:
-                return pair.retriever.retrieve(world.features[at % len(world.features)], K)
-
-            closed_loop(retrieve, _CALLERS, 0.3)
-            lone = closed_loop(retrieve, 1, seconds, pids=pair.pids)
-            most = closed_loop(retrieve, 2 * _CALLERS, seconds, pids=pair.pids)
-            row = {"unloaded_ms": lone.p50_ms, "capacity": most.queries_per_s, "load_us": most.load_us}
-            row |= {"served_us": most.served_us, "recall": recall[kind]}
-            for name, seed in (("even", None), ("poisson", number)):
-                due = schedule(_LOAD * most.queries_per_s, 2 * seconds, seed)
-                under = open_loop(retrieve, _OPEN_LOOP_CALLERS, due, pair.pids)
-                row |= {f"{name}_p50_ms": under.p50_ms, f"{name}_p99_ms": under.p99_ms}
-            found[kind].append(row)
-    rows: list[list[str]] = []
-    for kind, rounds in found.items():
-        of = {name: [each[name] for each in rounds] for name in rounds[0]}
-        middle = {name: statistics.median(values) for name, values in of.items()}
-        cells = [kind, f"{recall[kind]:.3f}", f"{middle['unloaded_ms']:.2f}", f"{middle['capacity']:,.0f}"]
-        cells += [f"{middle['served_us']:,.0f}", f"{middle['load_us']:,.0f}"]
-        for name in ("even", "poisson"):
-            ratios = [p99 / lone for p99, lone in zip(of[f"{name}_p99_ms"], of["unloaded_ms"], strict=True)]
-            cells += [f"{middle[f'{name}_p99_ms']:.1f}"]
-            cells += [f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"]
-        rows.append(cells)
-    head = ["kind", "recall@100", "unloaded median ms", "capacity/s", "services µs", "load generator µs"]
-    head += ["p99 ms, even", "/ unloaded", "p99 ms, Poisson", "/ unloaded"]
-    print_table(f"Retriever.retrieve, {world.item_count:,} items, k = {K}, at {_LOAD:.0%} of capacity", head, rows)
-    return found
+    return pair_tails.measure(_asked(world, pairs), recall, world.item_count, arguments.rounds, arguments.seconds)
 
 
 def _by_callers(world: World, pairs: dict[str, _Served], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    def asks(pair: _Served) -> pair_grid.Retrieve:
+    return pair_grid.measure(_asked(world, pairs), world.item_count, arguments.rounds, arguments.seconds)
+
+
+def _asked(world: World, pairs: dict[str, _Served]) -> Mapping[str, tuple[Retrieve, Sequence[int]]]:
+    def retrieve_of(pair: _Served) -> Retrieve:
         return lambda number, k: pair.retriever.retrieve(world.features[number % len(world.features)], k)
 
-    asked = {kind: (asks(pair), pair.pids) for kind, pair in pairs.items()}
-    return pair_grid.measure(asked, world.item_count, arguments.rounds, arguments.seconds)
+    return {kind: (retrieve_of(pair), pair.pids) for kind, pair in pairs.items()}
 
 
 def _parts(values: Sequence[Any]) -> list[Any]:

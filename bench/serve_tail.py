@@ -6,8 +6,9 @@ beside it an echo, whose tail is that of gRPC, of ghz and of the machine. Two wo
 ``--pin`` and with ``--no-pin``.
 
 Calls of the first half second do not count: ghz opens its connections then. Its garbage collector is off: it stops ghz
-for milliseconds, and then sends what is due all at once. The host does the same to all where
-it pauses a core; how often it does is measured before each round.
+for milliseconds, and then sends what is due all at once. A host that pauses a core does the same to all, so the tail is
+shown of all calls, which is what callers on this machine see, and of those that no pause touched (`bench.host`), which
+is the service's own.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import os
 import statistics
 import sys
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from google.protobuf.json_format import MessageToJson
 
 from bench import host
 from bench.serve_load import one_core, other_cores
+from bench.timing import p99, print_table
 from bundle.store import BundleStore
 from loadtest.data import make
 from loadtest.ghz import ROOT, Run, execute
@@ -38,6 +42,15 @@ _VARIANTS = {
     "2 workers, --pin": ((*_OURS, "--pin"), "2"),
     "2 workers, --no-pin": ((*_OURS, "--no-pin"), "2"),
 }
+_COLUMNS = {
+    "closed loop, calls/s": ",.0f",
+    "median ms": ".2f",
+    "p99 ms": ".2f",
+    "p99 / median": ".1f",
+    "pauses of a core, /s": ".1f",
+    "calls that none touched": ".0%",
+}
+_SPARED = "p99 of these / median"
 _WARM_UP_S = 0.5
 
 
@@ -79,41 +92,40 @@ def _start(store: BundleStore, folder: Path, program: tuple[str, ...], workers: 
 
 
 def _take_turns(services: dict[str, Replica], folder: Path, arguments: Any) -> dict[str, dict[str, list[float]]]:
-    found = {variant: {name: [] for name in ("rate", "median", "p99", "ratio")} for variant in services}
-    paused: list[tuple[float, float]] = []
+    found: dict[str, dict[str, list[float]]] = {
+        variant: {name: [] for name in (*_COLUMNS, _SPARED)} for variant in services
+    }
     for _ in range(arguments.rounds):
-        paused.append(host.pauses(1.0))
         for variant, service in services.items():
             run = Run(service.address, folder, arguments.seconds, 1.0, None, warm_up_s=_WARM_UP_S)
             with contextlib.nullcontext() if service.flags["workers"] == "2" else other_cores():
                 reached = execute(arguments.ghz, "embed-single", run)["rps"]
                 even = dataclasses.replace(run, rate=reached / 2)
-                report = execute(arguments.ghz, "embed-constant", even)
-            found[variant]["rate"].append(reached)
-            latency = {each["percentage"]: each["latency"] / 1e6 for each in report["latencyDistribution"]}
-            found[variant]["median"].append(latency[50])
-            found[variant]["p99"].append(latency[99])
-            found[variant]["ratio"].append(latency[99] / latency[50])
-    counts, shares = zip(*paused, strict=True)
-    print(
-        f"pauses of a busy core over {host.PAUSE_S * 1e3:g} ms: {statistics.median(counts):.1f} a second "
-        f"({min(counts):.1f} to {max(counts):.1f}), {statistics.median(shares):.2%} of the time "
-        f"({min(shares):.2%} to {max(shares):.2%})\n"
-    )
+                with host.watched() as pauses:
+                    details = execute(arguments.ghz, "embed-constant", even)["details"]
+            latencies_ms = np.array([each["latency"] / 1e6 for each in details])
+            # ghz notes when a call ended.
+            ended = np.array([datetime.fromisoformat(each["timestamp"]).timestamp() for each in details])
+            middle, tail = np.percentile(latencies_ms, [50, 99])
+            spared = pauses.spared(ended - latencies_ms / 1e3, ended)
+            figures = (reached, middle, tail, tail / middle, pauses.per_second, spared.mean())
+            for name, figure in zip(_COLUMNS, figures, strict=True):
+                found[variant][name].append(float(figure))
+            found[variant][_SPARED] += (latencies_ms[spared] / middle).tolist()
     return found
 
 
 def _print(found: dict[str, dict[str, list[float]]]) -> None:
-    print(
-        "| query tower | closed loop, calls/s | even rate: median ms | p99 ms | p99 / median |\n|---|---|---|---|---|"
-    )
+    rows: list[list[str]] = []
     for variant, series in found.items():
-        digits = {"rate": ",.0f", "median": ".2f", "p99": ".2f", "ratio": ".1f"}
-        cells = (
-            f"{statistics.median(values):{digits[name]}} ({min(values):{digits[name]}} to {max(values):{digits[name]}})"
-            for name, values in series.items()
-        )
-        print(f"| {variant} | {' | '.join(cells)} |")
+        spared = series.pop(_SPARED)
+        cells = [
+            f"{statistics.median(of):{_COLUMNS[name]}} ({min(of):{_COLUMNS[name]}} to {max(of):{_COLUMNS[name]}})"
+            for name, of in series.items()
+        ]
+        rows.append([variant, *cells, p99(spared)])
+    head = ["query tower", *_COLUMNS, _SPARED]
+    print_table("EmbedQueries of 1 query: a closed loop, then half of its rate, evenly", head, rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -38,6 +38,11 @@ def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) ->
                 times[name].append((time.perf_counter() - started) * 1e6)
     quartiles = {name: statistics.quantiles(of, n=4) for name, of in times.items()}
     return {name: Timing(of[1], of[0], of[2]) for name, of in quartiles.items()}
+
+
+def p99(ratios: Sequence[float]) -> str:
+    """Shows what one ratio in a hundred exceeds."""
+    return f"{statistics.quantiles(ratios, n=100)[-1]:.1f}" if len(ratios) > 1 else "unknown"
 
 
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
