@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import Counter
 
 from ann_index.exact import Found, scan
+from ann_service import sharing
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
 from ann_service.plan import SearchPlan
@@ -225,6 +226,105 @@ def test_many_threads_all_get_their_own() -> None:
     assert count() > 0
     assert not shared._waiting
     assert shared._free == 1
+
+
+def test_callers_who_come_back_are_searched_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_BACK_WITHIN", 1e9)
+    monkeypatch.setattr(sharing, "_LONGEST_PAUSE_S", 10.0)
+    shared, count = searches()
+    where, index = catalogue()
+
+    def loop(caller: int) -> None:
+        for _ in range(20):
+            assert shared.rank_all(where, [plan(caller)])[0][0].tolist() == exact(caller)
+
+    def first_through_the_index() -> None:
+        assert shared.rank_all(where, [plan(9)])[0][0].tolist() == list(range(K))
+        loop(9)
+
+    with ThreadPoolExecutor(4) as calls:
+        index.gate.clear()
+        first = calls.submit(first_through_the_index)
+        assert index.reached.acquire(timeout=10)
+        others = [calls.submit(loop, caller) for caller in (1, 2, 3)]
+        wait_for(shared, 3)
+        index.gate.set()
+        for call in (first, *others):
+            call.result(30)
+    # Each time the four of them: had a turn begun with the first one back, the index would have been asked again.
+    assert index.asked == [1]
+    assert count() == 80
+
+
+def test_who_does_not_come_back_is_not_waited_for_longer_than_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_BACK_WITHIN", 1e9)
+    monkeypatch.setattr(sharing, "_LONGEST_PAUSE_S", 0.3)
+    shared, count = searches()
+    where, index = catalogue()
+    with held(shared, where, index) as (calls, _):
+        answers = [calls.submit(shared.rank_all, where, [plan(n)]) for n in (1, 2)]
+        wait_for(shared, 2)
+        began = time.monotonic()
+    assert 0.2 < time.monotonic() - began < 5.0
+    assert [rows(answer) for answer in answers] == [exact(1), exact(2)]  # a third was expected: who was alone before
+    assert shared.rank_all(where, [plan(3)])[0][0].tolist() == list(range(K))
+    assert count() == 2
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(sharing, "time", clock)
+    return clock
+
+
+def test_as_many_are_expected_as_were_answered_and_wait_and_each_soon(clock: Clock) -> None:
+    gathering = sharing._Gathering(most=8)
+    assert not gathering.after_others()
+    gathering.answered(1, clock.now - 0.002, waiting=0)
+    assert not gathering.after_others()  # who was alone stays alone
+    gathering.answered(1, clock.now - 0.002, waiting=2)
+    assert gathering.expected == 3
+    assert gathering.pause_s == pytest.approx(0.75 * 0.002)
+    gathering.answered(4, clock.now - 0.002, waiting=0)
+    assert gathering.expected == 4
+    assert gathering.pause_s == pytest.approx(0.75 * 0.002 / 1.6)  # four cost 1.6 x one
+    assert gathering.after_others()
+    clock.now += 0.004
+    assert not gathering.after_others()  # by now they would be back
+    gathering.answered(7, clock.now - 60.0, waiting=7)
+    assert gathering.expected == 8
+    assert gathering.pause_s == 0.01  # whatever held it up
+
+
+def test_what_is_in_vain_is_tried_ever_more_rarely_and_what_is_not_every_time(clock: Clock) -> None:
+    gathering = sharing._Gathering(most=8)
+
+    def tries(complete: bool, turns: int, others_came: bool = False) -> int:
+        tried = 0
+        for _ in range(turns):
+            gathering.answered(2, clock.now - 0.001, waiting=1 if others_came else 0)
+            came = threading.Lock()
+            came.acquire()
+            if gathering.begin(came, waiting=0):
+                tried += 1
+                if complete:
+                    gathering.came(waiting=gathering.expected - 1)
+                    assert came.acquire(blocking=False)
+                gathering.end(came, waiting=gathering.expected - 1 if complete else 0)
+        return tried
+
+    assert tries(complete=True, turns=100) == 100
+    assert tries(complete=False, turns=170) < 15
+    assert tries(complete=True, turns=100) > 60
+    assert tries(complete=True, turns=170, others_came=True) < 15  # they do not wait for answers
 
 
 def test_what_is_saved_is_what_a_search_alone_costs_less_a_share_of_the_scan() -> None:
