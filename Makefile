@@ -81,10 +81,11 @@ $(READY).bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
-serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store)
+serve: SHELL := bash
+serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store); if one ends, so does the other
 	@trap 'trap - INT TERM; kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & tower=$$!; \
 	  $(BIN)/python -m ann_service --store $(STORE) & ann=$$!; \
-	  failed=0; wait $$tower || failed=1; wait $$ann || failed=1; exit $$failed
+	  wait -n; failed=$$?; kill $$tower $$ann 2>/dev/null; wait; exit $$failed
 
 wheel: $(READY) ## Build the wheels of client and project into dist/
 	$(BIN)/python -m build --wheel --outdir dist clients && $(BIN)/python -m build --wheel --outdir dist .

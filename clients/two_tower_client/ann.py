@@ -4,7 +4,7 @@ import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
@@ -219,11 +219,11 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
 def _add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) -> None:
     if not isinstance(search.ranking, str) or search.ranking not in _RANKINGS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest.in_field(f"{path}.ranking", f"is {search.ranking!r}, expected {', '.join(_RANKINGS)}")
-    targets = 3 - [search.embedding, search.embeddings, search.similar_to].count(None)
+    targets = [name for name in ("embedding", "embeddings", "similar_to") if getattr(search, name) is not None]
     if search.ranking == "lexical":
         if targets:
             raise InvalidRequest.in_field(path, 'takes no target where ranking is "lexical"; "fused" takes both')
-    elif targets != 1:
+    elif len(targets) != 1:
         raise InvalidRequest.in_field(
             path, "takes an embedding, embeddings or items to be similar to: one of the three"
         )
@@ -232,19 +232,22 @@ def _add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) 
         raise InvalidRequest.in_field(f"{path}.text", f'{fault}; give a text with ranking "lexical" or "fused"')
     if isinstance(search.k, bool) or not hasattr(search.k, "__index__") or operator.index(search.k) < 1:
         raise InvalidRequest.in_field(f"{path}.k", f"has to be a whole number of at least 1, got {search.k!r}")
+    fields: dict[str, Any] = {
+        "k": search.k,
+        "filter": search.filter,
+        "exclude_item_ids": _listed(search.exclude),
+        "min_score": search.min_score,
+        "exact": search.exact,
+        "search_budget": search.search_budget,
+        "return_attributes": _listed(search.return_attributes),
+        "text": search.text,
+        "ranking": _RANKINGS[search.ranking],
+        "fusion_constant": search.fusion_constant,
+    }
+    at_fault = path
     try:
-        added = request.searches.add(
-            k=search.k,
-            filter=search.filter,
-            exclude_item_ids=_listed(search.exclude),
-            min_score=search.min_score,
-            exact=search.exact,
-            search_budget=search.search_budget,
-            return_attributes=_listed(search.return_attributes),
-            text=search.text,
-            ranking=_RANKINGS[search.ranking],
-            fusion_constant=search.fusion_constant,
-        )
+        added = request.searches.add(**fields)
+        at_fault = ".".join([path, *targets])
         # In place: messages of their own would have to be copied.
         if search.embedding is not None:
             _set_values(added.embedding, search.embedding)
@@ -255,8 +258,19 @@ def _add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) 
         if search.similar_to is not None:
             _set_values(added.similar_to, _listed(search.similar_to))
     except (TypeError, ValueError) as error:
-        # What protobuf says of a value that does not fit its field.
-        raise InvalidRequest.in_field(path, f"a value has a wrong type or size: {error}") from error
+        # What protobuf says of a value that does not fit its field; of which, it often does not say.
+        refused = [f"{path}.{name}" for name, value in fields.items() if not _fits(name, value)]
+        raise InvalidRequest.in_field(
+            (refused or [at_fault])[0], f"a value has a wrong type or size: {error}"
+        ) from error
+
+
+def _fits(name: str, value: object) -> bool:
+    try:
+        ann_pb2.Search(**{name: value})  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _set_values(message: ann_pb2.Embedding | ann_pb2.ItemIds, values: Sequence[float] | Sequence[str]) -> None:

@@ -11,7 +11,7 @@
     ├── NoBundle            the service has loaded nothing yet        retry with backoff
     ├── Overloaded          too many requests are in flight           retry with backoff
     ├── Unauthenticated     the token is missing or wrong
-    ├── Unavailable         nothing answers at that address           retry with backoff
+    ├── Unavailable         nothing answers there, or is not ready    retry with backoff
     ├── DeadlineExceeded    no answer within `timeout_s`
     └── ServerError         anything else
 

@@ -25,6 +25,8 @@ from two_tower_client.errors import (
 )
 
 _DOMAIN = "two-tower"
+_UNHEALTHY = "backend unhealthy"
+"""What gRPC's client-side health check says of a service that answers, and is not ready."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -140,6 +142,8 @@ def _not_found(failure: _Failure) -> TwoTowerError:
 def _unavailable(failure: _Failure) -> TwoTowerError:
     if failure.reason == "NO_BUNDLE":
         return NoBundle(f"{failure.target} has loaded no bundle yet; publish one, or retry in a while")
+    if _UNHEALTHY in failure.text:
+        return Unavailable(f"{failure.target} is not ready: it has no bundle yet, or is stopping; retry with backoff")
     return Unavailable(f"{failure.target} is unavailable; check the address and that the service runs{_said(failure)}")
 
 

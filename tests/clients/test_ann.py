@@ -107,7 +107,7 @@ def test_a_text_ranks_alone_or_with_a_target(world: World) -> None:
         (Search(similar_to="east", text="east", ranking="lexical"), "searches[0]"),
         (Search(text="east", ranking="fused"), "searches[0]"),
         (Search(text="east", ranking="bm25"), "searches[0].ranking"),  # pyright: ignore[reportArgumentType]
-        (Search(text="east", ranking="lexical", fusion_constant=2**31), "searches[0]"),
+        (Search(text="east", ranking="lexical", fusion_constant=2**31), "searches[0].fusion_constant"),
         (Search(), "searches[0]"),
         (Search(embedding=(1.0,), similar_to="east"), "searches[0]"),
         (Search(similar_to="east", k=0), "searches[0].k"),
@@ -115,9 +115,13 @@ def test_a_text_ranks_alone_or_with_a_target(world: World) -> None:
         (Search(similar_to="east", k="5"), "searches[0].k"),  # pyright: ignore[reportArgumentType]
         (Search(similar_to="east", k=None), "searches[0].k"),  # pyright: ignore[reportArgumentType]
         (Search(text="east", ranking=["lexical"]), "searches[0].ranking"),  # pyright: ignore[reportArgumentType]
-        (Search(similar_to="east", k=2**31), "searches[0]"),
-        (Search(similar_to=[50]), "searches[0]"),  # pyright: ignore[reportArgumentType]
-        (Search(similar_to="east", min_score="high"), "searches[0]"),  # pyright: ignore[reportArgumentType]
+        (Search(similar_to="east", k=2**31), "searches[0].k"),
+        (Search(similar_to=[50]), "searches[0].similar_to"),  # pyright: ignore[reportArgumentType]
+        (Search(similar_to="east", min_score="high"), "searches[0].min_score"),  # pyright: ignore[reportArgumentType]
+        (Search(similar_to="east", exclude=[50]), "searches[0].exclude_item_ids"),  # pyright: ignore[reportArgumentType]
+        (Search(similar_to="east", exclude=50), "searches[0].exclude_item_ids"),  # pyright: ignore[reportArgumentType]
+        (Search(embedding=["1.0"]), "searches[0].embedding"),  # pyright: ignore[reportArgumentType]
+        (Search(embeddings=[[1.0], 5]), "searches[0].embeddings"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_rejects_before_the_wire(world: World, search: Search, field: str) -> None:

@@ -5,10 +5,12 @@ import doctest
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tests.clients.conftest import World
 from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
@@ -213,6 +215,23 @@ def test_an_address_where_nothing_answers(world: World) -> None:
         pytest.raises(Unavailable, match=f":{port} is unavailable; check the address"),
     ):
         retriever.retrieve({})
+
+
+def test_a_service_that_is_not_ready_is_told_from_one_that_is_not_there(world: World) -> None:
+    server = grpc.server(ThreadPoolExecutor(4))
+    readiness = health.HealthServicer()
+    readiness.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(readiness, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with (
+            Retriever(f"127.0.0.1:{port}", world.ann_address, timeout_s=5) as retriever,
+            pytest.raises(Unavailable, match=f":{port} is not ready: it has no bundle yet, or is stopping"),
+        ):
+            retriever.retrieve({})
+    finally:
+        server.stop(None)
 
 
 def test_goes_on_with_the_replica_that_is_left(world: World) -> None:
