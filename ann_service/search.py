@@ -156,6 +156,20 @@ class _Search:
         if len(rows) >= self.wanted:
             self.found = rows[: self.wanted], scores[: self.wanted]
 
+    @property
+    def fetch_to_scan(self) -> int:
+        """How many of the exact nearest items to look at, for enough that are not left out; without a filter."""
+        # Further ones cost a scan next to nothing, unlike the index.
+        return max(self.wanted + min(self._excluded_count, _SCANNED_EXCLUSIONS), self._first_fetch(self._item_count)[0])
+
+    def take_nearest(self, found: Found) -> None:
+        """Takes the exact nearest items: enough, or what is left out were too many, and a scan has to pass over it."""
+        rows, scores = found
+        kept = ~self.plan.leaves_out(rows)
+        if np.count_nonzero(kept) >= self.wanted:
+            rows, scores = rows[kept][: self.wanted], scores[kept][: self.wanted]
+            self.found = at_least(rows, scores, self.plan.min_score)
+
     def _first_fetch(self, matching: int) -> tuple[int, float]:
         """Returns how many to fetch, and how many of these the wanted ones are expected to stand among."""
         wanted = self.wanted
@@ -193,13 +207,27 @@ class _Search:
 
 
 def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
-    """Answers by the exact scan; searches with the same filter and exclusions share a matrix product."""
-    together: defaultdict[tuple[int, int, int], list[_Search]] = defaultdict(list)
+    """Answers by the exact scan; searches with the same filter share a matrix product."""
+    together: defaultdict[int, list[_Search]] = defaultdict(list)
     for search in searches:
-        search.plan = search.plan.looked_up()
         together[_scan_key(search.plan)].append(search)
     for alike in together.values():
-        plan = alike[0].plan
+        if alike[0].plan.allowed is None and len(alike) > 1:
+            queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
+            most = min(max(search.fetch_to_scan for search in alike), len(vectors))
+            for search, found in zip(alike, scan(vectors, queries, most), strict=True):
+                search.take_nearest(found)
+        _scan_allowed([search for search in alike if search.found is None], vectors)
+
+
+def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> None:
+    """Answers searches with the same filter by scans that leave out what is excluded, one for each exclusions."""
+    together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
+    for search in searches:
+        plan = search.plan
+        together[id(plan.exclusions), id(plan.excluded) if len(plan.excluded) else 0].append(search)
+    for alike in together.values():
+        plan = alike[0].plan.looked_up()
         queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
         allowed, hidden = _rows_to_scan(plan, len(vectors))
         k = max(search.wanted for search in alike)
@@ -209,9 +237,9 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
             search.found = at_least(rows[: search.wanted], scores[: search.wanted], search.plan.min_score)
 
 
-def _scan_key(plan: SearchPlan) -> tuple[int, int, int]:
-    """Returns what searches that one scan answers have in common: filter and exclusions."""
-    return id(plan.allowed), id(plan.excluded) if len(plan.excluded) else 0, id(plan.exclusions)
+def _scan_key(plan: SearchPlan) -> int:
+    """Returns what searches that one scan answers have in common: the filter."""
+    return id(plan.allowed)
 
 
 def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -250,4 +278,5 @@ def at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> F
 
 
 _FEW_EXCLUSIONS = 32
+_SCANNED_EXCLUSIONS = 256
 _NOTHING: Found = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))

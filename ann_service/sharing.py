@@ -213,7 +213,7 @@ class _Gathering:
 
 def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> float:
     """Returns what a search saves as one of `together` that share a scan, in rows of one; 0 or less: nothing."""
-    if not plan.is_plain or plan.text is not None:
+    if plan.allowed is not None or plan.interests is not None or plan.text is not None:
         return 0.0
     item_count = catalogue.manifest.item_count
     by_index = item_count if plan.exact else catalogue.index.cost(min(plan.k, item_count), plan.budget)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from prometheus_client import Counter
 
 from ann_index.exact import Found, scan
 from ann_service import sharing
+from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
 from ann_service.plan import SearchPlan
@@ -140,6 +141,31 @@ def test_those_that_wait_share_a_scan_and_each_gets_its_own() -> None:
     assert shared.rank_all(where, [plan(6)])[0][0].tolist() == list(range(K))  # alone again
 
 
+def test_what_each_leaves_out_is_its_own_in_a_scan_that_they_share() -> None:
+    shared, count = searches()
+    where, index = catalogue()
+    near = [exact(n, k=200) for n in range(7)]
+    with held(shared, where, index) as (calls, _):
+        plans = [
+            plan(1, excluded=np.sort(near[1][:3])),
+            plan(2, excluded=np.sort(near[2])),  # more than are looked at beyond the k wanted
+            plan(3, excluded=np.arange(0, ITEMS, 2)),
+            plan(4, min_score=float(VECTORS[near[4][4]] @ QUERIES[4]) - 1e-4),
+            plan(5, exact=True, excluded=np.sort(near[5][:1])),
+            plan(6, excluded=np.delete(np.arange(ITEMS), near[6][100:103])),  # three items are left
+        ]
+        answers = [calls.submit(shared.rank_all, where, [each]) for each in plans]
+        wait_for(shared, 6)
+    expected = [near[1][3:13], exact(2, k=210)[200:], odd(3), near[4][:5], near[5][1:11], near[6][100:103]]
+    assert [rows(answer) for answer in answers] == expected
+    assert index.asked == [1]
+    assert count() == 6
+
+
+def odd(number: int) -> list[int]:
+    return [row for row in exact(number, k=200) if row % 2][:K]
+
+
 def test_a_catalogue_that_came_meanwhile_is_searched_for_those_who_asked_it() -> None:
     shared, count = searches()
     (old, index), (new, _) = catalogue(), catalogue(OTHER_VECTORS)
@@ -156,8 +182,7 @@ def test_a_catalogue_that_came_meanwhile_is_searched_for_those_who_asked_it() ->
 @pytest.mark.parametrize(
     "fields",
     [
-        {"min_score": -1.0},
-        {"excluded": np.array([5])},
+        {"allowed": Matches.of(pack(np.arange(ITEMS) % 2 == 0), ITEMS, with_rows=True)},
         {"interests": QUERIES[:2]},
         {"budget": CHEAP},
     ],
@@ -170,8 +195,8 @@ def test_what_gains_nothing_waits_for_nobody(fields: dict[str, Any]) -> None:
         wait_for(shared, 2)
         special = calls.submit(shared.rank_all, where, [plan(1, **fields)])
         batch = calls.submit(shared.rank_all, where, [plan(n) for n in range(4, 8)])
-        if "interests" in fields:
-            assert len(rows(special)) == K  # by a scan for both
+        if "budget" not in fields:
+            assert len(rows(special)) == K  # by a scan of its own
         else:
             assert index.reached.acquire(timeout=10)  # the index is asked, though the turn is taken
         assert [found[0].tolist() for found in batch.result(10)] == [exact(n) for n in range(4, 8)]
@@ -343,8 +368,10 @@ def servicer(where: Catalogue, monkeypatch: pytest.MonkeyPatch) -> tuple[AnnServ
     return AnnServicer(live, 100, 100, 8, metrics), count
 
 
-def ask(service: AnnServicer, *numbers: int) -> list[list[str]]:
-    searches = [pb.Search(embedding=pb.Embedding(values=QUERIES[n].tolist()), k=K) for n in numbers]
+def ask(service: AnnServicer, *numbers: int, exclude: Sequence[int] = ()) -> list[list[str]]:
+    embeddings = [pb.Embedding(values=QUERIES[n].tolist()) for n in numbers]
+    left_out = [f"i{row}" for row in exclude]
+    searches = [pb.Search(embedding=each, k=K, exclude_item_ids=left_out) for each in embeddings]
     context: Any = None
     request = pb.SearchItemsRequest(searches=searches, model_version="model").SerializeToString()
     response = service.SearchItems(read_request(request), context)
@@ -359,11 +386,15 @@ def test_calls_with_one_search_share(monkeypatch: pytest.MonkeyPatch) -> None:
         first = calls.submit(ask, service, 0)
         assert index.reached.acquire(timeout=10)
         others = [calls.submit(ask, service, n) for n in (1, 2, 3)]
-        wait_for(service._searches, 3)
+        best = exact(4, k=K + 2)
+        picky = calls.submit(ask, service, 4, exclude=[*best[:2], *range(ITEMS - 3000, ITEMS - 2000)])
+        wait_for(service._searches, 4)
         index.gate.set()
     assert first.result(10) == [[f"i{row}" for row in range(K)]]
     assert [other.result(10) for other in others] == [[[f"i{row}" for row in exact(n)]] for n in (1, 2, 3)]
-    assert count() == 3
+    kept = [row for row in exact(4, k=300) if row not in best[:2] and not ITEMS - 3000 <= row < ITEMS - 2000]
+    assert picky.result(10) == [[f"i{row}" for row in kept[:K]]]
+    assert count() == 4
 
 
 @pytest.mark.parametrize(("cores", "threads", "expected"), [(1, "auto", 16), (2, "auto", 2), (1, 3, 3), (2, 5, 5)])
