@@ -5,6 +5,7 @@ A score is the cosine similarity, larger is nearer. Results are sorted by score,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -60,7 +61,7 @@ def best(rows: np.ndarray, scores: np.ndarray, k: int) -> Found:
 def scan(
     vectors: np.ndarray,
     queries: np.ndarray,
-    k: int,
+    k: int | Sequence[int],
     *,
     allowed: np.ndarray | None = None,
     hidden: np.ndarray | None = None,
@@ -73,27 +74,30 @@ def scan(
     Args:
         vectors: [item_count, dimension] float32, unit length.
         queries: [n, dimension] float32, unit length.
-        k: at least 1.
+        k: at least 1, of each query or of all.
         allowed: [m] integers, ascending: the rows to look at. Default: all.
         hidden: [item_count] bool: rows to leave out, where `allowed` is None. Default: none.
     """
     found: list[Found] = []
+    ks = [k] * len(queries) if isinstance(k, int) else k
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        found += _scan_group(vectors, queries[start : start + _QUERIES_AT_ONCE], k, allowed, hidden)
+        group = slice(start, start + _QUERIES_AT_ONCE)
+        found += _scan_group(vectors, queries[group], ks[group], allowed, hidden)
     return found
 
 
 def _scan_group(
-    vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None, hidden: np.ndarray | None
+    vectors: np.ndarray, queries: np.ndarray, ks: Sequence[int], allowed: np.ndarray | None, hidden: np.ndarray | None
 ) -> list[Found]:
     total = len(vectors) if allowed is None else len(allowed)
-    block = max(4 * k, _SCORES_AT_ONCE // len(queries))
+    filled = 4 * min(ks)  # rows of a block that leaves something to beat
+    block = max(filled, _SCORES_AT_ONCE // len(queries))
     # A short block first: what it leaves to beat makes short work of all others.
-    first = max(4 * k, _FIRST_ROWS) if total > _WORTH_A_FIRST * _FIRST_ROWS else block
+    first = max(filled, _FIRST_ROWS) if total > _WORTH_A_FIRST * _FIRST_ROWS else block
     bounds = [0, *range(min(first, total), total, block), total]
     # The same memory for each block: fresh pages cost more than the product.
     scores = np.empty((min(max(first, block), total), len(queries)), dtype=np.float32)
-    top = _TopRows(len(queries), k)
+    top = _TopRows(ks)
     for number, (start, stop) in enumerate(pairwise(bounds)):
         of_block = scores[: stop - start]  # [stop - start, n]
         _score_block(vectors, queries, allowed, start, of_block)
@@ -122,17 +126,17 @@ def _score_block(
 class _TopRows:
     """The best rows so far, of several queries."""
 
-    def __init__(self, query_count: int, k: int) -> None:
-        self._k = k
+    def __init__(self, ks: Sequence[int]) -> None:
+        self._ks = ks
         self._kept: list[Found] = []
-        self._thresholds = np.full(query_count, -np.inf, dtype=np.float32)
+        self._thresholds = np.full(len(ks), -np.inf, dtype=np.float32)
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, scores: np.ndarray, start: int) -> None:
         """Takes the scores of a block, [m, n] float32, whose first row is row `start`; they are not kept."""
         if not self._kept:
             positions = np.arange(start, start + len(scores), dtype=np.int64)
-            self._kept = [best(positions, of_query, self._k) for of_query in scores.T.copy()]
+            self._kept = [best(positions, of_query, k) for of_query, k in zip(scores.T.copy(), self._ks, strict=True)]
             self._raise_thresholds()
             return
         rows, at = np.divmod(np.flatnonzero(_above(scores, self._thresholds)), scores.shape[1])
@@ -151,7 +155,7 @@ class _TopRows:
             if start < end:
                 kept_rows, kept_scores = self._kept[query]
                 merged = np.concatenate([kept_rows, rows[start:end]]), np.concatenate([kept_scores, scores[start:end]])
-                self._kept[query] = best(*merged, self._k)
+                self._kept[query] = best(*merged, self._ks[query])
         self._raise_thresholds()
 
     def finish(self, allowed: np.ndarray | None) -> list[Found]:
@@ -166,7 +170,7 @@ class _TopRows:
 
     def _raise_thresholds(self) -> None:
         for query, (_, scores) in enumerate(self._kept):
-            if len(scores) == self._k:
+            if len(scores) == self._ks[query]:
                 self._thresholds[query] = scores[-1]
 
 

@@ -214,8 +214,9 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
     for alike in together.values():
         if alike[0].plan.allowed is None and len(alike) > 1:
             queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
-            most = min(max(search.fetch_to_scan for search in alike), len(vectors))
-            for search, found in zip(alike, scan(vectors, queries, most), strict=True):
+            for search, found in zip(
+                alike, scan(vectors, queries, [search.fetch_to_scan for search in alike]), strict=True
+            ):
                 search.take_nearest(found)
         _scan_allowed([search for search in alike if search.found is None], vectors)
 
@@ -230,11 +231,11 @@ def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> None:
         plan = alike[0].plan.looked_up()
         queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
         allowed, hidden = _rows_to_scan(plan, len(vectors))
-        k = max(search.wanted for search in alike)
+        ks = [search.wanted for search in alike]
         for search, (rows, scores) in zip(
-            alike, scan(vectors, queries, k, allowed=allowed, hidden=hidden), strict=True
+            alike, scan(vectors, queries, ks, allowed=allowed, hidden=hidden), strict=True
         ):
-            search.found = at_least(rows[: search.wanted], scores[: search.wanted], search.plan.min_score)
+            search.found = at_least(rows, scores, search.plan.min_score)
 
 
 def _scan_key(plan: SearchPlan) -> int:

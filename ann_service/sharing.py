@@ -33,6 +33,9 @@ from ann_service.search import scan_cost
 _WORTH_WAITING = 10_000
 """Rows of a scan that take several times as long as it takes a thread to wait and to be woken."""
 
+_MOST_SHARED = 1000
+"""Whoever wants more items than this would hold up the others."""
+
 _BACK_WITHIN = 0.75
 """Callers in a loop come back one after the other, each within this share of the time of a search alone."""
 
@@ -59,7 +62,8 @@ class SharedSearches:
         self._shared = shared
         self._lock = threading.Lock()
         self._waiting: list[_Turn] = []
-        self._gathering = _Gathering(self._most + 1)
+        # With more turns than one, who comes back is searched for meanwhile.
+        self._gathering = _Gathering(threads if at_once == 1 else 1)
 
     def rank_all(self, catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
         """Returns what `ann_service.hybrid.rank_all` does; the exact nearest items where a scan was shared.
@@ -104,6 +108,8 @@ class SharedSearches:
             found, *of_others = rank_all(turn.catalogue, [turn.plan, *(other.plan for other in others)])
             for other, its in zip(others, of_others, strict=True):
                 other.found = [its]
+            if others:
+                self._shared.inc(1 + len(others))
         except BaseException as error:
             for other in others:
                 other.error = error
@@ -126,7 +132,7 @@ class SharedSearches:
         while not turn.came.acquire(timeout=gathering.pause_s):
             with self._lock:
                 before, here = here, len(self._waiting)
-            if here == before:
+            if here <= before:
                 break
         with self._lock:
             gathering.end(turn.came, len(self._waiting))
@@ -136,8 +142,6 @@ class SharedSearches:
         with self._lock:
             others = [each for each in self._waiting if each.catalogue is catalogue]
             self._waiting = [each for each in self._waiting if each.catalogue is not catalogue]
-        if others:
-            self._shared.inc(1 + len(others))
         return others
 
     def _pass_on(self, answered: int, began: float) -> None:
@@ -213,7 +217,7 @@ class _Gathering:
 
 def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> float:
     """Returns what a search saves as one of `together` that share a scan, in rows of one; 0 or less: nothing."""
-    if plan.allowed is not None or plan.interests is not None or plan.text is not None:
+    if plan.allowed is not None or plan.interests is not None or plan.text is not None or plan.k > _MOST_SHARED:
         return 0.0
     item_count = catalogue.manifest.item_count
     by_index = item_count if plan.exact else catalogue.index.cost(min(plan.k, item_count), plan.budget)

@@ -68,3 +68,16 @@ def test_of_rows_that_tie_the_smaller_comes_first(cells: int, first: int, monkey
     assert scan(VECTORS, queries, 5)[0][0].tolist()[:2] == [12, 90]
     assert scan(VECTORS, queries, 1)[0][0].tolist() == [12]
     assert scan(VECTORS, queries, 1, hidden=np.arange(500) == 12)[0][0].tolist() == [90]
+
+
+@pytest.mark.parametrize(("cells", "first"), [(1, 8), (2**21, 8192), (400, 8)])
+def test_each_query_gets_as_many_as_it_wants(cells: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "_SCORES_AT_ONCE", cells)
+    monkeypatch.setattr(exact, "_FIRST_ROWS", first)
+    monkeypatch.setattr(exact, "_QUERIES_AT_ONCE", 3)
+    queries = unit_vectors(5, 11)
+    wanted = [3, 1, 499, 40, 1000]
+    found = scan(VECTORS, queries, wanted)
+    for query, k, (rows, _) in zip(queries, wanted, found, strict=True):
+        assert rows.tolist() == scan(VECTORS, query[np.newaxis], k)[0][0].tolist()
+        assert len(rows) == min(k, 500)

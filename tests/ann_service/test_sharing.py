@@ -185,6 +185,7 @@ def test_a_catalogue_that_came_meanwhile_is_searched_for_those_who_asked_it() ->
         {"allowed": Matches.of(pack(np.arange(ITEMS) % 2 == 0), ITEMS, with_rows=True)},
         {"interests": QUERIES[:2]},
         {"budget": CHEAP},
+        {"k": 1001},
     ],
 )
 def test_what_gains_nothing_waits_for_nobody(fields: dict[str, Any]) -> None:
@@ -195,13 +196,13 @@ def test_what_gains_nothing_waits_for_nobody(fields: dict[str, Any]) -> None:
         wait_for(shared, 2)
         special = calls.submit(shared.rank_all, where, [plan(1, **fields)])
         batch = calls.submit(shared.rank_all, where, [plan(n) for n in range(4, 8)])
-        if "budget" not in fields:
+        if "budget" not in fields and "k" not in fields:
             assert len(rows(special)) == K  # by a scan of its own
         else:
             assert index.reached.acquire(timeout=10)  # the index is asked, though the turn is taken
         assert [found[0].tolist() for found in batch.result(10)] == [exact(n) for n in range(4, 8)]
         assert not any(call.done() for call in (first, *others))
-    assert len(rows(special)) == K
+    assert len(rows(special)) == fields.get("k", K)
     assert [rows(other) for other in others] == [exact(2), exact(3)]
     assert count() == 2
     assert not shared._waiting
@@ -279,6 +280,20 @@ def test_callers_who_come_back_are_searched_for_together(monkeypatch: pytest.Mon
     # Each time the four of them: had a turn begun with the first one back, the index would have been asked again.
     assert index.asked == [1]
     assert count() == 80
+
+
+def test_with_several_turns_nobody_waits_for_who_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_BACK_WITHIN", 1e9)
+    monkeypatch.setattr(sharing, "_LONGEST_PAUSE_S", 30.0)
+    shared, _ = searches(at_once=2)
+    where, index = catalogue()
+    with held(shared, where, index) as (calls, _):
+        second = calls.submit(shared.rank_all, where, [plan(1)])
+        assert index.reached.acquire(timeout=10)
+        answers = [calls.submit(shared.rank_all, where, [plan(n)]) for n in (2, 3, 4)]
+        wait_for(shared, 3)
+    assert rows(second) == list(range(K))
+    assert [rows(answer) for answer in answers] == [exact(n) for n in (2, 3, 4)]
 
 
 def test_who_does_not_come_back_is_not_waited_for_longer_than_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
