@@ -159,8 +159,7 @@ class _Search:
     @property
     def fetch_to_scan(self) -> int:
         """How many of the exact nearest items to look at, for enough that are not left out; without a filter."""
-        # Further ones cost a scan next to nothing, unlike the index.
-        return max(self.wanted + min(self._excluded_count, _SCANNED_EXCLUSIONS), self._first_fetch(self._item_count)[0])
+        return self._first_fetch(self._item_count)[0]
 
     def take_nearest(self, found: Found) -> None:
         """Takes the exact nearest items: enough, or what is left out were too many, and a scan has to pass over it."""
@@ -174,9 +173,11 @@ class _Search:
         """Returns how many to fetch, and how many of these the wanted ones are expected to stand among."""
         wanted = self.wanted
         if self._excluded_count:
-            # Some of these are near the query. Few: leave a place for each. Many: as they are if spread evenly.
+            # What a user has met is near what suits. Few: leave a place for each, for a second search costs as much as
+            # the first. Many: as they are if spread evenly.
             even = wanted * self._excluded_count / matching
-            wanted += min(self._excluded_count, max(_FEW_EXCLUSIONS, math.ceil(even + 2 * math.sqrt(even))))
+            few = max(_FEW_EXCLUSIONS, wanted)
+            wanted += min(self._excluded_count, max(few, math.ceil(even + 2 * math.sqrt(even))))
         if self.plan.allowed is None:
             return wanted, self.wanted
         per_match = self._item_count / matching
@@ -279,5 +280,4 @@ def at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> F
 
 
 _FEW_EXCLUSIONS = 32
-_SCANNED_EXCLUSIONS = 256
 _NOTHING: Found = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
