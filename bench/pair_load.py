@@ -12,16 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import psutil
 
-from bench.host import Pauses
-
 Call = Callable[[int], object]
 """Sends the call of a number: 0, 1, 2 and so on."""
 
 Retrieve = Callable[[int, int], object]
 """Sends the call of a number, which asks for `k` items."""
-
-_Answered = tuple[float, float]
-"""Latency in seconds, and when, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +26,12 @@ class Round:
     Attributes:
         queries_per_s: answered.
         latencies_ms: [calls], of each call; on a schedule from the moment it was due.
-        ended: [calls], float64, when each was answered, in seconds since the epoch.
         load_us: CPU time of the load generator a query, in µs.
         served_us: CPU time of the services a query, in µs; 0 where there is no service.
     """
 
     queries_per_s: float
     latencies_ms: np.ndarray
-    ended: np.ndarray
     load_us: float
     served_us: float
 
@@ -51,10 +44,6 @@ class Round:
     def p99_ms(self) -> float:
         """The latency that one call in a hundred exceeds."""
         return float(np.percentile(self.latencies_ms, 99))
-
-    def spared(self, pauses: Pauses) -> np.ndarray:
-        """Returns [calls], bool: those that no pause of the host touched."""
-        return pauses.spared(self.ended - self.latencies_ms / 1e3, self.ended)
 
 
 @dataclass
@@ -113,14 +102,14 @@ def closed_loop(call: Call, callers: int, seconds: float, queries_a_call: int = 
     """Returns a round in which each of some threads sends the next call when the last one is answered; one at least."""
     end = time.perf_counter() + seconds
 
-    def run(caller: int) -> list[_Answered]:
-        taken: list[_Answered] = []
+    def run(caller: int) -> list[float]:
+        taken: list[float] = []
         number, began = caller, time.perf_counter()
         while not taken or began < end:
             call(number)
             number += callers
             now = time.perf_counter()
-            taken.append((now - began, time.time()))
+            taken.append(now - began)
             began = now
         return taken
 
@@ -139,8 +128,8 @@ def open_loop(call: Call, callers: int, due_s: np.ndarray, pids: Sequence[int] =
     began = time.perf_counter() + 0.05
     lock, due = threading.Lock(), iter(enumerate(due_s.tolist()))
 
-    def run(_: int) -> list[_Answered]:
-        taken: list[_Answered] = []
+    def run(_: int) -> list[float]:
+        taken: list[float] = []
         while True:
             with lock:
                 number, at = next(due, (-1, 0.0))
@@ -150,7 +139,7 @@ def open_loop(call: Call, callers: int, due_s: np.ndarray, pids: Sequence[int] =
             if wait > 0:
                 time.sleep(wait)
             call(number)
-            taken.append((time.perf_counter() - began - at, time.time()))
+            taken.append(time.perf_counter() - began - at)
 
     return _measure(run, callers, 1, pids)
 
@@ -168,14 +157,13 @@ def family(pid: int) -> list[int]:
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
-def _measure(run: Callable[[int], list[_Answered]], callers: int, queries_a_call: int, pids: Sequence[int]) -> Round:
+def _measure(run: Callable[[int], list[float]], callers: int, queries_a_call: int, pids: Sequence[int]) -> Round:
     served, began, cpu_began = _cpu_s(pids), time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(callers) as pool:
-        taken = np.array([answered for of in pool.map(run, range(callers)) for answered in of])
+        taken = [latency for of in pool.map(run, range(callers)) for latency in of]
     elapsed, load, served = time.perf_counter() - began, time.process_time() - cpu_began, _cpu_s(pids) - served
     queries = len(taken) * queries_a_call
-    latencies_ms, ended = taken[:, 0] * 1e3, taken[:, 1]
-    return Round(queries / elapsed, latencies_ms, ended, load / queries * 1e6, served / queries * 1e6)
+    return Round(queries / elapsed, np.array(taken) * 1e3, load / queries * 1e6, served / queries * 1e6)
 
 
 def _cpu_s(pids: Iterable[int]) -> float:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from bench import host
 from bench.pair_load import Retrieve, closed_loop, open_loop, schedule
 from bench.pair_world import K
-from bench.timing import p99, print_table
+from bench.timing import print_table
 
 _CALLERS = 8
 _OPEN_LOOP_CALLERS = 32
@@ -34,7 +32,6 @@ def measure(
         seconds: a closed loop; a schedule takes twice as long.
     """
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in asked}
-    spared: dict[tuple[str, str], list[float]] = defaultdict(list)
     for number in range(rounds):
         for kind, (retrieve, pids) in asked.items():
 
@@ -48,31 +45,25 @@ def measure(
             row |= {"served_us": most.served_us, "recall": recall[kind]}
             for name, seed in zip(_SCHEDULES, (None, number), strict=True):
                 due = schedule(_LOAD * most.queries_per_s, 2 * seconds, seed)
-                with host.watched() as pauses:
-                    under = open_loop(call, _OPEN_LOOP_CALLERS, due, pids)
-                calls = under.spared(pauses)
-                row |= {f"{name}_p99_ms": under.p99_ms, f"{name}_spared": float(calls.mean())}
-                row |= {f"{name}_p99_of_unloaded": under.p99_ms / lone.p50_ms}
-                spared[kind, name] += (under.latencies_ms[calls] / lone.p50_ms).tolist()
+                under = open_loop(call, _OPEN_LOOP_CALLERS, due, pids)
+                row |= {f"{name}_p99_ms": under.p99_ms, f"{name}_p99_of_unloaded": under.p99_ms / lone.p50_ms}
+                row |= {f"{name}_cpu_us": under.served_us + under.load_us}
             found[kind].append(row)
     head = ["kind", "recall@100", "unloaded median ms", "capacity/s", "services µs", "load generator µs"]
     for name in _SCHEDULES:
-        head += [f"p99 ms, {name}", "/ unloaded", "calls that no pause touched", "their p99 / unloaded"]
-    rows = [_show(kind, found[kind], [spared[kind, name] for name in _SCHEDULES]) for kind in found]
+        head += [f"{name}: all, µs", "p99 ms", "/ unloaded"]
+    rows = [_show(kind, found[kind]) for kind in found]
     print_table(f"Retriever.retrieve, {item_count:,} items, k = {K}, at {_LOAD:.0%} of capacity", head, rows)
     return found
 
 
-def _show(kind: str, rounds: Sequence[Mapping[str, float]], spared: Sequence[Sequence[float]]) -> list[str]:
+def _show(kind: str, rounds: Sequence[Mapping[str, float]]) -> list[str]:
     of = {name: [each[name] for each in rounds] for name in rounds[0]}
     middle = {name: statistics.median(values) for name, values in of.items()}
     cells = [kind, f"{middle['recall']:.3f}", f"{middle['unloaded_ms']:.2f}", f"{middle['capacity']:,.0f}"]
     cells += [f"{middle['served_us']:,.0f}", f"{middle['load_us']:,.0f}"]
-    for name, ratios in zip(_SCHEDULES, spared, strict=True):
+    for name in _SCHEDULES:
         over = of[f"{name}_p99_of_unloaded"]
-        cells += [
-            f"{middle[f'{name}_p99_ms']:.1f}",
-            f"{statistics.median(over):.1f} ({min(over):.1f} to {max(over):.1f})",
-        ]
-        cells += [f"{middle[f'{name}_spared']:.0%}", p99(ratios)]
+        cells += [f"{middle[f'{name}_cpu_us']:,.0f}", f"{middle[f'{name}_p99_ms']:.1f}"]
+        cells += [f"{statistics.median(over):.1f} ({min(over):.1f} to {max(over):.1f})"]
     return cells
