@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import psutil
 from annoy import AnnoyIndex
 
 from bench.serve_bundle import K, Made, make
 from bench.serve_load import CALLERS, Series, Target, measure_here, one_core
 from bundle.canaries import Canaries
-from bundle.manifest import CANARIES
+from bundle.manifest import CANARIES, VECTORS
 from bundle.store import BundleStore
 from rehearsal.demo import train
 from rehearsal.large import copy_live
@@ -45,6 +46,7 @@ EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _EXCLUDED = 10_000
 _FEW = 20
+_MET = 60
 _MANY_CALLERS = 16
 
 
@@ -136,10 +138,10 @@ class _Bench:
         hundred = [ann.to_request(self._searches[:100], version, "").SerializeToString()]
         item_count = self._made.manifest.item_count
         chosen = random.Random(9).sample(range(item_count), min(_EXCLUDED, item_count // 2))
-        left_out = [
-            dataclasses.replace(each, exclude=[f"item-{row}" for row in chosen]) for each in self._searches[:_FEW]
-        ]
-        excluding = [ann.to_request([each], version, "").SerializeToString() for each in left_out]
+        excluding = self._excluding([chosen] * _FEW)
+        vectors = np.load(self._made.index.parent / VECTORS, mmap_mode="r")
+        # What a user has met: the nearest, of which the index finds none to keep.
+        met = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_MET].tolist())
         index = AnnoyIndex(self._made.manifest.dimension, "angular")
         index.load(str(self._made.index))
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
@@ -163,6 +165,7 @@ class _Bench:
                 f"SearchItems, {many} callers": ours_many,
                 "the same, 2 threads, which share nothing": self._target(replicas[2], SEARCH, single, many),
                 "SearchItems, 100 searches": ours_hundred,
+                f"SearchItems, the {_MET} nearest excluded": self._target(replicas[1], SEARCH, met),
                 f"SearchItems, {len(chosen):,} ids excluded": self._target(replicas[1], SEARCH, excluding),
             }
             for _ in range(self._rounds):
@@ -187,6 +190,15 @@ class _Bench:
         ratio = in_process.times((0.01, ours_hundred.series))
         print(f"{'in process / one of 100 searches in a call':<60}{ratio:>24}\n", flush=True)
         return {**found, "annoy in process": in_process.cpu_us}
+
+    def _excluding(self, rows: Sequence[Sequence[int]]) -> list[bytes]:
+        """Returns requests of the first searches, each without items of its own."""
+        version = self._made.manifest.model_version
+        left_out = [
+            dataclasses.replace(search, exclude=[f"item-{row}" for row in own])
+            for search, own in zip(self._searches, rows, strict=False)
+        ]
+        return [ann.to_request([each], version, "").SerializeToString() for each in left_out]
 
     def _retrieve(self) -> dict[str, float]:
         tower, catalogue = self._start("query_tower_service", "query_tower_service", "", every_core=True), None
