@@ -86,7 +86,7 @@ class SharedSearches:
         return turn.found or self._answer(turn)
 
     def _queue(self, catalogue: Catalogue, plan: SearchPlan) -> _Turn | None:
-        """Returns None where a turn is free, which is taken, and nobody to be expected; else one to wait for."""
+        """Returns None where a turn is free, which is taken, and nobody is expected; else one to wait for."""
         with self._lock:
             if self._free:
                 self._free -= 1
