@@ -176,7 +176,7 @@ class _Search:
             # What a user has met is near what suits. Few: leave a place for each, for a second search costs as much as
             # the first. Many: as they are if spread evenly.
             even = wanted * self._excluded_count / matching
-            few = max(_FEW_EXCLUSIONS, wanted)
+            few = max(_FEW_EXCLUSIONS, wanted) if self._excluded_count <= _MET else _FEW_EXCLUSIONS
             wanted += min(self._excluded_count, max(few, math.ceil(even + 2 * math.sqrt(even))))
         if self.plan.allowed is None:
             return wanted, self.wanted
@@ -280,4 +280,6 @@ def at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> F
 
 
 _FEW_EXCLUSIONS = 32
+_MET = 1000
+"""More than this are no history of a user."""
 _NOTHING: Found = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))

@@ -120,6 +120,14 @@ def test_exclusions_ask_the_index_though_it_costs_more_than_a_fifth_of_the_scan(
     assert [k for _, k, _ in index.asked] == [20, 52]  # 32 places for exclusions that are near
 
 
+@pytest.mark.parametrize(("excluded_count", "places"), [(10, 10), (60, 60), (100, 100), (1000, 100), (1001, 32)])
+def test_of_a_history_as_many_may_be_near_as_are_wanted(excluded_count: int, places: int) -> None:
+    where, index = catalogue("annoy")
+    far = np.sort(np.argsort(VECTORS @ QUERIES[0])[:excluded_count])
+    find(where, plan("annoy", QUERIES[0], k=100, excluded=far, budget=1500))
+    assert [k for _, k, _ in index.asked] == [100 + places]
+
+
 def test_many_searches_share_a_scan_where_each_alone_asks_the_index() -> None:
     where, index = catalogue("annoy")
     # 9,500 rows: less than the 30,000 of a scan for one, more than the 0.2 + 0.8 / 30 of it that each of 30 shares.
