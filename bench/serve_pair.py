@@ -4,7 +4,7 @@
 $ python -m bench.serve_pair --store store --items 100000
 ```
 
-Both services run as processes; this one sends the load and competes with them for the cores. Bundles have the query
+Each service runs as one process; this one sends the load and competes with them for the cores. Bundles have the query
 tower of the live bundle of `--store`, and items spread around its items (`bench.index_data.spread_items`), so that
 what the tower makes of a query is near to some. Budgets are chosen on other queries; recall is that of the answers.
 """
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS), help="of index (default: all)")
     parser.add_argument("--trees", type=int, default=50, help="of an Annoy index (default: 50)")
     parser.add_argument("--recall", type=float, default=0.95, help="recall@100 to search at (default: 0.95)")
-    parser.add_argument("--workers", type=int, default=2, help="of the ANN service (default: 2)")
+    parser.add_argument("--workers", type=int, default=1, help="of the ANN service (default: 1)")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="a round (default: 3)")
     parser.add_argument("--folder", type=Path, help="to keep indexes in for the next run (default: a temporary one)")
