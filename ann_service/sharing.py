@@ -59,7 +59,7 @@ class SharedSearches:
         """Returns what `ann_service.hybrid.rank_all` does; the exact nearest items where a scan was shared.
 
         Raises:
-            Exception: what that raised, to all whose scan it was.
+            Exception: what that raised, for this call alone.
         """
         if len(plans) > 1 or saved_by_sharing(catalogue, plans[0], self._most) < _WORTH_WAITING:
             return rank_all(catalogue, plans)
@@ -71,8 +71,8 @@ class SharedSearches:
             finally:
                 self._pass_on(1, began)
         turn.came.acquire()
-        if turn.error is not None:
-            raise turn.error
+        if turn.is_alone:
+            return rank_all(catalogue, plans)
         return turn.found or self._answer(turn)
 
     def _queue(self, catalogue: Catalogue, plan: SearchPlan) -> _Turn | None:
@@ -88,7 +88,7 @@ class SharedSearches:
             return turn
 
     def _answer(self, turn: _Turn) -> list[Found]:
-        """Answers a call whose turn it is, and those that wait with it."""
+        """Answers a call whose turn it is, and those that wait with it; where that fails, each answers itself."""
         others: list[_Turn] = []
         began = time.monotonic()
         try:
@@ -100,15 +100,16 @@ class SharedSearches:
                 other.found = [its]
             if others:
                 self._shared.inc(1 + len(others))
-        except BaseException as error:
-            for other in others:
-                other.error = error
-            raise
+            return [found]
+        except Exception:
+            if not others:
+                raise
         finally:
             self._pass_on(1 + len(others), began)
             for other in others:
+                other.is_alone = other.found is None
                 other.came.release()
-        return [found]
+        return rank_all(turn.catalogue, [turn.plan])
 
     def _gather(self, turn: _Turn) -> None:
         """Waits for those that are expected, where they would share a scan, as long as they keep coming."""
@@ -154,10 +155,13 @@ def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> f
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    """A call on its way. `came` is released once it is its turn, or once another has answered it too."""
+    """A call on its way.
+
+    `came` is released once it is its turn, once another has answered it too, or once that failed: then it is alone.
+    """
 
     catalogue: Catalogue
     plan: SearchPlan
     came: threading.Lock = field(default_factory=threading.Lock)
     found: list[Found] | None = None
-    error: BaseException | None = None
+    is_alone: bool = False

@@ -53,7 +53,7 @@ class Gated:
         self.reached.release()
         assert self.gate.wait(10)
         time.sleep(self.pause_s)
-        if budget == BROKEN:
+        if budget == BROKEN or queries.dtype == object:  # of which no scan makes a matrix product either
             raise OSError("the disk is gone")
         return [(np.arange(k), np.ones(k, np.float32))] * len(queries)
 
@@ -208,15 +208,19 @@ def test_what_gains_nothing_waits_for_nobody(fields: dict[str, Any]) -> None:
     assert not shared._waiting
 
 
-def test_a_failure_reaches_all_that_shared_it_and_nobody_else() -> None:
-    shared, _ = searches()
+@pytest.mark.parametrize("at_fault", [0, 1, 2], ids=["whose turn it is", "another", "the last"])
+def test_a_failure_is_that_of_the_search_at_fault_alone(at_fault: int) -> None:
+    shared, count = searches()
     where, index = catalogue()
-    broken = QUERIES[1].astype(object)  # no matrix product of floats
     with held(shared, where, index) as (calls, _):
-        answers = [calls.submit(shared.rank_all, where, [plan(1, query=broken)])]
-        answers += [calls.submit(shared.rank_all, where, [plan(n)]) for n in (2, 3)]
-        wait_for(shared, 3)
-    assert all(isinstance(answer.exception(10), TypeError) for answer in answers)
+        answers: list[Future[list[Found]]] = []
+        for number in range(3):
+            fault = {"query": QUERIES[1].astype(object)} if number == at_fault else {}
+            answers.append(calls.submit(shared.rank_all, where, [plan(number + 1, **fault)]))
+            wait_for(shared, number + 1)
+    assert isinstance(answers.pop(at_fault).exception(10), OSError)
+    assert [rows(answer) for answer in answers] == [list(range(K))] * 2  # alone: the index
+    assert count() == 0
     with pytest.raises(OSError, match="the disk"):
         shared.rank_all(where, [plan(1, budget=BROKEN)])
     assert shared.rank_all(where, [plan(6)])[0][0].tolist() == list(range(K))  # no turn is lost
