@@ -40,9 +40,12 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=1000, help="by each client and number of tasks (default: 1,000)")
     parser.add_argument("--ask", nargs=2, metavar="ADDRESS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.calls) < 1:
+        parser.error("--rounds and --calls take a number of at least 1")
     store = BundleStore(arguments.store.resolve())
+    queries = _queries(store)  # of the live bundle, which there has to be
     if arguments.ask:
-        print(json.dumps(asyncio.run(_ask(_queries(store), arguments.ask, arguments.calls))))
+        print(json.dumps(asyncio.run(_ask(queries, arguments.ask, arguments.calls))))
         return 0
     services: list[Replica] = []
     with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:

@@ -164,7 +164,9 @@ def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> Non
     parser.add_argument(
         "--attribute", action="append", default=[], metavar="NAME", help="print this item attribute too; repeatable"
     )
-    parser.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="ID", help="items to leave out")
+    parser.add_argument(
+        "--exclude", nargs="+", action="extend", default=[], metavar="ID", help="items to leave out, behind each other"
+    )
     parser.add_argument(
         "--where",
         action="append",

@@ -24,6 +24,7 @@ _RANKINGS: dict[str, ann_pb2.Ranking.ValueType] = {
     "lexical": ann_pb2.RANKING_LEXICAL,
     "fused": ann_pb2.RANKING_FUSED,
 }
+_TAKES = {"exclude_item_ids": "takes ids, which are strings", "filter": "takes what two_tower_client.filters makes"}
 
 
 class SearchOptions(TypedDict, total=False):
@@ -259,10 +260,9 @@ def _add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) 
             _set_values(added.similar_to, _listed(search.similar_to))
     except (TypeError, ValueError) as error:
         # What protobuf says of a value that does not fit its field; of which, it often does not say.
-        refused = [f"{path}.{name}" for name, value in fields.items() if not _fits(name, value)]
-        raise InvalidRequest.in_field(
-            (refused or [at_fault])[0], f"a value has a wrong type or size: {error}"
-        ) from error
+        name = next((name for name, value in fields.items() if not _fits(name, value)), "")
+        fault = _TAKES.get(name, "a value has a wrong type or size")
+        raise InvalidRequest.in_field(f"{path}.{name}" if name else at_fault, f"{fault}: {error}") from error
 
 
 def _fits(name: str, value: object) -> bool:

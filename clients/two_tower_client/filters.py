@@ -120,7 +120,9 @@ def _parse_value(text: str, value: str, kind: ann_pb2.AttributeType.ValueType) -
         try:
             return int(value)
         except ValueError as error:
-            raise InvalidRequest.in_field("--where", f"{text!r}: the attribute is a whole number") from error
+            raise InvalidRequest.in_field(
+                "--where", f"{text!r}: {value!r} is no whole number, as the attribute is"
+            ) from error
     return _number(text, value) if kind == ann_pb2.ATTRIBUTE_TYPE_FLOAT else value
 
 

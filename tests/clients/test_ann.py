@@ -1,6 +1,7 @@
 """The clients of the ANN service alone."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -129,6 +130,15 @@ def test_rejects_before_the_wire(world: World, search: Search, field: str) -> No
         client.search([search])
     assert caught.value.violations[0][0] == field
     assert world.ann.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"exclude": [50]}, "takes ids, which are strings"), ({"filter": "year>=1990"}, "two_tower_client.filters makes")],
+)
+def test_says_what_an_option_takes(world: World, options: dict[str, Any], said: str) -> None:
+    with AnnClient(world.ann_address) as client, pytest.raises(InvalidRequest, match=said):
+        client.search([Search(similar_to="east", **options)])
 
 
 def test_asyncio_twin_answers_the_same(world: World) -> None:

@@ -43,6 +43,11 @@ def test_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
     assert message.endswith("films.csv: no column 'year'; its columns are ['id', 'name']")
 
 
+def test_a_lone_column_may_be_due_to_another_separator(tmp_path: Path) -> None:
+    message = refusal(lambda: csv(tmp_path, "id;name\n1;x\n", "id", "name"))
+    assert message.endswith("its columns are ['id;name'], if ',' separates them")
+
+
 def test_missing_column_of_parquet_is_named(tmp_path: Path) -> None:
     parquet(tmp_path, id=["1"])
     message = refusal(lambda: Table(tmp_path / "films.parquet", ["year"]))
