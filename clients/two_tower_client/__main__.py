@@ -165,7 +165,12 @@ def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> Non
         "--attribute", action="append", default=[], metavar="NAME", help="print this item attribute too; repeatable"
     )
     parser.add_argument(
-        "--exclude", nargs="+", action="extend", default=[], metavar="ID", help="items to leave out, separated by spaces"
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ID",
+        help="items to leave out, separated by spaces",
     )
     parser.add_argument(
         "--where",
