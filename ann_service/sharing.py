@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import structlog
 from prometheus_client import Counter
 
 from ann_index.exact import Found
@@ -28,6 +29,8 @@ from ann_service.gathering import Gathering
 from ann_service.hybrid import rank_all
 from ann_service.plan import SearchPlan
 from ann_service.search import scan_cost
+
+_log = structlog.get_logger("sharing")
 
 _WORTH_WAITING = 10_000
 """Rows of a scan that take several times as long as it takes a thread to wait and to be woken."""
@@ -104,6 +107,7 @@ class SharedSearches:
         except Exception:
             if not others:
                 raise
+            _log.exception("a shared search failed; those that shared it search alone", searches=1 + len(others))
         finally:
             self._pass_on(1 + len(others), began)
             for other in others:

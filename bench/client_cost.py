@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.timing import print_table
+from bench.timing import print_table, spread
 from bundle.canaries import Canaries
 from bundle.manifest import CANARIES
 from bundle.store import BundleStore
@@ -109,8 +109,8 @@ def _print(found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     for client in threads[0]:
         of_threads, of_caller = ([each[client] for each in rounds] for rounds in (threads, caller))
         ratios = [own / other for own, other in zip(of_caller, of_threads, strict=True)]
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        rows.append([client, *(f"{statistics.median(of):,.0f}" for of in (of_threads, of_caller)), ratio])
+        medians = [f"{statistics.median(of):,.0f}" for of in (of_threads, of_caller)]
+        rows.append([client, *medians, spread(ratios, ".2f")])
     head = ["client", *(f"{reader}, µs" for reader in _READERS), "ratio within a round"]
     print_table(f"CPU time of a retrieve at its caller, k = {_K}, by who reads the sockets", head, rows)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import psutil
 
+from bench.timing import spread
+
 Call = Callable[[int], object]
 """Sends the call of a number: 0, 1, 2 and so on."""
 
@@ -92,7 +94,7 @@ class Contender:
         return [
             self.name,
             f"{self.recall:.3f}",
-            f"{self.rate:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
+            spread(rates, ",.0f"),
             f"{self.served_us:,.0f}" if self.pids else "",
             f"{self.cpu_us - self.served_us:,.0f}",
         ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.pair_load import Retrieve, closed_loop, open_loop, schedule
 from bench.pair_world import K
-from bench.timing import print_table
+from bench.timing import print_table, spread
 
 _CALLERS = 8
 _OPEN_LOOP_CALLERS = 32
@@ -65,5 +65,5 @@ def _show(kind: str, rounds: Sequence[Mapping[str, float]]) -> list[str]:
     for name in _SCHEDULES:
         over = of[f"{name}_p99_of_unloaded"]
         cells += [f"{middle[f'{name}_cpu_us']:,.0f}", f"{middle[f'{name}_p99_ms']:.1f}"]
-        cells += [f"{statistics.median(over):.1f} ({min(over):.1f} to {max(over):.1f})"]
+        cells += [spread(over, ".1f")]
     return cells

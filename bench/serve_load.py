@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,8 @@ from dataclasses import dataclass, field
 
 import grpc
 import psutil
+
+from bench.timing import spread
 
 CALLERS = 4
 """Unless said otherwise."""
@@ -38,11 +39,11 @@ class Series:
         rounds = zip(*(series.cpu_us for _, series in parts), strict=True)
         whole = [sum(factor * us for (factor, _), us in zip(parts, each, strict=True)) for each in rounds]
         ratios = [own / other for own, other in zip(self.cpu_us, whole, strict=True)]
-        return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        return spread(ratios, ".2f")
 
     def show(self) -> str:
         """Returns the median and the range of the rounds."""
-        return f"{statistics.median(self.cpu_us):,.0f} ({min(self.cpu_us):,.0f} to {max(self.cpu_us):,.0f})"
+        return spread(self.cpu_us, ",.0f")
 
 
 class Target:

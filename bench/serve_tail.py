@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import statistics
 import sys
 import tempfile
 from datetime import datetime
@@ -29,7 +28,7 @@ from google.protobuf.json_format import MessageToJson
 
 from bench import host
 from bench.serve_load import one_core, other_cores
-from bench.timing import p99, print_table
+from bench.timing import p99, print_table, spread
 from bundle.store import BundleStore
 from loadtest.data import make
 from loadtest.ghz import ROOT, Run, execute
@@ -119,10 +118,7 @@ def _print(found: dict[str, dict[str, list[float]]]) -> None:
     rows: list[list[str]] = []
     for variant, series in found.items():
         spared = series.pop(_SPARED)
-        cells = [
-            f"{statistics.median(of):{_COLUMNS[name]}} ({min(of):{_COLUMNS[name]}} to {max(of):{_COLUMNS[name]}})"
-            for name, of in series.items()
-        ]
+        cells = [spread(of, _COLUMNS[name]) for name, of in series.items()]
         rows.append([variant, *cells, p99(spared)])
     head = ["query tower", *_COLUMNS, _SPARED]
     print_table("EmbedQueries of 1 query: a closed loop, then half of its rate, evenly", head, rows)

@@ -45,6 +45,11 @@ def p99(ratios: Sequence[float]) -> str:
     return f"{statistics.quantiles(ratios, n=100)[-1]:.1f}" if len(ratios) > 1 else "unknown"
 
 
+def spread(values: Sequence[float], form: str) -> str:
+    """Shows the median of some rounds, and their range, each in a format such as ``.2f``."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
     """Prints a Markdown table, as docs/ takes it."""
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")

@@ -205,7 +205,11 @@ def _open(path: Path, columns: Sequence[str], separator: str, quote: str) -> pl.
         names = pl.scan_parquet(_parts(path)).collect_schema().names()
     absent = [name for name in wanted if name not in names]
     if absent:
-        hint = f", if {separator!r} separates them" if len(names) == 1 and is_csv(path) else ""
+        hint = (
+            f", if {separator!r} separates them: see `separator` in the recipe"
+            if len(names) == 1 and is_csv(path)
+            else ""
+        )
         raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}{hint}")
     if whole is not None:
         return whole.lazy().select(wanted)

@@ -135,7 +135,9 @@ def _failed_precondition(failure: _Failure) -> TwoTowerError:
 def _not_found(failure: _Failure) -> TwoTowerError:
     if failure.reason == "UNKNOWN_ITEM":
         items = failure.listed("item_ids")
-        return UnknownItem(f"the bundle at {failure.target} has no item {_series(tuple(map(repr, items)))}", items)
+        return UnknownItem(
+            f"the bundle at {failure.target} has no item {_series(tuple(map(repr, items)))}; check, or leave out", items
+        )
     return _server_error(failure)
 
 

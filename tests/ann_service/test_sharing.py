@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import Counter
+from structlog.testing import capture_logs
 
 from ann_index.exact import Found, scan
 from ann_service import gathering
@@ -212,7 +213,7 @@ def test_what_gains_nothing_waits_for_nobody(fields: dict[str, Any]) -> None:
 def test_a_failure_is_that_of_the_search_at_fault_alone(at_fault: int) -> None:
     shared, count = searches()
     where, index = catalogue()
-    with held(shared, where, index) as (calls, _):
+    with capture_logs() as logs, held(shared, where, index) as (calls, _):
         answers: list[Future[list[Found]]] = []
         for number in range(3):
             fault = {"query": QUERIES[1].astype(object)} if number == at_fault else {}
@@ -221,6 +222,7 @@ def test_a_failure_is_that_of_the_search_at_fault_alone(at_fault: int) -> None:
     assert isinstance(answers.pop(at_fault).exception(10), OSError)
     assert [rows(answer) for answer in answers] == [list(range(K))] * 2  # alone: the index
     assert count() == 0
+    assert [log["searches"] for log in logs] == [3]
     with pytest.raises(OSError, match="the disk"):
         shared.rank_all(where, [plan(1, budget=BROKEN)])
     assert shared.rank_all(where, [plan(6)])[0][0].tolist() == list(range(K))  # no turn is lost

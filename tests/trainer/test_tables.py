@@ -45,7 +45,7 @@ def test_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
 
 def test_a_lone_column_may_be_due_to_another_separator(tmp_path: Path) -> None:
     message = refusal(lambda: csv(tmp_path, "id;name\n1;x\n", "id", "name"))
-    assert message.endswith("its columns are ['id;name'], if ',' separates them")
+    assert message.endswith("['id;name'], if ',' separates them: see `separator` in the recipe")
 
 
 def test_missing_column_of_parquet_is_named(tmp_path: Path) -> None:
