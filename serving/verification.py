@@ -106,7 +106,7 @@ def check_embeddings(version: str, found: np.ndarray, expected: np.ndarray) -> N
 
     Args:
         version: of the bundle.
-        found: [n, dimension] or [n, interests, dimension] float32.
+        found: [n, dimension] float32.
         expected: likewise.
 
     Raises:
