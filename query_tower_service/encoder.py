@@ -26,11 +26,10 @@ class QueryTower:
     Attributes:
         schema: what a query may carry.
         dimension: length of an embedding.
-        interests: embeddings of a query.
         reads_request_time: whether its answer depends on when the request is made.
     """
 
-    def __init__(self, path: Path, schema: FeatureSchema, dimension: int, threads: int, *, interests: int = 1) -> None:
+    def __init__(self, path: Path, schema: FeatureSchema, dimension: int, threads: int) -> None:
         """Loads the tower.
 
         Args:
@@ -38,14 +37,13 @@ class QueryTower:
             schema: its features; the names are those of the tower's inputs.
             dimension: that its output has to have.
             threads: how many calls may run at once without waiting for a new interpreter.
-            interests: embeddings of a query that its output has to have; 1: no such axis.
 
         Raises:
             ValueError: the file is no tower with these inputs and this output.
             RuntimeError: LiteRT cannot use it.
         """
         self.schema = schema
-        self.dimension, self.interests = dimension, interests
+        self.dimension = dimension
         self.reads_request_time = any(isinstance(feature, RequestTime) for feature in schema.features)
         self._path = path
         self._runners = deque(_Runner(path) for _ in range(threads))
@@ -55,14 +53,11 @@ class QueryTower:
         if found != expected:
             raise ValueError(f"the tower takes {found}, the schema gives {expected}")
         outputs = self._runners[0].outputs
-        shape = [dimension] if interests == 1 else [interests, dimension]
-        if outputs.get(_OUTPUT) != shape:
-            raise ValueError(f"the tower returns {outputs} a query, expected {_OUTPUT} of {shape}")
+        if outputs.get(_OUTPUT) != [dimension]:
+            raise ValueError(f"the tower returns {outputs} a query, expected {_OUTPUT} of {[dimension]}")
 
     def embed(self, inputs: Mapping[str, np.ndarray], row_count: int) -> np.ndarray:
         """Returns the embeddings of `row_count` queries: [row_count, dimension] float32, unit length.
-
-        Where a query has several, [row_count, interests, dimension].
 
         Args:
             inputs: every input of the tower, as `bundle.features.FeatureSchema.encode` makes them.

@@ -111,13 +111,7 @@ class ModelLoader:
         return read_contents(
             version,
             QUERY_TOWER,
-            lambda: QueryTower(
-                folder / QUERY_TOWER,
-                schema,
-                manifest.dimension,
-                self._config.thread_count,
-                interests=manifest.interests,
-            ),
+            lambda: QueryTower(folder / QUERY_TOWER, schema, manifest.dimension, self._config.thread_count),
         )
 
     def _read_schema(self, manifest: Manifest, folder: Path) -> FeatureSchema:

@@ -11,7 +11,6 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from annoy import AnnoyIndex
 
-from ann_index.interests import score_all
 from bundle.features import FeatureSchema
 from bundle.items import ItemTable
 from bundle.manifest import INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
@@ -38,7 +37,7 @@ class OfflineBundle:
         schema = FeatureSchema.from_json(self.manifest.feature_schema, vocabularies)
         columns = {f.name: [query.get(f.name) for query in queries] for f in schema.features}
         tower = Interpreter(model_path=str(folder / QUERY_TOWER)).get_signature_runner("serve")
-        self.embeddings = tower(**schema.encode(columns, len(queries)))["embedding"]  # [n, dim] or [n, interests, dim]
+        self.embeddings = tower(**schema.encode(columns, len(queries)))["embedding"]  # [n, dim]
         self.vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
         self.items = ItemTable.read(folder / ITEMS, self.manifest.attributes)
         self._index_path = str(folder / INDEX)
@@ -52,8 +51,8 @@ class OfflineBundle:
     def top_scores(self, query: int, k: int) -> np.ndarray:
         """Returns the scores of the k items that its index finds for a query, best first: [n] float32."""
         budget = self.manifest.index.search_budget
-        found = [self._index.get_nns_by_vector(e, k, budget) for e in np.atleast_2d(self.embeddings[query])]
-        return np.sort(self._scores(query, np.unique(np.concatenate(found))))[::-1][:k]
+        rows = self._index.get_nns_by_vector(self.embeddings[query], k, budget)
+        return np.sort(self._scores(query, rows))[::-1]
 
     def agrees(self, query: int, item_ids: Sequence[str], scores: Sequence[float]) -> bool:
         """Returns whether an answer is the one that this bundle gives to a query.
@@ -74,4 +73,4 @@ class OfflineBundle:
 
     def _scores(self, query: int, rows: Any) -> np.ndarray:
         """Returns the scores of rows with a query: [n] float32."""
-        return score_all(self.embeddings[query : query + 1], self.vectors[rows])[0]
+        return self.vectors[rows] @ self.embeddings[query]

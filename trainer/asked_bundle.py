@@ -91,7 +91,7 @@ class AskedBundle:
     def embed(self, dataset: Dataset, known: Events, users: np.ndarray, asked: Events) -> np.ndarray:
         """Returns the queries of `users` [n], with the history of `known`, asked at `asked`.
 
-        [n, dim] float32; of a bundle of several interests, [n, interests, dim].
+        [n, dim] float32.
         """
         of_users = {USER_ID: dataset.user_ids, **dataset.user_columns}
         columns: dict[str, Any] = {

@@ -51,7 +51,7 @@ def context_columns(recipe: Recipe, asked: Events, users: np.ndarray, user_count
 
 
 def embed_queries(tower: keras.Model, schemas: Schemas, columns: dict[str, list], count: int) -> np.ndarray:
-    """Returns [count, dimension] or [count, interests, dimension] float32 by the encoder that serving uses."""
+    """Returns [count, dimension] float32 by the encoder that serving uses."""
     inputs = schemas.query.encode(columns, count)
     return np.asarray(tower.predict(inputs, batch_size=_BATCH, verbose=0), dtype=np.float32)
 

@@ -21,7 +21,6 @@ from bundle.manifest import (
     VOCABULARIES,
     FileEntry,
     Manifest,
-    format_of,
 )
 from bundle.store import BundleStore
 from trainer import console, gates, index, report
@@ -130,8 +129,6 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
                 git_commit=run.git_commit,
                 recipe=run.recipe.to_json(),
                 gates=results,
-                interests=run.recipe.query_tower.interests,
-                format_version=format_of(run.recipe.query_tower.interests),
             )
 
         return store.commit(folder, describe)

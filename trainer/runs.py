@@ -118,7 +118,7 @@ class Run:
             open_encoder = _text_encoders(folder / TEXT_ENCODERS)
             return Run(
                 raw["model_version"],
-                recipes.parse(raw["recipe"], str(folder / RUN)),
+                recipes.parse_stored(raw["recipe"], str(folder / RUN)),
                 Path(raw["data_folder"]),
                 Schemas(*(_schema_from_json(schemas[side], open_encoder) for side in ("query", "item"))),
                 tuple(
