@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ann_index.interests import search_all
 from ann_service.catalogue import Catalogue, CatalogueLoader
 from ann_service.config import AnnConfig
+from bundle.errors import BundleRefused
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import Model, ModelLoader
 from query_tower_service.text import TextMetrics
@@ -18,8 +18,10 @@ from tests.golden.golden import ANSWERS, Golden
 from tests.serving.harness import ann_service, query_tower_service
 from two_tower_client import Retriever
 
-OPENED = ("plain", "text", "events", "interests", "age_decay_popularity")
-"""Bundles that this code opens; one that it no longer opens gets a test of what the refusal says."""
+OPENED = ("plain", "text", "events", "age_decay_popularity")
+"""Bundles that this code opens."""
+REFUSED = ("interests",)
+"""Bundles that this code refuses to open; a test shows what it says."""
 SERVED = ("plain", "text")
 """Bundles that both services serve here, through the client."""
 
@@ -43,7 +45,7 @@ def open_item_side(golden: Golden) -> Catalogue:
 
 
 def test_every_golden_bundle_has_a_test() -> None:
-    assert set(OPENED) == ANSWERS.keys()
+    assert {*OPENED, *REFUSED} == ANSWERS.keys()
 
 
 @every_golden
@@ -77,10 +79,18 @@ def test_the_query_tower_makes_the_recorded_embeddings(golden: Golden) -> None:
 def test_the_index_finds_the_recorded_items(golden: Golden) -> None:
     catalogue = open_item_side(golden)
     embeddings = np.array([query["embedding"] for query in golden.answers["queries"]], dtype=np.float32)
-    found = search_all(catalogue.index, catalogue.vectors, embeddings, TOP, WHOLE_CATALOGUE)
+    found = catalogue.index.search(embeddings, TOP, WHOLE_CATALOGUE)
     for (rows, scores), query in zip(found, golden.answers["queries"], strict=True):
         assert [catalogue.items.ids[row] for row in rows] == query["top_items"]
         np.testing.assert_allclose(scores, query["top_scores"], atol=ATOL)
+
+
+@pytest.mark.parametrize("golden", REFUSED, indirect=True)
+def test_several_interests_are_refused_with_what_to_do(golden: Golden) -> None:
+    message = r"several embeddings for each query.*remove the key from the recipe, train and publish again"
+    for opening in (open_query_side, open_item_side):
+        with pytest.raises(BundleRefused, match=message):
+            opening(golden)
 
 
 @every_golden

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_hub"),
 ]
 
-UPDATED = ("plain", "text", "events", "interests", "age_decay_popularity")
+UPDATED = ("plain", "text", "events", "age_decay_popularity")
 """Bundles that this trainer adds items to; where it no longer does, a test has to show what it says instead."""
 
 
