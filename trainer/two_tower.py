@@ -10,15 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from bundle.vocabulary import FIRST_VALUE
-from trainer import devices, losses
+from trainer import devices, objectives
 from trainer.age_decay import AgeDecay
-from trainer.losses import Candidates
-from trainer.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
+from trainer.objectives import Draw, Pairs
 from trainer.recipe import HistoryInput, Recipe
 from trainer.text.fitting import TrainedTexts
 from trainer.towers import ItemTower, QueryTower
 
-_ESTIMATOR_RATE = 0.05
 _BATCH = 4096
 
 
@@ -69,7 +67,7 @@ class TwoTower(keras.Model):
         self._texts, self.text_models = texts, texts.models
         training = recipe.training
         self.query_tower, self.item_tower = query_tower.model, item_tower.model
-        self._parts, self._both, self._training = query_tower, item_tower.both, training
+        self._parts, self._both = query_tower, item_tower.both
         self._slots = slots
         self._of_tower = [
             f.name for f in recipe.query_tower.features if isinstance(f, HistoryInput) and f.items == "tower"
@@ -82,20 +80,7 @@ class TwoTower(keras.Model):
             initializer=keras.initializers.Constant(float(np.log(training.temperature))),
             trainable=training.learn_temperature,
         )
-        if training.loss in ("gbce", "bce") or training.binary_share:
-            # At first every pair is as unlikely as it is: one positive beside the negatives.
-            chance = keras.initializers.Constant(-float(np.log(training.negatives)))
-            self.bias = self.add_weight(name="bias", initializer=chance)
-        if training.loss in ("sampled_softmax", "mixed_softmax", "gbce", "bce"):
-            drawn = np.ones(len(counts)) if training.sampling == "uniform" else counts**training.sampling_power
-            self.sampler = NegativeSampler(drawn / drawn.sum(), training.negatives)
-            if training.loss == "mixed_softmax":
-                self._share = tf.constant(counts / counts.sum(), tf.float32)
-                self._expected = tf.constant(training.negatives * drawn / drawn.sum(), tf.float32)
-        if training.queue:
-            self.queue = CrossBatchQueue(training.queue, item_tower.model.output_shape[-1])
-        if training.log_q == "streaming":
-            self.estimator = FrequencyEstimator(2 * len(counts), learning_rate=_ESTIMATOR_RATE)
+        self.objective = objectives.build(training, counts, item_tower.model.output_shape[-1])
 
     def embed_queries(self, batch: Mapping[str, Any], training: bool) -> tf.Tensor:
         """Returns [n, dim] float32, unit length: of a batch of `trainer.examples.Examples`."""
@@ -165,65 +150,24 @@ class TwoTower(keras.Model):
         Of several devices, each embeds its own part of the batch, and all have the loss of the whole: the negatives of
         a row are those of all parts.
         """
-        spec, training = self._training, True
-        rows, weights, labels, log_q = devices.of_all(batch["item"], batch["weight"], batch["label"], batch["log_q"])
-        matched = weights * labels  # a softmax asks which item it was: one that is no match has no say
+        pairs = Pairs(*devices.of_all(batch["item"], batch["weight"], batch["label"], batch["log_q"]))
         # Below 0.01 the loss of single examples explodes.
         temperature = tf.maximum(tf.exp(self.log_temperature), 0.01)
-        if spec.loss == "full_softmax":
-            items = Items(*self._both_of(None, training), tf.reshape(batch["items"], [-1]))
-            (queries,) = devices.of_all(self._queries(batch, items, training))
-            return losses.full_softmax(queries, items.vectors, rows, matched, temperature)
-        if spec.log_q == "streaming":
-            log_q = self.estimator(rows)
+        draw = self.objective.draw(batch)
+        items, positives, negatives = self._items_and_candidates(batch, draw)
+        queries, positives = devices.of_all(self._queries(batch, items, training=True), positives)
+        return self.objective.loss(queries, positives, negatives, draw, pairs, temperature)
+
+    def _items_and_candidates(self, batch: Mapping[str, Any], draw: Draw | None) -> tuple[Items, tf.Tensor, tf.Tensor]:
+        """Returns the items of a step, its positives [n, dim] and its negatives [c, dim]: those drawn, or all items."""
         own = batch["item"]
-        drawn, log_count = (rows[:0], batch["log_q"][:0]) if spec.loss == "in_batch_softmax" else self.sampler()
-        hard = batch.get("hard", rows[:0])  # -1 where there is none
-        items = self._items_of(batch, tf.concat([own, drawn, tf.maximum(hard, 0)], 0), training)
-        vectors = tf.gather(items.vectors, items.place[: tf.size(own) + tf.size(drawn) + tf.size(hard)])
-        queries, positives = devices.of_all(self._queries(batch, items, training), vectors[: tf.size(own)])
-        others = vectors[tf.size(own) :]
-        if spec.loss in ("in_batch_softmax", "mixed_softmax"):
-            extra = self.queue.candidates() if spec.queue else None
-            if spec.loss == "mixed_softmax":
-                # How often an item is expected among the candidates of both kinds.
-                batch_size = tf.cast(tf.size(rows), tf.float32)
-                log_count = tf.math.log(tf.exp(log_count) + batch_size * tf.gather(self._share, drawn))
-                log_q = tf.math.log(batch_size * tf.exp(log_q) + tf.gather(self._expected, rows))
-                extra = Candidates(others, drawn, log_count)
-            loss = losses.in_batch_softmax(queries, positives, rows, log_q, matched, temperature, extra=extra)
-            if spec.queue:
-                self.queue.push(positives, rows, log_q)
-            return loss
-        negatives = Candidates(
-            others,
-            tf.concat([drawn, hard], 0),
-            tf.concat([log_count, tf.zeros_like(hard, tf.float32)], 0),
-            tf.concat([tf.zeros_like(drawn, tf.bool), tf.ones_like(hard, tf.bool)], 0) if spec.hard_negatives else None,
-            spec.hard_negative_ceiling,
-        )
-        if spec.loss == "gbce":
-            rate = min(1.0, spec.negatives / max(1, self._item_count - 1))
-            return losses.gbce(
-                queries,
-                positives,
-                rows,
-                negatives,
-                matched,
-                temperature,
-                sampling_rate=rate,
-                calibration=spec.calibration,
-                bias=self.bias,
-            )
-        share, loss = 1.0 if spec.loss == "bce" else spec.binary_share, tf.constant(0.0)
-        if share < 1.0:
-            softmax = losses.sampled_softmax(queries, positives, rows, negatives, matched, temperature)
-            loss += (1.0 - share) * softmax
-        if share > 0.0:
-            loss += share * losses.binary_cross_entropy(
-                queries, positives, rows, negatives, weights, temperature, labels=labels, bias=self.bias
-            )
-        return loss
+        if draw is None:
+            items = Items(*self._both_of(None, training=True), tf.reshape(batch["items"], [-1]))
+            return items, tf.gather(items.vectors, own), items.vectors
+        items = self._items_of(batch, tf.concat([own, tf.maximum(draw.rows, 0)], 0), training=True)
+        count = tf.size(own)
+        vectors = tf.gather(items.vectors, items.place[: count + tf.size(draw.rows)])  # [n + c, dim]
+        return items, vectors[:count], vectors[count:]
 
     def train_on(self, batch: Mapping[str, Any]) -> tf.Tensor:
         """Returns the loss of a batch, after one step of the optimizer on it."""
