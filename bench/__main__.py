@@ -50,8 +50,7 @@ def commands(store: Path, folder: Path, short: bool) -> list[list[str]]:
     sizes = ["3000", "10000"] if short else ["10000", "100000"]
     return [
         ["bench.serve", *of_store, *serve, "--json", str(folder / "serve.json")],
-        ["bench.serve_profile", *of_store],
-        *([] if short else [["bench.serve_tail", *of_store], ["bench.client_cost", *of_store]]),
+        *([] if short else [["bench.serve_tail", *of_store]]),
         ["bench.serve_pair", *of_store, *(["--short"] if short else []), "--json", str(folder / "serve-pair.json")],
         ["bench.index_kinds", "--items", *sizes, "--rounds", "50" if short else "200", "--json", kinds],
         ["bench.plots", "--kinds", kinds, "--to", str(folder / "growth.svg")],

@@ -26,10 +26,7 @@ _METHODS: dict[str, tuple[str, Any]] = {
 
 
 def add_echo(server: grpc.Server, service_name: str) -> None:
-    """Lets `server` answer a request with itself; it becomes a message and bytes again, as by generated code.
-
-    Not by `serving.server`: that would have gRPC run as the services do.
-    """
+    """Lets `server` answer a request with itself, parsed to a message and serialized again, as generated code does."""
     method, message = _METHODS[service_name]
     handler = grpc.unary_unary_rpc_method_handler(
         lambda request, context: request, message.FromString, message.SerializeToString

@@ -103,28 +103,16 @@ class _Bench:
         single = [query_tower.to_request([each], "").SerializeToString() for each in self._features]
         batch = [query_tower.to_request((self._features * 32)[:32], "").SerializeToString()]
         with patch.dict(os.environ, {"GRPC_EXPERIMENTS": "event_engine_listener"}):
-            replicas = [self._start("query_tower_service", "query_tower_service", "")]
-        replicas += [
-            self._start("query_tower_service", *each)
-            for each in (
-                ("query_tower_service", ""),
-                ("bench.echo", ""),
-                ("bench.serve_variants", "echo"),
-                ("bench.serve_variants", "saved_model"),
-            )
-        ]
+            replicas = [self._start("query_tower_service", "query_tower_service")]
+        replicas += [self._start("query_tower_service", module) for module in ("query_tower_service", "bench.echo")]
         try:
-            listener, ours, plain, own, saved = replicas
+            listener, ours, plain = replicas
             echo = self._target(plain, EMBED, single)
             rows = {
                 "echo": echo,
-                "echo by our server": self._target(own, EMBED, single),
-                "empty echo by our server": self._target(own, EMBED, [b""]),
                 "EmbedQueries": self._target(ours, EMBED, single),
                 "EmbedQueries, gRPC's threads read": self._target(listener, EMBED, single),
-                "EmbedQueries, SavedModel": self._target(saved, EMBED, single),
                 "EmbedQueries, 32 queries": self._target(ours, EMBED, batch),
-                "EmbedQueries, 32 queries, SavedModel": self._target(saved, EMBED, batch),
             }
             self._take_turns(rows.values())
         finally:
@@ -147,9 +135,9 @@ class _Bench:
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
         in_process = Series()
         replicas = [
-            self._start("ann_service", "bench.echo", ""),
-            self._start("ann_service", "ann_service", ""),
-            self._start("ann_service", "ann_service", "", threads="2"),
+            self._start("ann_service", "bench.echo"),
+            self._start("ann_service", "ann_service"),
+            self._start("ann_service", "ann_service", threads="2"),
         ]
         try:
             echo = self._target(replicas[0], SEARCH, single)
@@ -201,11 +189,11 @@ class _Bench:
         return [ann.to_request([each], version, "").SerializeToString() for each in left_out]
 
     def _retrieve(self) -> dict[str, float]:
-        tower, catalogue = self._start("query_tower_service", "query_tower_service", "", every_core=True), None
+        tower, catalogue = self._start("query_tower_service", "query_tower_service", every_core=True), None
         both: list[float] = []
         whole: list[float] = []
         try:
-            catalogue = self._start("ann_service", "ann_service", "", every_core=True)
+            catalogue = self._start("ann_service", "ann_service", every_core=True)
             with (
                 QueryTowerClient(tower.address, timeout_s=10) as query_client,
                 AnnClient(catalogue.address, timeout_s=10) as ann_client,
@@ -237,7 +225,7 @@ class _Bench:
         return {"both_ms": statistics.median(both) * 1e3, "retrieve_ms": statistics.median(whole) * 1e3, "ratio": ratio}
 
     def _workers(self) -> dict[str, Any]:
-        replica = self._start("ann_service", "ann_service", "", every_core=True, workers="2")
+        replica = self._start("ann_service", "ann_service", every_core=True, workers="2")
         try:
             assert replica.process is not None
             family = psutil.Process(replica.process.pid)
@@ -256,11 +244,10 @@ class _Bench:
             print(f"{name:<44}{', '.join(f'{value:.0f}' for value in values):>12}")
         return found
 
-    def _start(self, service: str, module: str, variant: str, *, every_core: bool = False, **flags: str) -> Replica:
-        program = ("-m", module, variant, service) if variant else ("-m", module)
-        folder = self._folder / f"{service}-{variant or 'ours'}-{len(list(self._folder.iterdir()))}"
+    def _start(self, service: str, module: str, *, every_core: bool = False, **flags: str) -> Replica:
+        folder = self._folder / f"{module}-{len(list(self._folder.iterdir()))}"
         flags = {"max-in-flight": "1000", "drain-delay-s": "0", **flags}
-        replica = Replica(service, self._store.root, folder, flags, program)
+        replica = Replica(service, self._store.root, folder, flags, ("-m", module))
         with contextlib.nullcontext() if every_core else one_core():
             replica.start()
         replica.wait_until_serving()

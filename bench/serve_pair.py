@@ -1,4 +1,4 @@
-"""The served pair beside Qdrant's engine in process, and the tail of a retrieve under load.
+"""The served pair beside Qdrant's engine in process.
 
 ```console
 $ python -m bench.serve_pair --store store --items 100000
@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,7 @@ from typing import Any
 import grpc
 
 from ann_index.kinds import KINDS
-from bench import pair_grid, pair_tails
-from bench.pair_load import Contender, Retrieve, family
+from bench.pair_load import Contender, family
 from bench.pair_world import K, World
 from bench.timing import print_table
 from bundle.manifest import Manifest
@@ -41,8 +40,6 @@ SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _BATCH = 100
 _CALLERS = 4
 _CONNECTIONS = 8
-_RECALL_OF = 100
-_PARTS = ("throughput", "retrieve", "callers")
 
 
 def main() -> int:
@@ -58,7 +55,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="a round (default: 3)")
     parser.add_argument("--folder", type=Path, help="to keep indexes in for the next run (default: a temporary one)")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
-    parser.add_argument("--parts", nargs="*", default=_PARTS, choices=_PARTS, help="what to measure (default: all)")
     parser.add_argument("--no-peer", action="store_true", help="leave Qdrant out: a million items take it minutes")
     parser.add_argument("--short", action="store_true", help="under 5 minutes: 20,000 items, 3 rounds of a second")
     arguments = parser.parse_args()
@@ -85,16 +81,12 @@ def _run(world: World, arguments: argparse.Namespace, folder: Path) -> dict[str,
             store, manifest = world.bundle(kind, arguments.trees)
             pairs[kind] = _Served(store, manifest, folder / kind, arguments.workers, stack)
         print(f"\n{world.item_count:,} items, load average {os.getloadavg()[0]:.1f}", flush=True)
-        throughput = _throughput(world, pairs, arguments) if "throughput" in arguments.parts else {}
-        tails = _tails(world, pairs, arguments) if "retrieve" in arguments.parts else {}
-        by_callers = _by_callers(world, pairs, arguments) if "callers" in arguments.parts else []
+        throughput = _throughput(world, pairs, arguments)
     return {
         "items": world.item_count,
         "budgets": {kind: pair.manifest.index.search_budget for kind, pair in pairs.items()},
         "load average": os.getloadavg(),
         "throughput": throughput,
-        "retrieve": tails,
-        "callers": by_callers,
     }
 
 
@@ -230,25 +222,6 @@ def _peers(world: World) -> list[Contender]:
         for call, size in ((one, 1), (batch, _BATCH))
         for threads in (1, 2)
     ]
-
-
-def _tails(world: World, pairs: dict[str, _Served], arguments: argparse.Namespace) -> dict[str, Any]:
-    recall: dict[str, float] = {}
-    for kind, pair in pairs.items():
-        answers = [pair.retriever.retrieve(features, K) for features in world.features[:_RECALL_OF]]
-        recall[kind] = world.recall([_rows(answer.item_ids) for answer in answers])
-    return pair_tails.measure(_asked(world, pairs), recall, world.item_count, arguments.rounds, arguments.seconds)
-
-
-def _by_callers(world: World, pairs: dict[str, _Served], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    return pair_grid.measure(_asked(world, pairs), world.item_count, arguments.rounds, arguments.seconds)
-
-
-def _asked(world: World, pairs: dict[str, _Served]) -> Mapping[str, tuple[Retrieve, Sequence[int]]]:
-    def retrieve_of(pair: _Served) -> Retrieve:
-        return lambda number, k: pair.retriever.retrieve(world.features[number % len(world.features)], k)
-
-    return {kind: (retrieve_of(pair), pair.pids) for kind, pair in pairs.items()}
 
 
 def _parts(values: Sequence[Any]) -> list[Any]:

@@ -6,9 +6,8 @@ beside it an echo, whose tail is that of gRPC, of ghz and of the machine. Two wo
 ``--pin`` and with ``--no-pin``.
 
 Calls of the first half second do not count: ghz opens its connections then. Its garbage collector is off: it stops ghz
-for milliseconds, and then sends what is due all at once. A host that pauses a core does the same to all, so the tail is
-shown of all calls, which is what callers on this machine see, and of those that no pause touched (`bench.host`), which
-is the service's own.
+for milliseconds, and then all calls that are due are sent at once. A shared host that pauses a core does the same, and
+is part of the tail that is shown: compare it with that of the echo.
 """
 
 from __future__ import annotations
@@ -19,16 +18,14 @@ import dataclasses
 import os
 import sys
 import tempfile
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf.json_format import MessageToJson
 
-from bench import host
 from bench.serve_load import one_core, other_cores
-from bench.timing import p99, print_table, spread
+from bench.timing import print_table, spread
 from bundle.store import BundleStore
 from loadtest.data import make
 from loadtest.ghz import ROOT, Run, execute
@@ -46,10 +43,7 @@ _COLUMNS = {
     "median ms": ".2f",
     "p99 ms": ".2f",
     "p99 / median": ".1f",
-    "pauses of a core, /s": ".1f",
-    "calls that none touched": ".0%",
 }
-_SPARED = "p99 of these / median"
 _WARM_UP_S = 0.5
 
 
@@ -91,37 +85,27 @@ def _start(store: BundleStore, folder: Path, program: tuple[str, ...], workers: 
 
 
 def _take_turns(services: dict[str, Replica], folder: Path, arguments: Any) -> dict[str, dict[str, list[float]]]:
-    found: dict[str, dict[str, list[float]]] = {
-        variant: {name: [] for name in (*_COLUMNS, _SPARED)} for variant in services
-    }
+    found: dict[str, dict[str, list[float]]] = {variant: {name: [] for name in _COLUMNS} for variant in services}
     for _ in range(arguments.rounds):
         for variant, service in services.items():
             run = Run(service.address, folder, arguments.seconds, 1.0, None, warm_up_s=_WARM_UP_S)
             with contextlib.nullcontext() if service.flags["workers"] == "2" else other_cores():
                 reached = execute(arguments.ghz, "embed-single", run)["rps"]
                 even = dataclasses.replace(run, rate=reached / 2)
-                with host.watched() as pauses:
-                    details = execute(arguments.ghz, "embed-constant", even)["details"]
-            latencies_ms = np.array([each["latency"] / 1e6 for each in details])
-            # ghz notes when a call ended.
-            ended = np.array([datetime.fromisoformat(each["timestamp"]).timestamp() for each in details])
-            middle, tail = np.percentile(latencies_ms, [50, 99])
-            spared = pauses.spared(ended - latencies_ms / 1e3, ended)
-            figures = (reached, middle, tail, tail / middle, pauses.per_second, spared.mean())
-            for name, figure in zip(_COLUMNS, figures, strict=True):
+                details = execute(arguments.ghz, "embed-constant", even)["details"]
+            middle, tail = np.percentile([each["latency"] / 1e6 for each in details], [50, 99])
+            for name, figure in zip(_COLUMNS, (reached, middle, tail, tail / middle), strict=True):
                 found[variant][name].append(float(figure))
-            found[variant][_SPARED] += (latencies_ms[spared] / middle).tolist()
     return found
 
 
 def _print(found: dict[str, dict[str, list[float]]]) -> None:
-    rows: list[list[str]] = []
-    for variant, series in found.items():
-        spared = series.pop(_SPARED)
-        cells = [spread(of, _COLUMNS[name]) for name, of in series.items()]
-        rows.append([variant, *cells, p99(spared)])
-    head = ["query tower", *_COLUMNS, _SPARED]
-    print_table("EmbedQueries of 1 query: a closed loop, then half of its rate, evenly", head, rows)
+    rows = [
+        [variant, *(spread(of, _COLUMNS[name]) for name, of in series.items())] for variant, series in found.items()
+    ]
+    print_table(
+        "EmbedQueries of 1 query: a closed loop, then half of its rate, evenly", ["query tower", *_COLUMNS], rows
+    )
 
 
 if __name__ == "__main__":

@@ -40,11 +40,6 @@ def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) ->
     return {name: Timing(of[1], of[0], of[2]) for name, of in quartiles.items()}
 
 
-def p99(ratios: Sequence[float]) -> str:
-    """Shows what one ratio in a hundred exceeds."""
-    return f"{statistics.quantiles(ratios, n=100)[-1]:.1f}" if len(ratios) > 1 else "unknown"
-
-
 def spread(values: Sequence[float], form: str) -> str:
     """Shows the median of some rounds, and their range, each in a format such as ``.2f``."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

@@ -16,7 +16,7 @@ _DESCRIPTION = """Retrieves items from a two-tower system, and shows what its re
   two-tower retrieve --ranking lexical --text 'usb fan' --attribute title
   two-tower similar  --item 50 --k 5 --where genres=Comedy --where 'year>=1990'
   two-tower wait     --for 20261124T031645Z-3f9a1c --quorum 2
-  two-tower compare  --from previous --to live --queries queries.jsonl --title title --html page.html
+  two-tower compare  --from previous --to live --queries queries.jsonl --title title
 """
 
 _EPILOG = """environment, where the option is not given:
@@ -63,7 +63,7 @@ Returns 0 once they have, and 1 after the timeout or as soon as too many have re
 _COMPARE = """Replays recorded queries against two bundles that are open, and shows how far their answers differ.
 
   python -m query_tower_service --query-log queries.jsonl ...
-  two-tower compare --from previous --to live --queries queries.jsonl --title title --html page.html
+  two-tower compare --from previous --to live --queries queries.jsonl --title title
 
 A bundle is named by its version, or as `live` or `previous`: the first and the second that the ANN replica has open.
 The file holds one query a line, such as {"features": {"age": [24.0], "history": ["50", "181"]}}.
@@ -116,7 +116,6 @@ def make_parser() -> argparse.ArgumentParser:
         "--limit", type=_count, default=1000, metavar="N", help="at most the last N queries (default: 1000)"
     )
     compare.add_argument("--title", default="", metavar="ATTRIBUTE", help="item attribute to show in the examples")
-    compare.add_argument("--html", metavar="PAGE", help="write a page to look at too")
     compare.add_argument("--json", action="store_true", help="print JSON")
     _add_connection(compare, timeout_s=30.0)
     return parser

@@ -4,14 +4,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client import comparison, tables
 from two_tower_client.ann import AnnClient, Search, SearchOptions
 from two_tower_client.channel import Tls
 from two_tower_client.client import ConnectionOptions
-from two_tower_client.comparison_page import comparison_to_page
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.features import parse_features
 from two_tower_client.filters import Filter, all_of, parse_condition
@@ -95,11 +93,6 @@ def compare(arguments: argparse.Namespace) -> int:
         found = comparison.compare(
             query_tower, ann, arguments.old, arguments.new, queries, k=arguments.k, title=arguments.title
         )
-    if arguments.html is not None:
-        try:
-            Path(arguments.html).write_text(comparison_to_page(found), encoding="utf-8")
-        except OSError as error:
-            raise InvalidRequest.in_field("--html", f"cannot write {arguments.html!r}: {error.strerror}") from error
     print(tables.comparison_to_json(found) if arguments.json else tables.comparison_to_table(found))
     return 0
 

@@ -91,14 +91,14 @@ def comparison_to_table(comparison: Comparison) -> str:
     """Returns the two bundles side by side, how far they agree, and the queries that they answer most differently."""
     old, new = comparison.old, comparison.new
     parts = [
-        to_table(["", "old", "new", "new - old"], compare_sides(comparison)),
-        to_table(["agreement", "mean", "p10", "p50", "p90", "queries"], compare_rankings(comparison)),
-        *[f"! {line}" for line in tell_left_out(comparison)],
+        to_table(["", "old", "new", "new - old"], _compare_sides(comparison)),
+        to_table(["agreement", "mean", "p10", "p50", "p90", "queries"], _compare_rankings(comparison)),
+        *[f"! {line}" for line in _tell_left_out(comparison)],
     ]
     for example in comparison.examples:
         header = ["rank", f"in {old.bundle_version}", "score", f"in {new.bundle_version}", "score"]
-        table = to_table(header, compare_hits(example, comparison.title))
-        parts.append(f"line {example.line}, overlap {example.overlap:.2f}: {to_features(example)}\n{table}")
+        table = to_table(header, _compare_hits(example, comparison.title))
+        parts.append(f"line {example.line}, overlap {example.overlap:.2f}: {_to_features(example)}\n{table}")
     if comparison.examples:
         parts.append("- only the old bundle has it, + only the new one")
     return "\n\n".join(parts)
@@ -109,7 +109,7 @@ def comparison_to_json(comparison: Comparison) -> str:
     return to_json(asdict(comparison))
 
 
-def compare_sides(comparison: Comparison) -> list[list[str]]:
+def _compare_sides(comparison: Comparison) -> list[list[str]]:
     """Returns one row for each property of the two bundles: its name, old, new, and the difference."""
     old, new = comparison.old, comparison.new
     return [
@@ -122,7 +122,7 @@ def compare_sides(comparison: Comparison) -> list[list[str]]:
     ]
 
 
-def compare_rankings(comparison: Comparison) -> list[list[str]]:
+def _compare_rankings(comparison: Comparison) -> list[list[str]]:
     """Returns one row for each measure of agreement: its name, mean, three percentiles, and how many queries."""
     rows = [[f"overlap@{each.cutoff}", *_to_figures(each.spread)] for each in comparison.overlaps]
     if comparison.correlation is not None:
@@ -130,7 +130,7 @@ def compare_rankings(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
-def compare_hits(example: Example, title: str) -> list[list[str]]:
+def _compare_hits(example: Example, title: str) -> list[list[str]]:
     """Returns one row for each rank: the old item and score, the new item and score; - and + mark what one lacks."""
     old_ids, new_ids = ({hit.item_id for hit in hits} for hits in (example.old, example.new))
     rows = list[list[str]]()
@@ -148,7 +148,7 @@ def compare_hits(example: Example, title: str) -> list[list[str]]:
     return rows
 
 
-def tell_left_out(comparison: Comparison) -> list[str]:
+def _tell_left_out(comparison: Comparison) -> list[str]:
     """Returns a sentence for each feature that one of the models does not take."""
     return [
         f"model {side.model_version} does not take feature {name!r}: left out of {count} queries"
@@ -157,7 +157,7 @@ def tell_left_out(comparison: Comparison) -> list[str]:
     ]
 
 
-def to_features(example: Example) -> str:
+def _to_features(example: Example) -> str:
     """Returns the features of a query on one line, in order of name."""
     return " ".join(
         f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
