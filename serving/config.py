@@ -5,9 +5,7 @@
 import ipaddress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from cyclopts import Parameter
+from typing import Any, Literal, Self
 
 from serving.cores import available_cores, has_every_core
 from serving.logs import LEVELS
@@ -97,8 +95,8 @@ class ServerConfig:
     log_level: str = "info"
     """The least severe level that is logged: debug, info, warning or error."""
 
-    worker: Annotated[int, Parameter(parse=False)] = 0
-    """Which of the workers this process is, from 1 on; 0: it has the port for itself. The parent sets it."""
+    worker: int = 0
+    """Number of this worker process, from 1 on; 0: this process has the port alone. Set by the parent, not by users."""
 
     def __post_init__(self) -> None:
         """Checks ranges, and that nothing is exposed by accident.

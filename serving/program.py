@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import select
 import signal
 import socket
@@ -22,6 +23,7 @@ import structlog
 from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
+from bundle.files import replace_text
 from serving.config import ServerConfig
 from serving.cores import pin
 from serving.lifeline import Lifeline
@@ -30,6 +32,9 @@ from serving.server import Server
 from serving.workers import Workers
 
 C = TypeVar("C", bound=ServerConfig)
+
+_INTERNAL = "worker"
+"""Field of `ServerConfig` that is not a setting: the parent sets it for each worker."""
 
 _log = structlog.get_logger("program")
 
@@ -58,8 +63,9 @@ def run_program(
             _supervise(name, config)
         _serve(assemble(config), config)
 
-    # The type is known only here, so it cannot stand in the signature.
-    start.__annotations__["config"] = Annotated[config_class, Parameter(name="*")]
+    # The type is known only here, so it cannot be written in the signature.
+    settings = Parameter(name="*", parse=re.compile(rf"^(?!{_INTERNAL}$)"))
+    start.__annotations__["config"] = Annotated[config_class, settings]
     app.default(start)
 
     def configured(
@@ -81,8 +87,8 @@ def run_program(
 
 
 def _check_environment(prefix: str, config_class: type[ServerConfig]) -> None:
-    names = {field.name.upper() for field in dataclasses.fields(config_class)} - {"WORKER"} | {"CONFIG"}
-    known = {f"{prefix}{name}" for name in names}
+    names = {field.name for field in dataclasses.fields(config_class)} - {_INTERNAL} | {"config"}
+    known = {f"{prefix}{name.upper()}" for name in names}
     unknown = sorted(key for key in os.environ if key.startswith(prefix) and key not in known)
     if unknown:
         raise ValueError(f"environment: no setting is named {', '.join(unknown)}; see --help")
@@ -114,7 +120,9 @@ def _serve(server: Server, config: ServerConfig, lifeline: Lifeline | None = Non
         lifeline.watch()
         if _is_told_to_stop_first(server, wakes):
             os._exit(0)
-    server.start()
+    port = server.start()
+    if config.port_file is not None:
+        replace_text(config.port_file, f"{port}\n")
     if lifeline is not None:
         lifeline.say_listening()
     wakes.recv(1)

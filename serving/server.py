@@ -18,7 +18,6 @@ from serving.health import SERVICE_NAME, HealthServicer
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics, StallTicker
 from serving.pool import CallPool
-from serving.workers import write_port_file
 
 _SPARE_CALLS = 64
 """Calls of health, reflection and refusal that fit beside those that answer."""
@@ -118,7 +117,6 @@ class Server:
         port = self._listen()
         self.watch_store()
         self._grpc.start()
-        write_port_file(self._config.port_file, port)
         _log.info(
             "listening",
             service=self._service_name,

@@ -23,10 +23,10 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
+from bundle.files import replace_text
 from serving.config import ServerConfig
 from serving.cores import THREAD_VARIABLES, library_threads
 from serving.lifeline import LISTENING, VARIABLE, encode_settings
@@ -187,7 +187,8 @@ class Workers:
 
     def _announce(self) -> None:
         self._announced = True
-        write_port_file(self._config.port_file, self._port)
+        if self._config.port_file is not None:
+            replace_text(self._config.port_file, f"{self._port}\n")
         _log.info("workers listen", host=self._config.host, port=self._port, workers=self._count)
 
     def _bury(self, worker: _Worker) -> None:
@@ -253,11 +254,3 @@ def _hears(lifeline: socket.socket) -> bool:
         return bool(lifeline.recv(len(LISTENING)))
     except ConnectionError:  # ended with something unread
         return False
-
-
-def write_port_file(path: Path | None, port: int) -> None:
-    """Writes the port to a file, all at once, if there is a path."""
-    if path is not None:
-        temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        temporary.write_text(f"{port}\n", encoding="ascii")
-        os.replace(temporary, path)
