@@ -6,7 +6,7 @@ from ann_service.catalogue import CatalogueLoader
 from ann_service.config import AnnConfig
 from ann_service.servicer import SERVICE_NAME, AnnServicer
 from bundle.store import BundleStore
-from serving.live import Live
+from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import Server
 
@@ -15,6 +15,6 @@ def assemble(config: AnnConfig) -> Server:
     """Returns the server, not started yet."""
     store = BundleStore(config.store)
     metrics = Metrics()
-    live = Live(store, CatalogueLoader(store, config).open, config, metrics)
-    servicer = AnnServicer(live, config.max_batch_size, config.max_k, config.thread_count, metrics)
-    return Server(SERVICE_NAME, servicer.add_to, live, metrics, config)
+    open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
+    servicer = AnnServicer(open_bundles, config.max_batch_size, config.max_k, config.thread_count, metrics)
+    return Server(SERVICE_NAME, servicer.add_to, open_bundles, metrics, config)

@@ -55,7 +55,7 @@ class Model:
 
 
 class ModelLoader:
-    """Opens models. Calls must not overlap; `serving.live.Live` sees to that."""
+    """Opens models. Calls must not overlap; `serving.live.OpenBundles` sees to that."""
 
     def __init__(self, store: BundleStore, config: QueryTowerConfig, metrics: TextMetrics) -> None:
         """Takes where the bundles are, the settings, and where texts are counted."""

@@ -15,9 +15,10 @@ from serving.calls import CallInterceptor
 from serving.config import ServerConfig
 from serving.credentials import read_tls, read_token
 from serving.health import SERVICE_NAME, HealthServicer
-from serving.live import Live, Snapshot
+from serving.live import OpenBundles
 from serving.metrics import Metrics, StallTicker
 from serving.pool import CallPool
+from serving.snapshot import Snapshot
 
 _SPARE_CALLS = 64
 """Calls of health, reflection and refusal that fit beside those that answer."""
@@ -51,7 +52,7 @@ class Server:
         self,
         service_name: str,
         add_servicer: Callable[[grpc.Server], None],
-        live: Live[Any],
+        open_bundles: OpenBundles[Any],
         metrics: Metrics,
         config: ServerConfig,
         *,
@@ -62,7 +63,7 @@ class Server:
         Args:
             service_name: full name of the service, for health and reflection.
             add_servicer: registers the servicer.
-            live: the open bundles; started and stopped by this server.
+            open_bundles: the open bundles; started and stopped by this server.
             metrics: of this server.
             config: its settings.
             on_drained: called once no call is in flight any more.
@@ -71,7 +72,7 @@ class Server:
             ValueError: token or TLS files cannot be read.
         """
         self._config = config
-        self._live = live
+        self._open_bundles = open_bundles
         self._on_drained = on_drained
         self._metrics = metrics
         self._stalls = StallTicker(metrics)
@@ -131,7 +132,7 @@ class Server:
         if not self._watches:
             self._watches = True
             self._stalls.start()
-            self._live.start(self._follow)
+            self._open_bundles.start(self._follow)
 
     def _listen(self) -> int:
         config = self._config
@@ -171,7 +172,7 @@ class Server:
         self._health.close()
         if not stopped.wait(_FLUSH_S):
             self._grpc.stop(0).wait()
-        self._live.stop()
+        self._open_bundles.stop()
         self._stalls.stop()
         self._calls.close()
         self._pool.shutdown(wait=False)
