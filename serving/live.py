@@ -189,7 +189,10 @@ class OpenBundles(Generic[T]):
                     pass  # started below, after the references to dropped bundles are gone
         timers, retiring, refused = self._timers, self._state.retiring, self._state.refused
         timers.retire_at = {v: timers.retire_at.get(v, now + self._config.retire_after_s) for v in retiring}
-        timers.retry_at = {v: timers.retry_at.get(v, now + self._next_delay(v)) for v in refused}
+        # Not dict.get with a default: that would lengthen the pause of a bundle which already waits.
+        timers.retry_at = {
+            v: timers.retry_at[v] if v in timers.retry_at else now + self._next_delay(v) for v in refused
+        }
         self._problems = {v: p for v, p in self._problems.items() if v in (*self._state.wanted, "")}
         for version in self._state.open:
             self._problems.pop(version, None)

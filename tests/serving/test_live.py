@@ -177,6 +177,16 @@ def test_refused_bundle_is_not_tried_in_a_loop(tmp_path: Path) -> None:
     world.open_bundles.stop()
 
 
+def test_pause_before_a_retry_grows_with_tries_alone(tmp_path: Path) -> None:
+    world = World(tmp_path / "store", retry_after_s=3600.0)
+    world.opener.faults[B] = BundleRefused(B, "size", "half of it")
+    world.point(B, A)
+    world.open_bundles.start(lambda snapshot: None)
+    world.wait_open(A)  # loaded after B was refused, while B waits for its first retry
+    world.open_bundles.stop()
+    assert world.open_bundles._timers.retry_delay == {B: 3600.0}
+
+
 def test_unload_first_leaves_a_gap_with_nothing_open(tmp_path: Path) -> None:
     world = World(tmp_path / "store", unload_first=True)
     world.point(A)
