@@ -16,6 +16,7 @@ from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import add_methods
 from serving.snapshot import OpenBundle, Snapshot
+from serving.status import build_status
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
@@ -89,25 +90,15 @@ class AnnServicer:
     ) -> pb.GetServingStatusResponse:
         """Returns what is open."""
         snapshot = self._open_bundles.snapshot
-        response = pb.GetServingStatusResponse(
+        return build_status(
+            pb.GetServingStatusResponse,
+            self._open_bundles,
+            snapshot,
             bundles=[_describe(open_bundle) for open_bundle in snapshot.open],
             max_batch_size=self._max_batch_size,
             max_k=self._max_k,
-            live_bundle_version=snapshot.live_version,
-            loading_bundle_version=snapshot.loading_version,
-            worker=self._open_bundles.worker,
-            worker_count=self._open_bundles.worker_count,
+            newest_model_version=snapshot.open[0].bundle.manifest.model_version if snapshot.open else "",
         )
-        if response.bundles:
-            response.newest_model_version = response.bundles[0].model_version
-        for problem in snapshot.problems:
-            response.problems.add(
-                bundle_version=problem.version,
-                gate=problem.gate,
-                message=problem.message,
-                refused_at_ms=problem.refused_at_ms,
-            )
-        return response
 
 
 def _pick(snapshot: Snapshot[Catalogue], model_version: str, bundle_version: str) -> Catalogue:

@@ -19,6 +19,7 @@ from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import add_methods
 from serving.snapshot import Snapshot
+from serving.status import build_status
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["QueryTowerService"].full_name
@@ -93,12 +94,8 @@ class QueryTowerServicer:
     ) -> pb.GetServingStatusResponse:
         """Returns what is open."""
         snapshot = self._open_bundles.snapshot
-        response = pb.GetServingStatusResponse(
-            max_batch_size=self._max_batch_size,
-            live_bundle_version=snapshot.live_version,
-            loading_bundle_version=snapshot.loading_version,
-            worker=self._open_bundles.worker,
-            worker_count=self._open_bundles.worker_count,
+        response = build_status(
+            pb.GetServingStatusResponse, self._open_bundles, snapshot, max_batch_size=self._max_batch_size
         )
         opened_at_ms: dict[str, int] = {}
         for open_bundle in snapshot.open:
@@ -117,13 +114,6 @@ class QueryTowerServicer:
             )
         if response.models:
             response.newest_model_version = response.models[0].model_version
-        for problem in snapshot.problems:
-            response.problems.add(
-                bundle_version=problem.version,
-                gate=problem.gate,
-                message=problem.message,
-                refused_at_ms=problem.refused_at_ms,
-            )
         return response
 
 
