@@ -26,10 +26,10 @@ class AnnConfig(ServerConfig):
     """The most items that one search may ask for, 1 to 100,000."""
 
     max_recall_loss: float = 0.1
-    """Gate at load: recall@100 on the canaries may be this much below that in the manifest, 0 to 1.
+    """Gate at load: how far recall@100 on the golden queries may be below that in the manifest, 0 to 1.
 
-    The publisher measured it on many held-out queries and the canaries are few, so their recall scatters; a broken or
-    foreign index finds next to nothing and falls far below.
+    The publisher measured recall on many held-out queries; the golden queries are few, so their recall varies.
+    A broken index, or that of another bundle, finds almost none of the nearest items and fails this gate by far.
     """
 
     filter_cache_mib: int = 64

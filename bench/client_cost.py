@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.timing import print_table, spread
-from bundle.canaries import Canaries
-from bundle.manifest import CANARIES
+from bundle.canaries import GoldenQueries
+from bundle.manifest import GOLDEN_QUERIES
 from bundle.store import BundleStore
 from rehearsal.pair import Replica
 from two_tower_client import AsyncRetriever, Retriever
@@ -98,7 +98,7 @@ async def _ask(queries: Sequence[Mapping[str, Any]], addresses: Sequence[str], c
 
 
 def _queries(store: BundleStore) -> list[dict[str, Any]]:
-    columns = Canaries.read(store.path(store.live_version()) / CANARIES).columns
+    columns = GoldenQueries.read(store.path(store.live_version()) / GOLDEN_QUERIES).columns
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 

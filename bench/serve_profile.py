@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.errors import BundleError
-from bundle.manifest import CANARIES
+from bundle.manifest import GOLDEN_QUERIES
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import Model, ModelLoader
@@ -49,9 +49,11 @@ def main() -> int:
         return 1
     loader = ModelLoader(store, QueryTowerConfig(store=store.root), TextMetrics(Metrics().registry))
     model = loader.open(version, ())
-    canaries = Canaries.read(store.path(version) / CANARIES)
-    columns = canaries.columns
-    queries = [{n: columns[n][row] for n in columns if columns[n][row] is not None} for row in range(len(canaries))]
+    golden_queries = GoldenQueries.read(store.path(version) / GOLDEN_QUERIES)
+    columns = golden_queries.columns
+    queries = [
+        {n: columns[n][row] for n in columns if columns[n][row] is not None} for row in range(len(golden_queries))
+    ]
     cases = {
         "1 query": (1, 0.0),
         f"1 query, {_PAUSE_S * 1e3:.0f} ms after the last": (1, _PAUSE_S),

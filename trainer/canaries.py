@@ -1,4 +1,4 @@
-"""Queries with their exact answers, for the services to check a bundle with."""
+"""Golden queries: queries with their exact answers, with which the services check a bundle."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 
 from ann_index.interests import scan_all
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 
-_CANARY_TOP = 10
+_TOP = 10
 
 
-def make_canaries(
+def make_golden_queries(
     columns: Mapping[str, Sequence[Any]], queries: np.ndarray, vectors: np.ndarray, ids: Sequence[str]
-) -> Canaries:
-    """Returns queries with their exact answers.
+) -> GoldenQueries:
+    """Returns golden queries, each with its exact nearest items in the catalogue.
 
     Args:
         columns: raw feature values by name, each [n].
-        queries: [n, dim] or [n, interests, dim] float32, their embeddings.
-        vectors: [item_count, dim] float32.
-        ids: [item_count] external ids.
+        queries: [n, dim] or [n, interests, dim] float32, unit length: embeddings of these queries.
+        vectors: [item_count, dim] float32, unit length: embeddings of the items.
+        ids: [item_count] external item ids.
     """
-    found = scan_all(vectors, queries, _CANARY_TOP)
+    found = scan_all(vectors, queries, _TOP)
     top = [[ids[row] for row in rows] for rows, _ in found]
-    return Canaries(columns, queries, top, np.stack([scores for _, scores in found]))
+    return GoldenQueries(columns, queries, top, np.stack([scores for _, scores in found]))

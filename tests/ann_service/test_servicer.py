@@ -19,7 +19,7 @@ from tests.worlds import tower, unit_vectors, wait_for, write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 VECTORS = unit_vectors(300, 1)
-QUERY = tower(1).canary_embeddings[0]
+QUERY = tower(1).golden_embeddings[0]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.store import BundleStore
 from rehearsal.load import Load
 from rehearsal.offline import OfflineBundle
@@ -84,10 +84,10 @@ def test_the_bundle_says_how_many_interests_and_was_compared_with_the_live_one(w
     assert (manifest.interests, manifest.query_shape, manifest.format_version) == (3, (3, 8), 2)
     assert world.store.manifest(world.one).interests == 1
     folder = world.store.path(world.three)
-    canaries = Canaries.read(folder / "canaries.json")
-    assert canaries.embeddings.shape == (32, 3, 8)
-    largest = (canaries.embeddings @ world.vectors.T).max(axis=1)  # [32, 40]
-    np.testing.assert_allclose(canaries.top_scores, np.sort(largest, axis=1)[:, :-11:-1], atol=1e-5)
+    golden_queries = GoldenQueries.read(folder / "canaries.json")
+    assert golden_queries.embeddings.shape == (32, 3, 8)
+    largest = (golden_queries.embeddings @ world.vectors.T).max(axis=1)  # [32, 40]
+    np.testing.assert_allclose(golden_queries.top_scores, np.sort(largest, axis=1)[:, :-11:-1], atol=1e-5)
     comparison = json.loads((folder / "evaluation.json").read_text())["comparison"]
     assert (comparison["live"], comparison["not_comparable"]) == (world.one, "")
     assert "worse_than_live/ndcg@10" in manifest.gates
@@ -152,10 +152,10 @@ def test_items_are_added_to_a_bundle_of_several_interests(world: World, tmp_path
     added = json.loads(command("add-items", *arguments))["bundle_version"]
     manifest = world.store.manifest(added)
     assert (manifest.interests, manifest.item_count, manifest.format_version) == (3, 41, 2)
-    canaries = Canaries.read(world.store.path(added) / "canaries.json")
+    golden_queries = GoldenQueries.read(world.store.path(added) / "canaries.json")
     vectors = np.load(world.store.path(added) / "vectors.npy")
-    largest = (canaries.embeddings @ vectors.T).max(axis=1)  # [32, 41]
-    np.testing.assert_allclose(canaries.top_scores, np.sort(largest, axis=1)[:, :-11:-1], atol=1e-5)
+    largest = (golden_queries.embeddings @ vectors.T).max(axis=1)  # [32, 41]
+    np.testing.assert_allclose(golden_queries.top_scores, np.sort(largest, axis=1)[:, :-11:-1], atol=1e-5)
 
 
 def test_indexes_are_tuned_on_single_interests(world: World, tmp_path: Path) -> None:
