@@ -1,4 +1,4 @@
-"""Puts the ANN service together."""
+"""Builds the ANN service from its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from serving.server import Server
 
 
 def assemble(config: AnnConfig) -> Server:
-    """Returns the server, not started yet."""
+    """Returns the server of the ANN service; it is not started yet.
+
+    Raises:
+        ValueError: the token or TLS files cannot be used.
+    """
     store = BundleStore(config.store)
     metrics = Metrics()
     open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)

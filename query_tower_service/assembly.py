@@ -1,4 +1,4 @@
-"""Puts the query tower service together."""
+"""Builds the query tower service from its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.server import Server
 
 
 def assemble(config: QueryTowerConfig) -> Server:
-    """Returns the server, not started yet.
+    """Returns the server of the query tower service; it is not started yet.
 
     Raises:
         ValueError: the query log, token or TLS files cannot be used.

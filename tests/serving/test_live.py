@@ -1,4 +1,4 @@
-"""`OpenBundles` with a store on disk and bundles that are mere objects, opened when the test says so."""
+"""`OpenBundles` with a store on disk, and an opener that the test controls."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Bundle:
 
 
 class Opener:
-    """Opens bundles when it is allowed to."""
+    """Opens a bundle when its gate, if it has one, is set; raises its fault, if it has one."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
         self.faults: dict[str, Exception] = {}
         self.gates: dict[str, threading.Event] = {}
-        self.began: list[str] = []
+        self.started: list[str] = []
 
     def __call__(self, version: str, beside: Collection[str]) -> Bundle:
-        self.began.append(version)
+        self.started.append(version)
         if version in self.gates:
             assert self.gates[version].wait(20)
         if version in self.faults:
@@ -78,7 +78,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.open_bundles.stop()
 
 
-def test_opens_the_live_bundle_and_the_one_before(world: World) -> None:
+def test_opens_the_live_bundle_and_the_previous_one(world: World) -> None:
     world.point(B, A)
     world.open_bundles.start(world.snapshots.append)
     world.wait_open(B, A)
@@ -88,7 +88,7 @@ def test_opens_the_live_bundle_and_the_one_before(world: World) -> None:
 
 def test_every_snapshot_is_reported_in_order(world: World) -> None:
     world.open_bundles.start(world.snapshots.append)
-    wait_for(lambda: world.snapshots, "the first look, at an empty store, is reported")
+    wait_for(lambda: world.snapshots, "the first snapshot, of an empty store, is reported")
     world.point(A)
     world.wait_open(A)
     wait_for(lambda: [s.version for s in world.snapshots[-1].open] == [A], "the last one is reported")
@@ -112,7 +112,7 @@ def test_roll_back_during_a_slow_load_is_immediate(world: World) -> None:
     assert C not in world.open()
 
 
-def test_retired_bundle_is_dropped_after_its_grace_and_freed_with_its_last_request(tmp_path: Path) -> None:
+def test_retired_bundle_is_freed_with_its_last_request(tmp_path: Path) -> None:
     world = World(tmp_path / "store", retire_after_s=0)
     world.point(A)
     world.open_bundles.start(lambda snapshot: None)
@@ -128,7 +128,7 @@ def test_retired_bundle_is_dropped_after_its_grace_and_freed_with_its_last_reque
     world.open_bundles.stop()
 
 
-def test_refusal_is_told_with_gate_and_time_and_the_old_one_stays(world: World) -> None:
+def test_keeps_the_old_bundle_and_reports_gate_and_time_when_the_new_one_is_refused(world: World) -> None:
     world.point(A)
     world.open_bundles.start(world.snapshots.append)
     world.wait_open(A)
@@ -144,7 +144,7 @@ def test_refusal_is_told_with_gate_and_time_and_the_old_one_stays(world: World) 
     assert not world.open_bundles.snapshot.problems
 
 
-def test_unexpected_error_while_loading_is_a_problem_and_the_watch_goes_on(world: World) -> None:
+def test_reports_an_unexpected_load_error_and_keeps_watching(world: World) -> None:
     world.opener.faults[A] = ZeroDivisionError("surprise")
     world.point(A)
     world.open_bundles.start(world.snapshots.append)
@@ -154,10 +154,10 @@ def test_unexpected_error_while_loading_is_a_problem_and_the_watch_goes_on(world
     world.wait_open(B)
 
 
-def test_unexpected_error_while_polling_does_not_end_the_watch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_an_unexpected_poll_error_and_keeps_watching(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BundleStore, "live", lambda self: 1 / 0)
     world.open_bundles.start(world.snapshots.append)
-    [problem] = wait_for(lambda: world.open_bundles.snapshot.problems, "it is told")
+    [problem] = wait_for(lambda: world.open_bundles.snapshot.problems, "the error is reported")
     assert problem.gate == "error"
     monkeypatch.undo()
     world.point(A)
@@ -169,15 +169,15 @@ def test_refused_bundle_is_not_tried_in_a_loop(tmp_path: Path) -> None:
     world.opener.faults[A] = BundleRefused(A, "size", "half of it")
     world.point(A)
     world.open_bundles.start(lambda snapshot: None)
-    wait_for(lambda: len(world.opener.began) == 3, "the second retry")
+    wait_for(lambda: len(world.opener.started) == 3, "the second retry")
     # Retries wait 0.2 s, then 0.4 s: many polls later there is none yet.
-    assert len(world.opener.began) == 3
+    assert len(world.opener.started) == 3
     del world.opener.faults[A]
     world.wait_open(A)
     world.open_bundles.stop()
 
 
-def test_pause_before_a_retry_grows_with_tries_alone(tmp_path: Path) -> None:
+def test_pause_before_a_retry_grows_only_with_further_tries(tmp_path: Path) -> None:
     world = World(tmp_path / "store", retry_after_s=3600.0)
     world.opener.faults[B] = BundleRefused(B, "size", "half of it")
     world.point(B, A)
@@ -187,14 +187,14 @@ def test_pause_before_a_retry_grows_with_tries_alone(tmp_path: Path) -> None:
     assert world.open_bundles._timers.retry_delay == {B: 3600.0}
 
 
-def test_unload_first_leaves_a_gap_with_nothing_open(tmp_path: Path) -> None:
+def test_unload_first_has_no_open_bundle_while_the_new_one_loads(tmp_path: Path) -> None:
     world = World(tmp_path / "store", unload_first=True)
     world.point(A)
     world.open_bundles.start(world.snapshots.append)
     world.wait_open(A)
     world.opener.gates[B] = threading.Event()
     world.point(B, A)
-    wait_for(lambda: world.opener.began == [A, B], "B loads")
+    wait_for(lambda: world.opener.started == [A, B], "B loads")
     assert world.open() == []
     world.opener.gates[B].set()
     world.wait_open(B)
@@ -213,7 +213,7 @@ def test_swaps_are_counted_and_timed(world: World) -> None:
     assert world.value("two_tower_live_bundle_info", bundle_version=B) == 1
 
 
-def test_every_snapshot_under_many_swaps_is_whole(world: World) -> None:
+def test_every_snapshot_during_many_swaps_has_an_open_bundle(world: World) -> None:
     world.point(A)
     world.open_bundles.start(world.snapshots.append)
     world.wait_open(A)
