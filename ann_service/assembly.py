@@ -1,4 +1,4 @@
-"""Puts the ANN service together."""
+"""Builds the ANN service from its parts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from ann_service.catalogue import CatalogueLoader
 from ann_service.config import AnnConfig
 from ann_service.servicer import SERVICE_NAME, AnnServicer
 from bundle.store import BundleStore
-from serving.live import Live
+from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import Server
 
 
 def assemble(config: AnnConfig) -> Server:
-    """Returns the server, not started yet."""
+    """Returns the server of the ANN service; it is not started yet.
+
+    Raises:
+        ValueError: the token or TLS files cannot be used.
+    """
     store = BundleStore(config.store)
     metrics = Metrics()
-    live = Live(store, CatalogueLoader(store, config).open, config, metrics)
-    servicer = AnnServicer(live, config.max_batch_size, config.max_k, config.thread_count, metrics)
-    return Server(SERVICE_NAME, servicer.add_to, live, metrics, config)
+    open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
+    servicer = AnnServicer(open_bundles, config.max_batch_size, config.max_k, config.thread_count, metrics)
+    return Server(SERVICE_NAME, servicer.add_to, open_bundles, metrics, config)

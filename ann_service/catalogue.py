@@ -13,16 +13,16 @@ from ann_index.faiss_index import FaissMissing
 from ann_index.kinds import Index, open_index
 from ann_service.bitsets import BitsetCache
 from ann_service.config import AnnConfig
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.errors import BundleRefused
 from bundle.items import ItemTable
-from bundle.manifest import CANARIES, INDEX, ITEMS, VECTORS, Manifest
+from bundle.manifest import GOLDEN_QUERIES, INDEX, ITEMS, VECTORS, Manifest
 from bundle.store import BundleStore
 from lexical_index import files as lexical_files
 from lexical_index.files import LexicalIndex
-from serving.verification import available_bytes, check_memory, read_canaries, read_contents
+from serving.verification import available_bytes, check_memory, read_contents, read_golden_queries
 
-FILES = (VECTORS, INDEX, ITEMS, CANARIES)
+FILES = (VECTORS, INDEX, ITEMS, GOLDEN_QUERIES)
 """What this service reads of every bundle."""
 
 SCORE_TOLERANCE = 1e-5
@@ -83,9 +83,9 @@ class CatalogueLoader:
         check_memory(manifest, files, 1 if beside or self._config.unload_first else 2, available_bytes())
         self._store.verify(version, files)
         catalogue = self._read(manifest)
-        canaries = read_canaries(self._store, manifest)
-        _check_top_items(catalogue, canaries)
-        _check_recall(catalogue, canaries, self._config.max_recall_loss)
+        golden_queries = read_golden_queries(self._store, manifest)
+        _check_top_items(catalogue, golden_queries)
+        _check_recall(catalogue, golden_queries, self._config.max_recall_loss)
         _check_words(catalogue)
         return catalogue
 
@@ -145,19 +145,19 @@ def _check_words(catalogue: Catalogue) -> None:
         raise BundleRefused(
             catalogue.manifest.bundle_version,
             "lexical",
-            f"{lexical_files.FOLDER}: {fault}; index, items and canaries do not belong together: "
+            f"{lexical_files.FOLDER}: {fault}; index, items and golden queries do not belong together: "
             "publish the bundle again",
         )
 
 
-def _check_top_items(catalogue: Catalogue, canaries: Canaries) -> None:
+def _check_top_items(catalogue: Catalogue, golden_queries: GoldenQueries) -> None:
     version, rows = catalogue.manifest.bundle_version, catalogue.items.rows
     for number, (query, expected, expected_scores) in enumerate(
-        zip(canaries.embeddings, canaries.top_items, canaries.top_scores, strict=True)
+        zip(golden_queries.embeddings, golden_queries.top_items, golden_queries.top_scores, strict=True)
     ):
         unknown = [item for item in expected if item not in rows]
         if unknown or len(set(expected)) != len(expected) or not expected:
-            message = f"canary {number} expects items that the bundle lacks, or twice: {unknown[:3]}"
+            message = f"golden query {number} expects items that the bundle lacks, or twice: {unknown[:3]}"
             raise BundleRefused(version, "canaries", message)
         expected_rows = np.array([rows[item] for item in expected], dtype=np.int64)  # [k]
         _, best_scores = scan(catalogue.vectors, query[np.newaxis], len(expected))[0]
@@ -169,24 +169,24 @@ def _check_top_items(catalogue: Catalogue, canaries: Canaries) -> None:
                 raise BundleRefused(
                     version,
                     "canaries",
-                    f"canary {number}: scores are {worst:.2e} off {what}, allowed are {SCORE_TOLERANCE:.0e}; "
-                    "vectors, items and canaries do not belong together",
+                    f"golden query {number}: scores are {worst:.2e} off {what}, allowed are {SCORE_TOLERANCE:.0e}; "
+                    "vectors, items and golden queries do not belong together",
                 )
 
 
-def _check_recall(catalogue: Catalogue, canaries: Canaries, max_loss: float) -> None:
+def _check_recall(catalogue: Catalogue, golden_queries: GoldenQueries, max_loss: float) -> None:
     spec = catalogue.manifest.index
     k = min(_RECALL_AT, catalogue.manifest.item_count)
     found = 0
-    exact = scan(catalogue.vectors, canaries.embeddings, k)
-    approximate = catalogue.index.search(canaries.embeddings, k, spec.search_budget)
+    exact = scan(catalogue.vectors, golden_queries.embeddings, k)
+    approximate = catalogue.index.search(golden_queries.embeddings, k, spec.search_budget)
     for (_, exact_scores), (_, scores) in zip(exact, approximate, strict=True):
         found += int(np.count_nonzero(scores >= exact_scores[-1] - SCORE_TOLERANCE))
-    recall, floor = found / (k * len(canaries)), spec.recall_at_100 - max_loss
+    recall, floor = found / (k * len(golden_queries)), spec.recall_at_100 - max_loss
     if recall < floor:
         raise BundleRefused(
             catalogue.manifest.bundle_version,
             "recall",
-            f"the index finds {recall:.3f} of the exact {k} nearest items of the canaries, expected at least "
+            f"the index finds {recall:.3f} of the exact {k} nearest items of the golden queries, expected at least "
             f"{floor:.3f}: {spec.recall_at_100:.3f} of the manifest less {max_loss:.3f}; publish the bundle again",
         )

@@ -1,6 +1,6 @@
 """The settings of the ANN service."""
 
-# No postponed annotations: the command line reads the types of the fields, inherited ones too.
+# No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,31 +11,32 @@ from serving.cores import own_cores
 
 @dataclass(frozen=True, kw_only=True)
 class AnnConfig(ServerConfig):
-    """As of `serving.config.ServerConfig`, and what limits a search."""
+    """The settings of `serving.config.ServerConfig`, and those of a search."""
 
     port: int = 50052
-    """Port to listen on, 0 to 65535; 0 takes a free one, which the log and --port-file name."""
+    """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""
 
     threads: int | Literal["auto"] = "auto"
-    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead. auto: 2; 16 where this
-    process keeps to one core, as with --workers auto: more cost nothing there, and searches that wait for each other
-    are answered by one scan where that takes less time.
+    """Threads that answer calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead.
+
+    auto: 2, or 16 if this process is pinned to one core, as with --workers auto. On one core more threads cost nothing,
+    and searches that arrive together can share one scan.
     """
 
     max_k: int = 1000
-    """The most items that one search may ask for, 1 to 100,000."""
+    """Largest number of items that one search may request, 1 to 100,000."""
 
     max_recall_loss: float = 0.1
-    """Gate at load: recall@100 on the canaries may be this much below that in the manifest, 0 to 1.
+    """Gate at load: how far recall@100 on the golden queries may be below that in the manifest, 0 to 1.
 
-    The publisher measured it on many held-out queries and the canaries are few, so their recall scatters; a broken or
-    foreign index finds next to nothing and falls far below.
+    The publisher measured recall on many held-out queries; the golden queries are few, so their recall varies.
+    A broken index, or that of another bundle, finds almost none of the nearest items and fails this gate by far.
     """
 
     filter_cache_mib: int = 64
-    """What the matches of filters that were asked for before may take, for each open bundle, in MiB, 0 to 65,536.
+    """Memory for the matching items of earlier filters, for each open bundle, in MiB, 0 to 65,536.
 
-    A condition takes a bit an item, and 4 bytes for each item that matches where these are few.
+    One condition takes one bit per item, and if few items match, 4 bytes more for each of these.
     """
 
     def __post_init__(self) -> None:
@@ -54,4 +55,4 @@ class AnnConfig(ServerConfig):
 
 
 _THREADS_ON_ONE_CORE = 16
-"""On one core more threads cost nothing; so many searches may wait for each other, to be answered together."""
+"""Threads of a process that is pinned to one core, with `threads` auto: at most as many searches share one scan."""

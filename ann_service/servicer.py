@@ -12,9 +12,11 @@ from ann_service.validation import check_batch, read_searches
 from ann_service.wire import Request, read_request
 from serving.cores import own_cores
 from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
-from serving.live import Live, Served, Snapshot
+from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import add_methods
+from serving.snapshot import OpenBundle, Snapshot
+from serving.status import build_status
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
@@ -30,17 +32,19 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 class AnnServicer:
     """Answers with the open catalogues; safe for several threads."""
 
-    def __init__(self, live: Live[Catalogue], max_batch_size: int, max_k: int, threads: int, metrics: Metrics) -> None:
+    def __init__(
+        self, open_bundles: OpenBundles[Catalogue], max_batch_size: int, max_k: int, threads: int, metrics: Metrics
+    ) -> None:
         """Takes what answers depend on.
 
         Args:
-            live: the open catalogues.
+            open_bundles: the open catalogues.
             max_batch_size: searches in a request.
             max_k: items in a search.
             threads: that call this.
             metrics: of the server.
         """
-        self._live = live
+        self._open_bundles = open_bundles
         self._max_batch_size = max_batch_size
         self._max_k = max_k
         self._searches = SharedSearches(own_cores(), threads, metrics.shared_searches)
@@ -67,11 +71,11 @@ class AnnServicer:
         message = request.message
         check_batch(message.searches, message.model_version, self._max_batch_size)
         self._batch_size.observe(len(message.searches))
-        snapshot = self._live.snapshot
+        snapshot = self._open_bundles.snapshot
         catalogue = _pick(snapshot, message.model_version, message.bundle_version)
         if catalogue.lexical is None and any(map(ranks_by_text, message.searches)):
-            open_ = [served.bundle for served in snapshot.open]
-            with_one = [other.manifest.bundle_version for other in open_ if other.lexical is not None]
+            opened = [open_bundle.bundle for open_bundle in snapshot.open]
+            with_one = [other.manifest.bundle_version for other in opened if other.lexical is not None]
             raise LexicalNotServed(catalogue.manifest.bundle_version, with_one)
         plans = read_searches(request, catalogue, self._max_k)
         versions = Versions(
@@ -85,32 +89,22 @@ class AnnServicer:
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext
     ) -> pb.GetServingStatusResponse:
         """Returns what is open."""
-        snapshot = self._live.snapshot
-        response = pb.GetServingStatusResponse(
-            bundles=[_describe(served) for served in snapshot.open],
+        snapshot = self._open_bundles.snapshot
+        return build_status(
+            pb.GetServingStatusResponse,
+            self._open_bundles,
+            snapshot,
+            bundles=[_describe(open_bundle) for open_bundle in snapshot.open],
             max_batch_size=self._max_batch_size,
             max_k=self._max_k,
-            live_bundle_version=snapshot.live_version,
-            loading_bundle_version=snapshot.loading_version,
-            worker=self._live.worker,
-            worker_count=self._live.worker_count,
+            newest_model_version=snapshot.open[0].bundle.manifest.model_version if snapshot.open else "",
         )
-        if response.bundles:
-            response.newest_model_version = response.bundles[0].model_version
-        for problem in snapshot.problems:
-            response.problems.add(
-                bundle_version=problem.version,
-                gate=problem.gate,
-                message=problem.message,
-                refused_at_ms=problem.refused_at_ms,
-            )
-        return response
 
 
 def _pick(snapshot: Snapshot[Catalogue], model_version: str, bundle_version: str) -> Catalogue:
     if not snapshot.open:
         raise NoBundle()
-    catalogues = [served.bundle for served in snapshot.open]
+    catalogues = [open_bundle.bundle for open_bundle in snapshot.open]
     if bundle_version:
         return _pick_pinned(catalogues, model_version, bundle_version)
     if not model_version:
@@ -134,8 +128,8 @@ def _pick_pinned(catalogues: list[Catalogue], model_version: str, bundle_version
     return catalogue
 
 
-def _describe(served: Served[Catalogue]) -> pb.OpenBundle:
-    manifest = served.bundle.manifest
+def _describe(open_bundle: OpenBundle[Catalogue]) -> pb.OpenBundle:
+    manifest = open_bundle.bundle.manifest
     spec = manifest.index
     return pb.OpenBundle(
         bundle_version=manifest.bundle_version,
@@ -147,6 +141,6 @@ def _describe(served: Served[Catalogue]) -> pb.OpenBundle:
         search_budget=spec.search_budget,
         recall_at_100=spec.recall_at_100,
         attributes=[pb.Attribute(name=name, type=_TYPES[type_]) for name, type_ in manifest.attributes.items()],
-        opened_at_ms=served.opened_at_ms,
-        lexical_attributes=() if (lexical := served.bundle.lexical) is None else lexical.attributes,
+        opened_at_ms=open_bundle.opened_at_ms,
+        lexical_attributes=() if (lexical := open_bundle.bundle.lexical) is None else lexical.attributes,
     )

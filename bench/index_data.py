@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle.canaries import Canaries
-from bundle.manifest import CANARIES, VECTORS
+from bundle.canaries import GoldenQueries
+from bundle.manifest import GOLDEN_QUERIES, VECTORS
 from bundle.store import BundleStore
 
 DIMENSION = 64
@@ -80,7 +80,7 @@ def spread_items(items: np.ndarray, item_count: int, seed: int = 1) -> np.ndarra
 
 
 def read_bundle(store: Path, version: str | None = None) -> Data:
-    """Returns the vectors of a bundle, and queries near its canaries.
+    """Returns the vectors of a bundle, and queries near its golden queries.
 
     Args:
         store: folder of bundles.
@@ -93,4 +93,4 @@ def read_bundle(store: Path, version: str | None = None) -> Data:
     chosen = version or opened.live_version()
     folder = opened.path(chosen)
     vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
-    return Data(f"bundle {chosen}, {len(vectors):,}", vectors, Canaries.read(folder / CANARIES).embeddings)
+    return Data(f"bundle {chosen}, {len(vectors):,}", vectors, GoldenQueries.read(folder / GOLDEN_QUERIES).embeddings)

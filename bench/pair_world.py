@@ -16,8 +16,8 @@ import numpy as np
 from bench.index_data import Data, spread_items
 from bench.index_peers import Peer, build_qdrant
 from bench.serve_bundle import make_of
-from bundle.canaries import Canaries
-from bundle.manifest import CANARIES, VECTORS, Manifest
+from bundle.canaries import GoldenQueries
+from bundle.manifest import GOLDEN_QUERIES, VECTORS, Manifest
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
@@ -54,7 +54,7 @@ class World:
         store = BundleStore(base)
         version = store.live_version()
         self._vectors = spread_items(np.load(store.path(version) / VECTORS), item_count)
-        features = mix_features(Canaries.read(store.path(version) / CANARIES), _TUNED_ON + _MEASURED)
+        features = mix_features(GoldenQueries.read(store.path(version) / GOLDEN_QUERIES), _TUNED_ON + _MEASURED)
         embedded = _embed(store, version, features)
         self._tuned_on, self.embeddings = embedded[:_TUNED_ON], embedded[_TUNED_ON:]
         self.features = features[_TUNED_ON:]
@@ -97,10 +97,10 @@ def _recall(found: Sequence[Sequence[int]], nearest: np.ndarray) -> float:
     return hits / nearest.size
 
 
-def mix_features(canaries: Canaries, count: int, seed: int = 3) -> list[dict[str, Any]]:
-    """Returns made queries: each feature of another canary, and of a history, or another list, a part at random."""
+def mix_features(golden_queries: GoldenQueries, count: int, seed: int = 3) -> list[dict[str, Any]]:
+    """Returns `count` queries; each feature is drawn from another golden query, and of a list a random part."""
     generator = random.Random(seed)
-    known = {name: [value for value in column if value is not None] for name, column in canaries.columns.items()}
+    known = {name: [value for value in column if value is not None] for name, column in golden_queries.columns.items()}
 
     def draw(values: list[Any]) -> Any:
         value = generator.choice(values)

@@ -33,8 +33,8 @@ from annoy import AnnoyIndex
 
 from bench.serve_bundle import K, Made, make
 from bench.serve_load import CALLERS, Series, Target, measure_here, one_core
-from bundle.canaries import Canaries
-from bundle.manifest import CANARIES, VECTORS
+from bundle.canaries import GoldenQueries
+from bundle.manifest import GOLDEN_QUERIES, VECTORS
 from bundle.store import BundleStore
 from rehearsal.demo import train
 from rehearsal.large import copy_live
@@ -86,10 +86,11 @@ class _Bench:
     def __init__(self, store: BundleStore, base: str, made: Made, folder: Path, rounds: int, seconds: float) -> None:
         self._store, self._made, self._folder = store, made, folder
         self._rounds, self._seconds = rounds, seconds
-        canaries = Canaries.read(store.path(base) / CANARIES)
-        names = canaries.columns
+        golden_queries = GoldenQueries.read(store.path(base) / GOLDEN_QUERIES)
+        names = golden_queries.columns
         self._features = [
-            {n: names[n][row] for n in names if names[n][row] is not None} for row in range(min(len(canaries), 50))
+            {n: names[n][row] for n in names if names[n][row] is not None}
+            for row in range(min(len(golden_queries), 50))
         ]
         self._searches = [Search(embedding=vector.tolist(), k=K) for vector in made.queries]
 

@@ -69,12 +69,12 @@ def make_of(store: BundleStore, base: str, data: Data, settings: Index, seed: in
     """
     reached: list[float] = []
 
-    def build(path: Path, canaries: np.ndarray) -> IndexSpec:
+    def build(path: Path, golden_queries: np.ndarray) -> IndexSpec:
         spec = index.build(data.vectors, data.queries, path, settings=settings, seed=seed)
         reached.append(spec.recall_at_100)
-        # A service checks the recall on the canaries, which are not drawn as the items are.
-        of_canaries = index.measure_recall(path, data.vectors, canaries, spec)
-        return dataclasses.replace(spec, recall_at_100=of_canaries)
+        # A service checks the recall on the golden queries, which are not drawn as the items are.
+        golden_recall = index.measure_recall(path, data.vectors, golden_queries, spec)
+        return dataclasses.replace(spec, recall_at_100=golden_recall)
 
     manifest = write_bundle_of(store, base, data.vectors, build)
     store.promote(manifest.bundle_version)

@@ -1,4 +1,4 @@
-"""Queries with known answers: what a service checks before it says ready."""
+"""Golden queries: held-out queries with known answers, which a service checks before it opens a bundle."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 EMBEDDING_TOLERANCE = 1e-4
-"""How far a served embedding may be from the published one, per component: runtimes round differently."""
+"""Largest difference between a deployed and a published embedding, per component: runtimes round differently."""
 
 
 @dataclass(frozen=True)
-class Canaries:
-    """Held-out queries, and what the publisher got for them.
+class GoldenQueries:
+    """Held-out queries, with the embeddings and the exact nearest items that the publisher computed for them.
 
     Attributes:
-        columns: raw feature values by name, each [n]; as `bundle.features.FeatureSchema.encode` takes them.
+        columns: raw feature values by name, each [n]; in the form that `bundle.features.FeatureSchema.encode` reads.
         embeddings: [n, dimension] float32, unit length.
         top_items: [n, k] external ids of the exact nearest items, best first.
         top_scores: [n, k] float32, their scores.
@@ -31,11 +31,11 @@ class Canaries:
     top_scores: np.ndarray
 
     def __len__(self) -> int:
-        """How many queries there are."""
+        """Number of queries."""
         return len(self.embeddings)
 
     def write(self, path: Path) -> None:
-        """Writes them to a new file, as JSON that a person can read and replay."""
+        """Writes the golden queries to a new file, as JSON that a person can read and replay."""
         raw = {
             "columns": {name: list(column) for name, column in self.columns.items()},
             "embeddings": self.embeddings.astype(float).tolist(),
@@ -46,15 +46,15 @@ class Canaries:
             json.dump(raw, file, ensure_ascii=False)
 
     @staticmethod
-    def read(path: Path) -> Canaries:
-        """Returns what `write` wrote.
+    def read(path: Path) -> GoldenQueries:
+        """Returns the golden queries of a file that `write` wrote.
 
         Raises:
-            ValueError: the file is no such JSON, or its lengths disagree.
+            ValueError: the file is not JSON of this form, or its arrays differ in length.
         """
         raw = json.loads(path.read_text(encoding="utf-8"))
         try:
-            canaries = Canaries(
+            golden_queries = GoldenQueries(
                 raw["columns"],
                 np.array(raw["embeddings"], dtype=np.float32),
                 raw["top_items"],
@@ -62,8 +62,8 @@ class Canaries:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path.name} is damaged: {error!r}") from error
-        lengths = {len(canaries.embeddings), len(canaries.top_items), len(canaries.top_scores)}
-        lengths |= {len(column) for column in canaries.columns.values()}
-        if len(lengths) != 1 or canaries.embeddings.ndim != 2:
+        lengths = {len(golden_queries.embeddings), len(golden_queries.top_items), len(golden_queries.top_scores)}
+        lengths |= {len(column) for column in golden_queries.columns.values()}
+        if len(lengths) != 1 or golden_queries.embeddings.ndim != 2:
             raise ValueError(f"{path.name} is damaged: lengths {sorted(lengths)} should be one, and above 0")
-        return canaries
+        return golden_queries

@@ -29,7 +29,7 @@ VOCABULARIES = "vocabularies.json"
 VECTORS = "vectors.npy"
 INDEX = "index.ann"
 ITEMS = "items.npz"
-CANARIES = "canaries.json"
+GOLDEN_QUERIES = "canaries.json"
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
 

@@ -22,17 +22,17 @@ FILES = (DESCRIPTION, *(f"{FOLDER}/{name}" for name in bm25.FILES))
 """By their paths in the bundle."""
 
 _METHOD = {"method": "bm25", "idf": "lucene", "k1": bm25.K1, "b": bm25.B}
-_CANARIES, _CANARY_WORDS, _CANARY_ITEMS = 8, 4, 10
+_GOLDEN_QUERIES, _GOLDEN_WORDS, _GOLDEN_ITEMS = 8, 4, 10
 
 
 @dataclass(frozen=True)
-class Canary:
-    """A text with a known answer.
+class GoldenQuery:
+    """A search text with a known answer.
 
     Attributes:
-        text: that is searched.
-        items: [n] external ids, best first.
-        scores: [n] theirs.
+        text: search text.
+        items: [n] external item ids, best first.
+        scores: [n] scores of the items.
     """
 
     text: str
@@ -47,12 +47,12 @@ class LexicalIndex:
     Attributes:
         index: row i is row i of ``vectors.npy``.
         attributes: names of the item attributes whose words it holds.
-        canaries: texts with known answers; none where no item has a word.
+        golden_queries: texts with known answers; none where no item has a word.
     """
 
     index: Bm25
     attributes: tuple[str, ...]
-    canaries: tuple[Canary, ...]
+    golden_queries: tuple[GoldenQuery, ...]
 
 
 def write(folder: Path, attributes: Sequence[str], texts: Sequence[str], ids: Sequence[str]) -> None:
@@ -68,14 +68,14 @@ def write(folder: Path, attributes: Sequence[str], texts: Sequence[str], ids: Se
         LexicalMissing: bm25s is not installed.
     """
     index = Bm25.of(texts)
-    canaries = [_answer(index, text, ids) for text in _canary_texts(texts)]
+    golden_queries = [_answer(index, text, ids) for text in _golden_texts(texts)]
     (folder / FOLDER).mkdir()
     index.write(folder / FOLDER)
     raw = {
         **_METHOD,
         "attributes": list(attributes),
         "item_count": len(texts),
-        "canaries": [dataclasses.asdict(canary) for canary in canaries],
+        "canaries": [dataclasses.asdict(golden_query) for golden_query in golden_queries],
     }
     (folder / DESCRIPTION).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -90,7 +90,7 @@ def read(folder: Path) -> LexicalIndex:
     raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     try:
         method = {name: raw[name] for name in _METHOD}
-        canaries = tuple(_to_canary(canary) for canary in raw["canaries"])
+        golden_queries = tuple(_to_golden_query(golden_query) for golden_query in raw["canaries"])
         attributes, count = tuple(_list_of(str, raw["attributes"])), int(raw["item_count"])
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{DESCRIPTION} is damaged: {error!r}") from error
@@ -99,17 +99,17 @@ def read(folder: Path) -> LexicalIndex:
     if not attributes:
         raise ValueError(f"{DESCRIPTION} names no attributes")
     try:
-        return LexicalIndex(Bm25.read(folder / FOLDER, count), attributes, canaries)
+        return LexicalIndex(Bm25.read(folder / FOLDER, count), attributes, golden_queries)
     except (EOFError, TypeError, BadZipFile) as error:  # what numpy says of an empty, a cut or another file
         raise ValueError(f"{FOLDER} is damaged: {error!r}") from error
 
 
-def _to_canary(raw: Any) -> Canary:
-    canary = Canary(**raw)
-    _list_of(str, [canary.text])
-    if len(_list_of(str, canary.items)) != len(_list_of((int, float), canary.scores)):
-        raise TypeError(f"a canary has {len(canary.items)} items and {len(canary.scores)} scores")
-    return canary
+def _to_golden_query(raw: Any) -> GoldenQuery:
+    golden_query = GoldenQuery(**raw)
+    _list_of(str, [golden_query.text])
+    if len(_list_of(str, golden_query.items)) != len(_list_of((int, float), golden_query.scores)):
+        raise TypeError(f"a golden query has {len(golden_query.items)} items and {len(golden_query.scores)} scores")
+    return golden_query
 
 
 def _list_of(kind: type | tuple[type, ...], values: Any) -> list[Any]:
@@ -120,31 +120,35 @@ def _list_of(kind: type | tuple[type, ...], values: Any) -> list[Any]:
 
 
 def find_fault(found: LexicalIndex, ids: Sequence[str], tolerance: float = 1e-4) -> str:
-    """Returns what is wrong with the answers to the canaries; empty where nothing is.
+    """Returns what is wrong with the answers to the golden queries; empty where nothing is.
 
     Args:
         found: of a bundle.
         ids: [item_count], external ids.
         tolerance: of a score, relative.
     """
-    if not found.canaries and len(found.index.words):
-        return "there are no canaries"
-    for number, canary in enumerate(found.canaries):
-        answer = _answer(found.index, canary.text, ids)
-        if list(answer.items) != list(canary.items):
-            return f"canary {number}, {canary.text!r}, finds {answer.items[:3]} …, expected {list(canary.items)[:3]} …"
-        if not np.allclose(answer.scores, canary.scores, rtol=tolerance, atol=0.0):
-            return f"canary {number}, {canary.text!r}, has scores {answer.scores[:3]} …, expected {canary.scores[:3]} …"
+    if not found.golden_queries and len(found.index.words):
+        return "there are no golden queries"
+    for number, golden_query in enumerate(found.golden_queries):
+        answer = _answer(found.index, golden_query.text, ids)
+        if list(answer.items) != list(golden_query.items):
+            expected = list(golden_query.items)[:3]
+            return f"golden query {number}, {golden_query.text!r}, finds {answer.items[:3]} …, expected {expected} …"
+        if not np.allclose(answer.scores, golden_query.scores, rtol=tolerance, atol=0.0):
+            expected = golden_query.scores[:3]
+            return (
+                f"golden query {number}, {golden_query.text!r}, has scores {answer.scores[:3]} …, expected {expected} …"
+            )
     return ""
 
 
-def _answer(index: Bm25, text: str, ids: Sequence[str]) -> Canary:
-    rows = index.rank(text, _CANARY_ITEMS)
-    return Canary(text, [ids[row] for row in rows], index.scores(text)[rows].astype(float).tolist())
+def _answer(index: Bm25, text: str, ids: Sequence[str]) -> GoldenQuery:
+    rows = index.rank(text, _GOLDEN_ITEMS)
+    return GoldenQuery(text, [ids[row] for row in rows], index.scores(text)[rows].astype(float).tolist())
 
 
-def _canary_texts(texts: Sequence[str]) -> list[str]:
+def _golden_texts(texts: Sequence[str]) -> list[str]:
     """Returns the first words of some texts, evenly spread."""
     filled = [text for text in texts if bm25.words_of(text)]
-    chosen = [filled[at] for at in np.linspace(0, len(filled) - 1, _CANARIES).astype(int)] if filled else []
-    return list(dict.fromkeys(" ".join(bm25.words_of(text)[:_CANARY_WORDS]) for text in chosen))
+    chosen = [filled[at] for at in np.linspace(0, len(filled) - 1, _GOLDEN_QUERIES).astype(int)] if filled else []
+    return list(dict.fromkeys(" ".join(bm25.words_of(text)[:_GOLDEN_WORDS]) for text in chosen))

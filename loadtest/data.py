@@ -1,7 +1,7 @@
 """Requests for ghz, made from a bundle: ``python -m loadtest.data --store STORE --out FOLDER``.
 
-Queries are the bundle's own canaries, which were held out of its training data. Each file is a JSON array of requests,
-which ghz sends in turn.
+The queries are the golden queries of the bundle, which were held out of its training data. Each file is a JSON array of
+requests, which ghz sends in turn.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.errors import BundleError
 from bundle.items import ItemTable
-from bundle.manifest import CANARIES, ITEMS, Manifest
+from bundle.manifest import GOLDEN_QUERIES, ITEMS, Manifest
 from bundle.store import BundleStore
 from two_tower_client import ann, query_tower
 from two_tower_client.ann import Search
@@ -45,10 +45,10 @@ def make(store: BundleStore, version: str) -> dict[str, list[Message]]:
         version: of the bundle to ask.
     """
     manifest, folder = store.manifest(version), store.path(version)
-    canaries = Canaries.read(folder / CANARIES)
+    golden_queries = GoldenQueries.read(folder / GOLDEN_QUERIES)
     items = ItemTable.read(folder / ITEMS, manifest.attributes)
-    features = [_features(canaries, row) for row in range(min(len(canaries), _REQUESTS))]
-    embeddings = [canaries.embeddings[row].tolist() for row in range(len(features))]
+    features = [_features(golden_queries, row) for row in range(min(len(golden_queries), _REQUESTS))]
+    embeddings = [golden_queries.embeddings[row].tolist() for row in range(len(features))]
     item_filter = _filter(items, manifest)
     excluded = [items.ids[row] for row in range(min(EXCLUDED, manifest.item_count - 1))]
 
@@ -77,8 +77,8 @@ def write(requests: Mapping[str, Sequence[Message]], folder: Path) -> None:
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _features(canaries: Canaries, row: int) -> dict[str, Any]:
-    return {name: column[row] for name, column in canaries.columns.items() if column[row] is not None}
+def _features(golden_queries: GoldenQueries, row: int) -> dict[str, Any]:
+    return {name: column[row] for name, column in golden_queries.columns.items() if column[row] is not None}
 
 
 def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:

@@ -18,8 +18,9 @@ from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
 from query_tower_service.servicer import QueryTowerServicer
 from query_tower_service.text import TextMetrics
-from serving.live import Live, Snapshot
+from serving.live import OpenBundles
 from serving.metrics import Metrics
+from serving.snapshot import Snapshot
 from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest
 
 _LOAD_TIMEOUT_S = 60.0
@@ -35,8 +36,10 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
     """
     metrics = Metrics()
     query_config, ann_config = QueryTowerConfig(store=store.root), AnnConfig(store=store.root)
-    models = Live(store, ModelLoader(store, query_config, TextMetrics(metrics.registry)).open, query_config, metrics)
-    catalogues = Live(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
+    models = OpenBundles(
+        store, ModelLoader(store, query_config, TextMetrics(metrics.registry)).open, query_config, metrics
+    )
+    catalogues = OpenBundles(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
     embed = QueryTowerServicer(models, query_config.max_batch_size, metrics).EmbedQueries
     search = AnnServicer(catalogues, ann_config.max_batch_size, ann_config.max_k, 1, metrics).SearchItems
     with _opened(models), _opened(catalogues):
@@ -62,10 +65,10 @@ def _rate(
 
 
 class _opened:
-    """Runs a `Live` until the end of the context; entered once its bundle is open."""
+    """Runs `OpenBundles` until the end of the context, which is entered once the first bundle is open."""
 
-    def __init__(self, live: Live[Any]) -> None:
-        self._live = live
+    def __init__(self, open_bundles: OpenBundles[Any]) -> None:
+        self._open_bundles = open_bundles
 
     def __enter__(self) -> None:
         opened = threading.Event()
@@ -74,10 +77,10 @@ class _opened:
             if snapshot.open:
                 opened.set()
 
-        self._live.start(follow)
+        self._open_bundles.start(follow)
         if not opened.wait(_LOAD_TIMEOUT_S):
-            problems = "; ".join(problem.message for problem in self._live.snapshot.problems)
+            problems = "; ".join(problem.message for problem in self._open_bundles.snapshot.problems)
             raise RuntimeError(f"no bundle opened within {_LOAD_TIMEOUT_S:.0f} s: {problems or 'still loading'}")
 
     def __exit__(self, *exception: object) -> None:
-        self._live.stop()
+        self._open_bundles.stop()

@@ -1,4 +1,4 @@
-"""Puts the query tower service together."""
+"""Builds the query tower service from its parts."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from query_tower_service.loading import ModelLoader
 from query_tower_service.query_log import QueryLog
 from query_tower_service.servicer import SERVICE_NAME, QueryTowerServicer
 from query_tower_service.text import TextMetrics
-from serving.live import Live
+from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import Server
 
 
 def assemble(config: QueryTowerConfig) -> Server:
-    """Returns the server, not started yet.
+    """Returns the server of the query tower service; it is not started yet.
 
     Raises:
         ValueError: the query log, token or TLS files cannot be used.
     """
     store = BundleStore(config.store)
     metrics = Metrics()
-    live = Live(store, ModelLoader(store, config, TextMetrics(metrics.registry)).open, config, metrics)
+    loader = ModelLoader(store, config, TextMetrics(metrics.registry))
+    open_bundles = OpenBundles(store, loader.open, config, metrics)
     query_log = None
     if config.query_log is not None:
         query_log = QueryLog(config.query_log, config.query_log_share, config.query_log_max_bytes, metrics.registry)
-    servicer = QueryTowerServicer(live, config.max_batch_size, metrics, query_log)
+    servicer = QueryTowerServicer(open_bundles, config.max_batch_size, metrics, query_log)
     return Server(
         SERVICE_NAME,
         servicer.add_to,
-        live,
+        open_bundles,
         metrics,
         config,
         on_drained=query_log.close if query_log is not None else lambda: None,

@@ -1,6 +1,6 @@
 """The settings of the query tower service."""
 
-# No postponed annotations: the command line reads the types of the fields, inherited ones too.
+# No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +11,25 @@ from serving.config import ServerConfig, check_range
 
 @dataclass(frozen=True, kw_only=True)
 class QueryTowerConfig(ServerConfig):
-    """As of `serving.config.ServerConfig`, with a port of its own and the query log."""
+    """The settings of `serving.config.ServerConfig`, and those of the query log and the text cache."""
 
     port: int = 50051
-    """Port to listen on, 0 to 65535; 0 takes a free one, which the log and --port-file name."""
+    """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""
 
     query_log: Path | None = None
-    """File to record a sample of the queries in, features only, for `two-tower compare`. Default: none.
+    """File in which a sample of the queries is recorded, features only, for `two-tower compare`. Default: none.
 
-    Several workers have one each: queries.jsonl becomes queries-1.jsonl, queries-2.jsonl and so on.
+    With several workers, each writes its own file: queries.jsonl becomes queries-1.jsonl, queries-2.jsonl and so on.
     """
 
     query_log_share: float = 0.01
-    """Share of the queries to record, 0 to 1."""
+    """Share of the queries that is recorded, 0 to 1."""
 
     query_log_max_bytes: int = 64 << 20
-    """Largest size of the query log, in bytes, 1 KiB to 1 TiB; the file before it is kept as .1, so twice that."""
+    """Size at which the query log is rotated, in bytes, 1 KiB to 1 TiB; one former file is kept, as .1."""
 
     text_cache_size: int = 10_000
-    """Texts whose embeddings each open model keeps, 0 to 10,000,000; 0 keeps none. One of 384 numbers takes 1.6 KiB."""
+    """Text embeddings that each open model caches, 0 to 10,000,000; 0: no cache. One of 384 numbers takes 1.6 KiB."""
 
     def __post_init__(self) -> None:
         """Checks ranges.

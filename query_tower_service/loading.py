@@ -12,7 +12,7 @@ import numpy as np
 
 from bundle.errors import BundleRefused
 from bundle.features import Columns, FeatureSchema, text_encoder_specs
-from bundle.manifest import CANARIES, QUERY_TOWER, VOCABULARIES, Manifest
+from bundle.manifest import GOLDEN_QUERIES, QUERY_TOWER, VOCABULARIES, Manifest
 from bundle.store import BundleStore
 from bundle.texts import TextEncoderSpec
 from query_tower_service.config import QueryTowerConfig
@@ -23,8 +23,8 @@ from serving.verification import (
     available_bytes,
     check_embeddings,
     check_memory,
-    read_canaries,
     read_contents,
+    read_golden_queries,
 )
 
 _IDENTITY = (QUERY_TOWER, VOCABULARIES)
@@ -55,7 +55,7 @@ class Model:
 
 
 class ModelLoader:
-    """Opens models. Calls must not overlap; `serving.live.Live` sees to that."""
+    """Opens models. Calls must not overlap; `serving.live.OpenBundles` sees to that."""
 
     def __init__(self, store: BundleStore, config: QueryTowerConfig, metrics: TextMetrics) -> None:
         """Takes where the bundles are, the settings, and where texts are counted."""
@@ -80,7 +80,7 @@ class ModelLoader:
         files = files_of(manifest)
         self._store.verify(version, files)
         identity = (
-            *(manifest.files[name].sha256 for name in files if name != CANARIES),
+            *(manifest.files[name].sha256 for name in files if name != GOLDEN_QUERIES),
             json.dumps(manifest.feature_schema),
         )
         model = self._open.get(manifest.model_version)
@@ -96,10 +96,10 @@ class ModelLoader:
                 f"its tower differs from that of bundle {model.bundle_version}, though both name model "
                 f"{model.version}; publish it under a model version of its own",
             )
-        canaries = read_canaries(self._store, manifest)
-        count = len(canaries)
-        found = read_contents(version, CANARIES, lambda: model.embed(canaries.columns, count))
-        check_embeddings(version, found, canaries.embeddings)
+        golden_queries = read_golden_queries(self._store, manifest)
+        count = len(golden_queries)
+        found = read_contents(version, GOLDEN_QUERIES, lambda: model.embed(golden_queries.columns, count))
+        check_embeddings(version, found, golden_queries.embeddings)
         _check_unit_length(version, found)
         self._open[manifest.model_version] = model
         return model
@@ -133,7 +133,7 @@ def files_of(manifest: Manifest) -> tuple[str, ...]:
         manifest.bundle_version, "feature_schema", lambda: text_encoder_specs(manifest.feature_schema)
     )
     texts = [path for spec in specs for path in (spec.tokenizer_path, spec.encoder_path)]
-    return (*_IDENTITY, *texts, CANARIES)
+    return (*_IDENTITY, *texts, GOLDEN_QUERIES)
 
 
 def _check_unit_length(version: str, embeddings: np.ndarray) -> None:

@@ -15,9 +15,11 @@ from query_tower_service.loading import Model
 from query_tower_service.query_log import QueryLog
 from query_tower_service.validation import check_batch
 from serving.errors import ModelNotServed, NoBundle
-from serving.live import Live, Snapshot
+from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import add_methods
+from serving.snapshot import Snapshot
+from serving.status import build_status
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["QueryTowerService"].full_name
@@ -46,10 +48,14 @@ class QueryTowerServicer:
     """Answers with the open models; safe for several threads."""
 
     def __init__(
-        self, live: Live[Model], max_batch_size: int, metrics: Metrics, query_log: QueryLog | None = None
+        self,
+        open_bundles: OpenBundles[Model],
+        max_batch_size: int,
+        metrics: Metrics,
+        query_log: QueryLog | None = None,
     ) -> None:
         """Takes the open models, the largest batch, where batch sizes are noted, and what records queries if any."""
-        self._live = live
+        self._open_bundles = open_bundles
         self._max_batch_size = max_batch_size
         self._batch_size = metrics.batch_size.labels("EmbedQueries")
         self._query_log = query_log
@@ -76,7 +82,7 @@ class QueryTowerServicer:
         count = len(queries)
         check_batch(count, self._max_batch_size)
         self._batch_size.observe(count)
-        model = _pick(self._live.snapshot, request.model_version)
+        model = _pick(self._open_bundles.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None
         embeddings = model.tower.embed(model.reader.to_inputs(queries, now_s), count)
         if self._query_log is not None:
@@ -87,19 +93,15 @@ class QueryTowerServicer:
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext
     ) -> pb.GetServingStatusResponse:
         """Returns what is open."""
-        snapshot = self._live.snapshot
-        response = pb.GetServingStatusResponse(
-            max_batch_size=self._max_batch_size,
-            live_bundle_version=snapshot.live_version,
-            loading_bundle_version=snapshot.loading_version,
-            worker=self._live.worker,
-            worker_count=self._live.worker_count,
+        snapshot = self._open_bundles.snapshot
+        response = build_status(
+            pb.GetServingStatusResponse, self._open_bundles, snapshot, max_batch_size=self._max_batch_size
         )
         opened_at_ms: dict[str, int] = {}
-        for served in snapshot.open:
-            version = served.bundle.version
-            opened_at_ms[version] = min(served.opened_at_ms, opened_at_ms.get(version, served.opened_at_ms))
-        models = {served.bundle.version: served.bundle for served in reversed(snapshot.open)}
+        for open_bundle in snapshot.open:
+            version = open_bundle.bundle.version
+            opened_at_ms[version] = min(open_bundle.opened_at_ms, opened_at_ms.get(version, open_bundle.opened_at_ms))
+        models = {open_bundle.bundle.version: open_bundle.bundle for open_bundle in reversed(snapshot.open)}
         for version in open_models(snapshot):
             model = models[version]
             response.models.add(
@@ -111,13 +113,6 @@ class QueryTowerServicer:
             )
         if response.models:
             response.newest_model_version = response.models[0].model_version
-        for problem in snapshot.problems:
-            response.problems.add(
-                bundle_version=problem.version,
-                gate=problem.gate,
-                message=problem.message,
-                refused_at_ms=problem.refused_at_ms,
-            )
         return response
 
 
@@ -153,7 +148,7 @@ def _wire_tail(model_version: str) -> bytes:
 
 def open_models(snapshot: Snapshot[Model]) -> list[str]:
     """Returns the open models, each once, the live one first."""
-    return list(dict.fromkeys(served.bundle.version for served in snapshot.open))
+    return list(dict.fromkeys(open_bundle.bundle.version for open_bundle in snapshot.open))
 
 
 def _pick(snapshot: Snapshot[Model], model_version: str) -> Model:
@@ -161,9 +156,9 @@ def _pick(snapshot: Snapshot[Model], model_version: str) -> Model:
         raise NoBundle()
     if not model_version:
         return snapshot.open[0].bundle
-    for served in snapshot.open:
-        if served.bundle.version == model_version:
-            return served.bundle
+    for open_bundle in snapshot.open:
+        if open_bundle.bundle.version == model_version:
+            return open_bundle.bundle
     raise ModelNotServed(model_version, open_models(snapshot))
 
 

@@ -9,15 +9,25 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.items import ItemTable
-from bundle.manifest import CANARIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES, FileEntry, IndexSpec, Manifest
+from bundle.manifest import (
+    GOLDEN_QUERIES,
+    INDEX,
+    ITEMS,
+    QUERY_TOWER,
+    VECTORS,
+    VOCABULARIES,
+    FileEntry,
+    IndexSpec,
+    Manifest,
+)
 from bundle.store import BundleStore
 from trainer import index
-from trainer.canaries import make_canaries
+from trainer.canaries import make_golden_queries
 
 Build = Callable[[Path, np.ndarray], IndexSpec]
-"""Writes an index to a path; returns how to search it, its recall on the canary queries, [n, dim] float32."""
+"""Writes an index to a path; returns how to search it, its recall on the golden queries, [n, dim] float32."""
 
 _TREES = 2
 _BUDGET = 20_000
@@ -28,20 +38,20 @@ def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: B
 
     Args:
         store: that holds `base`.
-        base: bundle whose tower and canary queries it takes.
+        base: bundle whose tower and golden queries it takes.
         vectors: [item_count, dim] float32, unit length, of the items ``item-0``, ``item-1`` and so on.
         build: makes the index.
     """
     source, given = store.path(base), store.manifest(base)
     items = ItemTable.of((f"item-{row}" for row in range(len(vectors))), {})
-    old = Canaries.read(source / CANARIES)
+    old = GoldenQueries.read(source / GOLDEN_QUERIES)
     version = store.new_version()
     with store.stage(version) as folder:
         for name in (QUERY_TOWER, VOCABULARIES):
             shutil.copyfile(source / name, folder / name)
         np.save(folder / VECTORS, vectors, allow_pickle=False)
         items.write(folder / ITEMS)
-        make_canaries(old.columns, old.embeddings, vectors, items.ids).write(folder / CANARIES)
+        make_golden_queries(old.columns, old.embeddings, vectors, items.ids).write(folder / GOLDEN_QUERIES)
         spec = build(folder / INDEX, old.embeddings)
 
         def describe(files: dict[str, FileEntry]) -> Manifest:
@@ -64,7 +74,7 @@ def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int
 
     Args:
         store: that holds `base`.
-        base: bundle whose tower and canary queries it takes.
+        base: bundle whose tower and golden queries it takes.
         item_count: rows, for instance 1,000,000.
         seed: of vectors and index.
     """

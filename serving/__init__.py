@@ -1,7 +1,8 @@
-"""What both services share at run time: opening and swapping bundles, the gRPC server, errors, metrics, logs."""
+"""The gRPC runtime that both services share: settings, open bundles, server, errors, metrics, logs, processes."""
 
 import os
 
-# Read when gRPC is imported. By default, threads of its own read the sockets and hand each event to the thread that
-# waits for it. Without them that thread reads, and a call takes a seventh less CPU time (`python -m bench.serve`).
+# Set here because gRPC reads the variable once, when it is first imported, which happens after this module is run.
+# By default gRPC reads sockets in its own event threads, which hand each event to the thread that polls for it. Without
+# that listener the polling thread reads the sockets itself: a call takes a seventh less CPU time (`bench.serve`).
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")

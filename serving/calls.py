@@ -1,11 +1,11 @@
-"""What every call passes through: the token, the limit on calls in flight, the deadline, errors, metrics.
+"""The interceptor of every call: token, limit on calls in flight, deadline, errors, metrics.
 
 ```
-poll thread:  token ─► limit ─► submit to the threads that answer
-answering:    deadline ─► servicer ─► our exception to a status ─► metrics, log
+polling thread:  check the token ─► check the limit ─► submit to the call pool
+call pool:       check the deadline ─► servicer ─► exception to status ─► metrics, log
 ```
 
-Health and reflection have threads of their own: a stream that stays open must not take one that answers.
+Health and reflection run in their own threads, so that their open streams never occupy a thread of the call pool.
 """
 
 from __future__ import annotations
@@ -27,15 +27,21 @@ from serving.pool import CallPool
 _HEALTH = "/grpc.health.v1.Health/"
 _OURS = "/two_tower."
 
-
 _log = structlog.get_logger("calls")
 
 
 class CallInterceptor(grpc.ServerInterceptor):
-    """Guards every call; the one place where exceptions become statuses."""
+    """Checks every call before its servicer runs, and turns exceptions into gRPC statuses."""
 
     def __init__(self, pool: CallPool, max_in_flight: int, token: str | None, metrics: Metrics) -> None:
-        """Takes the pool that answers, its limit, the token that calls have to carry if any, and the metrics."""
+        """Starts the threads for health, reflection and refusals.
+
+        Args:
+            pool: threads that run the servicer's methods.
+            max_in_flight: largest number of calls in the pool; further calls are refused.
+            token: bearer token that calls have to carry; None: no token is needed.
+            metrics: receives the number and latency of the calls.
+        """
         self._pool = pool
         self._max_in_flight = max_in_flight
         self._expected = None if token is None else f"Bearer {token}".encode()
@@ -52,7 +58,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
-        """Returns the handler of a call; runs in the thread that polls, so it must neither block nor raise."""
+        """Returns the handler of a call. Runs in the polling thread, so it must neither block nor raise."""
         method: str = handler_call_details.method
         handler = continuation(handler_call_details)
         if handler is None:
@@ -65,17 +71,16 @@ class CallInterceptor(grpc.ServerInterceptor):
             return _in_pool(handler, self._reflection_pool)
         if self._pool.in_flight >= self._max_in_flight:
             return self._refuse(handler, method, Overloaded(self._max_in_flight))
-        found = self._guarded.get(method)
-        if found is None or found[0] is not handler:
-            found = self._guarded[method] = (handler, self._guard(handler, method))
-        return found[1]
+        cached = self._guarded.get(method)
+        if cached is None or cached[0] is not handler:
+            cached = self._guarded[method] = (handler, self._guard(handler, method))
+        return cached[1]
 
     def _is_authentic(self, metadata: Any) -> bool:
         if self._expected is None:
             return True
-        found = next((value for key, value in metadata or () if key == "authorization"), "")
-        found_bytes = found if isinstance(found, bytes) else found.encode()
-        return hmac.compare_digest(found_bytes, self._expected)
+        sent = next((value for key, value in metadata or () if key == "authorization"), "")
+        return hmac.compare_digest(sent if isinstance(sent, bytes) else sent.encode(), self._expected)
 
     def _guard(self, handler: Any, method: str) -> Any:
         short, answer, metrics = method.rsplit("/", 1)[1], handler.unary_unary, self._metrics
@@ -125,7 +130,7 @@ def _unary(handler: Any, behaviour: Callable[[Any, grpc.ServicerContext], Any]) 
 
 
 def _in_pool(handler: Any, pool: ThreadPoolExecutor) -> Any:
-    # grpc looks for the pool of a handler on its function; the functions themselves belong to others, so wrap them.
+    # gRPC reads a handler's pool from an attribute of its function. These functions belong to other code: wrap them.
     def wrap(behaviour: Any) -> Any:
         def wrapped(request: Any, context: grpc.ServicerContext) -> Any:
             return behaviour(request, context)

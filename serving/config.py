@@ -1,61 +1,59 @@
 """The settings that both services share."""
 
-# No postponed annotations: the command line reads the types of the fields, inherited ones too.
+# No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
 
 import ipaddress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from cyclopts import Parameter
-
-from serving.cores import available_cores, has_every_core
+from serving.cores import available_cores, quota_covers_all_cores
 from serving.logs import LEVELS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """How a service is reached, how it swaps bundles, and how it ends."""
+    """Settings of a service: its address, its limits, how it swaps bundles, and how it stops."""
 
     store: Path
-    """Folder of the bundle store. Required; it may be empty at first: the service waits for a live bundle."""
+    """Folder of the bundle store. Required. It may be empty: the service waits for a first live bundle."""
 
     host: str = "127.0.0.1"
     """Address to listen on. Anything but a loopback address needs TLS and a token, or --insecure."""
 
     port: int = 0
-    """Port to listen on, 0 to 65535; 0 takes a free one, which the log and --port-file name."""
+    """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""
 
     port_file: Path | None = None
-    """File to write the port to once the service listens, all at once; for scripts. Default: none."""
+    """File to which the port is written once the service listens, atomically; for scripts. Default: none."""
 
     workers: int | Literal["auto"] = 1
     """Processes that share the port, 1 to 256; auto: one for each core that this process may use.
 
-    The default is one, since whoever runs replicas, one for each core or container, has chosen a number already, and
-    each process verifies and warms each bundle by itself. What follows holds for each of them.
+    The default is 1 because each process verifies and warms each bundle by itself, and because many deployments already
+    run one replica for each core or container. The settings below apply to each process.
     """
 
     pin: bool | None = None
-    """Keep each worker on a core of its own. Default: where --workers is auto, unless a quota leaves fewer cores.
+    """Pin each worker to one core. Default: with --workers auto, if the CPU quota covers all visible cores.
 
-    On one core the threads of a worker take turns at the GIL more cheaply. Loading a bundle still uses all cores.
+    The threads of a worker hand over the GIL more cheaply on one core. Loading a bundle still uses all cores.
     """
 
     threads: int | Literal["auto"] = "auto"
-    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead. auto: 2."""
+    """Threads that answer calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead. auto: 2."""
 
     max_in_flight: int = 64
-    """Calls accepted and not yet answered, 1 to 10,000; one more is RESOURCE_EXHAUSTED at once."""
+    """Calls accepted and not yet answered, 1 to 10,000; further calls are refused with RESOURCE_EXHAUSTED."""
 
     max_batch_size: int = 1000
-    """Queries or searches in one call, 1 to 1,000."""
+    """Largest number of queries or searches in one call, 1 to 1,000."""
 
     max_request_bytes: int = 16 << 20
     """Largest request, in bytes, 1 KiB to 1 GiB."""
 
     insecure: bool = False
-    """Listen on an address other than loopback without TLS or without a token."""
+    """Allow an address other than loopback without TLS or without a token."""
 
     tls_certificate: Path | None = None
     """PEM certificate chain of this server; needs --tls-key. Default: no TLS."""
@@ -64,44 +62,46 @@ class ServerConfig:
     """PEM private key of this server."""
 
     tls_client_ca: Path | None = None
-    """PEM certificates that have to have signed those of clients. Default: clients need none."""
+    """PEM certificates of the authorities that sign client certificates. Default: clients need no certificate."""
 
     token_file: Path | None = None
-    """File that holds the bearer token which calls have to carry; health checks need none. Default: no token."""
+    """File with the bearer token that calls have to carry; health checks need none. Default: no token."""
 
     reflection: bool = True
-    """Let tools list the services and their messages."""
+    """Offer gRPC reflection, so that tools can list the services and their messages."""
 
     poll_interval_s: float = 1.0
-    """How often the store is asked what is live, in seconds, 0.01 to 3,600."""
+    """Interval at which the store is read for the live bundle, in seconds, 0.01 to 3,600."""
 
     retire_after_s: float = 60.0
-    """How long a bundle that is no longer wanted stays open, in seconds, 0 to 86,400: at least the longest deadline."""
+    """How long a bundle stays open after the store no longer names it, in seconds, 0 to 86,400.
 
-    retry_after_s: float = 30.0
-    """When a refused bundle is first tried again, in seconds, 0.01 to 86,400; doubles up to 20 times that."""
-
-    unload_first: bool = False
-    """Drop the old bundle before the new one loads, where memory holds only one; NOT_SERVING in the gap."""
-
-    drain_delay_s: float = 1.0
-    """After SIGTERM, how long health says NOT_SERVING before calls are turned away, in seconds, 0 to 600."""
-
-    drain_timeout_s: float = 30.0
-    """After that, how long calls in flight may take to finish, in seconds, 0 to 3,600."""
-
-    metrics_port: int = 0
-    """Port of the Prometheus endpoint on 127.0.0.1, 0 to 65535; 0 switches it off. Worker n has the n-th from here on.
+    Choose at least the longest deadline of a request.
     """
 
-    log_level: str = "info"
-    """The least severe level that is logged: debug, info, warning or error."""
+    retry_after_s: float = 30.0
+    """First pause before a refused bundle is tried again, in seconds, 0.01 to 86,400; doubles up to 20 times that."""
 
-    worker: Annotated[int, Parameter(parse=False)] = 0
-    """Which of the workers this process is, from 1 on; 0: it has the port for itself. The parent sets it."""
+    unload_first: bool = False
+    """Drop the old bundle before the new one loads, if memory holds only one; NOT_SERVING meanwhile."""
+
+    drain_delay_s: float = 1.0
+    """Time after SIGTERM in which health says NOT_SERVING and calls are still accepted, in seconds, 0 to 600."""
+
+    drain_timeout_s: float = 30.0
+    """Time after that in which calls in flight may finish, in seconds, 0 to 3,600."""
+
+    metrics_port: int = 0
+    """Port of the Prometheus endpoint on 127.0.0.1, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
+
+    log_level: str = "info"
+    """Least severe level that is logged: debug, info, warning or error."""
+
+    worker: int = 0
+    """Number of this worker process, from 1 on; 0: this process has the port alone. Set by the parent, not by users."""
 
     def __post_init__(self) -> None:
-        """Checks ranges, and that nothing is exposed by accident.
+        """Checks ranges, and that the service is not exposed by accident.
 
         Raises:
             ValueError: names the setting, its value and what is allowed.
@@ -146,27 +146,27 @@ class ServerConfig:
 
     @property
     def worker_count(self) -> int:
-        """How many processes share the port, `auto` resolved."""
+        """Number of processes that share the port, with `auto` resolved."""
         return available_cores() if self.workers == "auto" else self.workers
 
     @property
     def thread_count(self) -> int:
-        """How many threads answer, `auto` resolved for the process that asks."""
+        """Number of threads that answer calls, with `auto` resolved for the current process."""
         return self._auto_threads() if self.threads == "auto" else self.threads
 
     @property
     def pins(self) -> bool:
-        """Whether each worker is kept on a core of its own."""
+        """Whether each worker is pinned to one core."""
         if self.pin is None:
-            return self.workers == "auto" and has_every_core() and self.worker_count > 1
+            return self.workers == "auto" and quota_covers_all_cores() and self.worker_count > 1
         return self.pin and self.worker_count > 1
 
     def for_worker(self, number: int, port: int) -> Self:
         """Returns the settings of one of the workers.
 
         Args:
-            number: of the worker, from 1 on.
-            port: that the parent has reserved.
+            number: number of the worker, from 1 on.
+            port: port that the parent has reserved.
         """
         metrics_port = self.metrics_port + number - 1 if self.metrics_port else 0
         return replace(
@@ -184,12 +184,12 @@ class ServerConfig:
         return 2
 
     def _own_files(self, number: int) -> dict[str, Any]:
-        """Returns the settings that name what two processes must not share, as worker `number` has them."""
+        """Returns the settings that name files which two processes must not share, changed for worker `number`."""
         return {}
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Checks a setting.
+    """Checks that a setting is in its range.
 
     Raises:
         ValueError: `value` is outside of `low` to `high`, or NaN.

@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""CPU cores: how many this process may use, and pinning to one of them."""
 
 from __future__ import annotations
 
@@ -9,56 +9,57 @@ from pathlib import Path
 _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 _ALLOWED = frozenset(os.sched_getaffinity(0))
-"""Cores that this process may use, before it is pinned to one."""
+"""Cores in the affinity of this process, before it is pinned to one."""
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""What numeric libraries read, when they are loaded, for the size of their thread pools."""
+"""Environment variables from which numeric libraries read the size of their thread pools, when they are loaded."""
 
 
 def available_cores(quota_file: Path = _QUOTA_FILE) -> int:
-    """Returns the cores that the affinity of this process and the CPU quota of its container leave, at least 1.
+    """Returns the number of cores that the affinity of this process and its CPU quota allow, at least 1.
 
-    A container that may use two of sixty-four cores sees all of them in its affinity; only the quota says so.
+    A container that may use two of 64 cores has all 64 in its affinity; the limit is in the quota alone.
 
     Args:
-        quota_file: of cgroup v2: quota and period in µs, or ``max`` and period. One that cannot be read is no limit.
+        quota_file: file of cgroup v2 with quota and period in µs, or ``max`` and period. Without a readable file there
+            is no quota.
     """
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = quota_file.read_text(encoding="ascii").split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no container, or "max"
+    except (OSError, ValueError):  # not in a container, or "max"
         return cores
 
 
 def own_cores() -> int:
-    """Returns the cores that the calling thread may run on: 1 once `pin` was called."""
+    """Returns the number of cores that the calling thread may run on: 1 once `pin` was called."""
     return len(os.sched_getaffinity(0))
 
 
-def has_every_core() -> bool:
-    """Returns whether no quota leaves this process fewer cores than it sees: then one of them can be a worker's own."""
+def quota_covers_all_cores() -> bool:
+    """Returns whether the CPU quota covers all visible cores. Only then does a pinned worker have a core for itself."""
     return available_cores() == len(_ALLOWED)
 
 
 def pin(worker: int) -> None:
-    """Keeps the calling thread, and those that it will start, on one core, so call it before there are others.
+    """Pins the calling thread, and the threads that it starts later, to one core. Call it before other threads start.
 
-    The threads of a process of Python take turns at the GIL. On one core they find the caches as the last one left
-    them, and no wake-up has to cross to another core: a call takes a fifth less CPU time, and the tail is shorter.
+    The GIL lets one thread run at a time. On one core the next thread finds warm caches, and no wake-up crosses to
+    another core: a call takes a fifth less CPU time, and the tail latency is shorter.
 
     Args:
-        worker: its number, from 1 on; more workers than cores share them in turn.
+        worker: number of this worker process, from 1 on; if there are more workers than cores, workers share cores.
     """
     cores = sorted(_ALLOWED)
     os.sched_setaffinity(0, {cores[(worker - 1) % len(cores)]})
 
 
 def unpin_thread() -> None:
-    """Lets the calling thread run on every core again: for long work without the GIL."""
+    """Lets the calling thread run on every core again, for long work that releases the GIL."""
     os.sched_setaffinity(0, _ALLOWED)
 
 
 def library_threads(workers: int) -> int:
-    """Returns how many threads the numeric libraries of one of `workers` processes may use, at least 1."""
+    """Returns the number of threads that numeric libraries may use in each of `workers` processes, at least 1."""
     return max(1, available_cores() // workers)

@@ -1,4 +1,4 @@
-"""What proves who is who: the server's certificate, the callers' certificates, the bearer token."""
+"""Reads the TLS certificates and the bearer token."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from serving.config import ServerConfig
 
 
 def read_token(path: Path | None) -> str | None:
-    """Returns the token that calls have to carry; None where `path` is None.
+    """Returns the bearer token that calls have to carry; None if `path` is None.
 
     Raises:
-        ValueError: the file is unreadable, empty or no ASCII.
+        ValueError: the file cannot be read, is empty or is not ASCII.
     """
     if path is None:
         return None
@@ -27,10 +27,10 @@ def read_token(path: Path | None) -> str | None:
 
 
 def read_tls(config: ServerConfig) -> grpc.ServerCredentials | None:
-    """Returns the credentials of the server; None where no certificate is set.
+    """Returns the TLS credentials of the server; None if no certificate is configured.
 
     Raises:
-        ValueError: a file is unreadable.
+        ValueError: a file cannot be read.
     """
     if config.tls_certificate is None or config.tls_key is None:
         return None

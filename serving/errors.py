@@ -1,4 +1,4 @@
-"""The errors of a call, and the gRPC status that each becomes. Only this module knows gRPC codes.
+"""The errors of a call, and the gRPC status of each. Only this module knows gRPC codes.
 
 ServiceError
 ├── InvalidRequest      INVALID_ARGUMENT     BadRequest, one violation a field
@@ -11,7 +11,7 @@ ServiceError
 ├── Unauthenticated     UNAUTHENTICATED      UNAUTHENTICATED
 └── DeadlinePassed      DEADLINE_EXCEEDED    DEADLINE_PASSED
 
-Anything else is a bug: it is logged with its traceback, and the caller gets INTERNAL without a word of it.
+Any other exception is a bug: it is logged with its traceback, and the caller gets INTERNAL without details.
 """
 
 from __future__ import annotations
@@ -30,51 +30,51 @@ _LISTED_IDS = 10
 _PRINTABLE = string.punctuation.replace("%", "") + " "
 
 _MOST_BYTES = 6000
-"""Of message and details together. gRPC sends both as metadata, of which it may refuse what is above 8 KiB, and the
-caller then sees RESOURCE_EXHAUSTED in the place of what is wrong."""
+"""Largest size of message and details together. gRPC sends both as metadata and may refuse metadata above 8 KiB; the
+caller would then see RESOURCE_EXHAUSTED instead of the error."""
 
 
 class ServiceError(Exception):
-    """Base of the errors that a caller may cause or has to expect.
+    """Base class of the errors that a caller can cause or has to expect.
 
     Attributes:
-        code: a google.rpc.Code.
-        reason: of ErrorInfo; empty where BadRequest tells more.
-        metadata: of ErrorInfo.
+        code: google.rpc.Code of the status.
+        reason: reason in ErrorInfo; empty for InvalidRequest, which has BadRequest details instead.
+        metadata: metadata in ErrorInfo.
     """
 
     code = code_pb2.INTERNAL
     reason = ""
 
     def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
-        """Keeps the message, which the caller will read."""
+        """Takes the message and the ErrorInfo metadata that the caller gets."""
         super().__init__(message)
         self.metadata = dict(metadata or {})
 
     def details(self) -> list[any_pb2.Any]:
-        """Returns what a program can branch on."""
+        """Returns the details of the status, on which a program can branch."""
         info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
         return [_pack(info)]
 
 
 class InvalidRequest(ServiceError):
-    """The request has to be mended.
+    """The request is invalid.
 
     Attributes:
-        violations: pairs of a field path such as ``queries[3].features["age"]`` and what is wrong with it.
+        violations: pairs of a field path, such as ``queries[3].features["age"]``, and a description of the error.
     """
 
     code = code_pb2.INVALID_ARGUMENT
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
-        """Takes at least one violation; the message names as many as gRPC carries."""
+        """Takes at least one violation. Violations that do not fit into a status are counted in the message."""
         self.violations = tuple(_that_fit(violations))
         shown = "; ".join(f"{field}: {description}" for field, description in self.violations)
         left_out = len(violations) - len(self.violations)
         super().__init__(shown + (f"; and {left_out} more" if left_out else ""))
 
     def details(self) -> list[any_pb2.Any]:
-        """Returns one violation a field."""
+        """Returns one BadRequest with all violations."""
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
             for field, description in self.violations
@@ -83,13 +83,13 @@ class InvalidRequest(ServiceError):
 
 
 class ModelNotServed(ServiceError):
-    """No open bundle is of the model asked for."""
+    """No open bundle is of the requested model."""
 
     code = code_pb2.FAILED_PRECONDITION
     reason = "MODEL_NOT_SERVED"
 
     def __init__(self, model_version: str, open_models: Sequence[str]) -> None:
-        """Takes the model asked for, and the open ones, the live one first."""
+        """Takes the requested model, and the open ones, the live one first."""
         listed = ",".join(open_models)
         super().__init__(
             f"model {model_version[:80]!r} is not open here; open are {listed}: embed again with one of them",
@@ -104,13 +104,13 @@ class BundleNotServed(ServiceError):
     reason = "BUNDLE_NOT_SERVED"
 
     def __init__(self, message: str, open_bundles: Sequence[str]) -> None:
-        """Takes what is wrong, and the open bundles, the live one first."""
+        """Takes the message, and the open bundles, the live one first."""
         listed = ",".join(open_bundles)
         super().__init__(f"{message}; open are {listed}", {"bundle_versions": listed})
 
 
 class LexicalNotServed(ServiceError):
-    """The bundle that would answer has no lexical index."""
+    """The bundle that was picked for the request has no lexical index."""
 
     code = code_pb2.FAILED_PRECONDITION
     reason = "LEXICAL_NOT_SERVED"
@@ -126,7 +126,7 @@ class LexicalNotServed(ServiceError):
 
 
 class UnknownItem(ServiceError):
-    """Ids to be similar to that the bundle lacks."""
+    """The bundle lacks items that the request names as examples."""
 
     code = code_pb2.NOT_FOUND
     reason = "UNKNOWN_ITEM"
@@ -141,13 +141,13 @@ class UnknownItem(ServiceError):
 
 
 class NoBundle(ServiceError):
-    """Nothing has been loaded yet."""
+    """No bundle is open."""
 
     code = code_pb2.UNAVAILABLE
     reason = "NO_BUNDLE"
 
     def __init__(self) -> None:
-        """Says what to do."""
+        """Builds the message, which says what to do."""
         super().__init__("no bundle is open yet; GetServingStatus says why; retry with backoff")
 
 
@@ -158,7 +158,7 @@ class Overloaded(ServiceError):
     reason = "OVERLOADED"
 
     def __init__(self, limit: int) -> None:
-        """Takes the limit."""
+        """Takes the largest number of requests in flight."""
         super().__init__(f"{limit} requests are in flight, and that is the limit; retry with backoff, or elsewhere")
 
 
@@ -169,18 +169,18 @@ class Unauthenticated(ServiceError):
     reason = "UNAUTHENTICATED"
 
     def __init__(self) -> None:
-        """Says what is expected, and nothing about what came."""
+        """Builds the message, which says what is expected and never repeats what was sent."""
         super().__init__("a token is required: send the metadata 'authorization: Bearer <token>'")
 
 
 class DeadlinePassed(ServiceError):
-    """The caller has stopped waiting."""
+    """The deadline passed before the call was run."""
 
     code = code_pb2.DEADLINE_EXCEEDED
     reason = "DEADLINE_PASSED"
 
     def __init__(self) -> None:
-        """Says when it passed."""
+        """Builds the message, which says when the deadline passed."""
         super().__init__("the deadline passed before the request was reached")
 
 
@@ -196,14 +196,14 @@ def status_of(error: Exception) -> grpc.Status:
 
 
 def code_name(error: Exception | None) -> str:
-    """Returns the name of the code that a caller gets, for instance ``"INVALID_ARGUMENT"``; None is ``"OK"``."""
+    """Returns the name of the code that a caller gets, such as ``"INVALID_ARGUMENT"``; ``"OK"`` for None."""
     if error is None:
         return "OK"
     return code_pb2.Code.Name(error.code if isinstance(error, ServiceError) else code_pb2.INTERNAL)
 
 
 def _that_fit(violations: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yields the first violations that fit together, at least one, which is cut where it is too long alone."""
+    """Yields the first violations that fit into a status. At least one: if the first is too long, it is cut."""
     left = _MOST_BYTES
     for number, (field, description) in enumerate(violations):
         size = _size(field) + _size(description)
@@ -214,14 +214,14 @@ def _that_fit(violations: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]
 
 
 def _size(text: str) -> int:
-    """Returns the bytes that a text takes in metadata: percent-encoded as message, and twice as base64 in details."""
+    """Returns the size of a text in metadata, in bytes: once percent-encoded (message), twice as base64 (details)."""
     return len(quote(text, safe=_PRINTABLE)) + len(text.encode()) * 8 // 3
 
 
 def _cut(text: str, size: int) -> str:
-    """Returns the text, without its end where it takes more than `size` bytes in metadata."""
-    while (found := _size(text)) > size:
-        text = f"{text[: max(1, len(text) * size // found - 2)]}…"
+    """Returns the text, cut at its end to at most `size` bytes in metadata."""
+    while (current := _size(text)) > size:
+        text = f"{text[: max(1, len(text) * size // current - 2)]}…"
     return text
 
 

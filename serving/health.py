@@ -1,8 +1,9 @@
-"""The standard health service, `grpc.health.v1`, without its deadlock.
+"""The standard health service, `grpc.health.v1`.
 
-That of the package grpcio-health-checking (1.85) sends to watchers while it holds its lock, and a watcher that leaves
-at that moment waits for the same lock in the one thread that could finish the sending: the process then hangs at the
-next change of health, which is the next swap or drain. It also says SERVING before anything is loaded.
+The servicer of the package grpcio-health-checking (1.85) can deadlock. It sends to watchers while it holds its lock; a
+watcher that disconnects at that moment waits for the same lock in the only thread that could finish sending. The
+process then hangs at the next change of health, which is the next swap or drain. That servicer also says SERVING before
+a bundle is loaded. This one never sends while it holds its lock, and starts as NOT_SERVING.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 WATCHES = 16
-"""Threads that watches may occupy in the pool that runs them."""
+"""Number of threads in the pool that runs watches."""
 
 _WATCH_INTERVAL_S = 5.0
-"""How often a watch looks whether its caller is still there, should it miss the call that says so."""
+"""Interval at which a watch checks that its caller is still connected, in case it misses the callback."""
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """One status for all of the names that it knows; NOT_SERVING at first. Safe for several threads.
+    """Reports one status for all service names; NOT_SERVING at first. Safe for several threads.
 
-    A watch occupies its thread. Nothing is ever sent while the lock is held.
+    Each watch occupies a thread.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._watching = 0
 
     def set_serving(self, serving: bool) -> None:
-        """Says whether calls can be answered; without effect once draining."""
+        """Sets the status to SERVING or NOT_SERVING; has no effect after `drain`."""
         with self._changed:
             if not self._draining:
                 response = health_pb2.HealthCheckResponse
@@ -46,7 +47,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 self._changed.notify_all()
 
     def drain(self) -> None:
-        """Says NOT_SERVING from now on."""
+        """Sets the status to NOT_SERVING for good."""
         self.set_serving(False)
         with self._changed:
             self._draining = True
@@ -60,7 +61,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
-        """Returns the status; NOT_FOUND where the name is unknown."""
+        """Returns the status; fails with NOT_FOUND if the service name is unknown."""
         if request.service not in self._names:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
         return health_pb2.HealthCheckResponse(status=self._status)
@@ -68,10 +69,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def Watch(
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> Iterator[health_pb2.HealthCheckResponse]:
-        """Yields the status now, and whenever it changes.
+        """Yields the status at once, and after each change.
 
-        UNIMPLEMENTED where nearly all threads for watches are taken: gRPC's own clients then go on without watching,
-        where one that had to wait for a thread would never send a call.
+        Fails with UNIMPLEMENTED if nearly all threads for watches are occupied: gRPC's own clients then send calls
+        without watching, while a client that waited for a thread would never send a call.
         """
         with self._changed:
             self._watching += 1

@@ -1,6 +1,6 @@
-"""Which bundle to load, to answer with and to drop: a pure state machine, without threads and without a clock.
+"""Decides which bundle to load, to answer with and to drop: a pure state machine, without threads or a clock.
 
-One bundle goes through this:
+The states of one bundle:
 
 ```
                  ┌────────── RetryDue, PointerChanged ─────────┐
@@ -16,16 +16,16 @@ One bundle goes through this:
 
 The rules:
 
-1. Wanted are the live bundle and the one that was live before it; the live one loads first, one load at a time.
-2. The live bundle answers by default once it is open. Until then the one that answered goes on answering.
-3. No open bundle is dropped while the live one is not open: a refused bundle never costs the running one.
-4. An unwanted bundle is dropped only after a grace period, so that requests which straddle a swap can finish.
-5. A bundle that is open is not loaded again: a roll back to it is immediate.
-6. A refused bundle is tried again when the pointer changes or its backoff is over, never in a loop.
+1. The live bundle and the one that was live before it are wanted. The live one loads first; one load at a time.
+2. The live bundle answers by default once it is open. Until then the bundle that answered before goes on.
+3. No open bundle is dropped while the live one is not open, so a refused bundle never ends the service.
+4. An unwanted bundle is dropped only after a grace period, so that requests that span a swap can finish.
+5. An open bundle is not loaded again, so a roll back to it is immediate.
+6. A refused bundle is tried again only when the pointer changes or its backoff is over.
 
-Where memory holds only one bundle, ``unload_first`` replaces rules 1, 3 and 4: whatever is open is dropped before the
-live one loads. Then a refused live bundle leaves a gap until the one before it has been loaded again, and it is not
-retried while that one answers.
+If memory holds only one bundle, ``unload_first`` replaces rules 1, 3 and 4: every open bundle is dropped before the
+live one loads. If the live bundle is refused, nothing answers until the one before it is loaded again, and the live
+bundle is not tried again while that one answers.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class State:
-    """What a replica knows. Hashable, so that every reachable state can be enumerated.
+    """The state of a replica. Hashable, so that a test can enumerate every reachable state.
 
     Attributes:
         wanted: versions that the store names: the live one, then the one before it. Empty before the first promotion.
         open: versions that can answer, the one that answers by default first.
-        loading: the version that is being verified and opened; empty where none is.
-        refused: versions out of `wanted` that failed to load and wait for another chance.
-        retiring: versions out of `open` whose grace period runs.
+        loading: version that is being verified and opened; empty if none is.
+        refused: versions of `wanted` that failed to load and wait for another try.
+        retiring: versions of `open` that are in their grace period.
     """
 
     wanted: tuple[str, ...] = ()
@@ -60,10 +60,10 @@ class State:
 
 @dataclass(frozen=True)
 class PointerChanged:
-    """The store names other bundles.
+    """The store names other bundles than before.
 
     Attributes:
-        wanted: `bundle.store.LivePointer.served`.
+        wanted: versions that the store names: the live one, then the one before it.
     """
 
     wanted: tuple[str, ...]
@@ -71,7 +71,7 @@ class PointerChanged:
 
 @dataclass(frozen=True)
 class LoadFinished:
-    """The load that was asked for came to a good end."""
+    """The bundle that was loading is open."""
 
     version: str
 
@@ -85,14 +85,14 @@ class LoadRefused:
 
 @dataclass(frozen=True)
 class RetryDue:
-    """A refused bundle has waited long enough for another try."""
+    """The backoff of a refused bundle is over."""
 
     version: str
 
 
 @dataclass(frozen=True)
 class GraceElapsed:
-    """The grace period of a retiring bundle is over. One that stopped retiring meanwhile must not be reported."""
+    """The grace period of a retiring bundle is over. Ignored if the bundle is no longer retiring."""
 
     version: str
 
@@ -109,7 +109,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Switch:
-    """From now on this bundle answers by default."""
+    """Answer with this bundle by default from now on."""
 
     version: str
 
@@ -132,15 +132,15 @@ Decision = Load | Switch | Retire | Drop
 
 
 def step(state: State, event: Event, *, unload_first: bool = False) -> tuple[State, tuple[Decision, ...]]:
-    """Returns the state after an event, and what is to be done, in this order.
+    """Returns the state after an event, and the decisions to carry out, in this order.
 
     Args:
-        state: before the event.
-        event: what happened.
-        unload_first: drop what is open before the live bundle loads.
+        state: state before the event.
+        event: the event.
+        unload_first: drop every open bundle before the live bundle loads.
 
     Raises:
-        ValueError: a load is reported that was not asked for.
+        ValueError: the event reports a load that is not running.
     """
     decisions: list[Decision] = []
     match event:

@@ -1,13 +1,13 @@
-"""What ties a worker process to the parent that started it: one socket pair, in both directions.
+"""The connection between a worker process and the parent that started it: one socket pair.
 
 ```
 parent ─── settings, one JSON line ──► worker
 parent ◄── "listening" ─────────────── worker
-either side's end of file: the other has ended
+end of file on either side: the other process has ended
 ```
 
-The kernel closes the ends of a process however it ends, so no worker outlives its parent, and goes on to share the
-port with the workers of the next one.
+The kernel closes the sockets of a process however it ends. So no worker outlives its parent, to share the port with the
+workers of the next parent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from serving.config import ServerConfig
 
 VARIABLE = "TWO_TOWER_WORKER_FD"
-"""Names the file descriptor of the worker's end. Only a parent sets it."""
+"""Environment variable with the file descriptor of the worker's end. Only a parent sets it."""
 
 LISTENING = b"listening\n"
 
@@ -46,30 +46,34 @@ def decode_settings(line: bytes, config_class: type[C]) -> C:
 
 
 class Lifeline:
-    """The worker's end."""
+    """The worker's end of the connection."""
 
     def __init__(self, descriptor: int) -> None:
-        """Takes the file descriptor, which `VARIABLE` names."""
+        """Takes the file descriptor of the worker's end."""
         self._socket = socket.socket(fileno=descriptor)
 
     @staticmethod
     def inherited() -> Lifeline | None:
-        """Returns the worker's end if this process is a worker, and forgets it: a child of a worker is none."""
+        """Returns the worker's end if this process is a worker. Unsets the variable, so that no child uses it."""
         descriptor = os.environ.pop(VARIABLE, None)
         return None if descriptor is None else Lifeline(int(descriptor))
 
     def read_settings(self, config_class: type[C]) -> C:
-        """Returns the settings, of the class that the parent read them into."""
+        """Returns the settings that the parent sent.
+
+        Args:
+            config_class: class of the settings, the same as in the parent.
+        """
         with self._socket.makefile("rb") as stream:
             return decode_settings(stream.readline(), config_class)
 
     def say_listening(self) -> None:
-        """Tells the parent."""
-        with contextlib.suppress(OSError):  # the parent has ended; `watch` deals with that
+        """Tells the parent that this worker listens."""
+        with contextlib.suppress(OSError):  # the parent has ended, which `watch` handles
             self._socket.sendall(LISTENING)
 
     def watch(self) -> None:
-        """Sends this process SIGTERM, from a thread, once the parent has ended: it drains."""
+        """Starts a thread that sends SIGTERM to this process when the parent has ended, so that it drains."""
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
     def _watch(self) -> None:

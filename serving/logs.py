@@ -1,4 +1,4 @@
-"""Structured logs on stderr: JSON lines, or text where a person looks on. Never a token, never a feature value."""
+"""Structured logs on stderr: JSON lines, or text on a terminal. Tokens and feature values are never logged."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def configure_logs(level: str, worker: int = 0) -> None:
-    """Sets up logging for the whole process.
+    """Configures structlog for the whole process.
 
     Args:
-        level: the least severe one that is written, out of `LEVELS`.
-        worker: number of this worker process, which each line then carries; 0: it is none.
+        level: least severe level that is written; one of `LEVELS`.
+        worker: number of this worker process, which is added to each line; 0: not a worker, nothing is added.
     """
 
     def add_worker(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {**event, "worker": worker} if worker else event
 
-    # Tracebacks as text: the structured form would add local variables, and with them feature values.
+    # Tracebacks as text: the structured form would log local variables, and feature values among them.
     terminal = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     processors: list[Any] = [
@@ -36,7 +36,7 @@ def configure_logs(level: str, worker: int = 0) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        # One write a line: worker processes share stderr, and must not cut each other's lines in two.
+        # One write per line: worker processes share stderr and must not split each other's lines.
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )

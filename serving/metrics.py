@@ -1,4 +1,4 @@
-"""Prometheus metrics of a service, in a registry of its own, so that several servers live in one process."""
+"""Prometheus metrics of a server. Each server has its own registry, so that one process can run several servers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Metrics:
     """All metrics of one server. Safe for use by several threads.
 
     Attributes:
-        registry: holds them, and nothing else.
+        registry: registry of these metrics alone.
     """
 
     def __init__(self) -> None:
-        """Registers them, at zero."""
+        """Registers the metrics, at zero."""
         registry = self.registry = CollectorRegistry()
         self.requests = Counter("two_tower_requests", "Calls answered.", ["method", "code"], registry=registry)
         self.latency = Histogram(
@@ -57,23 +57,28 @@ class Metrics:
         """Starts the HTTP endpoint on the loopback interface, for a scraper beside this process.
 
         Args:
-            port: 0 takes a free one.
+            port: port to listen on; 0 chooses a free port.
 
         Returns:
-            the port, and the thread, which ends with the process.
+            The port, and the thread, which ends with the process.
         """
         server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
         return server.server_port, thread
 
 
 class StallTicker:
-    """A thread that notes how late it wakes: as late as any request would have been.
+    """A thread that measures how late it wakes up, and so how long a request would have waited for the interpreter.
 
-    A load that held the GIL for 4.9 s was measured where nothing else showed it.
+    It once showed that loading a bundle held the GIL for 4.9 s, which no other metric showed.
     """
 
     def __init__(self, metrics: Metrics, interval_s: float = 0.01) -> None:
-        """Takes where to note it, and how often to wake."""
+        """Prepares the thread.
+
+        Args:
+            metrics: receives the longest delay.
+            interval_s: time between two wake-ups, in seconds.
+        """
         self._metrics = metrics
         self._interval_s = interval_s
         self._stopped = threading.Event()

@@ -1,7 +1,7 @@
 """The command line of a service: settings from flags, environment and a file; signals; exit codes.
 
-A setting comes from its flag, else from the environment, else from the file of ``--config``, else from its default.
-Exit codes: 0 after a drain, 1 at a second signal or where a worker did not drain, 2 for settings that cannot be used.
+A flag overrides the environment, which overrides the file of ``--config``, which overrides the default of a setting.
+Exit codes: 0 after a drain; 1 after a second signal, or if a worker did not drain; 2 for settings that cannot be used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import select
 import signal
 import socket
@@ -22,6 +23,7 @@ import structlog
 from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
+from bundle.files import replace_text
 from serving.config import ServerConfig
 from serving.cores import pin
 from serving.lifeline import Lifeline
@@ -31,20 +33,26 @@ from serving.workers import Workers
 
 C = TypeVar("C", bound=ServerConfig)
 
+_INTERNAL = "worker"
+"""Field of `ServerConfig` that is not offered as a setting: the parent sets it for each worker."""
+
 _log = structlog.get_logger("program")
 
 
 def run_program(
     name: str, help_text: str, config_class: type[C], assemble: Callable[[C], Server], arguments: Sequence[str]
 ) -> int:
-    """Runs a service until it is told to stop, which ends the process; returns the exit code of what is no service.
+    """Runs a service until a signal stops it, and ends the process. Returns only if no service was started.
 
     Args:
-        name: of the package, for help and as the prefix of environment variables.
-        help_text: what the service does.
-        config_class: frozen dataclass; its fields are the settings.
-        assemble: makes the server.
-        arguments: of the command line.
+        name: package name, used in the help text and as the prefix of environment variables.
+        help_text: description of the service.
+        config_class: frozen dataclass whose fields are the settings.
+        assemble: builds the server from the settings.
+        arguments: arguments of the command line.
+
+    Returns:
+        Exit code: 0 for ``--help``, 2 for settings that cannot be used.
     """
     lifeline = Lifeline.inherited()
     if lifeline is not None:
@@ -58,8 +66,9 @@ def run_program(
             _supervise(name, config)
         _serve(assemble(config), config)
 
-    # The type is known only here, so it cannot stand in the signature.
-    start.__annotations__["config"] = Annotated[config_class, Parameter(name="*")]
+    # The type is known only here, so it cannot be written in the signature.
+    settings = Parameter(name="*", parse=re.compile(rf"^(?!{_INTERNAL}$)"))
+    start.__annotations__["config"] = Annotated[config_class, settings]
     app.default(start)
 
     def configured(
@@ -81,8 +90,8 @@ def run_program(
 
 
 def _check_environment(prefix: str, config_class: type[ServerConfig]) -> None:
-    names = {field.name.upper() for field in dataclasses.fields(config_class)} - {"WORKER"} | {"CONFIG"}
-    known = {f"{prefix}{name}" for name in names}
+    names = {field.name for field in dataclasses.fields(config_class)} - {_INTERNAL} | {"config"}
+    known = {f"{prefix}{name.upper()}" for name in names}
     unknown = sorted(key for key in os.environ if key.startswith(prefix) and key not in known)
     if unknown:
         raise ValueError(f"environment: no setting is named {', '.join(unknown)}; see --help")
@@ -101,7 +110,7 @@ def _run_worker(name: str, config_class: type[C], assemble: Callable[[C], Server
 
 def _supervise(name: str, config: ServerConfig) -> NoReturn:
     _log_settings(config)
-    wakes = _watch_signals(gives_up=False)
+    wakes = _watch_signals(second_exits=False)
     code = Workers([sys.executable, "-m", name], config).run(wakes)
     _log.info("stopped", exit_code=code)
     sys.exit(code)
@@ -109,30 +118,32 @@ def _supervise(name: str, config: ServerConfig) -> NoReturn:
 
 def _serve(server: Server, config: ServerConfig, lifeline: Lifeline | None = None) -> NoReturn:
     _log_settings(config)
-    wakes = _watch_signals(gives_up=True)
+    wakes = _watch_signals(second_exits=True)
     if lifeline is not None:
         lifeline.watch()
-        if _is_told_to_stop_first(server, wakes):
+        if _is_stopped_before_settled(server, wakes):
             os._exit(0)
-    server.start()
+    port = server.start()
+    if config.port_file is not None:
+        replace_text(config.port_file, f"{port}\n")
     if lifeline is not None:
         lifeline.say_listening()
     wakes.recv(1)
     server.drain()
     sys.stdout.flush()
     sys.stderr.flush()
-    # A bundle may still be loading in native code. The interpreter cannot unwind such a thread and would abort.
+    # Not sys.exit: a bundle may still be loading in native code, and the interpreter would abort on such a thread.
     os._exit(0)
 
 
-def _is_told_to_stop_first(server: Server, wakes: socket.socket) -> bool:
+def _is_stopped_before_settled(server: Server, wakes: socket.socket) -> bool:
     """Waits until the server has a bundle or knows why it has none; returns whether a signal came before that.
 
-    A worker listens only then: connections that the kernel deals out to it earlier would wait, or be told that it has
-    no bundle, where those to its siblings are answered.
+    A worker does not listen before that moment. Otherwise the kernel would give it connections that it can only refuse,
+    while other workers could answer them.
     """
     server.watch_store()
-    while not server.has_looked:
+    while not server.is_settled:
         if select.select([wakes], [], [], 0.02)[0]:
             return True
     return False
@@ -144,21 +155,21 @@ def _log_settings(config: ServerConfig) -> None:
     _log.info("settings", **settings)
 
 
-def _watch_signals(*, gives_up: bool) -> socket.socket:
-    """Returns a socket that gets a byte for each SIGTERM and SIGINT.
+def _watch_signals(*, second_exits: bool) -> socket.socket:
+    """Returns a socket that gets one byte for each SIGTERM and SIGINT.
 
     Args:
-        gives_up: the second one ends the process at once.
+        second_exits: whether a second signal ends the process at once.
     """
-    # A byte through a socket wakes the main thread whichever thread the signal comes to; an event may miss one that
-    # comes as the wait begins.
+    # A byte on a socket wakes the main thread whichever thread gets the signal. A threading.Event could miss a signal
+    # that arrives just as the wait begins.
     wakes, woken = socket.socketpair()
     woken.setblocking(False)
     signal.set_wakeup_fd(woken.detach())
     received = itertools.count()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if next(received) and gives_up:
+        if next(received) and second_exits:
             os._exit(1)
 
     signal.signal(signal.SIGTERM, on_signal)

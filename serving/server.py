@@ -1,4 +1,4 @@
-"""A gRPC server around the open bundles: listens, reports health, drains."""
+"""The gRPC server of a service: it listens, reports health, and drains."""
 
 from __future__ import annotations
 
@@ -15,83 +15,83 @@ from serving.calls import CallInterceptor
 from serving.config import ServerConfig
 from serving.credentials import read_tls, read_token
 from serving.health import SERVICE_NAME, HealthServicer
-from serving.live import Live, Snapshot
+from serving.live import OpenBundles
 from serving.metrics import Metrics, StallTicker
 from serving.pool import CallPool
-from serving.workers import write_port_file
+from serving.snapshot import Snapshot
 
 _SPARE_CALLS = 64
-"""Calls of health, reflection and refusal that fit beside those that answer."""
+"""Number of calls of health, reflection and refusals beyond `max_in_flight`."""
 
 _FLUSH_S = 0.2
-"""Time for the last answers to leave."""
+"""Time in which gRPC can send the last responses, in seconds."""
 
 _log = structlog.get_logger("server")
 
 
 def add_methods(server: grpc.Server, service_name: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-    """Lets `server` answer with these handlers, as a generated function would with what it makes of a servicer.
+    """Registers handlers at a server, as the generated function ``add_…Servicer_to_server`` does.
 
     Args:
-        server: not started yet.
+        server: server that is not started yet.
         service_name: full name of the service.
-        handlers: by name of the method, as `grpc.unary_unary_rpc_method_handler` makes them; they may take and give
-            bytes where that saves making a message.
+        handlers: handlers by method name, from `grpc.unary_unary_rpc_method_handler`. They may read and return bytes
+            if that saves building a message.
     """
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, handlers),))
     server.add_registered_method_handlers(service_name, handlers)
 
 
 class Server:
-    """One service. NOT_SERVING until a bundle is open, and again while it drains.
+    """The server of one service. Its health is NOT_SERVING until a bundle is open, and again while it drains.
 
-    Example: ``server.start()``, which returns the port; later ``server.drain()``. Both are called once.
+    Call `start` once, which returns the port, and `drain` once at the end.
     """
 
     def __init__(
         self,
         service_name: str,
         add_servicer: Callable[[grpc.Server], None],
-        live: Live[Any],
+        open_bundles: OpenBundles[Any],
         metrics: Metrics,
         config: ServerConfig,
         *,
         on_drained: Callable[[], None] = lambda: None,
     ) -> None:
-        """Puts the parts together; nothing listens yet.
+        """Builds the server; it does not listen yet.
 
         Args:
             service_name: full name of the service, for health and reflection.
-            add_servicer: registers the servicer.
-            live: the open bundles; started and stopped by this server.
-            metrics: of this server.
-            config: its settings.
-            on_drained: called once no call is in flight any more.
+            add_servicer: registers the servicer at the gRPC server.
+            open_bundles: open bundles of the servicer; this server starts and stops them.
+            metrics: metrics of this server.
+            config: settings.
+            on_drained: called at the end of the drain, when no call is in flight.
 
         Raises:
             ValueError: token or TLS files cannot be read.
         """
         self._config = config
-        self._live = live
+        self._open_bundles = open_bundles
         self._on_drained = on_drained
         self._metrics = metrics
         self._stalls = StallTicker(metrics)
         self._watches = False
-        self._has_looked = False
+        self._is_settled = False
         self._service_name = service_name
         self._credentials = read_tls(config)
         self._pool = CallPool(config.thread_count, metrics)
         self._calls = CallInterceptor(self._pool, config.max_in_flight, read_token(config.token_file), metrics)
         self._grpc = grpc.server(
-            self._pool,  # pyright: ignore[reportArgumentType]  # any with `submit` will do
+            self._pool,  # pyright: ignore[reportArgumentType]  # gRPC only needs `submit`
             interceptors=[self._calls],
             maximum_concurrent_rpcs=config.max_in_flight + _SPARE_CALLS,
             options=[
-                # Two servers on one port would silently split the traffic, unless they are workers of one parent.
+                # Only workers of one parent may share a port: other servers on it would take part of the traffic.
                 ("grpc.so_reuseport", int(config.worker > 0)),
                 ("grpc.max_receive_message_length", config.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Clients that ping an idle connection every ten seconds are welcome.
+                # Allow clients to ping an idle connection every ten seconds.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.keepalive_time_ms", 60_000),
@@ -105,20 +105,19 @@ class Server:
             reflection.enable_server_reflection((service_name, SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
 
     @property
-    def has_looked(self) -> bool:
-        """Whether a bundle is open, or it is known why none is."""
-        return self._has_looked
+    def is_settled(self) -> bool:
+        """Whether a bundle is open, or the reason is known why none is."""
+        return self._is_settled
 
     def start(self) -> int:
-        """Listens, starts to watch the store unless that is done, and returns the port.
+        """Listens, starts to watch the store unless `watch_store` was called, and returns the port.
 
         Raises:
-            ValueError: the address or the metrics port cannot be had.
+            ValueError: the server cannot listen on the address or on the metrics port.
         """
         port = self._listen()
         self.watch_store()
         self._grpc.start()
-        write_port_file(self._config.port_file, port)
         _log.info(
             "listening",
             service=self._service_name,
@@ -129,11 +128,11 @@ class Server:
         return port
 
     def watch_store(self) -> None:
-        """Starts to watch the store, and to open bundles; `start` does so too."""
+        """Starts to watch the store and to open its bundles. `start` calls this too."""
         if not self._watches:
             self._watches = True
             self._stalls.start()
-            self._live.start(self._follow)
+            self._open_bundles.start(self._on_change)
 
     def _listen(self) -> int:
         config = self._config
@@ -152,14 +151,16 @@ class Server:
             try:
                 self._metrics.serve(config.metrics_port)
             except OSError as error:
-                raise ValueError(f"metrics_port {config.metrics_port} cannot be had: {error}") from error
+                raise ValueError(
+                    f"cannot listen on metrics_port {config.metrics_port}: {error}; choose another --metrics-port"
+                ) from error
         return port
 
     def drain(self, delay_s: float | None = None) -> None:
-        """Says NOT_SERVING, waits, turns new calls away, lets those in flight finish.
+        """Sets health to NOT_SERVING, waits, then refuses new calls and lets those in flight finish.
 
         Args:
-            delay_s: how long to wait before calls are turned away. Default: as configured.
+            delay_s: time before new calls are refused, in seconds. Default: `drain_delay_s` of the settings.
         """
         self._health.drain()
         delay_s = self._config.drain_delay_s if delay_s is None else delay_s
@@ -169,18 +170,18 @@ class Server:
         finished = self._pool.wait_idle(self._config.drain_timeout_s)
         if not finished:
             _log.warning("calls did not finish in time", in_flight=self._pool.in_flight)
-        # What still runs is a stream of reflection, which ends only when its caller does: cut it off.
         self._health.close()
+        # A call that still runs is a stream of reflection, which ends only with its caller: it is cancelled.
         if not stopped.wait(_FLUSH_S):
             self._grpc.stop(0).wait()
-        self._live.stop()
+        self._open_bundles.stop()
         self._stalls.stop()
         self._calls.close()
         self._pool.shutdown(wait=False)
         self._on_drained()
         _log.info("stopped")
 
-    def _follow(self, snapshot: Snapshot[Any]) -> None:
+    def _on_change(self, snapshot: Snapshot[Any]) -> None:
         self._health.set_serving(bool(snapshot.open))
         if snapshot.open or snapshot.problems:
-            self._has_looked = True
+            self._is_settled = True

@@ -1,13 +1,14 @@
-"""Load gates that both services share: what a bundle has to pass before it may answer.
+"""Load gates that both services share: the checks that a bundle has to pass before it is opened.
 
-| gate                                                    | passes where                                             |
-|---------------------------------------------------------|----------------------------------------------------------|
-| manifest, format_version, files, size, sha256           | the files are those that were published                  |
-| memory                                                  | it fits beside what is open                              |
-| contents                                                | every file can be read, and its shape is the manifest's  |
-| canaries                                                | known queries get their known answers                    |
+| gate                     | passes where                                                     |
+|--------------------------|------------------------------------------------------------------|
+| manifest, format_version | the manifest can be read, and the services support its format    |
+| files, size, sha256      | the files are those that the manifest lists                      |
+| memory                   | the bundle fits into memory beside the open ones                 |
+| contents                 | every file can be read, and its shape is the one in the manifest |
+| canaries                 | the golden queries get their known answers                       |
 
-Nothing forces a gate. Each refusal names the gate, the figure and the threshold.
+No gate can be overridden. Each refusal names the gate, the value and the threshold.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from bundle.canaries import EMBEDDING_TOLERANCE, Canaries
+from bundle.canaries import EMBEDDING_TOLERANCE, GoldenQueries
 from bundle.errors import BundleRefused
-from bundle.manifest import CANARIES, Manifest
+from bundle.manifest import GOLDEN_QUERIES, Manifest
 from bundle.store import BundleStore
 
 T = TypeVar("T")
@@ -30,29 +31,29 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int:
-    """Returns how much memory this process could still take: of the machine, or of its cgroup where that is less."""
+    """Returns the memory that this process can still allocate, in bytes: the machine's or its cgroup's, if less."""
     machine = next(
         int(line.split()[1]) * 1024
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         if line.startswith("MemAvailable:")
     )
     try:
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))  # "max" is no number: no limit
+        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))  # "max", not a number: no limit
         used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
         stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):
         return machine
-    return min(machine, limit - used + int(stat.get("file", 0)))  # the page cache gives way
+    return min(machine, limit - used + int(stat.get("file", 0)))  # the kernel evicts the page cache when it must
 
 
 def check_memory(manifest: Manifest, files: Collection[str], copies: int, available: int) -> None:
-    """Passes a bundle that fits.
+    """Checks that a bundle fits into memory.
 
     Args:
-        manifest: of the bundle.
-        files: those that will be mapped or read.
-        copies: how many bundles of this size have to fit.
-        available: bytes, as of `available_bytes`.
+        manifest: manifest of the bundle.
+        files: names of the files that will be mapped or read.
+        copies: number of bundles of this size that have to fit.
+        available: free memory in bytes, from `available_bytes`.
 
     Raises:
         BundleRefused: gate ``memory``.
@@ -68,54 +69,63 @@ def check_memory(manifest: Manifest, files: Collection[str], copies: int, availa
 
 
 def read_contents(version: str, name: str, read: Callable[[], T]) -> T:
-    """Returns what `read` returns.
+    """Calls `read` and returns its result; an error in it refuses the bundle.
+
+    The hashes of the file matched before, so a file that cannot be read was published like this.
+
+    Args:
+        version: bundle version.
+        name: file name, for the message.
+        read: reads the file.
 
     Raises:
-        BundleRefused: gate ``contents`` where it raises: hashes match, so the publisher wrote the file so.
+        BundleRefused: gate ``contents`` where `read` raises.
     """
     try:
         return read()
-    # EOFError and BadZipFile: an empty or cut array file.
+    # EOFError and BadZipFile come from an empty or truncated array file.
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, BadZipFile, OverflowError) as error:
         raise BundleRefused(
             version, "contents", f"{name} cannot be read ({error}); publish the bundle again"
         ) from error
 
 
-def read_canaries(store: BundleStore, manifest: Manifest) -> Canaries:
-    """Returns the canaries of a bundle.
+def read_golden_queries(store: BundleStore, manifest: Manifest) -> GoldenQueries:
+    """Returns the golden queries of a bundle.
 
     Raises:
-        BundleRefused: gate ``canaries`` where they have another shape than the manifest says; ``contents`` where they
-            cannot be read or there are none.
+        BundleRefused: gate ``canaries`` where the shape of their embeddings is not the one in the manifest; gate
+            ``contents`` where the file is missing or cannot be read.
     """
     version = manifest.bundle_version
-    canaries = read_contents(version, CANARIES, lambda: Canaries.read(store.path(version) / CANARIES))
-    if canaries.embeddings.shape[1] != manifest.dimension:
+    golden_queries = read_contents(
+        version, GOLDEN_QUERIES, lambda: GoldenQueries.read(store.path(version) / GOLDEN_QUERIES)
+    )
+    if golden_queries.embeddings.shape[1] != manifest.dimension:
         raise BundleRefused(
             version,
             "canaries",
-            f"{CANARIES} has embeddings of dimension {canaries.embeddings.shape[1]}, the manifest says "
+            f"{GOLDEN_QUERIES} has embeddings of dimension {golden_queries.embeddings.shape[1]}, the manifest says "
             f"{manifest.dimension}",
         )
-    return canaries
+    return golden_queries
 
 
-def check_embeddings(version: str, found: np.ndarray, expected: np.ndarray) -> None:
-    """Passes a tower that maps the canaries to their known embeddings.
+def check_embeddings(version: str, embeddings: np.ndarray, expected: np.ndarray) -> None:
+    """Checks that a query tower maps the golden queries to their published embeddings.
 
     Args:
-        version: of the bundle.
-        found: [n, dimension] float32.
-        expected: likewise.
+        version: bundle version.
+        embeddings: [n, dim] float32, computed by the tower that is being loaded.
+        expected: [n, dim] float32, from the bundle.
 
     Raises:
         BundleRefused: gate ``canaries``.
     """
-    if found.shape != expected.shape:
-        raise BundleRefused(version, "canaries", f"embeddings have shape {found.shape}, expected {expected.shape}")
-    worst = float(np.max(np.abs(found - expected)))
-    if not worst <= EMBEDDING_TOLERANCE:  # so written that NaN fails
+    if embeddings.shape != expected.shape:
+        raise BundleRefused(version, "canaries", f"embeddings have shape {embeddings.shape}, expected {expected.shape}")
+    worst = float(np.max(np.abs(embeddings - expected)))
+    if not worst <= EMBEDDING_TOLERANCE:  # negated, so that NaN is refused
         raise BundleRefused(
             version,
             "canaries",

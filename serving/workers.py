@@ -1,16 +1,16 @@
 """Several worker processes on one port, started and watched by one parent.
 
 ```
-parent   reserve the port ─► start worker 1 … N ─► all listen: write the port file ─► watch
-worker   bind the port with SO_REUSEPORT; the kernel deals out connections
-a worker ends         ─► start it again after a pause that doubles while it keeps ending early
-SIGTERM to the parent ─► SIGTERM to all, which drain; exit code 0 if each of them left with 0
-a second signal       ─► SIGKILL to all; exit code 1
+parent   reserve the port ─► start workers 1 … N ─► write the port file once all listen ─► watch them
+worker   bind the port with SO_REUSEPORT; the kernel distributes connections among the workers
+a worker ends         ─► start it again after a pause; the pause doubles as long as workers end early
+SIGTERM to the parent ─► SIGTERM to all workers, which drain; exit code 0 if each of them exits with 0
+a second signal       ─► SIGKILL to all workers; exit code 1
 the parent is killed  ─► each worker notices and drains
 ```
 
-Workers are started anew, not forked: gRPC does not survive a fork. Each watches the store by itself, so they swap
-bundles as replicas behind one address do, which the client's protocol handles.
+Workers are new processes, not forks, because gRPC does not survive a fork. Each watches the store by itself, so workers
+swap bundles at different moments, like replicas behind one address. The client handles both the same way.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
+from bundle.files import replace_text
 from serving.config import ServerConfig
 from serving.cores import THREAD_VARIABLES, library_threads
 from serving.lifeline import LISTENING, VARIABLE, encode_settings
@@ -34,67 +34,67 @@ from serving.lifeline import LISTENING, VARIABLE, encode_settings
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 _STEADY_S = 60.0
-"""A worker that ran for so long, in seconds, is started again after the shortest pause."""
+"""Run time, in seconds, after which a worker is started again after the shortest pause."""
 
 _GRACE_S = 10.0
-"""Beyond the configured time for a drain, in seconds, until a worker that has not ended is killed."""
+"""Time after the configured drain, in seconds, before a worker that has not ended is killed."""
 
 _CANNOT_START = 2
-"""Exit code of a worker whose settings cannot be used."""
+"""Exit code of a worker that cannot use its settings."""
 
 _log = structlog.get_logger("workers")
 
 
 def reserve_port(host: str, port: int) -> list[socket.socket]:
-    """Returns bound sockets, one an address of `host`, all of one port that workers can share.
+    """Returns sockets that are bound to one port, one for each address of `host`, and that workers can share.
 
-    They never listen. Each is bound without SO_REUSEPORT, which fails where anybody listens already, even one that
-    would share; only then is sharing switched on, for the workers.
+    The sockets never listen. Each is first bound without SO_REUSEPORT, which fails if another process listens on the
+    port, even with SO_REUSEPORT. Only then is SO_REUSEPORT set, for the workers.
 
     Args:
         host: name or address.
-        port: 0 takes a free one.
+        port: port to bind; 0 chooses a free port.
 
     Raises:
-        ValueError: the port cannot be had.
+        ValueError: the port cannot be bound.
     """
-    held: list[socket.socket] = []
+    reserved: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            held.append(socket.socket(family, kind, protocol))
-            # As servers do: connections of the last one that linger are no reason to refuse.
-            held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.append(socket.socket(family, kind, protocol))
+            # As servers do, so that connections of a former process in TIME_WAIT do not block the port.
+            reserved[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                held[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            taken = held[0].getsockname()[1] if len(held) > 1 else port
-            held[-1].bind((address[0], taken, *address[2:]))
-        for each in held:
+                reserved[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            chosen_port = reserved[0].getsockname()[1] if len(reserved) > 1 else port
+            reserved[-1].bind((address[0], chosen_port, *address[2:]))
+        for each in reserved:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError as error:
-        for each in held:
+        for each in reserved:
             each.close()
         raise ValueError(
             f"cannot listen on {host}:{port}: {error}; if another process listens there, choose another --port"
         ) from error
-    return held
+    return reserved
 
 
 @dataclass
 class _Worker:
-    """One place for a worker process, and the process that fills it now.
+    """One of the N workers, and the process that currently runs it.
 
     Attributes:
-        number: 1 to N.
-        settings: one line, sent to each process.
-        process: the current one, or the last.
-        lifeline: to it; None while none runs.
-        starts: processes so far.
-        started_at: moment of the last start, in seconds of the monotonic clock.
-        pause_s: before the next start.
-        due_at: moment of the next start; None unless one waits.
-        listens: the process has said so.
+        number: number of the worker, 1 to N.
+        settings: line of settings that is sent to each process of this worker.
+        process: current process, or the last one.
+        lifeline: parent's end of the connection to the process; None while no process runs.
+        starts: number of processes started so far.
+        started_at: time of the last start, in seconds of the monotonic clock.
+        pause_s: pause before the next start, in seconds.
+        due_at: time of the next start, in seconds of the monotonic clock; None if no start is due.
+        listens: whether the process has said that it listens.
     """
 
     number: int
@@ -109,14 +109,14 @@ class _Worker:
 
 
 class Workers:
-    """The parent's side. Used by one thread: `run` once."""
+    """Starts and watches the workers, in the parent. One thread calls `run`, once."""
 
     def __init__(self, program: Sequence[str], config: ServerConfig) -> None:
-        """Takes the parts; nothing runs yet.
+        """Prepares the workers; `run` starts them.
 
         Args:
             program: command and arguments that start a process of the service.
-            config: its settings; each worker gets a copy made by `ServerConfig.for_worker`.
+            config: settings of the service; each worker gets a copy from `ServerConfig.for_worker`.
         """
         self._program = list(program)
         self._config = config
@@ -129,16 +129,16 @@ class Workers:
         self._port = 0
 
     def run(self, wakes: socket.socket) -> int:
-        """Starts the workers, keeps them running until told to stop, and returns the exit code.
+        """Starts the workers, keeps them running until a signal, and returns the exit code.
 
         Args:
-            wakes: readable once a byte came for each signal.
+            wakes: socket that gets one byte for each signal to this process.
 
         Raises:
-            ValueError: the port cannot be had.
+            ValueError: the port cannot be bound.
         """
-        held = reserve_port(self._config.host, self._config.port)
-        self._port = held[0].getsockname()[1]
+        reserved = reserve_port(self._config.host, self._config.port)
+        self._port = reserved[0].getsockname()[1]
         self._workers = [
             _Worker(number, encode_settings(self._config.for_worker(number, self._port)))
             for number in range(1, self._count + 1)
@@ -152,11 +152,11 @@ class Workers:
                     if key.data is None:
                         self._stop(len(wakes.recv(64)))
                     else:
-                        self._hear(key.data)
-                self._tick()
+                        self._read(key.data)
+                self._act_when_due()
         finally:
             self._kill()
-            for each in held:
+            for each in reserved:
                 each.close()
         return self._code
 
@@ -166,7 +166,7 @@ class Workers:
         for name in THREAD_VARIABLES:
             environment.setdefault(name, str(library_threads(self._count)))
         with theirs:
-            # A process group of its own: Ctrl-C reaches the parent alone, which passes it on once.
+            # Its own process group, so that Ctrl-C reaches the parent alone, which passes it on once.
             worker.process = subprocess.Popen(
                 self._program, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
             )
@@ -177,20 +177,21 @@ class Workers:
         self._selector.register(ours, selectors.EVENT_READ, worker)
         _log.info("worker starts", worker=worker.number, pid=worker.process.pid, starts=worker.starts)
 
-    def _hear(self, worker: _Worker) -> None:
-        if worker.lifeline is not None and _hears(worker.lifeline):
+    def _read(self, worker: _Worker) -> None:
+        if worker.lifeline is not None and _is_open(worker.lifeline):
             worker.listens = True
             if not self._announced and all(each.listens for each in self._workers):
                 self._announce()
         else:
-            self._bury(worker)
+            self._end(worker)
 
     def _announce(self) -> None:
         self._announced = True
-        write_port_file(self._config.port_file, self._port)
+        if self._config.port_file is not None:
+            replace_text(self._config.port_file, f"{self._port}\n")
         _log.info("workers listen", host=self._config.host, port=self._port, workers=self._count)
 
-    def _bury(self, worker: _Worker) -> None:
+    def _end(self, worker: _Worker) -> None:
         if worker.lifeline is None or worker.process is None:
             return
         self._selector.unregister(worker.lifeline)
@@ -202,7 +203,7 @@ class Workers:
                 _log.error("worker did not drain", worker=worker.number, exit_code=code)
                 self._code = self._code or 1
         elif code == _CANNOT_START and not self._announced:
-            # It has said why; none of the others can do better.
+            # The worker has logged the reason. All workers have the same settings, so none could start.
             self._code = _CANNOT_START
             self._stop(1)
         else:
@@ -239,7 +240,7 @@ class Workers:
         allowed_s = self._config.drain_delay_s + self._config.drain_timeout_s + _GRACE_S
         return (self._stopping_since or 0.0) + allowed_s
 
-    def _tick(self) -> None:
+    def _act_when_due(self) -> None:
         now = time.monotonic()
         for worker in self._workers:
             if worker.due_at is not None and worker.due_at <= now:
@@ -248,16 +249,8 @@ class Workers:
             self._kill()
 
 
-def _hears(lifeline: socket.socket) -> bool:
+def _is_open(lifeline: socket.socket) -> bool:
     try:
         return bool(lifeline.recv(len(LISTENING)))
-    except ConnectionError:  # ended with something unread
+    except ConnectionError:  # the worker ended before it had read its settings
         return False
-
-
-def write_port_file(path: Path | None, port: int) -> None:
-    """Writes the port to a file, all at once, if there is a path."""
-    if path is not None:
-        temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        temporary.write_text(f"{port}\n", encoding="ascii")
-        os.replace(temporary, path)

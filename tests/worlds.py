@@ -1,4 +1,4 @@
-"""Small worlds whose right answers are known: complete bundles with a real tower, vectors, index, items and canaries.
+"""Complete bundles whose right answers are known: a real tower, vectors, index, items and golden queries.
 
 Rows differ in every value, so a swapped axis or owner shows.
 """
@@ -19,10 +19,20 @@ from typing import Any
 import numpy as np
 from annoy import AnnoyIndex
 
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.features import Categorical, FeatureSchema, History, MultiCategorical, Numeric
 from bundle.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
-from bundle.manifest import CANARIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES, FileEntry, IndexSpec, Manifest
+from bundle.manifest import (
+    GOLDEN_QUERIES,
+    INDEX,
+    ITEMS,
+    QUERY_TOWER,
+    VECTORS,
+    VOCABULARIES,
+    FileEntry,
+    IndexSpec,
+    Manifest,
+)
 from bundle.store import BundleStore
 from bundle.vocabulary import Vocabulary
 from lexical_index import files as lexical_files
@@ -44,7 +54,7 @@ SCHEMA = FeatureSchema(
     },
 )
 
-CANARY_COLUMNS: dict[str, list[Any]] = {
+GOLDEN_COLUMNS: dict[str, list[Any]] = {
     "age": [25.0, None, 61.0, 33.0],
     "gender": ["f", "m", None, "unheard-of"],
     "device": [7, 8, None, 9],
@@ -55,10 +65,10 @@ CANARY_COLUMNS: dict[str, list[Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """A query tower, and what Keras says it answers to the canaries."""
+    """A query tower, and what Keras says it answers to the golden queries."""
 
     tflite: bytes
-    canary_embeddings: np.ndarray
+    golden_embeddings: np.ndarray
 
 
 @cache
@@ -89,7 +99,7 @@ def tower(seed: int) -> Tower:
             layer.set_weights([generator.normal(size=weight.shape).astype(np.float32) for weight in layer.weights])
             parts.append(part)
         model = keras.Model(inputs, keras.layers.UnitNormalization()(keras.layers.Add()(parts)))
-        embeddings = np.array(model(SCHEMA.encode(CANARY_COLUMNS, 4)))
+        embeddings = np.array(model(SCHEMA.encode(GOLDEN_COLUMNS, 4)))
         signature = {
             name: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name=name) for name, tensor in inputs.items()
         }
@@ -171,8 +181,8 @@ def write_bundle(
     model = tower(spec.seed)
     vectors = spec.vectors(unit_vectors(spec.item_count, spec.catalogue_seed))
     items = item_table(spec.item_count)
-    scores = model.canary_embeddings @ vectors.T  # [canaries, item_count]
-    top = np.argsort(-scores, axis=1, kind="stable")[:, :20]  # [canaries, 20]
+    scores = model.golden_embeddings @ vectors.T  # [golden_queries, item_count]
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :20]  # [golden_queries, 20]
     with store.stage(version) as folder:
         (folder / QUERY_TOWER).write_bytes(model.tflite)
         vocabularies = {name: vocabulary.values for name, vocabulary in SCHEMA.vocabularies.items()}
@@ -180,12 +190,12 @@ def write_bundle(
         np.save(folder / VECTORS, vectors)
         (spec.index or build_index)(vectors, folder / INDEX)
         items.write(folder / ITEMS)
-        Canaries(
-            CANARY_COLUMNS,
-            model.canary_embeddings,
+        GoldenQueries(
+            GOLDEN_COLUMNS,
+            model.golden_embeddings,
             [[items.ids[row] for row in rows] for rows in top],
             np.take_along_axis(scores, top, axis=1),
-        ).write(folder / CANARIES)
+        ).write(folder / GOLDEN_QUERIES)
         if spec.texts is not None:
             texts = [spec.texts(row) for row in range(spec.item_count)]
             lexical_files.write(folder, ("title",), texts, items.ids)

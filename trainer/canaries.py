@@ -1,4 +1,4 @@
-"""Queries with their exact answers, for the services to check a bundle with."""
+"""Golden queries: queries with their exact answers, with which the services check a bundle."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from ann_index.exact import scan
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 
-_CANARY_TOP = 10
+_TOP = 10
 
 
-def make_canaries(
+def make_golden_queries(
     columns: Mapping[str, Sequence[Any]], queries: np.ndarray, vectors: np.ndarray, ids: Sequence[str]
-) -> Canaries:
-    """Returns queries with their exact answers.
+) -> GoldenQueries:
+    """Returns golden queries, each with its exact nearest items in the catalogue.
 
     Args:
         columns: raw feature values by name, each [n].
@@ -24,6 +24,6 @@ def make_canaries(
         vectors: [item_count, dim] float32.
         ids: [item_count] external ids.
     """
-    found = scan(vectors, queries, _CANARY_TOP)
+    found = scan(vectors, queries, _TOP)
     top = [[ids[row] for row in rows] for rows, _ in found]
-    return Canaries(columns, queries, top, np.stack([scores for _, scores in found]))
+    return GoldenQueries(columns, queries, top, np.stack([scores for _, scores in found]))

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.features import FeatureSchema
 from bundle.items import COLUMN_TYPES, ItemTable
 from bundle.manifest import (
-    CANARIES,
     EVALUATION,
+    GOLDEN_QUERIES,
     INDEX,
     ITEM_TOWER,
     ITEMS,
@@ -36,12 +36,12 @@ from bundle.manifest import (
 from bundle.store import BundleStore
 from lexical_index import files as lexical_files
 from trainer import data, gates, index, recipes
-from trainer.canaries import make_canaries
+from trainer.canaries import make_golden_queries
 from trainer.errors import DataError, RecipeError
 from trainer.recipe import ITEM_ID, Recipe
 from trainer.text.lexical import write_lexical
 
-_MADE_ANEW = frozenset({VECTORS, INDEX, ITEMS, CANARIES, EVALUATION, REPORT, MANIFEST, *lexical_files.FILES})
+_MADE_ANEW = frozenset({VECTORS, INDEX, ITEMS, GOLDEN_QUERIES, EVALUATION, REPORT, MANIFEST, *lexical_files.FILES})
 
 Row = dict[str, Any]
 """Raw attribute values of one item by name; None where missing."""
@@ -119,7 +119,7 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
 def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Manifest:
     """Writes a bundle of the same model with a changed catalogue, not yet live, and returns its manifest.
 
-    Metrics and publish gates are those of the base, but for the index, whose recall is measured anew (on the canaries).
+    Metrics and publish gates are those of the base. Only the recall of the index is measured again, on golden queries.
 
     Args:
         store: that holds the base.
@@ -142,8 +142,8 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
         np.save(folder / VECTORS, vectors, allow_pickle=False)
         table.write(folder / ITEMS)
         write_lexical(recipe, table, folder)
-        old = Canaries.read(source / CANARIES)
-        make_canaries(old.columns, old.embeddings, vectors, table.ids).write(folder / CANARIES)
+        old = GoldenQueries.read(source / GOLDEN_QUERIES)
+        make_golden_queries(old.columns, old.embeddings, vectors, table.ids).write(folder / GOLDEN_QUERIES)
         floor = recipe.index.min_recall_at_100
         spec = index.rebuild(vectors, old.embeddings, folder / INDEX, old=base.index, min_recall=floor)
         results = {**base.gates, gates.ANN_RECALL: gates.judge_ann_recall(spec.recall_at_100, floor)}

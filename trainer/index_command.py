@@ -10,8 +10,8 @@ import numpy as np
 from cyclopts import Parameter
 
 from ann_index.faiss_index import FaissMissing, import_faiss
-from bundle.canaries import Canaries
-from bundle.manifest import CANARIES, VECTORS
+from bundle.canaries import GoldenQueries
+from bundle.manifest import GOLDEN_QUERIES, VECTORS
 from bundle.store import BundleStore
 from trainer import console
 from trainer.errors import RunError
@@ -34,7 +34,7 @@ def tune_index(
     """Compare kinds and parameters of index on the vectors of a bundle, and recommend an [index] table.
 
     Recall and time are measured as the ANN service searches, one query at a time. The queries are the bundle's
-    canaries, held-out users, and made ones as far from their nearest item, 200 in all.
+    golden queries, held-out users, and made ones as far from their nearest item, 200 in all.
 
     Example: `python -m trainer tune-index --store store`
 
@@ -52,16 +52,16 @@ def tune_index(
     pointer = opened.live()
     if bundle is None and pointer is None:
         raise RunError(f"no bundle of {store} is live; name one with --bundle")
-    manifest = opened.verify(bundle or pointer.version, [VECTORS, CANARIES])
+    manifest = opened.verify(bundle or pointer.version, [VECTORS, GOLDEN_QUERIES])
     folder = opened.path(manifest.bundle_version)
     vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
-    canaries = Canaries.read(folder / CANARIES).embeddings[:_QUERIES]
+    golden_queries = GoldenQueries.read(folder / GOLDEN_QUERIES).embeddings[:_QUERIES]
 
     # Here, because plotly takes time that other commands need not wait for.
     from trainer.index_plot import write_page
     from trainer.index_tuning import perturb_items, recommend, sweep, to_json, to_recipe
 
-    queries = np.concatenate([canaries, perturb_items(vectors, canaries, _QUERIES - len(canaries))])
+    queries = np.concatenate([golden_queries, perturb_items(vectors, golden_queries, _QUERIES - len(golden_queries))])
     with console.working("measuring") as progress, tempfile.TemporaryDirectory() as scratch:
         settings = [Index(kind=kind) for kind in kinds or _installed_kinds()]
         measured, scanned = sweep(vectors, queries, settings, Path(scratch), progress)
@@ -82,8 +82,8 @@ def tune_index(
         )
     scan_row = {"index": "exact scan", "budget": "", "recall\n@100": "1.0000", "median\nus": round(scanned.median_us)}
     console.print_rows(
-        f"{manifest.bundle_version}, {len(vectors):,} items, {len(canaries)} canaries and "
-        f"{len(queries) - len(canaries)} made queries, at the first budget that finds {min_recall:g}",
+        f"{manifest.bundle_version}, {len(vectors):,} items, {len(golden_queries)} golden queries and "
+        f"{len(queries) - len(golden_queries)} made queries, at the first budget that finds {min_recall:g}",
         [*rows, scan_row],
     )
     chosen, point = recommend(measured, min_recall)

@@ -73,17 +73,17 @@ class MeasuredIndex:
         return next((point for point in self.points if point.recall_at_100 >= min_recall), None)
 
 
-def perturb_items(vectors: np.ndarray, canaries: np.ndarray, count: int, seed: int = 1) -> np.ndarray:
-    """Returns made queries, as far from their nearest item as `canaries` are on average: [count, dim] float32.
+def perturb_items(vectors: np.ndarray, golden_queries: np.ndarray, count: int, seed: int = 1) -> np.ndarray:
+    """Returns made queries, as far from their nearest item as `golden_queries` are on average: [count, dim] float32.
 
     Args:
         vectors: [item_count, dim] float32, unit length.
-        canaries: [n, dim] float32, unit length: real queries.
+        golden_queries: [n, dim] float32, unit length: real queries.
         count: how many to make.
         seed: of the choice.
     """
     generator = np.random.default_rng(seed)
-    cosine = float(np.mean([scores[0] for _, scores in scan(vectors, canaries, 1)]))
+    cosine = float(np.mean([scores[0] for _, scores in scan(vectors, golden_queries, 1)]))
     items = np.array(vectors[generator.integers(0, len(vectors), count)])  # [count, dim]
     noise = generator.standard_normal(items.shape, dtype=np.float32)
     noise -= items * np.einsum("nd,nd->n", noise, items)[:, np.newaxis]  # at a right angle to the item

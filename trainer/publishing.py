@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from bundle.manifest import (
-    CANARIES,
     EVALUATION,
+    GOLDEN_QUERIES,
     INDEX,
     ITEM_TOWER,
     ITEMS,
@@ -24,7 +24,7 @@ from bundle.manifest import (
 )
 from bundle.store import BundleStore
 from trainer import console, gates, index, report
-from trainer.canaries import make_canaries
+from trainer.canaries import make_golden_queries
 from trainer.comparison import compare
 from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries, raw_queries
@@ -36,7 +36,7 @@ from trainer.splits import Parts
 from trainer.text.lexical import write_lexical
 from trainer.text.publishing import ExportedTexts
 
-_CANARIES = 32
+_GOLDEN_QUERIES = 32
 _RECALL_QUERIES = 1000
 
 
@@ -48,7 +48,7 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
     Args:
         store: to write to.
         run: towers and schemas.
-        dataset: the catalogue, and the users whose queries measure recall and become canaries.
+        dataset: the catalogue, and the users whose queries measure recall and become golden queries.
         parts: what is known of these users.
         evaluation: of the run, kept in the bundle.
 
@@ -66,10 +66,10 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
     version = store.new_version()
     live = store.live()
     with store.stage(version) as folder:
-        canary_columns = {name: column[:_CANARIES] for name, column in columns.items()}
+        golden_columns = {name: column[:_GOLDEN_QUERIES] for name, column in columns.items()}
         texts.write(folder)
-        canary_inputs = texts.schemas.query.encode(canary_columns, len(users[:_CANARIES]))
-        export_query_tower(query_tower, canary_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
+        golden_inputs = texts.schemas.query.encode(golden_columns, len(users[:_GOLDEN_QUERIES]))
+        export_query_tower(query_tower, golden_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
         item_tower.save(folder / ITEM_TOWER)
         np.save(folder / VECTORS, vectors, allow_pickle=False)
         with console.working("publishing") as progress:
@@ -87,7 +87,9 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         )
         dataset.items.write(folder / ITEMS)
         write_lexical(run.recipe, dataset.items, folder)
-        make_canaries(canary_columns, queries[:_CANARIES], vectors, dataset.items.ids).write(folder / CANARIES)
+        make_golden_queries(golden_columns, queries[:_GOLDEN_QUERIES], vectors, dataset.items.ids).write(
+            folder / GOLDEN_QUERIES
+        )
         _write_vocabularies(folder / VOCABULARIES, run)
         measured = {
             **dataclasses.asdict(evaluation),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ann_index.faiss_index import FaissMissing
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.items import ItemTable
 from bundle.manifest import IndexSpec, Manifest
 from bundle.store import BundleStore
@@ -87,11 +87,11 @@ def test_keeps_the_old_bundle_when_the_new_one_is_damaged(
         assert [bundle.bundle_version for bundle in service.status().bundles] == [good.bundle_version]
 
 
-def rewrite_canaries(change: Callable[[Canaries], Canaries]) -> Damage:
+def rewrite_golden_queries(change: Callable[[GoldenQueries], GoldenQueries]) -> Damage:
     def damage(folder: Path) -> None:
-        canaries = change(Canaries.read(folder / "canaries.json"))
+        golden_queries = change(GoldenQueries.read(folder / "canaries.json"))
         (folder / "canaries.json").unlink()
-        canaries.write(folder / "canaries.json")
+        golden_queries.write(folder / "canaries.json")
 
     return damage
 
@@ -130,8 +130,11 @@ FOREIGN: list[tuple[dict[str, Any], str]] = [
     ({"damage": long_vectors}, "contents"),
     ({"damage": other_vectors}, "canaries"),
     ({"damage": shuffled_items}, "canaries"),
-    ({"damage": rewrite_canaries(lambda c: Canaries({}, c.embeddings[:0], [], c.top_scores[:0]))}, "contents"),
-    ({"damage": rewrite_canaries(lambda c: replace(c, top_scores=c.top_scores + np.float32(0.01)))}, "canaries"),
+    (
+        {"damage": rewrite_golden_queries(lambda c: GoldenQueries({}, c.embeddings[:0], [], c.top_scores[:0]))},
+        "contents",
+    ),
+    ({"damage": rewrite_golden_queries(lambda c: replace(c, top_scores=c.top_scores + np.float32(0.01)))}, "canaries"),
 ]
 
 
@@ -147,18 +150,18 @@ def test_keeps_the_old_bundle_when_the_new_one_is_published_wrong(
         answers(service, good)
 
 
-def test_canaries_may_swap_near_ties(store: BundleStore) -> None:
+def test_golden_queries_may_swap_near_ties(store: BundleStore) -> None:
     def tie(vectors: np.ndarray) -> np.ndarray:
         vectors[8] = vectors[5]
         return vectors
 
-    def swap(canaries: Canaries) -> Canaries:
+    def swap(golden_queries: GoldenQueries) -> GoldenQueries:
         swapped = {"i5": "i8", "i8": "i5"}
-        items = [[swapped.get(item, item) for item in top] for top in canaries.top_items]
-        assert items != canaries.top_items
-        return replace(canaries, top_items=items)
+        items = [[swapped.get(item, item) for item in top] for top in golden_queries.top_items]
+        assert items != golden_queries.top_items
+        return replace(golden_queries, top_items=items)
 
-    manifest = write_bundle(store, vectors=tie, damage=rewrite_canaries(swap))
+    manifest = write_bundle(store, vectors=tie, damage=rewrite_golden_queries(swap))
     with ann_service(store) as service:
         service.wait_for_bundle(manifest.bundle_version)
 

@@ -21,7 +21,7 @@ from tests.worlds import item_table, tower, unit_vectors, write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 COUNT = 300
-QUERY = tower(1).canary_embeddings[0]
+QUERY = tower(1).golden_embeddings[0]
 VECTORS = unit_vectors(COUNT, 1)
 COLOURS, KINDS = ("red", "blue", "black"), ("cable", "mouse", "bag", "fan", "lamp")
 
@@ -220,7 +220,7 @@ def shorter(folder: Path) -> None:
 
 
 WRONG: list[tuple[Callable[[Path], None], str, str]] = [
-    (other_items, "lexical", "canary 0"),
+    (other_items, "lexical", "golden query 0"),
     (shorter, "lexical", "indexes 301 items, the manifest says 300"),
     (lambda folder: (folder / files.FOLDER / "rows.npy").unlink(), "files", "lists no lexical/rows.npy"),
     (lambda folder: (folder / files.FOLDER / "rows.npy").write_bytes(b"junk"), "lexical", "no lexical index"),

@@ -19,7 +19,7 @@ from tests.worlds import tower, unit_vectors, wait_for, write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 VECTORS = unit_vectors(300, 1)
-QUERY = tower(1).canary_embeddings[0]
+QUERY = tower(1).golden_embeddings[0]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def test_answers_every_method_of_the_service() -> None:
         add_generic_rpc_handlers=lambda _: None,
         add_registered_method_handlers=lambda _, handlers: added.update(handlers),
     )
-    live: Any = None
-    AnnServicer(live, 1, 1, 1, Metrics()).add_to(server)
+    open_bundles: Any = None
+    AnnServicer(open_bundles, 1, 1, 1, Metrics()).add_to(server)
     assert [*added] == [method.name for method in pb.DESCRIPTOR.services_by_name["AnnService"].methods]
 
 

@@ -330,9 +330,9 @@ def test_what_is_saved_is_what_a_search_alone_costs_less_a_share_of_the_scan() -
 def servicer(where: Catalogue, monkeypatch: pytest.MonkeyPatch) -> tuple[AnnServicer, Callable[[], float]]:
     monkeypatch.setattr("ann_service.servicer.own_cores", lambda: 1)
     metrics = Metrics()
-    live: Any = SimpleNamespace(snapshot=SimpleNamespace(open=[SimpleNamespace(bundle=where)]))
+    open_bundles: Any = SimpleNamespace(snapshot=SimpleNamespace(open=[SimpleNamespace(bundle=where)]))
     count = lambda: metrics.registry.get_sample_value("two_tower_shared_searches_total") or 0.0  # noqa: E731
-    return AnnServicer(live, 100, 100, 8, metrics), count
+    return AnnServicer(open_bundles, 100, 100, 8, metrics), count
 
 
 def ask(service: AnnServicer, *numbers: int, exclude: Sequence[int] = ()) -> list[list[str]]:

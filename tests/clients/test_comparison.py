@@ -14,7 +14,7 @@ from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from tests.clients.conftest import World
 from tests.serving.harness import ann_service, query_tower_service
-from tests.worlds import CANARY_COLUMNS, tower, unit_vectors, wait_for, write_bundle
+from tests.worlds import GOLDEN_COLUMNS, tower, unit_vectors, wait_for, write_bundle
 from two_tower_client import AnnClient, QueryTowerClient
 from two_tower_client.__main__ import main
 from two_tower_client.comparison import Comparison, Example, Latency, Overlap, Side, Spread, compare
@@ -24,10 +24,10 @@ from two_tower_client.tables import comparison_to_table
 
 Output = pytest.CaptureFixture[str]
 
-CANARIES = [
-    {name: column[row] for name, column in CANARY_COLUMNS.items() if column[row] is not None} for row in range(4)
+GOLDEN_QUERIES = [
+    {name: column[row] for name, column in GOLDEN_COLUMNS.items() if column[row] is not None} for row in range(4)
 ]
-QUERIES = [RecordedQuery(line, features) for line, features in enumerate(CANARIES, start=1)]
+QUERIES = [RecordedQuery(line, features) for line, features in enumerate(GOLDEN_QUERIES, start=1)]
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def test_replays_the_log_of_the_service_against_both_models(store: BundleStore, 
         flags = ["--query-tower", query_tower_address, "--ann", ann_address, "--queries", str(recorded)]
         flags += ["--title", "title"]
         with QueryTowerClient(query_tower_address, timeout_s=10) as client:
-            client.embed(CANARIES)
+            client.embed(GOLDEN_QUERIES)
         wait_for(lambda: log.exists() and log.read_text().count("\n") == 4, "four queries are recorded")
         # A copy, since the replays are recorded as well.
         recorded.write_bytes(log.read_bytes())
@@ -93,7 +93,7 @@ def test_replays_the_log_of_the_service_against_both_models(store: BundleStore, 
     # The same by an exact scan in NumPy.
     tops = []
     for seed in (1, 2):
-        scores = tower(seed).canary_embeddings @ unit_vectors(300, seed).T  # [4, 300]
+        scores = tower(seed).golden_embeddings @ unit_vectors(300, seed).T  # [4, 300]
         tops.append((np.argsort(-scores, axis=1)[:, :10].tolist(), scores.max(axis=1)))
     shares = [len(set(a) & set(b)) / 10 for a, b in zip(tops[0][0], tops[1][0], strict=True)]
     assert found["overlaps"][0]["spread"]["mean"] == pytest.approx(np.mean(shares))
@@ -120,7 +120,7 @@ def test_a_catalogue_turned_round_is_told_as_such(store: BundleStore) -> None:
     # Ten items: all come back from both, in the opposite order.
     assert [each.spread.mean for each in found.overlaps] == [1.0, 1.0]
     assert found.correlation == Spread(-1.0, -1.0, -1.0, -1.0, 4)
-    scores = tower(1).canary_embeddings @ unit_vectors(10, 1).T  # [4, 10]
+    scores = tower(1).golden_embeddings @ unit_vectors(10, 1).T  # [4, 10]
     shift = float(np.mean(-scores.min(axis=1) - scores.max(axis=1)))
     assert found.top_score_shift == pytest.approx(shift, abs=1e-5)
     assert found.mean_score_shift == pytest.approx(-2 * float(scores.mean()), abs=1e-5)

@@ -23,7 +23,7 @@ def test_files_hold_requests_of_the_bundle_as_ghz_reads_them(store: BundleStore,
     }
     single = json.loads((tmp_path / "embed-single.json").read_text())
     first = ParseDict(single[0], query_tower_service_pb2.EmbedQueriesRequest())
-    # The first canary of the world: 25 years, f, device 7, likes comedy, watched i1 to i5.
+    # The first golden query of the world: 25 years, f, device 7, likes comedy, watched i1 to i5.
     assert first.queries[0].features["age"].floats.values == [25.0]
     assert first.queries[0].features["device"].ints.values == [7]
     assert first.queries[0].features["watched"].strings.values == ["i1", "i2", "i3", "i4", "i5"]

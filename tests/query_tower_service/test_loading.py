@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.store import BundleStore
 from tests.serving.harness import query_tower_service
 from tests.worlds import tower, write_bundle
@@ -20,11 +20,11 @@ from two_tower.query.v1 import query_tower_service_pb2 as pb
 Damage = Callable[[Path], None]
 
 
-def rewrite_canaries(change: Callable[[Canaries], Canaries]) -> Damage:
+def rewrite_golden_queries(change: Callable[[GoldenQueries], GoldenQueries]) -> Damage:
     def damage(folder: Path) -> None:
-        canaries = change(Canaries.read(folder / "canaries.json"))
+        golden_queries = change(GoldenQueries.read(folder / "canaries.json"))
         (folder / "canaries.json").unlink()
-        canaries.write(folder / "canaries.json")
+        golden_queries.write(folder / "canaries.json")
 
     return damage
 
@@ -61,9 +61,12 @@ def without_a_feature(manifest: Any) -> Any:
         ({"damage": no_genders}, "contents"),
         ({"manifest": without_a_feature}, "contents"),
         ({"manifest": lambda m: replace(m, dimension=9)}, "contents"),
-        ({"damage": rewrite_canaries(lambda c: replace(c, embeddings=c.embeddings + np.float32(2e-4)))}, "canaries"),
-        ({"damage": rewrite_canaries(lambda c: replace(c, columns={"height": [1.0] * 4}))}, "contents"),
-        ({"damage": rewrite_canaries(lambda c: replace(c, embeddings=c.embeddings[:, :7]))}, "canaries"),
+        (
+            {"damage": rewrite_golden_queries(lambda c: replace(c, embeddings=c.embeddings + np.float32(2e-4)))},
+            "canaries",
+        ),
+        ({"damage": rewrite_golden_queries(lambda c: replace(c, columns={"height": [1.0] * 4}))}, "contents"),
+        ({"damage": rewrite_golden_queries(lambda c: replace(c, embeddings=c.embeddings[:, :7]))}, "canaries"),
     ],
 )
 def test_keeps_the_old_tower_when_the_new_one_is_published_wrong(

@@ -11,7 +11,7 @@ import pytest
 from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from tests.serving.harness import Running, failure, fields, query_tower_service
-from tests.worlds import CANARY_COLUMNS, tower, wait_for, write_bundle
+from tests.worlds import GOLDEN_COLUMNS, tower, wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 TYPES = {"age": "floats", "gender": "strings", "device": "ints", "likes": "strings", "watched": "strings"}
@@ -26,9 +26,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, M
         yield service, manifest
 
 
-def canary_query(row: int) -> pb.Query:
+def golden_query(row: int) -> pb.Query:
     query = pb.Query()
-    for name, column in CANARY_COLUMNS.items():
+    for name, column in GOLDEN_COLUMNS.items():
         if (value := column[row]) is not None:
             values = value if isinstance(value, list) else [value]
             target = getattr(query.features[name], TYPES[name])
@@ -54,14 +54,14 @@ def embeddings(response: pb.EmbedQueriesResponse) -> np.ndarray:
 
 def test_answers_as_keras_does_in_the_order_of_the_request(world: tuple[Running, Manifest]) -> None:
     service, manifest = world
-    response = embed(service, *(canary_query(row) for row in (2, 0, 3, 1)))
+    response = embed(service, *(golden_query(row) for row in (2, 0, 3, 1)))
     assert response.model_version == manifest.model_version
-    np.testing.assert_allclose(embeddings(response), tower(1).canary_embeddings[[2, 0, 3, 1]], atol=1e-5)
+    np.testing.assert_allclose(embeddings(response), tower(1).golden_embeddings[[2, 0, 3, 1]], atol=1e-5)
 
 
 def test_one_query_answers_as_in_a_batch(world: tuple[Running, Manifest]) -> None:
-    batch = embeddings(embed(world[0], *(canary_query(row) for row in range(4))))
-    alone = np.concatenate([embeddings(embed(world[0], canary_query(row))) for row in range(4)])
+    batch = embeddings(embed(world[0], *(golden_query(row) for row in range(4))))
+    alone = np.concatenate([embeddings(embed(world[0], golden_query(row))) for row in range(4)])
     np.testing.assert_allclose(alone, batch, atol=1e-6)
 
 
@@ -167,12 +167,12 @@ def test_serves_the_new_model_by_default_and_the_old_one_on_request(store: Bundl
         new = write_bundle(store, seed=2)
         service.wait_for_bundle(new.bundle_version)
         newest, pinned = (
-            embed(service, canary_query(0)),
-            embed(service, canary_query(0), model_version=old.model_version),
+            embed(service, golden_query(0)),
+            embed(service, golden_query(0), model_version=old.model_version),
         )
         assert (newest.model_version, pinned.model_version) == (new.model_version, old.model_version)
-        np.testing.assert_allclose(embeddings(newest), tower(2).canary_embeddings[:1], atol=1e-5)
-        np.testing.assert_allclose(embeddings(pinned), tower(1).canary_embeddings[:1], atol=1e-5)
+        np.testing.assert_allclose(embeddings(newest), tower(2).golden_embeddings[:1], atol=1e-5)
+        np.testing.assert_allclose(embeddings(pinned), tower(1).golden_embeddings[:1], atol=1e-5)
         store.roll_back()
         wait_for(lambda: embed(service, pb.Query()).model_version == old.model_version, "it rolls back")
 

@@ -1,4 +1,4 @@
-"""Real services on free ports, in this process or as one of their own."""
+"""Real services on free ports, in this process or in another one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAST = {"poll_interval_s": 0.02, "retry_after_s": 60.0, "drain_delay_s": 0.0, "p
 
 @dataclass(frozen=True)
 class Running:
-    """A service that runs, and what calls it."""
+    """A running service, and a client of it."""
 
     port: int
     channel: grpc.Channel
@@ -96,7 +96,7 @@ def _running(server: Any, stub: Any, status_request: Any) -> Iterator[Running]:
 def process(
     program: str, store: BundleStore, folder: Path, *flags: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Runs a service as a process of its own; yields it and its port."""
+    """Runs a service in another process; yields the process and its port."""
     port_file, log = folder / f"{program}.port", folder / f"{program}.log"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'clients'}"}
     command = [sys.executable, "-m", program, "--store", str(store.root), "--port", "0", "--port-file", str(port_file)]

@@ -1,4 +1,4 @@
-"""How many cores there are to use."""
+"""Number of cores that a process may use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serving.cores import available_cores, library_threads
         (None, 4),
     ],
 )
-def test_the_quota_of_the_container_counts(
+def test_cpu_quota_of_the_container_limits_the_available_cores(
     quota: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
@@ -31,6 +31,6 @@ def test_the_quota_of_the_container_counts(
     assert available_cores(tmp_path / "cpu.max") == cores
 
 
-def test_workers_share_the_threads_of_numeric_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_of_numeric_libraries_are_divided_among_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.cores.available_cores", lambda: 8)
     assert [library_threads(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]

@@ -1,4 +1,4 @@
-"""Every error has a status, and all but bugs have details."""
+"""The gRPC status and details of every error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXAMPLES: list[tuple[ServiceError, str, str]] = [
 
 
 @pytest.mark.parametrize(("error", "code", "reason"), EXAMPLES)
-def test_status_says_what_the_contract_promises(error: ServiceError, code: str, reason: str) -> None:
+def test_status_has_the_code_and_reason_of_its_error(error: ServiceError, code: str, reason: str) -> None:
     status = status_of(error)
     assert status.code.name == code
     info = error_details_pb2.ErrorInfo()
@@ -36,7 +36,7 @@ def test_status_says_what_the_contract_promises(error: ServiceError, code: str, 
     assert info.reason == reason
 
 
-def test_no_error_is_left_without_an_example() -> None:
+def test_every_error_has_an_example() -> None:
     assert {type(example[0]) for example in EXAMPLES} == set(ServiceError.__subclasses__())
 
 
@@ -45,7 +45,7 @@ def test_drawing_names_every_error() -> None:
         assert kind.__name__ in (errors.__doc__ or "")
 
 
-def test_bug_becomes_internal_without_its_text() -> None:
+def test_unexpected_exception_becomes_internal_without_its_text() -> None:
     status = status_of(KeyError("secret"))
     assert (status.code.name, "secret" in status.details) == ("INTERNAL", False)
 
@@ -67,7 +67,7 @@ LONG = "unknown feature; the model reads " + ", ".join(f"customer_feature_{n:02}
         (errors.UnknownItem("similar_to", [f"item-{n}" for n in range(30)]), "NOT_FOUND", "item-8,item-9"),
     ],
 )
-def test_no_error_is_too_long_for_grpc_to_carry(error: ServiceError, code: str, shown: str) -> None:
+def test_long_errors_are_cut_to_what_grpc_can_send(error: ServiceError, code: str, shown: str) -> None:
     def refuse(request: bytes, context: grpc.ServicerContext) -> bytes:
         context.abort_with_status(status_of(error))
 
@@ -87,7 +87,7 @@ def test_no_error_is_too_long_for_grpc_to_carry(error: ServiceError, code: str, 
     assert shown in status.message
 
 
-def test_of_violations_as_many_are_told_as_fit_and_the_rest_is_counted() -> None:
+def test_lists_the_violations_that_fit_and_counts_the_rest() -> None:
     few = errors.InvalidRequest([("a", "x"), ("b", "y")])
     assert str(few) == "a: x; b: y"
     many = errors.InvalidRequest([("a", "x" * 600)] * 20)

@@ -1,4 +1,4 @@
-"""Health, and what its watchers may do to it."""
+"""The health service, and its watchers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.worlds import wait_for
 STATUS = health_pb2.HealthCheckResponse
 
 
-def test_unknown_service_is_not_found_and_watched_until_it_is_known(store: BundleStore) -> None:
+def test_unknown_service_is_not_found_by_check_and_unknown_to_watch(store: BundleStore) -> None:
     with query_tower_service(store) as service:
         stub = health_pb2_grpc.HealthStub(service.channel)
         with pytest.raises(grpc.RpcError) as caught:
@@ -27,7 +27,7 @@ def test_unknown_service_is_not_found_and_watched_until_it_is_known(store: Bundl
         watcher.cancel()
 
 
-def test_changes_while_watchers_come_and_go_never_hang(store: BundleStore) -> None:
+def test_never_hangs_while_watchers_connect_and_disconnect(store: BundleStore) -> None:
     with query_tower_service(store) as service:
         stub, ended = health_pb2_grpc.HealthStub(service.channel), threading.Event()
 
@@ -46,10 +46,10 @@ def test_changes_while_watchers_come_and_go_never_hang(store: BundleStore) -> No
         for watcher in watchers:
             watcher.join(20)
             assert not watcher.is_alive()
-    # The drain, which ends every watch, came to its end too.
+    # Leaving the context drained the server, which ends every watch.
 
 
-def test_serving_cannot_be_said_while_draining() -> None:
+def test_stays_not_serving_while_draining() -> None:
     health = HealthServicer(("",))
     health.set_serving(True)
     assert wait_for(lambda: health._status == STATUS.SERVING, "it serves")

@@ -1,4 +1,4 @@
-"""The swap policy: single steps, and its rules in every state that can be reached."""
+"""The swap policy: single steps, and its rules in every reachable state."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_loads_the_first_bundle_and_answers_with_it() -> None:
     assert run(*FIRST) == (State(("a",), ("a",)), [Switch("a")])
 
 
-def test_starts_with_the_live_bundle_then_the_one_before() -> None:
+def test_loads_the_live_bundle_first_then_the_previous_one() -> None:
     assert run(PointerChanged(("b", "a")))[1] == [Load("b")]
     assert run(PointerChanged(("b", "a")), LoadFinished("b"))[1] == [Switch("b"), Load("a")]
     assert run(PointerChanged(("b", "a")), LoadFinished("b"), LoadFinished("a")) == (State(("b", "a"), ("b", "a")), [])
 
 
-def test_keeps_the_one_before_open_and_retires_the_one_before_that_after_its_grace() -> None:
+def test_keeps_the_previous_bundle_open_and_drops_the_one_before_after_its_grace_period() -> None:
     state, decisions = run(*THIRD)
     assert state == State(("c", "b"), ("c", "b", "a"), retiring=frozenset("a"))
     assert decisions == [Switch("c"), Retire("a")]
@@ -76,17 +76,17 @@ def test_refused_bundle_is_tried_again_when_due_or_when_the_pointer_changes() ->
     assert run(*refused, PointerChanged(("c", "b")), LoadFinished("c"))[1] == [Switch("c"), Retire("a"), Load("b")]
 
 
-def test_serves_the_one_before_where_the_live_one_is_refused_at_the_start() -> None:
+def test_answers_with_the_previous_bundle_when_the_live_one_is_refused_at_start() -> None:
     state, decisions = run(PointerChanged(("b", "a")), LoadRefused("b"), LoadFinished("a"))
     assert (state.open, decisions) == (("a",), [Switch("a")])
 
 
-def test_load_that_is_no_longer_wanted_is_dropped_unseen() -> None:
+def test_drops_a_loaded_bundle_that_is_no_longer_wanted() -> None:
     state, decisions = run(*FIRST, PointerChanged(("b", "a")), PointerChanged(("d", "c")), LoadFinished("b"))
     assert (state.open, decisions) == (("a",), [Drop("b"), Load("d")])
 
 
-def test_report_of_a_load_that_was_not_asked_for_is_a_bug() -> None:
+def test_raises_when_a_load_that_is_not_running_is_reported() -> None:
     with pytest.raises(ValueError, match="is loading"):
         run(*FIRST, LoadFinished("b"))
 
@@ -98,7 +98,7 @@ def test_unload_first_drops_before_it_loads() -> None:
     assert after == (State(("b", "a"), ("b",)), [Switch("b")])
 
 
-def test_unload_first_falls_back_to_the_one_before_and_stays_there() -> None:
+def test_unload_first_falls_back_to_the_previous_bundle_and_keeps_it() -> None:
     refused = (*FIRST, PointerChanged(("b", "a")), LoadRefused("b"))
     assert run(*refused, unload_first=True)[1] == [Load("a")]
     assert run(*refused, LoadFinished("a"), RetryDue("b"), unload_first=True)[1] == []
@@ -108,7 +108,7 @@ POINTERS = [("a",), ("b", "a"), ("c", "b"), ("b", "c"), ("a", "c"), ("c",)]
 
 
 def possible(state: State) -> list[Event]:
-    """Every event that can happen in a state."""
+    """Returns every event that can happen in a state."""
     events: list[Event] = [PointerChanged(wanted) for wanted in POINTERS if wanted != state.wanted]
     if state.loading:
         events += [LoadFinished(state.loading), LoadRefused(state.loading)]
@@ -151,10 +151,10 @@ def check(before: State, event: Event, after: State, decisions: tuple[Decision, 
         assert before.loading in ("", getattr(event, "version", ""))
         assert loads[0] in set(after.wanted) - set(after.open) - after.refused
     if not unload_first:
-        # Rules 3 and 4: what was open is dropped only after its grace, with the live one open.
+        # Rules 3 and 4: an open bundle is dropped only after its grace period, while the live one is open.
         for version in dropped & set(before.open):
             assert event == GraceElapsed(version)
             assert before.live in before.open
-        # It never gives up while a wanted bundle could still be had.
+        # A wanted bundle that is neither open nor refused is always being loaded.
         assert after.loading or set(after.wanted) <= set(after.open) | after.refused
         assert len(after.open) > 0 or not before.open

@@ -20,17 +20,17 @@ def pool() -> Iterator[CallPool]:
     made.shutdown()
 
 
-def test_runs_so_many_calls_at_once_and_counts_those_in_flight(pool: CallPool) -> None:
+def test_runs_one_call_per_thread_and_counts_calls_in_flight(pool: CallPool) -> None:
     entered, release = threading.Semaphore(0), threading.Event()
 
-    def block(number: int, *, told: list[int]) -> None:
+    def block(number: int, *, answered: list[int]) -> None:
         entered.release()
         assert release.wait(10)
-        told.append(number)
+        answered.append(number)
 
-    told: list[int] = []
+    answered: list[int] = []
     for number in range(3):
-        pool.submit(block, number, told=told)
+        pool.submit(block, number, answered=answered)
     assert entered.acquire(timeout=10)
     assert entered.acquire(timeout=10)
     assert not entered.acquire(timeout=0.05)  # the third has to wait for a thread
@@ -38,24 +38,24 @@ def test_runs_so_many_calls_at_once_and_counts_those_in_flight(pool: CallPool) -
     assert not pool.wait_idle(0.05)
     release.set()
     assert pool.wait_idle(10)
-    assert sorted(told) == [0, 1, 2]
+    assert sorted(answered) == [0, 1, 2]
 
 
-def test_tells_once_that_a_call_has_ended_however_late_it_is_asked_to(pool: CallPool) -> None:
+def test_runs_a_done_callback_even_if_it_is_added_after_the_end(pool: CallPool) -> None:
     release, ended = threading.Event(), threading.Semaphore(0)
-    told: list[Any] = []
+    finished: list[Any] = []
 
     def note(task: Any) -> None:
-        told.append(task)
+        finished.append(task)
         ended.release()
 
     task = pool.submit(release.wait, 10)
     task.add_done_callback(note)
-    assert not told
+    assert not finished
     release.set()
     assert ended.acquire(timeout=10)
     task.add_done_callback(note)
-    assert told == [task, task]
+    assert finished == [task, task]
 
 
 def fail(*_: object) -> None:
@@ -73,28 +73,26 @@ def fail_once_it_has_ended(pool: CallPool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("give", "said"),
+    ("submit", "logged"),
     [
         (fail_in_a_call, "a call failed outside of its handler"),
-        (fail_once_it_has_ended, "what waits for the end of a call failed"),
+        (fail_once_it_has_ended, "a done callback of a call failed"),
     ],
 )
-def test_what_fails_leaves_its_thread_to_others(
-    pool: CallPool, capsys: pytest.CaptureFixture[str], give: Callable[[CallPool], None], said: str
+def test_thread_survives_a_call_or_callback_that_raises(
+    pool: CallPool, capsys: pytest.CaptureFixture[str], submit: Callable[[CallPool], None], logged: str
 ) -> None:
     for _ in range(5):
-        give(pool)
+        submit(pool)
     seen: list[int] = []
     pool.submit(seen.append, 1)
     assert pool.wait_idle(10)
     assert seen == [1]
-    pool.shutdown()  # what waits for the end of a call is told after it is counted
-    assert said in capsys.readouterr().out
+    pool.shutdown()  # done callbacks run after the call is counted
+    assert logged in capsys.readouterr().out
 
 
-def test_a_thread_that_cannot_be_started_is_started_for_the_next_call(
-    pool: CallPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_thread_start_is_repeated_for_the_next_call(pool: CallPool, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -109,50 +107,50 @@ def test_a_thread_that_cannot_be_started_is_started_for_the_next_call(
     assert seen == [2]
 
 
-def test_every_call_it_takes_is_finished_though_it_is_shut_down_meanwhile() -> None:
+def test_finishes_every_accepted_call_when_shut_down_meanwhile() -> None:
     for _ in range(50):
         pool = CallPool(2, Metrics())
         seen: list[int] = []
-        taken = threading.Event()
+        accepted = threading.Event()
 
-        def give(pool: CallPool = pool, seen: list[int] = seen, taken: threading.Event = taken) -> int:
+        def submit(pool: CallPool = pool, seen: list[int] = seen, accepted: threading.Event = accepted) -> int:
             for count in range(1_000_000):
                 try:
                     pool.submit(seen.append, count)
                 except RuntimeError:
                     return count
-                taken.set()
-            raise AssertionError("it was not shut down")
+                accepted.set()
+            raise AssertionError("the pool was not shut down")
 
-        with ThreadPoolExecutor(1) as giver:
-            given = giver.submit(give)
-            assert taken.wait(10)
+        with ThreadPoolExecutor(1) as caller:
+            submitted = caller.submit(submit)
+            assert accepted.wait(10)
             pool.shutdown()
-            assert len(seen) == given.result(10)
+            assert len(seen) == submitted.result(10)
         assert pool.in_flight == 0
 
 
-def test_takes_no_call_once_it_is_shut_down(pool: CallPool) -> None:
+def test_refuses_calls_after_shutdown(pool: CallPool) -> None:
     seen: list[int] = []
     pool.submit(seen.append, 1)
     pool.shutdown()
-    assert seen == [1]  # what it was given before is finished
+    assert seen == [1]  # a call that was accepted before is finished
     with pytest.raises(RuntimeError, match="shut down"):
         pool.submit(seen.append, 2)
     assert pool.in_flight == 0
 
 
 def test_no_call_is_lost_among_many_threads(pool: CallPool) -> None:
-    told: list[int] = []
+    finished: list[int] = []
     ended: list[object] = []
 
-    def give(start: int) -> None:
+    def submit(start: int) -> None:
         for number in range(start, start + 500):
-            pool.submit(told.append, number).add_done_callback(ended.append)
+            pool.submit(finished.append, number).add_done_callback(ended.append)
 
-    with ThreadPoolExecutor(4) as givers:
-        list(givers.map(give, range(0, 2000, 500)))
+    with ThreadPoolExecutor(4) as callers:
+        list(callers.map(submit, range(0, 2000, 500)))
     assert pool.wait_idle(10)
     pool.shutdown()
-    assert sorted(told) == list(range(2000))
+    assert sorted(finished) == list(range(2000))
     assert len(ended) == 2000

@@ -1,4 +1,4 @@
-"""The programs as processes of their own: settings, signals, what they load."""
+"""The programs as processes: settings, signals, loaded libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*arguments: str, program: str = "query_tower_service", **environment: st
 
 
 @pytest.mark.parametrize("program", ["query_tower_service", "ann_service"])
-def test_help_teaches_every_setting(program: str) -> None:
+def test_help_lists_settings_and_environment_variables(program: str) -> None:
     done = run("--help", program=program)
     assert done.returncode == 0
     for name in ("--store", "--port", "--tls-certificate", "--poll-interval-s", "--unload-first", "--config"):
@@ -35,7 +35,7 @@ def test_help_teaches_every_setting(program: str) -> None:
     assert "Folder of the bundle store" in done.stdout
 
 
-def test_bad_settings_end_it_with_two_and_a_reason(tmp_path: Path) -> None:
+def test_unusable_settings_end_the_process_with_a_reason(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('store = "x"\ncolour = "red"\n')
     for done, reason in (
@@ -52,7 +52,7 @@ def test_bad_settings_end_it_with_two_and_a_reason(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_flags_go_before_environment_before_file(store: BundleStore, tmp_path: Path) -> None:
+def test_flag_overrides_environment_which_overrides_file(store: BundleStore, tmp_path: Path) -> None:
     write_bundle(store)
     config = tmp_path / "config.toml"
     config.write_text("threads = 3\nmax_in_flight = 3\nmax_batch_size = 3\ndrain_delay_s = 0.0\n")
@@ -69,7 +69,7 @@ def test_flags_go_before_environment_before_file(store: BundleStore, tmp_path: P
     assert settings["max_k"] == 1000
 
 
-def test_finishes_what_is_in_flight_when_told_to_stop(store: BundleStore, tmp_path: Path) -> None:
+def test_finishes_calls_in_flight_after_sigterm(store: BundleStore, tmp_path: Path) -> None:
     manifest = write_bundle(store, item_count=4000)
     flags = ("--poll-interval-s", "0.02", "--drain-delay-s", "0.2")
     with (
@@ -90,7 +90,7 @@ def test_finishes_what_is_in_flight_when_told_to_stop(store: BundleStore, tmp_pa
     assert events[-2:] == ["draining", "stopped"]
 
 
-def test_second_signal_ends_it_at_once(store: BundleStore, tmp_path: Path) -> None:
+def test_second_signal_ends_the_process_at_once(store: BundleStore, tmp_path: Path) -> None:
     log = tmp_path / "query_tower_service.log"
     with process("query_tower_service", store, tmp_path, "--drain-delay-s", "600") as (child, _):
         child.send_signal(signal.SIGINT)
@@ -133,7 +133,7 @@ def test_neither_service_loads_tensorflow_and_both_stay_small(store: BundleStore
 
 
 @pytest.mark.parametrize("program", ["query_tower_service", "ann_service"])
-def test_grpc_is_told_how_to_read_sockets_before_it_is_loaded(program: str) -> None:
+def test_sets_grpc_experiments_before_grpc_is_imported(program: str) -> None:
     # A finder sees each module that is about to be loaded.
     script = f"""
 import os, sys

@@ -1,4 +1,4 @@
-"""The server around a service: credentials, limits, deadlines, errors, health, reflection, metrics."""
+"""The server of a service: credentials, limits, deadlines, errors, health, reflection, metrics."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def filled(store: BundleStore) -> BundleStore:
     return store
 
 
-def is_open(service: Running) -> None:
+def wait_until_serving(service: Running) -> None:
     wait_for(lambda: service.health() == "SERVING", "it serves")
 
 
 class Blocked:
-    """Keeps towers from answering until told."""
+    """Blocks every query tower until `release` is set; `entered` counts the blocked calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.release = threading.Semaphore(0), threading.Event()
@@ -50,10 +50,10 @@ class Blocked:
         monkeypatch.setattr(QueryTower, "embed", blocked)
 
 
-def test_token_is_required_but_for_health(filled: BundleStore, tmp_path: Path) -> None:
+def test_token_is_required_except_for_health(filled: BundleStore, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with query_tower_service(filled, token_file=tmp_path / "token") as service:
-        is_open(service)
+        wait_until_serving(service)
         for wrong in (None, [("authorization", "Bearer wrong")], [("authorization", "s3cret")]):
             code, message, _ = failure(service.stub.EmbedQueries, REQUEST, metadata=wrong)
             assert code == "UNAUTHENTICATED"
@@ -63,26 +63,26 @@ def test_token_is_required_but_for_health(filled: BundleStore, tmp_path: Path) -
         right = [("authorization", "Bearer s3cret")]
         assert len(service.stub.EmbedQueries(REQUEST, metadata=right, timeout=10).embeddings) == 1
         reflection = reflection_pb2_grpc.ServerReflectionStub(service.channel)
-        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         with pytest.raises(grpc.RpcError) as caught:
-            list(reflection.ServerReflectionInfo(asked, timeout=10))
+            list(reflection.ServerReflectionInfo(requests, timeout=10))
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_one_call_too_many_is_refused_at_once_while_health_answers(
+def test_refuses_calls_beyond_the_limit_while_health_answers(
     filled: BundleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with query_tower_service(filled, threads=1, max_in_flight=2) as service:
-        is_open(service)
+        wait_until_serving(service)
         blocked = Blocked(monkeypatch)
         first, second = (service.stub.EmbedQueries.future(REQUEST, timeout=20) for _ in range(2))
         assert blocked.entered.acquire(timeout=10)
-        # The second one waits for the only thread; a third is turned away, whoever arrives first.
+        # The second call waits for the only thread; a third is refused, whichever arrives first.
         wait_for(lambda: overloaded(service), "a call is refused")
         assert service.health() == "SERVING"
         blocked.release.set()
         assert len(first.result(20).embeddings) == len(second.result(20).embeddings) == 1
-        wait_for(lambda: not overloaded(service), "there is room again")
+        wait_for(lambda: not overloaded(service), "calls are accepted again")
 
 
 def overloaded(service: Running) -> bool:
@@ -96,11 +96,11 @@ def overloaded(service: Running) -> bool:
     return False
 
 
-def test_call_whose_deadline_passed_while_it_waited_is_not_answered(
+def test_call_whose_deadline_passed_in_the_queue_is_not_run(
     filled: BundleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with query_tower_service(filled, threads=1) as service:
-        is_open(service)
+        wait_until_serving(service)
         blocked = Blocked(monkeypatch)
         first = service.stub.EmbedQueries.future(REQUEST, timeout=20)
         assert blocked.entered.acquire(timeout=10)
@@ -109,16 +109,16 @@ def test_call_whose_deadline_passed_while_it_waited_is_not_answered(
         blocked.release.set()
         assert first.result(20)
         assert service.stub.EmbedQueries(REQUEST, timeout=10)
-        # The first and the last call reached the tower, the one in between did not.
+        # The first and the last call reached the tower, the second did not.
         assert blocked.entered.acquire(timeout=10)
         assert not blocked.entered.acquire(blocking=False)
 
 
-def test_bug_is_internal_and_tells_nothing(
+def test_unexpected_exception_is_logged_and_hidden_from_the_caller(
     filled: BundleStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with query_tower_service(filled) as service:
-        is_open(service)
+        wait_until_serving(service)
         monkeypatch.setattr(QueryTower, "embed", lambda *_: {}["inner secret"])
         code, message, _ = failure(service.stub.EmbedQueries, REQUEST)
         assert (code, "secret" in message) == ("INTERNAL", False)
@@ -126,9 +126,9 @@ def test_bug_is_internal_and_tells_nothing(
     assert "KeyError" in logged.out + logged.err
 
 
-def test_idle_streams_of_watchers_take_no_thread_from_callers(filled: BundleStore) -> None:
+def test_idle_streams_occupy_no_thread_of_the_call_pool(filled: BundleStore) -> None:
     with query_tower_service(filled, threads=1) as service:
-        is_open(service)
+        wait_until_serving(service)
         release = threading.Event()
 
         def hold_open() -> Any:
@@ -154,9 +154,9 @@ def test_idle_streams_of_watchers_take_no_thread_from_callers(filled: BundleStor
         stream.cancel()
 
 
-def test_health_follows_the_drain(filled: BundleStore) -> None:
+def test_health_is_not_serving_during_the_drain(filled: BundleStore) -> None:
     with query_tower_service(filled) as service:
-        is_open(service)
+        wait_until_serving(service)
         watcher = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
         assert next(watcher).status == health_pb2.HealthCheckResponse.SERVING
         statuses: list[int] = []
@@ -166,7 +166,7 @@ def test_health_follows_the_drain(filled: BundleStore) -> None:
     assert statuses == [health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
-def test_port_that_is_taken_is_refused(filled: BundleStore) -> None:
+def test_refuses_to_listen_on_a_port_in_use(filled: BundleStore) -> None:
     with (
         query_tower_service(filled) as service,
         pytest.raises(ValueError, match="cannot listen"),
@@ -175,7 +175,7 @@ def test_port_that_is_taken_is_refused(filled: BundleStore) -> None:
         raise AssertionError("two servers listen on one port")
 
 
-def test_tls_serves_those_who_trust_it(filled: BundleStore, tmp_path: Path) -> None:
+def test_answers_over_tls_and_not_in_plain_text(filled: BundleStore, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
@@ -192,18 +192,18 @@ def test_tls_serves_those_who_trust_it(filled: BundleStore, tmp_path: Path) -> N
             assert len(stub.EmbedQueries(REQUEST, timeout=10).embeddings) == 1
 
 
-def test_request_that_is_too_large_is_refused(filled: BundleStore) -> None:
+def test_refuses_a_request_that_is_too_large(filled: BundleStore) -> None:
     with query_tower_service(filled, max_request_bytes=2048) as service:
-        is_open(service)
+        wait_until_serving(service)
         query = pb.Query()
         query.features["watched"].strings.values.extend(["i1"] * 1000)
         code, _, _ = failure(service.stub.EmbedQueries, pb.EmbedQueriesRequest(queries=[query]))
         assert code == "RESOURCE_EXHAUSTED"
 
 
-def test_many_callers_at_once_each_get_their_own_answer(filled: BundleStore) -> None:
+def test_concurrent_callers_get_their_own_answers(filled: BundleStore) -> None:
     with query_tower_service(filled, threads=4) as service:
-        is_open(service)
+        wait_until_serving(service)
 
         def embed(age: int) -> tuple[float, ...]:
             query = pb.Query()
@@ -231,7 +231,7 @@ def test_metrics_count_calls_by_code(filled: BundleStore, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Metrics, "serve", on_a_free_port)
     with query_tower_service(filled, metrics_port=1) as service:
-        is_open(service)
+        wait_until_serving(service)
         service.stub.EmbedQueries(REQUEST, timeout=10)
         failure(service.stub.EmbedQueries, pb.EmbedQueriesRequest())
         with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=10) as response:
@@ -256,12 +256,12 @@ def test_metrics_count_calls_by_code(filled: BundleStore, monkeypatch: pytest.Mo
         ({"log_level": "loud"}, "expected one of debug"),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_refuses_unusable_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         QueryTowerConfig(store=Path("store"), **settings)
 
 
-def test_exposed_address_is_allowed_when_said_or_secured() -> None:
+def test_allows_an_exposed_address_with_insecure_or_with_tls_and_token() -> None:
     QueryTowerConfig(store=Path("s"), host="0.0.0.0", insecure=True)
     tls = {"tls_certificate": Path("c"), "tls_key": Path("k"), "token_file": Path("t")}
     QueryTowerConfig(store=Path("s"), host="::", **tls)
@@ -270,7 +270,7 @@ def test_exposed_address_is_allowed_when_said_or_secured() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "schlüssel"])
-def test_unusable_token_file_is_refused(store: BundleStore, tmp_path: Path, content: str | None) -> None:
+def test_refuses_an_unusable_token_file(store: BundleStore, tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "token").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="token_file"), query_tower_service(store, token_file=tmp_path / "token"):

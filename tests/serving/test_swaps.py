@@ -1,4 +1,4 @@
-"""Both services while bundles are swapped under load: nothing fails, nothing is mixed, nothing is left behind."""
+"""Swaps under load in both services: no request fails or mixes bundles, and old bundles are freed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def maps(name: str) -> int:
     return sum(1 for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(name))
 
 
-def test_nothing_fails_or_is_mixed_while_bundles_swap(store: BundleStore) -> None:
+def test_no_request_fails_or_mixes_bundles_during_swaps(store: BundleStore) -> None:
     first = write_bundle(store)
     expected = {first.bundle_version: unit_vectors(300, 1)}
     with query_tower_service(store, retire_after_s=0.5) as tower, ann_service(store, retire_after_s=0.5) as catalogue:
@@ -34,11 +34,13 @@ def test_nothing_fails_or_is_mixed_while_bundles_swap(store: BundleStore) -> Non
                 expected[version] = vectors
                 store.promote(version)
             for service in (tower, catalogue):
-                wait_for(lambda service=service, version=version: live(service) == version, f"{version} answers")
+                wait_for(
+                    lambda service=service, version=version: answering_bundle(service) == version, f"{version} answers"
+                )
             reached = [caller.answered + 3 for caller in callers]
             wait_for(
                 lambda reached=reached: all(c.wrong or c.answered >= r for c, r in zip(callers, reached, strict=True)),
-                "callers go on",
+                "callers get further answers",
             )
         for caller in callers:
             caller.ended.set()
@@ -47,13 +49,13 @@ def test_nothing_fails_or_is_mixed_while_bundles_swap(store: BundleStore) -> Non
         assert [caller.wrong for caller in callers] == [[], [], []]
         wait_for(lambda: len(catalogue.status().bundles) == 2 == len(tower.status().models), "the old ones are dropped")
         gc.collect()
-        # Each bundle maps these once, and two are open.
+        # Each open bundle maps its files once, and two bundles are open.
         assert maps("/index.ann") <= 2
         assert maps("/vectors.npy") <= 2
-        assert maps("/query_tower.tflite") <= 2 * 2  # one for each thread that answers
+        assert maps("/query_tower.tflite") <= 2 * 2  # one for each thread of the call pool
 
 
-def live(service: Running) -> str:
+def answering_bundle(service: Running) -> str:
     status = service.status()
     open_ = status.bundles if hasattr(status, "bundles") else status.models
     return open_[0].bundle_version if open_ and not status.loading_bundle_version else ""

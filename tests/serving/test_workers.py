@@ -1,4 +1,4 @@
-"""Several worker processes on one port: start, death, swap, drain, and what they refuse to share."""
+"""Several worker processes on one port: start, death, swap, drain, and ports in use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def workers_of(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 @contextmanager
 def traffic(callers: list[Caller]) -> Iterator[None]:
-    """Lets callers run, and fails where one got a wrong answer or none."""
+    """Runs callers, and fails if one got a wrong answer or an error."""
     for caller in callers:
         caller.start()
     try:
@@ -52,12 +52,15 @@ def traffic(callers: list[Caller]) -> Iterator[None]:
     assert [caller.wrong for caller in callers] == [[] for _ in callers]
 
 
-def go_on(callers: list[Caller], answers: int = 20) -> None:
+def wait_for_answers(callers: list[Caller], answers: int = 20) -> None:
     reached = [caller.answered + answers for caller in callers]
-    wait_for(lambda: all(c.wrong or c.answered >= r for c, r in zip(callers, reached, strict=True)), "callers go on")
+    wait_for(
+        lambda: all(c.wrong or c.answered >= r for c, r in zip(callers, reached, strict=True)),
+        "callers get further answers",
+    )
 
 
-def test_nothing_fails_or_is_mixed_while_two_workers_each_swap_by_themselves(
+def test_no_request_fails_or_mixes_bundles_while_two_workers_swap_independently(
     store: BundleStore, tmp_path: Path
 ) -> None:
     first = write_bundle(store)
@@ -68,16 +71,16 @@ def test_nothing_fails_or_is_mixed_while_two_workers_each_swap_by_themselves(
     ):
         callers = [Caller(tower_port, ann_port, expected, connections=4) for _ in range(3)]
         with traffic(callers):
-            go_on(callers)
+            wait_for_answers(callers)
             for number in range(2, 8):
                 expected_vectors = unit_vectors(300, number)
                 manifest = write_bundle(store, seed=1 + number % 2, catalogue_seed=number, promote=False)
                 expected[manifest.bundle_version] = expected_vectors
                 store.promote(manifest.bundle_version)
-                go_on(callers)
+                wait_for_answers(callers)
 
 
-def test_a_worker_that_is_killed_costs_no_answer_and_is_started_again(store: BundleStore, tmp_path: Path) -> None:
+def test_killed_worker_loses_no_request_and_is_started_again(store: BundleStore, tmp_path: Path) -> None:
     manifest = write_bundle(store)
     with (
         process("query_tower_service", store, tmp_path, *FLAGS) as (tower, tower_port),
@@ -88,7 +91,7 @@ def test_a_worker_that_is_killed_costs_no_answer_and_is_started_again(store: Bun
             for _ in range(2)
         ]
         with traffic(callers):
-            go_on(callers)
+            wait_for_answers(callers)
             for parent in (tower, ann):
                 victim, other = workers_of(parent)
                 victim.kill()
@@ -97,16 +100,14 @@ def test_a_worker_that_is_killed_costs_no_answer_and_is_started_again(store: Bun
                     "a second worker runs again",
                 )
                 assert other.is_running()
-                go_on(callers)
+                wait_for_answers(callers)
     ended = [line for line in read_log(tmp_path / "ann_service.log") if line["event"] == "worker ended"]
     assert [(line["exit_code"], line["starts_again_in_s"]) for line in ended] == [(-9, 0.1)]
 
 
-def test_all_workers_finish_what_is_in_flight_when_the_parent_is_told_to_stop(
-    store: BundleStore, tmp_path: Path
-) -> None:
+def test_all_workers_finish_calls_in_flight_after_sigterm_to_the_parent(store: BundleStore, tmp_path: Path) -> None:
     manifest = write_bundle(store, item_count=4000)
-    flags = (*FLAGS[:-1], "0.5")  # in which what was sent arrives
+    flags = (*FLAGS[:-1], "0.5")  # time for the sent requests to arrive
     with process("ann_service", store, tmp_path, *flags) as (parent, port):
         search = ann_service_pb2.Search(embedding=ann_service_pb2.Embedding(values=[1.0] * 8), k=1000, exact=True)
         request = ann_service_pb2.SearchItemsRequest(model_version=manifest.model_version, searches=[search] * 300)
@@ -129,21 +130,23 @@ def test_all_workers_finish_what_is_in_flight_when_the_parent_is_told_to_stop(
     assert stopped[-1]["exit_code"] == 0
 
 
-def test_pinned_workers_keep_to_a_core_each_but_for_what_loads(store: BundleStore, tmp_path: Path) -> None:
+def test_pinned_workers_use_one_core_each_except_to_load_bundles(store: BundleStore, tmp_path: Path) -> None:
     allowed = os.sched_getaffinity(0)
     with process("ann_service", store, tmp_path, *FLAGS, "--pin") as (parent, _):
-        found: list[set[int]] = []
+        pinned_to: list[set[int]] = []
         for worker in workers_of(parent):
             threads = [os.sched_getaffinity(thread.id) for thread in worker.threads()]
-            assert all(len(cores) == 1 or cores == allowed for cores in threads)  # all: it loads
+            assert all(len(cores) == 1 or cores == allowed for cores in threads)  # all cores: a thread that loads
             assert sum(len(cores) == 1 for cores in threads) > len(threads) / 2
-            found.append(os.sched_getaffinity(worker.pid))
+            pinned_to.append(os.sched_getaffinity(worker.pid))
         assert os.sched_getaffinity(parent.pid) == allowed
-    assert [len(cores) for cores in found] == [1, 1]
-    assert len(set.union(*found)) == min(2, len(allowed))
+    assert [len(cores) for cores in pinned_to] == [1, 1]
+    assert len(set.union(*pinned_to)) == min(2, len(allowed))
 
 
-def test_workers_are_pinned_where_each_core_has_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_workers_are_pinned_by_default_only_if_the_quota_covers_all_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     settings: dict[str, Any]
     for settings, seen, pins in (
         ({"workers": "auto"}, 4, True),
@@ -158,13 +161,13 @@ def test_workers_are_pinned_where_each_core_has_one(monkeypatch: pytest.MonkeyPa
         config = ServerConfig(store=tmp_path, **settings)
         assert (config.pins, config.for_worker(1, 4711).pins) == (pins, pins)
     monkeypatch.setattr("serving.config.available_cores", lambda: 1)
-    # One configuration serves machines of all sizes, the smallest too.
+    # One configuration works on machines of every size, also on one core.
     assert not ServerConfig(store=tmp_path, workers="auto", pin=True).pins
     with pytest.raises(ValueError, match="pin needs several workers"):
         ServerConfig(store=tmp_path, pin=True)
 
 
-def test_a_second_signal_ends_all_at_once(store: BundleStore, tmp_path: Path) -> None:
+def test_second_signal_ends_all_workers_at_once(store: BundleStore, tmp_path: Path) -> None:
     log = tmp_path / "ann_service.log"
     with process("ann_service", store, tmp_path, "--workers", "2", "--drain-delay-s", "600") as (parent, _):
         workers = workers_of(parent)
@@ -175,7 +178,7 @@ def test_a_second_signal_ends_all_at_once(store: BundleStore, tmp_path: Path) ->
         assert not [worker for worker in workers if worker.is_running()]
 
 
-def test_no_worker_outlives_a_parent_that_is_killed(store: BundleStore, tmp_path: Path) -> None:
+def test_workers_end_when_the_parent_is_killed(store: BundleStore, tmp_path: Path) -> None:
     with process("ann_service", store, tmp_path, *FLAGS) as (parent, _):
         workers = workers_of(parent)
         assert len(workers) == 2
@@ -186,7 +189,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(store: BundleStore, tmp_path
 
 
 @pytest.mark.parametrize("shares", [0, 1])
-def test_a_port_where_another_listens_is_refused_even_if_it_would_share(tmp_path: Path, shares: int) -> None:
+def test_refuses_a_port_in_use_even_if_its_owner_shares_it(tmp_path: Path, shares: int) -> None:
     with socket.socket() as stranger:
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
         stranger.bind(("127.0.0.1", 0))
@@ -198,7 +201,7 @@ def test_a_port_where_another_listens_is_refused_even_if_it_would_share(tmp_path
     assert "choose another --port" in done.stderr
 
 
-def test_two_parents_cannot_have_one_port(store: BundleStore, tmp_path: Path) -> None:
+def test_two_parents_cannot_use_one_port(store: BundleStore, tmp_path: Path) -> None:
     with process("ann_service", store, tmp_path, *FLAGS) as (_, port):
         with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1:{port}"):
             reserve_port("127.0.0.1", port)
@@ -207,7 +210,7 @@ def test_two_parents_cannot_have_one_port(store: BundleStore, tmp_path: Path) ->
     assert "cannot listen" in done.stderr
 
 
-def test_settings_that_no_worker_can_use_end_the_parent_with_two(tmp_path: Path) -> None:
+def test_parent_exits_with_two_if_no_worker_can_use_its_settings(tmp_path: Path) -> None:
     absent = tmp_path / "absent"
     done = run("--store", str(tmp_path), "--workers", "2", "--port", "0", "--token-file", str(absent))
     assert done.returncode == 2
@@ -215,7 +218,7 @@ def test_settings_that_no_worker_can_use_end_the_parent_with_two(tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-def test_a_worker_that_keeps_ending_is_started_ever_more_rarely(tmp_path: Path) -> None:
+def test_pause_doubles_while_a_worker_keeps_ending(tmp_path: Path) -> None:
     config = ServerConfig(store=tmp_path, workers=1)
     wakes, signals = socket.socketpair()
     with wakes, signals, structlog.testing.capture_logs() as logs:
@@ -229,7 +232,7 @@ def test_a_worker_that_keeps_ending_is_started_ever_more_rarely(tmp_path: Path) 
 
         stopper = threading.Thread(target=stop)
         stopper.start()
-        # It ends by itself, as a program does that crashes; told to stop meanwhile, the parent has nothing to wait for.
+        # The program ends by itself, like one that crashes; no worker runs when the signal comes: the exit code is 0.
         assert Workers([sys.executable, "-c", "raise SystemExit(3)"], config).run(wakes) == 0
         stopper.join()
     assert pauses() == [0.1, 0.2, 0.4, 0.8]
@@ -245,7 +248,7 @@ def test_each_worker_has_its_own_metrics_port_and_query_log(tmp_path: Path) -> N
     assert decode_settings(encode_settings(second), QueryTowerConfig) == second
 
 
-def test_workers_out_of_range_are_refused(tmp_path: Path) -> None:
+def test_refuses_worker_counts_out_of_range(tmp_path: Path) -> None:
     settings: dict[str, Any]
     for settings, reason in (
         ({"workers": 0}, "workers is 0, expected 1 to 256"),
@@ -255,7 +258,7 @@ def test_workers_out_of_range_are_refused(tmp_path: Path) -> None:
             ServerConfig(store=tmp_path, **settings)
 
 
-def test_the_number_of_a_worker_is_no_setting(tmp_path: Path) -> None:
+def test_worker_number_is_not_a_setting(tmp_path: Path) -> None:
     assert run("--store", str(tmp_path), "--worker", "1").returncode != 0
     done = run("--store", str(tmp_path), QUERY_TOWER_SERVICE_WORKER="1")
     assert (done.returncode, "no setting is named QUERY_TOWER_SERVICE_WORKER" in done.stderr) == (2, True)

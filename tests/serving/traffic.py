@@ -1,4 +1,4 @@
-"""Callers that judge what they get."""
+"""Callers that check the answers they get."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from two_tower_client.query_tower import QueryTowerClient
 
 
 class Caller(threading.Thread):
-    """Retrieves in a loop by the client's protocol, and checks each answer against its own bundle."""
+    """Retrieves in a loop with the client's protocol, and checks each answer against the bundle that it names."""
 
     def __init__(
         self, tower_port: int, catalogue_port: int, expected: dict[str, np.ndarray], connections: int = 1
@@ -33,12 +33,12 @@ class Caller(threading.Thread):
         ):
             while not self.ended.is_set():
                 try:
-                    self._ask(tower, catalogue)
+                    self._retrieve(tower, catalogue)
                 except Exception as error:
                     self.wrong.append(error)
                     return
 
-    def _ask(self, tower: QueryTowerClient, catalogue: AnnClient) -> None:
+    def _retrieve(self, tower: QueryTowerClient, catalogue: AnnClient) -> None:
         steps = exchange(self._pin)
         step = next(steps)
         while True:
@@ -58,7 +58,7 @@ class Caller(threading.Thread):
                 self._pin = done.value
                 break
         scores = self._expected[searched.bundle_version] @ np.array(embedded.vectors[0], np.float32)
-        found = [int(item[1:]) for item in searched.retrievals[0].item_ids]
-        if found != np.argsort(-scores)[:5].tolist() or searched.model_version != embedded.model_version:
+        hits = [int(item[1:]) for item in searched.retrievals[0].item_ids]
+        if hits != np.argsort(-scores)[:5].tolist() or searched.model_version != embedded.model_version:
             self.wrong.append(searched)
         self.answered += 1

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from annoy import AnnoyIndex
 
-from bundle.canaries import Canaries
+from bundle.canaries import GoldenQueries
 from bundle.errors import BundleRefused, StoreError
 from bundle.items import ItemTable
-from bundle.manifest import CANARIES, INDEX, ITEM_TOWER, ITEMS, MANIFEST, VECTORS, VOCABULARIES, GateResult
+from bundle.manifest import GOLDEN_QUERIES, INDEX, ITEM_TOWER, ITEMS, MANIFEST, VECTORS, VOCABULARIES, GateResult
 from bundle.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer import fresh_items, index
@@ -97,10 +97,10 @@ def test_new_changed_and_withdrawn_items(shop_store: BundleStore, tmp_path: Path
     built.load(str(shop_store.path(version) / INDEX))
     assert built.get_n_items() == 38
     np.testing.assert_array_equal(built.get_item_vector(row), vectors[row])
-    canaries, old = (Canaries.read(shop_store.path(v) / CANARIES) for v in (version, base))
-    np.testing.assert_array_equal(canaries.embeddings, old.embeddings)
-    scores = canaries.embeddings @ vectors.T
-    assert [top[0] for top in canaries.top_items] == [items.ids[r] for r in scores.argmax(axis=1)]
+    golden_queries, old = (GoldenQueries.read(shop_store.path(v) / GOLDEN_QUERIES) for v in (version, base))
+    np.testing.assert_array_equal(golden_queries.embeddings, old.embeddings)
+    scores = golden_queries.embeddings @ vectors.T
+    assert [top[0] for top in golden_queries.top_items] == [items.ids[r] for r in scores.argmax(axis=1)]
     report = json.loads((shop_store.path(version) / "evaluation.json").read_text())
     assert "1 items were added, 1 changed and 3 removed" in report["note"]
     assert report["gates"]["ann_recall"]["figure"] == manifest.index.recall_at_100

@@ -78,7 +78,7 @@ def test_publisher_killed_at_any_step_leaves_a_store_that_works(shop_store: Bund
         assert now == pointer or now.previous[0] == pointer.version
         published += now != pointer
         steps += 1
-    # Folders, copies, vectors, items, canaries, evaluation, manifest, and the renames of bundle and LIVE.
+    # Folders, copies, vectors, items, golden queries, evaluation, manifest, and the renames of bundle and LIVE.
     assert steps > 15
     assert now.previous[0] == pointer.version
     assert _withdraw(root, "p39") == shop_store.live().version
