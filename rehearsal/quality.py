@@ -23,6 +23,7 @@ from rehearsal import search_quality
 from trainer import console, recipes, sources
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
+from trainer.rich_progress import RichProgress
 
 if TYPE_CHECKING:
     from trainer.evaluation import Evaluation
@@ -95,27 +96,35 @@ def main() -> int:
         if arguments.data is None:
             parser.error(f"{recipe.name} needs --data (make: DATA=), the folder of the catalogue.\n{recipe.origin}")
         return search_quality.measure(recipe, arguments.recipe, arguments.data, arguments.seeds, arguments.json)
-    folder = sources.data_folder(recipe, arguments.recipe, arguments.data)
+    progress = RichProgress()
+    folder = sources.data_folder(recipe, arguments.recipe, arguments.data, progress=progress)
     dataset, parts = sources.read(recipe, folder)
+    console.print_data(recipe, dataset, parts)
     protocols = [Protocol(recipe.split.repeats, {})]
     if arguments.both:
         protocols.append(Protocol(not recipe.split.repeats, {}))
     if not arguments.no_baselines:
         for protocol in protocols:
-            with console.working("fitting baselines") as progress:
-                others, notes = fit_all(
-                    parts, len(dataset.user_ids), len(dataset.items.ids), repeats=protocol.repeats, progress=progress
-                )
+            others, notes = fit_all(
+                parts, len(dataset.user_ids), len(dataset.items.ids), repeats=protocol.repeats, progress=progress
+            )
             protocol.others.update(others)
             for note in notes:
-                console.console.print(f"note: {note}")
+                progress.note(f"note: {note}")
     seconds: list[float] = []
     for seed in range(1, arguments.seeds + 1):
         seeded = dataclasses.replace(recipe, seed=seed)
         with tempfile.TemporaryDirectory(prefix="two-tower-quality-") as run_folder:
             fit_began = time.monotonic()
             run = fit_and_choose(
-                seeded, folder, dataset, parts, Path(run_folder), resume=False, refit_only=arguments.refit_only
+                seeded,
+                folder,
+                dataset,
+                parts,
+                Path(run_folder),
+                resume=False,
+                refit_only=arguments.refit_only,
+                progress=progress,
             )
             seconds.append(time.monotonic() - fit_began)
         for protocol in protocols:

@@ -22,6 +22,7 @@ from trainer.data import Dataset
 from trainer.evaluation import evaluate_test
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
+from trainer.rich_progress import RichProgress
 
 _TEXT = {"kind": "text", "checkpoint": "minilm", "mode": "frozen", "max_tokens": 32}
 _METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr")
@@ -46,7 +47,9 @@ def main() -> int:
     for seed in range(1, arguments.seeds + 1):
         with tempfile.TemporaryDirectory(prefix="two-tower-query-and-user-") as run_folder:
             seeded = dataclasses.replace(recipe, seed=seed)
-            run = fit_and_choose(seeded, folder, dataset, parts, Path(run_folder), resume=False)
+            run = fit_and_choose(
+                seeded, folder, dataset, parts, Path(run_folder), resume=False, progress=RichProgress()
+            )
         found = evaluate_test(seeded, dataset, run.schemas, run.towers, parts, refitted=recipe.training.refit)
         rows.append({sent: np.array([of[name] for name in _METRICS]) for sent, of in found.inputs.items()})
     means = {sent: np.mean([row[sent] for row in rows], axis=0) for sent in rows[0]}

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer import sources
+from trainer import console, sources
 from trainer.recipe import Recipe
+from trainer.rich_progress import RichProgress
 from trainer.search_commands import print_search
 
 GRADED = "queries_dev.csv"
@@ -41,16 +42,18 @@ def measure(recipe: Recipe, name: str, data: Path, seeds: int, out: Path | None)
     from trainer.text.search_evaluation import BM25, FROZEN, MODEL, evaluate_search
 
     queries = graded.read(data / GRADED, None)
-    folder = sources.data_folder(recipe, name, data)
+    progress = RichProgress()
+    folder = sources.data_folder(recipe, name, data, progress=progress)
     dataset, parts = sources.read(recipe, folder)
+    console.print_data(recipe, dataset, parts)
     found, seconds = [], []
     for seed in range(1, seeds + 1):
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="two-tower-quality-") as run_folder:
             seeded = dataclasses.replace(recipe, seed=seed)
-            run = fit_and_choose(seeded, folder, dataset, parts, Path(run_folder), resume=False)
+            run = fit_and_choose(seeded, folder, dataset, parts, Path(run_folder), resume=False, progress=progress)
         seconds.append(time.monotonic() - began)
-        found.append(evaluate_search(run, dataset, queries))
+        found.append(evaluate_search(run, dataset, queries, progress))
         print_search(found[-1], f"{recipe.name}, seed {seed}: {found[-1].query_count} graded queries")
     names = list(found[0].metrics[MODEL])
     print(f"\n{recipe.name}, mean of {seeds} seeds\n\n| method | {' | '.join(names)} |\n|---|{'---|' * len(names)}")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from trainer import data, recipes, schema, sources
+from trainer import console, data, recipes, schema, sources
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
 
@@ -62,6 +62,7 @@ def run(recipe: Recipe, folder: Path, memory: Memory, *, train: bool) -> None:
 
     began = time.perf_counter()
     dataset, parts = sources.read(recipe, folder)
+    console.print_data(recipe, dataset, parts)
     print(f"read, split and summarised in {time.perf_counter() - began:.0f} s, most {memory.most / _MIB:,.0f} MiB")
     if not train:
         return

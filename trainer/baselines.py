@@ -17,6 +17,7 @@ from trainer.baseline_methods import (
     repeat_frequency,
 )
 from trainer.metrics import HeldOut, Scorer, evaluate
+from trainer.progress import SILENT, Progress
 from trainer.splits import Parts, of_drawn_users
 
 _DENSE_ITEMS = 20_000
@@ -76,7 +77,7 @@ def fit_all(
     item_count: int,
     *,
     repeats: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> tuple[dict[str, Scorer], list[str]]:
     """Returns every method by name, fitted on training and validation with what was best on validation; and notes.
 
@@ -85,7 +86,7 @@ def fit_all(
         user_count: of the data set.
         item_count: size of the catalogue.
         repeats: whether known items are ranked too.
-        progress: told what is done now.
+        progress: what it reports to.
     """
     notes: list[str] = []
     before = Known(parts.train, user_count, item_count)
@@ -104,19 +105,20 @@ def fit_all(
             )
         elif repeats or not baseline.counts_repeats:
             names.append(name)
-    chosen = _choose(names, before, _validation(parts, item_count, repeats=repeats), progress)
     scorers: dict[str, Scorer] = {}
-    for name in names:
-        progress(name)
-        scorers[name] = BASELINES[name].fit(known, **chosen[name])
-        if chosen[name]:
-            notes.append(f"{name}: {', '.join(_shown(chosen[name]))}, chosen on validation")
+    with progress.working("fitting baselines") as tell:
+        chosen = _choose(names, before, _validation(parts, item_count, repeats=repeats), tell)
+        for name in names:
+            tell(name)
+            scorers[name] = BASELINES[name].fit(known, **chosen[name])
+            if chosen[name]:
+                notes.append(f"{name}: {', '.join(_shown(chosen[name]))}, chosen on validation")
     ease_weights.cache_clear()
     return scorers, notes
 
 
 def _choose(
-    names: Sequence[str], before: Known, held_out: HeldOut, progress: Callable[[str], None]
+    names: Sequence[str], before: Known, held_out: HeldOut, tell: Callable[[str], None]
 ) -> dict[str, Mapping[str, Any]]:
     """Returns the settings by name that have the best NDCG@10 on `held_out`, fitted on `before`."""
     figures: dict[Any, float] = {}
@@ -129,7 +131,7 @@ def _choose(
         keys = [(fit, *settings.items()) for settings in grid]
         for at, (key, settings) in enumerate(zip(keys, grid, strict=True), start=1):
             if key not in figures:
-                progress(f"{name}, setting {at} of {len(grid)}")
+                tell(f"{name}, setting {at} of {len(grid)}")
                 figures[key] = evaluate(held_out, fit(before, **settings)).means["ndcg@10"]
         chosen[name] = max(zip(keys, grid, strict=True), key=lambda pair: figures[pair[0]])[1]
     return chosen

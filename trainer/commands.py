@@ -17,6 +17,7 @@ from trainer.errors import RunError
 from trainer.index_command import tune_index
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
+from trainer.rich_progress import RichProgress
 from trainer.run_folder import check_run_folder
 from trainer.search_commands import evaluate_graded
 from trainer.store_commands import (
@@ -89,13 +90,14 @@ def train(
         raise RunError("--resume needs --run, the folder of the run to go on with")
     if store is None and (promote or force):
         raise RunError("--promote and --force need --store, the folder of bundles to publish to")
-    chosen = _override(recipes.load(recipe_name), epochs, seed, split, refit)
-    folder = sources.data_folder(chosen, recipe_name, data_folder, cache)
+    chosen, progress = _override(recipes.load(recipe_name), epochs, seed, split, refit), RichProgress()
+    folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
     if store is not None:
         BundleStore(store).live()  # says now, not after the training, where this can be no store
     run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
     check_run_folder(run_folder, resume=resume)  # likewise, before large tables are read
     dataset, parts = sources.read(chosen, folder)
+    console.print_data(chosen, dataset, parts)
 
     import_tensorflow()
     from trainer.evaluation import evaluate_test
@@ -103,7 +105,7 @@ def train(
     from trainer.publishing import publish as publish_run
     from trainer.runs import write_evaluation
 
-    finished = fit_and_choose(chosen, folder, dataset, parts, run_folder, resume=resume)
+    finished = fit_and_choose(chosen, folder, dataset, parts, run_folder, resume=resume, progress=progress)
     finished.save(run_folder)
     evaluation = evaluate_test(chosen, dataset, finished.schemas, finished.towers, parts, refitted=finished.refitted)
     write_evaluation(run_folder, evaluation)
@@ -115,7 +117,7 @@ def train(
     result: dict[str, Any] = {"run": str(run_folder), **dataclasses.asdict(evaluation)}
     if store is not None:
         opened = BundleStore(store)
-        manifest = publish_run(opened, finished, dataset, parts, evaluation)
+        manifest = publish_run(opened, finished, dataset, parts, evaluation, progress)
         print_json({**result, "bundle_version": manifest.bundle_version}, as_json)
         print_comparison(opened, manifest.bundle_version)
         console.console.print(f"report: {opened.path(manifest.bundle_version) / REPORT}")
@@ -171,8 +173,10 @@ def evaluate(
     from trainer.served import served_scorer
     from trainer.slices import check_columns
 
-    finished = Run.load(run)
+    progress = RichProgress()
+    finished = Run.load(run, progress)
     dataset, parts = sources.read(finished.recipe, finished.data_folder)
+    console.print_data(finished.recipe, dataset, parts)
     check_columns(dataset, slice_by)
     counted = finished.recipe.split.repeats if repeats is None else repeats
     others = {}
@@ -181,13 +185,12 @@ def evaluate(
     if baselines:
         from trainer.baselines import fit_all
 
-        with console.working("fitting baselines") as progress:
-            fitted, notes = fit_all(
-                parts, len(dataset.user_ids), len(dataset.items.ids), repeats=counted, progress=progress
-            )
+        fitted, notes = fit_all(
+            parts, len(dataset.user_ids), len(dataset.items.ids), repeats=counted, progress=progress
+        )
         others |= fitted
         for note in notes:
-            console.console.print(f"note: {note}")
+            progress.note(f"note: {note}")
     evaluation = evaluate_test(
         finished.recipe,
         dataset,
@@ -221,13 +224,15 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     from trainer.publishing import publish as publish_run
     from trainer.runs import Run
 
-    finished = Run.load(run)
+    progress = RichProgress()
+    finished = Run.load(run, progress)
     dataset, parts = sources.read(finished.recipe, finished.data_folder)
+    console.print_data(finished.recipe, dataset, parts)
     evaluation = evaluate_test(
         finished.recipe, dataset, finished.schemas, finished.towers, parts, refitted=finished.refitted
     )
     opened = BundleStore(store)
-    manifest = publish_run(opened, finished, dataset, parts, evaluation)
+    manifest = publish_run(opened, finished, dataset, parts, evaluation, progress)
     print_json({"bundle_version": manifest.bundle_version, **dataclasses.asdict(evaluation)}, as_json)
     print_comparison(opened, manifest.bundle_version)
     report_published(opened, manifest, promote=promote, force=force)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich import box
@@ -98,13 +97,6 @@ def print_details(evaluation: Evaluation) -> None:
         for group, metrics in groups.items():
             table.add_row(group, *(f"{metrics[n]:,.0f}" if n == "users" else f"{metrics[n]:.4f}" for n in names))
         console.print(table)
-
-
-@contextlib.contextmanager
-def working(title: str) -> Iterator[Callable[[str], None]]:
-    """Shows that something long goes on; gives what to call with the name of each step."""
-    with console.status(title) as status:
-        yield lambda step: status.update(f"{title}: {step}")
 
 
 def _table(title: str) -> Table:

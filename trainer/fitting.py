@@ -12,13 +12,12 @@ import tensorflow as tf
 
 from trainer import prior, schema, training
 from trainer.checkpoints import CHECKPOINT
-from trainer.console import console
 from trainer.data import Dataset
 from trainer.ensemble import Towers, join
 from trainer.errors import RunError
 from trainer.evaluation import evaluate_validation
 from trainer.events import Events
-from trainer.progress import EpochProgress, shown_metrics
+from trainer.progress import SILENT, Progress, format_validation
 from trainer.recipe import Recipe
 from trainer.recipe_training import Training
 from trainer.run_folder import check_run_folder
@@ -39,6 +38,7 @@ def fit_and_choose(
     *,
     resume: bool,
     refit_only: bool = False,
+    progress: Progress = SILENT,
 ) -> Run:
     """Returns the finished run, not yet saved. The test part is not looked at.
 
@@ -51,6 +51,7 @@ def fit_and_choose(
         resume: whether to go on from them.
         refit_only: fit on training and validation at once, for all epochs of the recipe: half the time, where these
             were chosen before.
+        progress: what it reports to.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -62,42 +63,51 @@ def fit_and_choose(
     except OSError as error:
         raise RunError(f"cannot make the folder {folder}: {error}") from error
     if (folder / CHECKPOINT).exists() and not resume:
-        console.print(f"note: {folder} holds a checkpoint, which is replaced; --resume would go on from it.")
+        progress.note(f"note: {folder} holds a checkpoint, which is replaced; --resume would go on from it.")
     try:
         if refit_only:
             best_epochs = [recipe.training.epochs] * recipe.training.members
-            towers, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume)
+            towers, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume, progress=progress)
             return Run.of(recipe, data_folder, schemas, towers, refitted=True, epochs=[])
-        return _fit(recipe, data_folder, dataset, parts, folder, resume=resume)
+        return _fit(recipe, data_folder, dataset, parts, folder, resume=resume, progress=progress)
     except KeyboardInterrupt:
-        console.print(f"stopped; go on with the same command and --run {folder} --resume")
+        progress.note(f"stopped; go on with the same command and --run {folder} --resume")
         raise
 
 
-def note_precision(spec: Training) -> None:
-    """Prints a note where 16 bits are asked for and there is no GPU."""
+def note_precision(spec: Training, progress: Progress) -> None:
+    """Reports a note where 16 bits are asked for and there is no GPU."""
     if spec.precision != "float32" and not tf.config.list_physical_devices("GPU"):
-        console.print(
+        progress.note(
             f"note: training.precision is {spec.precision} and no GPU is found: a CPU computes the same, seldom faster "
             "and often much slower than in float32; leave the key out here."
         )
 
 
-def note_prior(spec: Training, train: Events, item_count: int) -> None:
-    """Prints what the prior is made of, where there is one."""
+def note_prior(spec: Training, train: Events, item_count: int, progress: Progress) -> None:
+    """Reports what the prior is made of, where there is one."""
     if spec.prior_weight:
         counts = prior.count_lately(spec, train.answers, item_count)
-        console.print(
+        progress.note(
             f"prior: {counts.sum():,} events of {np.count_nonzero(counts):,} items in the newest {spec.prior_days:g} "
             f"days of training, weight {spec.prior_weight:g}"
         )
 
 
-def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, folder: Path, *, resume: bool) -> Run:
-    note_precision(recipe.training)
+def _fit(
+    recipe: Recipe,
+    data_folder: Path,
+    dataset: Dataset,
+    parts: Parts,
+    folder: Path,
+    *,
+    resume: bool,
+    progress: Progress,
+) -> Run:
+    note_precision(recipe.training, progress)
     train = parts.to_fit_on(parts.train)
-    note_prior(recipe.training, train, len(dataset.items.ids))
-    schemas = schema.build(recipe, dataset, train)
+    note_prior(recipe.training, train, len(dataset.items.ids), progress)
+    schemas = schema.build(recipe, dataset, train, progress)
     members = [
         _fit_member(
             member,
@@ -108,6 +118,7 @@ def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, fold
             folder=_member_folder(folder, number),
             resume=resume,
             title=f"training{_which(recipe, number)}",
+            progress=progress,
         )
         for number, member in enumerate(_members(recipe))
     ]
@@ -115,21 +126,28 @@ def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, fold
     towers = join([fitted.towers for fitted in members])
     if len(members) > 1:
         found = evaluate_validation(recipe, dataset, schemas, towers, parts)
-        console.print(f"all {len(members)} as one  valid: {shown_metrics(found)}")
+        progress.note(f"all {len(members)} as one  valid: {format_validation(found)}")
     run = Run.of(recipe, data_folder, schemas, towers, epochs=epochs)
     if not recipe.training.refit:
         return run
     best_epochs = [fitted.best_epoch for fitted in members]
-    again, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume)
+    again, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume, progress=progress)
     return dataclasses.replace(run, schemas=schemas, towers=again, refitted=True, before=run)
 
 
 def _refit(
-    recipe: Recipe, dataset: Dataset, parts: Parts, folder: Path, best_epochs: Sequence[int], *, resume: bool
+    recipe: Recipe,
+    dataset: Dataset,
+    parts: Parts,
+    folder: Path,
+    best_epochs: Sequence[int],
+    *,
+    resume: bool,
+    progress: Progress,
 ) -> tuple[Towers, schema.Schemas]:
     """Returns towers fitted on all that is known before the test, each for the epochs that validation chose."""
     known = parts.to_fit_on(parts.known)
-    schemas = schema.build(recipe, dataset, known)
+    schemas = schema.build(recipe, dataset, known, progress)
     members: list[Towers] = []
     for number, (member, epochs) in enumerate(zip(_members(recipe), best_epochs, strict=True)):
         shorter = dataclasses.replace(member.training, epochs=epochs, patience=0)
@@ -142,6 +160,7 @@ def _refit(
             folder=_member_folder(folder / _REFIT, number),
             resume=resume,
             title=f"fitting again{_which(recipe, number)}",
+            progress=progress,
         )
         members.append(fitted.towers)
     return join(members), schemas
@@ -175,11 +194,11 @@ def _fit_member(
     folder: Path,
     resume: bool,
     title: str,
+    progress: Progress,
 ) -> Fitted:
-    """Returns one pair of towers, and shows how it goes; goes on from a checkpoint where `resume` and there is one."""
+    """Returns one pair of towers; goes on from a checkpoint where `resume` and there is one."""
     folder.mkdir(parents=True, exist_ok=True)
-    progress = EpochProgress(title)
-    try:
+    with progress.training(title) as reported:
         return training.fit(
             recipe,
             dataset,
@@ -188,7 +207,5 @@ def _fit_member(
             validate=validate,
             folder=folder,
             resume=resume and (folder / CHECKPOINT).exists(),
-            progress=progress,
+            progress=reported,
         )
-    finally:
-        progress.stop()

@@ -12,7 +12,7 @@ from ann_index.exact import scan
 from ann_index.kinds import METRIC, Index, open_index
 from bundle.manifest import IndexSpec
 from trainer.errors import ExportError
-from trainer.index_builders import Progress, build_file, parameter_grid
+from trainer.index_builders import Tell, build_file, parameter_grid
 from trainer.recipe import Index as IndexSettings
 
 NEIGHBOURS = 100
@@ -42,7 +42,7 @@ def build(
     *,
     settings: IndexSettings,
     seed: int,
-    progress: Progress = lambda step: None,
+    tell: Tell = lambda step: None,
 ) -> IndexSpec:
     """Writes the index of the cheapest parameters that find enough, and returns how to search it.
 
@@ -54,7 +54,7 @@ def build(
         path: file to make.
         settings: of the recipe: the kind, what to try, and the recall to reach.
         seed: of the build.
-        progress: is told how far it is.
+        tell: called with the name of each step.
 
     Raises:
         ExportError: the index cannot be written, or nothing finds enough.
@@ -64,10 +64,10 @@ def build(
     grid = parameter_grid(settings, len(vectors), seed)
     candidate = path.with_name(f"{path.name}.candidate")
     for number, parameters in enumerate(grid, 1):
-        tell = _named(f"index {number} of {len(grid)}: ", progress)
-        build_file(settings.kind, parameters, vectors, candidate, tell)
+        tell_named = _named(f"index {number} of {len(grid)}: ", tell)
+        build_file(settings.kind, parameters, vectors, candidate, tell_named)
         index = open_index(settings.kind, METRIC, candidate, vectors)
-        tell("measuring recall")
+        tell_named("measuring recall")
         for budget in budgets(settings.kind, parameters, len(vectors)):
             cost = index.cost(NEIGHBOURS, budget)
             if best is not None and cost >= best[0]:
@@ -156,5 +156,5 @@ def recall(index: Index, queries: np.ndarray, exact: np.ndarray, budget: int) ->
     return hits / (k * len(queries))
 
 
-def _named(name: str, progress: Progress) -> Progress:
-    return lambda step: progress(name + step)
+def _named(name: str, tell: Tell) -> Tell:
+    return lambda step: tell(name + step)

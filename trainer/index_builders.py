@@ -14,8 +14,8 @@ from ann_index.faiss_index import FaissMissing, import_faiss
 from trainer.errors import ExportError
 from trainer.recipe import Index
 
-Progress = Callable[[str], None]
-"""Is told what goes on, in a few words."""
+Tell = Callable[[str], None]
+"""Takes the name of the step that begins, in a few words."""
 
 ON_DISK_FROM = 200_000
 """Items from which Annoy builds in the file instead of in memory: the same bytes, which the system may write out."""
@@ -54,7 +54,7 @@ def default_lists(item_count: int) -> int:
 
 
 def build_file(
-    kind: str, parameters: Mapping[str, int], vectors: np.ndarray, path: Path, progress: Progress = lambda step: None
+    kind: str, parameters: Mapping[str, int], vectors: np.ndarray, path: Path, tell: Tell = lambda step: None
 ) -> None:
     """Writes an index; the same vectors and parameters give the same bytes, since one thread builds.
 
@@ -63,21 +63,21 @@ def build_file(
         parameters: as of `parameter_grid`.
         vectors: [item_count, dim] float32, unit length.
         path: file to make.
-        progress: is told how far it is.
+        tell: called with the name of each step.
 
     Raises:
         ExportError: it cannot be written, or its package is missing.
     """
     try:
         if kind == "annoy":
-            _build_annoy(parameters, vectors, path, progress)
+            _build_annoy(parameters, vectors, path, tell)
         else:
-            _build_faiss(kind, parameters, vectors, path, progress)
+            _build_faiss(kind, parameters, vectors, path, tell)
     except FaissMissing as error:
         raise ExportError(str(error)) from error
 
 
-def _build_annoy(parameters: Mapping[str, int], vectors: np.ndarray, path: Path, progress: Progress) -> None:
+def _build_annoy(parameters: Mapping[str, int], vectors: np.ndarray, path: Path, tell: Tell) -> None:
     trees = parameters["trees"]
     item_count, dimension = vectors.shape
     index = AnnoyIndex(dimension, "angular")
@@ -89,9 +89,9 @@ def _build_annoy(parameters: Mapping[str, int], vectors: np.ndarray, path: Path,
         index.set_seed(parameters["seed"] or 1)  # Annoy takes 0 for "no seed given"
         for row, vector in enumerate(vectors):
             if row % _ROWS_AT_ONCE == 0:
-                progress(f"adding row {row:,} of {item_count:,}")
+                tell(f"adding row {row:,} of {item_count:,}")
             index.add_item(row, vector)
-        progress(f"growing {trees} trees")
+        tell(f"growing {trees} trees")
         index.build(trees, n_jobs=1)
         if not on_disk:
             index.save(str(path))
@@ -112,7 +112,7 @@ def _check_space(folder: Path, item_count: int, dimension: int, trees: int) -> N
         )
 
 
-def _build_faiss(kind: str, parameters: Mapping[str, int], vectors: np.ndarray, path: Path, progress: Progress) -> None:
+def _build_faiss(kind: str, parameters: Mapping[str, int], vectors: np.ndarray, path: Path, tell: Tell) -> None:
     faiss = import_faiss()
     item_count, dimension = vectors.shape
     threads = faiss.omp_get_max_threads()
@@ -124,9 +124,9 @@ def _build_faiss(kind: str, parameters: Mapping[str, int], vectors: np.ndarray, 
             index.hnsw.efConstruction = parameters["ef_construction"]
             index.hnsw.rng = faiss.RandomGenerator(parameters["seed"])
         else:
-            index = _train_lists(faiss, parameters, vectors, progress)
+            index = _train_lists(faiss, parameters, vectors, tell)
         for start in range(0, item_count, _ROWS_AT_ONCE):
-            progress(f"adding row {start:,} of {item_count:,}")
+            tell(f"adding row {start:,} of {item_count:,}")
             index.add(np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE]))
         faiss.write_index(index, str(path))
     except RuntimeError as error:
@@ -135,7 +135,7 @@ def _build_faiss(kind: str, parameters: Mapping[str, int], vectors: np.ndarray, 
         faiss.omp_set_num_threads(threads)
 
 
-def _train_lists(faiss, parameters: Mapping[str, int], vectors: np.ndarray, progress: Progress):
+def _train_lists(faiss, parameters: Mapping[str, int], vectors: np.ndarray, tell: Tell):
     """Returns a trained, empty `faiss.IndexIVFFlat`; it owns its quantizer."""
     item_count, dimension = vectors.shape
     lists = parameters["lists"]
@@ -148,6 +148,6 @@ def _train_lists(faiss, parameters: Mapping[str, int], vectors: np.ndarray, prog
     index.cp.max_points_per_centroid = _TRAINING_ROWS_A_LIST
     sampled = min(item_count, lists * _TRAINING_ROWS_A_LIST)
     rows = np.random.default_rng(parameters["seed"]).permutation(item_count)[:sampled]
-    progress(f"choosing {lists:,} centroids from {sampled:,} rows")
+    tell(f"choosing {lists:,} centroids from {sampled:,} rows")
     index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
     return index

@@ -16,6 +16,7 @@ from bundle.store import BundleStore
 from trainer import console
 from trainer.errors import RunError
 from trainer.recipe import Index
+from trainer.rich_progress import RichProgress
 from trainer.store_commands import Json, Store, print_json
 
 Kind = Literal["annoy", "faiss_hnsw", "faiss_ivf"]
@@ -62,9 +63,9 @@ def tune_index(
     from trainer.index_tuning import perturb_items, recommend, sweep, to_json, to_recipe
 
     queries = np.concatenate([golden_queries, perturb_items(vectors, golden_queries, _QUERIES - len(golden_queries))])
-    with console.working("measuring") as progress, tempfile.TemporaryDirectory() as scratch:
+    with RichProgress().working("measuring") as tell, tempfile.TemporaryDirectory() as scratch:
         settings = [Index(kind=kind) for kind in kinds or _installed_kinds()]
-        measured, scanned = sweep(vectors, queries, settings, Path(scratch), progress)
+        measured, scanned = sweep(vectors, queries, settings, Path(scratch), tell)
     rows = []
     for one in measured:
         point = one.cheapest(min_recall)

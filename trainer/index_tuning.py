@@ -14,7 +14,7 @@ from ann_index.exact import scan
 from ann_index.kinds import METRIC, Index, open_index
 from trainer import index as chosen_index
 from trainer.errors import ExportError
-from trainer.index_builders import Progress, build_file, parameter_grid
+from trainer.index_builders import Tell, build_file, parameter_grid
 from trainer.recipe import Index as IndexSettings
 
 _ENOUGH = 0.995
@@ -97,7 +97,7 @@ def sweep(
     queries: np.ndarray,
     settings: Sequence[IndexSettings],
     folder: Path,
-    progress: Progress = lambda step: None,
+    tell: Tell = lambda step: None,
     seed: int = 1,
 ) -> tuple[list[MeasuredIndex], Point]:
     """Returns every index that the settings name, measured, and the exact scan, whose budget is the item count.
@@ -107,7 +107,7 @@ def sweep(
         queries: [n, dim] float32, unit length.
         settings: one for each kind.
         folder: for the files, one at a time.
-        progress: is told how far it is.
+        tell: called with the name of each step.
         seed: of the builds.
 
     Raises:
@@ -121,9 +121,9 @@ def sweep(
     path = folder / "index"
     for of_kind in settings:
         for parameters in parameter_grid(of_kind, len(vectors), seed):
-            progress(f"{of_kind.kind} {parameters}")
+            tell(f"{of_kind.kind} {parameters}")
             started = time.perf_counter()
-            build_file(of_kind.kind, parameters, vectors, path, progress)
+            build_file(of_kind.kind, parameters, vectors, path, tell)
             build_s = time.perf_counter() - started
             opened = open_index(of_kind.kind, METRIC, path, vectors)
             budgets = chosen_index.budgets(of_kind.kind, parameters, len(vectors))

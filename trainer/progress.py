@@ -1,64 +1,79 @@
-"""Progress of a training, with the time left."""
+"""What long work reports while it runs. The command line implements it and hands it down; nothing else prints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from trainer import training
-from trainer.console import console
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 
-def shown_metrics(metrics: Mapping[str, float]) -> str:
-    """Returns what is shown of the metrics of the validation part."""
-    return "  ".join(f"{name} {metrics[name]:.4f}" for name in ("ndcg@10", "recall@100") if name in metrics)
-
-
-class EpochProgress(training.Progress):
-    """A bar over all steps with the time left, and a line for each epoch.
-
-    Args:
-        title: shown beside the bar.
-    """
-
-    def __init__(self, title: str = "training") -> None:
-        self._epochs = 0
-        self._bar = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task = self._bar.add_task(title, total=None, loss=float("nan"))
+class TrainingProgress(Protocol):
+    """What a training reports. A subclass overrides the methods that it needs; the others do nothing."""
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
-        """Shows the bar."""
-        self._epochs = epochs
-        self._bar.update(self._task, total=epochs * steps, completed=done * steps)
-        if done:
-            console.print(f"resumed behind epoch {done} of {epochs}")
-        self._bar.start()
+        """Reports the start.
+
+        Args:
+            epochs: number of epochs in all.
+            steps: number of steps in an epoch.
+            done: number of epochs that are done already; above 0 only in a resumed training.
+        """
 
     def step(self, loss: float) -> None:
-        """Moves the bar."""
-        self._bar.update(self._task, advance=1, loss=loss)
+        """Reports a step and its loss."""
 
-    def epoch(self, measured: dict[str, Any]) -> None:
-        """Prints the epoch."""
-        shown = shown_metrics({name.removeprefix("val_"): v for name, v in measured.items() if name.startswith("val_")})
-        self._bar.console.print(
-            f"epoch {measured['epoch']:>3}/{self._epochs}  loss {measured['loss']:.4f}  "
-            + (f"valid: {shown}  " if shown else "")
-            + f"{measured['examples_per_second']:,.0f} examples/s, {measured['input_wait_share']:.0%} waiting for input"
-        )
+    def epoch(self, measured: Mapping[str, Any]) -> None:
+        """Reports an epoch and its measurements; `trainer.training.fit` lists their names."""
 
-    def stop(self) -> None:
-        """Gives the terminal back, also after an error."""
-        self._bar.stop()
+
+class Progress(Protocol):
+    """What the trainer reports to the person who runs it. Not thread-safe; contexts may be nested."""
+
+    def note(self, text: str) -> None:
+        """Reports one sentence."""
+        ...
+
+    def working(self, title: str) -> AbstractContextManager[Callable[[str], None]]:
+        """Reports work of unknown length until the context ends; call the result with the name of each step."""
+        ...
+
+    def counting(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Reports work on `total` pieces until the context ends; call the result with how many more are done."""
+        ...
+
+    def training(self, title: str) -> AbstractContextManager[TrainingProgress]:
+        """Reports a training until the context ends; `trainer.training.fit` takes the result."""
+        ...
+
+
+class SilentTraining(TrainingProgress):
+    """Reports nothing of a training."""
+
+
+class Silent(Progress):
+    """Reports nothing."""
+
+    def note(self, text: str) -> None:
+        """Does nothing."""
+
+    def working(self, title: str) -> AbstractContextManager[Callable[[str], None]]:
+        """Returns a context that reports nothing."""
+        return contextlib.nullcontext(lambda step: None)
+
+    def counting(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Returns a context that reports nothing."""
+        return contextlib.nullcontext(lambda more: None)
+
+    def training(self, title: str) -> AbstractContextManager[TrainingProgress]:
+        """Returns a context that reports nothing."""
+        return contextlib.nullcontext(SilentTraining())
+
+
+SILENT: Progress = Silent()
+"""For callers of the library that want no reports."""
+
+
+def format_validation(metrics: Mapping[str, float]) -> str:
+    """Returns the metrics of the validation part that are shown after an epoch, such as ``ndcg@10 0.1234``."""
+    return "  ".join(f"{name} {metrics[name]:.4f}" for name in ("ndcg@10", "recall@100") if name in metrics)

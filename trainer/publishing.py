@@ -23,13 +23,14 @@ from bundle.manifest import (
     Manifest,
 )
 from bundle.store import BundleStore
-from trainer import console, gates, index, report
+from trainer import gates, index, report
 from trainer.canaries import make_golden_queries
 from trainer.comparison import compare
 from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries, raw_queries
 from trainer.evaluation import MODEL, POPULARITY, Evaluation, reads_requests
 from trainer.export import export_query_tower
+from trainer.progress import SILENT, Progress
 from trainer.report_measures import collect
 from trainer.runs import Run
 from trainer.splits import Parts
@@ -40,7 +41,14 @@ _GOLDEN_QUERIES = 32
 _RECALL_QUERIES = 1000
 
 
-def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evaluation: Evaluation) -> Manifest:
+def publish(
+    store: BundleStore,
+    run: Run,
+    dataset: Dataset,
+    parts: Parts,
+    evaluation: Evaluation,
+    progress: Progress = SILENT,
+) -> Manifest:
     """Writes a bundle of the run to the store, not yet live, and returns its manifest.
 
     A bundle that fails a gate is stored too, so that it can be looked at; `BundleStore.promote` refuses it.
@@ -51,6 +59,7 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         dataset: the catalogue, and the users whose queries measure recall and become golden queries.
         parts: what is known of these users.
         evaluation: of the run, kept in the bundle.
+        progress: what it reports to.
 
     Raises:
         ExportError: an exported tower answers differently, or cannot be written.
@@ -72,14 +81,14 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
         export_query_tower(query_tower, golden_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
         item_tower.save(folder / ITEM_TOWER)
         np.save(folder / VECTORS, vectors, allow_pickle=False)
-        with console.working("publishing") as progress:
+        with progress.working("publishing") as tell:
             spec = index.build(
                 vectors,
                 queries,
                 folder / INDEX,
                 settings=run.recipe.index,
                 seed=run.recipe.seed,
-                progress=progress,
+                tell=tell,
             )
         spec = dataclasses.replace(spec, recall_at_100=index.measure_recall(folder / INDEX, vectors, queries, spec))
         results = gates.judge(

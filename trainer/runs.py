@@ -31,6 +31,7 @@ from bundle.texts import TEXT_ENCODERS, OpenTextEncoder, TextEncoder, TextEncode
 from trainer import recipes
 from trainer.errors import RunError
 from trainer.evaluation import Evaluation
+from trainer.progress import SILENT, Progress
 from trainer.recipe import Recipe
 from trainer.run_folder import RUN
 from trainer.schema import Schemas
@@ -106,8 +107,8 @@ class Run:
             raise RunError(f"cannot write the run to {folder}: {error}") from error
 
     @staticmethod
-    def load(folder: Path) -> Run:
-        """Returns the run in a folder.
+    def load(folder: Path, progress: Progress = SILENT) -> Run:
+        """Returns the run in a folder; its text encoders report to `progress`.
 
         Raises:
             RunError: there is none, or it is damaged.
@@ -115,7 +116,7 @@ class Run:
         try:
             raw = json.loads((folder / RUN).read_text(encoding="utf-8"))
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
-            open_encoder = _text_encoders(folder / TEXT_ENCODERS)
+            open_encoder = _text_encoders(folder / TEXT_ENCODERS, progress)
             return Run(
                 raw["model_version"],
                 recipes.parse_stored(raw["recipe"], str(folder / RUN)),
@@ -149,14 +150,14 @@ def _schema_from_json(raw: dict[str, Any], open_encoder: OpenTextEncoder) -> Fea
     return FeatureSchema.from_json(raw, raw["vocabularies"], open_encoder)
 
 
-def _text_encoders(folder: Path) -> OpenTextEncoder:
+def _text_encoders(folder: Path, progress: Progress) -> OpenTextEncoder:
     """Returns what opens the text encoders of a run, each once: towers share them."""
 
     @functools.cache
     def open_encoder(spec: TextEncoderSpec) -> TextEncoder:
         from trainer.text.encoders import KerasText  # reads checkpoints, which few runs have
 
-        return KerasText.load(folder, spec)
+        return KerasText.load(folder, spec, progress)
 
     return open_encoder
 

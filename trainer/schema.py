@@ -15,6 +15,7 @@ from trainer import event_schema
 from trainer.column_statistics import Column, blocks_of, mean_and_std, vocabulary_of, whole
 from trainer.data import Dataset
 from trainer.events import Events
+from trainer.progress import SILENT, Progress
 from trainer.recipe import (
     ITEM_ID,
     USER_ID,
@@ -46,8 +47,15 @@ class Schemas:
         return {**self.query.encoders, **self.item.encoders}
 
 
-def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
-    """Returns the schemas; vocabularies and statistics come from `train`, so that nothing of later events leaks in."""
+def build(recipe: Recipe, dataset: Dataset, train: Events, progress: Progress = SILENT) -> Schemas:
+    """Returns the schemas; vocabularies and statistics come from `train`, so that nothing of later events leaks in.
+
+    Args:
+        recipe: features of both towers.
+        dataset: users and items.
+        train: events to learn from.
+        progress: what the text encoders report to, now and later.
+    """
     user_rows = np.diff(train.starts(len(dataset.user_ids)))
     item_rows = train.item_counts(len(dataset.items.ids))
     item_values = {
@@ -63,13 +71,13 @@ def build(recipe: Recipe, dataset: Dataset, train: Events) -> Schemas:
     query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
     asked = {**profiles, **contexts}
     catalogue = {name: whole(values, item_rows) for name, values in item_values.items()}
-    encoders = _text_encoders(recipe, asked, catalogue)
+    encoders = _text_encoders(recipe, progress, asked, catalogue)
     query = _schema("query", recipe.query_tower, asked, query_types, items, encoders)
     query = event_schema.extend(query, recipe, train)
     return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items, encoders))
 
 
-def _text_encoders(recipe: Recipe, *sides: Mapping[str, Column]) -> dict[Any, TextEncoder]:
+def _text_encoders(recipe: Recipe, progress: Progress, *sides: Mapping[str, Column]) -> dict[Any, TextEncoder]:
     """Returns the text encoder of each text feature; `sides` are the columns of query tower and item tower."""
     towers = zip((recipe.query_tower, recipe.item_tower), sides, strict=True)
     columns = [
@@ -83,7 +91,7 @@ def _text_encoders(recipe: Recipe, *sides: Mapping[str, Column]) -> dict[Any, Te
     # Here, because recipes without text need no checkpoint, nor wait for what reads one.
     from trainer.text.building import build
 
-    return dict(build(columns, recipe.checkpoints))
+    return dict(build(columns, recipe.checkpoints, progress))
 
 
 def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:

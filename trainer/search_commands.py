@@ -12,6 +12,7 @@ from rich.table import Table
 from trainer import console, sources
 from trainer.errors import RunError
 from trainer.quiet import import_tensorflow
+from trainer.rich_progress import RichProgress
 
 
 def newest_run(folder: Path) -> Path:
@@ -40,10 +41,12 @@ def evaluate_graded(run: Path | None, qrels: Path, queries: Path | None, relevan
     from trainer.runs import Run
     from trainer.text.search_evaluation import evaluate_search
 
-    finished = Run.load(folder)
-    dataset, _ = sources.read(finished.recipe, finished.data_folder)
-    with console.working("asking"):
-        found = evaluate_search(finished, dataset, asked)
+    progress = RichProgress()
+    finished = Run.load(folder, progress)
+    dataset, parts = sources.read(finished.recipe, finished.data_folder)
+    console.print_data(finished.recipe, dataset, parts)
+    with progress.working("answering graded queries"):
+        found = evaluate_search(finished, dataset, asked, progress)
     print_search(found, f"{folder}: {found.query_count} graded queries of {qrels}")
     figures = dataclasses.asdict(found)
     (folder / "search.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

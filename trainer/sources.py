@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer import console, data, download, recipes, splits
+from trainer import data, download, recipes, splits
 from trainer.errors import DataError
+from trainer.progress import SILENT, Progress
 from trainer.recipe import Recipe
 from trainer.splits import Parts
 from trainer.text import icecat
 
 
-def data_folder(recipe: Recipe, name: str, named: Path | None = None, cache: Path | None = None) -> Path:
+def data_folder(
+    recipe: Recipe, name: str, named: Path | None = None, cache: Path | None = None, *, progress: Progress = SILENT
+) -> Path:
     """Returns the folder that a recipe's paths are relative to.
 
     Args:
@@ -19,14 +22,17 @@ def data_folder(recipe: Recipe, name: str, named: Path | None = None, cache: Pat
         name: that it was asked for by: of a shipped one, or the path of a file.
         named: the folder that a person names. Default: the recipe's download, or the folder of its file.
         cache: folder for downloads. Default: as of `trainer.download.cache_folder`.
+        progress: what it reports to.
 
     Raises:
         DataError: the data does not come with the trainer, and no folder is named; or it cannot be fetched.
     """
     if named is not None:
-        return named if recipe.prepare is None else icecat.prepare(named, cache or download.cache_folder())
+        if recipe.prepare is None:
+            return named
+        return icecat.prepare(named, cache or download.cache_folder(), progress=progress)
     if recipe.download is not None:
-        console.console.print(f"data: {recipe.download.package} {recipe.download.version}. {recipe.download.note}")
+        progress.note(f"data: {recipe.download.package} {recipe.download.version}. {recipe.download.note}")
         return download.fetch(recipe.download, cache or download.cache_folder())
     if name not in recipes.shipped():
         return Path(name).parent
@@ -39,12 +45,10 @@ def data_folder(recipe: Recipe, name: str, named: Path | None = None, cache: Pat
 
 
 def read(recipe: Recipe, folder: Path) -> tuple[data.Dataset, Parts]:
-    """Returns the data set of a recipe and its parts, and prints what a person should know of them.
+    """Returns the data set of a recipe and its parts.
 
     Raises:
         DataError: names file, column and row of what is wrong.
     """
     dataset = data.load(recipe, folder)
-    parts = splits.split(dataset, recipe.split)
-    console.print_data(recipe, dataset, parts)
-    return dataset, parts
+    return dataset, splits.split(dataset, recipe.split)

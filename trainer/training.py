@@ -24,6 +24,7 @@ from trainer.errors import DataError, TrainingError
 from trainer.events import Events
 from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
+from trainer.progress import SilentTraining, TrainingProgress
 from trainer.recipe import HistoryInput, Recipe
 from trainer.schema import ITEMS, Schemas
 from trainer.text.fitting import LayeredAdamW, TrainedTexts
@@ -36,19 +37,6 @@ _HARD_POOL = 64
 
 _HARD_SKIP = 10
 """The nearest items, which may well be what the user takes next."""
-
-
-class Progress:
-    """What `fit` tells while it runs; this one stays silent."""
-
-    def begin(self, epochs: int, steps: int, done: int) -> None:
-        """Says that `done` of the epochs are behind already."""
-
-    def step(self, loss: float) -> None:
-        """Says that a step is done."""
-
-    def epoch(self, measured: dict[str, Any]) -> None:
-        """Says what an epoch measured; see `fit`."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ def fit(
     validate: Validate | None,
     folder: Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: TrainingProgress | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Fitted:
     """Returns query tower and item tower, fitted on `train`.
@@ -94,7 +82,7 @@ def fit(
         validate: gives metrics after each epoch, by which early stopping chooses; None: neither.
         folder: of the run, for checkpoints and TensorBoard; it exists. None: neither.
         resume: whether to go on from the checkpoint in `folder`.
-        progress: told how it goes.
+        progress: what it reports to. Default: nothing.
         strategy: how several devices share each batch. Default: that of `trainer.devices`.
 
     Raises:
@@ -102,7 +90,7 @@ def fit(
         DataError: the recipe has a history, and a pair of relevance 0.
         RunError: a checkpoint cannot be written or read.
     """
-    spec, progress = recipe.training, progress or Progress()
+    spec, progress = recipe.training, progress or SilentTraining()
     strategy = strategy or devices.strategy()
     with strategy.scope():
         examples, model = prepare(recipe, dataset, schemas, train)
@@ -195,7 +183,7 @@ class _Loop:
         model: TwoTower,
         strategy: tf.distribute.Strategy,
         validate: Validate | None,
-        progress: Progress,
+        progress: TrainingProgress,
     ) -> None:
         self._recipe, self._dataset, self._schemas, self._train = recipe, dataset, schemas, train
         self._examples, self._model, self._validate, self._progress = examples, model, validate, progress

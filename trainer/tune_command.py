@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from trainer import recipes, sources
-from trainer.console import console, print_rows
+from trainer.console import console, print_data, print_rows
 from trainer.errors import RecipeError, RunError, TrainingError
 from trainer.quiet import import_tensorflow
 from trainer.recipe import Recipe
 from trainer.recipe_toml import to_toml
 from trainer.recipe_training import Metric
+from trainer.rich_progress import RichProgress
 from trainer.store_commands import Json, print_json
 
 if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands need not wait for
@@ -71,14 +72,15 @@ def tune(
     if max_minutes is not None and not max_minutes > 0:
         raise RunError(f"--max-minutes {max_minutes:g}: above 0")
     chosen = _override(recipes.load(recipe_name), metric, epochs)
-    folder = sources.data_folder(chosen, recipe_name, data_folder, cache)
+    progress = RichProgress()
+    folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
     dataset, parts = sources.read(chosen, folder)
+    print_data(chosen, dataset, parts)
 
     import_tensorflow()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of graphs that each trial has to make anew
     from trainer.search_space import SearchSpace
     from trainer.studies import digest_data, open_study
-    from trainer.tune_progress import TrialProgress
     from trainer.tuning import Search
 
     space = SearchSpace.of(
@@ -89,25 +91,23 @@ def tune(
         fixed=fix,
     )
     with open_study(study, space, digest_data(chosen, folder)) as opened:
-        search = Search(opened, space, dataset, parts, seed)
+        search = Search(opened, space, dataset, parts, seed, progress)
         if not force and not search.may_replace(out):
             raise RecipeError(f"{out} exists and is kept; name another file with --out, or replace it with --force")
         train = _train_command(chosen, out, folder, named=data_folder is not None)
         if search.finished:
             console.print(f"going on with {study}, where {search.finished} trials are finished")
-        progress = TrialProgress(chosen.training.metric, space)
+        limit = math.inf if max_minutes is None else 60 * max_minutes
         try:
-            limit = math.inf if max_minutes is None else 60 * max_minutes
-            if not search.run(trials, max_seconds=limit, watch=progress):
-                console.print(f"{max_minutes:g} minutes are over; the same command goes on")
+            with progress.trials(chosen.training.metric, space) as watch:
+                is_complete = search.run(trials, max_seconds=limit, watch=watch)
         except KeyboardInterrupt:
-            progress.stop()
             console.print("stopped; the same command goes on")
             if search.best(1):
                 _report(search, space, out, study, train, as_json)
             raise
-        finally:
-            progress.stop()
+        if not is_complete:
+            console.print(f"{max_minutes:g} minutes are over; the same command goes on")
         if not search.best(1):
             raise TrainingError(
                 f"none of {search.finished} trials has led anywhere, so no recipe is written; give it more time "

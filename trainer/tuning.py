@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -27,6 +27,7 @@ from trainer import recipes, schema, training
 from trainer.data import Dataset
 from trainer.errors import RunError, TrainingError
 from trainer.evaluation import evaluate_validation
+from trainer.progress import SILENT, Progress, TrainingProgress
 from trainer.recipe import Recipe
 from trainer.search_space import SearchSpace
 from trainer.splits import Parts
@@ -66,14 +67,18 @@ class Tried:
     recipe: Mapping[str, Any]
 
 
-class Watch(training.Progress):
-    """What a search tells while it runs, beside what each training tells; this one stays silent."""
+class SearchProgress(TrainingProgress, Protocol):
+    """What a search reports, beside what each training reports. The methods do nothing unless overridden."""
 
     def trial(self, number: int, finished: int, total: int) -> None:
-        """Says that a trial begins, when so many of the total are finished."""
+        """Reports that trial `number` begins, when `finished` of the `total` trials are finished."""
 
     def tried(self, tried: Tried, best: Tried | None) -> None:
-        """Says how the trial ended, and which is the best by now."""
+        """Reports a finished trial, and the best one so far; None where none is complete."""
+
+
+class SilentSearch(SearchProgress):
+    """Reports nothing of a search."""
 
 
 class Search:
@@ -85,21 +90,31 @@ class Search:
         dataset: users and items.
         parts: to train on and to validate by.
         seed: of what is tried.
+        progress: what the text encoders report to; `run` takes what the search itself reports to.
     """
 
-    def __init__(self, study: optuna.Study, space: SearchSpace, dataset: Dataset, parts: Parts, seed: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        dataset: Dataset,
+        parts: Parts,
+        seed: int,
+        progress: Progress = SILENT,
+    ) -> None:
         self._study, self._space, self._dataset, self._parts, self._seed = study, space, dataset, parts, seed
+        self._progress = progress
         self._metric = space.recipe.training.metric
         # The first quarter of the epochs tells little: a low learning rate starts slowly.
         warmup = max(1, space.recipe.training.epochs // 4)
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_FROM, n_warmup_steps=warmup)
 
-    def run(self, trials: int, *, max_seconds: float = math.inf, watch: Watch | None = None) -> bool:
+    def run(self, trials: int, *, max_seconds: float = math.inf, watch: SearchProgress | None = None) -> bool:
         """Returns true when the study has so many finished trials, of this and earlier runs; false when time is over.
 
         A trial that is interrupted, by the end of the time, Ctrl-C or an error, is the first when the search goes on.
         """
-        watch, deadline = watch or Watch(), time.monotonic() + max_seconds
+        watch, deadline = watch or SilentSearch(), time.monotonic() + max_seconds
         while (finished := self.finished) < trials:
             if time.monotonic() > deadline:
                 return False
@@ -168,7 +183,7 @@ class Search:
         """Whether there is no file, or one that this search wrote and nobody changed."""
         return not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() == self.written
 
-    def _try(self, trial: Trial, watch: Watch, deadline: float) -> None:
+    def _try(self, trial: Trial, watch: SearchProgress, deadline: float) -> None:
         began = time.monotonic()
         try:
             recipe = self._space.choose(trial)
@@ -182,10 +197,10 @@ class Search:
         trial.set_user_attr(_SECONDS, time.monotonic() - began)
         self._study.tell(trial, value)
 
-    def _train(self, recipe: Recipe, trial: Trial, watch: Watch, deadline: float) -> float:
+    def _train(self, recipe: Recipe, trial: Trial, watch: SearchProgress, deadline: float) -> float:
         parts = self._parts
         train = parts.to_fit_on(parts.train)
-        schemas = schema.build(recipe, self._dataset, train)
+        schemas = schema.build(recipe, self._dataset, train, self._progress)
         try:
             fitted = training.fit(
                 recipe,
@@ -203,10 +218,10 @@ class Search:
         return value
 
 
-class _Judge(training.Progress):
+class _Judge(TrainingProgress):
     """Reports each epoch to the study and stops what is worse than the median of the complete trials."""
 
-    def __init__(self, trial: Trial, metric: str, epochs: int, watch: Watch, deadline: float) -> None:
+    def __init__(self, trial: Trial, metric: str, epochs: int, watch: SearchProgress, deadline: float) -> None:
         self._trial, self._metric, self._epochs, self._watch, self._deadline = trial, metric, epochs, watch, deadline
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
@@ -217,7 +232,7 @@ class _Judge(training.Progress):
         if time.monotonic() > self._deadline:
             raise _OutOfTime
 
-    def epoch(self, measured: dict[str, Any]) -> None:
+    def epoch(self, measured: Mapping[str, Any]) -> None:
         self._watch.epoch(measured)
         self._trial.report(measured[f"val_{self._metric}"], measured["epoch"])
         if measured["epoch"] < self._epochs and self._trial.should_prune():

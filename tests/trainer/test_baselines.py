@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from tests.trainer.world import Recorded
 from trainer import baseline_methods, baselines
 from trainer.baselines import BASELINES, Baseline, Known, fit_all
 from trainer.data import Events
@@ -141,11 +142,11 @@ def parts() -> Parts:
 
 def test_all_are_fitted_and_those_that_know_the_user_beat_popularity() -> None:
     split = parts()
-    steps: list[str] = []
-    fitted, notes = fit_all(split, 40, 30, progress=steps.append)
+    progress = Recorded()
+    fitted, notes = fit_all(split, 40, 30, progress=progress)
     assert set(fitted) == set(BASELINES) - {"repeat frequency"}
     assert any(note.startswith("EASE: ridge") for note in notes)
-    assert any(step.startswith("iALS, setting") for step in steps)
+    assert any(step.startswith("iALS, setting") for step in progress.steps)
     held_out = HeldOut.of(split.known.pairs, split.test.pairs, 30)
     found = {name: evaluate(held_out, scorer).means["recall@10"] for name, scorer in fitted.items()}
     for name in ("ItemKNN", "EASE", "EASE with recency", "iALS"):
@@ -177,11 +178,11 @@ def test_settings_are_chosen_by_fits_on_training_alone(monkeypatch: pytest.Monke
 
 
 def test_a_setting_that_two_methods_share_is_tried_once() -> None:
-    steps: list[str] = []
-    fit_all(parts(), 40, 30, progress=steps.append)
-    assert not [step for step in steps if step.startswith("EASE, setting")]
-    assert "EASE with recency, setting 54 of 54" in steps  # 6 ridges, 9 decays
-    assert steps[-5:] == ["recent popularity", "ItemKNN", "EASE", "EASE with recency", "iALS"]
+    progress = Recorded()
+    fit_all(parts(), 40, 30, progress=progress)
+    assert not [step for step in progress.steps if step.startswith("EASE, setting")]
+    assert "EASE with recency, setting 54 of 54" in progress.steps  # 6 ridges, 9 decays
+    assert progress.steps[-5:] == ["recent popularity", "ItemKNN", "EASE", "EASE with recency", "iALS"]
 
 
 def test_repeat_frequency_is_there_where_repeats_count() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from trainer import data, schema, scratch, shuffling, splits, summary, training
 from trainer.errors import DataError
 from trainer.events import Events, StoredColumn
 from trainer.examples import Examples
+from trainer.progress import SilentTraining
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
@@ -216,8 +217,8 @@ def test_few_events_are_shuffled_as_a_whole() -> None:
 def test_a_resumed_training_from_disk_ends_bit_identical(
     folder: Path, tmp_path: Path, on_disk: None, small_shards: None
 ) -> None:
-    class Stop(training.Progress):
-        def epoch(self, measured: dict[str, Any]) -> None:
+    class Stop(SilentTraining):
+        def epoch(self, measured: Mapping[str, Any]) -> None:
             if measured["epoch"] == 1:
                 raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import keras
 import numpy as np
 import pytest
 
-from tests.trainer.world import KERAS_AND_NUMPY, recipe, write_shop
+from tests.trainer.world import KERAS_AND_NUMPY, Recorded, recipe, write_shop
 from trainer import data, fitting, schema, splits, training
 from trainer.evaluation import evaluate_validation
 from trainer.export import export_query_tower
+from trainer.progress import SilentTraining
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
@@ -113,17 +115,18 @@ def test_towers_that_are_exported_compute_in_float32(folder: Path, tmp_path: Pat
     export_query_tower(query_tower, inputs, tmp_path / "saved", tmp_path / "tower.tflite")
 
 
-def test_a_processor_without_a_gpu_is_told_of(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_processor_without_a_gpu_is_told_of(folder: Path) -> None:
     task = Task(folder, "mixed_bfloat16")
     for precision, said in (("mixed_bfloat16", True), ("float32", False)):
-        fitting.note_precision(dataclasses.replace(task.recipe.training, precision=precision))
-        assert ("no GPU is found" in capsys.readouterr().err) == said
+        progress = Recorded()
+        fitting.note_precision(dataclasses.replace(task.recipe.training, precision=precision), progress)
+        assert ["no GPU is found" in note for note in progress.notes] == [True] * said
 
 
 @pytest.mark.parametrize("precision", MIXED)
 def test_resumes_bit_identical_in_mixed_precision(folder: Path, tmp_path: Path, precision: str) -> None:
-    class Stop(training.Progress):
-        def epoch(self, measured: dict[str, Any]) -> None:
+    class Stop(SilentTraining):
+        def epoch(self, measured: Mapping[str, Any]) -> None:
             if measured["epoch"] == 3:
                 raise KeyboardInterrupt
 

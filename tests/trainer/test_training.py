@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tests.trainer.world import KERAS_AND_NUMPY, command, recipe, write_shop
 from trainer import data, schema, splits, training
 from trainer.checkpoints import CHECKPOINT
 from trainer.errors import RunError, TrainingError
+from trainer.progress import SilentTraining
 from trainer.recipe import Recipe
-from trainer.training import Fitted, Progress
+from trainer.training import Fitted
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -34,13 +36,13 @@ def weights(fitted: Fitted) -> list[np.ndarray]:
     return [np.array(weight) for tower in fitted.towers for weight in tower.weights]
 
 
-class StopAfter(Progress):
+class StopAfter(SilentTraining):
     """As a person who presses Ctrl-C when an epoch is done."""
 
     def __init__(self, epoch: int) -> None:
         self.last = epoch
 
-    def epoch(self, measured: dict[str, Any]) -> None:
+    def epoch(self, measured: Mapping[str, Any]) -> None:
         if measured["epoch"] == self.last:
             raise KeyboardInterrupt
 

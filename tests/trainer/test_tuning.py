@@ -17,11 +17,11 @@ from trainer import data, recipes, schema, splits, training
 from trainer.errors import RecipeError, RunError, TrainingError
 from trainer.evaluation import evaluate_validation
 from trainer.recipe import Recipe
+from trainer.rich_progress import TrialBars
 from trainer.search_space import SearchSpace
 from trainer.splits import Parts
 from trainer.studies import digest_data, open_study
-from trainer.tune_progress import TrialProgress
-from trainer.tuning import Search, Tried, Watch
+from trainer.tuning import Search, SilentSearch, Tried
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -58,7 +58,7 @@ def searching(path: Path, shop: tuple[data.Dataset, Parts], of: Recipe = OF, **c
         yield Search(study, space, *shop, seed=3)
 
 
-class Notes(Watch):
+class Notes(SilentSearch):
     """Keeps what ended, and presses Ctrl-C at the first step of a trial."""
 
     def __init__(self, interrupt: int | None = None) -> None:
@@ -272,14 +272,14 @@ def test_the_written_recipe_is_the_best_and_trains(folder: Path, tmp_path: Path)
 
 
 def test_ctrl_c_leaves_the_best_so_far(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = TrialProgress.trial
+    shown = TrialBars.trial
 
-    def interrupt(self: TrialProgress, number: int, finished: int, total: int) -> None:
+    def interrupt(self: TrialBars, number: int, finished: int, total: int) -> None:
         shown(self, number, finished, total)
         if number == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(TrialProgress, "trial", interrupt)
+    monkeypatch.setattr(TrialBars, "trial", interrupt)
     with pytest.raises(SystemExit, match="130"):
         tune(folder, tmp_path / "tuned.toml")
     served_words = {"attributes": ["title"], "serve": True}  # as the recipe of the shop's folder has it

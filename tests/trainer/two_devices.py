@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from tests.trainer.world import recipe
 from trainer import data, schema, splits, training
+from trainer.progress import SilentTraining
 from trainer.recipe import Recipe
 
 
@@ -60,8 +62,8 @@ def main(folder: Path, run: Path, changes: dict[str, Any], history: dict[str, An
     )
 
 
-class Stop(training.Progress):
-    def epoch(self, measured: dict[str, Any]) -> None:
+class Stop(SilentTraining):
+    def epoch(self, measured: Mapping[str, Any]) -> None:
         raise KeyboardInterrupt
 
 

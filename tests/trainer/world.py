@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from bundle.store import BundleStore
 from trainer import recipes
 from trainer.commands import app
 from trainer.data import Dataset, Events
+from trainer.progress import Silent
 from trainer.recipe import Recipe
 
 RECIPE = """
@@ -188,3 +189,18 @@ def dataset(
     }
     profiles = {name: [users[user].get(name) for user in user_ids] for name in ("age", "gender")}
     return Dataset(events, user_ids, ItemTable.of(item_ids, attributes), profiles, ())
+
+
+class Recorded(Silent):
+    """Keeps the notes, and the steps of long work."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    @contextlib.contextmanager
+    def working(self, title: str) -> Iterator[Callable[[str], None]]:
+        yield self.steps.append

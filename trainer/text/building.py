@@ -11,6 +11,7 @@ from typing import Any
 from bundle.texts import TextEncoderSpec
 from trainer import download
 from trainer.errors import TextError
+from trainer.progress import SILENT, Progress
 from trainer.recipe_tables import Download
 from trainer.text import checkpoints
 from trainer.text.checkpoints import Checkpoint
@@ -29,18 +30,21 @@ _SETTINGS = ("checkpoint", "mode", "max_tokens", "width", "learning_rate", "toke
 _TAUGHT_TOKENS = 64
 """Of a text, at most, that a static table is learned from."""
 
-_frozen: dict[tuple[str, str], KerasText] = {}
+_frozen: dict[tuple[str, str, Progress], KerasText] = {}
 _distilled: dict[str, list[Any]] = {}
 
 
 def build(
-    columns: Iterable[tuple[TextInput, Sequence[str | None]]], downloads: Mapping[str, Download]
+    columns: Iterable[tuple[TextInput, Sequence[str | None]]],
+    downloads: Mapping[str, Download],
+    progress: Progress = SILENT,
 ) -> dict[TextInput, KerasText]:
     """Returns the text encoder of each feature; those with the same settings get the same one.
 
     Args:
         columns: features with the raw values that training knows of them.
         downloads: checkpoints that the recipe fetches.
+        progress: what distilling, and embedding with these encoders, reports to.
 
     Raises:
         TextError: a checkpoint cannot be used.
@@ -51,12 +55,14 @@ def build(
     encoders: dict[TextInput, KerasText] = {}
     for members in groups.values():
         texts = list(dict.fromkeys(text for _, column in members for text in column if text))
-        encoder = _build(members[0][0], texts, downloads)
+        encoder = _build(members[0][0], texts, downloads, progress)
         encoders.update({feature: encoder for feature, _ in members})
     return encoders
 
 
-def _build(feature: TextInput, texts: Sequence[str], downloads: Mapping[str, Download]) -> KerasText:
+def _build(
+    feature: TextInput, texts: Sequence[str], downloads: Mapping[str, Download], progress: Progress
+) -> KerasText:
     checkpoint = checkpoints.find(feature.checkpoint, downloads)
     if feature.max_tokens > checkpoint.max_tokens:
         raise TextError(
@@ -65,11 +71,11 @@ def _build(feature: TextInput, texts: Sequence[str], downloads: Mapping[str, Dow
         )
     match feature.mode:
         case "frozen":
-            return _frozen_encoder(feature, checkpoint)
+            return _frozen_encoder(feature, checkpoint, progress)
         case "finetune":
-            return _finetuned_encoder(feature, checkpoint)
+            return _finetuned_encoder(feature, checkpoint, progress)
         case "distilled":
-            return _distilled_encoder(feature, checkpoint, texts)
+            return _distilled_encoder(feature, checkpoint, texts, progress)
 
 
 def _spec(feature: TextInput, checkpoint: Checkpoint) -> TextEncoderSpec:
@@ -86,19 +92,19 @@ def _spec(feature: TextInput, checkpoint: Checkpoint) -> TextEncoderSpec:
     )
 
 
-def _frozen_encoder(feature: TextInput, checkpoint: Checkpoint) -> KerasText:
+def _frozen_encoder(feature: TextInput, checkpoint: Checkpoint, progress: Progress) -> KerasText:
     spec = _spec(feature, checkpoint)
-    key = (checkpoint.digest, spec.name)
+    key = (checkpoint.digest, spec.name, progress)
     if key not in _frozen:  # the same in every training of this process
         model = transformer_encoder(checkpoint.backbone(), spec.pad_id, spec.name)
         model.trainable = False
         folder = download.cache_folder() / _VECTORS / f"{checkpoint.digest[:16]}-{spec.max_tokens}"
         tokenizer = checkpoint.tokenizer(spec.max_tokens)
-        _frozen[key] = KerasText(spec, tokenizer, model, store=VectorStore(folder, spec.width))
+        _frozen[key] = KerasText(spec, tokenizer, model, store=VectorStore(folder, spec.width), progress=progress)
     return _frozen[key]
 
 
-def _finetuned_encoder(feature: TextInput, checkpoint: Checkpoint) -> KerasText:
+def _finetuned_encoder(feature: TextInput, checkpoint: Checkpoint, progress: Progress) -> KerasText:
     spec = _spec(feature, checkpoint)
     backbone = checkpoint.backbone()
     layers = getattr(backbone, "transformer_layers", None)
@@ -111,14 +117,16 @@ def _finetuned_encoder(feature: TextInput, checkpoint: Checkpoint) -> KerasText:
         elif layer.name == "pooled_dense":  # of BERT, behind the states that are pooled here: never used
             layer.trainable = False
     model = transformer_encoder(backbone, spec.pad_id, spec.name)
-    return KerasText(spec, checkpoint.tokenizer(spec.max_tokens), model, feature.rate)
+    return KerasText(spec, checkpoint.tokenizer(spec.max_tokens), model, feature.rate, progress=progress)
 
 
-def _distilled_encoder(feature: TextInput, checkpoint: Checkpoint, texts: Sequence[str]) -> KerasText:
+def _distilled_encoder(
+    feature: TextInput, checkpoint: Checkpoint, texts: Sequence[str], progress: Progress
+) -> KerasText:
     # The table learns what its tokens weigh as well from the starts of long texts, which take the teacher a fraction.
     tokens = min(feature.max_tokens, _TAUGHT_TOKENS)
     frozen = TextInput(feature.name, "text", feature.checkpoint, max_tokens=tokens)
-    teacher, tokenizer = _frozen_encoder(frozen, checkpoint), checkpoint.tokenizer(feature.max_tokens)
+    teacher, tokenizer = _frozen_encoder(frozen, checkpoint, progress), checkpoint.tokenizer(feature.max_tokens)
     spec = dataclasses.replace(_spec(feature, checkpoint), width=min(feature.width, checkpoint.width), kind="static")
     corpus = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
     key = f"{spec.name} {corpus}"
@@ -131,4 +139,4 @@ def _distilled_encoder(feature: TextInput, checkpoint: Checkpoint, texts: Sequen
     model = static_encoder(tokenizer.vocabulary_size, spec.width, spec.pad_id, spec.name)
     model.set_weights(_distilled[key])
     model.trainable = feature.rate is not None
-    return KerasText(spec, tokenizer, model, feature.rate)
+    return KerasText(spec, tokenizer, model, feature.rate, progress=progress)

@@ -16,7 +16,6 @@ from bundle.texts import pad
 from trainer.text.batches import embed_rows
 from trainer.text.encoders import KerasText
 from trainer.text.layers import static_encoder, static_vectors
-from trainer.text.progress import text_progress
 
 _MOST_TEXTS = 50_000
 _BATCH = 512
@@ -28,7 +27,7 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
     """Returns a static encoder of `width`, [n, length] int32 to [n, width] float32.
 
     Args:
-        teacher: the frozen encoder.
+        teacher: the frozen encoder; the work is reported to its progress.
         texts: distinct, of those that it will meet; of many, a sample is taken. None at all: each token stays as it
             is alone.
         width: at most that of the teacher.
@@ -41,7 +40,7 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
     tokens = teacher.tokenizer.vocabulary_size
     around = teacher.tokenizer.special_ids
     alone = [[*around[:1], token, *around[1:]] for token in range(tokens)]
-    with text_progress(f"embedding {tokens:,} tokens", tokens) as advance:
+    with teacher.progress.counting("embedding tokens", tokens) as advance:
         single = embed_rows(alone, spec, lambda ids: teacher.run(ids).numpy(), advance)
     vectors = teacher.embed(texts)
     both = np.concatenate([single, vectors])
@@ -95,7 +94,7 @@ def _fit(
         variables = student.trainable_variables
         optimizer.apply([tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)], variables)
 
-    with text_progress("distilling", steps * _BATCH) as advance:
+    with teacher.progress.counting("distilling", steps * _BATCH) as advance:
         for _ in range(steps):
             batch = generator.integers(0, len(texts), _BATCH)
             step(pad([rows[row] for row in batch], teacher.spec.pad_id), targets[batch])

@@ -16,8 +16,8 @@ import tensorflow as tf
 import trainer.text.layers  # noqa: F401  registers the layers that encoders are loaded with
 from bundle.texts import TOKENIZER, TextEncoderSpec, Tokenizer, pad
 from trainer.errors import RunError
+from trainer.progress import SILENT, Progress
 from trainer.text.batches import embed_rows
-from trainer.text.progress import text_progress
 from trainer.text.store import VectorStore
 
 _KERAS, _NOTES = "encoder.keras", "encoder.json"
@@ -33,6 +33,7 @@ class KerasText:
         model: [n, length] int32 to [n, width] float32.
         rate: learning rate, where it is trained with the towers; None: it stays as it is.
         store: keeps vectors of an encoder that stays as it is; None: nothing is kept.
+        progress: what `embed` reports to.
     """
 
     spec: TextEncoderSpec
@@ -40,6 +41,7 @@ class KerasText:
     model: keras.Model
     rate: float | None = None
     store: VectorStore | None = None
+    progress: Progress = SILENT
 
     def embed(self, texts: Sequence[str | None]) -> np.ndarray:
         """Returns [n, width] float32 of [n] texts; each distinct text is embedded once."""
@@ -62,7 +64,7 @@ class KerasText:
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         rows = self.tokenizer.tokenize(texts)
-        with text_progress(f"embedding {len(texts):,} texts", len(texts)) as advance:
+        with self.progress.counting("embedding texts", len(texts)) as advance:
             return embed_rows(rows, self.spec, lambda ids: self.run(ids).numpy(), advance)
 
     @cached_property
@@ -85,8 +87,8 @@ class KerasText:
         (own / _NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
 
     @staticmethod
-    def load(folder: Path, spec: TextEncoderSpec) -> KerasText:
-        """Returns what `save` wrote.
+    def load(folder: Path, spec: TextEncoderSpec, progress: Progress = SILENT) -> KerasText:
+        """Returns what `save` wrote; its `embed` reports to `progress`.
 
         Raises:
             RunError: it is not there, or damaged.
@@ -98,6 +100,7 @@ class KerasText:
         try:
             model = keras.saving.load_model(own / _KERAS, compile=False)
             rate = json.loads((own / _NOTES).read_text(encoding="utf-8"))["rate"]
-            return KerasText(spec, Tokenizer.read(own / TOKENIZER, spec.max_tokens), model, rate)
+            tokenizer = Tokenizer.read(own / TOKENIZER, spec.max_tokens)
+            return KerasText(spec, tokenizer, model, rate, progress=progress)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{own}: no text encoder that can be read: {error}; train again") from error

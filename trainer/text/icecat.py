@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 import polars as pl
 
 from bundle.files import sha256_of
-from trainer.console import console
 from trainer.errors import DataError
+from trainer.progress import SILENT, Progress
 from trainer.text import categories, pairs
 
 FILES = ("1.json.zip", "2.json.zip", "3.json.zip", "4.json.zip")
@@ -49,13 +49,14 @@ class Product:
     properties: Mapping[str, str | float | bool]
 
 
-def prepare(folder: Path, cache: Path, seed: int = 0) -> Path:
+def prepare(folder: Path, cache: Path, seed: int = 0, progress: Progress = SILENT) -> Path:
     """Returns a folder with ``products.parquet`` and ``pairs.parquet``; made once for the same files.
 
     Args:
         folder: with the four ``N.json.zip`` of the catalogue.
         cache: folder to make it in.
         seed: of the pairs.
+        progress: what it reports to.
 
     Raises:
         DataError: a file is missing or is no such catalogue, or the cache cannot be written.
@@ -67,7 +68,13 @@ def prepare(folder: Path, cache: Path, seed: int = 0) -> Path:
     target = cache / f"icecat-{digest}"
     if target.is_dir():
         return target
-    console.print(f"data: making search pairs of the catalogue in {folder}")
+    with progress.working(f"data: making search pairs of the catalogue in {folder}"):
+        _make(paths, cache, target, seed)
+    return target
+
+
+def _make(paths: Sequence[Path], cache: Path, target: Path, seed: int) -> None:
+    """Writes both tables to the folder `target` in `cache`, whole or not at all."""
     products = [product for path in paths for product in _read(path)]
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -84,7 +91,6 @@ def prepare(folder: Path, cache: Path, seed: int = 0) -> Path:
                 os.rename(made, target)
     except OSError as error:
         raise DataError(f"cannot write to the cache {cache}: {error}") from error
-    return target
 
 
 def _read(path: Path) -> list[Product]:

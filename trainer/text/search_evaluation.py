@@ -13,6 +13,7 @@ from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries
 from trainer.errors import RunError
 from trainer.index import exact_top_k
+from trainer.progress import SILENT, Progress
 from trainer.recipe import Recipe, lexical_attributes
 from trainer.runs import Run
 from trainer.text import building, graded
@@ -46,13 +47,14 @@ class SearchEvaluation:
     queries: Sequence[str]
 
 
-def evaluate_search(run: Run, dataset: Dataset, queries: Graded) -> SearchEvaluation:
+def evaluate_search(run: Run, dataset: Dataset, queries: Graded, progress: Progress = SILENT) -> SearchEvaluation:
     """Returns the towers of a run beside BM25, the fused answer and the frozen encoder.
 
     Args:
         run: whose query tower reads one text, which the queries are sent as.
         dataset: the catalogue.
         queries: graded.
+        progress: what it reports to.
 
     Raises:
         RunError: its towers read no text.
@@ -68,7 +70,7 @@ def evaluate_search(run: Run, dataset: Dataset, queries: Graded) -> SearchEvalua
     lexical = [[ids[row] for row in index.rank(query, DEPTH)] for query in asked]
     fused = [graded.fuse(*pair) for pair in zip(dense, lexical, strict=True)]
     rankings = {MODEL: dense, FUSED: fused, BM25: lexical}
-    if frozen := _frozen(run.recipe, dataset, asked):
+    if frozen := _frozen(run.recipe, dataset, asked, progress):
         rankings[FROZEN] = frozen
     return summarise(queries, rankings)
 
@@ -106,7 +108,7 @@ def _dense(run: Run, dataset: Dataset, asked: Sequence[str]) -> Rankings:
     return _nearest(found, vectors, dataset)
 
 
-def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str]) -> Rankings | None:
+def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str], progress: Progress) -> Rankings | None:
     """Returns what the checkpoint alone answers, by the cosine; None where the item tower reads no text."""
     sides = (recipe.query_tower, recipe.item_tower)
     query, *_ = (f for f in sides[0].features if isinstance(f, TextInput))
@@ -115,7 +117,7 @@ def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str]) -> Rankings 
         return None
     item = next((f for f in items if f.checkpoint == query.checkpoint and f.mode == "frozen"), items[0])
     frozen = TextInput(item.name, "text", query.checkpoint, max_tokens=item.max_tokens)
-    encoder = building.build([(frozen, ())], recipe.checkpoints)[frozen]
+    encoder = building.build([(frozen, ())], recipe.checkpoints, progress)[frozen]
     return _nearest(encoder.embed(list(asked)), encoder.embed(dataset.item_column(item.name)), dataset)
 
 
