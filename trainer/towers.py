@@ -18,7 +18,6 @@ from trainer.event_values import EventValues, ages_of
 from trainer.hiding import PresenceDropout, SlotDropout, TextDropout, ValueDropout
 from trainer.history import HistoryEncoder, SlotMask
 from trainer.interests import InterestHeads
-from trainer.popularity import ItemPopularity, QueryPopularity
 from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
 from trainer.slot_embedding import SlotEmbedding
@@ -150,12 +149,10 @@ class ItemTower:
     Attributes:
         model: inputs by feature name, output [batch, dimension] float32, unit length.
         both: the same inputs; outputs are the embedding before its length is made 1, and the vector as of `model`.
-        popularity: what adds it to the vector; None where nothing does.
     """
 
     model: keras.Model
     both: keras.Model
-    popularity: ItemPopularity | None
 
 
 def build(recipe: Recipe, schemas: Schemas, precision: str = "float32") -> tuple[QueryTower, ItemTower]:
@@ -225,11 +222,8 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
                 direct.append(_projected("query_tower", feature, recipe, encoded[-1]))
     if several:  # what is no history is the same for all interests
         encoded, direct = ([_repeated(tensor, interests) for tensor in tensors] for tensors in (encoded, direct))
-    raw, hidden = _output(recipe.query_tower, dimension, encoded, direct, _reads_text(schema))
-    vectors = _unit(raw)
-    if recipe.training.popularity != "none":
-        vectors = QueryPopularity(dtype="float32", name="query_popularity")(vectors, hidden)
-    join = keras.Model(joined, vectors, name="query_join")
+    raw = _output(recipe.query_tower, dimension, encoded, direct, _reads_text(schema))
+    join = keras.Model(joined, _unit(raw), name="query_join")
     inputs = {feature.name: _input(feature) for feature in schema.inputs}
     passed = {name: inputs[name] for name in joined}
     for name, layer in histories.items():
@@ -240,7 +234,7 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
 
 def _item_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) -> ItemTower:
     inputs = {feature.name: _input(feature) for feature in schema.features}
-    encoded, direct, ids = [], [], None
+    encoded, direct = [], []
     for feature, given in zip(schema.features, recipe.item_tower.features, strict=True):
         if feature.name == ITEM_ID:
             ids = SlotDropout(given.dropout, name="item_tower_item_id_dropout")(inputs[feature.name])
@@ -250,13 +244,10 @@ def _item_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) -> 
             encoded.append(_encoded("item_tower", feature, given, schema, recipe, inputs[feature.name]))
             if isinstance(feature, Text):
                 direct.append(_projected("item_tower", feature, recipe, encoded[-1]))
-    raw, _ = _output(recipe.item_tower, recipe.training.dimension, encoded, direct, _reads_text(schema))
-    vectors, popularity = _unit(raw), None
-    if recipe.training.popularity != "none":
-        popularity = ItemPopularity(table.input_dim, dtype="float32", name="item_popularity")
-        vectors = popularity(vectors, ids)
+    raw = _output(recipe.item_tower, recipe.training.dimension, encoded, direct, _reads_text(schema))
+    vectors = _unit(raw)
     model = keras.Model(inputs, vectors, name="item_tower")
-    return ItemTower(model, keras.Model(inputs, [raw, vectors], name="item_tower_both"), popularity)
+    return ItemTower(model, keras.Model(inputs, [raw, vectors], name="item_tower_both"))
 
 
 def _input(feature: Any) -> Any:
@@ -297,7 +288,7 @@ def _projected(side: str, feature: Text, recipe: Recipe, vectors):
 
 
 def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: bool):
-    """Returns ``direct + mlp(all)``, and the last hidden layer.
+    """Returns ``direct + mlp(all)``.
 
     The items' own embeddings and texts pass by the hidden layers, which correct them. With texts the correction starts
     at zero: a trained language model is a better start than noise.
@@ -310,7 +301,7 @@ def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: boo
     output = keras.layers.Dense(dimension, kernel_initializer=kernel)(hidden)
     if direct:
         output = keras.layers.Add()([output, *direct])
-    return output, hidden
+    return output
 
 
 def _repeated(tensor, interests: int):

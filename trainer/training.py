@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, devices, popularity, prior, scratch, towers
+from trainer import checkpoints, devices, prior, scratch, towers
 from trainer.checkpoints import Origin, State
 from trainer.data import Dataset
 from trainer.embeddings import embed_items
@@ -25,7 +25,7 @@ from trainer.events import Events
 from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
 from trainer.recipe import HistoryInput, Recipe
-from trainer.schema import ITEMS, Schemas
+from trainer.schema import Schemas
 from trainer.text.fitting import LayeredAdamW, TrainedTexts
 from trainer.two_tower import TwoTower
 
@@ -167,9 +167,6 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
         targets=min((encoder.targets for _, encoder in histories), default=64),
     )
     counts = train.item_counts(len(dataset.items.ids))
-    if item_tower.popularity is not None:
-        known = popularity.shares(spec, train.answers, len(dataset.items.ids))
-        item_tower.popularity.assign(schemas.item.vocabularies[ITEMS].lookup(dataset.items.ids), known)
     catalogue = encode_items(texts.schemas.item, dataset)
     model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts, texts)
     schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)

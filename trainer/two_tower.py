@@ -27,7 +27,7 @@ class Items(NamedTuple):
 
     Attributes:
         raw: [m, dim] floats, in the precision of the towers, before the length is made 1.
-        vectors: [m, dim or dim + 1] float32, unit length.
+        vectors: [m, dim] float32, unit length.
         place: [n] int32, of each asked item in both.
     """
 

@@ -84,9 +84,9 @@ def test_a_head_corrects_what_the_encoder_made_and_an_empty_history_has_no_inter
 @pytest.mark.parametrize("encoder", ["mean", "positions", "rank_decay", "gru", "transformer"])
 @pytest.mark.parametrize("items", ["tied", "tower"])
 def test_training_sees_the_queries_that_serving_makes(encoder: str, items: str) -> None:
-    own = with_interests(3, encoder, items, popularity="all_time")
+    own = with_interests(3, encoder, items)
     found, served = queries_both_ways(own)
-    assert served.shape == (13, 3, 7)  # 9 and 4 events; six dimensions and the popularity
+    assert served.shape == (13, 3, 6)  # 9 and 4 events; six dimensions
     np.testing.assert_allclose(np.linalg.norm(served, axis=2), 1.0, atol=1e-5)
     np.testing.assert_allclose(found, served, atol=1e-5)
     assert mean_cosine(served[1:9]) < 0.999  # a user's first query has no history, and so one interest

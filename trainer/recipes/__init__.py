@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from trainer.errors import RecipeError
 from trainer.recipe import ADAPTER, KEYS, Recipe
 from trainer.recipe_checks import check
+from trainer.retired_keys import ADVICE
 
 
 def shipped() -> list[str]:
@@ -111,6 +112,8 @@ def _advise(error: ErrorDetails) -> str:
     key = str(error["loc"][-1])
     if key in KEYS:
         return "no key of this part; it belongs elsewhere"
+    if key in ADVICE:
+        return ADVICE[key]
     near = difflib.get_close_matches(key, KEYS, n=1)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
