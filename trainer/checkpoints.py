@@ -96,7 +96,7 @@ def read(folder: Path, origin: Origin, variables: Sequence[Any]) -> State:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             head = json.loads(arrays["head"].tobytes().decode())
             # Keys that came since have their defaults.
-            begun_with = recipes.parse(retired_keys.without(head["recipe"]), str(path)).to_json()
+            begun_with = recipes.parse_stored(head["recipe"], str(path)).to_json()
             changed = recipes.differences(begun_with, origin.recipe)
             changed += [f"{key} no longer exists" for key in retired_keys.used(head["recipe"])]
             if head["events_sha256"] != origin.events_sha256:

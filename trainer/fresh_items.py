@@ -35,7 +35,7 @@ from bundle.manifest import (
 )
 from bundle.store import BundleStore
 from lexical_index import files as lexical_files
-from trainer import data, gates, index, recipes, retired_keys
+from trainer import data, gates, index, recipes
 from trainer.canaries import make_canaries
 from trainer.errors import DataError, RecipeError
 from trainer.recipe import ITEM_ID, Recipe
@@ -167,7 +167,7 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
 
 def _recipe(base: Manifest) -> Recipe:
     try:
-        return recipes.parse(retired_keys.without(base.recipe), f"the recipe in bundle {base.bundle_version}")
+        return recipes.parse_stored(base.recipe, f"the recipe in bundle {base.bundle_version}")
     except RecipeError as error:
         raise RecipeError(f"{error}\nthis trainer did not make the bundle: publish one with `train`") from error
 

@@ -104,7 +104,7 @@ def check(recipe: Recipe, source: str) -> None:
         )
     if recipe.training.event_order == "shuffled" and any(f.reads_times for f in histories):
         raise RecipeError(
-            f"{source}: query_tower: ages, gaps and encoder age_decay make no sense where training.event_order is "
+            f"{source}: query_tower: ages and gaps make no sense where training.event_order is "
             "shuffled, as no time passes between events; remove them, or use event_order time"
         )
     if len(histories) > 1 and any(feature.encoder == "transformer" for feature in histories):
@@ -183,10 +183,7 @@ def _check_values(history: HistoryInput, interactions: Interactions, where: str)
                 f"of type {types[value.name]}"
             )
     if history.reads_times and interactions.time is None:
-        raise RecipeError(
-            f"{where}: values of kind age and gap, and encoder age_decay, need interactions.time, the column of the "
-            "time"
-        )
+        raise RecipeError(f"{where}: values of kind age and gap need interactions.time, the column of the time")
 
 
 def _check_format(interactions: Interactions, source: str) -> None:

@@ -124,7 +124,7 @@ class Run:
             open_encoder = _text_encoders(folder / TEXT_ENCODERS)
             return Run(
                 raw["model_version"],
-                recipes.parse(retired_keys.without(raw["recipe"]), str(folder / RUN)),
+                recipes.parse_stored(raw["recipe"], str(folder / RUN)),
                 Path(raw["data_folder"]),
                 Schemas(*(_schema_from_json(schemas[side], open_encoder) for side in ("query", "item"))),
                 tuple(

@@ -13,8 +13,7 @@ from bundle.features import FeatureSchema, History, MultiCategorical, Numeric
 from bundle.texts import Text
 from bundle.vocabulary import FIRST_VALUE, PADDING
 from trainer import event_values, history
-from trainer.age_decay import AgeDecay
-from trainer.event_values import EventValues, ages_of
+from trainer.event_values import EventValues
 from trainer.hiding import PresenceDropout, SlotDropout, TextDropout, ValueDropout
 from trainer.history import HistoryEncoder, SlotMask
 from trainer.interests import InterestHeads
@@ -82,9 +81,8 @@ class EncodedHistory(keras.layers.Layer):
             training: whether dropout is on.
         """
         slots = self.hide(slots, training=training)
-        shown, ages = self._shown(slots, values, embeddings, training)
-        more = (ages,) if ages is not None and isinstance(self.encoder, AgeDecay) else ()
-        encoded = self.encoder(shown, self.mask(slots), slots, *more, training=training)
+        shown = self._shown(slots, values, embeddings, training)
+        encoded = self.encoder(shown, self.mask(slots), slots, training=training)
         return encoded if self.heads is None else self.heads(encoded)
 
     def prefixes(self, slots, values=None, embeddings=None, training=False):
@@ -99,17 +97,16 @@ class EncodedHistory(keras.layers.Layer):
             training: whether dropout is on.
         """
         slots = self.hide(slots, training=training)
-        shown, _ = self._shown(slots, values, embeddings, training)
+        shown = self._shown(slots, values, embeddings, training)
         encoded = self.encoder.prefixes(shown, self.mask(slots), training=training)
         return encoded if self.heads is None else self.heads(encoded)
 
     def _shown(self, slots, values, embeddings, training):
-        """Returns embeddings of the events, and their ages if there are any."""
+        """Returns the embeddings of the events."""
         shown = self.table(slots) if embeddings is None else embeddings
         if self.values is None or not values:
-            return shown, None
-        values = self.values.hide(values, training)
-        return self.values.apply_to(shown, values), ages_of(values, self.values.specs)
+            return shown
+        return self.values.apply_to(shown, self.values.hide(values, training))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""

@@ -83,8 +83,7 @@ def fit(
     The same recipe and seed on the same machine give the same weights, in one go or resumed.
 
     Each epoch measures ``epoch``, ``loss``, ``temperature``, ``seconds``, ``examples_per_second``,
-    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch), ``half_life_days_`` and the name
-    of each history whose items decay by age, and ``val_`` metrics.
+    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch) and ``val_`` metrics.
 
     Args:
         recipe: dimension, epochs, learning rate, seed.
@@ -240,7 +239,6 @@ class _Loop:
             "examples_per_second": examples / seconds,
             "input_wait_share": waited / seconds,
         }
-        measured |= {f"half_life_days_{name}": days for name, days in self._model.half_lives_days.items()}
         self._model.fill_tables()
         if self._validate:
             measured |= {f"val_{name}": value for name, value in self._validate(self._towers).items()}

@@ -23,7 +23,7 @@ import optuna
 import tensorflow as tf
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from trainer import recipes, retired_keys, schema, training
+from trainer import recipes, schema, training
 from trainer.data import Dataset
 from trainer.errors import RunError, TrainingError
 from trainer.evaluation import evaluate_validation
@@ -244,4 +244,4 @@ def _tried(trial: FrozenTrial) -> Tried:
 
 def recipe_of(tried: Tried) -> Recipe:
     """Returns the recipe of a trial."""
-    return recipes.parse(retired_keys.without(tried.recipe), f"trial {tried.number}")
+    return recipes.parse_stored(tried.recipe, f"trial {tried.number}")

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from bundle.vocabulary import FIRST_VALUE
 from trainer import devices, losses
-from trainer.age_decay import AgeDecay
 from trainer.losses import Candidates
 from trainer.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
 from trainer.recipe import HistoryInput, Recipe
@@ -135,12 +134,6 @@ class TwoTower(keras.Model):
             )  # [batch, length, (interests,) dim]
             parts[name] = tf.gather(tf.reshape(encoded, [-1, *encoded.shape[2:]]), batch["at"])
         return self._parts.join({name: parts[name] for name in self._parts.join.input}, training=training)
-
-    @property
-    def half_lives_days(self) -> dict[str, float]:
-        """Of the histories whose items decay by age, by name: after so many days an item counts half."""
-        encoders = {name: history.encoder for name, history in self._parts.histories.items()}
-        return {name: e.half_life_days for name, e in encoders.items() if isinstance(e, AgeDecay)}
 
     def fill_tables(self) -> None:
         """Writes what the item tower makes of each item into the histories that are made of that."""

@@ -23,11 +23,20 @@ from trainer.runs import Run
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
 
-def stored(popularity: str) -> dict[str, Any]:
+def stored(popularity: str = "none", encoder: str = "positions") -> dict[str, Any]:
     """Returns the shop's recipe as earlier trainers stored it."""
     raw = recipe().to_json()
     raw["training"] |= {"popularity": popularity, "popularity_half_life_days": 30.0}
+    raw["query_tower"]["features"][0] |= {"encoder": encoder, "half_life_days": 30.0}
     return raw
+
+
+USED = [
+    (stored("recent"), 'training.popularity = "recent"'),
+    (stored("all_time", "age_decay"), 'training.popularity = "all_time" and encoder = "age_decay" of history'),
+    (stored(encoder="age_decay"), 'encoder = "age_decay" of history'),
+]
+"""Recipes whose towers have layers that no longer exist, and what is said of them."""
 
 
 @pytest.mark.parametrize(
@@ -45,20 +54,38 @@ def test_a_persons_recipe_is_told_what_to_use_instead(key: str, value: Any, advi
         recipes.parse(raw, "mine")
 
 
-@pytest.mark.parametrize("raw", [stored("none"), stored("recent")])
+@pytest.mark.parametrize(
+    ("key", "value", "advice"),
+    [
+        ("half_life_days", 30.0, "no longer a key: only the encoder age_decay read it, which no longer exists; remove"),
+        ("encoder", "age_decay", "the encoder age_decay no longer exists, .*; use positions, the default"),
+    ],
+)
+def test_so_are_those_of_a_history(key: str, value: Any, advice: str) -> None:
+    raw = recipe().to_json()
+    raw["query_tower"]["features"][0][key] = value
+    place = rf"query_tower\.features\['history'\]\.{key}"
+    with pytest.raises(RecipeError, match=rf"mine: 1 key to mend .*\n  {place}: {advice}"):
+        recipes.parse(raw, "mine")
+
+
+@pytest.mark.parametrize("raw", [stored(), *(raw for raw, _ in USED)])
 def test_a_stored_recipe_is_read_without_them_and_stays_as_it_is(raw: dict[str, Any]) -> None:
     before = copy.deepcopy(raw)
-    assert recipes.parse(retired_keys.without(raw), "stored") == recipe()
+    assert recipes.parse_stored(raw, "stored") == recipe()
     assert raw == before
 
 
 def test_only_values_that_shaped_the_towers_count_as_used() -> None:
     assert retired_keys.used(recipe().to_json()) == []
-    assert retired_keys.used(stored("none")) == []
-    assert retired_keys.used(stored("all_time")) == ['training.popularity = "all_time"']
+    assert retired_keys.used(stored()) == []
+    for raw, said in USED:
+        assert " and ".join(retired_keys.used(raw)) == said
 
 
-@pytest.mark.parametrize("raw", [{}, {"training": 3}, {"training": None}])
+@pytest.mark.parametrize(
+    "raw", [{}, {"training": 3}, {"query_tower": {"features": [3]}}, {"query_tower": {"features": None}}]
+)
 def test_damaged_recipes_are_left_to_the_parser(raw: dict[str, Any]) -> None:
     assert retired_keys.without(raw) == raw
     assert retired_keys.used(raw) == []
@@ -73,42 +100,42 @@ def with_recipe(run: Path, target: Path, raw: dict[str, Any]) -> Path:
 
 
 def test_a_run_that_did_not_use_them_opens(shop: Shop, tmp_path: Path) -> None:
-    run = Run.load(with_recipe(shop.runs[0], tmp_path / "run", stored("none")))
+    run = Run.load(with_recipe(shop.runs[0], tmp_path / "run", stored()))
     assert run.recipe == recipe()
 
 
-def test_a_run_whose_towers_need_them_is_refused_with_what_to_do(shop: Shop, tmp_path: Path) -> None:
-    folder = with_recipe(shop.runs[0], tmp_path / "run", stored("recent"))
-    told = r'run: its towers were trained with training\.popularity = "recent", .*; train again without it\. Bundles'
-    with pytest.raises(RunError, match=told):
-        Run.load(folder)
+@pytest.mark.parametrize(("raw", "said"), USED)
+def test_a_run_whose_towers_need_them_is_refused_with_what_to_do(
+    shop: Shop, tmp_path: Path, raw: dict[str, Any], said: str
+) -> None:
+    folder = with_recipe(shop.runs[0], tmp_path / "run", raw)
+    told = rf"run: its towers were trained with {said}, .*; train again without it\. Bundles published"
     with pytest.raises(RunError, match=told):
         command("evaluate", folder)
 
 
-@pytest.mark.parametrize("popularity", ["none", "recent"])
+@pytest.mark.parametrize("raw", [stored(), *(raw for raw, _ in USED)])
 def test_a_bundle_takes_new_items_and_keeps_the_recipe_as_it_was_stored(
-    shop: Shop, tmp_path: Path, popularity: str
+    shop: Shop, tmp_path: Path, raw: dict[str, Any]
 ) -> None:
     store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
-    manifest = replace(store.manifest(base), recipe=stored(popularity))
+    manifest = replace(store.manifest(base), recipe=raw)
     (store.path(base) / "manifest.json").write_text(manifest.to_json())
     (tmp_path / "new.csv").write_text("product,title,year,genres\nz1,New,1999,horror\n")
     told = command("add-items", "--store", store.root, "--items", tmp_path / "new.csv", "--promote", "--json")
     version = json.loads(told)["bundle_version"]
     assert store.live().version == version
     added = store.verify(version)
-    assert added.recipe == stored(popularity)
+    assert added.recipe == raw
     assert ItemTable.read(store.path(version) / ITEMS, added.attributes).ids[-1] == "z1"
 
 
 def test_a_checkpoint_is_resumed_where_they_were_not_used(tmp_path: Path) -> None:
     own = Origin(recipe().to_json(), "of events")
-    for popularity in ("none", "all_time"):
-        checkpoints.write(tmp_path, Origin(stored(popularity), "of events"), State(), [])
-        if popularity == "none":
+    checkpoints.write(tmp_path, Origin(stored(), "of events"), State(best_epoch=3), [])
+    assert checkpoints.read(tmp_path, own, []).best_epoch == 3
+    for raw, _ in USED:
+        checkpoints.write(tmp_path, Origin(raw, "of events"), State(), [])
+        with pytest.raises(RunError, match=r"another training: .* no longer exists"):
             checkpoints.read(tmp_path, own, [])
-        else:
-            with pytest.raises(RunError, match=r'another training: training\.popularity = "all_time" no longer exists'):
-                checkpoints.read(tmp_path, own, [])

@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from trainer import retired_keys
 from trainer.errors import RecipeError
 from trainer.recipe import ADAPTER, KEYS, Recipe
 from trainer.recipe_checks import check
-from trainer.retired_keys import ADVICE
 
 
 def shipped() -> list[str]:
@@ -76,6 +76,21 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     return recipe
 
 
+def parse_stored(raw: Mapping[str, Any], source: str) -> Recipe:
+    """Returns a recipe that this trainer or an earlier one stored in a bundle, run, checkpoint or study.
+
+    Keys that no longer exist are left out; `trainer.retired_keys.used` tells which of them mattered.
+
+    Args:
+        raw: made by `Recipe.to_json`.
+        source: its name, for messages.
+
+    Raises:
+        RecipeError: names each bad key.
+    """
+    return parse(retired_keys.without(raw), source)
+
+
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
     """Returns a phrase for each key of two recipes that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -108,12 +123,14 @@ def _place(keys: Sequence[int | str], raw: Any) -> str:
 def _advise(error: ErrorDetails) -> str:
     if error["type"] != "unexpected_keyword_argument":
         got = error.get("input")
+        if got == retired_keys.AGE_DECAY:
+            return retired_keys.ADVICE[got]
         return error["msg"] + (f", not {got!r}" if isinstance(got, str | int | float) else "")
     key = str(error["loc"][-1])
     if key in KEYS:
         return "no key of this part; it belongs elsewhere"
-    if key in ADVICE:
-        return ADVICE[key]
+    if key in retired_keys.ADVICE:
+        return retired_keys.ADVICE[key]
     near = difflib.get_close_matches(key, KEYS, n=1)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
