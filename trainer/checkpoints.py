@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer import recipes
+from trainer import recipes, retired_keys
 from trainer.errors import RunError
 
 CHECKPOINT = "checkpoint.npz"
@@ -95,10 +95,10 @@ def read(folder: Path, origin: Origin, variables: Sequence[Any]) -> State:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             head = json.loads(arrays["head"].tobytes().decode())
-            begun_with = recipes.parse_stored(
-                head["recipe"], str(path)
-            ).to_json()  # keys that came since have their defaults
+            # Keys that came since have their defaults.
+            begun_with = recipes.parse_stored(head["recipe"], str(path)).to_json()
             changed = recipes.differences(begun_with, origin.recipe)
+            changed += [f"{key} no longer exists" for key in retired_keys.used(head["recipe"])]
             if head["events_sha256"] != origin.events_sha256:
                 changed.append("the training events have changed")
             if changed:

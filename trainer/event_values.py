@@ -96,8 +96,6 @@ class EventValues(keras.layers.Layer):
 
     def apply_to(self, embeddings, inputs):
         """Returns the embeddings of events [..., dimension], of those of their items and such inputs."""
-        if not self.parts:  # times that the encoder alone reads
-            return embeddings
         found = ops.cast(self(inputs), embeddings.dtype)  # [..., dimension + 1]
         return embeddings * (1.0 + found[..., -1:]) + found[..., :-1]
 
@@ -131,11 +129,3 @@ def specs_of(given: HistoryInput, schema: FeatureSchema) -> list[dict[str, Any]]
             spec["gap"] = any(isinstance(value, GapValue) for value in given.values)
         specs.append(spec)
     return specs
-
-
-def ages_of(inputs: Mapping[str, Any], specs: Sequence[Mapping[str, Any]]) -> Any:
-    """Returns log2(1 + age) and presence of each event, [..., 2] float32; None where no times are among the inputs."""
-    for spec in specs:
-        if spec["kind"] == "times":
-            return inputs[spec["name"]][..., :2]
-    return None

@@ -322,10 +322,5 @@ def encoder(given: HistoryInput, name: str) -> HistoryEncoder:
     kinds = {"mean": Mean, "positions": Positions, "rank_decay": RankDecay, "gru": Recurrent}
     if given.encoder == "transformer":
         return Transformer(given.max_values, given.encoder_dropout, given.layers, given.heads, name=name)
-    if given.encoder == "age_decay":
-        # Here, because it builds on this module.
-        from trainer.age_decay import AgeDecay
-
-        return AgeDecay(given.max_values, given.encoder_dropout, given.half_life_days, name=name, dtype="float32")
     dtype = None if given.encoder == "gru" else "float32"  # None: that of the towers
     return kinds[given.encoder](given.max_values, given.encoder_dropout, name=name, dtype=dtype)

@@ -8,7 +8,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import trainer.towers  # noqa: F401  registers the layers that the tower is loaded with
+import trainer.prior
+import trainer.towers  # noqa: F401  both register the layers that the tower is loaded with
 from trainer.errors import RunError
 
 _BATCH = 4096

@@ -17,17 +17,78 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
+from bundle.vocabulary import FIRST_VALUE
 from trainer import scratch
 from trainer.data import Dataset
 from trainer.ensemble import Towers
 from trainer.events import Events
-from trainer.popularity import ItemPopularity, QueryPrior
 from trainer.recipe import ITEM_ID, Recipe
 from trainer.recipe_training import Training
 from trainer.schema import ITEMS, Schemas
 
 _DAY_S = 86_400.0
+
+_register = keras.saving.register_keras_serializable(package="two_tower")
+
+
+@_register
+class ItemPopularity(keras.layers.Layer):
+    """Adds an item's popularity to its vector as one more dimension.
+
+    Attributes:
+        shares: [slot_count] float32, 0 to 1, by slot of the item id; 0 for unknown items. `assign` sets it.
+
+    Args:
+        slot_count: slots of the vocabulary of items.
+        highest: the popularity of the most popular item in its vector, above 0 and below 1.
+    """
+
+    def __init__(self, slot_count: int, highest: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.slot_count, self.highest = slot_count, highest
+        self.shares = self.add_weight(shape=(slot_count,), initializer="zeros", trainable=False, name="shares")
+        self.built = True
+
+    def assign(self, slots: np.ndarray, popularity: np.ndarray) -> None:
+        """Sets the popularity of items, 0 to 1, [n] float32 by their slots [n] int32; unknown ones have none."""
+        shares = np.zeros(self.slot_count, dtype=np.float32)
+        known = slots >= FIRST_VALUE
+        shares[slots[known]] = popularity[known]
+        self.shares.assign(shares)
+
+    def call(self, vectors, slots):
+        """Returns [batch, dim + 1] float32, unit length, of vectors [batch, dim] of that length and slots [batch]."""
+        share: Any = ops.expand_dims(ops.take(self.shares, slots), -1)
+        share = self.highest * share
+        return ops.concatenate([vectors * ops.sqrt(1.0 - share * share), share], axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {**super().get_config(), "slot_count": self.slot_count, "highest": self.highest}
+
+
+@_register
+class QueryPrior(keras.layers.Layer):
+    """Adds the weight of the prior to a query's vector, the same for all.
+
+    Args:
+        weight: above 0 and below 1.
+    """
+
+    def __init__(self, weight: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def call(self, vectors):
+        """Returns [..., dim + 1] float32, unit length, of vectors [..., dim] of that length."""
+        last = ops.full_like(vectors[..., :1], math.sqrt(self.weight))
+        return ops.concatenate([vectors * math.sqrt(1.0 - self.weight), last], axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        return {**super().get_config(), "weight": self.weight}
 
 
 def add(towers: Towers, recipe: Recipe, dataset: Dataset, schemas: Schemas, fitted_on: Events) -> Towers:

@@ -67,15 +67,13 @@ class HistoryInput:
         name: of the feature.
         max_values: how many of the newest count.
         encoder: ``mean``; ``positions``: learned weights for each rank; ``rank_decay``: an exponential one;
-            ``age_decay``: likewise, by the time from the event to the request; ``gru``; ``transformer``: causal, as in
-            SASRec.
+            ``gru``; ``transformer``: causal, as in SASRec.
         items: what an item of the history is. ``tied``: the embedding that ``item_id`` has in the item tower; ``own``:
             one of its own; ``tower``: what the item tower makes of it, attributes and all, before its length is 1.
         layers: of the transformer.
         heads: of the transformer.
         dropout: share of the items hidden in training.
         encoder_dropout: of the item embeddings, and inside the transformer.
-        half_life_days: after which an event counts half, of ``age_decay``; where training starts to learn it.
         values: what else is known of each event, such as its rating.
         values_dropout: share of the histories in which each of them, or the times, is hidden in training.
         description: for those who send it.
@@ -84,13 +82,12 @@ class HistoryInput:
     name: Name
     kind: Literal["history"]
     max_values: Annotated[int, Field(ge=1, le=10_000)] = 50
-    encoder: Literal["mean", "positions", "rank_decay", "age_decay", "gru", "transformer"] = "positions"
+    encoder: Literal["mean", "positions", "rank_decay", "gru", "transformer"] = "positions"
     items: Literal["tied", "own", "tower"] = "tied"
     layers: Annotated[int, Field(ge=1, le=12)] = 1
     heads: Annotated[int, Field(ge=1, le=16)] = 2
     dropout: Share = 0.0
     encoder_dropout: Share = 0.0
-    half_life_days: Annotated[float, Field(gt=0.0, le=36_500.0)] = 30.0
     values: tuple[Value, ...] = ()
     values_dropout: Share = 0.2
     description: str = "ids of the items the user met before, oldest first; missing: a new user"
@@ -98,7 +95,7 @@ class HistoryInput:
     @property
     def reads_ages(self) -> bool:
         """Whether it depends on when the request is made."""
-        return self.encoder == "age_decay" or any(isinstance(value, AgeValue) for value in self.values)
+        return any(isinstance(value, AgeValue) for value in self.values)
 
     @property
     def reads_times(self) -> bool:

@@ -84,12 +84,6 @@ def check(recipe: Recipe, source: str) -> None:
     if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
         raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
     _check_training(recipe.training, source)
-    if recipe.training.popularity != "none" and all(f.name != ITEM_ID for f in recipe.item_tower.features):
-        raise RecipeError(
-            f"{source}: training.popularity needs the feature item_id in the item_tower: each item has its own"
-        )
-    if recipe.training.popularity == "recent" and recipe.interactions.time is None:
-        raise RecipeError(f"{source}: training.popularity recent needs interactions.time; or count all with all_time")
     if recipe.training.prior_weight:
         _check_prior(recipe, source)
     if recipe.training.event_order == "shuffled" and recipe.training.history_lag is not None:
@@ -105,7 +99,7 @@ def check(recipe: Recipe, source: str) -> None:
         )
     if recipe.training.event_order == "shuffled" and any(f.reads_times for f in histories):
         raise RecipeError(
-            f"{source}: query_tower: ages, gaps and encoder age_decay make no sense where training.event_order is "
+            f"{source}: query_tower: ages and gaps make no sense where training.event_order is "
             "shuffled, as no time passes between events; remove them, or use event_order time"
         )
     if len(histories) > 1 and any(feature.encoder == "transformer" for feature in histories):
@@ -179,10 +173,7 @@ def _check_values(history: HistoryInput, interactions: Interactions, where: str)
                 f"of type {types[value.name]}"
             )
     if history.reads_times and interactions.time is None:
-        raise RecipeError(
-            f"{where}: values of kind age and gap, and encoder age_decay, need interactions.time, the column of the "
-            "time"
-        )
+        raise RecipeError(f"{where}: values of kind age and gap need interactions.time, the column of the time")
 
 
 def _check_format(interactions: Interactions, source: str) -> None:
@@ -211,8 +202,6 @@ def _check_prior(recipe: Recipe, source: str) -> None:
         )
     if recipe.interactions.time is None:
         raise RecipeError(f"{source}: training.prior_weight needs interactions.time, to know what was taken lately")
-    if recipe.training.popularity != "none":
-        raise RecipeError(f"{source}: training.prior_weight and training.popularity do the same; remove one of them")
 
 
 def _check_training(training: Training, source: str) -> None:

@@ -23,7 +23,7 @@ class Training:
     """How the towers are fitted.
 
     Attributes:
-        dimension: length of the embeddings, one less than that of the vectors where they hold `popularity` or a prior.
+        dimension: length of the embeddings, one less than that of the vectors where they hold a prior.
         epochs: passes over the training events, at most.
         batch_size: events a step, about. Fewer where little data would give an epoch under 20 steps.
         learning_rate: of AdamW at the start; it decays to 0 along a cosine.
@@ -52,9 +52,6 @@ class Training:
         temperature: divides the logits; the start value where it is learned.
         learn_temperature: whether it is.
         initial_norm: about the length of an embedding at the start. Small ones learn faster where items are rare.
-        popularity: of an item, as one more dimension of the embeddings; see `trainer.popularity`. ``all_time``: of all
-            training events; ``recent``: the newer, the more. Default: none.
-        popularity_half_life_days: after which an event counts half, where ``recent``.
         prior_weight: of what was taken lately, as one more dimension of the vectors that is added when the towers are
             fitted, see `trainer.prior`; 0: none.
         prior_days: how long ago the events are, at most, that it counts: those that may be targets.
@@ -90,8 +87,6 @@ class Training:
     temperature: Annotated[float, Field(gt=0.0)] = 0.1
     learn_temperature: bool = True
     initial_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    popularity: Literal["none", "all_time", "recent"] = "none"
-    popularity_half_life_days: Annotated[float, Field(gt=0.0, le=36_500.0)] = 30.0
     prior_weight: Share = 0.0
     prior_days: Annotated[float, Field(ge=0.001, le=36_500.0)] = 30.0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"

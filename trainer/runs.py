@@ -24,11 +24,12 @@ from typing import Any
 
 import keras
 
-import trainer.towers  # noqa: F401  registers the layers that the towers are loaded with
+import trainer.prior
+import trainer.towers  # noqa: F401  both register the layers that the towers are loaded with
 from bundle.features import FeatureSchema
 from bundle.manifest import new_version
 from bundle.texts import TEXT_ENCODERS, OpenTextEncoder, TextEncoder, TextEncoderSpec
-from trainer import recipes
+from trainer import recipes, retired_keys
 from trainer.errors import RunError
 from trainer.evaluation import Evaluation
 from trainer.progress import SILENT, Progress
@@ -111,10 +112,15 @@ class Run:
         """Returns the run in a folder; its text encoders report to `progress`.
 
         Raises:
-            RunError: there is none, or it is damaged.
+            RunError: there is none, it is damaged, or its towers have layers that no longer exist.
         """
         try:
             raw = json.loads((folder / RUN).read_text(encoding="utf-8"))
+            if gone := retired_keys.used(raw["recipe"]):
+                raise RunError(
+                    f"{folder}: its towers were trained with {' and '.join(gone)}, which this trainer no longer has; "
+                    "train again without it. Bundles published from the run are still served, and take `add-items`"
+                )
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
             open_encoder = _text_encoders(folder / TEXT_ENCODERS, progress)
             return Run(

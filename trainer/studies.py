@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from trainer import retired_keys
 from trainer.errors import RecipeError, RunError
 from trainer.recipe import Recipe
 from trainer.recipes import differences
@@ -104,7 +105,9 @@ def _agree(study: optuna.Study, space: SearchSpace, data_sha256: str, path: Path
             study.set_user_attr(name, value)
         return
     before = study.user_attrs
-    changed = differences(before.get(_RECIPE, {}), now[_RECIPE])
+    stored = before.get(_RECIPE, {})
+    changed = differences(retired_keys.without(stored), now[_RECIPE])
+    changed += [f"{key} no longer exists" for key in retired_keys.used(stored)]
     if before.get(_DATA) != data_sha256:
         changed.append("the data has changed")
     if not changed and before.get(_SPACE) != now[_SPACE]:

@@ -13,11 +13,9 @@ from bundle.features import FeatureSchema, History, MultiCategorical, Numeric
 from bundle.texts import Text
 from bundle.vocabulary import FIRST_VALUE, PADDING
 from trainer import event_values, history
-from trainer.age_decay import AgeDecay
-from trainer.event_values import EventValues, ages_of
+from trainer.event_values import EventValues
 from trainer.hiding import PresenceDropout, SlotDropout, TextDropout, ValueDropout
 from trainer.history import HistoryEncoder, SlotMask
-from trainer.popularity import ItemPopularity, QueryPopularity
 from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
 from trainer.slot_embedding import SlotEmbedding
@@ -78,9 +76,8 @@ class EncodedHistory(keras.layers.Layer):
             training: whether dropout is on.
         """
         slots = self.hide(slots, training=training)
-        shown, ages = self._shown(slots, values, embeddings, training)
-        more = (ages,) if ages is not None and isinstance(self.encoder, AgeDecay) else ()
-        return self.encoder(shown, self.mask(slots), slots, *more, training=training)
+        shown = self._shown(slots, values, embeddings, training)
+        return self.encoder(shown, self.mask(slots), slots, training=training)
 
     def prefixes(self, slots, values=None, embeddings=None, training=False):
         """Returns [batch, length, dim] float32; see `trainer.history`.
@@ -94,16 +91,15 @@ class EncodedHistory(keras.layers.Layer):
             training: whether dropout is on.
         """
         slots = self.hide(slots, training=training)
-        shown, _ = self._shown(slots, values, embeddings, training)
+        shown = self._shown(slots, values, embeddings, training)
         return self.encoder.prefixes(shown, self.mask(slots), training=training)
 
     def _shown(self, slots, values, embeddings, training):
-        """Returns embeddings of the events, and their ages if there are any."""
+        """Returns the embeddings of the events."""
         shown = self.table(slots) if embeddings is None else embeddings
         if self.values is None or not values:
-            return shown, None
-        values = self.values.hide(values, training)
-        return self.values.apply_to(shown, values), ages_of(values, self.values.specs)
+            return shown
+        return self.values.apply_to(shown, self.values.hide(values, training))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
@@ -143,12 +139,10 @@ class ItemTower:
     Attributes:
         model: inputs by feature name, output [batch, dimension] float32, unit length.
         both: the same inputs; outputs are the embedding before its length is made 1, and the vector as of `model`.
-        popularity: what adds it to the vector; None where nothing does.
     """
 
     model: keras.Model
     both: keras.Model
-    popularity: ItemPopularity | None
 
 
 def build(recipe: Recipe, schemas: Schemas, precision: str = "float32") -> tuple[QueryTower, ItemTower]:
@@ -214,11 +208,8 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
             encoded.append(_encoded("query_tower", feature, given, schema, recipe, tensor))
             if isinstance(feature, Text):
                 direct.append(_projected("query_tower", feature, recipe, encoded[-1]))
-    raw, hidden = _output(recipe.query_tower, dimension, encoded, direct, _reads_text(schema))
-    vectors = _unit(raw)
-    if recipe.training.popularity != "none":
-        vectors = QueryPopularity(dtype="float32", name="query_popularity")(vectors, hidden)
-    join = keras.Model(joined, vectors, name="query_join")
+    raw = _output(recipe.query_tower, dimension, encoded, direct, _reads_text(schema))
+    join = keras.Model(joined, _unit(raw), name="query_join")
     inputs = {feature.name: _input(feature) for feature in schema.inputs}
     passed = {name: inputs[name] for name in joined}
     for name, layer in histories.items():
@@ -229,7 +220,7 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
 
 def _item_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) -> ItemTower:
     inputs = {feature.name: _input(feature) for feature in schema.features}
-    encoded, direct, ids = [], [], None
+    encoded, direct = [], []
     for feature, given in zip(schema.features, recipe.item_tower.features, strict=True):
         if feature.name == ITEM_ID:
             ids = SlotDropout(given.dropout, name="item_tower_item_id_dropout")(inputs[feature.name])
@@ -239,13 +230,10 @@ def _item_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) -> 
             encoded.append(_encoded("item_tower", feature, given, schema, recipe, inputs[feature.name]))
             if isinstance(feature, Text):
                 direct.append(_projected("item_tower", feature, recipe, encoded[-1]))
-    raw, _ = _output(recipe.item_tower, recipe.training.dimension, encoded, direct, _reads_text(schema))
-    vectors, popularity = _unit(raw), None
-    if recipe.training.popularity != "none":
-        popularity = ItemPopularity(table.input_dim, dtype="float32", name="item_popularity")
-        vectors = popularity(vectors, ids)
+    raw = _output(recipe.item_tower, recipe.training.dimension, encoded, direct, _reads_text(schema))
+    vectors = _unit(raw)
     model = keras.Model(inputs, vectors, name="item_tower")
-    return ItemTower(model, keras.Model(inputs, [raw, vectors], name="item_tower_both"), popularity)
+    return ItemTower(model, keras.Model(inputs, [raw, vectors], name="item_tower_both"))
 
 
 def _input(feature: Any) -> Any:
@@ -286,7 +274,7 @@ def _projected(side: str, feature: Text, recipe: Recipe, vectors):
 
 
 def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: bool):
-    """Returns ``direct + mlp(all)``, and the last hidden layer.
+    """Returns ``direct + mlp(all)``.
 
     The items' own embeddings and texts pass by the hidden layers, which correct them. With texts the correction starts
     at zero: a trained language model is a better start than noise.
@@ -299,7 +287,7 @@ def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: boo
     output = keras.layers.Dense(dimension, kernel_initializer=kernel)(hidden)
     if direct:
         output = keras.layers.Add()([output, *direct])
-    return output, hidden
+    return output
 
 
 def _reads_text(schema: FeatureSchema) -> bool:

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, devices, popularity, prior, scratch, towers
+from trainer import checkpoints, devices, prior, scratch, towers
 from trainer.checkpoints import Origin, State
 from trainer.data import Dataset
 from trainer.embeddings import embed_items
@@ -26,7 +26,7 @@ from trainer.examples import Examples, encode_items, history_slots
 from trainer.negatives import mine_hard_negatives
 from trainer.progress import SilentTraining, TrainingProgress
 from trainer.recipe import HistoryInput, Recipe
-from trainer.schema import ITEMS, Schemas
+from trainer.schema import Schemas
 from trainer.text.fitting import LayeredAdamW, TrainedTexts
 from trainer.two_tower import TwoTower
 
@@ -71,8 +71,7 @@ def fit(
     The same recipe and seed on the same machine give the same weights, in one go or resumed.
 
     Each epoch measures ``epoch``, ``loss``, ``temperature``, ``seconds``, ``examples_per_second``,
-    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch), ``half_life_days_`` and the name
-    of each history whose items decay by age, and ``val_`` metrics.
+    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch) and ``val_`` metrics.
 
     Args:
         recipe: dimension, epochs, learning rate, seed.
@@ -155,9 +154,6 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
         targets=min((encoder.targets for _, encoder in histories), default=64),
     )
     counts = train.item_counts(len(dataset.items.ids))
-    if item_tower.popularity is not None:
-        known = popularity.shares(spec, train.answers, len(dataset.items.ids))
-        item_tower.popularity.assign(schemas.item.vocabularies[ITEMS].lookup(dataset.items.ids), known)
     catalogue = encode_items(texts.schemas.item, dataset)
     model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts, texts)
     schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
@@ -231,7 +227,6 @@ class _Loop:
             "examples_per_second": examples / seconds,
             "input_wait_share": waited / seconds,
         }
-        measured |= {f"half_life_days_{name}": days for name, days in self._model.half_lives_days.items()}
         self._model.fill_tables()
         if self._validate:
             measured |= {f"val_{name}": value for name, value in self._validate(self._towers).items()}

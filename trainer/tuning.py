@@ -259,4 +259,4 @@ def _tried(trial: FrozenTrial) -> Tried:
 
 def recipe_of(tried: Tried) -> Recipe:
     """Returns the recipe of a trial."""
-    return recipes.parse(tried.recipe, f"trial {tried.number}")
+    return recipes.parse_stored(tried.recipe, f"trial {tried.number}")

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from bundle.vocabulary import FIRST_VALUE
 from trainer import devices, objectives
-from trainer.age_decay import AgeDecay
 from trainer.objectives import Draw, Pairs
 from trainer.recipe import HistoryInput, Recipe
 from trainer.text.fitting import TrainedTexts
@@ -25,7 +24,7 @@ class Items(NamedTuple):
 
     Attributes:
         raw: [m, dim] floats, in the precision of the towers, before the length is made 1.
-        vectors: [m, dim or dim + 1] float32, unit length.
+        vectors: [m, dim] float32, unit length.
         place: [n] int32, of each asked item in both.
     """
 
@@ -118,12 +117,6 @@ class TwoTower(keras.Model):
             encoded = encoder.prefixes(slots, values, embeddings, training=training)  # [batch, length, dim]
             parts[name] = tf.gather(tf.reshape(encoded, [-1, encoded.shape[2]]), batch["at"])
         return self._parts.join({name: parts[name] for name in self._parts.join.input}, training=training)
-
-    @property
-    def half_lives_days(self) -> dict[str, float]:
-        """Of the histories whose items decay by age, by name: after so many days an item counts half."""
-        encoders = {name: history.encoder for name, history in self._parts.histories.items()}
-        return {name: e.half_life_days for name, e in encoders.items() if isinstance(e, AgeDecay)}
 
     def fill_tables(self) -> None:
         """Writes what the item tower makes of each item into the histories that are made of that."""

@@ -22,7 +22,7 @@ from two_tower_client import InvalidRequest, Retriever
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
 HISTORY = '{ name = "history", kind = "history", max_values = 10, dropout = 0.2 },'
-WITH_VALUES = """{ name = "history", kind = "history", max_values = 10, dropout = 0.2, encoder = "age_decay", values = [
+WITH_VALUES = """{ name = "history", kind = "history", max_values = 10, dropout = 0.2, values = [
     { name = "stars", kind = "numeric" }, { name = "action", kind = "categorical" }, { kind = "age" }, { kind = "gap" }
 ] },"""
 ATTRIBUTES = """

@@ -14,7 +14,6 @@ import tensorflow as tf
 from bundle.event_values import HistoryNumeric
 from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer import schema, towers, training
-from trainer.age_decay import AgeDecay
 from trainer.data import Dataset
 from trainer.errors import RunError
 from trainer.event_schema import history_columns
@@ -43,7 +42,7 @@ WITHOUT_AGE = [
     {"kind": "gap"},
 ]
 ALL = [*WITHOUT_AGE, {"kind": "age"}]
-ENCODERS = ("mean", "positions", "rank_decay", "age_decay", "gru", "transformer")
+ENCODERS = ("mean", "positions", "rank_decay", "gru", "transformer")
 
 
 def shop(encoder: str, values: list[dict[str, Any]], items: str = "tied", **training: Any) -> Recipe:
@@ -99,7 +98,7 @@ def test_every_target_has_the_query_that_the_service_makes_of_the_same_lists(
     check_targets(shop(encoder, values, items), None)
 
 
-@pytest.mark.parametrize(("encoder", "values"), [("positions", ALL), ("gru", WITHOUT_AGE), ("age_decay", [])])
+@pytest.mark.parametrize(("encoder", "values"), [("positions", ALL), ("gru", WITHOUT_AGE)])
 def test_so_it_is_where_a_lag_hides_the_newest_events(encoder: str, values: list[dict[str, Any]]) -> None:
     check_targets(shop(encoder, values, history_lag=0.0), 0.0)
 
@@ -154,8 +153,6 @@ def test_ids_alone_are_read_as_by_a_recipe_without_values(encoder: str) -> None:
     for weight, trained in zip(*both, strict=True):
         weight.assign(trained)
     alone = schemas.query.subset({"history"}).encode({"history": ids}, 3)
-    if encoder == "age_decay":
-        alone["history.time"] = np.zeros((3, MAX_VALUES, 4), dtype=np.float32)
     np.testing.assert_allclose(served, np.array(plain.model(alone)), atol=1e-6)
 
 
@@ -186,7 +183,7 @@ def test_exported_tower_answers_the_same_and_says_nothing_of_names(
 
 def test_loaded_tower_answers_the_same(tmp_path: Path) -> None:
     data = events()
-    schemas, _, model = prepared(shop("age_decay", ALL), data)
+    schemas, _, model = prepared(shop("positions", ALL), data)
     inputs = schemas.query.encode(history_columns(schemas.query, data, data.events, np.arange(3), data.events), 3)
     model.query_tower.save(tmp_path / "tower.keras")
     loaded = keras.saving.load_model(tmp_path / "tower.keras", compile=False)
@@ -220,32 +217,6 @@ def test_hidden_values_are_missing_ones() -> None:
     assert any(np.array(a)[:, 0, 0].tolist() != np.array(b)[:, 0, 0].tolist() for a in hidden.values()
                for b in hidden.values())  # fmt: skip
     assert values.hide(inputs, training=False) == inputs
-
-
-def test_weights_fall_by_half_in_each_half_life() -> None:
-    layer = AgeDecay(3, half_life_days=2.0)
-    embeddings = np.array([[[6.0], [3.0], [12.0]]], dtype=np.float32)
-    slots, mask = np.array([[7, 8, 9]], np.int32), np.ones((1, 3), np.float32)
-    # Ages of 0, 2 and 4 days: weights 1, 1/2, 1/4, so (6 + 1.5 + 3) / 1.75.
-    days = np.array([0.0, 2.0, 4.0])
-    ages = np.stack([np.log2(1 + days * 86_400), np.ones(3)], axis=-1).astype(np.float32)[None]
-    assert np.array(layer(embeddings, mask, slots, ages))[0, 0] == pytest.approx(10.5 / 1.75, rel=1e-4)
-    # 100 days more for all: shares stay the same, though exp(-rate * age) itself is under 1e-15.
-    old = np.stack([np.log2(1 + (days + 100.0) * 86_400), np.ones(3)], axis=-1).astype(np.float32)[None]
-    assert np.array(layer(embeddings, mask, slots, old))[0, 0] == pytest.approx(10.5 / 1.75, rel=1e-3)
-    # No ages: by rank, with the factor 0.900250 of `RankDecay` at its start.
-    by_rank = (6 + 3 * 0.900250 + 12 * 0.810450) / (1 + 0.900250 + 0.810450)
-    assert np.array(layer(embeddings, mask, slots, np.zeros((1, 3, 2), np.float32)))[0, 0] == pytest.approx(by_rank)
-    assert layer.half_life_days == pytest.approx(2.0)
-
-
-def test_a_training_learns_the_half_life_and_tells_it() -> None:
-    of = shop("age_decay", [], epochs=2, learning_rate=0.1)
-    data = events()
-    fitted = training.fit(of, data, schema.build(of, data, data.events), data.events, validate=None)
-    told = [epoch["half_life_days_history"] for epoch in fitted.epochs]
-    assert all(days > 0 for days in told)
-    assert told[0] != told[1]
 
 
 def test_statistics_are_those_of_training_events() -> None:

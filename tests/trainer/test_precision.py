@@ -71,8 +71,8 @@ def test_mixed_precision_learns_the_shop(folder: Path, precision: str, history: 
 
 
 @pytest.mark.parametrize("precision", MIXED)
-def test_popularity_goes_with_mixed_precision(folder: Path, precision: str) -> None:
-    of = recipe(training={"precision": precision, "epochs": 1, "popularity": "all_time"})
+def test_the_prior_goes_with_mixed_precision(folder: Path, precision: str) -> None:
+    of = recipe(training={"precision": precision, "epochs": 1, "prior_weight": 0.1})
     dataset = data.load(of, folder)
     train = splits.split(dataset, of.split).train
     fitted = training.fit(of, dataset, schema.build(of, dataset, train), train, validate=None)

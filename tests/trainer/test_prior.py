@@ -137,7 +137,6 @@ def test_a_process_that_did_not_train_can_load_it(fitted: Any, tmp_path: Path) -
     [
         ({"item_tower": {"features": [{"name": "year", "kind": "numeric"}]}}, "item_id"),
         ({"interactions": {"path": "x.csv", "user": "u", "item": "i"}}, "interactions.time"),
-        ({"training": {"prior_weight": 0.1, "popularity": "all_time"}}, "do the same"),
         ({"training": {"prior_weight": 1.0}}, "prior_weight"),
     ],
 )

@@ -12,12 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from trainer import retired_keys
 from trainer.errors import RecipeError
 from trainer.recipe import ADAPTER, KEYS, Recipe
 from trainer.recipe_checks import check
-
-_REMOVED = {("query_tower", "interests"): 1}
-"""Keys that recipes no longer have, by section and name, and the value that switched each of them off."""
 
 
 def shipped() -> list[str]:
@@ -79,23 +77,18 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
 
 
 def parse_stored(raw: Mapping[str, Any], source: str) -> Recipe:
-    """Returns a recipe that the trainer, maybe an earlier version of it, stored in a bundle, run or checkpoint.
+    """Returns a recipe that this trainer or an earlier one stored in a bundle, run, checkpoint or study.
 
-    A stored recipe holds every key of its time. Those that were removed since are ignored where they were switched off.
+    Keys that no longer exist are left out; `trainer.retired_keys.used` tells which of them mattered.
 
     Args:
-        raw: as made by `Recipe.to_json`.
+        raw: made by `Recipe.to_json`.
         source: its name, for messages.
 
     Raises:
         RecipeError: names each bad key.
     """
-    known = dict(raw)
-    for (section, key), off in _REMOVED.items():
-        part = known.get(section)
-        if isinstance(part, Mapping) and part.get(key) == off:
-            known[section] = {name: value for name, value in part.items() if name != key}
-    return parse(known, source)
+    return parse(retired_keys.without(raw), source)
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
@@ -130,12 +123,14 @@ def _place(keys: Sequence[int | str], raw: Any) -> str:
 def _advise(error: ErrorDetails) -> str:
     if error["type"] != "unexpected_keyword_argument":
         got = error.get("input")
+        if got == retired_keys.AGE_DECAY:
+            return retired_keys.ADVICE[got]
         return error["msg"] + (f", not {got!r}" if isinstance(got, str | int | float) else "")
     key = str(error["loc"][-1])
-    if error["loc"] in _REMOVED:
-        return "this key was removed from the trainer; delete it from the recipe"
     if key in KEYS:
         return "no key of this part; it belongs elsewhere"
+    if key in retired_keys.ADVICE:
+        return retired_keys.ADVICE[key]
     near = difflib.get_close_matches(key, KEYS, n=1)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
