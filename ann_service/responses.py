@@ -11,7 +11,6 @@ import numpy as np
 
 from ann_index.exact import Found
 from ann_service.plan import SearchPlan
-from ann_service.wire import varint
 from bundle.items import Column, ItemTable
 from bundle.strings import Strings
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -48,12 +47,21 @@ def to_response(items: ItemTable, plans: Sequence[SearchPlan], found: Sequence[F
     start = 0
     for plan, (rows, scores), end in zip(plans, found, cuts, strict=True):
         packed = scores.astype("<f4", copy=False).tobytes()
-        head = bytes((_SCORES, *varint(len(packed)))) if packed else b""
+        head = bytes((_SCORES, *_varint(len(packed)))) if packed else b""
         columns = _columns(items, plan.return_attributes, rows) if plan.return_attributes else b""
         size = end - start + len(head) + len(packed) + len(columns)
-        parts += bytes((_RESULT, *varint(size))), texts[start:end], head, packed, columns
+        parts += bytes((_RESULT, *_varint(size))), texts[start:end], head, packed, columns
         start = end
     return b"".join((*parts, _tail(versions)))
+
+
+def _varint(value: int) -> bytes:
+    """Returns a size on the wire: seven bits a byte, the lowest first, the top bit set but in the last."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*encoded, value))
 
 
 @lru_cache(maxsize=64)

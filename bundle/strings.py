@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from bundle.spans import PADDING, Spans
-
 ABSENT = -1
 """Position of a string that is not there."""
 
@@ -42,9 +40,7 @@ class Strings(Sequence[str]):
             raise ValueError(
                 f"{len(ends)} ends, {len(sums)} sums and {len(order)} positions are not of the same strings"
             )
-        self._padded = np.zeros(len(utf8) + PADDING, dtype=np.uint8)
-        self._padded[: len(utf8)] = utf8
-        self._utf8, self._sums, self._order = self._padded[: len(utf8)], sums, order
+        self._utf8, self._sums, self._order = utf8, sums, order
         self._bounds = np.concatenate([np.zeros(1, dtype=np.int64), ends])  # [n + 1]
         self._ends = self._bounds[1:]
         self._bytes = self._utf8.data
@@ -75,10 +71,6 @@ class Strings(Sequence[str]):
         """Returns the strings at `positions`: [n] int64, each 0 to len - 1."""
         starts, ends = self._bounds[positions].tolist(), self._ends[positions].tolist()
         return [str(self._bytes[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
-
-    def spans(self, positions: np.ndarray) -> Spans:
-        """Returns where the strings at `positions` stand in memory: [n] int64, each 0 to len - 1."""
-        return Spans(self._padded, self._bounds[positions], self._ends[positions])
 
     def join(self, positions: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the strings at `positions` in one array, without an object for each.
@@ -119,10 +111,7 @@ class Strings(Sequence[str]):
 
     def find(self, values: Sequence[str]) -> np.ndarray:
         """Returns the positions of `values`: [n] int64, -1 for one that is not there."""
-        return self.find_encoded(_encode(values))
-
-    def find_encoded(self, encoded: Sequence[bytes]) -> np.ndarray:
-        """Returns what `find` does, for strings in UTF-8."""
+        encoded = _encode(values)
         sums = np.fromiter(map(zlib.crc32, encoded), dtype=np.uint32, count=len(encoded))
         # Ascending, so that the search walks through the sums once instead of jumping over them.
         order = np.argsort(sums)
