@@ -13,8 +13,8 @@ from serving.cores import own_cores
 from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from serving.live import Live, Served, Snapshot
 from serving.metrics import Metrics
-from serving.server import add_methods
 from two_tower.ann.v1 import ann_service_pb2 as pb
+from two_tower.ann.v1 import ann_service_pb2_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
 
@@ -26,7 +26,7 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 }
 
 
-class AnnServicer:
+class AnnServicer(ann_service_pb2_grpc.AnnServiceServicer):
     """Answers with the open catalogues; safe for several threads."""
 
     def __init__(self, live: Live[Catalogue], max_batch_size: int, max_k: int, threads: int, metrics: Metrics) -> None:
@@ -45,20 +45,8 @@ class AnnServicer:
         self._searches = SharedSearches(own_cores(), threads, metrics.shared_searches)
         self._batch_size = metrics.batch_size.labels("SearchItems")
 
-    def add_to(self, server: grpc.Server) -> None:
-        """Lets `server` answer with this; results are bytes, see `responses`."""
-        handlers = {
-            "SearchItems": grpc.unary_unary_rpc_method_handler(self.SearchItems, pb.SearchItemsRequest.FromString),
-            "GetServingStatus": grpc.unary_unary_rpc_method_handler(
-                self.GetServingStatus,
-                pb.GetServingStatusRequest.FromString,
-                pb.GetServingStatusResponse.SerializeToString,
-            ),
-        }
-        add_methods(server, SERVICE_NAME, handlers)
-
-    def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> bytes:
-        """Returns a SearchItemsResponse: one result a search, all from one bundle.
+    def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
+        """Returns one result for each search, all from one bundle.
 
         Raises:
             ServiceError: as the proto lists them.

@@ -20,7 +20,7 @@ from bundle.manifest import CANARIES
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import Model, ModelLoader
-from query_tower_service.servicer import to_response
+from query_tower_service.responses import to_response
 from query_tower_service.text import TextMetrics
 from serving.metrics import Metrics
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -79,7 +79,7 @@ def _measure(model: Model, queries: list[Any], size: int, pause_s: float) -> lis
         times.append(time.perf_counter_ns())
         embeddings = tower.embed(inputs, size)
         times.append(time.perf_counter_ns())
-        to_response(embeddings, model.version)
+        to_response(embeddings, model.version).SerializeToString()
         times.append(time.perf_counter_ns())
         taken.append([after - before for before, after in itertools.pairwise(times)])
     return [statistics.median(each) / 1000 for each in zip(*taken[_WARM_UP:], strict=True)]

@@ -16,12 +16,10 @@ from typing import Any
 from ann_service import assembly as ann_assembly
 from ann_service import servicer as ann_servicer
 from ann_service.config import AnnConfig
-from ann_service.servicer import AnnServicer
 from query_tower_service import assembly as query_tower_assembly
 from query_tower_service import servicer as query_tower_servicer
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.encoder import QueryTower
-from query_tower_service.servicer import QueryTowerServicer
 from serving.program import run_program
 
 
@@ -29,8 +27,10 @@ def echo() -> None:
     """Lets both services answer with what they are asked."""
     from bench.echo import add_echo  # after the services, which say how gRPC is to run
 
-    QueryTowerServicer.add_to = lambda _, server: add_echo(server, query_tower_servicer.SERVICE_NAME)
-    AnnServicer.add_to = lambda _, server: add_echo(server, ann_servicer.SERVICE_NAME)
+    query_tower_assembly.add_QueryTowerServiceServicer_to_server = lambda _, server: add_echo(
+        server, query_tower_servicer.SERVICE_NAME
+    )
+    ann_assembly.add_AnnServiceServicer_to_server = lambda _, server: add_echo(server, ann_servicer.SERVICE_NAME)
 
 
 def saved_model() -> None:

@@ -40,10 +40,11 @@ class Strings(Sequence[str]):
             raise ValueError(
                 f"{len(ends)} ends, {len(sums)} sums and {len(order)} positions are not of the same strings"
             )
-        self._utf8, self._sums, self._order = utf8, sums, order
+        self._bytes = utf8.tobytes()
+        self._utf8 = np.frombuffer(self._bytes, dtype=np.uint8)
+        self._sums, self._order = sums, order
         self._bounds = np.concatenate([np.zeros(1, dtype=np.int64), ends])  # [n + 1]
         self._ends = self._bounds[1:]
-        self._bytes = self._utf8.data
 
     @staticmethod
     def of(strings: Iterable[str]) -> Strings:
@@ -70,7 +71,7 @@ class Strings(Sequence[str]):
     def take(self, positions: np.ndarray) -> list[str]:
         """Returns the strings at `positions`: [n] int64, each 0 to len - 1."""
         starts, ends = self._bounds[positions].tolist(), self._ends[positions].tolist()
-        return [str(self._bytes[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+        return [self._bytes[start:end].decode() for start, end in zip(starts, ends, strict=True)]
 
     def join(self, positions: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the strings at `positions` in one array, without an object for each.
@@ -96,7 +97,7 @@ class Strings(Sequence[str]):
         start = 0
         for first in range(0, len(self), _DECODED_AT_ONCE):
             for end in self._ends[first : first + _DECODED_AT_ONCE].tolist():
-                yield str(self._bytes[start:end], "utf-8")
+                yield self._bytes[start:end].decode()
                 start = end
 
     def __eq__(self, other: object) -> bool:
@@ -189,7 +190,7 @@ class Strings(Sequence[str]):
         return positions
 
     def _raw(self, position: int) -> bytes:
-        return self._bytes[int(self._bounds[position]) : int(self._ends[position])].tobytes()
+        return self._bytes[int(self._bounds[position]) : int(self._ends[position])]
 
     def _resolve(self, encoded: bytes, sum_: int, at: int) -> int:
         while at < len(self._sums) and self._sums[at] == sum_:

@@ -49,14 +49,14 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
 
 
 def _rate(
-    read: Callable[[bytes], Any], handle: Callable[[Any, Any], bytes], messages: Sequence[Message], seconds: float
+    read: Callable[[bytes], Any], handle: Callable[[Any, Any], Message], messages: Sequence[Message], seconds: float
 ) -> float:
     raw = [message.SerializeToString() for message in messages]
     for each in raw:
-        handle(read(each), None)
+        handle(read(each), None).SerializeToString()
     count, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
-        handle(read(raw[count % len(raw)]), None)
+        handle(read(raw[count % len(raw)]), None).SerializeToString()
         count += 1
     return count / elapsed
 

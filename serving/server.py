@@ -29,19 +29,6 @@ _FLUSH_S = 0.2
 _log = structlog.get_logger("server")
 
 
-def add_methods(server: grpc.Server, service_name: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-    """Lets `server` answer with these handlers, as a generated function would with what it makes of a servicer.
-
-    Args:
-        server: not started yet.
-        service_name: full name of the service.
-        handlers: by name of the method, as `grpc.unary_unary_rpc_method_handler` makes them; they may take and give
-            bytes where that saves making a message.
-    """
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, handlers),))
-    server.add_registered_method_handlers(service_name, handlers)
-
-
 class Server:
     """One service. NOT_SERVING until a bundle is open, and again while it drains.
 

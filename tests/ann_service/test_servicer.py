@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ann_service.servicer import AnnServicer
 from bundle.store import BundleStore
-from serving.metrics import Metrics
 from tests.ann_service.world import World, ask, serving
 from tests.serving.harness import ann_service, failure, fields
 from tests.worlds import tower, unit_vectors, wait_for, write_bundle
@@ -58,17 +55,6 @@ def test_returns_the_nearest_items_in_the_order_of_the_request(world: World) -> 
     manifest = world[1]
     versions = (response.model_version, response.bundle_version, response.newest_model_version)
     assert versions == (manifest.model_version, manifest.bundle_version, manifest.model_version)
-
-
-def test_answers_every_method_of_the_service() -> None:
-    added: dict[str, Any] = {}
-    server: Any = SimpleNamespace(
-        add_generic_rpc_handlers=lambda _: None,
-        add_registered_method_handlers=lambda _, handlers: added.update(handlers),
-    )
-    live: Any = None
-    AnnServicer(live, 1, 1, 1, Metrics()).add_to(server)
-    assert [*added] == [method.name for method in pb.DESCRIPTOR.services_by_name["AnnService"].methods]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 7.0, 1e38])

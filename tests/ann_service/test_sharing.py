@@ -341,7 +341,7 @@ def ask(service: AnnServicer, *numbers: int, exclude: Sequence[int] = ()) -> lis
     context: Any = None
     request = pb.SearchItemsRequest(searches=searches, model_version="model")
     response = service.SearchItems(request, context)
-    return [list(result.item_ids) for result in pb.SearchItemsResponse.FromString(response).results]
+    return [list(result.item_ids) for result in response.results]
 
 
 def test_calls_with_one_search_share(monkeypatch: pytest.MonkeyPatch) -> None:
