@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ann_service.catalogue import CatalogueLoader
 from ann_service.config import AnnConfig
 from ann_service.servicer import SERVICE_NAME, AnnServicer
@@ -9,6 +11,7 @@ from bundle.store import BundleStore
 from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import Server
+from two_tower.ann.v1.ann_service_pb2_grpc import add_AnnServiceServicer_to_server
 
 
 def assemble(config: AnnConfig) -> Server:
@@ -21,4 +24,4 @@ def assemble(config: AnnConfig) -> Server:
     metrics = Metrics()
     open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
     servicer = AnnServicer(open_bundles, config.max_batch_size, config.max_k, config.thread_count, metrics)
-    return Server(SERVICE_NAME, servicer.add_to, open_bundles, metrics, config)
+    return Server(SERVICE_NAME, partial(add_AnnServiceServicer_to_server, servicer), open_bundles, metrics, config)

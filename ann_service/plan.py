@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ann_service.bitsets import Matches
-from ann_service.exclusions import Exclusions, among
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,12 @@ class SearchPlan(NamedTuple):
         query: [dimension] float32, unit length; [0] where words rank alone.
         k: how many items, at least 1.
         allowed: what the filter lets through; None: all.
-        excluded: [n] int64, distinct rows to leave out, ascending; none beside `exclusions`.
+        excluded: [n] int64, distinct rows to leave out, ascending.
         min_score: the least score; None: no limit.
         exact: scan.
         budget: of the index, for `k` items.
         return_attributes: names of attributes to send along.
         text: to rank by; None: the embedding ranks.
-        exclusions: what to leave out where not all of it was looked up; None: `excluded`.
     """
 
     query: np.ndarray
@@ -51,19 +49,17 @@ class SearchPlan(NamedTuple):
     budget: int
     return_attributes: tuple[str, ...] = ()
     text: TextQuery | None = None
-    exclusions: Exclusions | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing is left out."""
-        if self.allowed is not None or self.exclusions is not None or len(self.excluded):
+        if self.allowed is not None or len(self.excluded):
             return False
         return self.min_score is None
 
     def leaves_out(self, rows: np.ndarray) -> np.ndarray:
         """Returns which of `rows`, [n] int64, are excluded: [n] bool."""
-        return among(rows, self.excluded) if self.exclusions is None else self.exclusions.contain(rows)
-
-    def looked_up(self) -> SearchPlan:
-        """Returns the same search with all that is to be left out in `excluded`."""
-        return self if self.exclusions is None else self._replace(excluded=self.exclusions.rows, exclusions=None)
+        if not len(self.excluded):
+            return np.zeros(len(rows), dtype=bool)
+        positions = np.minimum(np.searchsorted(self.excluded, rows), len(self.excluded) - 1)
+        return self.excluded[positions] == rows

@@ -23,7 +23,6 @@ import numpy as np
 from ann_index.exact import Found, scan
 from ann_service.bitsets import FEW_SHARE
 from ann_service.catalogue import Catalogue
-from ann_service.exclusions import among
 from ann_service.plan import SearchPlan
 
 _GATHERED_ROW = 1.5
@@ -95,8 +94,6 @@ class _Search:
 
     def __init__(self, catalogue: Catalogue, plan: SearchPlan, alike: int) -> None:
         matching = catalogue.manifest.item_count if plan.allowed is None else plan.allowed.count
-        if plan.exclusions is not None and (plan.exact or plan.k > matching - len(plan.exclusions)):
-            plan = plan.looked_up()  # how many are left has to be known
         self.plan = plan
         self._alike = alike  # searches of the call that one scan would answer, this one among them
         self.found: Found | None = None
@@ -108,8 +105,6 @@ class _Search:
         self._excluded_count = len(excluded)
         if plan.allowed is not None and len(excluded):
             self._excluded_count = int(np.count_nonzero(plan.allowed.contain(excluded)))
-        if plan.exclusions is not None:  # at most; of those that match, about
-            self._excluded_count = math.ceil(len(plan.exclusions) * matching / self._item_count)
         self._allowed_count = matching - self._excluded_count
         self.wanted = min(plan.k, self._allowed_count)
         self._leaves_out = plan.allowed is not None or self._excluded_count > 0 or plan.min_score is not None
@@ -205,14 +200,13 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
 
 def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> None:
     """Answers searches with the same filter by scans that leave out what is excluded, one for each exclusions."""
-    together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
+    together: defaultdict[int, list[_Search]] = defaultdict(list)
     for search in searches:
-        plan = search.plan
-        together[id(plan.exclusions), id(plan.excluded) if len(plan.excluded) else 0].append(search)
+        excluded = search.plan.excluded
+        together[id(excluded) if len(excluded) else 0].append(search)
     for alike in together.values():
-        plan = alike[0].plan.looked_up()
         queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
-        allowed, hidden = _rows_to_scan(plan, len(vectors))
+        allowed, hidden = _rows_to_scan(alike[0].plan, len(vectors))
         ks = [search.wanted for search in alike]
         for search, (rows, scores) in zip(
             alike, scan(vectors, queries, ks, allowed=allowed, hidden=hidden), strict=True
@@ -240,7 +234,7 @@ def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None,
             hidden[excluded] = True
         return None, hidden
     rows = plan.allowed.rows
-    return rows if excluded is None else rows[~among(rows, excluded)], None
+    return rows if excluded is None else rows[~plan.leaves_out(rows)], None
 
 
 def _reads_all(plan: SearchPlan) -> bool:

@@ -9,15 +9,14 @@ from ann_service.responses import Versions, to_response
 from ann_service.sharing import SharedSearches
 from ann_service.text import ranks_by_text
 from ann_service.validation import check_batch, read_searches
-from ann_service.wire import Request, read_request
 from serving.cores import own_cores
 from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from serving.live import OpenBundles
 from serving.metrics import Metrics
-from serving.server import add_methods
 from serving.snapshot import OpenBundle, Snapshot
 from serving.status import build_status
 from two_tower.ann.v1 import ann_service_pb2 as pb
+from two_tower.ann.v1 import ann_service_pb2_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
 
@@ -29,7 +28,7 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 }
 
 
-class AnnServicer:
+class AnnServicer(ann_service_pb2_grpc.AnnServiceServicer):
     """Answers with the open catalogues; safe for several threads."""
 
     def __init__(
@@ -50,34 +49,21 @@ class AnnServicer:
         self._searches = SharedSearches(own_cores(), threads, metrics.shared_searches)
         self._batch_size = metrics.batch_size.labels("SearchItems")
 
-    def add_to(self, server: grpc.Server) -> None:
-        """Lets `server` answer with this; searches and their results are bytes, see `wire` and `responses`."""
-        handlers = {
-            "SearchItems": grpc.unary_unary_rpc_method_handler(self.SearchItems, read_request),
-            "GetServingStatus": grpc.unary_unary_rpc_method_handler(
-                self.GetServingStatus,
-                pb.GetServingStatusRequest.FromString,
-                pb.GetServingStatusResponse.SerializeToString,
-            ),
-        }
-        add_methods(server, SERVICE_NAME, handlers)
-
-    def SearchItems(self, request: Request, context: grpc.ServicerContext) -> bytes:
-        """Returns a SearchItemsResponse: one result a search, all from one bundle.
+    def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
+        """Returns one result for each search, all from one bundle.
 
         Raises:
             ServiceError: as the proto lists them.
         """
-        message = request.message
-        check_batch(message.searches, message.model_version, self._max_batch_size)
-        self._batch_size.observe(len(message.searches))
+        check_batch(request.searches, request.model_version, self._max_batch_size)
+        self._batch_size.observe(len(request.searches))
         snapshot = self._open_bundles.snapshot
-        catalogue = _pick(snapshot, message.model_version, message.bundle_version)
-        if catalogue.lexical is None and any(map(ranks_by_text, message.searches)):
+        catalogue = _pick(snapshot, request.model_version, request.bundle_version)
+        if catalogue.lexical is None and any(map(ranks_by_text, request.searches)):
             opened = [open_bundle.bundle for open_bundle in snapshot.open]
             with_one = [other.manifest.bundle_version for other in opened if other.lexical is not None]
             raise LexicalNotServed(catalogue.manifest.bundle_version, with_one)
-        plans = read_searches(request, catalogue, self._max_k)
+        plans = read_searches(request.searches, catalogue, self._max_k)
         versions = Versions(
             catalogue.manifest.model_version,
             catalogue.manifest.bundle_version,

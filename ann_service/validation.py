@@ -11,13 +11,10 @@ import numpy as np
 
 from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
-from ann_service.exclusions import Exclusions, distinct
 from ann_service.filters import match
 from ann_service.plan import SearchPlan, TextQuery
 from ann_service.text import ranks_by_text, read_text
-from ann_service.wire import Request
-from bundle.spans import Spans
-from bundle.strings import ABSENT
+from bundle.strings import ABSENT, Strings
 from serving.errors import InvalidRequest, UnknownItem
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
@@ -42,7 +39,7 @@ def check_batch(searches: Sequence[pb.Search], model_version: str, max_batch_siz
         raise InvalidRequest([("model_version", description)])
 
 
-def read_searches(request: Request, catalogue: Catalogue, max_k: int) -> list[SearchPlan]:
+def read_searches(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int) -> list[SearchPlan]:
     """Returns the searches, ready to run.
 
     Raises:
@@ -51,9 +48,9 @@ def read_searches(request: Request, catalogue: Catalogue, max_k: int) -> list[Se
     """
     violations: list[tuple[str, str]] = []
     plans: list[SearchPlan] = []
-    for number, search in enumerate(request.message.searches):
+    for number, search in enumerate(searches):
         try:
-            plans.append(_read_search(search, request.left_out.get(number), catalogue, max_k, f"searches[{number}]"))
+            plans.append(_read_search(search, catalogue, max_k, f"searches[{number}]"))
         except InvalidRequest as error:
             violations += error.violations
             if len(violations) >= _MAX_VIOLATIONS:
@@ -63,9 +60,8 @@ def read_searches(request: Request, catalogue: Catalogue, max_k: int) -> list[Se
     return plans
 
 
-def _read_search(search: pb.Search, left_out: Spans | None, catalogue: Catalogue, max_k: int, path: str) -> SearchPlan:
-    exclusion_count = len(search.exclude_item_ids) + len(left_out or ())
-    violations = _check_numbers(search, exclusion_count, catalogue, max_k, path)
+def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> SearchPlan:
+    violations = _check_numbers(search, catalogue, max_k, path)
     allowed: Matches | None = None
     if search.HasField("filter"):
         try:
@@ -85,17 +81,11 @@ def _read_search(search: pb.Search, left_out: Spans | None, catalogue: Catalogue
             violations += error.violations
     if violations:
         raise InvalidRequest(violations)
-    excluded, exclusions = own_rows, None
-    if search.exclude_item_ids or len(own_rows):
-        excluded = distinct(np.concatenate([catalogue.items.ids.find(search.exclude_item_ids[:]), own_rows]))
-    if left_out is not None:
-        excluded, exclusions = _NO_ROWS, Exclusions(catalogue.items.ids, left_out, excluded)
     return SearchPlan(
         query=query,
         k=search.k,
         allowed=allowed,
-        excluded=excluded,
-        exclusions=exclusions,
+        excluded=_rows_to_exclude(catalogue.items.ids, search.exclude_item_ids[:], own_rows),
         min_score=search.min_score if search.HasField("min_score") else None,
         exact=search.exact,
         budget=search.search_budget or catalogue.default_budget(search.k),
@@ -104,9 +94,15 @@ def _read_search(search: pb.Search, left_out: Spans | None, catalogue: Catalogue
     )
 
 
-def _check_numbers(
-    search: pb.Search, exclusion_count: int, catalogue: Catalogue, max_k: int, path: str
-) -> list[tuple[str, str]]:
+def _rows_to_exclude(ids: Strings, excluded_ids: Sequence[str], own_rows: np.ndarray) -> np.ndarray:
+    """Returns the rows of the excluded ids that the catalogue has, and `own_rows`: [n] int64, distinct, ascending."""
+    if not excluded_ids and not len(own_rows):
+        return _NO_ROWS
+    rows = np.sort(np.concatenate([ids.find(excluded_ids), own_rows]))
+    return rows[np.diff(rows, prepend=ABSENT) > 0]
+
+
+def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> list[tuple[str, str]]:
     violations: list[tuple[str, str]] = []
     if not 1 <= search.k <= max_k:
         violations.append((f"{path}.k", f"{search.k}, expected 1 to {max_k}"))
@@ -115,6 +111,7 @@ def _check_numbers(
     low, high, allowed = (0.0, sys.float_info.max, "0 or more") if ranks_by_text(search) else (-1.0, 1.0, "-1 to 1")
     if search.HasField("min_score") and not low <= search.min_score <= high:  # so written that NaN fails
         violations.append((f"{path}.min_score", f"{search.min_score}, expected {allowed}"))
+    exclusion_count = len(search.exclude_item_ids)
     if exclusion_count > MAX_EXCLUSIONS:
         violations.append((f"{path}.exclude_item_ids", f"{exclusion_count} ids, expected at most {MAX_EXCLUSIONS}"))
     attributes = catalogue.items.attributes

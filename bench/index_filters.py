@@ -17,7 +17,6 @@ from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from ann_service.search import find
 from ann_service.validation import read_searches
-from ann_service.wire import read_request
 from bench.index_data import DIMENSION, make_data
 from bench.timing import alternate, print_table
 from bundle.items import ItemTable
@@ -114,7 +113,8 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
     }
 
     def serve(name: str, number: int) -> None:
-        find(catalogue, read_searches(read_request(requests[name][number % len(queries)]), catalogue, 1000)[0])
+        request = pb.SearchItemsRequest.FromString(requests[name][number % len(queries)])
+        find(catalogue, read_searches(request.searches, catalogue, 1000)[0])
 
     timed = alternate(
         {

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from bundle.spans import PADDING, Spans
-
 ABSENT = -1
 """Position of a string that is not there."""
 
@@ -42,12 +40,11 @@ class Strings(Sequence[str]):
             raise ValueError(
                 f"{len(ends)} ends, {len(sums)} sums and {len(order)} positions are not of the same strings"
             )
-        self._padded = np.zeros(len(utf8) + PADDING, dtype=np.uint8)
-        self._padded[: len(utf8)] = utf8
-        self._utf8, self._sums, self._order = self._padded[: len(utf8)], sums, order
+        self._bytes = utf8.tobytes()
+        self._utf8 = np.frombuffer(self._bytes, dtype=np.uint8)
+        self._sums, self._order = sums, order
         self._bounds = np.concatenate([np.zeros(1, dtype=np.int64), ends])  # [n + 1]
         self._ends = self._bounds[1:]
-        self._bytes = self._utf8.data
 
     @staticmethod
     def of(strings: Iterable[str]) -> Strings:
@@ -74,11 +71,7 @@ class Strings(Sequence[str]):
     def take(self, positions: np.ndarray) -> list[str]:
         """Returns the strings at `positions`: [n] int64, each 0 to len - 1."""
         starts, ends = self._bounds[positions].tolist(), self._ends[positions].tolist()
-        return [str(self._bytes[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
-
-    def spans(self, positions: np.ndarray) -> Spans:
-        """Returns where the strings at `positions` stand in memory: [n] int64, each 0 to len - 1."""
-        return Spans(self._padded, self._bounds[positions], self._ends[positions])
+        return [self._bytes[start:end].decode() for start, end in zip(starts, ends, strict=True)]
 
     def join(self, positions: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the strings at `positions` in one array, without an object for each.
@@ -104,7 +97,7 @@ class Strings(Sequence[str]):
         start = 0
         for first in range(0, len(self), _DECODED_AT_ONCE):
             for end in self._ends[first : first + _DECODED_AT_ONCE].tolist():
-                yield str(self._bytes[start:end], "utf-8")
+                yield self._bytes[start:end].decode()
                 start = end
 
     def __eq__(self, other: object) -> bool:
@@ -119,10 +112,7 @@ class Strings(Sequence[str]):
 
     def find(self, values: Sequence[str]) -> np.ndarray:
         """Returns the positions of `values`: [n] int64, -1 for one that is not there."""
-        return self.find_encoded(_encode(values))
-
-    def find_encoded(self, encoded: Sequence[bytes]) -> np.ndarray:
-        """Returns what `find` does, for strings in UTF-8."""
+        encoded = _encode(values)
         sums = np.fromiter(map(zlib.crc32, encoded), dtype=np.uint32, count=len(encoded))
         # Ascending, so that the search walks through the sums once instead of jumping over them.
         order = np.argsort(sums)
@@ -200,7 +190,7 @@ class Strings(Sequence[str]):
         return positions
 
     def _raw(self, position: int) -> bytes:
-        return self._bytes[int(self._bounds[position]) : int(self._ends[position])].tobytes()
+        return self._bytes[int(self._bounds[position]) : int(self._ends[position])]
 
     def _resolve(self, encoded: bytes, sum_: int, at: int) -> int:
         while at < len(self._sums) and self._sums[at] == sum_:

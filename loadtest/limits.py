@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 from ann_service.catalogue import CatalogueLoader
 from ann_service.config import AnnConfig
 from ann_service.servicer import AnnServicer
-from ann_service.wire import read_request
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
@@ -21,6 +20,7 @@ from query_tower_service.text import TextMetrics
 from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.snapshot import Snapshot
+from two_tower.ann.v1.ann_service_pb2 import SearchItemsRequest
 from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest
 
 _LOAD_TIMEOUT_S = 60.0
@@ -46,20 +46,20 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
         return {
             name: _rate(EmbedQueriesRequest.FromString, embed, messages, seconds)
             if name.startswith("embed")
-            else _rate(read_request, search, messages, seconds)
+            else _rate(SearchItemsRequest.FromString, search, messages, seconds)
             for name, messages in requests.items()
         }
 
 
 def _rate(
-    read: Callable[[bytes], Any], handle: Callable[[Any, Any], bytes], messages: Sequence[Message], seconds: float
+    read: Callable[[bytes], Any], handle: Callable[[Any, Any], Message], messages: Sequence[Message], seconds: float
 ) -> float:
     raw = [message.SerializeToString() for message in messages]
     for each in raw:
-        handle(read(each), None)
+        handle(read(each), None).SerializeToString()
     count, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
-        handle(read(raw[count % len(raw)]), None)
+        handle(read(raw[count % len(raw)]), None).SerializeToString()
         count += 1
     return count / elapsed
 

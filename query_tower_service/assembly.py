@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
@@ -11,6 +13,7 @@ from query_tower_service.text import TextMetrics
 from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import Server
+from two_tower.query.v1.query_tower_service_pb2_grpc import add_QueryTowerServiceServicer_to_server
 
 
 def assemble(config: QueryTowerConfig) -> Server:
@@ -29,7 +32,7 @@ def assemble(config: QueryTowerConfig) -> Server:
     servicer = QueryTowerServicer(open_bundles, config.max_batch_size, metrics, query_log)
     return Server(
         SERVICE_NAME,
-        servicer.add_to,
+        partial(add_QueryTowerServiceServicer_to_server, servicer),
         open_bundles,
         metrics,
         config,

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import Any
 
 import grpc
-import numpy as np
 
 from bundle.event_values import EventValue
 from bundle.features import Feature
 from query_tower_service.loading import Model
 from query_tower_service.query_log import QueryLog
+from query_tower_service.responses import to_response
 from query_tower_service.validation import check_batch
 from serving.errors import ModelNotServed, NoBundle
 from serving.live import OpenBundles
 from serving.metrics import Metrics
-from serving.server import add_methods
 from serving.snapshot import Snapshot
 from serving.status import build_status
 from two_tower.query.v1 import query_tower_service_pb2 as pb
+from two_tower.query.v1 import query_tower_service_pb2_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["QueryTowerService"].full_name
 
@@ -41,10 +40,8 @@ _VALUE_TYPES: dict[str, pb.ValueType.ValueType] = {
     "float": pb.VALUE_TYPE_FLOAT,
 }
 
-_WIRE_FLOAT = np.dtype("<f4")
 
-
-class QueryTowerServicer:
+class QueryTowerServicer(query_tower_service_pb2_grpc.QueryTowerServiceServicer):
     """Answers with the open models; safe for several threads."""
 
     def __init__(
@@ -60,19 +57,7 @@ class QueryTowerServicer:
         self._batch_size = metrics.batch_size.labels("EmbedQueries")
         self._query_log = query_log
 
-    def add_to(self, server: grpc.Server) -> None:
-        """Lets `server` answer with this; embeddings are bytes, see `to_response`."""
-        handlers = {
-            "EmbedQueries": grpc.unary_unary_rpc_method_handler(self.EmbedQueries, pb.EmbedQueriesRequest.FromString),
-            "GetServingStatus": grpc.unary_unary_rpc_method_handler(
-                self.GetServingStatus,
-                pb.GetServingStatusRequest.FromString,
-                pb.GetServingStatusResponse.SerializeToString,
-            ),
-        }
-        add_methods(server, SERVICE_NAME, handlers)
-
-    def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> bytes:
+    def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> pb.EmbedQueriesResponse:
         """Returns an EmbedQueriesResponse: one embedding a query.
 
         Raises:
@@ -114,36 +99,6 @@ class QueryTowerServicer:
         if response.models:
             response.newest_model_version = response.models[0].model_version
         return response
-
-
-def to_response(embeddings: np.ndarray, model_version: str) -> bytes:
-    """Returns the EmbedQueriesResponse with these embeddings, on the wire.
-
-    The floats of a packed field stand there as they do in memory, so there is no Python float for each.
-
-    Args:
-        embeddings: [batch, dim] float32.
-        model_version: that made them.
-    """
-    head, size = _wire_head(embeddings.shape[-1]), 4 * embeddings.shape[-1]
-    raw = embeddings.astype(_WIRE_FLOAT, copy=False).tobytes()
-    if len(embeddings) == 1:  # of most requests, and no loop for one
-        return b"".join((head, raw, _wire_tail(model_version)))
-    parts = [head + raw[at : at + size] for at in range(0, len(raw), size)]
-    return b"".join((*parts, _wire_tail(model_version)))
-
-
-@functools.cache
-def _wire_head(dimension: int) -> bytes:
-    """Returns what stands before the floats of each embedding on the wire."""
-    row = pb.EmbedQueriesResponse(embeddings=[pb.Embedding(values=[0.0] * dimension)]).SerializeToString()
-    return row[: len(row) - 4 * dimension]
-
-
-@functools.lru_cache(maxsize=64)
-def _wire_tail(model_version: str) -> bytes:
-    """Returns what says on the wire which model made the embeddings."""
-    return pb.EmbedQueriesResponse(model_version=model_version).SerializeToString()
 
 
 def open_models(snapshot: Snapshot[Model]) -> list[str]:

@@ -29,19 +29,6 @@ _FLUSH_S = 0.2
 _log = structlog.get_logger("server")
 
 
-def add_methods(server: grpc.Server, service_name: str, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-    """Registers handlers at a server, as the generated function ``add_…Servicer_to_server`` does.
-
-    Args:
-        server: server that is not started yet.
-        service_name: full name of the service.
-        handlers: handlers by method name, from `grpc.unary_unary_rpc_method_handler`. They may read and return bytes
-            if that saves building a message.
-    """
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, handlers),))
-    server.add_registered_method_handlers(service_name, handlers)
-
-
 class Server:
     """The server of one service. Its health is NOT_SERVING until a bundle is open, and again while it drains.
 

@@ -1,4 +1,4 @@
-"""Results on the wire, beside the same made field by field."""
+"""The response of SearchItems."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def found(rows: list[int], scores: list[float]) -> tuple[np.ndarray, np.ndarray]
     return np.array(rows, dtype=np.int64), np.array(scores, dtype=np.float32)
 
 
-# One byte of length holds 127, so a longer id changes how all are written; "é" is two bytes in UTF-8.
+# Ids of more than 127 bytes are encoded in another way; "é" is two bytes in UTF-8.
 @pytest.mark.parametrize("long", ["é" * 3, "x" * 127, "x" * 128, "é" * 20_000])
 def test_each_search_gets_its_own_items_and_scores_in_order(long: str) -> None:
     items = ItemTable.of(["a", long, "", "d"], {"c": StringColumn.of([None, "red", "blue", None])})
     results = [found([1, 3], [0.5, -0.25]), found([], []), found([0, 2, 1], [1.0, 0.5, 0.0])]
-    response = pb.SearchItemsResponse.FromString(to_response(items, [PLAN, PLAN, NAMED], results, VERSIONS))
+    response = to_response(items, [PLAN, PLAN, NAMED], results, VERSIONS)
     column = pb.AttributeColumn(name="c", strings=pb.StringColumn(values=["", "blue", "red"]), missing=[0])
     assert list(response.results) == [
         pb.SearchResult(item_ids=[long, "d"], scores=[0.5, -0.25]),
@@ -40,5 +40,5 @@ def test_each_search_gets_its_own_items_and_scores_in_order(long: str) -> None:
 
 def test_searches_that_find_nothing_have_empty_results() -> None:
     items = ItemTable.of(["a"], {})
-    response = pb.SearchItemsResponse.FromString(to_response(items, [PLAN, PLAN], [found([], [])] * 2, VERSIONS))
+    response = to_response(items, [PLAN, PLAN], [found([], [])] * 2, VERSIONS)
     assert list(response.results) == [pb.SearchResult(), pb.SearchResult()]

@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 from ann_index.annoy_index import AnnoyIndex
 from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
-from ann_service.exclusions import Exclusions
 from ann_service.plan import SearchPlan
 from ann_service.search import find
-from bundle.spans import Spans
 from tests.worlds import build_index, item_table, unit_vectors
 
 _FOLDER = TemporaryDirectory()
@@ -103,28 +101,6 @@ def test_returns_as_many_as_match_and_keeps_every_promise(item_count: int, drawn
     restricted = allowed is not None or any(row < item_count for row in drawn["excluded"])
     if drawn["exact"] or (restricted and item_count <= 2000):
         # Equal but for neighbours whose scores float32 cannot tell apart.
-        np.testing.assert_allclose(scores, where.vectors[expected] @ search.query, atol=1e-6)
-
-
-@pytest.mark.parametrize("item_count", [300, 5000])
-@settings(max_examples=60)
-@given(drawn=searches)
-def test_exclusions_that_were_not_looked_up_keep_every_promise(item_count: int, drawn: dict[str, Any]) -> None:
-    where = catalogue(item_count)
-    share = drawn.pop("share")
-    allowed = None if share is None else np.random.default_rng(drawn["seed"]).random(item_count) < share
-    search = plan(item_count, allowed=allowed, **drawn)
-    ids = b"".join(b"i%d" % row for row in search.excluded) + bytes(128)
-    ends = np.cumsum([len(f"i{row}") for row in search.excluded], dtype=np.int64)
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
-    # Three are known as rows besides, as those are that the search is near to.
-    asked = Exclusions(where.items.ids, Spans(np.frombuffer(ids, np.uint8), starts, ends), search.excluded[:3])
-    open_ = search._replace(excluded=np.zeros(0, dtype=np.int64), exclusions=asked)
-    rows, scores = find(where, open_)
-    check_promises(where, search, rows, scores)
-    expected = brute_force(where, search)
-    assert len(rows) == len(expected)
-    if drawn["exact"]:
         np.testing.assert_allclose(scores, where.vectors[expected] @ search.query, atol=1e-6)
 
 

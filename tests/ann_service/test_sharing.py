@@ -24,7 +24,6 @@ from ann_service.config import AnnConfig
 from ann_service.plan import SearchPlan
 from ann_service.servicer import AnnServicer
 from ann_service.sharing import SharedSearches, saved_by_sharing
-from ann_service.wire import read_request
 from query_tower_service.config import QueryTowerConfig
 from serving.metrics import Metrics
 from tests.worlds import item_table, unit_vectors
@@ -340,9 +339,9 @@ def ask(service: AnnServicer, *numbers: int, exclude: Sequence[int] = ()) -> lis
     left_out = [f"i{row}" for row in exclude]
     searches = [pb.Search(embedding=each, k=K, exclude_item_ids=left_out) for each in embeddings]
     context: Any = None
-    request = pb.SearchItemsRequest(searches=searches, model_version="model").SerializeToString()
-    response = service.SearchItems(read_request(request), context)
-    return [list(result.item_ids) for result in pb.SearchItemsResponse.FromString(response).results]
+    request = pb.SearchItemsRequest(searches=searches, model_version="model")
+    response = service.SearchItems(request, context)
+    return [list(result.item_ids) for result in response.results]
 
 
 def test_calls_with_one_search_share(monkeypatch: pytest.MonkeyPatch) -> None:

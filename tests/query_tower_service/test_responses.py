@@ -1,26 +1,18 @@
-"""Embeddings on the wire."""
+"""The response of EmbedQueries."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from query_tower_service.servicer import to_response
+from query_tower_service.responses import to_response
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 
-@pytest.mark.parametrize(("batch", "dimension"), [(1, 1), (1, 64), (3, 8), (2, 31), (2, 32), (2, 4096)])
-def test_a_response_is_what_protobuf_makes_of_the_same_floats(batch: int, dimension: int) -> None:
-    # 31 and 32 floats: where the length before them takes a second byte.
-    embeddings = np.arange(batch * dimension, dtype=np.float32).reshape(batch, dimension) - 2.5
-    expected = pb.EmbedQueriesResponse(model_version="m1")
-    for row in range(batch):
-        expected.embeddings.add(values=[float(value) for value in embeddings[row]])
-    assert pb.EmbedQueriesResponse.FromString(to_response(embeddings, "m1")) == expected
-    assert to_response(np.asfortranarray(embeddings), "m1") == to_response(embeddings, "m1")
-
-
-def test_a_response_parses_from_the_wire() -> None:
-    raw = to_response(np.array([[0.6, -0.8]], dtype=np.float32), "m1")
-    (embedding,) = pb.EmbedQueriesResponse.FromString(raw).embeddings
-    assert [round(value, 6) for value in embedding.values] == [0.6, -0.8]
+def test_a_response_has_the_embeddings_in_order_and_the_model() -> None:
+    embeddings = np.array([[0.5, -0.25, 1.0], [2.0, 0.0, -8.0]], dtype=np.float32)
+    expected = pb.EmbedQueriesResponse(
+        embeddings=[pb.Embedding(values=[0.5, -0.25, 1.0]), pb.Embedding(values=[2.0, 0.0, -8.0])], model_version="m1"
+    )
+    assert to_response(embeddings, "m1") == expected
+    # Laid out by column in memory.
+    assert to_response(np.asfortranarray(embeddings), "m1") == expected

@@ -123,13 +123,6 @@ def test_a_run_whose_towers_need_them_is_refused_with_what_to_do(
         command("evaluate", folder)
 
 
-def test_several_interests_are_to_be_removed() -> None:
-    with pytest.raises(
-        RecipeError, match=r"query_tower\.interests: no longer a key, as no data set gained .*; remove it"
-    ):
-        recipe(query_tower={"interests": 1})
-
-
 @pytest.mark.parametrize("raw", [stored(), *(raw for raw, _ in USED)])
 def test_a_bundle_takes_new_items_and_keeps_the_recipe_as_it_was_stored(
     shop: Shop, tmp_path: Path, raw: dict[str, Any]
