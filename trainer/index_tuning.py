@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tomlkit
 
 from ann_index.exact import scan
 from ann_index.kinds import METRIC, Index, open_index
@@ -154,11 +155,13 @@ def recommend(measured: Sequence[MeasuredIndex], min_recall: float) -> tuple[Mea
 
 def to_recipe(chosen: MeasuredIndex, min_recall: float) -> str:
     """Returns the [index] table of a recipe that builds an index with these parameters."""
-    lines = ["[index]", f'kind = "{chosen.kind}"', f"min_recall_at_100 = {min_recall:g}"]
-    for name, value in chosen.parameters.items():
-        if name != "seed":
-            lines.append(f"{name} = {value}" if name == "ef_construction" else f"{name} = [{value}]")
-    return "\n".join(lines)
+    tried = {
+        name: value if name == "ef_construction" else [value]
+        for name, value in chosen.parameters.items()
+        if name != "seed"
+    }
+    table = {"kind": chosen.kind, "min_recall_at_100": min_recall, **tried}
+    return tomlkit.dumps({"index": table}).strip()
 
 
 def to_json(measured: Sequence[MeasuredIndex], scanned: Point) -> dict[str, object]:

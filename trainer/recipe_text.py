@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import tomlkit
 
 from bundle.event_values import TIME
 from trainer.draft import SMALL_CATALOGUE, Described, Draft, attribute_name, relative_path
@@ -175,12 +175,15 @@ def _source(source: Source, folder: Path) -> Iterator[str]:
 
 
 def _inline(keys: Mapping[str, Any]) -> str:
-    return "{ " + ", ".join(f"{key} = {_value(value)}" for key, value in keys.items()) + " }"
+    """Returns an inline table as TOML."""
+    table = tomlkit.inline_table()
+    table.update(keys)
+    return table.as_string()
 
 
 def _value(value: Any) -> str:
-    """Returns a value as TOML: its text, numbers and lists are written as those of JSON are."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """Returns a text, number or list as TOML."""
+    return tomlkit.item(value).as_string()
 
 
 def _comment(text: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import tomlkit
+from tomlkit.items import Table
 
 from trainer.recipe import HistoryInput, Recipe, Tower
 from trainer.recipe_training import Training
@@ -21,26 +23,28 @@ def to_toml(recipe: Recipe, comment: str = "") -> str:
         recipe: to write.
         comment: stands above it, a line.
     """
+    document = tomlkit.document()
     line = "".join(letter if letter.isprintable() else " " for letter in comment)  # TOML wants no control characters
-    head = [f"# {' '.join(line.split())}"] if comment else []
-    blocks = ["\n".join([*head, *_lines({k: v for k, v in _keys(recipe) if not _is_table(v)})])]
-    for name, value in _keys(recipe):
-        if _is_table(value):
-            blocks += _table(name, value)
-    return "\n\n".join(blocks) + "\n"
+    if comment:
+        document.add(tomlkit.comment(" ".join(line.split())))
+    keys = dict(_keys(recipe))
+    for name in sorted(keys, key=lambda name: _is_table(keys[name])):  # a key below a table would belong to it
+        document.add(name, _table(keys[name]) if _is_table(keys[name]) else _value(keys[name]))
+    return tomlkit.dumps(document)
 
 
-def _table(name: str, value: Any) -> Iterator[str]:
-    """Yields a table, or each of several by name, then the attributes in it, each a block."""
+def _table(value: Any) -> Table:
+    """Returns a part of a recipe as a table, or several of them by name as a table of tables."""
     if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _table(f"{name}.{key}", part)
-        return
+        tables = tomlkit.table(is_super_table=True)
+        for name, part in value.items():
+            tables.add(name, _table(part))
+        return tables
+    table = tomlkit.table()
     keys = dict(_keys(value))
-    attributes = keys.pop("attributes") if isinstance(keys.get("attributes"), Mapping) else {}
-    yield "\n".join([f"[{name}]", *_lines(keys)])
-    if attributes:
-        yield "\n".join([f"[{name}.attributes]", *_lines(attributes)])
+    for name in sorted(keys, key=lambda name: isinstance(keys[name], Mapping)):
+        table.add(name, _value(keys[name]).multiline(True) if name == "features" else _value(keys[name]))
+    return table
 
 
 def _keys(part: Any) -> Iterator[tuple[str, Any]]:
@@ -57,20 +61,19 @@ def _is_table(value: Any) -> bool:
     return dataclasses.is_dataclass(value) or isinstance(value, Mapping)
 
 
-def _lines(keys: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in keys.items():
-        if name == "features":
-            yield "\n".join(["features = [", *(f"    {_value(feature)}," for feature in value), "]"])
-        else:
-            yield f"{name} = {_value(value)}"
-
-
-def _value(value: Any) -> str:
+def _value(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return "{ " + ", ".join(f"{name} = {_value(inner)}" for name, inner in _keys(value)) + " }"
+        inline = tomlkit.inline_table()
+        for name, inner in _keys(value):
+            inline.add(name, _value(inner))
+        return inline
+    if isinstance(value, Mapping):  # the attributes of a table
+        table = tomlkit.table()
+        for name, inner in value.items():
+            table.add(name, _value(inner))
+        return table
     if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, float):
-        return repr(value)  # also inf, nan and 1e-05 are floats of TOML
-    # Texts and whole numbers are written as those of JSON are; but TOML wants this character escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        array = tomlkit.array()
+        array.extend(map(_value, value))
+        return array
+    return tomlkit.item(value)
