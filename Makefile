@@ -24,7 +24,7 @@ $(READY): constraints.txt pyproject.toml clients/pyproject.toml deploy/check_mac
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Train on MovieLens-100k, serve, retrieve, retrain, swap under traffic (EPOCHS=10)
+demo: $(READY) ## Train on MovieLens-100k, serve, recommend, train again, swap under traffic (EPOCHS=10)
 	$(BIN)/python -m rehearsal.demo --epochs $(EPOCHS)
 
 test: $(READY) ## Run the whole test suite (JOBS=2 processes)

@@ -21,6 +21,8 @@ from two_tower_client import Retriever
 _RECIPE = "movielens_100k"
 _SHOWN_USERS = 3
 _QUERIES = 200
+_ANSWERS = 200
+"""To wait for from the second bundle, once it answers."""
 
 
 def main() -> int:
@@ -28,45 +30,60 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="rehearsal.demo", description=__doc__)
     parser.add_argument("--epochs", type=int, default=10, help="of each of the two trainings (default: 10)")
     parser.add_argument("--clients", type=int, default=4, help="that send requests during the swap (default: 4)")
+    parser.add_argument("--rate", type=float, default=40.0, help="requests a second, of all clients (default: 40)")
     parser.add_argument("--keep", type=Path, help="leave store, runs and logs in this folder (default: remove them)")
     arguments = parser.parse_args()
+    if min(arguments.epochs, arguments.clients) < 1 or not arguments.rate > 0:
+        parser.error("--epochs and --clients take a number of at least 1, --rate a positive one")
     with tempfile.TemporaryDirectory(prefix="two-tower-demo-") as temporary:
-        return run(arguments.keep or Path(temporary), arguments.epochs, arguments.clients)
+        return run(arguments.keep or Path(temporary), arguments.epochs, arguments.clients, arguments.rate)
 
 
-def run(folder: Path, epochs: int, clients: int) -> int:
-    """Runs the demo in `folder`; returns 0 where no request failed and none was mixed."""
+def run(folder: Path, epochs: int, clients: int, rate: float) -> int:
+    """Runs the demo in `folder`; returns 0 where no request failed and none was mixed.
+
+    Args:
+        folder: for store, runs and logs.
+        epochs: of each of the two trainings.
+        clients: threads that send requests during the second training and the swap.
+        rate: requests a second, of all clients together.
+    """
     began = time.monotonic()
+
+    def step(what: str) -> None:
+        print(f"\n[{time.monotonic() - began:3.0f} s] {what}", flush=True)
+
     store = BundleStore(folder / "store")
-    say(f"1. Train two towers on MovieLens-100k ({epochs} epochs) and publish them as a bundle")
-    first = train(folder, store, epochs, seed=1)
+    step("fetching MovieLens-100k, unless it was fetched before")
     queries = read_queries()
+    step(f"training the first model ({epochs} epochs) and publishing it as a bundle")
+    first = train(folder, store, epochs, seed=1)
     offline = functools.cache(lambda version: OfflineBundle(store, version, queries))
 
-    say("2. Start both services on free ports")
+    step("starting both services on free ports")
     with Pair(store.root, folder / "logs") as pair:
         query_tower, ann = pair.query_towers[0].address, pair.anns[0].address
         print(f"query tower service on {query_tower}, ANN service on {ann}")
         with Retriever(query_tower, ann, timeout_s=10.0) as retriever:
-            say("3. Retrieve for three users, from features to titles")
+            step(f"first recommendations, for {_SHOWN_USERS} users, from features to titles")
             show(retriever, queries)
-            say(f"4. Retrain with another seed and promote, while {clients} clients keep asking")
-            with Load(retriever, queries, offline, clients=clients) as load:
+            step(f"training the second model, with another seed, while {clients} clients ask {rate:g} times a second")
+            with Load(retriever, queries, offline, clients=clients, rate=rate) as load:
                 second = train(folder, store, epochs, seed=2)
+                step("promoted the second model; both services swap to it while the clients keep asking")
                 wait_until(lambda: load.tally.bundles[second] > 0, f"an answer from {second}")
+                step(f"the first answer from {second}; waiting for {_ANSWERS} more")
                 answered = load.tally.bundles[second]
-                wait_until(lambda: load.tally.bundles[second] >= answered + 200, "200 answers from the new bundle")
-            say("5. The same users, answered by the new bundle; no process was restarted")
+                wait_until(lambda: load.tally.bundles[second] >= answered + _ANSWERS, f"{_ANSWERS} answers")
+            step("the same users, answered by the new bundle; no process was restarted")
             show(retriever, queries)
     tally = load.tally
-    print()
+    step("every answer was compared with what its bundle answers offline; one that differs is mixed")
     for version in (first, second):
         print(f"answers of {version}: {tally.bundles[version]:,}")
     for message, count in tally.failures.most_common(3):
         print(f"failed {count} x: {message}")
-    print(
-        f"sent {tally.sent:,}, failed {tally.failed}, mixed {tally.mixed}   ({time.monotonic() - began:.0f} s in all)"
-    )
+    print(f"sent {tally.sent:,}, failed {tally.failed}, mixed {tally.mixed}")
     say("Next")
     print(
         "make serve STORE=store                 both services on ports 50051 and 50052, after\n"
@@ -80,6 +97,8 @@ def run(folder: Path, epochs: int, clients: int) -> int:
 def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bool = False) -> str:
     """Trains, publishes and promotes in a process of its own; returns the version that is live then.
 
+    The towers are not fitted again on training and validation, which would take as long again.
+
     Args:
         folder: the run goes below it.
         store: to publish to.
@@ -89,7 +108,7 @@ def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bo
     """
     run_folder = folder / "runs" / f"seed-{seed}"
     command = [sys.executable, "-m", "trainer", "train", _RECIPE, "--store", str(store.root), "--promote"]
-    command += ["--epochs", str(epochs), "--seed", str(seed), "--run", str(run_folder)]
+    command += ["--epochs", str(epochs), "--no-refit", "--seed", str(seed), "--run", str(run_folder)]
     command += ["--force"] if force else []
     sys.stdout.flush()
     subprocess.run(command, cwd=ROOT, env=os.environ, check=True)

@@ -1,4 +1,4 @@
-"""Closed-loop traffic that judges every answer."""
+"""Traffic that judges every answer, in a closed loop or at a steady rate."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Tally:
 
 
 class Load:
-    """Clients that each send one request after the other until told to stop; a context manager.
+    """Clients that send requests until told to stop; a context manager.
 
     Attributes:
         tally: of the finished requests; complete after the context.
@@ -55,6 +55,7 @@ class Load:
         offline: Offline,
         *,
         clients: int,
+        rate: float | None = None,
         k: int = 10,
     ) -> None:
         """Takes the parts; `__enter__` starts the clients.
@@ -64,16 +65,23 @@ class Load:
             queries: sent in turn.
             offline: what answers are judged by.
             clients: threads.
+            rate: requests a second, of all clients together; a request that is late is sent at once, and those that it
+                delayed are not made up for. Default: a closed loop, in which each client sends the next request as soon
+                as the last one is answered.
             k: items asked for.
         """
         self._retriever, self._queries, self._offline, self._k = retriever, queries, offline, k
+        self._period_s = clients / rate if rate else 0.0
         self._turn = itertools.count()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         # An answer is judged once: the same bundle has to give the same answer to the same query ever after.
         self._judged: dict[tuple[str, int], tuple[str, ...]] = {}
         self.tally = Tally()
-        self._threads = [threading.Thread(target=self._run, name=f"client-{n}", daemon=True) for n in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._run, args=[n / clients], name=f"client-{n}", daemon=True)
+            for n in range(clients)
+        ]
 
     def __enter__(self) -> Load:
         """Starts the clients."""
@@ -87,8 +95,11 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
+    def _run(self, phase: float) -> None:
+        """Sends requests until told to stop; `phase` is the share of a period to wait before the first one."""
+        due = time.monotonic() + phase * self._period_s
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            due = max(due, time.monotonic()) + self._period_s
             query = next(self._turn) % len(self._queries)
             began = time.monotonic()
             try:
