@@ -1,0 +1,35 @@
+"""What a bundle is made of on disk: the name of every file in its folder, and of the signatures of its models."""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"
+QUERY_TOWER = "query_tower.tflite"
+QUERY_TOWER_SAVED_MODEL = "query_tower"
+ITEM_TOWER = "item_tower.keras"
+VOCABULARIES = "vocabularies.json"
+VECTORS = "vectors.npy"
+INDEX = "index.ann"
+ITEMS = "items.npz"
+CANARIES = "canaries.json"
+EVALUATION = "evaluation.json"
+REPORT = "report.html"
+
+TEXT_ENCODERS = "text_encoders"
+"""Folder with a folder for each text encoder, which holds the next two files."""
+TOKENIZER = "tokenizer.json"
+TEXT_ENCODER = "encoder.tflite"
+
+LEXICAL = "lexical"
+"""Folder of the lexical index, which holds the next five files. Only bundles that serve word search have one."""
+LEXICAL_DESCRIPTION = "index.json"
+LEXICAL_WORDS = "words.npz"
+LEXICAL_STARTS = "starts.npy"
+LEXICAL_ROWS = "rows.npy"
+LEXICAL_SCORES = "scores.npy"
+
+SIGNATURE = "serve"
+"""Signature of the query tower (LiteRT and SavedModel) and of the text encoders (LiteRT)."""
+EMBEDDING = "embedding"
+"""Output of the signature: [batch, dim] float32, unit length. The inputs of a query tower are named by feature."""
+TOKEN_IDS = "ids"
+"""Input of a text encoder: [batch, length] int32, right-padded."""
