@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.timing import print_table, spread
 from bundle.canaries import Canaries
-from bundle.manifest import CANARIES
+from bundle.layout import CANARIES
 from bundle.store import BundleStore
 from rehearsal.pair import Replica
 from two_tower_client import AsyncRetriever, Retriever

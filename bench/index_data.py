@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle.canaries import Canaries
-from bundle.manifest import CANARIES, VECTORS
+from bundle.layout import CANARIES, VECTORS
 from bundle.store import BundleStore
 
 DIMENSION = 64

@@ -16,12 +16,12 @@ from typing import Any
 
 from bundle.canaries import Canaries
 from bundle.errors import BundleError
-from bundle.manifest import CANARIES
+from bundle.layout import CANARIES
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import Model, ModelLoader
 from query_tower_service.servicer import to_response
-from query_tower_service.text import TextMetrics
+from query_tower_service.text_metrics import TextMetrics
 from serving.metrics import Metrics
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower_client.query_tower import to_request
@@ -75,9 +75,9 @@ def _measure(model: Model, queries: list[Any], size: int, pause_s: float) -> lis
         times = [time.perf_counter_ns()]
         request = pb.EmbedQueriesRequest.FromString(raw[number % len(raw)])
         times.append(time.perf_counter_ns())
-        inputs = model.reader.to_inputs(request.queries)
+        columns = model.reader.read(request.queries)
         times.append(time.perf_counter_ns())
-        embeddings = tower.embed(inputs, size)
+        embeddings = tower.embed(columns, size)
         times.append(time.perf_counter_ns())
         to_response(embeddings, model.version)
         times.append(time.perf_counter_ns())

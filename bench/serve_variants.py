@@ -17,10 +17,10 @@ from ann_service import assembly as ann_assembly
 from ann_service import servicer as ann_servicer
 from ann_service.config import AnnConfig
 from ann_service.servicer import AnnServicer
+from inference.interpreter_pool import InterpreterPool
 from query_tower_service import assembly as query_tower_assembly
 from query_tower_service import servicer as query_tower_servicer
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.encoder import QueryTower
 from query_tower_service.servicer import QueryTowerServicer
 from serving.program import run_program
 
@@ -40,18 +40,18 @@ def saved_model() -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    make = QueryTower.__init__
+    make = InterpreterPool.__init__
 
-    def init(tower: Any, path: Path, *arguments: Any, **more: Any) -> None:
-        make(tower, path, *arguments, **more)
-        tower.loaded = tf.saved_model.load(str(path.with_suffix("")))
-        tower.signature = tower.loaded.signatures["serve"]
+    def init(pool: Any, path: Path, size: int) -> None:
+        make(pool, path, size)
+        pool.loaded = tf.saved_model.load(str(path.with_suffix("")))
+        pool.signature = pool.loaded.signatures["serve"]
 
-    def embed(tower: Any, inputs: Any, row_count: int) -> Any:
-        return tower.signature(**{name: tf.constant(array) for name, array in inputs.items()})["embedding"].numpy()
+    def run(pool: Any, inputs: Any) -> Any:
+        return pool.signature(**{name: tf.constant(array) for name, array in inputs.items()})["embedding"].numpy()
 
-    QueryTower.__init__ = init
-    QueryTower.embed = embed
+    InterpreterPool.__init__ = init
+    InterpreterPool.run = run
 
 
 _VARIANTS = {"echo": echo, "saved_model": saved_model}

@@ -15,13 +15,14 @@ A missing value is None (or an empty list): slot 0, and (0, 0) for a number. `bu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from bundle.numbers import check_scale, standardise
+from bundle.numbers import EXTREME, check_scale, standardise
 from bundle.slots import check_max_values, check_slots, pad
 from bundle.vocabulary import Hashing, Vocabulary
 
@@ -166,4 +167,10 @@ class Numeric:
 
     def encode(self, column: Sequence[Any]) -> np.ndarray:
         """Returns [batch, 2] float32; NaN is missing."""
+        if len(column) == 1:
+            # The same for the single query that most requests have, in a tenth of the time.
+            value = column[0]
+            if value is None or math.isnan(value):
+                return np.zeros((1, 2), dtype=np.float32)
+            return np.array(((min(max((value - self.mean) / self.std, -EXTREME), EXTREME), 1.0),), dtype=np.float32)
         return standardise(np.array(column, dtype=np.float64), self.mean, self.std)  # None becomes NaN

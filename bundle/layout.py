@@ -20,12 +20,15 @@ TOKENIZER = "tokenizer.json"
 TEXT_ENCODER = "encoder.tflite"
 
 LEXICAL = "lexical"
-"""Folder of the lexical index, which holds the next five files. Only bundles that serve word search have one."""
-LEXICAL_DESCRIPTION = "index.json"
-LEXICAL_WORDS = "words.npz"
-LEXICAL_STARTS = "starts.npy"
-LEXICAL_ROWS = "rows.npy"
-LEXICAL_SCORES = "scores.npy"
+"""Folder of the lexical index. Only bundles that serve word search have one."""
+LEXICAL_DESCRIPTION = f"{LEXICAL}/index.json"
+BM25_WORDS, BM25_STARTS, BM25_ROWS, BM25_SCORES = "words.npz", "starts.npy", "rows.npy", "scores.npy"
+"""Files in the folder of the lexical index."""
+LEXICAL_FILES = (
+    LEXICAL_DESCRIPTION,
+    *(f"{LEXICAL}/{name}" for name in (BM25_WORDS, BM25_STARTS, BM25_ROWS, BM25_SCORES)),
+)
+"""Paths in the bundle of all files of the lexical index."""
 
 SIGNATURE = "serve"
 """Signature of the query tower (LiteRT and SavedModel) and of the text encoders (LiteRT)."""

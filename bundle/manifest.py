@@ -1,4 +1,4 @@
-"""The manifest of a bundle, and the names of the files that it lists."""
+"""The manifest of a bundle."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bundle.errors import BundleRefused, InvalidVersion
+from bundle.layout import MANIFEST
 
 FORMAT_VERSION = 1
 """Raised by one with every change that an older reader would misread."""
@@ -23,18 +24,6 @@ INTERESTS_FORMAT_VERSION = 2
 
 MOST_INTERESTS = 8
 """Embeddings of a query, at most: each is a search of its own."""
-
-MANIFEST = "manifest.json"
-QUERY_TOWER = "query_tower.tflite"
-QUERY_TOWER_SAVED_MODEL = "query_tower"
-ITEM_TOWER = "item_tower.keras"
-VOCABULARIES = "vocabularies.json"
-VECTORS = "vectors.npy"
-INDEX = "index.ann"
-ITEMS = "items.npz"
-CANARIES = "canaries.json"
-EVALUATION = "evaluation.json"
-REPORT = "report.html"
 
 _READ = (FORMAT_VERSION, INTERESTS_FORMAT_VERSION)
 _TIME = "%Y%m%dT%H%M%SZ"

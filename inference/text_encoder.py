@@ -1,168 +1,181 @@
-"""Texts of queries to vectors: tokenizer, LiteRT, and a cache of what was asked before."""
+"""A deployed text encoder: texts to vectors, with a cache of recent texts."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from prometheus_client import CollectorRegistry, Counter
 
-from bundle.texts import TextEncoderSpec, Tokenizer, pad
+from bundle.features import FeatureSchema
+from bundle.layout import EMBEDDING, TOKEN_IDS
+from bundle.texts import TextEncoders, TextEncoderSpec
+from bundle.tokenizer import Tokenizer, pad_token_ids
+from inference.interpreter_pool import InterpreterPool
 
-_SIGNATURE, _INPUT, _OUTPUT = "serve", "ids", "embedding"
 _CALL_COST_TOKENS = 16
-"""What a further call costs beside the tokens that it carries: resizing, and small matrices."""
+"""Cost of one more call in tokens: resizing, and small matrices."""
+_MAX_TOKENS = 1 << 15
+"""Tokens of one call, which bounds its memory."""
 
 
-class TextMetrics:
-    """What is counted of texts. Safe for several threads."""
+class TextObserver:
+    """Is told what text encoders do; this one ignores it. Subclasses have to be safe for several threads."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Registers it, at zero."""
-        self.lookups = Counter(
-            "two_tower_text_cache_lookups",
-            "Texts looked up in the cache of text embeddings: hit, or miss, which is then computed.",
-            ["result"],
-            registry=registry,
-        )
-        self.hits, self.misses = self.lookups.labels("hit"), self.lookups.labels("miss")
-        self.tokens = Counter(
-            "two_tower_text_tokens", "Tokens that a text encoder computed, with padding.", registry=registry
-        )
+    def looked_up(self, hits: int, misses: int) -> None:
+        """Is called after texts were looked up in the cache, with how many of them were there and how many not."""
+
+    def computed(self, token_count: int) -> None:
+        """Is called before the encoder runs on that many tokens, padding included."""
 
 
 class TextCache:
-    """The vectors of the texts asked last, of one model. Safe for several threads; never above its size."""
+    """The vectors of the most recently used texts of one encoder. Safe for several threads; never above its size."""
 
-    def __init__(self, size: int, metrics: TextMetrics) -> None:
-        """Makes it empty.
+    def __init__(self, size: int, observer: TextObserver) -> None:
+        """Makes an empty cache.
 
         Args:
-            size: texts that it holds, at most; 0 holds none.
-            metrics: told of hits and misses.
+            size: largest number of texts; 0 caches nothing.
+            observer: told of hits and misses.
         """
-        self._size, self._metrics = size, metrics
+        self._size, self._observer = size, observer
         self._lock = threading.Lock()
         self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many texts it holds."""
+        """Returns the number of texts."""
         return len(self._vectors)
 
     def find(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Returns the vectors [width] float32 of those `texts` that are there; they count as asked now."""
-        found: dict[str, np.ndarray] = {}
+        """Returns the vectors, [width] float32, of those `texts` that are cached, and marks them as recently used."""
+        hits: dict[str, np.ndarray] = {}
         with self._lock:
             for text in texts:
                 vector = self._vectors.get(text)
                 if vector is not None:
                     self._vectors.move_to_end(text)
-                    found[text] = vector
-        self._metrics.hits.inc(len(found))
-        self._metrics.misses.inc(len(texts) - len(found))
-        return found
+                    hits[text] = vector
+        self._observer.looked_up(len(hits), len(texts) - len(hits))
+        return hits
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Keeps vectors [n, width] float32 of `texts` [n]; those asked longest ago make room."""
+        """Adds vectors [n, width] float32 of `texts` [n], and evicts the least recently used ones above the size."""
         if not self._size:
             return
         with self._lock:
             for text, vector in zip(texts, vectors, strict=True):
-                self._vectors[text] = vector.copy()  # a view would keep the whole batch
+                self._vectors[text] = vector.copy()  # a view would keep the whole batch in memory
                 self._vectors.move_to_end(text)
             while len(self._vectors) > self._size:
                 self._vectors.popitem(last=False)
 
 
-class ServedText:
-    """A text encoder that answers; `bundle.texts.TextEncoder` says what it promises.
+class LiteRtTextEncoder:
+    """A text encoder in memory, a `bundle.texts.TextEncoder`. Safe for several threads.
 
-    Interpreters wait in a pool, as those of `query_tower_service.encoder.QueryTower` do.
+    Attributes:
+        spec: Description of the encoder.
     """
 
-    def __init__(self, folder: Path, spec: TextEncoderSpec, threads: int, cache: TextCache, metrics: TextMetrics):
-        """Loads it.
+    def __init__(
+        self,
+        folder: Path,
+        spec: TextEncoderSpec,
+        thread_count: int = 1,
+        cache_size: int = 0,
+        observer: TextObserver | None = None,
+    ) -> None:
+        """Loads the encoder.
 
         Args:
-            folder: of the bundle, whose files are verified.
-            spec: as in the manifest.
-            threads: how many calls may run at once without waiting for a new interpreter.
-            cache: of this encoder alone.
-            metrics: told of tokens.
+            folder: folder of the bundle, whose files are verified.
+            spec: spec in the manifest.
+            thread_count: number of calls that may run at once without loading a further interpreter.
+            cache_size: largest number of texts whose vectors are cached; 0 caches nothing.
+            observer: told of hits, misses and tokens. Default: nobody.
 
         Raises:
-            OSError, ValueError, RuntimeError: its files are no such encoder.
+            OSError, ValueError, RuntimeError: its files are not such an encoder.
         """
-        self._spec, self._cache, self._metrics = spec, cache, metrics
+        self.spec = spec
+        self._observer = observer or TextObserver()
+        self._cache = TextCache(cache_size, self._observer)
         self._tokenizer = Tokenizer.read(folder / spec.tokenizer_path, spec.max_tokens)
-        self._path = folder / spec.encoder_path
-        self._runners = deque(self._new_runner() for _ in range(threads))
-        width = list(self._runners[0].get_output_details()[_OUTPUT]["shape"][1:])
-        if width != [spec.width] or list(self._runners[0].get_input_details()) != [_INPUT]:
+        self._interpreters = InterpreterPool(folder / spec.encoder_path, thread_count)
+        width = self._interpreters.outputs.get(EMBEDDING)
+        if width != [spec.width] or list(self._interpreters.inputs) != [TOKEN_IDS]:
             raise ValueError(f"text encoder {spec.name} makes {width}, the manifest says {spec.width}")
 
-    @property
-    def spec(self) -> TextEncoderSpec:
-        """What it is."""
-        return self._spec
-
     def embed(self, texts: Sequence[str | None]) -> np.ndarray:
-        """Returns [n, width] float32 of [n] texts: unit length, zeros where there is no text."""
+        """Returns [n, width] float32 for [n] texts: unit length, zeros where there is no text."""
         distinct = list(dict.fromkeys(text for text in texts if text))
         known = self._cache.find(distinct) if distinct else {}
         new = [text for text in distinct if text not in known]
         if new:
-            vectors = self._compute(self._tokenizer.tokenize(new))
-            self._cache.add(new, vectors)
-            known.update(zip(new, vectors, strict=True))
-        nothing = np.zeros(self._spec.width, dtype=np.float32)
-        return np.stack([known[text] if text else nothing for text in texts])  # [n, width]
-
-    def _compute(self, rows: list[list[int]]) -> np.ndarray:
-        vectors = np.zeros((len(rows), self._spec.width), dtype=np.float32)
-        for group in groups_by_length([len(row) for row in rows], self._spec.kind == "static"):
-            ids = pad([rows[row] for row in group], self._spec.pad_id)
-            self._metrics.tokens.inc(ids.size)
-            vectors[group] = self._run(ids)
+            computed = self._compute(self._tokenizer.tokenize(new))
+            self._cache.add(new, computed)
+            known.update(zip(new, computed, strict=True))
+        vectors = np.zeros((len(texts), self.spec.width), dtype=np.float32)
+        for row, text in enumerate(texts):
+            if text:
+                vectors[row] = known[text]
         return vectors
 
-    def _run(self, ids: np.ndarray) -> np.ndarray:
-        try:
-            runner = self._runners.pop()
-        except IndexError:
-            runner = self._new_runner()
-        try:
-            # A copy: the interpreter's own buffer is overwritten by the next call.
-            return np.array(runner(**{_INPUT: ids})[_OUTPUT], dtype=np.float32)
-        finally:
-            self._runners.append(runner)
-
-    def _new_runner(self) -> Any:
-        return Interpreter(model_path=str(self._path), num_threads=1).get_signature_runner(_SIGNATURE)
+    def _compute(self, rows: list[list[int]]) -> np.ndarray:
+        """Returns [n, width] float32 for the token ids of [n] texts."""
+        vectors = np.zeros((len(rows), self.spec.width), dtype=np.float32)
+        for group in groups_by_length([len(row) for row in rows], self.spec.kind == "static"):
+            ids = pad_token_ids([rows[row] for row in group], self.spec.pad_id)
+            self._observer.computed(ids.size)
+            vectors[group] = self._interpreters.run({TOKEN_IDS: ids})
+        return vectors
 
 
 def groups_by_length(lengths: Sequence[int], together: bool = False) -> list[list[int]]:
-    """Returns rows in groups to run together, those without a token left out; longest first.
+    """Returns rows in groups that run in one call each, longest rows first; rows without a token are left out.
 
-    A row joins the group before it unless its padding there costs more than a call of its own.
+    A row joins the previous group unless its padding there costs more than a call of its own, or the group is full.
 
     Args:
-        lengths: tokens of each row.
-        together: whether one group is best in any case, as padding costs next to nothing.
+        lengths: number of tokens of each row.
+        together: whether padding is next to free, so that groups are as large as they may be.
     """
     order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
     groups: list[list[int]] = []
-    wasted = 0
+    longest = wasted = 0
     for row in order:
-        if groups:
-            wasted += lengths[groups[-1][0]] - lengths[row]
-        if not groups or (wasted > _CALL_COST_TOKENS and not together):
+        wasted += longest - lengths[row]
+        is_full = bool(groups) and (len(groups[-1]) + 1) * longest > _MAX_TOKENS
+        if not groups or is_full or (wasted > _CALL_COST_TOKENS and not together):
             groups.append([])
-            wasted = 0
+            longest, wasted = lengths[row], 0
         groups[-1].append(row)
     return groups
+
+
+def open_text_encoders(
+    folder: Path,
+    schema: FeatureSchema,
+    thread_count: int = 1,
+    cache_size: int = 0,
+    observer: TextObserver | None = None,
+) -> TextEncoders:
+    """Returns the text encoders of a bundle that a schema needs.
+
+    Args:
+        folder: folder of the bundle, whose files are verified.
+        schema: feature schema of a tower.
+        thread_count: see `LiteRtTextEncoder`.
+        cache_size: see `LiteRtTextEncoder`; each encoder has a cache of its own.
+        observer: see `LiteRtTextEncoder`.
+
+    Raises:
+        OSError, ValueError, RuntimeError: a file cannot be read.
+    """
+    return TextEncoders(
+        LiteRtTextEncoder(folder, spec, thread_count, cache_size, observer)
+        for spec in schema.text_encoder_specs.values()
+    )

@@ -17,7 +17,7 @@ from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
 from query_tower_service.servicer import QueryTowerServicer
-from query_tower_service.text import TextMetrics
+from query_tower_service.text_metrics import TextMetrics
 from serving.live import Live, Snapshot
 from serving.metrics import Metrics
 from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest

@@ -78,7 +78,7 @@ class QueryTowerServicer:
         self._batch_size.observe(count)
         model = _pick(self._live.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None
-        embeddings = model.tower.embed(model.reader.to_inputs(queries, now_s), count)
+        embeddings = model.tower.embed(model.reader.read(queries, now_s), count)
         if self._query_log is not None:
             self._query_log.record(queries, now_s)
         return to_response(embeddings, model.version)
@@ -108,7 +108,6 @@ class QueryTowerServicer:
                 dimension=model.tower.dimension,
                 features=[_describe(feature) for feature in model.tower.schema.features],
                 opened_at_ms=opened_at_ms[version],
-                interests=model.tower.interests,
             )
         if response.models:
             response.newest_model_version = response.models[0].model_version

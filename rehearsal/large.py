@@ -11,7 +11,8 @@ import numpy as np
 
 from bundle.canaries import Canaries
 from bundle.items import ItemTable
-from bundle.manifest import CANARIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES, FileEntry, IndexSpec, Manifest
+from bundle.layout import CANARIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from bundle.manifest import FileEntry, IndexSpec, Manifest
 from bundle.store import BundleStore
 from trainer import index
 from trainer.canaries import make_canaries

@@ -21,7 +21,8 @@ import numpy as np
 
 from bundle.canaries import EMBEDDING_TOLERANCE, Canaries
 from bundle.errors import BundleRefused
-from bundle.manifest import CANARIES, Manifest
+from bundle.layout import CANARIES
+from bundle.manifest import Manifest
 from bundle.store import BundleStore
 
 T = TypeVar("T")

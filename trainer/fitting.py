@@ -24,6 +24,7 @@ from trainer.recipe_training import Training
 from trainer.run_folder import check_run_folder
 from trainer.runs import Run
 from trainer.splits import Parts
+from trainer.text import building
 from trainer.training import Fitted, Validate
 
 _REFIT = "refit"
@@ -74,6 +75,21 @@ def fit_and_choose(
         raise
 
 
+def build_schemas(recipe: Recipe, dataset: Dataset, train: Events) -> schema.Schemas:
+    """Returns the schemas of both towers beside their text encoders, which are downloaded and distilled as needed.
+
+    Args:
+        recipe: features of both towers.
+        dataset: users and items.
+        train: training events.
+
+    Raises:
+        TextError: a checkpoint cannot be used.
+    """
+    encoders = building.build(schema.text_columns(recipe, dataset, train), recipe.checkpoints)
+    return schema.build(recipe, dataset, train, encoders)
+
+
 def note_precision(spec: Training) -> None:
     """Prints a note where 16 bits are asked for and there is no GPU."""
     if spec.precision != "float32" and not tf.config.list_physical_devices("GPU"):
@@ -97,7 +113,7 @@ def _fit(recipe: Recipe, data_folder: Path, dataset: Dataset, parts: Parts, fold
     note_precision(recipe.training)
     train = parts.to_fit_on(parts.train)
     note_prior(recipe.training, train, len(dataset.items.ids))
-    schemas = schema.build(recipe, dataset, train)
+    schemas = build_schemas(recipe, dataset, train)
     members = [
         _fit_member(
             member,
@@ -129,7 +145,7 @@ def _refit(
 ) -> tuple[Towers, schema.Schemas]:
     """Returns towers fitted on all that is known before the test, each for the epochs that validation chose."""
     known = parts.to_fit_on(parts.known)
-    schemas = schema.build(recipe, dataset, known)
+    schemas = build_schemas(recipe, dataset, known)
     members: list[Towers] = []
     for number, (member, epochs) in enumerate(zip(_members(recipe), best_epochs, strict=True)):
         shorter = dataclasses.replace(member.training, epochs=epochs, patience=0)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ann_index.faiss_index import FaissMissing, import_faiss
 from bundle.canaries import Canaries
-from bundle.manifest import CANARIES, VECTORS
+from bundle.layout import CANARIES, VECTORS
 from bundle.store import BundleStore
 from trainer import console
 from trainer.errors import RunError

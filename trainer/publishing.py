@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle.manifest import (
+from bundle.layout import (
     CANARIES,
     EVALUATION,
     INDEX,
@@ -19,10 +19,8 @@ from bundle.manifest import (
     REPORT,
     VECTORS,
     VOCABULARIES,
-    FileEntry,
-    Manifest,
-    format_of,
 )
+from bundle.manifest import FileEntry, Manifest, format_of
 from bundle.store import BundleStore
 from trainer import console, gates, index, report
 from trainer.canaries import make_canaries
@@ -69,7 +67,7 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
     with store.stage(version) as folder:
         canary_columns = {name: column[:_CANARIES] for name, column in columns.items()}
         texts.write(folder)
-        canary_inputs = texts.schemas.query.encode(canary_columns, len(users[:_CANARIES]))
+        canary_inputs = texts.schemas.encode_queries(canary_columns, len(users[:_CANARIES]))
         export_query_tower(query_tower, canary_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
         item_tower.save(folder / ITEM_TOWER)
         np.save(folder / VECTORS, vectors, allow_pickle=False)

@@ -170,7 +170,7 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     if item_tower.popularity is not None:
         known = popularity.shares(spec, train.answers, len(dataset.items.ids))
         item_tower.popularity.assign(schemas.item.vocabularies[ITEMS].lookup(dataset.items.ids), known)
-    catalogue = encode_items(texts.schemas.item, dataset)
+    catalogue = encode_items(texts.schemas, dataset)
     model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts, texts)
     schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
     optimizer: Any = LayeredAdamW(schedule, texts.rates, spec.learning_rate, weight_decay=spec.weight_decay)

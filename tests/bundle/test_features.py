@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.features import Categorical, FeatureSchema, History, MultiCategorical, Numeric
+from bundle.features import FeatureSchema
+from bundle.kinds import Categorical, History, MultiCategorical, Numeric
 from bundle.vocabulary import Hashing, Vocabulary
 from tests.worlds import SCHEMA
 
@@ -37,14 +38,6 @@ def test_batch_is_its_rows_one_by_one(table: list[dict[str, Any]]) -> None:
     alone = [SCHEMA.encode(columns_of([row]), 1) for row in table]
     for name, array in together.items():
         np.testing.assert_array_equal(array, np.concatenate([inputs[name] for inputs in alone]), strict=True)
-
-
-@given(rows)
-def test_a_lone_row_is_encoded_value_by_value_as_in_a_table(row: dict[str, Any]) -> None:
-    sent = {name: value for name, value in row.items() if value is not None or name not in ("likes", "watched")}
-    inputs = SCHEMA.encode(columns_of([sent]), 1)
-    for name, value in sent.items():
-        np.testing.assert_array_equal(SCHEMA.row_encoders[name](value), inputs[name], strict=True)
 
 
 @given(st.lists(rows, min_size=1, max_size=4))

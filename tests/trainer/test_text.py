@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from bundle.items import ItemTable
-from bundle.manifest import EVALUATION, ITEMS, VECTORS
+from bundle.layout import EVALUATION, ITEMS, VECTORS
 from bundle.store import BundleStore
-from bundle.texts import Tokenizer
+from bundle.tokenizer import Tokenizer
 from tests.checkpoints import VOCABULARY, bert, write_checkpoint
 from tests.serving.harness import query_tower_service
 from tests.trainer.search_world import write_search_shop
