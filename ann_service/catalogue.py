@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ann_index.exact import scan
 from ann_index.faiss_index import FaissMissing
-from ann_index.interests import scan_all, score_all, search_all
 from ann_index.kinds import Index, open_index
 from ann_service.bitsets import BitsetCache
 from ann_service.config import AnnConfig
@@ -160,8 +160,8 @@ def _check_top_items(catalogue: Catalogue, canaries: Canaries) -> None:
             message = f"canary {number} expects items that the bundle lacks, or twice: {unknown[:3]}"
             raise BundleRefused(version, "canaries", message)
         expected_rows = np.array([rows[item] for item in expected], dtype=np.int64)  # [k]
-        _, best_scores = scan_all(catalogue.vectors, query[np.newaxis], len(expected))[0]
-        found_scores = score_all(query[np.newaxis], catalogue.vectors[expected_rows])[0]  # [k]
+        _, best_scores = scan(catalogue.vectors, query[np.newaxis], len(expected))[0]
+        found_scores = catalogue.vectors[expected_rows] @ query  # [k]
         # Equal to the best scores, position by position: then they are the best, but for swaps among ties.
         for what, reference in (("the exact top items", best_scores), ("the published scores", expected_scores)):
             worst = float(np.max(np.abs(found_scores - reference)))
@@ -178,8 +178,8 @@ def _check_recall(catalogue: Catalogue, canaries: Canaries, max_loss: float) -> 
     spec = catalogue.manifest.index
     k = min(_RECALL_AT, catalogue.manifest.item_count)
     found = 0
-    exact = scan_all(catalogue.vectors, canaries.embeddings, k)
-    approximate = search_all(catalogue.index, catalogue.vectors, canaries.embeddings, k, spec.search_budget)
+    exact = scan(catalogue.vectors, canaries.embeddings, k)
+    approximate = catalogue.index.search(canaries.embeddings, k, spec.search_budget)
     for (_, exact_scores), (_, scores) in zip(exact, approximate, strict=True):
         found += int(np.count_nonzero(scores >= exact_scores[-1] - SCORE_TOLERANCE))
     recall, floor = found / (k * len(canaries)), spec.recall_at_100 - max_loss

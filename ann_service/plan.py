@@ -38,8 +38,6 @@ class SearchPlan(NamedTuple):
         exact: scan.
         budget: of the index, for `k` items.
         return_attributes: names of attributes to send along.
-        interests: [n, dimension] float32, unit length, of a search with several embeddings: all of them, `query` the
-            first. An item's score is the largest of its scores. None: `query` alone.
         text: to rank by; None: the embedding ranks.
         exclusions: what to leave out where not all of it was looked up; None: `excluded`.
     """
@@ -52,16 +50,15 @@ class SearchPlan(NamedTuple):
     exact: bool
     budget: int
     return_attributes: tuple[str, ...] = ()
-    interests: np.ndarray | None = None
     text: TextQuery | None = None
     exclusions: Exclusions | None = None
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is by one embedding, and nothing is left out."""
+        """Whether nothing is left out."""
         if self.allowed is not None or self.exclusions is not None or len(self.excluded):
             return False
-        return self.interests is None and self.min_score is None
+        return self.min_score is None
 
     def leaves_out(self, rows: np.ndarray) -> np.ndarray:
         """Returns which of `rows`, [n] int64, are excluded: [n] bool."""

@@ -17,12 +17,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 
 from ann_index.exact import Found, scan
-from ann_index.interests import merge
 from ann_service.bitsets import FEW_SHARE
 from ann_service.catalogue import Catalogue
 from ann_service.exclusions import among
@@ -55,45 +53,6 @@ def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     """Returns what `find` does, for each plan; those alike go through the index, or the scan, together."""
     if len(plans) == 1 and (plain := _find_plain(catalogue, plans[0])) is not None:
         return [plain]
-    found = iter(_find_each(catalogue, [single for plan in plans for single in _singles(plan)]))
-    return [
-        next(found)
-        if plan.interests is None
-        else merge(catalogue.vectors, plan.interests, list(islice(found, len(plan.interests))), plan.k)
-        for plan in plans
-    ]
-
-
-def scan_cost(rows: int, together: int) -> float:
-    """Returns what a scan of so many rows costs each of the searches that share it."""
-    return rows * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / together)
-
-
-def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Found | None:
-    """Returns what the index finds where it answers at once and nothing is left out: most calls. None: elsewhere.
-
-    What `_find_each` would return, in fewer steps: after the index has read a hundred megabytes, each step finds its
-    code and data gone from the caches.
-    """
-    item_count = catalogue.manifest.item_count
-    wanted = min(plan.k, item_count)
-    if not plan.is_plain or plan.exact or item_count <= _LEAST_COST:
-        return None
-    if catalogue.index.cost(wanted, plan.budget) > item_count:  # a scan costs less
-        return None
-    queries = plan.query[np.newaxis]
-    found = catalogue.index.search(queries, wanted, plan.budget)[0]
-    return found if len(found[0]) == wanted else scan(catalogue.vectors, queries, wanted)[0]
-
-
-def _singles(plan: SearchPlan) -> list[SearchPlan]:
-    """Returns a plan for each embedding. They share filter and exclusions, so that they are read once."""
-    if plan.interests is None:
-        return [plan]
-    return [plan._replace(query=interest, interests=None) for interest in plan.interests]
-
-
-def _find_each(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     together_scanned = Counter(map(_scan_key, plans))
     searches = [_Search(catalogue, plan, together_scanned[_scan_key(plan)]) for plan in plans]
     while asking := [search for search in searches if search.fetch]:
@@ -107,6 +66,28 @@ def _find_each(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]
                 search.take(found)
     _scan_rest([search for search in searches if search.found is None], catalogue.vectors)
     return [search.found or _NOTHING for search in searches]
+
+
+def scan_cost(rows: int, together: int) -> float:
+    """Returns what a scan of so many rows costs each of the searches that share it."""
+    return rows * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / together)
+
+
+def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Found | None:
+    """Returns what the index finds where it answers at once and nothing is left out: most calls. None: elsewhere.
+
+    What the rest of `find_all` would return, in fewer steps: after the index has read a hundred megabytes, each step
+    finds its code and data gone from the caches.
+    """
+    item_count = catalogue.manifest.item_count
+    wanted = min(plan.k, item_count)
+    if not plan.is_plain or plan.exact or item_count <= _LEAST_COST:
+        return None
+    if catalogue.index.cost(wanted, plan.budget) > item_count:  # a scan costs less
+        return None
+    queries = plan.query[np.newaxis]
+    found = catalogue.index.search(queries, wanted, plan.budget)[0]
+    return found if len(found[0]) == wanted else scan(catalogue.vectors, queries, wanted)[0]
 
 
 class _Search:

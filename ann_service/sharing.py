@@ -150,7 +150,7 @@ class SharedSearches:
 
 def saved_by_sharing(catalogue: Catalogue, plan: SearchPlan, together: int) -> float:
     """Returns what a search saves as one of `together` that share a scan, in rows of one; 0 or less: nothing."""
-    if plan.allowed is not None or plan.interests is not None or plan.text is not None or plan.k > _MOST_SHARED:
+    if plan.allowed is not None or plan.text is not None or plan.k > _MOST_SHARED:
         return 0.0
     item_count = catalogue.manifest.item_count
     by_index = item_count if plan.exact else catalogue.index.cost(min(plan.k, item_count), plan.budget)

@@ -16,7 +16,6 @@ from ann_service.filters import match
 from ann_service.plan import SearchPlan, TextQuery
 from ann_service.text import ranks_by_text, read_text
 from ann_service.wire import Request
-from bundle.manifest import MOST_INTERESTS
 from bundle.spans import Spans
 from bundle.strings import ABSENT
 from serving.errors import InvalidRequest, UnknownItem
@@ -25,7 +24,6 @@ from two_tower.ann.v1 import ann_service_pb2 as pb
 MAX_BUDGET = 10_000_000
 MAX_EXCLUSIONS = 100_000
 MAX_SIMILAR = 1000
-_EMBEDDED = ("embedding", "embeddings")
 _MAX_VIOLATIONS = 20
 _SMALLEST_MEAN = 1e-6
 _NO_ROWS = np.zeros(0, dtype=np.int64)
@@ -39,7 +37,7 @@ def check_batch(searches: Sequence[pb.Search], model_version: str, max_batch_siz
     """
     if not 1 <= len(searches) <= max_batch_size:
         raise InvalidRequest([("searches", f"{len(searches)} searches, expected 1 to {max_batch_size}")])
-    if not model_version and any(search.WhichOneof("target") in _EMBEDDED for search in searches):
+    if not model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
         description = "empty beside an embedding; send EmbedQueriesResponse.model_version along with it"
         raise InvalidRequest([("model_version", description)])
 
@@ -79,10 +77,10 @@ def _read_search(search: pb.Search, left_out: Spans | None, catalogue: Catalogue
         text = read_text(search, path)
     except InvalidRequest as error:
         violations += error.violations
-    queries, own_rows = np.zeros((1, 0)), _NO_ROWS
+    query, own_rows = np.zeros(0), _NO_ROWS
     if search.ranking != pb.RANKING_LEXICAL:
         try:
-            queries, own_rows = _read_target(search, catalogue, path)
+            query, own_rows = _read_target(search, catalogue, path)
         except InvalidRequest as error:
             violations += error.violations
     if violations:
@@ -93,7 +91,7 @@ def _read_search(search: pb.Search, left_out: Spans | None, catalogue: Catalogue
     if left_out is not None:
         excluded, exclusions = _NO_ROWS, Exclusions(catalogue.items.ids, left_out, excluded)
     return SearchPlan(
-        query=queries[0],
+        query=query,
         k=search.k,
         allowed=allowed,
         excluded=excluded,
@@ -102,7 +100,6 @@ def _read_search(search: pb.Search, left_out: Spans | None, catalogue: Catalogue
         exact=search.exact,
         budget=search.search_budget or catalogue.default_budget(search.k),
         return_attributes=tuple(search.return_attributes),
-        interests=queries if len(queries) > 1 else None,
         text=text,
     )
 
@@ -138,25 +135,15 @@ def _check_numbers(
 
 
 def _read_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the directions, [m, dimension] float32 of unit length, and the rows that make them, [n] int64."""
-    dimension, none = catalogue.manifest.dimension, _NO_ROWS
+    """Returns the direction, [dimension] float32 of unit length, and the rows that make it, [n] int64."""
     match search.WhichOneof("target"):
         case "embedding":
-            return _read_embedding(search.embedding, dimension, f"{path}.embedding.values")[np.newaxis], none
-        case "embeddings":
-            return _read_embeddings(search.embeddings.values, dimension, f"{path}.embeddings.values"), none
+            dimension = catalogue.manifest.dimension
+            return _read_embedding(search.embedding, dimension, f"{path}.embedding.values"), _NO_ROWS
         case "similar_to":
-            direction, own_rows = _read_similar(search.similar_to.values, catalogue, f"{path}.similar_to.values")
-            return direction[np.newaxis], own_rows
+            return _read_similar(search.similar_to.values, catalogue, f"{path}.similar_to.values")
         case _:
-            raise InvalidRequest([(path, "no target; set embedding, embeddings or similar_to")])
-
-
-def _read_embeddings(embeddings: Sequence[pb.Embedding], dimension: int, path: str) -> np.ndarray:
-    """Returns [m, dimension] float32, each of unit length."""
-    if not 1 <= len(embeddings) <= MOST_INTERESTS:
-        raise InvalidRequest([(path, f"{len(embeddings)} embeddings, expected 1 to {MOST_INTERESTS}")])
-    return np.stack([_read_embedding(e, dimension, f"{path}[{n}].values") for n, e in enumerate(embeddings)])
+            raise InvalidRequest([(path, "no target; set embedding or similar_to")])
 
 
 def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:

@@ -93,6 +93,4 @@ def read_bundle(store: Path, version: str | None = None) -> Data:
     chosen = version or opened.live_version()
     folder = opened.path(chosen)
     vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
-    # Of a query with several interests, each is a search of its own.
-    canaries = Canaries.read(folder / CANARIES).embeddings.reshape(-1, vectors.shape[1])
-    return Data(f"bundle {chosen}, {len(vectors):,}", vectors, canaries)
+    return Data(f"bundle {chosen}, {len(vectors):,}", vectors, Canaries.read(folder / CANARIES).embeddings)

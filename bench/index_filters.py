@@ -48,10 +48,7 @@ def main() -> None:
             parameters = parameter_grid(Index(kind=kind, trees=(50,), links=(16,)), len(data.vectors), 1)[0]
             build_file(kind, parameters, data.vectors, path)
             opened = open_index(kind, METRIC, path, data.vectors)
-            tried = (
-                (b, index.recall(opened, data.vectors, data.queries, exact, b))
-                for b in index.budgets(kind, parameters, 10**9)
-            )
+            tried = ((b, index.recall(opened, data.queries, exact, b)) for b in index.budgets(kind, parameters, 10**9))
             budget, unfiltered = next((b, r) for b, r in tried if r >= 0.95)
             manifest: Any = SimpleNamespace(item_count=len(data.vectors), dimension=DIMENSION)
             manifest.index = SimpleNamespace(search_budget=budget)

@@ -105,7 +105,7 @@ def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Res
         open_ms = (time.perf_counter() - started) * 1e3
         name = f"{kind}, {next(iter(parameters))} {next(iter(parameters.values()))}"
         for budget in index.budgets(kind, parameters, len(data.vectors)):
-            found = index.recall(opened, data.vectors, data.queries, exact, budget)
+            found = index.recall(opened, data.queries, exact, budget)
             if found >= arguments.recall:
                 size = path.stat().st_size / len(data.vectors)
                 contenders.append((name, budget, found, size, build_s, open_ms))

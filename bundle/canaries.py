@@ -20,7 +20,7 @@ class Canaries:
 
     Attributes:
         columns: raw feature values by name, each [n]; as `bundle.features.FeatureSchema.encode` takes them.
-        embeddings: [n, dimension] float32, unit length; [n, interests, dimension] where a query has several.
+        embeddings: [n, dimension] float32, unit length.
         top_items: [n, k] external ids of the exact nearest items, best first.
         top_scores: [n, k] float32, their scores.
     """
@@ -64,6 +64,6 @@ class Canaries:
             raise ValueError(f"{path.name} is damaged: {error!r}") from error
         lengths = {len(canaries.embeddings), len(canaries.top_items), len(canaries.top_scores)}
         lengths |= {len(column) for column in canaries.columns.values()}
-        if len(lengths) != 1 or canaries.embeddings.ndim not in (2, 3):
+        if len(lengths) != 1 or canaries.embeddings.ndim != 2:
             raise ValueError(f"{path.name} is damaged: lengths {sorted(lengths)} should be one, and above 0")
         return canaries

@@ -19,13 +19,9 @@ from bundle.layout import MANIFEST
 FORMAT_VERSION = 1
 """Raised by one with every change that an older reader would misread."""
 
-INTERESTS_FORMAT_VERSION = 2
-"""Of a bundle whose queries have several embeddings, which the first readers could not rank by."""
+_SEVERAL_INTERESTS_FORMAT_VERSION = 2
+"""Of bundles whose queries had several embeddings. Earlier versions of this program wrote them; none reads them now."""
 
-MOST_INTERESTS = 8
-"""Embeddings of a query, at most: each is a search of its own."""
-
-_READ = (FORMAT_VERSION, INTERESTS_FORMAT_VERSION)
 _TIME = "%Y%m%dT%H%M%SZ"
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -119,8 +115,7 @@ class Manifest:
     """All that is known of a bundle without opening its files.
 
     Attributes:
-        format_version: of the folder: `INTERESTS_FORMAT_VERSION` where there are several interests, else
-            `FORMAT_VERSION`.
+        format_version: of the folder, `FORMAT_VERSION`.
         bundle_version: of this bundle; sorts by time.
         model_version: of the embedding space. Bundles of one model share query tower and schema.
         parent_version: the bundle that was live when this one was made, if any.
@@ -138,7 +133,6 @@ class Manifest:
         recipe: the resolved configuration of the training.
         forced_gates: publish gates that this bundle, or the one it was made from, failed and was promoted past.
         gates: results of the publish gates by name; empty where none were asked.
-        interests: embeddings of a query, 1 to 8; an item's score is the largest of its scores.
     """
 
     bundle_version: str
@@ -157,7 +151,6 @@ class Manifest:
     item_feature_schema: Mapping[str, Any] = field(default_factory=dict)
     forced_gates: tuple[str, ...] = field(default=())
     gates: Mapping[str, GateResult] = field(default_factory=dict)
-    interests: int = 1
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -172,19 +165,12 @@ class Manifest:
                 check_version(version)
         if self.dimension < 1 or self.item_count < 1:
             raise ValueError(f"dimension {self.dimension}, item_count {self.item_count}: both have to be at least 1")
-        if not 1 <= self.interests <= MOST_INTERESTS:
-            raise ValueError(f"interests {self.interests}, expected 1 to {MOST_INTERESTS}")
-        if self.format_version != format_of(self.interests):
-            raise ValueError(f"format version {self.format_version} with {self.interests} interests do not go together")
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(f"format version {self.format_version}, expected {FORMAT_VERSION}")
         for path in self.files:
             parts = PurePosixPath(path).parts
             if not parts or path.startswith("/") or ".." in parts or "\\" in path:
                 raise ValueError(f"file path {path!r} leads out of the bundle")
-
-    @property
-    def query_shape(self) -> tuple[int, ...]:
-        """Shape of what the query tower makes of one query: (dimension,), of several (interests, dimension)."""
-        return (self.dimension,) if self.interests == 1 else (self.interests, self.dimension)
 
     @property
     def failed_gates(self) -> tuple[str, ...]:
@@ -193,10 +179,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the text of ``manifest.json``: readable, keys in a fixed order."""
-        raw = dataclasses.asdict(self)
-        if self.interests == 1:  # programs from before there were interests know no such key
-            del raw["interests"]
-        return json.dumps(raw, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, version: str) -> Manifest:
@@ -207,7 +190,7 @@ class Manifest:
             version: of the folder it was found in, which it has to name.
 
         Raises:
-            BundleRefused: gate ``format_version`` where a newer or unknown program wrote it, ``manifest`` where it is
+            BundleRefused: gate ``format_version`` where its format is not `FORMAT_VERSION`, ``manifest`` where it is
                 damaged or of another bundle.
         """
         try:
@@ -217,14 +200,8 @@ class Manifest:
             raise BundleRefused(
                 version, "manifest", f"{MANIFEST} is damaged ({error}); publish the bundle again"
             ) from error
-        if type(found) is not int or found not in _READ:
-            newer = isinstance(found, int) and found > max(_READ)
-            advice = "newer than this program: update it" if newer else "unknown to this program"
-            raise BundleRefused(
-                version,
-                "format_version",
-                f"format version {found!r} is {advice} (it reads {', '.join(map(str, _READ))})",
-            )
+        if type(found) is not int or found != FORMAT_VERSION:
+            raise BundleRefused(version, "format_version", _explain_format(found))
         try:
             manifest = _parse(raw)
         except (ValueError, TypeError, KeyError, AttributeError, InvalidVersion) as error:
@@ -238,19 +215,26 @@ class Manifest:
         return manifest
 
 
-def format_of(interests: int) -> int:
-    """Returns the format version of a bundle whose queries have so many embeddings."""
-    return FORMAT_VERSION if interests == 1 else INTERESTS_FORMAT_VERSION
+def _explain_format(found: Any) -> str:
+    """Returns why a bundle of this format version is not read, and what to do."""
+    if found == _SEVERAL_INTERESTS_FORMAT_VERSION:
+        return (
+            f"format version {found} is that of a bundle with several embeddings for each query (recipe key "
+            "query_tower.interests), which this version cannot read: remove the key from the recipe, train and publish "
+            "again with this version, or serve the bundle with the release that made it"
+        )
+    newer = isinstance(found, int) and found > FORMAT_VERSION
+    advice = "newer than this program: update it" if newer else "unknown to this program"
+    return f"format version {found!r} is {advice} (it reads {FORMAT_VERSION})"
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:
     raw = dict(raw)
     known = {f.name for f in dataclasses.fields(Manifest)}
     raw.setdefault("gates", {})  # bundles from before there were gates have none
-    raw.setdefault("interests", 1)
     if raw.keys() != known:
         raise ValueError(f"keys {sorted(raw.keys() ^ known)} are missing or unknown")
-    for name in ("dimension", "item_count", "seed", "interests"):
+    for name in ("dimension", "item_count", "seed"):
         if type(raw[name]) is not int:
             raise TypeError(f"{name} is {raw[name]!r}, expected an int")
     for name in ("bundle_version", "model_version", "git_commit"):

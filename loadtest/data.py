@@ -49,19 +49,20 @@ def make(store: BundleStore, version: str) -> dict[str, list[Message]]:
     canaries = Canaries.read(folder / CANARIES)
     items = ItemTable.read(folder / ITEMS, manifest.attributes)
     features = [_features(canaries, row) for row in range(min(len(canaries), _REQUESTS))]
-    several = "embedding" if manifest.interests == 1 else "embeddings"
-    embeddings = [{several: canaries.embeddings[row].tolist()} for row in range(len(features))]
+    embeddings = [canaries.embeddings[row].tolist() for row in range(len(features))]
     item_filter = _filter(items, manifest)
     excluded = [items.ids[row] for row in range(min(EXCLUDED, manifest.item_count - 1))]
 
     def search(**options: Any) -> list[Message]:
-        return [_search(manifest, [Search(**e, k=K, **options)]) for e in embeddings]
+        return [_search(manifest, [Search(embedding=e, k=K, **options)]) for e in embeddings]
 
     requests: dict[str, list[Message]] = {
         "embed-single": [query_tower.to_request([each], "") for each in features],
         "embed-batch": [query_tower.to_request(batch, "") for batch in _batches(features)],
         "search-single": search(),
-        "search-batch": [_search(manifest, [Search(**e, k=K) for e in batch]) for batch in _batches(embeddings)],
+        "search-batch": [
+            _search(manifest, [Search(embedding=e, k=K) for e in batch]) for batch in _batches(embeddings)
+        ],
         "search-exclude": search(exclude=excluded),
     }
     if item_filter is not None:

@@ -67,7 +67,7 @@ class QueryTowerServicer:
         add_methods(server, SERVICE_NAME, handlers)
 
     def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> bytes:
-        """Returns an EmbedQueriesResponse: one embedding a query, or one for each interest.
+        """Returns an EmbedQueriesResponse: one embedding a query.
 
         Raises:
             ServiceError: as the proto lists them.
@@ -127,27 +127,15 @@ def to_response(embeddings: np.ndarray, model_version: str) -> bytes:
     The floats of a packed field stand there as they do in memory, so there is no Python float for each.
 
     Args:
-        embeddings: [batch, dim] or [batch, interests, dim] float32.
+        embeddings: [batch, dim] float32.
         model_version: that made them.
     """
     head, size = _wire_head(embeddings.shape[-1]), 4 * embeddings.shape[-1]
     raw = embeddings.astype(_WIRE_FLOAT, copy=False).tobytes()
-    if embeddings.shape[:-1] == (1,):  # of most requests, and no loop for one
+    if len(embeddings) == 1:  # of most requests, and no loop for one
         return b"".join((head, raw, _wire_tail(model_version)))
     parts = [head + raw[at : at + size] for at in range(0, len(raw), size)]
-    if embeddings.ndim == 3:
-        interests = embeddings.shape[1]
-        outer = _interests_head(interests, embeddings.shape[2])
-        parts = [part if at % interests else outer + part for at, part in enumerate(parts)]
     return b"".join((*parts, _wire_tail(model_version)))
-
-
-@functools.cache
-def _interests_head(interests: int, dimension: int) -> bytes:
-    """Returns what stands before the embeddings of each query on the wire; inside, they stand as `_wire_head` says."""
-    of_query = pb.Interests(embeddings=[pb.Embedding(values=[0.0] * dimension)] * interests)
-    whole = pb.EmbedQueriesResponse(interests=[of_query]).SerializeToString()
-    return whole[: len(whole) - len(of_query.SerializeToString())]
 
 
 @functools.cache

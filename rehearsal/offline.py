@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from annoy import AnnoyIndex
 
-from ann_index.interests import score_all
 from bundle.items import ItemTable
 from bundle.layout import INDEX, ITEMS
 from bundle.store import BundleStore
@@ -49,8 +48,8 @@ class OfflineBundle:
     def top_scores(self, query: int, k: int) -> np.ndarray:
         """Returns the scores of the k items that its index finds for a query, best first: [n] float32."""
         budget = self.manifest.index.search_budget
-        found = [self._index.get_nns_by_vector(e, k, budget) for e in np.atleast_2d(self.embeddings[query])]
-        return np.sort(self._scores(query, np.unique(np.concatenate(found))))[::-1][:k]
+        rows = self._index.get_nns_by_vector(self.embeddings[query], k, budget)
+        return np.sort(self._scores(query, rows))[::-1]
 
     def agrees(self, query: int, item_ids: Sequence[str], scores: Sequence[float]) -> bool:
         """Returns whether an answer is the one that this bundle gives to a query.
@@ -71,4 +70,4 @@ class OfflineBundle:
 
     def _scores(self, query: int, rows: Any) -> np.ndarray:
         """Returns the scores of rows with a query: [n] float32."""
-        return score_all(self.embeddings[query : query + 1], self.vectors[rows])[0]
+        return self.vectors[rows] @ self.embeddings[query]

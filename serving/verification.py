@@ -92,12 +92,12 @@ def read_canaries(store: BundleStore, manifest: Manifest) -> Canaries:
     """
     version = manifest.bundle_version
     canaries = read_contents(version, CANARIES, lambda: Canaries.read(store.path(version) / CANARIES))
-    if canaries.embeddings.shape[1:] != manifest.query_shape:
+    if canaries.embeddings.shape[1] != manifest.dimension:
         raise BundleRefused(
             version,
             "canaries",
-            f"{CANARIES} has embeddings of {list(canaries.embeddings.shape[1:])} a query, the manifest says "
-            f"{list(manifest.query_shape)}",
+            f"{CANARIES} has embeddings of dimension {canaries.embeddings.shape[1]}, the manifest says "
+            f"{manifest.dimension}",
         )
     return canaries
 
@@ -107,7 +107,7 @@ def check_embeddings(version: str, found: np.ndarray, expected: np.ndarray) -> N
 
     Args:
         version: of the bundle.
-        found: [n, dimension] or [n, interests, dimension] float32.
+        found: [n, dimension] float32.
         expected: likewise.
 
     Raises:

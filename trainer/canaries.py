@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ann_index.interests import scan_all
+from ann_index.exact import scan
 from bundle.canaries import Canaries
 
 _CANARY_TOP = 10
@@ -20,10 +20,10 @@ def make_canaries(
 
     Args:
         columns: raw feature values by name, each [n].
-        queries: [n, dim] or [n, interests, dim] float32, their embeddings.
+        queries: [n, dim] float32, their embeddings.
         vectors: [item_count, dim] float32.
         ids: [item_count] external ids.
     """
-    found = scan_all(vectors, queries, _CANARY_TOP)
+    found = scan(vectors, queries, _CANARY_TOP)
     top = [[ids[row] for row in rows] for rows, _ in found]
     return Canaries(columns, queries, top, np.stack([scores for _, scores in found]))

@@ -95,7 +95,9 @@ def read(folder: Path, origin: Origin, variables: Sequence[Any]) -> State:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             head = json.loads(arrays["head"].tobytes().decode())
-            begun_with = recipes.parse(head["recipe"], str(path)).to_json()  # keys that came since have their defaults
+            begun_with = recipes.parse_stored(
+                head["recipe"], str(path)
+            ).to_json()  # keys that came since have their defaults
             changed = recipes.differences(begun_with, origin.recipe)
             if head["events_sha256"] != origin.events_sha256:
                 changed.append("the training events have changed")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ann_index.interests import score_all
 from bundle.errors import BundleNotFound
 from bundle.store import BundleStore
 from inference.deployed_bundle import DeployedBundle
@@ -70,7 +69,7 @@ def compare(
         dataset: of the new model.
         parts: the test part is what both are evaluated on.
         users: [n] rows, held out, whose answers are compared.
-        queries: [n, dim] or [n, interests, dim] float32, theirs, by the new model.
+        queries: [n, dim] float32, theirs, by the new model.
         vectors: [item_count, dim] float32, of the new model.
     """
     item_count = len(dataset.items.ids)
@@ -111,7 +110,7 @@ def _evaluate(
     def score(users: np.ndarray) -> np.ndarray:
         scores = np.full((len(users), item_count), _ABSENT, dtype=np.float32)
         queries = embed_users(live, recipe, dataset, parts.known, users, parts.test)
-        scores[:, rows[shared]] = score_all(queries, vectors)  # [n, item_count]
+        scores[:, rows[shared]] = queries @ vectors.T  # [n, item_count]
         return scores
 
     counts = parts.known.item_counts(item_count)

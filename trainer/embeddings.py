@@ -51,7 +51,7 @@ def context_columns(recipe: Recipe, asked: Events, users: np.ndarray, user_count
 
 
 def embed_queries(tower: keras.Model, schemas: Schemas, columns: dict[str, list], count: int) -> np.ndarray:
-    """Returns [count, dimension] or [count, interests, dimension] float32 for raw queries, encoded as serving does."""
+    """Returns the embeddings of raw queries, encoded as in serving: [count, dimension] float32, unit length."""
     return np.asarray(
         tower.predict(schemas.encode_queries(columns, count), batch_size=_BATCH, verbose=0), dtype=np.float32
     )

@@ -9,7 +9,6 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from ann_index.interests import score_all
 from trainer import intervals
 from trainer.data import Dataset
 from trainer.embeddings import embed_items, embed_queries, raw_queries
@@ -97,7 +96,7 @@ class Task:
         return embed_items(self.towers[1], self.schemas, self.dataset)
 
     def scorer(self, keep: Callable[[str], bool] = lambda _: True) -> Scorer:
-        """Returns what scores users by the dot product of the two towers; of several interests the largest.
+        """Returns what scores users by the dot product of the two towers.
 
         Args:
             keep: whether a feature, by its name, is sent at all.
@@ -106,7 +105,7 @@ class Task:
         def score(users: np.ndarray) -> np.ndarray:
             raw = raw_queries(self.recipe, self.dataset, self.schemas, self.known, users, self.asked)
             sent = {name: column for name, column in raw.items() if keep(name)}
-            return score_all(embed_queries(self.towers[0], self.schemas, sent, len(users)), self.vectors)
+            return embed_queries(self.towers[0], self.schemas, sent, len(users)) @ self.vectors.T
 
         return score
 

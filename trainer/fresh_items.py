@@ -155,7 +155,7 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
 
 def _recipe(base: Manifest) -> Recipe:
     try:
-        return recipes.parse(base.recipe, f"the recipe in bundle {base.bundle_version}")
+        return recipes.parse_stored(base.recipe, f"the recipe in bundle {base.bundle_version}")
     except RecipeError as error:
         raise RecipeError(f"{error}\nthis trainer did not make the bundle: publish one with `train`") from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ann_index.interests import scan_all, search_all
+from ann_index.exact import scan
 from ann_index.kinds import METRIC, Index, open_index
 from bundle.manifest import IndexSpec
 from trainer.errors import ExportError
@@ -28,11 +28,11 @@ def exact_top_k(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
     """Returns the rows of the k largest dot products, best first: [n, min(k, item_count)] int64.
 
     Args:
-        queries: [n, dim] float32, unit length; [n, interests, dim]: the largest product of an item counts.
+        queries: [n, dim] float32, unit length.
         vectors: [item_count, dim] float32, unit length.
         k: how many.
     """
-    return np.stack([rows for rows, _ in scan_all(vectors, queries, k)])
+    return np.stack([rows for rows, _ in scan(vectors, queries, k)])
 
 
 def build(
@@ -50,7 +50,7 @@ def build(
 
     Args:
         vectors: [item_count, dim] float32, unit length.
-        queries: [n, dim] or [n, interests, dim] float32, unit length, held out: recall is measured on them.
+        queries: [n, dim] float32, unit length, held out: recall is measured on them.
         path: file to make.
         settings: of the recipe: the kind, what to try, and the recall to reach.
         seed: of the build.
@@ -72,7 +72,7 @@ def build(
             cost = index.cost(NEIGHBOURS, budget)
             if best is not None and cost >= best[0]:
                 break
-            found = recall(index, vectors, queries, exact, budget)
+            found = recall(index, queries, exact, budget)
             if found >= settings.min_recall_at_100:
                 best = cost, IndexSpec(settings.kind, METRIC, parameters, budget, found)
                 # Other indexes may be open on a file of this name: a new one takes the name, none is overwritten.
@@ -94,7 +94,7 @@ def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexS
 
     Args:
         vectors: [item_count, dim] float32, unit length.
-        queries: [n, dim] or [n, interests, dim] float32, unit length: recall is measured on them.
+        queries: [n, dim] float32, unit length: recall is measured on them.
         path: file to make.
         old: of the index before.
         min_recall: of the exact 100 nearest, the share to find.
@@ -112,10 +112,10 @@ def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexS
         old.search_budget,
         *(b for b in budgets(old.kind, parameters, len(vectors)) if b > old.search_budget),
     ]
-    measured = ((budget, recall(index, vectors, queries, exact, budget)) for budget in tried)
+    measured = ((budget, recall(index, queries, exact, budget)) for budget in tried)
     budget, found = next(((b, r) for b, r in measured if r >= min_recall), (0, 0.0))
     if not budget:  # the gate will say that even the last one finds too little
-        budget, found = tried[-1], recall(index, vectors, queries, exact, tried[-1])
+        budget, found = tried[-1], recall(index, queries, exact, tried[-1])
     return IndexSpec(old.kind, old.metric, parameters, budget, found)
 
 
@@ -125,14 +125,14 @@ def measure_recall(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
     Args:
         path: of the index, written by this process.
         vectors: [item_count, dim] float32, that it should be of.
-        queries: [n, dim] or [n, interests, dim] float32, unit length.
+        queries: [n, dim] float32, unit length.
         spec: how it is searched.
     """
     try:
         index = open_index(spec.kind, spec.metric, path, vectors)
     except ValueError:
         return 0.0
-    return recall(index, vectors, queries, exact_top_k(queries, vectors, NEIGHBOURS), spec.search_budget)
+    return recall(index, queries, exact_top_k(queries, vectors, NEIGHBOURS), spec.search_budget)
 
 
 def budgets(kind: str, parameters: Mapping[str, int], item_count: int) -> list[int]:
@@ -148,10 +148,10 @@ def budgets(kind: str, parameters: Mapping[str, int], item_count: int) -> list[i
     return sorted({int(first * _STEP**step) for step in range(count)} | {last})
 
 
-def recall(index: Index, vectors: np.ndarray, queries: np.ndarray, exact: np.ndarray, budget: int) -> float:
-    """Returns the mean share of each row of `exact` [n, k] that the index over `vectors` finds."""
+def recall(index: Index, queries: np.ndarray, exact: np.ndarray, budget: int) -> float:
+    """Returns the mean share of each row of `exact` [n, k] that the index finds."""
     k = exact.shape[1]
-    found = search_all(index, vectors, queries, k, budget)
+    found = index.search(queries, k, budget)
     hits = sum(len(set(rows.tolist()) & set(e)) for (rows, _), e in zip(found, exact.tolist(), strict=True))
     return hits / (k * len(queries))
 

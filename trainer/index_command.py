@@ -55,8 +55,7 @@ def tune_index(
     manifest = opened.verify(bundle or pointer.version, [VECTORS, CANARIES])
     folder = opened.path(manifest.bundle_version)
     vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
-    # Of a query with several interests, each is a search of its own.
-    canaries = Canaries.read(folder / CANARIES).embeddings.reshape(-1, manifest.dimension)[:_QUERIES]
+    canaries = Canaries.read(folder / CANARIES).embeddings[:_QUERIES]
 
     # Here, because plotly takes time that other commands need not wait for.
     from trainer.index_plot import write_page

@@ -195,7 +195,7 @@ def _measure_points(
     points: list[Point] = []
     k = exact.shape[1]
     for budget in budgets:
-        found = chosen_index.recall(opened, vectors, queries, exact, budget)
+        found = chosen_index.recall(opened, queries, exact, budget)
         times = time_searches(lambda query, budget=budget: opened.search(query, k, budget), queries)
         points.append(Point(budget, found, float(np.median(times)), float(np.percentile(times, 95))))
         if found >= _ENOUGH or points[-1].median_us > slowest_us:

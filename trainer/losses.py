@@ -3,9 +3,6 @@
 All compute in float32, whatever they are given, and return a scalar: the mean over the rows, by their weights. A
 negative that is the positive of its row (an accidental hit) is invisible to that row: it adds nothing to the loss, and
 no gradient reaches it. Rows of weight 0 count for nothing, and where all are of weight 0 the loss is 0.
-
-Queries are [m, dim], or [m, interests, dim] where each has several: the score of an item, positive or negative, then is
-the largest of its scores, as it is when served.
 """
 
 from __future__ import annotations
@@ -252,20 +249,12 @@ def _negative_scores(
 def _pair_scores(queries: tf.Tensor, positives: tf.Tensor, temperature: tf.Tensor | float) -> tf.Tensor:
     """Returns [m] float32: query · positive / temperature of each row."""
     queries, positives = tf.cast(queries, tf.float32), tf.cast(positives, tf.float32)
-    if queries.shape.rank == 3:
-        products = tf.reduce_max(tf.reduce_sum(queries * positives[:, None], axis=2), axis=1)  # [m]
-    else:
-        products = tf.reduce_sum(queries * positives, axis=1)  # [m]
-    return products / tf.cast(temperature, tf.float32)
+    return tf.reduce_sum(queries * positives, axis=1) / tf.cast(temperature, tf.float32)
 
 
 def _dots(queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Returns [m, n] float32; of several interests the largest."""
-    queries, items = tf.cast(queries, tf.float32), tf.cast(items, tf.float32)
-    if queries.shape.rank == 3:
-        each = [tf.matmul(queries[:, k], items, transpose_b=True) for k in range(queries.shape[1])]  # each [m, n]
-        return tf.reduce_max(tf.stack(each), axis=0)
-    return tf.matmul(queries, items, transpose_b=True)
+    """Returns [m, n] float32."""
+    return tf.matmul(tf.cast(queries, tf.float32), tf.cast(items, tf.float32), transpose_b=True)
 
 
 def _corrected_scores(

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ann_index.interests import score_all
 from trainer.losses import Candidates
 
 _PRIME = 2**31 - 1
@@ -197,7 +196,7 @@ def mine_hard_negatives(
     Retrieval in Facebook Search", pass over the nearest likewise).
 
     Args:
-        queries: [n, dim] or [n, interests, dim] float32.
+        queries: [n, dim] float32.
         vectors: [item_count, dim] float32: all of the catalogue.
         known: of each query, rows of the catalogue, in any order, repeated or not.
         count: how many for each query, at least 1.
@@ -209,11 +208,11 @@ def mine_hard_negatives(
     Raises:
         ValueError: a shape or number does not fit.
     """
-    fit = queries.ndim in (2, 3) and vectors.ndim == 2 and queries.shape[-1] == vectors.shape[1]
+    fit = queries.ndim == 2 and vectors.ndim == 2 and queries.shape[1] == vectors.shape[1]
     if not fit or len(known) != len(queries):
         raise ValueError(
             f"queries {queries.shape}, vectors {vectors.shape} and {len(known)} sets of known items do not fit; "
-            "give [n, dim] or [n, interests, dim], [item_count, dim] and n"
+            "give [n, dim], [item_count, dim] and n"
         )
     if count < 1 or skip < 0:
         raise ValueError(f"{count} negatives after {skip} skipped; give at least 1 after at least 0")
@@ -224,7 +223,7 @@ def mine_hard_negatives(
         return found
     block = max(1, _BLOCK_SCORES // item_count)
     for start in range(0, len(queries), block):
-        scores = score_all(queries[start : start + block], vectors)  # [b, item_count]
+        scores = queries[start : start + block] @ vectors.T  # [b, item_count]
         theirs = known[start : start + block]
         owners = np.repeat(np.arange(len(theirs)), [len(rows) for rows in theirs])
         scores[owners, np.concatenate(theirs).astype(np.int64)] = -np.inf

@@ -20,7 +20,7 @@ from bundle.layout import (
     VECTORS,
     VOCABULARIES,
 )
-from bundle.manifest import FileEntry, Manifest, format_of
+from bundle.manifest import FileEntry, Manifest
 from bundle.store import BundleStore
 from trainer import console, gates, index, report
 from trainer.canaries import make_canaries
@@ -128,8 +128,6 @@ def publish(store: BundleStore, run: Run, dataset: Dataset, parts: Parts, evalua
                 git_commit=run.git_commit,
                 recipe=run.recipe.to_json(),
                 gates=results,
-                interests=run.recipe.query_tower.interests,
-                format_version=format_of(run.recipe.query_tower.interests),
             )
 
         return store.commit(folder, describe)

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from bundle.manifest import MOST_INTERESTS
 from trainer.recipe_tables import STRICT, Attribute, Download, Entities, Interactions, Name
 from trainer.recipe_training import Metric, Positive, Share, Training
 from trainer.recipe_values import VALUES, AgeValue, GapValue, Value
@@ -144,18 +143,6 @@ class Tower:
 
 
 @dataclass(frozen=True, config=STRICT)
-class QueryTower(Tower):
-    """The query tower: all of a `Tower`, and more.
-
-    Attributes:
-        interests: vectors a query; an item's score is the largest of its scores. Above 1 it needs a history, and a
-            request costs a search for each; see `trainer.interests`.
-    """
-
-    interests: Annotated[int, Field(ge=1, le=MOST_INTERESTS)] = 1
-
-
-@dataclass(frozen=True, config=STRICT)
 class Split:
     """How held-out data is chosen.
 
@@ -255,7 +242,7 @@ class Recipe:
 
     name: Name
     interactions: Interactions
-    query_tower: QueryTower
+    query_tower: Tower
     item_tower: Tower
     items: Entities | None = None
     users: Entities | None = None
@@ -296,7 +283,7 @@ def query_attributes(recipe: Recipe) -> dict[str, Attribute]:
 ADAPTER = TypeAdapter(Recipe)
 
 PARTS = (
-    Recipe, Download, Interactions, Attribute, Entities, Tower, QueryTower, Split, Training, Index, Gates,
+    Recipe, Download, Interactions, Attribute, Entities, Tower, Split, Training, Index, Gates,
     CategoricalInput, MultiCategoricalInput, HistoryInput, NumericInput, TextInput, Search, *VALUES,
 )  # fmt: skip
 """Every class whose fields are keys."""

@@ -98,11 +98,6 @@ def check(recipe: Recipe, source: str) -> None:
             "is shuffled, as no time passes between events; remove it, or use event_order time"
         )
     histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
-    if recipe.query_tower.interests > 1 and not histories:
-        raise RecipeError(
-            f"{source}: query_tower.interests {recipe.query_tower.interests} needs a feature of kind history, "
-            "whose items it tells apart; add one, or leave it at 1"
-        )
     if any(f.reads_times for f in histories) and any(f.name == REQUEST_TIME for f in recipe.query_tower.features):
         raise RecipeError(
             f"{source}: query_tower: feature {REQUEST_TIME}: the name is taken by the time that ages are counted from; "
@@ -150,12 +145,7 @@ def check(recipe: Recipe, source: str) -> None:
 
 def _check_members(recipe: Recipe, source: str) -> None:
     """Raises where several pairs of towers could not be made one."""
-    where, interests = f"{source}: training.members {recipe.training.members}", recipe.query_tower.interests
-    if interests > 1:
-        raise RecipeError(
-            f"{where} and query_tower.interests {interests} do not go together, as nothing says which interests of two "
-            "members are alike; leave one of them at 1"
-        )
+    where = f"{source}: training.members {recipe.training.members}"
     for feature in (*recipe.query_tower.features, *recipe.item_tower.features):
         if isinstance(feature, TextInput) and feature.rate is not None:
             raise RecipeError(

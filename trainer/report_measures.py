@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ann_index.interests import scan_all, score_all, search_all
 from ann_index.kinds import open_index
 from bundle.items import ItemTable, StringColumn, StringListColumn
 from bundle.manifest import GateResult, IndexSpec
@@ -72,7 +71,7 @@ def collect(
         version: of the new bundle.
         parent: the bundle that is live, if any.
         users: [n] user rows, held out.
-        queries: [n, dim] or [n, interests, dim] float32, theirs.
+        queries: [n, dim] float32, theirs.
         vectors: [item_count, dim] float32, unit length.
         index_path: of the written index.
         spec: how it is searched.
@@ -113,7 +112,7 @@ def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
     Args:
         path: of the index of `vectors`.
         vectors: [item_count, dim] float32, unit length.
-        queries: [n, dim] or [n, interests, dim] float32, unit length; at most 200 are used, one after another.
+        queries: [n, dim] float32, unit length; at most 200 are used, one after another.
         spec: its kind, and the published budget.
     """
     try:
@@ -128,7 +127,7 @@ def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
     for budget in budgets:
         # Bound now: a closure would search with the budget of a later round.
         found, ms = _timed(
-            lambda q, budget=budget: search_all(index, vectors, q[np.newaxis], k, budget)[0][0].tolist(),
+            lambda q, budget=budget: index.search(q[np.newaxis], k, budget)[0][0].tolist(),
             queries[: len(exact)],
             _SECONDS_A_BUDGET,
         )
@@ -139,8 +138,6 @@ def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
 
 
 def _scan(vectors: np.ndarray, query: np.ndarray, k: int) -> np.ndarray:
-    if query.ndim == 2:
-        return scan_all(vectors, query[np.newaxis], k)[0][0]
     scores = vectors @ query  # [item_count]
     return np.argpartition(scores, len(scores) - k)[len(scores) - k :]
 
@@ -167,7 +164,7 @@ def measure_popularity(
 
     Args:
         users: [n] user rows.
-        queries: [n, dim] or [n, interests, dim] float32, theirs.
+        queries: [n, dim] float32, theirs.
         vectors: [item_count, dim] float32.
         known: events before the test.
         repeats: whether it counts where the user knows it too.
@@ -246,7 +243,7 @@ def choose_examples(
         known: events before the test.
         test: held-out events.
         users: [n] user rows.
-        queries: [n, dim] or [n, interests, dim] float32, theirs.
+        queries: [n, dim] float32, theirs.
         vectors: [item_count, dim] float32.
         repeats: whether items that a user knew are recommended, and count; else they are left out.
     """
@@ -281,7 +278,7 @@ def _items_of(events: Events, user: int) -> np.ndarray:
 
 def _scores(queries: np.ndarray, vectors: np.ndarray, left_out: Sequence[np.ndarray]) -> np.ndarray:
     """Returns [n, item_count] float32 dot products, -inf for the items that are left out of a row."""
-    scores = score_all(queries, vectors)
+    scores = queries @ vectors.T
     for row, items in enumerate(left_out):
         scores[row, items] = -np.inf
     return scores

@@ -117,7 +117,7 @@ class Run:
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
             return Run(
                 raw["model_version"],
-                recipes.parse(raw["recipe"], str(folder / RUN)),
+                recipes.parse_stored(raw["recipe"], str(folder / RUN)),
                 Path(raw["data_folder"]),
                 _load_schemas(schemas, folder / TEXT_ENCODERS),
                 tuple(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from ann_index.faiss_index import FaissMissing
-from ann_index.interests import search_all
 from ann_index.kinds import open_index
 from bundle.errors import BundleNotFound
 from bundle.layout import INDEX
@@ -59,7 +58,7 @@ def served_scorer(store: BundleStore, version: str | None, run: Run, dataset: Da
             known = int(starts[users[at] + 1] - starts[users[at]])
             budget = index.raise_budget(spec.search_budget, _TOP, _TOP + known)
             k = min(_TOP + known, manifest.item_count)
-            found, found_scores = search_all(index, bundle.vectors, embedding[np.newaxis], k, budget)[0]
+            found, found_scores = index.search(embedding[np.newaxis], k, budget)[0]
             here = rows[found] >= 0  # a bundle may have items that came later
             scores[at, rows[found][here]] = found_scores[here]
         return scores

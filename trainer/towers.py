@@ -18,7 +18,6 @@ from trainer.age_decay import AgeDecay
 from trainer.event_values import EventValues, ages_of
 from trainer.hiding import PresenceDropout, SlotDropout, TextDropout, ValueDropout
 from trainer.history import HistoryEncoder, SlotMask
-from trainer.interests import InterestHeads
 from trainer.popularity import ItemPopularity, QueryPopularity
 from trainer.recipe import ITEM_ID, HistoryInput, Recipe, Tower
 from trainer.schema import ITEMS, Schemas
@@ -45,7 +44,6 @@ class EncodedHistory(keras.layers.Layer):
         table: item embeddings, shared with whoever else holds them.
         encoder: as of `trainer.history`.
         rate: share of the items to hide in training.
-        heads: make several interests of what the encoder returns. Default: none, one vector.
         values: of the events; None where nothing is known of them but the item.
     """
 
@@ -54,12 +52,11 @@ class EncodedHistory(keras.layers.Layer):
         table: keras.layers.Layer,
         encoder: HistoryEncoder,
         rate: float,
-        heads: InterestHeads | None = None,
         values: EventValues | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs, autocast=False)  # the parts cast as each of them has to
-        self.table, self.encoder, self.rate, self.heads, self.values = table, encoder, rate, heads, values
+        self.table, self.encoder, self.rate, self.values = table, encoder, rate, values
         self.hide, self.mask = SlotDropout(rate, name="hide"), SlotMask(name="mask")
 
     def build(self, slots_shape: Any, values_shape: Any = None, embeddings_shape: Any = None) -> None:
@@ -68,14 +65,12 @@ class EncodedHistory(keras.layers.Layer):
             self.table.build(slots_shape)
         if not self.encoder.built:
             self.encoder.build((*slots_shape, self.table.output_dim))
-        if self.heads is not None and not self.heads.built:
-            self.heads.build((*slots_shape[:-1], self.table.output_dim))
         if self.values is not None and not self.values.built:
             self.values.build(values_shape)
         self.built = True
 
     def call(self, slots, values=None, embeddings=None, training=False):
-        """Returns [batch, dim] or [batch, interests, dim] float32.
+        """Returns [batch, dim] float32.
 
         Args:
             slots: [batch, max_values] int32, newest first.
@@ -86,11 +81,10 @@ class EncodedHistory(keras.layers.Layer):
         slots = self.hide(slots, training=training)
         shown, ages = self._shown(slots, values, embeddings, training)
         more = (ages,) if ages is not None and isinstance(self.encoder, AgeDecay) else ()
-        encoded = self.encoder(shown, self.mask(slots), slots, *more, training=training)
-        return encoded if self.heads is None else self.heads(encoded)
+        return self.encoder(shown, self.mask(slots), slots, *more, training=training)
 
     def prefixes(self, slots, values=None, embeddings=None, training=False):
-        """Returns [batch, length, dim] or [batch, length, interests, dim] float32; see `trainer.history`.
+        """Returns [batch, length, dim] float32; see `trainer.history`.
 
         Ages differ from prefix to prefix: see `call`.
 
@@ -102,8 +96,7 @@ class EncodedHistory(keras.layers.Layer):
         """
         slots = self.hide(slots, training=training)
         shown, _ = self._shown(slots, values, embeddings, training)
-        encoded = self.encoder.prefixes(shown, self.mask(slots), training=training)
-        return encoded if self.heads is None else self.heads(encoded)
+        return self.encoder.prefixes(shown, self.mask(slots), training=training)
 
     def _shown(self, slots, values, embeddings, training):
         """Returns embeddings of the events, and their ages if there are any."""
@@ -115,14 +108,15 @@ class EncodedHistory(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
-        names = ("table", "encoder", "heads", "values")
+        names = ("table", "encoder", "values")
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in names}
         return {**super().get_config(), **parts, "rate": self.rate}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> EncodedHistory:
         """Returns the layer of its arguments."""
-        given = {name: config.pop(name, None) for name in ("table", "encoder", "heads", "values")}
+        config.pop("heads", None)  # None in towers that earlier versions saved
+        given = {name: config.pop(name, None) for name in ("table", "encoder", "values")}
         parts = {name: part and keras.saving.deserialize_keras_object(part) for name, part in given.items()}
         return cls(**parts, **config)
 
@@ -132,11 +126,10 @@ class QueryTower:
     """The query tower and its parts, which training calls on whole sequences.
 
     Attributes:
-        model: inputs by feature name, output [batch, dimension] float32, unit length; where the recipe has several
-            interests, [batch, interests, dimension], each of unit length.
+        model: inputs by feature name, output [batch, dimension] float32, unit length.
         histories: by feature name.
-        join: inputs by feature name, histories encoded ([batch, dimension] or [batch, interests, dimension]) and the
-            others as in `model`; same output.
+        join: inputs by feature name, histories encoded ([batch, dimension]) and the others as in `model`; same
+            output.
     """
 
     model: keras.Model
@@ -193,8 +186,7 @@ def _embedding(slot_count: int, dimension: int, norm: float, name: str) -> SlotE
 
 
 def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) -> QueryTower:
-    dimension, interests = recipe.training.dimension, recipe.query_tower.interests
-    several = (interests,) if interests > 1 else ()
+    dimension = recipe.training.dimension
     inputs, joined, histories = {}, {}, {}
     encoded, direct = [], []
     # What is known of the events of histories follows the features of the recipe.
@@ -211,12 +203,11 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
                 items,
                 history.encoder(given, f"{name}_encoder"),
                 given.dropout,
-                InterestHeads(interests, name=f"{name}_interests") if several else None,
                 EventValues(specs, dimension, given.values_dropout, name=f"{name}_values") if specs else None,
                 name=name,
             )
             histories[feature.name] = layer
-            tensor = joined[feature.name] = keras.Input((*several, dimension), name=feature.name)
+            tensor = joined[feature.name] = keras.Input((dimension,), name=feature.name)
             encoded.append(tensor)
             direct.append(tensor)
         else:
@@ -224,8 +215,6 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
             encoded.append(_encoded("query_tower", feature, given, schema, recipe, tensor))
             if isinstance(feature, Text):
                 direct.append(_projected("query_tower", feature, recipe, encoded[-1]))
-    if several:  # what is no history is the same for all interests
-        encoded, direct = ([_repeated(tensor, interests) for tensor in tensors] for tensors in (encoded, direct))
     raw, hidden = _output(recipe.query_tower, dimension, encoded, direct, _reads_text(schema))
     vectors = _unit(raw)
     if recipe.training.popularity != "none":
@@ -312,11 +301,6 @@ def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: boo
     if direct:
         output = keras.layers.Add()([output, *direct])
     return output, hidden
-
-
-def _repeated(tensor, interests: int):
-    """Returns [batch, interests, width] of [batch, width]; what has that shape already stays as it is."""
-    return tensor if len(tensor.shape) == 3 else keras.layers.RepeatVector(interests)(tensor)
 
 
 def _reads_text(schema: FeatureSchema) -> bool:

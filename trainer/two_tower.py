@@ -98,7 +98,7 @@ class TwoTower(keras.Model):
             self.estimator = FrequencyEstimator(2 * len(counts), learning_rate=_ESTIMATOR_RATE)
 
     def embed_queries(self, batch: Mapping[str, Any], training: bool) -> tf.Tensor:
-        """Returns [n, dim] or [n, interests, dim] float32, unit length: of a batch of `trainer.examples.Examples`."""
+        """Returns [n, dim] float32, unit length: of a batch of `trainer.examples.Examples`."""
         return self._queries(batch, self._items_of(batch, batch["item"][:1], training), training)
 
     def _items_of(self, batch: Mapping[str, Any], more: tf.Tensor, training: bool) -> Items:
@@ -130,10 +130,8 @@ class TwoTower(keras.Model):
                 shape = tf.shape(batch["items"])
                 place = items.place[-shape[0] * shape[1] :]
                 embeddings = tf.reshape(tf.gather(items.raw, place), [shape[0], shape[1], items.raw.shape[1]])
-            encoded = encoder.prefixes(
-                slots, values, embeddings, training=training
-            )  # [batch, length, (interests,) dim]
-            parts[name] = tf.gather(tf.reshape(encoded, [-1, *encoded.shape[2:]]), batch["at"])
+            encoded = encoder.prefixes(slots, values, embeddings, training=training)  # [batch, length, dim]
+            parts[name] = tf.gather(tf.reshape(encoded, [-1, encoded.shape[2]]), batch["at"])
         return self._parts.join({name: parts[name] for name in self._parts.join.input}, training=training)
 
     @property

@@ -57,9 +57,9 @@ class SearchOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """One search: the items nearest to `embedding`, to any of `embeddings`, or to the mean of the items `similar_to`.
+    """One search: the items nearest to `embedding`, or to the mean of the items `similar_to`.
 
-    Give one of the three.
+    Give one of the two.
 
     With `ranking="lexical"` give neither: the items that share words with `text` are found. With `"fused"` give one of
     the two and `text`.
@@ -68,7 +68,6 @@ class Search:
 
     Attributes:
         embedding: [dim] floats, finite, not all zero.
-        embeddings: [n][dim] likewise, 1 to 8: the interests of one query. An item has the largest of its scores.
         similar_to: Ids of 1 to 1,000 items of the bundle, which are left out of the result.
         text: What was typed, 1 to 1,000 characters, where it ranks.
         k: How many items to return.
@@ -83,7 +82,6 @@ class Search:
     """
 
     embedding: Sequence[float] | None = None
-    embeddings: Sequence[Sequence[float]] | None = None
     similar_to: str | Sequence[str] | None = None
     text: str = ""
     k: int = 10
@@ -174,16 +172,14 @@ class AsyncAnnClient(AsyncClient):
 
 
 def to_searches(embeddings: Embeddings, asked: Sequence[Search]) -> list[Search]:
-    """Returns each of the searches asked with the embedding, or all the interests, of its query.
+    """Returns each of the searches asked with the embedding of its query.
 
     Raises:
         ServerError: If there are not as many queries embedded as searches asked.
     """
-    made = len(embeddings.interests or embeddings.vectors)
+    made = len(embeddings.vectors)
     if made != len(asked):
         raise ServerError(f"the query tower made {made} embeddings of {len(asked)} queries; see its log")
-    if embeddings.interests:
-        return [replace(search, embeddings=each) for search, each in zip(asked, embeddings.interests, strict=True)]
     return [replace(search, embedding=each) for search, each in zip(asked, embeddings.vectors, strict=True)]
 
 
@@ -220,14 +216,12 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
 def _add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) -> None:
     if not isinstance(search.ranking, str) or search.ranking not in _RANKINGS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest.in_field(f"{path}.ranking", f"is {search.ranking!r}, expected {', '.join(_RANKINGS)}")
-    targets = [name for name in ("embedding", "embeddings", "similar_to") if getattr(search, name) is not None]
+    targets = [name for name in ("embedding", "similar_to") if getattr(search, name) is not None]
     if search.ranking == "lexical":
         if targets:
             raise InvalidRequest.in_field(path, 'takes no target where ranking is "lexical"; "fused" takes both')
     elif len(targets) != 1:
-        raise InvalidRequest.in_field(
-            path, "takes an embedding, embeddings or items to be similar to: one of the three"
-        )
+        raise InvalidRequest.in_field(path, "takes an embedding or items to be similar to: one of the two")
     if bool(search.text) == (search.ranking == "embedding"):
         fault = "is set but does not rank" if search.text else f"is empty, and ranking is {search.ranking!r}"
         raise InvalidRequest.in_field(f"{path}.text", f'{fault}; give a text with ranking "lexical" or "fused"')
@@ -252,10 +246,6 @@ def _add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) 
         # In place: messages of their own would have to be copied.
         if search.embedding is not None:
             _set_values(added.embedding, search.embedding)
-        if search.embeddings is not None:
-            added.embeddings.SetInParent()
-            for embedding in search.embeddings:
-                _set_values(added.embeddings.values.add(), embedding)
         if search.similar_to is not None:
             _set_values(added.similar_to, _listed(search.similar_to))
     except (TypeError, ValueError) as error:

@@ -41,8 +41,6 @@ class QueryTowerClient(Client):
             model_version: The model to use. Default: that of the live bundle.
             timeout_s: Seconds the call may take. Default: that of the client.
 
-        Of a model with several interests, several for each: see `Embeddings`.
-
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
@@ -103,11 +101,9 @@ def to_embeddings(response: query_pb2.EmbedQueriesResponse, query_count: int) ->
         ServerError: If there is not one for each query.
     """
     vectors = tuple(tuple(embedding.values[:]) for embedding in response.embeddings)
-    interests = tuple(tuple(tuple(e.values[:]) for e in of_query.embeddings) for of_query in response.interests)
-    count = len(interests or vectors)
-    if count != query_count or (interests and vectors):
+    if len(vectors) != query_count:
         raise ServerError(
-            f"the query tower answered {query_count} queries with {len(vectors)} embeddings and {len(interests)} sets "
-            "of interests, expected one of either for each; see its log"
+            f"the query tower answered {query_count} queries with {len(vectors)} embeddings, expected one for each; "
+            "see its log"
         )
-    return Embeddings(vectors, response.model_version, interests)
+    return Embeddings(vectors, response.model_version)

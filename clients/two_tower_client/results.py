@@ -61,15 +61,12 @@ class Embeddings:
     """The embeddings of a batch of queries, and the model that they belong to.
 
     Attributes:
-        vectors: [batch][dim] floats, unit length. Empty where the model has several interests.
+        vectors: [batch][dim] floats, unit length.
         model_version: The model that made them. Search with this one, never with another.
-        interests: [batch][interests][dim] floats, unit length, where the model has several; empty where not. Send all
-            of a query in one `Search(embeddings=...)`.
     """
 
     vectors: tuple[tuple[float, ...], ...]
     model_version: str
-    interests: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

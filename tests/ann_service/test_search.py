@@ -18,7 +18,7 @@ from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.exclusions import Exclusions
 from ann_service.plan import SearchPlan
-from ann_service.search import find, find_all
+from ann_service.search import find
 from bundle.spans import Spans
 from tests.worlds import build_index, item_table, unit_vectors
 
@@ -170,70 +170,3 @@ def test_index_over_other_vectors_is_refused_before_a_query_can_crash(tmp_path: 
     build_index(vectors, tmp_path / "foreign.ann", "euclidean", 7)
     with pytest.raises((ValueError, OSError)):
         AnnoyIndex(tmp_path / "foreign.ann", vectors)
-
-
-@pytest.mark.parametrize("item_count", [300, 5000])
-@settings(max_examples=60)
-@given(drawn=searches, count=st.integers(2, 8))
-def test_several_interests_give_each_item_once_with_its_largest_score(
-    item_count: int, drawn: dict[str, Any], count: int
-) -> None:
-    where, share = catalogue(item_count), drawn["share"]
-    allowed = None if share is None else np.random.default_rng(drawn["seed"]).random(item_count) < share
-    interests = unit_vectors(count, drawn["seed"] + 2000)
-    fields = {name: drawn[name] for name in ("k", "min_score", "exact", "budget")}
-    search = plan(
-        item_count,
-        drawn["seed"],
-        query=interests[0],
-        interests=interests,
-        allowed=allowed,
-        excluded=drawn["excluded"],
-        **fields,
-    )
-    rows, scores = find(where, search)
-    of_items = (where.vectors.astype(np.float64) @ interests.T).max(axis=1)
-    shown = np.ones(item_count, dtype=bool) if allowed is None else allowed.copy()
-    shown[sorted(drawn["excluded"])] = False
-    if search.min_score is not None:
-        shown &= of_items >= search.min_score
-    assert len(set(rows.tolist())) == len(rows)
-    assert shown[rows].all()
-    np.testing.assert_allclose(scores, of_items[rows], atol=1e-6)
-    assert (np.diff(scores) <= 0).all()
-    if search.min_score is None:  # an index may miss some of those above it
-        assert len(rows) == min(search.k, np.count_nonzero(shown))
-    if search.exact or item_count == 300:
-        np.testing.assert_allclose(scores, np.sort(of_items[shown])[::-1][: search.k], atol=1e-6)
-
-
-def test_the_merged_search_finds_at_least_the_share_that_single_ones_find() -> None:
-    where = catalogue(5000)
-    found = {"single": 0, "merged": 0}
-    for seed in range(15):
-        interests = unit_vectors(4, seed + 3000)
-        scores = where.vectors @ interests.T  # [5000, 4]
-        for at, interest in enumerate(interests):
-            best = np.argsort(-scores[:, at])[:100]
-            rows, _ = find(where, plan(5000, 0, query=interest, k=100, budget=300))
-            found["single"] += len(set(rows.tolist()) & set(best.tolist()))
-        best = np.argsort(-scores.max(axis=1))[:100]
-        rows, _ = find(where, plan(5000, 0, query=interests[0], interests=interests, k=100, budget=300))
-        found["merged"] += len(set(rows.tolist()) & set(best.tolist()))
-    assert found["single"] < 15 * 4 * 100  # the index misses some at this budget
-    assert found["merged"] / 15 >= found["single"] / 60
-
-
-def test_a_batch_answers_one_and_several_interests_as_alone() -> None:
-    where = catalogue(5000)
-    interests = unit_vectors(3, 77)
-    plans = [
-        plan(5000, 1, k=20),
-        plan(5000, 0, k=30, query=interests[0], interests=interests, excluded=[4, 9]),
-        plan(5000, 2, k=10, exact=True),
-        plan(5000, 0, k=30, query=interests[0], interests=interests, exact=True),
-    ]
-    for (rows, scores), alone in zip(find_all(where, plans), plans, strict=True):
-        own_rows, own_scores = find(where, alone)
-        np.testing.assert_array_equal(rows, own_rows)
-        np.testing.assert_allclose(scores, own_scores, atol=1e-6)

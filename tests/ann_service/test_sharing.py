@@ -184,7 +184,6 @@ def test_a_catalogue_that_came_meanwhile_is_searched_for_those_who_asked_it() ->
     "fields",
     [
         {"allowed": Matches.of(pack(np.arange(ITEMS) % 2 == 0), ITEMS, with_rows=True)},
-        {"interests": QUERIES[:2]},
         {"budget": CHEAP},
         {"k": 1001},
     ],

@@ -34,13 +34,6 @@ def test_what_is_written_is_read() -> None:
     assert Manifest.from_json(MANIFEST.to_json(), VERSION) == MANIFEST
 
 
-def test_a_bundle_of_several_interests_is_none_that_the_first_readers_take() -> None:
-    several = replace(MANIFEST, interests=3, format_version=2)
-    assert Manifest.from_json(several.to_json(), VERSION) == several
-    assert (MANIFEST.query_shape, several.query_shape) == ((64,), (3, 64))
-    assert "interests" not in json.loads(MANIFEST.to_json())  # which the first readers would not know
-
-
 def edited(**fields: Any) -> str:
     return json.dumps({**json.loads(MANIFEST.to_json()), **fields})
 
@@ -54,10 +47,7 @@ def edited(**fields: Any) -> str:
         ("[" * 100_000, "manifest"),
         ("{}", "manifest"),
         (edited(format_version=3), "format_version"),
-        (edited(format_version=2), "manifest"),  # of several interests, and there is one
         (edited(interests=3), "manifest"),
-        (edited(interests=9, format_version=2), "manifest"),
-        (edited(interests="3", format_version=2), "manifest"),
         (edited(format_version=0), "format_version"),
         (edited(format_version="1"), "format_version"),
         (edited(surprise=1), "manifest"),
@@ -78,6 +68,13 @@ def test_what_cannot_be_trusted_is_refused(text: str, gate: str) -> None:
     with pytest.raises(BundleRefused) as caught:
         Manifest.from_json(text, VERSION)
     assert (caught.value.gate, caught.value.version) == (gate, VERSION)
+
+
+def test_a_bundle_with_several_embeddings_for_each_query_is_refused_with_what_to_do() -> None:
+    with pytest.raises(BundleRefused, match="several embeddings for each query") as caught:
+        Manifest.from_json(edited(format_version=2, interests=3), VERSION)
+    assert caught.value.gate == "format_version"
+    assert "train and publish again with this version, or serve the bundle with the release" in caught.value.message
 
 
 @pytest.mark.parametrize(

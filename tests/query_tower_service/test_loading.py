@@ -64,9 +64,6 @@ def without_a_feature(manifest: Any) -> Any:
         ({"damage": rewrite_canaries(lambda c: replace(c, embeddings=c.embeddings + np.float32(2e-4)))}, "canaries"),
         ({"damage": rewrite_canaries(lambda c: replace(c, columns={"height": [1.0] * 4}))}, "contents"),
         ({"damage": rewrite_canaries(lambda c: replace(c, embeddings=c.embeddings[:, :7]))}, "canaries"),
-        # A manifest that says 2, over a tower that has 1; and canaries of 2 over a manifest that says 1.
-        ({"manifest": lambda m: replace(m, interests=2, format_version=2)}, "contents"),
-        ({"damage": rewrite_canaries(lambda c: replace(c, embeddings=c.embeddings.reshape(4, 2, 4)))}, "canaries"),
     ],
 )
 def test_keeps_the_old_tower_when_the_new_one_is_published_wrong(

@@ -24,18 +24,3 @@ def test_a_response_parses_from_the_wire() -> None:
     raw = to_response(np.array([[0.6, -0.8]], dtype=np.float32), "m1")
     (embedding,) = pb.EmbedQueriesResponse.FromString(raw).embeddings
     assert [round(value, 6) for value in embedding.values] == [0.6, -0.8]
-
-
-@pytest.mark.parametrize(("batch", "interests", "dimension"), [(1, 1, 4), (1, 2, 1), (3, 4, 8), (2, 3, 31), (2, 8, 32)])
-def test_interests_are_what_protobuf_makes_of_them_and_no_embedding_stands_beside(
-    batch: int, interests: int, dimension: int
-) -> None:
-    values = np.arange(batch * interests * dimension, dtype=np.float32).reshape(batch, interests, dimension) - 2.5
-    expected = pb.EmbedQueriesResponse(model_version="m1")
-    for of_query in values:
-        expected.interests.add(embeddings=[pb.Embedding(values=row.tolist()) for row in of_query])
-    raw = to_response(values, "m1")
-    response = pb.EmbedQueriesResponse.FromString(raw)
-    assert response == expected
-    assert len(raw) == expected.ByteSize()  # nothing that is overwritten or skipped
-    assert not response.embeddings

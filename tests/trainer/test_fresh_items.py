@@ -16,7 +16,7 @@ from annoy import AnnoyIndex
 from bundle.canaries import Canaries
 from bundle.errors import BundleRefused, StoreError
 from bundle.items import ItemTable
-from bundle.layout import CANARIES, INDEX, ITEM_TOWER, ITEMS, VECTORS, VOCABULARIES
+from bundle.layout import CANARIES, INDEX, ITEM_TOWER, ITEMS, MANIFEST, VECTORS, VOCABULARIES
 from bundle.manifest import GateResult
 from bundle.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
@@ -116,6 +116,18 @@ def test_new_item_is_where_the_item_tower_puts_it(shop: Shop, shop_store: Bundle
     columns = {"item_id": ["z1", "z2"], "year": [None, 2001], "genres": [["western"], ["drama", "new"]]}
     expected = run.towers[1].predict(run.schemas.item.encode(columns, 2), verbose=0)
     np.testing.assert_allclose(vectors[[items.rows["z1"], items.rows["z2"]]], expected, atol=1e-6)
+
+
+def test_a_bundle_whose_recipe_holds_a_removed_key_that_was_switched_off_takes_new_items(
+    shop_store: BundleStore, tmp_path: Path
+) -> None:
+    base = shop_store.live().version
+    path = shop_store.path(base) / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["recipe"]["query_tower"]["interests"] = 1  # as earlier versions wrote it
+    path.write_text(json.dumps(manifest))
+    (tmp_path / "new.csv").write_text(HEADER + "z1,New,,western\n")
+    assert add_items(shop_store, "--items", tmp_path / "new.csv")["added"] == 1
 
 
 def test_new_item_is_near_its_kind(shop: Shop, tmp_path: Path) -> None:

@@ -160,6 +160,22 @@ def test_a_misspelt_key_is_answered_with_the_nearest_one() -> None:
         recipes.parse(raw, "mine")
 
 
+def test_a_removed_key_is_named_as_such_and_is_to_be_deleted() -> None:
+    with pytest.raises(RecipeError, match=r"query_tower\.interests: this key was removed .*; delete it"):
+        recipe(query_tower={"interests": 1})
+
+
+def test_a_stored_recipe_may_hold_a_removed_key_that_was_switched_off() -> None:
+    def stored(interests: int) -> dict[str, Any]:
+        raw = recipe().to_json()
+        return {**raw, "query_tower": {**raw["query_tower"], "interests": interests}}
+
+    assert recipes.parse_stored(stored(1), "bundle") == recipe()
+    assert recipes.parse_stored(recipe().to_json(), "bundle") == recipe()
+    with pytest.raises(RecipeError, match=r"query_tower\.interests: this key was removed"):
+        recipes.parse_stored(stored(2), "bundle")
+
+
 @pytest.mark.parametrize(
     ("training", "message"),
     [

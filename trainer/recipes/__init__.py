@@ -16,6 +16,9 @@ from trainer.errors import RecipeError
 from trainer.recipe import ADAPTER, KEYS, Recipe
 from trainer.recipe_checks import check
 
+_REMOVED = {("query_tower", "interests"): 1}
+"""Keys that recipes no longer have, by section and name, and the value that switched each of them off."""
+
 
 def shipped() -> list[str]:
     """Returns the names of the recipes that come with the trainer."""
@@ -75,6 +78,26 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
     return recipe
 
 
+def parse_stored(raw: Mapping[str, Any], source: str) -> Recipe:
+    """Returns a recipe that the trainer, maybe an earlier version of it, stored in a bundle, run or checkpoint.
+
+    A stored recipe holds every key of its time. Those that were removed since are ignored where they were switched off.
+
+    Args:
+        raw: as made by `Recipe.to_json`.
+        source: its name, for messages.
+
+    Raises:
+        RecipeError: names each bad key.
+    """
+    known = dict(raw)
+    for (section, key), off in _REMOVED.items():
+        part = known.get(section)
+        if isinstance(part, Mapping) and part.get(key) == off:
+            known[section] = {name: value for name, value in part.items() if name != key}
+    return parse(known, source)
+
+
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
     """Returns a phrase for each key of two recipes that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -109,6 +132,8 @@ def _advise(error: ErrorDetails) -> str:
         got = error.get("input")
         return error["msg"] + (f", not {got!r}" if isinstance(got, str | int | float) else "")
     key = str(error["loc"][-1])
+    if error["loc"] in _REMOVED:
+        return "this key was removed from the trainer; delete it from the recipe"
     if key in KEYS:
         return "no key of this part; it belongs elsewhere"
     near = difflib.get_close_matches(key, KEYS, n=1)

@@ -134,7 +134,6 @@ class Search(_message.Message):
 
     EMBEDDING_FIELD_NUMBER: _builtins.int
     SIMILAR_TO_FIELD_NUMBER: _builtins.int
-    EMBEDDINGS_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
@@ -160,7 +159,6 @@ class Search(_message.Message):
     time. In the unit of OpenBundle.index_kind: nodes to inspect ("annoy"), candidates to keep ("faiss_hnsw"), lists
     to scan ("faiss_ivf"). Default (0): what the publisher measured for this bundle, see OpenBundle.search_budget,
     raised in proportion where `k` is above 100. It is raised too where a filter or exclusions let more be fetched.
-    It holds for each of `embeddings`, which are searched one by one.
     Ignored where the items are scanned: because of `exact`, or because that takes less time.
     """
     text: _builtins.str
@@ -181,12 +179,6 @@ class Search(_message.Message):
         """Items of the bundle. They are themselves left out of the result."""
 
     @_builtins.property
-    def embeddings(self) -> Global___Embeddings:
-        """Several embeddings of `model_version`, the interests of one query (its EmbedQueriesResponse.interests). An item
-        has the largest of its scores with them, and stands in the result once.
-        """
-
-    @_builtins.property
     def filter(self) -> Global___Filter:
         """Only items that match. Default: all."""
 
@@ -203,7 +195,6 @@ class Search(_message.Message):
         *,
         embedding: Global___Embedding | None = ...,
         similar_to: Global___ItemIds | None = ...,
-        embeddings: Global___Embeddings | None = ...,
         k: _builtins.int = ...,
         filter: Global___Filter | None = ...,
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
@@ -215,13 +206,13 @@ class Search(_message.Message):
         ranking: Global___Ranking.ValueType = ...,
         fusion_constant: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "embeddings", b"embeddings", "filter", b"filter", "min_score", b"min_score", "similar_to", b"similar_to", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "filter", b"filter", "min_score", b"min_score", "similar_to", b"similar_to", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "embeddings", b"embeddings", "exact", b"exact", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "fusion_constant", b"fusion_constant", "k", b"k", "min_score", b"min_score", "ranking", b"ranking", "return_attributes", b"return_attributes", "search_budget", b"search_budget", "similar_to", b"similar_to", "target", b"target", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "exact", b"exact", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "fusion_constant", b"fusion_constant", "k", b"k", "min_score", b"min_score", "ranking", b"ranking", "return_attributes", b"return_attributes", "search_budget", b"search_budget", "similar_to", b"similar_to", "target", b"target", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["embedding", "similar_to", "embeddings"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["embedding", "similar_to"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
@@ -253,30 +244,6 @@ class Embedding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
-
-@_typing.final
-class Embeddings(_message.Message):
-    """Several points in the space of one model."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALUES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
-        """1 to 8 embeddings."""
-
-    def __init__(
-        self,
-        *,
-        values: _abc.Iterable[Global___Embedding] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Embeddings: _TypeAlias = Embeddings  # noqa: Y015
 
 @_typing.final
 class ItemIds(_message.Message):

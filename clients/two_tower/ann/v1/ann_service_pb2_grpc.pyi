@@ -44,9 +44,9 @@ class AnnServiceStub:
     """Returns one result for each search, in the order of the request, all from one bundle.
 
     INVALID_ARGUMENT: no searches or more than `max_batch_size`, no `model_version` beside an embedding, a wrong
-      dimension, NaN, infinite or a zero vector, no or too many `embeddings`, `k` out of range, an unknown attribute, a
-      filter of another type than its attribute, an empty or too long `text` or one that the ranking has no use for.
-      Mend the request; a retry will fail again.
+      dimension, NaN, infinite or a zero vector, `k` out of range, an unknown attribute, a filter of another type
+      than its attribute, an empty or too long `text` or one that the ranking has no use for. Mend the request; a retry
+      will fail again.
     FAILED_PRECONDITION, reason MODEL_NOT_SERVED: no bundle of `model_version` is open here. The ErrorInfo metadata
       "model_versions" lists the models that are, comma-separated, the live one first: embed again with one of them.
     FAILED_PRECONDITION, reason BUNDLE_NOT_SERVED: `bundle_version` is not open here, or is of another model. The
@@ -76,9 +76,9 @@ class AnnServiceAsyncStub(AnnServiceStub):
     """Returns one result for each search, in the order of the request, all from one bundle.
 
     INVALID_ARGUMENT: no searches or more than `max_batch_size`, no `model_version` beside an embedding, a wrong
-      dimension, NaN, infinite or a zero vector, no or too many `embeddings`, `k` out of range, an unknown attribute, a
-      filter of another type than its attribute, an empty or too long `text` or one that the ranking has no use for.
-      Mend the request; a retry will fail again.
+      dimension, NaN, infinite or a zero vector, `k` out of range, an unknown attribute, a filter of another type
+      than its attribute, an empty or too long `text` or one that the ranking has no use for. Mend the request; a retry
+      will fail again.
     FAILED_PRECONDITION, reason MODEL_NOT_SERVED: no bundle of `model_version` is open here. The ErrorInfo metadata
       "model_versions" lists the models that are, comma-separated, the live one first: embed again with one of them.
     FAILED_PRECONDITION, reason BUNDLE_NOT_SERVED: `bundle_version` is not open here, or is of another model. The
@@ -111,9 +111,9 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns one result for each search, in the order of the request, all from one bundle.
 
         INVALID_ARGUMENT: no searches or more than `max_batch_size`, no `model_version` beside an embedding, a wrong
-          dimension, NaN, infinite or a zero vector, no or too many `embeddings`, `k` out of range, an unknown attribute, a
-          filter of another type than its attribute, an empty or too long `text` or one that the ranking has no use for.
-          Mend the request; a retry will fail again.
+          dimension, NaN, infinite or a zero vector, `k` out of range, an unknown attribute, a filter of another type
+          than its attribute, an empty or too long `text` or one that the ranking has no use for. Mend the request; a retry
+          will fail again.
         FAILED_PRECONDITION, reason MODEL_NOT_SERVED: no bundle of `model_version` is open here. The ErrorInfo metadata
           "model_versions" lists the models that are, comma-separated, the live one first: embed again with one of them.
         FAILED_PRECONDITION, reason BUNDLE_NOT_SERVED: `bundle_version` is not open here, or is of another model. The

@@ -295,58 +295,25 @@ class EmbedQueriesResponse(_message.Message):
 
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
-    INTERESTS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The model that made them all. Send it to SearchItems along with them."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
-        """One for each query, in the order of the request. Empty where the model has several interests."""
-
-    @_builtins.property
-    def interests(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interests]:
-        """Where the model has several interests (OpenModel.interests above 1): one for each query, in the order of the
-        request, in place of `embeddings`. A client that does not know this field finds no embedding, so that it cannot
-        take one interest for the whole query. Empty for all other models.
-        """
+        """One for each query, in the order of the request."""
 
     def __init__(
         self,
         *,
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         model_version: _builtins.str = ...,
-        interests: _abc.Iterable[Global___Interests] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "interests", b"interests", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EmbedQueriesResponse: _TypeAlias = EmbedQueriesResponse  # noqa: Y015
-
-@_typing.final
-class Interests(_message.Message):
-    """The embeddings of one query: an item's score is the largest of its scores with them."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EMBEDDINGS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
-        """[OpenModel.interests] embeddings, in no order. Send them all in one search."""
-
-    def __init__(
-        self,
-        *,
-        embeddings: _abc.Iterable[Global___Embedding] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Interests: _TypeAlias = Interests  # noqa: Y015
 
 @_typing.final
 class Embedding(_message.Message):
@@ -458,7 +425,6 @@ class OpenModel(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     OPENED_AT_MS_FIELD_NUMBER: _builtins.int
-    INTERESTS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The version to name in a request."""
     bundle_version: _builtins.str
@@ -467,10 +433,6 @@ class OpenModel(_message.Message):
     """Length of its embeddings."""
     opened_at_ms: _builtins.int
     """When requests could first ask for it, in milliseconds since 1970-01-01 UTC."""
-    interests: _builtins.int
-    """Embeddings of a query, 1 to 8. Above 1 they come in EmbedQueriesResponse.interests. 0: a service from before there
-    were several; it means 1.
-    """
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
         """What a query may carry."""
@@ -483,11 +445,10 @@ class OpenModel(_message.Message):
         dimension: _builtins.int = ...,
         features: _abc.Iterable[Global___Feature] | None = ...,
         opened_at_ms: _builtins.int = ...,
-        interests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "dimension", b"dimension", "features", b"features", "interests", b"interests", "model_version", b"model_version", "opened_at_ms", b"opened_at_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "dimension", b"dimension", "features", b"features", "model_version", b"model_version", "opened_at_ms", b"opened_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,8 +52,7 @@ class QueryTowerServiceServicer:
     """
 
     def EmbedQueries(self, request, context):
-        """Returns one embedding for each query, in the order of the request; or several, where the model has several
-        interests.
+        """Returns one embedding for each query, in the order of the request.
 
         INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
         schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN

@@ -43,8 +43,7 @@ class QueryTowerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueryTowerServiceAsyncStub: ...
     EmbedQueries: _grpc.UnaryUnaryMultiCallable[_query_tower_service_pb2.EmbedQueriesRequest, _query_tower_service_pb2.EmbedQueriesResponse]
-    """Returns one embedding for each query, in the order of the request; or several, where the model has several
-    interests.
+    """Returns one embedding for each query, in the order of the request.
 
     INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
       schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN
@@ -68,8 +67,7 @@ class QueryTowerServiceAsyncStub(QueryTowerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     EmbedQueries: _aio.UnaryUnaryMultiCallable[_query_tower_service_pb2.EmbedQueriesRequest, _query_tower_service_pb2.EmbedQueriesResponse]  # type: ignore[assignment]
-    """Returns one embedding for each query, in the order of the request; or several, where the model has several
-    interests.
+    """Returns one embedding for each query, in the order of the request.
 
     INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
       schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN
@@ -96,8 +94,7 @@ class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_tower_service_pb2.EmbedQueriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_tower_service_pb2.EmbedQueriesResponse, _abc.Awaitable[_query_tower_service_pb2.EmbedQueriesResponse]]:
-        """Returns one embedding for each query, in the order of the request; or several, where the model has several
-        interests.
+        """Returns one embedding for each query, in the order of the request.
 
         INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
           schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN
