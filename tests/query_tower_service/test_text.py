@@ -68,7 +68,12 @@ def test_every_text_runs_once(lengths: list[int], together: bool) -> None:
     assert not together or len(groups) <= 1
 
 
-def test_padding_stands_behind() -> None:
+def test_a_call_has_a_bounded_number_of_tokens() -> None:
+    # 32,768 tokens are 512 texts of 64.
+    assert [len(group) for group in groups_by_length([64] * 1200, together=True)] == [512, 512, 176]
+
+
+def test_token_ids_are_right_padded() -> None:
     assert pad_token_ids([[5, 6], [], [7]], 9).tolist() == [[5, 6], [9, 9], [7, 9]]
     assert pad_token_ids([[5]], 0, 3).tolist() == [[5, 0, 0]]
     assert pad_token_ids([[]], 0).tolist() == [[0]]
