@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -117,16 +118,20 @@ class TextEncoder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class TextEncoders:
-    """Text encoders by name: they give the inputs of text features, which a `FeatureSchema` cannot compute.
+    """Text encoders that give the inputs of text features, which a `FeatureSchema` cannot compute.
 
     Attributes:
-        by_name: Text encoders by the names in their specs.
+        encoders: Text encoders; the names in their specs are distinct. Default: none, for towers that read no text.
     """
 
-    def __init__(self, encoders: Iterable[TextEncoder] = ()) -> None:
-        """Takes the encoders; their names have to be distinct. Default: none, for towers that read no text."""
-        self.by_name: Mapping[str, TextEncoder] = {encoder.spec.name: encoder for encoder in encoders}
+    encoders: tuple[TextEncoder, ...] = ()
+
+    @cached_property
+    def by_name(self) -> Mapping[str, TextEncoder]:
+        """Text encoders by the names in their specs."""
+        return {encoder.spec.name: encoder for encoder in self.encoders}
 
     def encode(self, features: Iterable[Text], columns: Mapping[str, Sequence[Any]], row_count: int) -> dict[str, Any]:
         """Returns the inputs of text features by name, each [row_count, width] float32.

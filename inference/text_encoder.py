@@ -175,7 +175,5 @@ def open_text_encoders(
     Raises:
         OSError, ValueError, RuntimeError: a file cannot be read.
     """
-    return TextEncoders(
-        LiteRtTextEncoder(folder, spec, thread_count, cache_size, observer)
-        for spec in schema.text_encoder_specs.values()
-    )
+    specs = schema.text_encoder_specs.values()
+    return TextEncoders(tuple(LiteRtTextEncoder(folder, s, thread_count, cache_size, observer) for s in specs))

@@ -152,7 +152,7 @@ def _load_schemas(raw: dict[str, Any], folder: Path) -> Schemas:
         return Schemas(query, item)
     from trainer.text.encoders import KerasText  # reads checkpoints, which few runs have
 
-    return Schemas(query, item, TextEncoders(KerasText.load(folder, spec) for spec in specs.values()))
+    return Schemas(query, item, TextEncoders(tuple(KerasText.load(folder, spec) for spec in specs.values())))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -80,7 +80,7 @@ def build(
     query = _schema("query", recipe.query_tower, _query_values(recipe, dataset, train), query_types, items, specs)
     query = event_schema.extend(query, recipe, train)
     item = _schema("item", recipe.item_tower, _item_values(recipe, dataset, train), item_types, items, specs)
-    return Schemas(query, item, TextEncoders(text_encoders.values()))
+    return Schemas(query, item, TextEncoders(tuple({e.spec.name: e for e in text_encoders.values()}.values())))
 
 
 def text_columns(recipe: Recipe, dataset: Dataset, train: Events) -> list[TextColumn]:

@@ -80,7 +80,7 @@ def whole_rows(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(st.lists(whole_rows(), min_size=1, max_size=6))
 def test_a_batch_has_the_bytes_of_its_rows_encoded_one_by_one(table: list[dict[str, Any]]) -> None:
-    encoders = TextEncoders([Letters()])
+    encoders = TextEncoders((Letters(),))
     together = encode_inputs(EVERY_KIND, encoders, columns_of(table), len(table))
     alone = [encode_inputs(EVERY_KIND, encoders, columns_of([row]), 1) for row in table]
     assert all(list(inputs) == list(together) for inputs in alone)
@@ -93,7 +93,7 @@ def test_a_batch_has_the_bytes_of_its_rows_encoded_one_by_one(table: list[dict[s
 
 def test_texts_are_not_inputs_of_the_schema_and_need_their_encoder() -> None:
     assert "query" not in EVERY_KIND.encode({"query": ["a b"]}, 1)
-    found = encode_inputs(EVERY_KIND, TextEncoders([Letters()]), {"query": ["abba", None]}, 2)["query"]
+    found = encode_inputs(EVERY_KIND, TextEncoders((Letters(),)), {"query": ["abba", None]}, 2)["query"]
     assert found.tolist() == [[2, 2, 4], [0, 0, 0]]
     with pytest.raises(ValueError, match="feature query needs the text encoder 'letters'; there are none"):
         encode_inputs(EVERY_KIND, TextEncoders(), {}, 1)

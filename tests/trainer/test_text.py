@@ -130,7 +130,7 @@ def test_finetuning_changes_the_layers_that_it_names(tmp_path: Path) -> None:
     keys = 'mode = "finetune", learning_rate = 0.01, trained_layers = 1'
     recipe = write_search_shop(tmp_path / "data", checkpoint, keys)
     command("train", recipe, "--run", tmp_path / "run")
-    (trained,) = Run.load(tmp_path / "run").schemas.text_encoders.values()
+    (trained,) = Run.load(tmp_path / "run").schemas.text_encoders.encoders
     start = encoder_of(checkpoint, mode="finetune", learning_rate=0.01, trained_layers=1)
     moved = {
         new.path.split("/", 1)[0]

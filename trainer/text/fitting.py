@@ -48,8 +48,8 @@ class TrainedTexts:
         trained = {name: e for name, e in encoders.items() if isinstance(e, KerasText) and e.rate}
         self.models = [encoder.model for encoder in trained.values()]
         self.rates = {id(v): float(e.rate or 0) for e in trained.values() for v in e.model.trainable_variables}
-        replaced = (_TokenIds(trained[name]) if name in trained else e for name, e in encoders.items())
-        self.schemas = dataclasses.replace(schemas, text_encoders=TextEncoders(replaced))
+        replaced = [_TokenIds(trained[name]) if name in trained else e for name, e in encoders.items()]
+        self.schemas = dataclasses.replace(schemas, text_encoders=TextEncoders(tuple(replaced)))
         self._by_feature = [
             {feature.name: trained[feature.encoder] for feature in side.texts if feature.encoder in trained}
             for side in (schemas.query, schemas.item)

@@ -63,7 +63,7 @@ class ExportedTexts:
             texts += _texts_of(name, schemas.item, item_columns)[:_COMPARED]
             deployed, self._measured[name] = export_text_encoder(encoder, folder, texts)
             exported.append(deployed)
-        self.schemas = dataclasses.replace(schemas, text_encoders=TextEncoders(exported))
+        self.schemas = dataclasses.replace(schemas, text_encoders=TextEncoders(tuple(exported)))
 
     def write(self, folder: Path) -> None:
         """Copies the exported encoders into the folder of a bundle."""
