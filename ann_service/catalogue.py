@@ -16,7 +16,8 @@ from ann_service.config import AnnConfig
 from bundle.canaries import GoldenQueries
 from bundle.errors import BundleRefused
 from bundle.items import ItemTable
-from bundle.manifest import GOLDEN_QUERIES, INDEX, ITEMS, VECTORS, Manifest
+from bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, LEXICAL, LEXICAL_DESCRIPTION, LEXICAL_FILES, VECTORS
+from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from lexical_index import files as lexical_files
 from lexical_index.files import LexicalIndex
@@ -121,21 +122,21 @@ class CatalogueLoader:
 
 def files_of(manifest: Manifest) -> tuple[str, ...]:
     """Returns what this service reads of a bundle."""
-    has_words = any(name.startswith(f"{lexical_files.FOLDER}/") for name in manifest.files)
-    return (*FILES, *lexical_files.FILES) if has_words else FILES
+    has_words = any(name.startswith(f"{LEXICAL}/") for name in manifest.files)
+    return (*FILES, *LEXICAL_FILES) if has_words else FILES
 
 
 def _read_lexical(manifest: Manifest, folder: Path) -> LexicalIndex | None:
     version = manifest.bundle_version
-    if lexical_files.DESCRIPTION not in manifest.files:
+    if LEXICAL_DESCRIPTION not in manifest.files:
         return None
     try:
         found = lexical_files.read(folder)
     except (OSError, ValueError) as error:
-        message = f"{lexical_files.FOLDER} holds no lexical index of this version: {error}; publish the bundle again"
+        message = f"{LEXICAL} holds no lexical index of this version: {error}; publish the bundle again"
         raise BundleRefused(version, "lexical", message) from error
     if found.index.count != manifest.item_count:
-        message = f"{lexical_files.FOLDER} indexes {found.index.count} items, the manifest says {manifest.item_count}"
+        message = f"{LEXICAL} indexes {found.index.count} items, the manifest says {manifest.item_count}"
         raise BundleRefused(version, "lexical", f"{message}; publish the bundle again")
     return found
 
@@ -145,8 +146,7 @@ def _check_words(catalogue: Catalogue) -> None:
         raise BundleRefused(
             catalogue.manifest.bundle_version,
             "lexical",
-            f"{lexical_files.FOLDER}: {fault}; index, items and golden queries do not belong together: "
-            "publish the bundle again",
+            f"{LEXICAL}: {fault}; index, items and golden queries do not belong together: publish the bundle again",
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle.canaries import GoldenQueries
-from bundle.manifest import GOLDEN_QUERIES, VECTORS
+from bundle.layout import GOLDEN_QUERIES, VECTORS
 from bundle.store import BundleStore
 
 DIMENSION = 64

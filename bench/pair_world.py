@@ -17,11 +17,12 @@ from bench.index_data import Data, spread_items
 from bench.index_peers import Peer, build_qdrant
 from bench.serve_bundle import make_of
 from bundle.canaries import GoldenQueries
-from bundle.manifest import GOLDEN_QUERIES, VECTORS, Manifest
+from bundle.layout import GOLDEN_QUERIES, VECTORS
+from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
-from query_tower_service.text import TextMetrics
+from query_tower_service.text_metrics import TextMetrics
 from rehearsal.large import copy_live
 from serving.metrics import Metrics
 from trainer import index
@@ -115,4 +116,4 @@ def mix_features(golden_queries: GoldenQueries, count: int, seed: int = 3) -> li
 def _embed(store: BundleStore, version: str, features: list[dict[str, Any]]) -> np.ndarray:
     model = ModelLoader(store, QueryTowerConfig(store=store.root), TextMetrics(Metrics().registry)).open(version, ())
     columns = {name: [query.get(name) for query in features] for name in features[0]}
-    return model.embed(columns, len(features))
+    return model.tower.embed(columns, len(features))

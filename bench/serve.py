@@ -34,7 +34,7 @@ from annoy import AnnoyIndex
 from bench.serve_bundle import K, Made, make
 from bench.serve_load import CALLERS, Series, Target, measure_here, one_core
 from bundle.canaries import GoldenQueries
-from bundle.manifest import GOLDEN_QUERIES, VECTORS
+from bundle.layout import GOLDEN_QUERIES, VECTORS
 from bundle.store import BundleStore
 from rehearsal.demo import train
 from rehearsal.large import copy_live

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.index_data import Data, make_data
-from bundle.manifest import INDEX, IndexSpec, Manifest
+from bundle.layout import INDEX
+from bundle.manifest import IndexSpec, Manifest
 from bundle.store import BundleStore
 from rehearsal.large import write_bundle_of
 from trainer import index

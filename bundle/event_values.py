@@ -1,4 +1,6 @@
-"""What is known of each event of a history: ratings, types, dwell, times. One list a value, parallel to the ids.
+"""The kinds of features that describe the events of a history: ratings, types, dwell, times.
+
+Each feature is one list, parallel to the ids of the history.
 
 | kind                | raw value of one row                 | model input                                             |
 |---------------------|--------------------------------------|---------------------------------------------------------|
@@ -7,11 +9,11 @@
 |                     |                                      | 1 if present                                            |
 | history_times       | a list of times, seconds since 1970  | [batch, max_values, 4] float32: log2(1 + age), 1 if     |
 |                     |                                      | present, log2(1 + gap), 1 if present                    |
-| request_time        | a time, seconds since 1970           | none of its own: `history_times` reads it               |
+| request_time        | a time, seconds since 1970           | none: `history_times` reads it                          |
 
-Lists are oldest first, as the ids are, and have one value for each id; inputs are newest first, padded behind. The age
-of an event is the time from it to the request, its gap the time from the event before it, both in seconds and never
-below 0. A missing value is None, an empty string, NaN or -2^63: slot 0, or (0, 0).
+Lists are oldest first, like the ids, with one value for each id; inputs are newest first, right-padded. The age of an
+event is the time from the event to the request; its gap is the time from the event before it; both are in seconds and
+at least 0. A missing value is None, an empty string, NaN or -2^63: slot 0, or (0, 0).
 """
 
 from __future__ import annotations
@@ -27,30 +29,30 @@ from bundle.slots import check_max_values, check_slots, pad, pad_numbers
 from bundle.vocabulary import Hashing, Vocabulary
 
 MISSING_INT = -(2**63)
-"""What says on the wire that an int of a list is missing."""
+"""Int on the wire that means a missing value of a list."""
 REQUEST_TIME = "request_time"
-"""Name of the feature that says when the request is made."""
+"""Name of the feature that holds the time of the request."""
 TIME = "time"
-"""Name, behind that of the history, of the list of times."""
+"""Name of the list of times, after the name of the history; see `value_name`."""
 
 
 def value_name(history: str, value: str) -> str:
-    """Returns the name of the feature that holds a value of the events of a history, for instance history.rating."""
+    """Returns the name of the feature that describes the events of a history, for instance ``history.rating``."""
     return f"{history}.{value}"
 
 
 @dataclass(frozen=True)
 class HistoryCategorical:
-    """One value out of a vocabulary, or hashed, of each event.
+    """One value for each event, out of a vocabulary or hashed.
 
     Attributes:
-        name: of the feature, see `value_name`.
-        history: name of the history whose events these are.
-        max_values: how many count: as many as of the history, the newest.
+        name: Name of the feature, as `value_name` makes it.
+        history: Name of the history whose events it describes.
+        max_values: Number of values that are read, the newest ones: as many as of the history.
         value_type: ``"string"`` or ``"int"``.
-        vocabulary: name of its vocabulary. Empty: hashed.
-        hash_buckets: slots of a hashed feature; 0 where it has a vocabulary.
-        description: for those who send it.
+        vocabulary: Name of its vocabulary. Empty: the values are hashed.
+        hash_buckets: Number of hash buckets; 0 for a feature with a vocabulary.
+        description: Meaning of the feature, for callers.
     """
 
     kind: ClassVar = "history_categorical"
@@ -69,7 +71,7 @@ class HistoryCategorical:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """Shape of the input of one row."""
         return (self.max_values,)
 
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
@@ -77,23 +79,23 @@ class HistoryCategorical:
         return pad([_present(row) for row in _newest(column, self.max_values)], slots, self.max_values)
 
     def encode_events(self, values: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
-        """Returns the same of single events: [n] int32."""
+        """Returns the slots of single events: [n] int32."""
         return slots.lookup(_present(values))
 
 
 @dataclass(frozen=True)
 class HistoryNumeric:
-    """A number of each event, standardised with the mean and standard deviation of the training data.
+    """One number for each event, standardised with the mean and standard deviation of the training data.
 
     Attributes:
-        name: of the feature, see `value_name`.
-        history: name of the history whose events these are.
-        max_values: how many count: as many as of the history, the newest.
-        mean: of the training values, after the logarithm where there is one.
-        std: likewise, above 0.
-        log: whether the logarithm of 1 + value is taken first, values below 0 counting as 0: for times and amounts.
+        name: Name of the feature, as `value_name` makes it.
+        history: Name of the history whose events it describes.
+        max_values: Number of values that are read, the newest ones: as many as of the history.
+        mean: Mean of the training values, after the logarithm if there is one.
+        std: Standard deviation of the training values, after the logarithm if there is one; above 0.
+        log: Whether log(1 + value) is taken first, with values below 0 read as 0: for durations and amounts.
         value_type: ``"float"``.
-        description: for those who send it.
+        description: Meaning of the feature, for callers.
     """
 
     kind: ClassVar = "history_numeric"
@@ -115,7 +117,7 @@ class HistoryNumeric:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one row: of each event the standardised value, presence."""
+        """Shape of the input of one row: for each event the standardised value, and whether it is present."""
         return (self.max_values, 2)
 
     def encode(self, column: Sequence[Any]) -> np.ndarray:
@@ -123,11 +125,11 @@ class HistoryNumeric:
         return self._standardise(pad_numbers(_newest(column, self.max_values), self.max_values))
 
     def encode_events(self, values: Sequence[Any]) -> np.ndarray:
-        """Returns the same of single events: [n, 2] float32."""
+        """Returns the inputs of single events: [n, 2] float32."""
         return self._standardise(np.array(values, dtype=np.float64))
 
     def _standardise(self, values: np.ndarray) -> np.ndarray:
-        """Returns [..., 2] float32 of [...] float64."""
+        """Returns [..., 2] float32 for [...] float64."""
         values = _nan_where_missing(values)
         if self.log:
             values = np.log1p(np.maximum(values, 0.0))
@@ -136,15 +138,15 @@ class HistoryNumeric:
 
 @dataclass(frozen=True)
 class HistoryTimes:
-    """When each event was: gives its age at the time of the request, and its gap.
+    """The time of each event, which gives its age at the time of the request, and its gap.
 
     Attributes:
-        name: of the feature, see `value_name`.
-        history: name of the history whose events these are.
-        max_values: how many count: as many as of the history, the newest. The gap of the oldest is known where one
-            more time is sent.
+        name: Name of the feature, as `value_name` makes it.
+        history: Name of the history whose events it describes.
+        max_values: Number of times that are read, the newest ones: as many as of the history. One more time gives the
+            gap of the oldest.
         value_type: ``"float"``.
-        description: for those who send it.
+        description: Meaning of the feature, for callers.
     """
 
     kind: ClassVar = "history_times"
@@ -162,15 +164,15 @@ class HistoryTimes:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one row: of each event the age, its presence, the gap, its presence."""
+        """Shape of the input of one row: for each event its age, whether that is known, its gap, and whether known."""
         return (self.max_values, 4)
 
     def encode(self, column: Sequence[Any], request_times: Sequence[Any]) -> np.ndarray:
         """Returns [batch, max_values, 4] float32, newest first.
 
         Args:
-            column: [batch] lists of seconds.
-            request_times: [batch] seconds; where missing, the request is made at the newest event.
+            column: [batch] lists of seconds since 1970.
+            request_times: [batch] seconds since 1970; where missing, the time of the newest event.
         """
         times = _nan_where_missing(pad_numbers(_newest(column, self.max_values + 1), self.max_values + 1))
         requests = _nan_where_missing(np.array(request_times, dtype=np.float64))  # [batch]
@@ -182,12 +184,12 @@ class HistoryTimes:
 
 @dataclass(frozen=True)
 class RequestTime:
-    """When the request is made, in seconds since 1970: what ages are counted from.
+    """The time of the request in seconds since 1970, which ages are counted from.
 
     Attributes:
-        name: `REQUEST_TIME`.
+        name: Always `REQUEST_TIME`.
         value_type: ``"float"``.
-        description: for those who send it.
+        description: Meaning of the feature, for callers.
     """
 
     kind: ClassVar = "request_time"
@@ -203,17 +205,17 @@ EventValue = HistoryCategorical | HistoryNumeric | HistoryTimes
 
 
 def encode_spans(seconds: np.ndarray) -> np.ndarray:
-    """Returns log2(1 + seconds), at least 0, and presence: [..., 2] float32 of [...] float64, NaN where missing."""
+    """Returns log2(1 + seconds), at least 0, and presence: [..., 2] float32 for [...] float64, NaN where missing."""
     return with_presence(np.log2(1.0 + np.maximum(seconds, 0.0)))
 
 
 def _newest(column: Sequence[Any], count: int) -> list[Sequence[Any]]:
-    """Returns at most `count` values of each row, the last ones, the very last first."""
+    """Returns the last `count` values of each row, or all where there are fewer, in reverse order."""
     return [(values or ())[: -count - 1 : -1] for values in column]
 
 
 def _present(values: Sequence[Any]) -> Sequence[Any]:
-    """Returns the values, None where one is missing."""
+    """Returns the values, with None for missing ones."""
     if "" in values or MISSING_INT in values:
         return [None if value in ("", MISSING_INT) else value for value in values]
     return values

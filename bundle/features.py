@@ -1,223 +1,55 @@
-"""Raw features to model inputs: the one encoder that training and serving share.
+"""The feature schema: raw features to model inputs, by one encoder that training and serving share.
 
-| kind              | raw value of one row          | model input                                              |
-|-------------------|-------------------------------|----------------------------------------------------------|
-| categorical       | a string or an int            | [batch] int32 slot                                       |
-| multi_categorical | a list of them, in no order   | [batch, max_values] int32 slots, the first ones, padded  |
-| history           | a list of item ids, oldest    | [batch, max_values] int32 slots, newest first, padded    |
-|                   | first                         |                                                          |
-| numeric           | a number                      | [batch, 2] float32: (value - mean) / std, 1 if present   |
-| text              | a string                      | [batch, width] float32: see `bundle.texts`               |
-
-A missing value is None (or an empty list): slot 0, (0, 0) where numeric, zeros where text. What is known of the events
-of a history stands beside it: see `bundle.event_values`.
+`bundle.kinds` has a table of raw values and inputs by kind, `bundle.event_values` that of the events of a history. Text
+features are not encoded here: `bundle.texts.TextEncoders` are, beside the schema, what turns texts into vectors.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from struct import Struct
-from typing import Any, ClassVar, Literal, get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 
 from bundle.event_values import REQUEST_TIME, EventValue, HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
-from bundle.numbers import EXTREME, check_scale, standardise
-from bundle.slots import check_max_values, check_slots, pad
-from bundle.texts import OpenTextEncoder, Text, TextEncoder, TextEncoderSpec
+from bundle.kinds import Categorical, History, MultiCategorical, Numeric
+from bundle.layout import VOCABULARIES
+from bundle.texts import Text, TextEncoders, TextEncoderSpec
 from bundle.vocabulary import Hashing, Vocabulary
-
-_pack_pair = Struct("2f").pack
-
-ValueType = Literal["string", "int", "float"]
-Columns = Mapping[str, Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class Categorical:
-    """One value out of a vocabulary, or hashed.
-
-    Attributes:
-        name: of the feature.
-        value_type: ``"string"`` or ``"int"``.
-        vocabulary: name of its vocabulary; features may share one. Empty: hashed.
-        hash_buckets: slots of a hashed feature; 0 where it has a vocabulary.
-        description: for those who send it.
-    """
-
-    kind: ClassVar = "categorical"
-    max_values: ClassVar = 1
-    name: str
-    value_type: ValueType = "string"
-    vocabulary: str = ""
-    hash_buckets: int = 0
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        """Checks that there is just one source of slots."""
-        check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one row."""
-        return ()
-
-    def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
-        """Returns [batch] int32."""
-        return slots.lookup(column)
-
-
-@dataclass(frozen=True)
-class MultiCategorical:
-    """Several values out of a vocabulary, or hashed; attributes as of `Categorical`.
-
-    Attributes:
-        max_values: how many count: the first ones.
-    """
-
-    kind: ClassVar = "multi_categorical"
-    name: str
-    max_values: int
-    value_type: ValueType = "string"
-    vocabulary: str = ""
-    hash_buckets: int = 0
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
-        check_max_values(self.name, self.max_values)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one row."""
-        return (self.max_values,)
-
-    @property
-    def cut(self) -> slice:
-        """Which of the values count."""
-        return slice(self.max_values)
-
-    def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
-        """Returns [batch, max_values] int32."""
-        return pad([(values or ())[self.cut] for values in column], slots, self.max_values)
-
-
-@dataclass(frozen=True)
-class History:
-    """The ids of the items that the user met before, oldest first.
-
-    Attributes:
-        name: of the feature.
-        max_values: how many count: the newest ones, that is the last.
-        value_type: ``"string"`` or ``"int"``.
-        vocabulary: name of the vocabulary of items.
-        description: for those who send it.
-    """
-
-    kind: ClassVar = "history"
-    hash_buckets: ClassVar = 0
-    name: str
-    max_values: int
-    value_type: ValueType = "string"
-    vocabulary: str = "items"
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        check_slots(self.name, self.value_type, self.vocabulary, 0)
-        check_max_values(self.name, self.max_values)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one row."""
-        return (self.max_values,)
-
-    @property
-    def cut(self) -> slice:
-        """Which of the values count, newest first."""
-        return slice(None, -self.max_values - 1, -1)
-
-    def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
-        """Returns [batch, max_values] int32, newest first."""
-        return pad([(values or ())[self.cut] for values in column], slots, self.max_values)
-
-
-@dataclass(frozen=True)
-class Numeric:
-    """A number, standardised with the mean and standard deviation of the training data.
-
-    Attributes:
-        name: of the feature.
-        mean: of the training values.
-        std: of the training values, above 0.
-        value_type: ``"float"``.
-        description: for those who send it.
-    """
-
-    kind: ClassVar = "numeric"
-    max_values: ClassVar = 1
-    vocabulary: ClassVar = ""
-    hash_buckets: ClassVar = 0
-    name: str
-    mean: float
-    std: float
-    value_type: ValueType = "float"
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        check_scale(self.name, self.mean, self.std)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one row: standardised value, presence."""
-        return (2,)
-
-    def encode(self, column: Sequence[Any]) -> np.ndarray:
-        """Returns [batch, 2] float32; NaN counts as missing."""
-        if len(column) == 1:
-            return self.encode_one(column[0])
-        return standardise(np.array(column, dtype=np.float64), self.mean, self.std)  # None becomes NaN
-
-    def encode_one(self, value: float | None) -> np.ndarray:
-        """Returns [1, 2] float32: what `encode` returns of one value, in a fraction of the time."""
-        if value is None or math.isnan(value):
-            return np.zeros((1, 2), dtype=np.float32)
-        standard = min(max((value - self.mean) / self.std, -EXTREME), EXTREME)
-        return np.ndarray((1, 2), np.float32, _pack_pair(standard, 1.0))
-
 
 InputFeature = (
     Categorical | MultiCategorical | History | Numeric | Text | HistoryCategorical | HistoryNumeric | HistoryTimes
 )
 Feature = InputFeature | RequestTime
 KINDS: Mapping[str, type[Feature]] = {k.kind: k for k in get_args(Feature)}
+Columns = Mapping[str, Sequence[Any]]
+"""Raw values by feature name, each [row_count]."""
 
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """The inputs of a tower, and the vocabularies that they share.
+    """The features of a tower, and the vocabularies that they share.
 
     Attributes:
-        features: in the order of the recipe, names distinct.
-        vocabularies: by name.
-        encoders: of texts, by name.
+        features: Features in the order of the recipe; their names are distinct.
+        vocabularies: Vocabularies by name.
+        text_encoder_specs: Specs of the text encoders that its text features need, by name.
     """
 
     features: tuple[Feature, ...]
     vocabularies: Mapping[str, Vocabulary]
-    encoders: Mapping[str, TextEncoder] = field(default_factory=dict[str, TextEncoder])
+    text_encoder_specs: Mapping[str, TextEncoderSpec] = field(default_factory=dict[str, TextEncoderSpec])
 
     def __post_init__(self) -> None:
-        """Checks names.
+        """Checks that the parts fit together.
 
         Raises:
-            ValueError: a name stands twice, or a vocabulary or text encoder is missing or of the wrong type.
+            ValueError: a name is duplicated, or a vocabulary or text encoder is missing or of the wrong type.
         """
         names = [feature.name for feature in self.features]
         if len(set(names)) != len(names):
@@ -230,11 +62,11 @@ class FeatureSchema:
                     f"expected a history of as many; there are {histories}"
                 )
             if isinstance(feature, Text):
-                encoder = self.encoders.get(feature.encoder)
-                if encoder is None or encoder.spec.width != feature.width:
-                    found = "there is none" if encoder is None else f"it makes {encoder.spec.width}"
+                spec = self.text_encoder_specs.get(feature.encoder)
+                if spec is None or spec.width != feature.width:
+                    given = "there is none" if spec is None else f"it makes {spec.width}"
                     raise ValueError(
-                        f"feature {feature.name}: text encoder {feature.encoder!r} of width {feature.width}: {found}"
+                        f"feature {feature.name}: text encoder {feature.encoder!r} of width {feature.width}: {given}"
                     )
             if not feature.vocabulary:
                 continue
@@ -246,115 +78,84 @@ class FeatureSchema:
 
     @cached_property
     def by_name(self) -> Mapping[str, Feature]:
-        """The features by name."""
+        """Features by name."""
         return {feature.name: feature for feature in self.features}
-
-    def slots(self, feature: Feature) -> Vocabulary | Hashing:
-        """Returns what gives the values of a categorical feature their slots."""
-        return self.vocabularies[feature.vocabulary] if feature.vocabulary else Hashing(feature.hash_buckets)
 
     @property
     def inputs(self) -> tuple[InputFeature, ...]:
-        """The features that are an input of the model: all but `RequestTime`, which another one reads."""
+        """Features that are an input of the model: all but `RequestTime`, which `HistoryTimes` reads."""
         return tuple(feature for feature in self.features if not isinstance(feature, RequestTime))
 
+    @cached_property
+    def texts(self) -> tuple[Text, ...]:
+        """Text features."""
+        return tuple(feature for feature in self.features if isinstance(feature, Text))
+
+    def slots(self, feature: Feature) -> Vocabulary | Hashing:
+        """Returns the vocabulary or the hashing that maps the values of a categorical feature to slots."""
+        return self.vocabularies[feature.vocabulary] if feature.vocabulary else Hashing(feature.hash_buckets)
+
     def event_values(self, history: str) -> tuple[EventValue, ...]:
-        """Returns what is known of the events of a history."""
+        """Returns the features that describe the events of a history."""
         return tuple(f for f in self.features if isinstance(f, EventValue) and f.history == history)
 
     def subset(self, names: Container[str]) -> FeatureSchema:
-        """Returns the schema of some of the features."""
-        return FeatureSchema(tuple(f for f in self.features if f.name in names), self.vocabularies, self.encoders)
+        """Returns the schema of the named features alone."""
+        return dataclasses.replace(self, features=tuple(f for f in self.features if f.name in names))
 
     def encode(self, columns: Columns, row_count: int) -> dict[str, np.ndarray]:
-        """Returns the model inputs of `row_count` rows; not to be written to.
+        """Returns the inputs of all features but texts, by feature name, each [row_count, ...]. They are read-only.
 
         Args:
-            columns: raw values by feature name, each [row_count]; see the table on top. A feature without a column is
-                missing in every row. Values have to be of the feature's type, and of each event where they are of the
-                events of a history: the caller checks that.
-            row_count: rows.
+            columns: raw values by feature name, each [row_count]. A feature without a column is missing in every row.
+                Texts are ignored. The caller has checked that values have the feature's type, and that lists that
+                describe the events of a history are as long as the history.
+            row_count: number of rows.
 
         Raises:
-            KeyError: a column that no feature reads.
+            KeyError: the schema has no feature of a column's name.
         """
         if not columns.keys() <= self.by_name.keys():
             raise KeyError(f"no feature reads {sorted(columns.keys() - self.by_name.keys())}")
         absent = [None] * row_count
-        inputs = {name: encode(columns.get(name, absent)) for name, encode in self._encode_inputs.items()}
-        for name, encode in self._encode_times.items():
+        inputs = {name: encode(columns.get(name, absent)) for name, encode in self._encoders.items()}
+        for name, encode in self._time_encoders.items():
             inputs[name] = encode(columns.get(name, absent), columns.get(REQUEST_TIME, absent))
         return inputs
 
     @cached_property
-    def row_encoders(self) -> Mapping[str, Callable[[Any], np.ndarray]]:
-        """What makes the input of each feature, [1, ...], out of its value in a lone row; not to be written to.
-
-        A value is a list, or of a scalar one value or None. Empty where a feature takes other values than its own to
-        encode or to check.
-        """
-        if any(isinstance(feature, EventValue | RequestTime) for feature in self.features):
-            return {}
-        return {feature.name: self._row_encoder(feature) for feature in self.inputs}
-
-    def _row_encoder(self, feature: InputFeature) -> Callable[[Any], np.ndarray]:
-        """Returns one function where that can be: for one value, each call within takes as long as what it does."""
-        if feature.vocabulary and isinstance(feature, Categorical):
-            return self.vocabularies[feature.vocabulary].value_encoder()
-        if feature.vocabulary and isinstance(feature, MultiCategorical | History):
-            return self.vocabularies[feature.vocabulary].list_encoder(feature.cut, feature.max_values)
-        if isinstance(feature, Numeric):
-            return feature.encode_one
-        encode = self._encode_inputs[feature.name]
-        return lambda value: encode((value,))
-
-    @cached_property
-    def _encode_inputs(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:
-        """What makes inputs of the columns of features; without those of `_encode_times`."""
-        found: dict[str, Callable[[Sequence[Any]], np.ndarray]] = {}
+    def _encoders(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:
+        """Functions from a feature's column to its input, by feature; without texts and times."""
+        encoders: dict[str, Callable[[Sequence[Any]], np.ndarray]] = {}
         for feature in self.inputs:
-            if isinstance(feature, Text):
-                found[feature.name] = self.encoders[feature.encoder].embed
-            elif isinstance(feature, Numeric | HistoryNumeric):
-                found[feature.name] = feature.encode
-            elif isinstance(feature, Categorical):
-                found[feature.name] = self.slots(feature).lookup
-            elif not isinstance(feature, HistoryTimes):
-                found[feature.name] = partial(feature.encode, slots=self.slots(feature))
-        return found
+            if isinstance(feature, Numeric | HistoryNumeric):
+                encoders[feature.name] = feature.encode
+            elif not isinstance(feature, Text | HistoryTimes):
+                encoders[feature.name] = partial(feature.encode, slots=self.slots(feature))
+        return encoders
 
     @cached_property
-    def _encode_times(self) -> Mapping[str, Callable[[Sequence[Any], Sequence[Any]], np.ndarray]]:
-        """What makes inputs of times of events and of those of the requests."""
+    def _time_encoders(self) -> Mapping[str, Callable[[Sequence[Any], Sequence[Any]], np.ndarray]]:
+        """Functions from times of events and times of the requests to an input, by feature."""
         return {feature.name: feature.encode for feature in self.inputs if isinstance(feature, HistoryTimes)}
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the features, for the manifest; vocabularies, tokenizers and weights are files of their own."""
+        """Returns the schema for the manifest; vocabularies, tokenizers and weights are files of their own."""
         raw: dict[str, Any] = {"features": [{"kind": f.kind, **dataclasses.asdict(f)} for f in self.features]}
-        if specs := self.encoder_specs:
-            raw["text_encoders"] = [dataclasses.asdict(spec) for spec in specs]
+        if used := sorted({feature.encoder for feature in self.texts}):
+            raw["text_encoders"] = [dataclasses.asdict(self.text_encoder_specs[name]) for name in used]
         return raw
 
-    @property
-    def encoder_specs(self) -> list[TextEncoderSpec]:
-        """Of the text encoders that its features use, by name."""
-        return [self.encoders[n].spec for n in sorted({f.encoder for f in self.features if isinstance(f, Text)})]
-
     @staticmethod
-    def from_json(
-        raw: Mapping[str, Any],
-        vocabularies: Mapping[str, Sequence[Any]],
-        open_encoder: OpenTextEncoder | None = None,
-    ) -> FeatureSchema:
+    def from_json(raw: Mapping[str, Any], vocabularies: Mapping[str, Sequence[Any]]) -> FeatureSchema:
         """Returns the schema that `to_json` wrote.
 
         Args:
-            raw: what it wrote.
+            raw: result of `to_json`.
             vocabularies: values by name; may hold more than the features use.
-            open_encoder: gives a text encoder. Default: a schema with text features is an error.
 
         Raises:
-            ValueError: an unknown kind or field, or a bad value.
+            ValueError: a kind or field is unknown, or a value is out of range.
         """
         features: list[Feature] = []
         for entry in raw["features"]:
@@ -370,21 +171,49 @@ class FeatureSchema:
         absent = sorted(used - vocabularies.keys())
         if absent:
             raise ValueError(f"no vocabulary {', '.join(absent)}")
-        specs = text_encoder_specs(raw)
-        if specs and open_encoder is None:
-            raise ValueError("the features read text, which needs a text encoder")
-        encoders = {spec.name: open_encoder(spec) for spec in specs} if open_encoder else {}
         known = {name: Vocabulary(tuple(vocabularies[name])) for name in sorted(used)}
-        return FeatureSchema(tuple(features), known, encoders)
+        return FeatureSchema(tuple(features), known, {spec.name: spec for spec in text_encoder_specs(raw)})
 
 
 def text_encoder_specs(raw: Mapping[str, Any]) -> list[TextEncoderSpec]:
-    """Returns the text encoders that a schema names, as `FeatureSchema.to_json` wrote it.
+    """Returns the specs of the text encoders that a schema needs, as `FeatureSchema.to_json` wrote it.
 
     Raises:
-        ValueError: an unknown field or a bad value.
+        ValueError: a field is unknown, or a value is out of range.
     """
     try:
         return [TextEncoderSpec(**spec) for spec in raw.get("text_encoders", ())]
     except TypeError as error:
         raise ValueError(f"text encoders {raw['text_encoders']}: {error}") from error
+
+
+def read_schema(folder: Path, raw: Mapping[str, Any]) -> FeatureSchema:
+    """Returns a feature schema of a bundle.
+
+    Args:
+        folder: folder of the bundle, whose ``vocabularies.json`` is verified.
+        raw: schema in the manifest.
+
+    Raises:
+        OSError, ValueError: the vocabularies cannot be read, or schema and vocabularies do not fit together.
+    """
+    return FeatureSchema.from_json(raw, json.loads((folder / VOCABULARIES).read_text(encoding="utf-8")))
+
+
+def encode_inputs(
+    schema: FeatureSchema, text_encoders: TextEncoders, columns: Columns, row_count: int
+) -> dict[str, np.ndarray]:
+    """Returns every input of a tower by feature name, each [row_count, ...]: text vectors included.
+
+    Args:
+        schema: features of the tower.
+        text_encoders: text encoders that its text features need.
+        columns: raw values by feature name, as `FeatureSchema.encode` takes them.
+        row_count: number of rows.
+
+    Raises:
+        KeyError: the schema has no feature of a column's name.
+        ValueError: a text encoder is missing.
+    """
+    inputs = schema.encode(columns, row_count)
+    return inputs | text_encoders.encode(schema.texts, columns, row_count) if schema.texts else inputs

@@ -1,4 +1,4 @@
-"""The manifest of a bundle, and the names of the files that it lists."""
+"""The manifest of a bundle."""
 
 from __future__ import annotations
 
@@ -14,24 +14,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bundle.errors import BundleRefused, InvalidVersion
+from bundle.layout import MANIFEST
 
 FORMAT_VERSION = 1
 """Raised by one with every change that an older reader would misread."""
 
 _SEVERAL_INTERESTS_FORMAT_VERSION = 2
 """Of bundles whose queries had several embeddings. Earlier versions of this program wrote them; none reads them now."""
-
-MANIFEST = "manifest.json"
-QUERY_TOWER = "query_tower.tflite"
-QUERY_TOWER_SAVED_MODEL = "query_tower"
-ITEM_TOWER = "item_tower.keras"
-VOCABULARIES = "vocabularies.json"
-VECTORS = "vectors.npy"
-INDEX = "index.ann"
-ITEMS = "items.npz"
-GOLDEN_QUERIES = "canaries.json"
-EVALUATION = "evaluation.json"
-REPORT = "report.html"
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")

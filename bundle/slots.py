@@ -1,4 +1,4 @@
-"""Lists of values to padded slots, and the ranges that the kinds of features share."""
+"""Lists of values to padded slots, and checks that several kinds of features share."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from bundle.vocabulary import Hashing, Vocabulary
 
 
 def pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) -> np.ndarray:
-    """Returns the slots of lists of at most `width` values, padded behind: [len(rows), width] int32."""
-    padded = np.zeros((len(rows), width), dtype=np.int32)  # padding is 0
+    """Returns the slots of lists of at most `width` values, right-padded with 0: [len(rows), width] int32."""
+    padded = np.zeros((len(rows), width), dtype=np.int32)
     if len(rows) == 1:
-        # What a live request carries, mostly: half a dozen steps of NumPy cost more than the work itself.
-        padded[0, : len(rows[0])] = slots.slots(rows[0])
+        # Most requests have one query, for which the general way costs more than the rest of the call.
+        padded[0, : len(rows[0])] = slots.lookup(rows[0])
         return padded
     padded[filled(rows, width)] = slots.lookup(chain.from_iterable(rows))  # row-major, as chained
     return padded
 
 
 def pad_numbers(rows: Sequence[Sequence[Any]], width: int) -> np.ndarray:
-    """Returns lists of at most `width` numbers or None: [len(rows), width] float64, NaN where none is."""
+    """Returns lists of at most `width` numbers or None, right-padded: [len(rows), width] float64, NaN for no number."""
     padded = np.full((len(rows), width), np.nan)
     padded[filled(rows, width)] = np.array(list(chain.from_iterable(rows)), dtype=np.float64)  # None becomes NaN
     return padded
 
 
 def filled(rows: Sequence[Sequence[Any]], width: int) -> np.ndarray:
-    """Returns where lists, padded behind to `width`, hold a value: [len(rows), width] bool."""
+    """Returns the positions that hold a value when lists are right-padded: [len(rows), width] bool."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     return np.arange(width) < lengths[:, None]
 
 
 def check_slots(name: str, value_type: str, vocabulary: str, hash_buckets: int) -> None:
-    """Checks that there is just one source of slots.
+    """Checks that a feature has either a vocabulary or hash buckets, and values of a type that have slots.
 
     Raises:
-        ValueError: there is none, there are two, or the type is none that slots are given to.
+        ValueError: it has neither or both, or the type is neither string nor int.
     """
     if value_type not in ("string", "int"):
         raise ValueError(f"feature {name}: value type {value_type!r}, expected string or int")
@@ -48,10 +48,10 @@ def check_slots(name: str, value_type: str, vocabulary: str, hash_buckets: int) 
 
 
 def check_max_values(name: str, max_values: int) -> None:
-    """Checks how many values count.
+    """Checks the number of values that a feature reads.
 
     Raises:
-        ValueError: none, or more than a request may carry.
+        ValueError: it is below 1, or above what a request may carry.
     """
     if not 1 <= max_values <= 10_000:
         raise ValueError(f"feature {name}: max_values is {max_values}, expected 1 to 10000")

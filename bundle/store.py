@@ -28,7 +28,8 @@ from pathlib import Path
 
 from bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
 from bundle.files import check_files, fsync, replace_text, sha256_of
-from bundle.manifest import MANIFEST, FileEntry, Manifest, check_version, new_version
+from bundle.layout import MANIFEST
+from bundle.manifest import FileEntry, Manifest, check_version, new_version
 
 _STAGING = ".staging-"
 _STALE_STAGING_S = 24 * 3600

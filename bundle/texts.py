@@ -1,46 +1,44 @@
-"""The text kind: what a text encoder makes of a string is the input of a tower.
+"""The text kind: a text encoder turns a string into a vector, which is an input of a tower.
 
 ```
 "wireless mouse" ─► tokenizer.json ─► token ids [n, length] ─► encoder.tflite ─► [n, width], unit length ─► tower
 ```
 
-| text                                           | what becomes of it                                           |
+| text                                           | vector                                                       |
 |------------------------------------------------|--------------------------------------------------------------|
-| missing, empty, blanks or control characters   | zeros, as where the feature was not sent                     |
-| longer than ``max_tokens``                     | its first tokens count                                       |
-| the name of a special token, such as ``[SEP]`` | ordinary text: no caller can end a text early                |
-| any script, accents, emoji                     | as the checkpoint's tokenizer says: [UNK] for what it lacks  |
+| missing, empty, blanks or control characters   | zeros, as for a feature that was not sent                    |
+| longer than ``max_tokens``                     | that of its first tokens                                     |
+| the name of a special token, such as ``[SEP]`` | that of ordinary text: no caller can end a text early        |
+| any script, accents, emoji                     | as the checkpoint's tokenizer splits it; [UNK] where unknown |
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-TEXT_ENCODERS = "text_encoders"
-"""Folder of a bundle with a folder for each text encoder."""
-TOKENIZER, ENCODER = "tokenizer.json", "encoder.tflite"
+from bundle.layout import TEXT_ENCODER, TEXT_ENCODERS, TOKENIZER
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True)
 class TextEncoderSpec:
-    """What a text encoder is; its tokenizer and weights are files of their own.
+    """Description of a text encoder; its tokenizer and weights are files of their own.
 
     Attributes:
-        name: of its folder.
-        checkpoint: that it was made of, for people.
-        width: length of what it makes of a text.
-        max_tokens: of a text that count, with the special ones.
-        pad_id: token id behind the end of a text.
-        kind: ``transformer``, or ``static``: the mean of a vector for each token.
-        precision: of the served weights, ``float32`` or ``int8``.
+        name: Name of its folder in the bundle.
+        checkpoint: Name of the checkpoint that it was made from; for people to read.
+        width: Length of its vectors.
+        max_tokens: Number of tokens of a text that are read, special tokens included.
+        pad_id: Token id that texts are padded with.
+        kind: ``transformer``, or ``static``: the mean of one vector for each token.
+        precision: Precision of the served weights, ``float32`` or ``int8``.
     """
 
     name: str
@@ -52,7 +50,7 @@ class TextEncoderSpec:
     precision: Literal["float32", "int8"] = "float32"
 
     def __post_init__(self) -> None:
-        """Checks ranges; the name has to be safe as that of a folder."""
+        """Checks ranges, and that the name is safe as the name of a folder."""
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"text encoder {self.name[:80]!r}: a name has small letters, digits, - and _ alone")
         if self.width < 1 or not 3 <= self.max_tokens <= 8192 or self.pad_id < 0:
@@ -63,40 +61,24 @@ class TextEncoderSpec:
 
     @property
     def tokenizer_path(self) -> str:
-        """Of its tokenizer, in the bundle."""
+        """Path of its tokenizer in the bundle."""
         return f"{TEXT_ENCODERS}/{self.name}/{TOKENIZER}"
 
     @property
     def encoder_path(self) -> str:
-        """Of its LiteRT file, in the bundle."""
-        return f"{TEXT_ENCODERS}/{self.name}/{ENCODER}"
-
-
-class TextEncoder(Protocol):
-    """Turns texts into vectors. Safe for several threads where it serves."""
-
-    @property
-    def spec(self) -> TextEncoderSpec:
-        """What it is."""
-        ...
-
-    def embed(self, texts: Sequence[str | None]) -> np.ndarray:
-        """Returns [n, width] float32 of [n] texts: unit length, zeros where there is no text."""
-        ...
-
-
-OpenTextEncoder = Callable[[TextEncoderSpec], TextEncoder]
+        """Path of its LiteRT file in the bundle."""
+        return f"{TEXT_ENCODERS}/{self.name}/{TEXT_ENCODER}"
 
 
 @dataclass(frozen=True)
 class Text:
-    """Free text.
+    """A feature that holds free text.
 
     Attributes:
-        name: of the feature.
-        encoder: name of its text encoder; features may share one.
-        width: of that encoder.
-        description: for those who send it.
+        name: Name of the feature.
+        encoder: Name of its text encoder; features may share one.
+        width: Length of the vectors of that encoder.
+        description: Meaning of the feature, for callers.
     """
 
     kind: ClassVar = "text"
@@ -119,66 +101,56 @@ class Text:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """Shape of the input of one row."""
         return (self.width,)
 
 
-class Tokenizer:
-    """Texts to token ids, by a Hugging Face ``tokenizer.json``. Safe for several threads."""
+class TextEncoder(Protocol):
+    """Turns texts into vectors."""
 
-    def __init__(self, json_text: str, max_tokens: int) -> None:
-        """Reads the tokenizer.
+    @property
+    def spec(self) -> TextEncoderSpec:
+        """Description of the encoder."""
+        ...
+
+    def embed(self, texts: Sequence[str | None]) -> np.ndarray:
+        """Returns [n, width] float32 for [n] texts: unit length, zeros where there is no text."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextEncoders:
+    """Text encoders that give the inputs of text features, which a `FeatureSchema` cannot compute.
+
+    Attributes:
+        encoders: Text encoders; the names in their specs are distinct. Default: none, for towers that read no text.
+    """
+
+    encoders: tuple[TextEncoder, ...] = ()
+
+    @cached_property
+    def by_name(self) -> Mapping[str, TextEncoder]:
+        """Text encoders by the names in their specs."""
+        return {encoder.spec.name: encoder for encoder in self.encoders}
+
+    def encode(self, features: Iterable[Text], columns: Mapping[str, Sequence[Any]], row_count: int) -> dict[str, Any]:
+        """Returns the inputs of text features by name, each [row_count, width] float32.
 
         Args:
-            json_text: content of the file.
-            max_tokens: of a text that count, with the special ones.
+            features: text features.
+            columns: raw texts by feature name, each [row_count]; a feature without a column is missing in every row.
+            row_count: number of rows.
 
         Raises:
-            ValueError: it is no tokenizer.
+            ValueError: a feature's text encoder is not among these.
         """
-        # Here, so that a program without text features needs no such package.
-        from tokenizers import Tokenizer as Fast
-
-        try:
-            self._fast: Any = Fast.from_str(json_text)
-        except Exception as error:  # tokenizers raises plain Exception
-            raise ValueError(f"no tokenizer that this version of tokenizers reads: {error}") from error
-        self._fast.no_padding()
-        self._fast.enable_truncation(max_tokens)
-        self._fast.encode_special_tokens = True  # "[SEP]" in a text is text
-        self.special_ids: list[int] = self._fast.encode("").ids
-        """What stands around every text: one token before it and one behind."""
-        self.vocabulary_size: int = self._fast.get_vocab_size()
-        self.json_text = json_text
-
-    @staticmethod
-    def read(path: Path, max_tokens: int) -> Tokenizer:
-        """Returns the tokenizer in a file, already verified.
-
-        Raises:
-            OSError, ValueError: it cannot be read.
-        """
-        return Tokenizer(path.read_text(encoding="utf-8"), max_tokens)
-
-    def tokenize(self, texts: Sequence[str | None]) -> list[list[int]]:
-        """Returns the token ids of each text, none where it holds nothing."""
-        return [self._ids(text) if text else [] for text in texts]
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._fast.encode(text).ids
-        return ids if len(ids) > len(self.special_ids) else []
-
-
-def pad(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> np.ndarray:
-    """Returns [n, length] int32 of token ids, padded behind.
-
-    Args:
-        rows: token ids of each text.
-        pad_id: fills up.
-        length: of every row. Default: the longest, at least 1.
-    """
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-    width = max(1, int(lengths.max(initial=0))) if length is None else length
-    padded = np.full((len(rows), width), pad_id, dtype=np.int32)
-    padded[np.arange(width) < lengths[:, None]] = [token for row in rows for token in row]
-    return padded
+        inputs: dict[str, np.ndarray] = {}
+        for feature in features:
+            encoder = self.by_name.get(feature.encoder)
+            if encoder is None:
+                raise ValueError(
+                    f"feature {feature.name} needs the text encoder {feature.encoder!r}; there are "
+                    f"{', '.join(self.by_name) or 'none'}"
+                )
+            inputs[feature.name] = encoder.embed(columns.get(feature.name, [None] * row_count))
+        return inputs

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 
 from ann_index.exact import Found, best
+from bundle.layout import BM25_ROWS, BM25_SCORES, BM25_STARTS, BM25_WORDS
 from bundle.strings import ABSENT, Strings
 from bundle.words import words_of
 
 K1, B = 1.5, 0.75
 """Saturation and length normalisation (Robertson & Zaragoza 2009)."""
-
-WORDS, STARTS, ROWS, SCORES = "words.npz", "starts.npy", "rows.npy", "scores.npy"
-FILES = (WORDS, STARTS, ROWS, SCORES)
-"""What `Bm25.write` writes."""
 
 
 class LexicalMissing(RuntimeError):
@@ -87,7 +84,7 @@ class Bm25:
         """Returns what `write` wrote, mapped but for the words.
 
         Args:
-            folder: with `FILES`, already verified.
+            folder: folder of the lexical index, whose files are verified.
             count: of texts.
 
         Raises:
@@ -95,28 +92,30 @@ class Bm25:
             ValueError: the files are no index of so many texts.
         """
         starts, rows, scores = (
-            np.lib.format.open_memmap(folder / name, mode="r").view(np.ndarray) for name in (STARTS, ROWS, SCORES)
+            np.lib.format.open_memmap(folder / name, mode="r").view(np.ndarray)
+            for name in (BM25_STARTS, BM25_ROWS, BM25_SCORES)
         )
         # Opened here: numpy would leave a file open that turns out to be no archive.
-        with (folder / WORDS).open("rb") as file, np.load(file, allow_pickle=False) as found:
+        with (folder / BM25_WORDS).open("rb") as file, np.load(file, allow_pickle=False) as found:
             try:
                 words = Strings.from_arrays("words", found)
             except KeyError as error:
-                raise ValueError(f"{WORDS} lacks {error}") from error
+                raise ValueError(f"{BM25_WORDS} lacks {error}") from error
         kinds = [(array.dtype.kind, array.ndim) for array in (starts, rows, scores)]
         if kinds != [("i", 1), ("i", 1), ("f", 1)]:
             raise ValueError(
-                f"{STARTS}, {ROWS} and {SCORES} are of kinds {kinds}, expected integers twice, then floats"
+                f"{BM25_STARTS}, {BM25_ROWS} and {BM25_SCORES} are of kinds {kinds}, "
+                "expected integers twice, then floats"
             )
         return Bm25(words, starts, rows, scores, count)
 
     def write(self, folder: Path) -> None:
-        """Writes `FILES` into a folder that lacks them."""
-        for name, array in ((STARTS, self._starts), (ROWS, self._rows), (SCORES, self._scores)):
+        """Writes the files of the index into a folder that lacks them."""
+        for name, array in ((BM25_STARTS, self._starts), (BM25_ROWS, self._rows), (BM25_SCORES, self._scores)):
             np.save(folder / name, array, allow_pickle=False)
         arrays: dict[str, np.ndarray] = {}
         self.words.to_arrays("words", arrays)
-        with (folder / WORDS).open("xb") as file:
+        with (folder / BM25_WORDS).open("xb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     def scores(self, query: str) -> np.ndarray:

@@ -12,14 +12,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from bundle.layout import LEXICAL, LEXICAL_DESCRIPTION
 from lexical_index import bm25
 from lexical_index.bm25 import Bm25
-
-FOLDER = "lexical"
-"""In a bundle that has a lexical index."""
-DESCRIPTION = f"{FOLDER}/index.json"
-FILES = (DESCRIPTION, *(f"{FOLDER}/{name}" for name in bm25.FILES))
-"""By their paths in the bundle."""
 
 _METHOD = {"method": "bm25", "idf": "lucene", "k1": bm25.K1, "b": bm25.B}
 _GOLDEN_QUERIES, _GOLDEN_WORDS, _GOLDEN_ITEMS = 8, 4, 10
@@ -69,15 +64,15 @@ def write(folder: Path, attributes: Sequence[str], texts: Sequence[str], ids: Se
     """
     index = Bm25.of(texts)
     golden_queries = [_answer(index, text, ids) for text in _golden_texts(texts)]
-    (folder / FOLDER).mkdir()
-    index.write(folder / FOLDER)
+    (folder / LEXICAL).mkdir()
+    index.write(folder / LEXICAL)
     raw = {
         **_METHOD,
         "attributes": list(attributes),
         "item_count": len(texts),
         "canaries": [dataclasses.asdict(golden_query) for golden_query in golden_queries],
     }
-    (folder / DESCRIPTION).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / LEXICAL_DESCRIPTION).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> LexicalIndex:
@@ -87,21 +82,23 @@ def read(folder: Path) -> LexicalIndex:
         OSError: a file cannot be read.
         ValueError: the files are no index, or one of another method.
     """
-    raw = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    raw = json.loads((folder / LEXICAL_DESCRIPTION).read_text(encoding="utf-8"))
     try:
         method = {name: raw[name] for name in _METHOD}
         golden_queries = tuple(_to_golden_query(golden_query) for golden_query in raw["canaries"])
         attributes, count = tuple(_list_of(str, raw["attributes"])), int(raw["item_count"])
     except (KeyError, TypeError, OverflowError) as error:
-        raise ValueError(f"{DESCRIPTION} is damaged: {error!r}") from error
+        raise ValueError(f"{LEXICAL_DESCRIPTION} is damaged: {error!r}") from error
     if method != _METHOD:
-        raise ValueError(f"{DESCRIPTION} says {method}, this program searches {_METHOD}: update it, or publish again")
+        raise ValueError(
+            f"{LEXICAL_DESCRIPTION} says {method}, this program searches {_METHOD}: update it, or publish again"
+        )
     if not attributes:
-        raise ValueError(f"{DESCRIPTION} names no attributes")
+        raise ValueError(f"{LEXICAL_DESCRIPTION} names no attributes")
     try:
-        return LexicalIndex(Bm25.read(folder / FOLDER, count), attributes, golden_queries)
+        return LexicalIndex(Bm25.read(folder / LEXICAL, count), attributes, golden_queries)
     except (EOFError, TypeError, BadZipFile) as error:  # what numpy says of an empty, a cut or another file
-        raise ValueError(f"{FOLDER} is damaged: {error!r}") from error
+        raise ValueError(f"{LEXICAL} is damaged: {error!r}") from error
 
 
 def _to_golden_query(raw: Any) -> GoldenQuery:

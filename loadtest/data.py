@@ -21,7 +21,8 @@ from google.protobuf.message import Message
 from bundle.canaries import GoldenQueries
 from bundle.errors import BundleError
 from bundle.items import ItemTable
-from bundle.manifest import GOLDEN_QUERIES, ITEMS, Manifest
+from bundle.layout import GOLDEN_QUERIES, ITEMS
+from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from two_tower_client import ann, query_tower
 from two_tower_client.ann import Search

@@ -16,7 +16,7 @@ from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
 from query_tower_service.servicer import QueryTowerServicer
-from query_tower_service.text import TextMetrics
+from query_tower_service.text_metrics import TextMetrics
 from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.snapshot import Snapshot

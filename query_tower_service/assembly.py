@@ -9,7 +9,7 @@ from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loading import ModelLoader
 from query_tower_service.query_log import QueryLog
 from query_tower_service.servicer import SERVICE_NAME, QueryTowerServicer
-from query_tower_service.text import TextMetrics
+from query_tower_service.text_metrics import TextMetrics
 from serving.live import OpenBundles
 from serving.metrics import Metrics
 from serving.server import Server

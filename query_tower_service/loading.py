@@ -1,23 +1,23 @@
-"""Opening the query side of a bundle: the gates, and one tower for all bundles of a model."""
+"""Opens the query tower of a bundle: the load gates, and one tower for all bundles of a model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from bundle.errors import BundleRefused
-from bundle.features import Columns, FeatureSchema, text_encoder_specs
-from bundle.manifest import GOLDEN_QUERIES, QUERY_TOWER, VOCABULARIES, Manifest
+from bundle.features import read_schema, text_encoder_specs
+from bundle.layout import GOLDEN_QUERIES, QUERY_TOWER, TEXT_ENCODERS, VOCABULARIES
+from bundle.manifest import Manifest
 from bundle.store import BundleStore
-from bundle.texts import TextEncoderSpec
+from inference.query_tower import QueryTower
+from inference.text_encoder import open_text_encoders
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.encoder import QueryTower
-from query_tower_service.text import ServedText, TextCache, TextMetrics
+from query_tower_service.text_metrics import TextMetrics
 from query_tower_service.validation import RequestReader
 from serving.verification import (
     available_bytes,
@@ -28,19 +28,19 @@ from serving.verification import (
 )
 
 _IDENTITY = (QUERY_TOWER, VOCABULARIES)
-"""Beside the text encoders, what tells one model from another."""
+"""Files that, with those of the text encoders, identify a model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A tower and where it comes from.
+    """An open model.
 
     Attributes:
-        version: of the model.
-        bundle_version: the bundle that the tower was read from.
-        tower: answers.
-        reader: of requests to it.
-        identity: hashes of the files that make the model, and its features: equal for all bundles of one model.
+        version: Model version.
+        bundle_version: Version of the bundle that the tower was read from.
+        tower: Query tower, which computes the embeddings.
+        reader: Turns requests into the tower's feature columns.
+        identity: Hashes of the model's files, and its features: equal for all bundles of one model.
     """
 
     version: str
@@ -49,16 +49,12 @@ class Model:
     reader: RequestReader
     identity: tuple[str, ...]
 
-    def embed(self, columns: Columns, row_count: int) -> np.ndarray:
-        """Returns the embeddings of `row_count` rows of raw values, as of `bundle.features.FeatureSchema.encode`."""
-        return self.tower.embed(self.tower.schema.encode(columns, row_count), row_count)
-
 
 class ModelLoader:
-    """Opens models. Calls must not overlap; `serving.live.OpenBundles` sees to that."""
+    """Opens models. Calls must not overlap, which `serving.live.OpenBundles` ensures."""
 
     def __init__(self, store: BundleStore, config: QueryTowerConfig, metrics: TextMetrics) -> None:
-        """Takes where the bundles are, the settings, and where texts are counted."""
+        """Takes the store of the bundles, the settings, and the metrics of text features."""
         self._store = store
         self._config = config
         self._metrics = metrics
@@ -66,15 +62,15 @@ class ModelLoader:
         self._open: WeakValueDictionary[str, Model] = WeakValueDictionary()
 
     def open(self, version: str, beside: Collection[str]) -> Model:
-        """Returns the model of a bundle, verified and warm: the one that is open already, where it is the same.
+        """Returns the model of a bundle, verified and warmed up; the same object if the model is open already.
 
         Args:
-            version: of the bundle.
-            beside: bundles that are open meanwhile.
+            version: bundle version.
+            beside: versions of the bundles that stay open meanwhile.
 
         Raises:
-            BundleError: a gate refused it; see `serving.verification`. Gate ``model``: another bundle of the same
-                model has another tower.
+            BundleError: a gate refused it; see `serving.verification`. Gate ``model``: another bundle of this model
+                version has a different tower.
         """
         manifest = self._store.manifest(version)
         files = files_of(manifest)
@@ -98,36 +94,33 @@ class ModelLoader:
             )
         golden_queries = read_golden_queries(self._store, manifest)
         count = len(golden_queries)
-        found = read_contents(version, GOLDEN_QUERIES, lambda: model.embed(golden_queries.columns, count))
-        check_embeddings(version, found, golden_queries.embeddings)
-        _check_unit_length(version, found)
+        embeddings = read_contents(version, GOLDEN_QUERIES, lambda: model.tower.embed(golden_queries.columns, count))
+        check_embeddings(version, embeddings, golden_queries.embeddings)
+        _check_unit_length(version, embeddings)
         self._open[manifest.model_version] = model
         return model
 
     def _read_tower(self, manifest: Manifest) -> QueryTower:
-        version = manifest.bundle_version
+        version, config = manifest.bundle_version, self._config
         folder = self._store.path(version)
-        schema = read_contents(version, VOCABULARIES, lambda: self._read_schema(manifest, folder))
+        schema = read_contents(version, VOCABULARIES, lambda: read_schema(folder, manifest.feature_schema))
+        encoders = read_contents(
+            version,
+            TEXT_ENCODERS,
+            lambda: open_text_encoders(folder, schema, config.thread_count, config.text_cache_size, self._metrics),
+        )
         return read_contents(
             version,
             QUERY_TOWER,
-            lambda: QueryTower(folder / QUERY_TOWER, schema, manifest.dimension, self._config.thread_count),
+            lambda: QueryTower(folder / QUERY_TOWER, schema, encoders, manifest.dimension, config.thread_count),
         )
-
-    def _read_schema(self, manifest: Manifest, folder: Path) -> FeatureSchema:
-        def open_encoder(spec: TextEncoderSpec) -> ServedText:
-            cache = TextCache(self._config.text_cache_size, self._metrics)
-            return ServedText(folder, spec, self._config.thread_count, cache, self._metrics)
-
-        vocabularies = json.loads((folder / VOCABULARIES).read_text(encoding="utf-8"))
-        return FeatureSchema.from_json(manifest.feature_schema, vocabularies, open_encoder)
 
 
 def files_of(manifest: Manifest) -> tuple[str, ...]:
-    """Returns what this service reads of a bundle.
+    """Returns the paths in a bundle of the files that this service reads.
 
     Raises:
-        BundleRefused: gate ``contents`` where the manifest's text encoders make no sense.
+        BundleRefused: gate ``contents``, if the manifest's text encoders are malformed.
     """
     specs = read_contents(
         manifest.bundle_version, "feature_schema", lambda: text_encoder_specs(manifest.feature_schema)

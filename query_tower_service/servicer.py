@@ -69,7 +69,7 @@ class QueryTowerServicer(query_tower_service_pb2_grpc.QueryTowerServiceServicer)
         self._batch_size.observe(count)
         model = _pick(self._open_bundles.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None
-        embeddings = model.tower.embed(model.reader.to_inputs(queries, now_s), count)
+        embeddings = model.tower.embed(model.reader.read(queries, now_s), count)
         if self._query_log is not None:
             self._query_log.record(queries, now_s)
         return to_response(embeddings, model.version)

@@ -1,4 +1,4 @@
-"""Requests to feature columns and inputs of the tower; everything wrong with a request is said at once."""
+"""Requests to feature columns; a refusal lists everything that is wrong with a request."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
-
 from bundle.event_values import REQUEST_TIME, EventValue, RequestTime
-from bundle.features import Categorical, Feature, FeatureSchema, Numeric
+from bundle.features import Feature, FeatureSchema
+from bundle.kinds import Categorical, Numeric
 from bundle.texts import Text
 from serving.errors import InvalidRequest
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -23,54 +22,33 @@ _SCALARS = (Categorical, Numeric, Text, RequestTime)
 
 
 def check_batch(count: int, max_batch_size: int) -> None:
-    """Checks how many queries there are.
+    """Checks the number of queries of a request.
 
     Raises:
-        InvalidRequest: none, or too many.
+        InvalidRequest: there are none, or more than `max_batch_size`.
     """
     if not 1 <= count <= max_batch_size:
         raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
 
 
 class RequestReader:
-    """Reads the queries of requests by one schema; what depends on the schema alone is worked out once."""
+    """Turns the queries of requests into feature columns. Safe for several threads."""
 
     def __init__(self, schema: FeatureSchema) -> None:
-        """Takes what a query may carry."""
-        self._schema = schema
+        """Takes the features that a query may have."""
         self._readers = {feature.name: _reader(feature) for feature in schema.features}
         self._histories = {f.name: f.history for f in schema.features if isinstance(f, EventValue)}
-        self._absent = schema.encode({}, 1)
-        self._encoders = schema.row_encoders
-
-    def to_inputs(self, queries: Sequence[pb.Query], now_s: float | None = None) -> Mapping[str, np.ndarray]:
-        """Returns the inputs of the tower, each [len(queries), ...]: what `read` returns, encoded.
-
-        Arguments and errors are those of `read`.
-        """
-        if len(queries) == 1 and self._encoders:
-            # Most requests: from values to arrays in one go, without a column for each feature.
-            features = queries[0].features
-            readers, encoders = self._readers, self._encoders
-            try:
-                values = {name: readers[name](features[name]) for name in features}
-            except (KeyError, _Fault):
-                pass  # told below
-            else:
-                inputs = {name: encoders[name](value) for name, value in values.items()}
-                return inputs if len(inputs) == len(encoders) else {**self._absent, **inputs}
-        return self._schema.encode(self.read(queries, now_s), len(queries))
 
     def read(self, queries: Sequence[pb.Query], now_s: float | None = None) -> dict[str, list[Any]]:
         """Returns raw values by feature name, each [len(queries)]; see `bundle.features.FeatureSchema.encode`.
 
         Args:
-            queries: of the request.
-            now_s: when queries are made that do not say it, in seconds since 1970. None: the schema has no such
-                feature.
+            queries: queries of the request.
+            now_s: time of the request in seconds since 1970, for queries that do not have one. None: the schema has
+                no feature that holds it.
 
         Raises:
-            InvalidRequest: with up to 20 violations.
+            InvalidRequest: queries are wrong; it lists up to 20 violations.
         """
         readers = self._readers
         rows: list[dict[str, Any]] = []
@@ -96,29 +74,29 @@ class RequestReader:
         return columns
 
     def _check_lengths(self, values: Mapping[str, Any]) -> None:
-        """Raises a fault where a query has values for more or fewer events than ids."""
+        """Raises a fault if a list that describes events is not as long as the history."""
         for name, history in self._histories.items():
             if fault := _uneven(values, name, history):
                 raise _Fault(fault)
 
     def _faults(self, features: Mapping[str, pb.FeatureValues]) -> list[tuple[str, str]]:
-        """Returns all that is wrong with a query, by feature."""
-        found: list[tuple[str, str]] = []
+        """Returns everything that is wrong with a query, as pairs of feature and fault."""
+        faults: list[tuple[str, str]] = []
         values: dict[str, Any] = {}
         for name in sorted(features):
             if name not in self._readers:
-                found.append((name, f"unknown feature; the model reads {', '.join(self._readers) or 'none'}"))
+                faults.append((name, f"unknown feature; the model reads {', '.join(self._readers) or 'none'}"))
                 continue
             try:
                 values[name] = self._readers[name](features[name])
             except _Fault as fault:
-                found.append((name, str(fault)))
+                faults.append((name, str(fault)))
         uneven = ((name, _uneven(values, name, history)) for name, history in self._histories.items())
-        return sorted(found + [(name, fault) for name, fault in uneven if fault])
+        return sorted(faults + [(name, fault) for name, fault in uneven if fault])
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Returns the values of each feature, None where a row has none."""
+    """Returns the values of each feature by name, None for rows without the feature."""
     if len(rows) == 1:
         return {name: [value] for name, value in rows[0].items()}
     names = dict.fromkeys(chain.from_iterable(rows))
@@ -126,11 +104,11 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 class _Fault(ValueError):
-    """What is wrong with the values of a feature."""
+    """The values of a feature are wrong; the text says why."""
 
 
 def _reader(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
-    """Returns what reads the values of a feature: a list of them, or of a scalar one value or None."""
+    """Returns the function that reads a feature: to a list of values, or for a scalar to one value or None."""
     if feature.value_type == "string":
         read: Callable[[pb.FeatureValues], Sequence[Any]] = _read_strings
     elif feature.value_type == "int":
@@ -143,7 +121,7 @@ def _reader(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
 def _scalar_reader(
     value_type: str, read: Callable[[pb.FeatureValues], Sequence[Any]]
 ) -> Callable[[pb.FeatureValues], Any]:
-    """Returns what reads a scalar of that type; `read` reads values of which there are none, several, or bad ones."""
+    """Returns the function that reads a scalar of a type; `read` handles all but a single valid value."""
     values_of: Callable[[pb.FeatureValues], Sequence[Any]] = attrgetter(f"{value_type}s.values")
     is_valid: Callable[[Any], bool] = _is_short if value_type == "string" else math.isfinite
 
@@ -165,12 +143,12 @@ def _is_short(value: str) -> bool:
     return len(value) <= MAX_CHARACTERS
 
 
-# A slice makes the list in one step; of values of another kind it is empty, and only then is it worth asking which.
+# A slice makes the list in one step. It is empty if the values are of another kind, which is checked only then.
 def _read_strings(message: pb.FeatureValues) -> list[str]:
     values = message.strings.values[:]
     if not values:
         _check_kind(message, "strings")
-    # No value is longer, and there are no more of them, than all of them together take.
+    # The message is larger than any of its values, and has more bytes than values.
     elif message.ByteSize() > MAX_CHARACTERS:
         _check_count(values)
         longest = max(map(len, values))
@@ -223,10 +201,10 @@ def _check_count(values: Sequence[Any]) -> None:
 
 
 def _uneven(values: Mapping[str, Any], name: str, history: str) -> str:
-    """Returns what is wrong where a query has values for more or fewer events than ids; else an empty text."""
+    """Returns the fault of a list that describes events and is not as long as the history; empty if there is none."""
     if not values.get(name):
         return ""
-    found, count = len(values[name]), len(values.get(history) or ())
-    if found == count:
+    value_count, count = len(values[name]), len(values.get(history) or ())
+    if value_count == count:
         return ""
-    return f"{found} values, expected {count}: one for each id of {history}, oldest first; or leave it out"
+    return f"{value_count} values, expected {count}: one for each id of {history}, oldest first; or leave it out"

@@ -17,9 +17,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from bundle.layout import LEXICAL_DESCRIPTION
 from bundle.manifest import Manifest
 from bundle.store import BundleStore
-from lexical_index import files as lexical_files
 from rehearsal import served_search
 from rehearsal.demo import say
 from rehearsal.pair import ROOT, Pair
@@ -78,7 +78,7 @@ def live_bundle(store: BundleStore) -> Manifest | None:
 
 def has_words(manifest: Manifest) -> bool:
     """Returns whether a bundle can be searched by words."""
-    return lexical_files.DESCRIPTION in manifest.files
+    return LEXICAL_DESCRIPTION in manifest.files
 
 
 def train(store: BundleStore, recipe: str, data: Path, epochs: int | None) -> Manifest:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bundle.manifest import INDEX
+from bundle.layout import INDEX
 from bundle.store import BundleStore
 from rehearsal import publish_faults
 from rehearsal.load import Load

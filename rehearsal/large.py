@@ -11,17 +11,8 @@ import numpy as np
 
 from bundle.canaries import GoldenQueries
 from bundle.items import ItemTable
-from bundle.manifest import (
-    GOLDEN_QUERIES,
-    INDEX,
-    ITEMS,
-    QUERY_TOWER,
-    VECTORS,
-    VOCABULARIES,
-    FileEntry,
-    IndexSpec,
-    Manifest,
-)
+from bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from bundle.manifest import FileEntry, IndexSpec, Manifest
 from bundle.store import BundleStore
 from trainer import index
 from trainer.canaries import make_golden_queries

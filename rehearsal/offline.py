@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from annoy import AnnoyIndex
 
-from bundle.features import FeatureSchema
 from bundle.items import ItemTable
-from bundle.manifest import INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from bundle.layout import INDEX, ITEMS
 from bundle.store import BundleStore
+from inference.deployed_bundle import DeployedBundle
 
 SCORE_TOLERANCE = 1e-4
 """Scores of one bundle computed twice differ by less; those of two models by far more."""
@@ -33,12 +31,11 @@ class OfflineBundle:
         """
         folder = store.path(version)
         self.manifest = store.manifest(version)
-        vocabularies = json.loads((folder / VOCABULARIES).read_text(encoding="utf-8"))
-        schema = FeatureSchema.from_json(self.manifest.feature_schema, vocabularies)
-        columns = {f.name: [query.get(f.name) for query in queries] for f in schema.features}
-        tower = Interpreter(model_path=str(folder / QUERY_TOWER)).get_signature_runner("serve")
-        self.embeddings = tower(**schema.encode(columns, len(queries)))["embedding"]  # [n, dim]
-        self.vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        bundle = DeployedBundle.open(store, version)
+        names = bundle.query_tower.schema.by_name
+        columns = {name: [query.get(name) for query in queries] for name in names}
+        self.embeddings = bundle.embed(columns, len(queries))  # [n, dim]
+        self.vectors = bundle.vectors
         self.items = ItemTable.read(folder / ITEMS, self.manifest.attributes)
         self._index_path = str(folder / INDEX)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundle.items import ItemTable
-from bundle.manifest import ITEMS, MANIFEST
+from bundle.layout import ITEMS, MANIFEST
 from bundle.store import BundleStore
 from rehearsal.pair import ROOT
 

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-from prometheus_client import CollectorRegistry
 
 from bench.onnx_text import open_session, write_onnx
-from bundle.texts import pad
-from query_tower_service.text import ServedText, TextCache, TextMetrics
+from bundle.layout import TOKEN_IDS
+from bundle.tokenizer import pad_token_ids
+from inference.interpreter_pool import InterpreterPool
 from trainer import recipes, sources
 from trainer.quiet import import_tensorflow, quiet_stderr
 
@@ -75,9 +75,9 @@ def main() -> int:
             folder = Path(temporary) / str(number)
             folder.mkdir()
             with quiet_stderr():
-                figures = export_text_encoder(way, folder, texts[:50])
-                served, grown = _serve(folder, way.spec)
-            found = served.embed(texts)
+                exported, figures = export_text_encoder(way, folder, texts[:50])
+                pool, grown = _open_lite(folder / way.spec.encoder_path)
+            found = exported.embed(texts)
             reference = expected if way.model is encoder.model else way.embed(texts)
             away, cosine = (
                 np.abs(found - reference).max(),
@@ -86,7 +86,7 @@ def main() -> int:
             failed |= cosine < _MIN_COSINE or (way.spec.precision == "float32" and away > _TOLERANCE)
             size = figures["size_bytes"] / 1e6
             print(f"| {name} | {away:.1e} | {cosine:.7f} | {size:.1f} | {grown / 1e6:.0f} |")
-            calls[name] = lambda served=served: served._run(ids)
+            calls[name] = lambda pool=pool: pool.run({TOKEN_IDS: ids})
         if find_spec("onnxruntime") and find_spec("onnx"):
             path = write_onnx(checkpoints.find("minilm", search.checkpoints), Path(temporary) / "encoder.onnx")
             session, grown = _open_onnx(path)
@@ -110,15 +110,14 @@ def main() -> int:
     return int(failed)
 
 
-def _serve(folder: Path, spec: Any) -> tuple[ServedText, int]:
-    """Returns the encoder of the service with one interpreter, and what a second one takes, in bytes."""
-    metrics = TextMetrics(CollectorRegistry())
-    first = ServedText(folder, spec, 1, TextCache(0, metrics), metrics)
-    ids = np.full((1, _TOKENS), 2000, dtype=np.int32)
-    first._run(ids)
+def _open_lite(path: Path) -> tuple[InterpreterPool, int]:
+    """Returns a pool of one interpreter, and the memory that a second one takes, in bytes."""
+    ids = {TOKEN_IDS: np.full((1, _TOKENS), 2000, dtype=np.int32)}
+    first = InterpreterPool(path, size=1)
+    first.run(ids)
     before = psutil.Process().memory_info().rss
-    second = first._new_runner()
-    second(ids=ids)
+    second = InterpreterPool(path, size=1)
+    second.run(ids)
     return first, psutil.Process().memory_info().rss - before
 
 
@@ -137,7 +136,7 @@ def _padded(encoder: Any, texts: Sequence[str]) -> Iterator[np.ndarray]:
     """Yields [n, length] int64 token ids of some texts at a time, in order."""
     for start in range(0, len(texts), _AT_ONCE):
         rows = encoder.tokenizer.tokenize(texts[start : start + _AT_ONCE])
-        yield pad(rows, encoder.spec.pad_id).astype(np.int64)
+        yield pad_token_ids(rows, encoder.spec.pad_id).astype(np.int64)
 
 
 def _save(model: Any, folder: Path) -> str:

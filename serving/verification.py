@@ -22,7 +22,8 @@ import numpy as np
 
 from bundle.canaries import EMBEDDING_TOLERANCE, GoldenQueries
 from bundle.errors import BundleRefused
-from bundle.manifest import GOLDEN_QUERIES, Manifest
+from bundle.layout import GOLDEN_QUERIES
+from bundle.manifest import Manifest
 from bundle.store import BundleStore
 
 T = TypeVar("T")

@@ -20,19 +20,11 @@ import numpy as np
 from annoy import AnnoyIndex
 
 from bundle.canaries import GoldenQueries
-from bundle.features import Categorical, FeatureSchema, History, MultiCategorical, Numeric
+from bundle.features import FeatureSchema
 from bundle.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
-from bundle.manifest import (
-    GOLDEN_QUERIES,
-    INDEX,
-    ITEMS,
-    QUERY_TOWER,
-    VECTORS,
-    VOCABULARIES,
-    FileEntry,
-    IndexSpec,
-    Manifest,
-)
+from bundle.kinds import Categorical, History, MultiCategorical, Numeric
+from bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from bundle.manifest import FileEntry, IndexSpec, Manifest
 from bundle.store import BundleStore
 from bundle.vocabulary import Vocabulary
 from lexical_index import files as lexical_files

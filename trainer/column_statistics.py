@@ -1,4 +1,4 @@
-"""What a schema learns of columns of raw values, block by block: vocabularies, means and standard deviations."""
+"""Statistics of columns of raw values, computed block by block: vocabularies, means and standard deviations."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from trainer.errors import DataError
 from trainer.events import Events
 
 Blocks = Iterable[tuple[Sequence[Any], np.ndarray]]
-"""Raw values [n], and how many training events each has [n] int64: a part of a column after the other."""
+"""Parts of a column in order: raw values [n], and the number of training events of each, [n] int64."""
 Column = Callable[[], Blocks]
-"""Gives the blocks from the first on, each time."""
+"""Function that returns the blocks of a column from the first on."""
 
 
 def whole(values: Sequence[Any], counts: np.ndarray) -> Column:
-    """Returns a column that is in memory: raw values [n], and how many training events each has, [n] int64."""
+    """Returns a column that is in memory: raw values [n], and the number of training events of each, [n] int64."""
     return lambda: [(values, counts)]
 
 
 def blocks_of(events: Events, name: str) -> Column:
-    """Returns an attribute of the events, each of which counts once."""
+    """Returns the column of an attribute of the events; each event counts once."""
     column = events.attributes[name]
 
     def read() -> Blocks:
@@ -36,11 +36,11 @@ def blocks_of(events: Events, name: str) -> Column:
 
 
 def mean_and_std(column: Column, name: str) -> tuple[float, float]:
-    """Returns both, weighted by training events, as the tower meets the values; 0 where there are none.
+    """Returns mean and standard deviation, weighted by training events; both 0 if there are no values.
 
     Args:
-        column: of numbers.
-        name: of it, for messages.
+        column: column of numbers.
+        name: name of the column, for messages.
 
     Raises:
         DataError: the numbers are too large to be added up.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from bundle.manifest import REPORT
+from bundle.layout import REPORT
 from bundle.store import BundleStore
 from trainer import console, recipes, sources
 from trainer.data_commands import init

@@ -9,7 +9,8 @@ import numpy as np
 
 from bundle.errors import BundleNotFound
 from bundle.store import BundleStore
-from trainer.asked_bundle import AskedBundle, NotComparable
+from inference.deployed_bundle import DeployedBundle
+from trainer.asked_bundle import NotComparable, embed_users, open_bundle
 from trainer.data import Dataset
 from trainer.evaluation import TEST_USERS, reads_requests
 from trainer.index import exact_top_k
@@ -84,14 +85,15 @@ def compare(
         return Comparison(**new, not_comparable="no bundle is live")
     new["live"] = pointer.version
     try:
-        live = AskedBundle.open(store, pointer.version, recipe, dataset)
+        live = open_bundle(store, pointer.version, recipe, dataset)
     except (NotComparable, BundleNotFound) as error:
         return Comparison(**new, not_comparable=str(error))
     rows = live.rows(dataset.items.rows)  # [live item_count]
-    live_top = rows[exact_top_k(live.embed(dataset, parts.known, users, parts.test), live.vectors, _TOP)]  # [n, k]
+    live_queries = embed_users(live, recipe, dataset, parts.known, users, parts.test)
+    live_top = rows[exact_top_k(live_queries, live.vectors, _TOP)]  # [n, k]
     return Comparison(
         **new,
-        live_metrics=_evaluate(live, rows, dataset, parts, repeats=recipe.split.repeats),
+        live_metrics=_evaluate(live, rows, recipe, dataset, parts),
         live_mean_log_popularity=float(np.where(live_top < 0, 0.0, log_popularity[live_top])[:, :10].mean()),
         overlap_at_10=_overlap(live_top[:, :10], top[:, :10]),
         overlap_at_100=_overlap(live_top, top),
@@ -99,7 +101,7 @@ def compare(
 
 
 def _evaluate(
-    live: AskedBundle, rows: np.ndarray, dataset: Dataset, parts: Parts, *, repeats: bool
+    live: DeployedBundle, rows: np.ndarray, recipe: Recipe, dataset: Dataset, parts: Parts
 ) -> dict[str, float]:
     item_count = len(dataset.items.ids)
     shared = rows >= 0
@@ -107,15 +109,15 @@ def _evaluate(
 
     def score(users: np.ndarray) -> np.ndarray:
         scores = np.full((len(users), item_count), _ABSENT, dtype=np.float32)
-        queries = live.embed(dataset, parts.known, users, parts.test)
+        queries = embed_users(live, recipe, dataset, parts.known, users, parts.test)
         scores[:, rows[shared]] = queries @ vectors.T  # [n, item_count]
         return scores
 
     counts = parts.known.item_counts(item_count)
     known, asked = of_drawn_users(parts.known, parts.test, TEST_USERS)
-    new_users = reads_requests(live.recipe)
+    new_users = reads_requests(recipe)
     held_out = HeldOut.of(
-        known.pairs, asked.pairs, item_count, repeats=repeats, item_counts=counts, new_users=new_users
+        known.pairs, asked.pairs, item_count, repeats=recipe.split.repeats, item_counts=counts, new_users=new_users
     )
     return evaluate(held_out, score).means
 

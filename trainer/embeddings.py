@@ -1,4 +1,4 @@
-"""Raw queries of users, and what the towers make of them and of the catalogue."""
+"""Raw queries of users, and the towers' embeddings of queries and of the catalogue."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def raw_queries(
     """Returns the queries of `users` [n] as a caller would send them: columns of [n].
 
     Args:
-        recipe: names the features.
+        recipe: features of both towers.
         dataset: users and items.
-        schemas: what the query tower reads.
-        known: what the histories are made of.
+        schemas: schemas of both towers.
+        known: events that make the histories.
         users: [n] rows.
-        asked: later events; the request is made at a user's first one, and has its hour, device and the like. None, and
-            users without one: those are missing.
+        asked: later events; a user's first one gives the time of the request and features such as its device. They
+            are missing without these events, and for users who have none.
     """
     profiles = {name: [column[user] for user in users] for name, column in query_columns(recipe, dataset).items()}
     contexts = {} if asked is None else context_columns(recipe, asked, users, len(dataset.user_ids))
@@ -37,9 +37,9 @@ def raw_queries(
 
 
 def context_columns(recipe: Recipe, asked: Events, users: np.ndarray, user_count: int) -> dict[str, list[Any]]:
-    """Returns what is known of the request, by feature: each [n], of the first event of each of `users` [n] in `asked`.
+    """Returns the features that describe the request: by name, each [n], for each of `users` [n].
 
-    None where a user has no event.
+    Their values are those of the user's first event in `asked`; None for users who have none.
     """
     starts = asked.starts(user_count)[:-1][users]
     present = np.diff(asked.starts(user_count))[users] > 0
@@ -51,12 +51,13 @@ def context_columns(recipe: Recipe, asked: Events, users: np.ndarray, user_count
 
 
 def embed_queries(tower: keras.Model, schemas: Schemas, columns: dict[str, list], count: int) -> np.ndarray:
-    """Returns [count, dimension] float32 by the encoder that serving uses."""
-    inputs = schemas.query.encode(columns, count)
-    return np.asarray(tower.predict(inputs, batch_size=_BATCH, verbose=0), dtype=np.float32)
+    """Returns the embeddings of raw queries, encoded as in serving: [count, dimension] float32, unit length."""
+    return np.asarray(
+        tower.predict(schemas.encode_queries(columns, count), batch_size=_BATCH, verbose=0), dtype=np.float32
+    )
 
 
 def embed_items(tower: keras.Model, schemas: Schemas, dataset: Dataset) -> np.ndarray:
-    """Returns [item_count, dimension] float32, the whole catalogue."""
-    vectors = tower.predict(encode_items(schemas.item, dataset), batch_size=_BATCH, verbose=0)
+    """Returns the embeddings of the whole catalogue: [item_count, dimension] float32."""
+    vectors = tower.predict(encode_items(schemas, dataset), batch_size=_BATCH, verbose=0)
     return np.asarray(vectors, dtype=np.float32)

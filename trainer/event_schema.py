@@ -1,7 +1,8 @@
-"""Histories and what is known of their events: features learned from training data, and raw columns of them."""
+"""Histories and the features of their events: learned from training data, and as raw columns."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from bundle.event_values import (
     RequestTime,
     value_name,
 )
-from bundle.features import Feature, FeatureSchema, History
+from bundle.features import Feature, FeatureSchema
+from bundle.kinds import History
 from bundle.vocabulary import Vocabulary
 from trainer.column_statistics import Column, blocks_of, mean_and_std, vocabulary_of
 from trainer.data import Dataset
@@ -28,7 +30,7 @@ _PARALLEL = "one for each id of {history}, oldest first; missing: leave the list
 
 
 def extend(schema: FeatureSchema, recipe: Recipe, train: Events) -> FeatureSchema:
-    """Returns the schema of the query tower with what its histories read of their events, behind all others."""
+    """Returns the schema of the query tower with the features of its histories' events appended."""
     types = {name: attribute.type for name, attribute in recipe.interactions.attributes.items()}
     histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
     features: list[Feature] = []
@@ -38,8 +40,8 @@ def extend(schema: FeatureSchema, recipe: Recipe, train: Events) -> FeatureSchem
             if isinstance(value, CategoricalValue):
                 feature = _categorical(history, value, types[value.name])
                 if feature.vocabulary:
-                    found = vocabulary_of(blocks_of(train, value.name)(), value.min_count)
-                    vocabularies[feature.vocabulary] = found
+                    values = blocks_of(train, value.name)()
+                    vocabularies[feature.vocabulary] = vocabulary_of(values, value.min_count)
                 features.append(feature)
             elif isinstance(value, NumericValue):
                 features.append(_numeric(history, value, blocks_of(train, value.name)))
@@ -52,7 +54,9 @@ def extend(schema: FeatureSchema, recipe: Recipe, train: Events) -> FeatureSchem
         features.append(RequestTime(description=description))
     if not features:
         return schema
-    return FeatureSchema((*schema.features, *features), {**schema.vocabularies, **vocabularies}, schema.encoders)
+    return dataclasses.replace(
+        schema, features=(*schema.features, *features), vocabularies={**schema.vocabularies, **vocabularies}
+    )
 
 
 def _said(history: HistoryInput, missing: str) -> str:
@@ -88,7 +92,7 @@ def _numeric(history: HistoryInput, value: NumericValue, column: Column) -> Hist
 
 
 def _logarithms(column: Column) -> Column:
-    """Returns a column of log(1 + value), as `bundle.event_values.HistoryNumeric` takes it."""
+    """Returns a column of log(1 + value), the logarithm that `bundle.event_values.HistoryNumeric` takes."""
     return lambda: (
         ([None if value is None else float(np.log1p(max(value, 0.0))) for value in values], counts)
         for values, counts in column()
@@ -96,21 +100,22 @@ def _logarithms(column: Column) -> Column:
 
 
 def attribute_of(feature: EventValue) -> str:
-    """Returns the name of the event attribute that a value of a history is read from."""
+    """Returns the name of the event attribute that a feature of a history's events is read from."""
     return feature.name.removeprefix(value_name(feature.history, ""))
 
 
 def history_columns(
     schema: FeatureSchema, dataset: Dataset, known: Events, users: np.ndarray, asked: Events | None = None
 ) -> dict[str, list[Any]]:
-    """Returns the raw histories of `users` [n], with what is known of their events, as a caller would send them.
+    """Returns the raw histories of `users` [n] and the features of their events, as a caller would send them.
 
     Args:
-        schema: of the query tower.
+        schema: schema of the query tower.
         dataset: items and users.
-        known: what the histories are made of, oldest first.
+        known: events that make the histories, oldest first.
         users: [n] rows.
-        asked: later events; the request is made at a user's first one. None, and users without one: missing.
+        asked: later events; a user's first one gives the time of the request. It is missing without these events, and
+            for users who have none.
     """
     starts = known.starts(len(dataset.user_ids))
     ids = dataset.items.ids
@@ -119,7 +124,7 @@ def history_columns(
         if not isinstance(history, History):
             continue
         values = schema.event_values(history.name)
-        # One more, for the gap of the oldest that counts.
+        # One more time gives the gap of the oldest event.
         count = history.max_values + any(isinstance(value, HistoryTimes) for value in values)
         bounds = [(max(starts[u], starts[u + 1] - count), starts[u + 1]) for u in users]
         columns[history.name] = [[ids[item] for item in known.items[start:end]] for start, end in bounds]
@@ -133,6 +138,6 @@ def history_columns(
 
 
 def request_times(asked: Events, users: np.ndarray, user_count: int) -> list[float | None]:
-    """Returns when each of `users` [n] has the first event in `asked`, in seconds since 1970; None without one."""
+    """Returns when each of `users` [n] has the first event in `asked`, in seconds since 1970; None for no event."""
     starts = asked.starts(user_count)
     return [float(asked.times[starts[u]]) if starts[u + 1] > starts[u] else None for u in users]

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from bundle.features import FeatureSchema, History
+from bundle.features import FeatureSchema, encode_inputs
+from bundle.kinds import History
+from bundle.texts import TextEncoders
 from bundle.vocabulary import OUT_OF_VOCABULARY
 from trainer import scratch, shuffling
 from trainer.data import Dataset
@@ -26,13 +28,13 @@ from trainer.recipe_training import Training
 from trainer.schema import Schemas, event_names, query_columns
 
 
-def encode_items(schema: FeatureSchema, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Returns the item tower's inputs of the whole catalogue, each [item_count, ...]."""
+def encode_items(schemas: Schemas, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Returns the item tower's inputs for the whole catalogue, each [item_count, ...]."""
     columns = {
         feature.name: list(dataset.items.ids) if feature.name == ITEM_ID else dataset.item_column(feature.name)
-        for feature in schema.features
+        for feature in schemas.item.features
     }
-    return schema.encode(columns, len(dataset.items.ids))
+    return schemas.encode_items(columns, len(dataset.items.ids))
 
 
 def history_slots(schemas: Schemas, dataset: Dataset) -> np.ndarray:
@@ -75,8 +77,9 @@ class Examples:
         self._events = train
         profiles = query_columns(recipe, dataset)
         schema = schemas.query
-        self._profiles = schema.subset(profiles).encode(profiles, len(dataset.user_ids))
-        self._contexts = _encode(schema.subset(event_names(recipe, train)), train)
+        of_users = schema.subset(profiles)
+        self._profiles = encode_inputs(of_users, schemas.text_encoders, profiles, len(dataset.user_ids))
+        self._contexts = _encode(schema.subset(event_names(recipe, train)), schemas.text_encoders, train)
         self._slots = {
             f.name: schema.slots(f).lookup(dataset.items.ids) for f in schema.features if isinstance(f, History)
         }
@@ -217,13 +220,13 @@ class Examples:
         }
 
 
-def _encode(schema: FeatureSchema, events: Events) -> dict[str, np.ndarray]:
-    """Returns the inputs of features of the request, of each event: each [n, ...]."""
-    example = schema.encode({}, 1)
+def _encode(schema: FeatureSchema, text_encoders: TextEncoders, events: Events) -> dict[str, np.ndarray]:
+    """Returns the inputs of features that describe the request, for each event: each [n, ...]."""
+    example = encode_inputs(schema, text_encoders, {}, 1)
     inputs = {name: scratch.empty((len(events), *a.shape[1:]), a.dtype) for name, a in example.items()}
     for block in scratch.blocks(len(events)):
         columns = {name: events.attributes[name][block].tolist() for name in inputs}
-        for name, values in schema.encode(columns, block.stop - block.start).items():
+        for name, values in encode_inputs(schema, text_encoders, columns, block.stop - block.start).items():
             inputs[name][block] = values
     return inputs
 

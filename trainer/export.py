@@ -1,4 +1,4 @@
-"""The query tower as SavedModel and as LiteRT flatbuffer, each checked against the tower that was trained."""
+"""Exports the query tower as SavedModel and as LiteRT file, and checks both against the trained tower."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
+from bundle.layout import EMBEDDING, SIGNATURE
+from inference.interpreter_pool import InterpreterPool
 from trainer.errors import ExportError
 from trainer.quiet import quiet_stderr
 
-SIGNATURE = "serve"
-OUTPUT = "embedding"
 TOLERANCE = 1e-5
-"""How far an exported tower may be from the trained one, per component."""
+"""Largest difference allowed between an exported and the trained embedding, per component."""
 
 
 def export_query_tower(
     tower: keras.Model, inputs: Mapping[str, np.ndarray], saved_model: Path, flatbuffer: Path
 ) -> None:
-    """Writes both forms; signature ``serve``, inputs by feature name, output ``embedding``.
+    """Writes SavedModel and LiteRT file: signature ``serve``, inputs by feature name, output ``embedding``.
 
     Args:
-        tower: as of `trainer.towers.build`.
-        inputs: model inputs of a few real queries, each [n, ...], to compare the answers on.
-        saved_model: folder to make.
-        flatbuffer: file to make.
+        tower: query tower, as `trainer.towers.build` makes it.
+        inputs: inputs of a few real queries by feature name, each [n, ...], to compare the embeddings of.
+        saved_model: folder to write.
+        flatbuffer: LiteRT file to write.
 
     Raises:
-        ExportError: a form cannot be written, answers differently by more than `TOLERANCE`, or holds no weights.
+        ExportError: one cannot be written, lacks weights, or makes embeddings that differ by more than `TOLERANCE`.
     """
     try:
         _write(tower, saved_model, flatbuffer)
@@ -45,7 +44,7 @@ def _write(tower: keras.Model, saved_model: Path, flatbuffer: Path) -> None:
     archive.track(tower)
     signature = {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype, name=name) for name, t in tower.input.items()}
     archive.add_endpoint(
-        SIGNATURE, lambda features: {OUTPUT: tower(features, training=False)}, input_signature=[signature]
+        SIGNATURE, lambda features: {EMBEDDING: tower(features, training=False)}, input_signature=[signature]
     )
     archive.write_out(str(saved_model), verbose=False)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=[SIGNATURE])
@@ -61,10 +60,10 @@ def _check(tower: keras.Model, inputs: Mapping[str, np.ndarray], saved_model: Pa
         )
     expected = tower.predict(dict(inputs), verbose=0)
     with quiet_stderr():
-        served = Interpreter(model_path=str(flatbuffer)).get_signature_runner(SIGNATURE)(**inputs)[OUTPUT]
+        lite = InterpreterPool(flatbuffer, size=1).run(inputs)
     signatures = tf.saved_model.load(str(saved_model)).signatures
-    saved = signatures[SIGNATURE](**{name: tf.constant(values) for name, values in inputs.items()})[OUTPUT].numpy()
-    for name, found in ((flatbuffer.name, served), (saved_model.name, saved)):
-        difference = float(np.abs(found - expected).max())
+    saved = signatures[SIGNATURE](**{name: tf.constant(values) for name, values in inputs.items()})[EMBEDDING].numpy()
+    for name, embeddings in ((flatbuffer.name, lite), (saved_model.name, saved)):
+        difference = float(np.abs(embeddings - expected).max())
         if not difference <= TOLERANCE:  # NaN too
             raise ExportError(f"{name} differs from the trained tower by {difference:.2g}, allowed is {TOLERANCE:.0e}")

@@ -23,6 +23,7 @@ from trainer.recipe_training import Training
 from trainer.run_folder import check_run_folder
 from trainer.runs import Run
 from trainer.splits import Parts
+from trainer.text import building
 from trainer.training import Fitted, Validate
 
 _REFIT = "refit"
@@ -75,6 +76,22 @@ def fit_and_choose(
         raise
 
 
+def build_schemas(recipe: Recipe, dataset: Dataset, train: Events, progress: Progress = SILENT) -> schema.Schemas:
+    """Returns the schemas of both towers beside their text encoders, which are downloaded and distilled as needed.
+
+    Args:
+        recipe: features of both towers.
+        dataset: users and items.
+        train: training events.
+        progress: what the text encoders report to, now and later.
+
+    Raises:
+        TextError: a checkpoint cannot be used.
+    """
+    encoders = building.build(schema.text_columns(recipe, dataset, train), recipe.checkpoints, progress)
+    return schema.build(recipe, dataset, train, encoders)
+
+
 def note_precision(spec: Training, progress: Progress) -> None:
     """Reports a note where 16 bits are asked for and there is no GPU."""
     if spec.precision != "float32" and not tf.config.list_physical_devices("GPU"):
@@ -107,7 +124,7 @@ def _fit(
     note_precision(recipe.training, progress)
     train = parts.to_fit_on(parts.train)
     note_prior(recipe.training, train, len(dataset.items.ids), progress)
-    schemas = schema.build(recipe, dataset, train, progress)
+    schemas = build_schemas(recipe, dataset, train, progress)
     members = [
         _fit_member(
             member,
@@ -147,7 +164,7 @@ def _refit(
 ) -> tuple[Towers, schema.Schemas]:
     """Returns towers fitted on all that is known before the test, each for the epochs that validation chose."""
     known = parts.to_fit_on(parts.known)
-    schemas = schema.build(recipe, dataset, known, progress)
+    schemas = build_schemas(recipe, dataset, known, progress)
     members: list[Towers] = []
     for number, (member, epochs) in enumerate(zip(_members(recipe), best_epochs, strict=True)):
         shorter = dataclasses.replace(member.training, epochs=epochs, patience=0)

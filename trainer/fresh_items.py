@@ -17,31 +17,19 @@ from typing import Any
 import numpy as np
 
 from bundle.canaries import GoldenQueries
-from bundle.features import FeatureSchema
+from bundle.features import encode_inputs, read_schema
 from bundle.items import COLUMN_TYPES, ItemTable
-from bundle.manifest import (
-    EVALUATION,
-    GOLDEN_QUERIES,
-    INDEX,
-    ITEM_TOWER,
-    ITEMS,
-    MANIFEST,
-    REPORT,
-    VECTORS,
-    VOCABULARIES,
-    FileEntry,
-    GateResult,
-    Manifest,
-)
+from bundle.layout import EVALUATION, GOLDEN_QUERIES, INDEX, ITEM_TOWER, ITEMS, LEXICAL_FILES, MANIFEST, REPORT, VECTORS
+from bundle.manifest import FileEntry, GateResult, Manifest
 from bundle.store import BundleStore
-from lexical_index import files as lexical_files
 from trainer import data, gates, index, recipes
 from trainer.canaries import make_golden_queries
 from trainer.errors import DataError, RecipeError
+from trainer.quiet import quiet_stderr
 from trainer.recipe import ITEM_ID, Recipe
 from trainer.text.lexical import write_lexical
 
-_MADE_ANEW = frozenset({VECTORS, INDEX, ITEMS, GOLDEN_QUERIES, EVALUATION, REPORT, MANIFEST, *lexical_files.FILES})
+_MADE_ANEW = frozenset({VECTORS, INDEX, ITEMS, GOLDEN_QUERIES, EVALUATION, REPORT, MANIFEST, *LEXICAL_FILES})
 
 Row = dict[str, Any]
 """Raw attribute values of one item by name; None where missing."""
@@ -221,17 +209,18 @@ def _value(touched: Mapping[str, Row], item_id: str, name: str, column: Any, row
 
 
 def _embed(source: Path, base: Manifest, rows: Mapping[str, Row]) -> np.ndarray:
-    """Returns what the item tower makes of rows: [n, dim] float32, unit length."""
+    """Returns the item tower's vectors of rows: [n, dim] float32, unit length."""
     # Here, because it takes seconds that a removal need not wait for.
+    from inference.text_encoder import open_text_encoders
     from trainer.item_tower import embed_rows
-    from trainer.text.lite import opener
 
-    vocabularies = json.loads((source / VOCABULARIES).read_text(encoding="utf-8"))
-    schema = FeatureSchema.from_json(base.item_feature_schema, vocabularies, opener(source))
+    schema = read_schema(source, base.item_feature_schema)
+    with quiet_stderr():
+        text_encoders = open_text_encoders(source, schema)
     columns = {
         f.name: list(rows) if f.name == ITEM_ID else [row[f.name] for row in rows.values()] for f in schema.features
     }
-    return embed_rows(source / ITEM_TOWER, schema.encode(columns, len(rows)))
+    return embed_rows(source / ITEM_TOWER, encode_inputs(schema, text_encoders, columns, len(rows)))
 
 
 def _evaluation(source: Path, base: Manifest, changes: Changes, results: Mapping[str, GateResult]) -> str:

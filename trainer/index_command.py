@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ann_index.faiss_index import FaissMissing, import_faiss
 from bundle.canaries import GoldenQueries
-from bundle.manifest import GOLDEN_QUERIES, VECTORS
+from bundle.layout import GOLDEN_QUERIES, VECTORS
 from bundle.store import BundleStore
 from trainer import console
 from trainer.errors import RunError

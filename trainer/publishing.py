@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle.manifest import (
+from bundle.layout import (
     EVALUATION,
     GOLDEN_QUERIES,
     INDEX,
@@ -19,9 +19,8 @@ from bundle.manifest import (
     REPORT,
     VECTORS,
     VOCABULARIES,
-    FileEntry,
-    Manifest,
 )
+from bundle.manifest import FileEntry, Manifest
 from bundle.store import BundleStore
 from trainer import gates, index, report
 from trainer.canaries import make_golden_queries
@@ -77,7 +76,7 @@ def publish(
     with store.stage(version) as folder:
         golden_columns = {name: column[:_GOLDEN_QUERIES] for name, column in columns.items()}
         texts.write(folder)
-        golden_inputs = texts.schemas.query.encode(golden_columns, len(users[:_GOLDEN_QUERIES]))
+        golden_inputs = texts.schemas.encode_queries(golden_columns, len(users[:_GOLDEN_QUERIES]))
         export_query_tower(query_tower, golden_inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
         item_tower.save(folder / ITEM_TOWER)
         np.save(folder / VECTORS, vectors, allow_pickle=False)

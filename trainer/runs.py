@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import subprocess
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ import keras
 import trainer.prior
 import trainer.towers  # noqa: F401  both register the layers that the towers are loaded with
 from bundle.features import FeatureSchema
+from bundle.layout import TEXT_ENCODERS
 from bundle.manifest import new_version
-from bundle.texts import TEXT_ENCODERS, OpenTextEncoder, TextEncoder, TextEncoderSpec
+from bundle.texts import TextEncoders
 from trainer import recipes, retired_keys
 from trainer.errors import RunError
 from trainer.evaluation import Evaluation
@@ -88,7 +88,7 @@ class Run:
             query_tower, item_tower = self.towers
             query_tower.save(folder / "query_tower.keras")
             item_tower.save(folder / "item_tower.keras")
-            for encoder in self.schemas.text_encoders.values():
+            for encoder in self.schemas.text_encoders.by_name.values():
                 encoder.save(folder / TEXT_ENCODERS)
             _write_json(
                 folder / "schemas.json", {s: _schema_to_json(getattr(self.schemas, s)) for s in ("query", "item")}
@@ -122,12 +122,11 @@ class Run:
                     "train again without it. Bundles published from the run are still served, and take `add-items`"
                 )
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
-            open_encoder = _text_encoders(folder / TEXT_ENCODERS, progress)
             return Run(
                 raw["model_version"],
                 recipes.parse_stored(raw["recipe"], str(folder / RUN)),
                 Path(raw["data_folder"]),
-                Schemas(*(_schema_from_json(schemas[side], open_encoder) for side in ("query", "item"))),
+                _load_schemas(schemas, folder / TEXT_ENCODERS, progress),
                 tuple(
                     keras.saving.load_model(folder / f"{t}.keras", compile=False) for t in ("query_tower", "item_tower")
                 ),
@@ -152,20 +151,15 @@ def _schema_to_json(schema: FeatureSchema) -> dict[str, Any]:
     return {**schema.to_json(), "vocabularies": {n: list(v.values) for n, v in schema.vocabularies.items()}}
 
 
-def _schema_from_json(raw: dict[str, Any], open_encoder: OpenTextEncoder) -> FeatureSchema:
-    return FeatureSchema.from_json(raw, raw["vocabularies"], open_encoder)
+def _load_schemas(raw: dict[str, Any], folder: Path, progress: Progress) -> Schemas:
+    """Returns the schemas of both towers, and the text encoders in `folder`, which report to `progress`."""
+    query, item = (FeatureSchema.from_json(raw[side], raw[side]["vocabularies"]) for side in ("query", "item"))
+    specs = {**query.text_encoder_specs, **item.text_encoder_specs}
+    if not specs:
+        return Schemas(query, item)
+    from trainer.text.encoders import KerasText  # reads checkpoints, which few runs have
 
-
-def _text_encoders(folder: Path, progress: Progress) -> OpenTextEncoder:
-    """Returns what opens the text encoders of a run, each once: towers share them."""
-
-    @functools.cache
-    def open_encoder(spec: TextEncoderSpec) -> TextEncoder:
-        from trainer.text.encoders import KerasText  # reads checkpoints, which few runs have
-
-        return KerasText.load(folder, spec, progress)
-
-    return open_encoder
+    return Schemas(query, item, TextEncoders(tuple(KerasText.load(folder, spec, progress) for spec in specs.values())))
 
 
 def _write_json(path: Path, value: Any) -> None:

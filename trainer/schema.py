@@ -1,21 +1,21 @@
-"""The feature schema of each tower, learned from training data alone."""
+"""The feature schema of each tower: vocabularies and statistics, learned from training data alone."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bundle.features import Categorical, Feature, FeatureSchema, History, MultiCategorical, Numeric
-from bundle.texts import Text, TextEncoder
+from bundle.features import Columns, Feature, FeatureSchema, encode_inputs
+from bundle.kinds import Categorical, History, MultiCategorical, Numeric
+from bundle.texts import Text, TextEncoder, TextEncoders, TextEncoderSpec
 from bundle.vocabulary import Vocabulary
 from trainer import event_schema
 from trainer.column_statistics import Column, blocks_of, mean_and_std, vocabulary_of, whole
 from trainer.data import Dataset
 from trainer.events import Events
-from trainer.progress import SILENT, Progress
 from trainer.recipe import (
     ITEM_ID,
     USER_ID,
@@ -33,79 +33,106 @@ from trainer.text.spec import TextInput
 ITEMS = "items"
 """Name of the vocabulary that histories and ``item_id`` share."""
 
+TextColumn = tuple[TextInput, list[str | None]]
+"""A text feature of a recipe, and the texts that training knows."""
+
 
 @dataclass(frozen=True)
 class Schemas:
-    """What both towers read."""
+    """The inputs of both towers.
+
+    Attributes:
+        query: Features of the query tower.
+        item: Features of the item tower.
+        text_encoders: Text encoders of both towers, which stand beside the schemas and are not part of them.
+    """
 
     query: FeatureSchema
     item: FeatureSchema
+    text_encoders: TextEncoders = field(default_factory=TextEncoders)
 
-    @property
-    def text_encoders(self) -> dict[str, Any]:
-        """The text encoders of both, by name: `trainer.text.encoders.KerasText`."""
-        return {**self.query.encoders, **self.item.encoders}
+    def encode_queries(self, columns: Columns, row_count: int) -> dict[str, np.ndarray]:
+        """Returns the inputs of the query tower, as `bundle.features.encode_inputs` does."""
+        return encode_inputs(self.query, self.text_encoders, columns, row_count)
+
+    def encode_items(self, columns: Columns, row_count: int) -> dict[str, np.ndarray]:
+        """Returns the inputs of the item tower, as `bundle.features.encode_inputs` does."""
+        return encode_inputs(self.item, self.text_encoders, columns, row_count)
 
 
-def build(recipe: Recipe, dataset: Dataset, train: Events, progress: Progress = SILENT) -> Schemas:
+def build(
+    recipe: Recipe, dataset: Dataset, train: Events, text_encoders: Mapping[TextInput, TextEncoder] | None = None
+) -> Schemas:
     """Returns the schemas; vocabularies and statistics come from `train`, so that nothing of later events leaks in.
 
     Args:
         recipe: features of both towers.
         dataset: users and items.
-        train: events to learn from.
-        progress: what the text encoders report to, now and later.
+        train: training events.
+        text_encoders: text encoder of each text feature, as `trainer.text.building.build` makes them. Default: none,
+            for recipes without text features.
     """
-    user_rows = np.diff(train.starts(len(dataset.user_ids)))
-    item_rows = train.item_counts(len(dataset.items.ids))
-    item_values = {
-        feature.name: list(dataset.items.ids) if feature.name == ITEM_ID else dataset.item_column(feature.name)
-        for feature in recipe.item_tower.features
-    }
+    text_encoders = text_encoders or {}
+    specs = {feature: encoder.spec for feature, encoder in text_encoders.items()}
+    items = _item_vocabulary(recipe, dataset, train)
+    item_types = {} if recipe.items is None else {n: a.type for n, a in recipe.items.attributes.items()}
+    query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
+    query = _schema("query", recipe.query_tower, _query_values(recipe, dataset, train), query_types, items, specs)
+    query = event_schema.extend(query, recipe, train)
+    item = _schema("item", recipe.item_tower, _item_values(recipe, dataset, train), item_types, items, specs)
+    return Schemas(query, item, TextEncoders(tuple({e.spec.name: e for e in text_encoders.values()}.values())))
+
+
+def text_columns(recipe: Recipe, dataset: Dataset, train: Events) -> list[TextColumn]:
+    """Returns the text features of both towers with the texts that training knows: what encoders are built from."""
+    sides = (
+        (recipe.query_tower, _query_values(recipe, dataset, train)),
+        (recipe.item_tower, _item_values(recipe, dataset, train)),
+    )
+    return [
+        (feature, [value for values, _ in columns.get(feature.name, tuple)() for value in values])
+        for tower, columns in sides
+        for feature in tower.features
+        if isinstance(feature, TextInput)
+    ]
+
+
+def _item_vocabulary(recipe: Recipe, dataset: Dataset, train: Events) -> Vocabulary:
     item_id = next((f for f in recipe.item_tower.features if f.name == ITEM_ID), None)
     min_count = item_id.min_count if isinstance(item_id, CategoricalInput) else 1
-    items = vocabulary_of([(dataset.items.ids, item_rows)], min_count)
-    item_types = {} if recipe.items is None else {n: a.type for n, a in recipe.items.attributes.items()}
+    return vocabulary_of([(dataset.items.ids, train.item_counts(len(dataset.items.ids)))], min_count)
+
+
+def _query_values(recipe: Recipe, dataset: Dataset, train: Events) -> dict[str, Column]:
+    """Returns the raw values of the query features by name: those of the users, and those of the requests."""
+    user_rows = np.diff(train.starts(len(dataset.user_ids)))
     profiles = {name: whole(values, user_rows) for name, values in query_columns(recipe, dataset).items()}
-    contexts = {name: blocks_of(train, name) for name in event_names(recipe, train)}
-    query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
-    asked = {**profiles, **contexts}
-    catalogue = {name: whole(values, item_rows) for name, values in item_values.items()}
-    encoders = _text_encoders(recipe, progress, asked, catalogue)
-    query = _schema("query", recipe.query_tower, asked, query_types, items, encoders)
-    query = event_schema.extend(query, recipe, train)
-    return Schemas(query, _schema("item", recipe.item_tower, catalogue, item_types, items, encoders))
+    return {**profiles, **{name: blocks_of(train, name) for name in event_names(recipe, train)}}
 
 
-def _text_encoders(recipe: Recipe, progress: Progress, *sides: Mapping[str, Column]) -> dict[Any, TextEncoder]:
-    """Returns the text encoder of each text feature; `sides` are the columns of query tower and item tower."""
-    towers = zip((recipe.query_tower, recipe.item_tower), sides, strict=True)
-    columns = [
-        (f, [value for values, _ in columns.get(f.name, tuple)() for value in values])
-        for tower, columns in towers
-        for f in tower.features
-        if isinstance(f, TextInput)
-    ]
-    if not columns:
-        return {}
-    # Here, because recipes without text need no checkpoint, nor wait for what reads one.
-    from trainer.text.building import build
-
-    return dict(build(columns, recipe.checkpoints, progress))
+def _item_values(recipe: Recipe, dataset: Dataset, train: Events) -> dict[str, Column]:
+    """Returns the raw values of the item features by name."""
+    item_rows = train.item_counts(len(dataset.items.ids))
+    return {
+        feature.name: whole(
+            list(dataset.items.ids) if feature.name == ITEM_ID else dataset.item_column(feature.name), item_rows
+        )
+        for feature in recipe.item_tower.features
+    }
 
 
 def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
-    """Returns the raw values of the query features that are of the user, but histories: each [user_count]."""
+    """Returns the raw values of the query features that describe the user, without histories: each [user_count]."""
     columns = {USER_ID: dataset.user_ids, **dataset.user_columns}
     names = (f.name for f in recipe.query_tower.features if not isinstance(f, HistoryInput))
     return {name: columns[name] for name in names if name in columns}
 
 
 def event_names(recipe: Recipe, events: Events) -> list[str]:
-    """Returns the attributes of the events that are query features of the request, and not of the user."""
+    """Returns the attributes of the events that are query features and describe the request, not the user."""
     of_users: Container[str] = {USER_ID} if recipe.users is None else {USER_ID, *recipe.users.attributes}
-    asked = {feature.name for feature in recipe.query_tower.features}
-    return [name for name in events.attributes if name in asked and name not in of_users]
+    features = {feature.name for feature in recipe.query_tower.features}
+    return [name for name in events.attributes if name in features and name not in of_users]
 
 
 def _schema(
@@ -114,23 +141,24 @@ def _schema(
     columns: Mapping[str, Column],
     types: Mapping[str, str],
     items: Vocabulary,
-    encoders: Mapping[Any, TextEncoder],
+    specs: Mapping[TextInput, TextEncoderSpec],
 ) -> FeatureSchema:
-    """Returns the schema of a tower, `columns` by feature."""
+    """Returns the schema of a tower, with `columns` and `types` by feature name."""
     features: list[Feature] = []
     vocabularies: dict[str, Vocabulary] = {}
-    texts: dict[str, TextEncoder] = {}
-    for spec in tower.features:
-        if isinstance(spec, TextInput):
-            encoder = encoders[spec]
-            texts[encoder.spec.name] = encoder
-            features.append(Text(spec.name, encoder.spec.name, encoder.spec.width, description=spec.description))
+    used: dict[str, TextEncoderSpec] = {}
+    for given in tower.features:
+        if isinstance(given, TextInput):
+            if given not in specs:
+                raise ValueError(f"{side}: text feature {given.name} has no text encoder; build it before the schema")
+            spec = used[specs[given].name] = specs[given]
+            features.append(Text(given.name, spec.name, spec.width, description=given.description))
             continue
-        feature, vocabulary = _feature(side, spec, columns.get(spec.name, tuple), types)
+        feature, vocabulary = _feature(side, given, columns.get(given.name, tuple), types)
         features.append(feature)
         if feature.vocabulary:
             vocabularies[feature.vocabulary] = items if vocabulary is None else vocabulary
-    return FeatureSchema(tuple(features), vocabularies, texts)
+    return FeatureSchema(tuple(features), vocabularies, used)
 
 
 def _feature(side: str, spec: Input, column: Column, types: Mapping[str, str]) -> tuple[Feature, Vocabulary | None]:

@@ -7,9 +7,10 @@ import numpy as np
 from ann_index.faiss_index import FaissMissing
 from ann_index.kinds import open_index
 from bundle.errors import BundleNotFound
-from bundle.manifest import INDEX, Manifest
+from bundle.layout import INDEX
+from bundle.manifest import Manifest
 from bundle.store import BundleStore
-from trainer.asked_bundle import AskedBundle, NotComparable
+from trainer.asked_bundle import NotComparable, embed_users, open_bundle
 from trainer.data import Dataset
 from trainer.errors import RunError
 from trainer.metrics import Scorer
@@ -39,7 +40,7 @@ def served_scorer(store: BundleStore, version: str | None, run: Run, dataset: Da
     manifest = _find(store, version, run)
     store.verify(manifest.bundle_version, [INDEX])
     try:
-        bundle = AskedBundle.open(store, manifest.bundle_version, run.recipe, dataset)
+        bundle = open_bundle(store, manifest.bundle_version, run.recipe, dataset)
     except NotComparable as error:
         raise RunError(f"bundle {manifest.bundle_version}: {error}; publish the run again") from error
     rows = bundle.rows(dataset.items.rows)  # [item_count of the bundle]
@@ -52,7 +53,8 @@ def served_scorer(store: BundleStore, version: str | None, run: Run, dataset: Da
 
     def score(users: np.ndarray) -> np.ndarray:
         scores = np.full((len(users), len(dataset.items.ids)), -np.inf, dtype=np.float32)
-        for at, embedding in enumerate(bundle.embed(dataset, parts.known, users, parts.test)):
+        embeddings = embed_users(bundle, run.recipe, dataset, parts.known, users, parts.test)
+        for at, embedding in enumerate(embeddings):
             known = int(starts[users[at] + 1] - starts[users[at]])
             budget = index.raise_budget(spec.search_budget, _TOP, _TOP + known)
             k = min(_TOP + known, manifest.item_count)

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from bundle.errors import BundleRefused
-from bundle.manifest import EVALUATION, Manifest
+from bundle.layout import EVALUATION
+from bundle.manifest import Manifest
 from bundle.store import BundleStore
 from trainer import console, fresh_items, gates
 from trainer.quiet import import_tensorflow

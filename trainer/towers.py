@@ -9,7 +9,8 @@ import keras
 from keras import ops
 
 from bundle.event_values import HistoryNumeric, HistoryTimes
-from bundle.features import FeatureSchema, History, MultiCategorical, Numeric
+from bundle.features import FeatureSchema
+from bundle.kinds import History, MultiCategorical, Numeric
 from bundle.texts import Text
 from bundle.vocabulary import FIRST_VALUE, PADDING
 from trainer import event_values, history

@@ -154,7 +154,7 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
         targets=min((encoder.targets for _, encoder in histories), default=64),
     )
     counts = train.item_counts(len(dataset.items.ids))
-    catalogue = encode_items(texts.schemas.item, dataset)
+    catalogue = encode_items(texts.schemas, dataset)
     model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts, texts)
     schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
     optimizer: Any = LayeredAdamW(schedule, texts.rates, spec.learning_rate, weight_decay=spec.weight_decay)

@@ -23,10 +23,11 @@ import optuna
 import tensorflow as tf
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from trainer import recipes, schema, training
+from trainer import recipes, training
 from trainer.data import Dataset
 from trainer.errors import RunError, TrainingError
 from trainer.evaluation import evaluate_validation
+from trainer.fitting import build_schemas
 from trainer.progress import SILENT, Progress, TrainingProgress
 from trainer.recipe import Recipe
 from trainer.search_space import SearchSpace
@@ -200,7 +201,7 @@ class Search:
     def _train(self, recipe: Recipe, trial: Trial, watch: SearchProgress, deadline: float) -> float:
         parts = self._parts
         train = parts.to_fit_on(parts.train)
-        schemas = schema.build(recipe, self._dataset, train, self._progress)
+        schemas = build_schemas(recipe, self._dataset, train, self._progress)
         try:
             fitted = training.fit(
                 recipe,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from bundle.store import BundleStore
-from lexical_index import files
 from tests.ann_service.test_catalogue import answers
 from tests.ann_service.world import World, ask, serving
 from tests.serving.harness import ann_service, failure, fields
@@ -210,21 +209,21 @@ def test_bundles_without_words_refuse_and_those_with_are_listed(store: BundleSto
 
 
 def other_items(folder: Path) -> None:
-    raw = re.sub(r'"i(\d)', r'"j\1', (folder / files.DESCRIPTION).read_text())
-    (folder / files.DESCRIPTION).write_text(raw)
+    raw = re.sub(r'"i(\d)', r'"j\1', (folder / "lexical/index.json").read_text())
+    (folder / "lexical/index.json").write_text(raw)
 
 
 def shorter(folder: Path) -> None:
-    raw = (folder / files.DESCRIPTION).read_text().replace('"item_count": 300', '"item_count": 301')
-    (folder / files.DESCRIPTION).write_text(raw)
+    raw = (folder / "lexical/index.json").read_text().replace('"item_count": 300', '"item_count": 301')
+    (folder / "lexical/index.json").write_text(raw)
 
 
 WRONG: list[tuple[Callable[[Path], None], str, str]] = [
     (other_items, "lexical", "golden query 0"),
     (shorter, "lexical", "indexes 301 items, the manifest says 300"),
-    (lambda folder: (folder / files.FOLDER / "rows.npy").unlink(), "files", "lists no lexical/rows.npy"),
-    (lambda folder: (folder / files.FOLDER / "rows.npy").write_bytes(b"junk"), "lexical", "no lexical index"),
-    (lambda folder: (folder / files.DESCRIPTION).write_text("{}"), "lexical", "index.json is damaged"),
+    (lambda folder: (folder / "lexical" / "rows.npy").unlink(), "files", "lists no lexical/rows.npy"),
+    (lambda folder: (folder / "lexical" / "rows.npy").write_bytes(b"junk"), "lexical", "no lexical index"),
+    (lambda folder: (folder / "lexical/index.json").write_text("{}"), "lexical", "index.json is damaged"),
 ]
 
 
@@ -243,7 +242,7 @@ def test_keeps_the_old_bundle_when_the_words_of_the_new_one_are_wrong(
 
 def test_damage_after_publishing_is_found_by_the_hash(store: BundleStore) -> None:
     bad = write_bundle(store, texts=text_of)
-    path = store.path(bad.bundle_version) / files.FOLDER / "scores.npy"
+    path = store.path(bad.bundle_version) / "lexical" / "scores.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

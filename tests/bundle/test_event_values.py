@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundle.event_values import HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
-from bundle.features import Feature, FeatureSchema, History
+from bundle.features import Feature, FeatureSchema
+from bundle.kinds import History
 from bundle.vocabulary import Vocabulary
 
 VOCABULARIES = {"items": Vocabulary(("a", "b")), "action": Vocabulary(("buy", "view")), "code": Vocabulary((7, 9))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundle.features import Categorical, FeatureSchema, History, MultiCategorical, Numeric
+from bundle.event_values import HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
+from bundle.features import FeatureSchema, encode_inputs
+from bundle.kinds import Categorical, History, MultiCategorical, Numeric
+from bundle.texts import Text, TextEncoders, TextEncoderSpec
 from bundle.vocabulary import Hashing, Vocabulary
 from tests.worlds import SCHEMA
 
@@ -31,20 +35,68 @@ def columns_of(table: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in table] for name in names}
 
 
-@given(st.lists(rows, min_size=1, max_size=6))
-def test_batch_is_its_rows_one_by_one(table: list[dict[str, Any]]) -> None:
-    together = SCHEMA.encode(columns_of(table), len(table))
-    alone = [SCHEMA.encode(columns_of([row]), 1) for row in table]
+class Letters:
+    """Turns a text into the shares of a, b and other characters."""
+
+    spec = TextEncoderSpec("letters", "none", width=3, max_tokens=8, pad_id=0)
+
+    def embed(self, texts: Sequence[str | None]) -> np.ndarray:
+        counts = [[(t or "").count("a"), (t or "").count("b"), len(t or "")] for t in texts]
+        return np.array(counts, dtype=np.float32).reshape(-1, 3)
+
+
+EVERY_KIND = FeatureSchema(
+    (
+        *SCHEMA.features,
+        MultiCategorical("tags", max_values=2, value_type="int", hash_buckets=8),
+        Text("query", "letters", 3),
+        HistoryCategorical("watched.action", "watched", 4, hash_buckets=5),
+        HistoryNumeric("watched.rating", "watched", 4, mean=3.0, std=0.5),
+        HistoryNumeric("watched.dwell", "watched", 4, mean=1.0, std=2.0, log=True),
+        HistoryTimes("watched.time", "watched", 4),
+        RequestTime(),
+    ),
+    SCHEMA.vocabularies,
+    {"letters": Letters.spec},
+)
+numbers = st.floats(-1e9, 1e9) | st.just(float("nan"))
+times = st.integers(0, 2_000_000_000)
+
+
+@st.composite
+def whole_rows(draw: st.DrawFn) -> dict[str, Any]:
+    row = draw(rows)
+    count = len(row.get("watched") or [])
+    parallel = {
+        "watched.action": words | st.just(""),
+        "watched.rating": numbers | st.none(),
+        "watched.dwell": numbers,
+        "watched.time": times | st.just(float("nan")),
+    }
+    lists = {name: st.none() | st.lists(each, min_size=count, max_size=count) for name, each in parallel.items()}
+    more = {"tags": st.lists(st.integers(0, 99), max_size=4), "query": st.none() | st.text(), "request_time": times}
+    return {**row, **draw(st.fixed_dictionaries({}, optional={**lists, **more}))}
+
+
+@given(st.lists(whole_rows(), min_size=1, max_size=6))
+def test_a_batch_has_the_bytes_of_its_rows_encoded_one_by_one(table: list[dict[str, Any]]) -> None:
+    encoders = TextEncoders((Letters(),))
+    together = encode_inputs(EVERY_KIND, encoders, columns_of(table), len(table))
+    alone = [encode_inputs(EVERY_KIND, encoders, columns_of([row]), 1) for row in table]
+    assert all(list(inputs) == list(together) for inputs in alone)
+    assert together.keys() == EVERY_KIND.by_name.keys() - {"request_time"}
     for name, array in together.items():
-        np.testing.assert_array_equal(array, np.concatenate([inputs[name] for inputs in alone]), strict=True)
+        assert array.shape == (len(table), *EVERY_KIND.by_name[name].input_shape)
+        assert all(inputs[name].dtype == array.dtype and inputs[name].shape[0] == 1 for inputs in alone)
+        assert array.tobytes() == b"".join(inputs[name].tobytes() for inputs in alone), name
 
 
-@given(rows)
-def test_a_lone_row_is_encoded_value_by_value_as_in_a_table(row: dict[str, Any]) -> None:
-    sent = {name: value for name, value in row.items() if value is not None or name not in ("likes", "watched")}
-    inputs = SCHEMA.encode(columns_of([sent]), 1)
-    for name, value in sent.items():
-        np.testing.assert_array_equal(SCHEMA.row_encoders[name](value), inputs[name], strict=True)
+def test_texts_are_not_inputs_of_the_schema_and_need_their_encoder() -> None:
+    assert "query" not in EVERY_KIND.encode({"query": ["a b"]}, 1)
+    found = encode_inputs(EVERY_KIND, TextEncoders((Letters(),)), {"query": ["abba", None]}, 2)["query"]
+    assert found.tolist() == [[2, 2, 4], [0, 0, 0]]
+    with pytest.raises(ValueError, match="feature query needs the text encoder 'letters'; there are none"):
+        encode_inputs(EVERY_KIND, TextEncoders(), {}, 1)
 
 
 @given(st.lists(rows, min_size=1, max_size=4))
@@ -104,6 +156,17 @@ def test_column_that_no_feature_reads_is_an_error() -> None:
 def test_schema_survives_its_json() -> None:
     vocabularies = {name: list(vocabulary.values) for name, vocabulary in SCHEMA.vocabularies.items()}
     assert FeatureSchema.from_json(SCHEMA.to_json(), vocabularies) == SCHEMA
+    assert "text_encoders" not in SCHEMA.to_json()
+    raw = EVERY_KIND.to_json()
+    assert FeatureSchema.from_json(raw, vocabularies) == EVERY_KIND
+    # The form of the manifest, which may not change.
+    assert raw["features"][6] == {
+        "kind": "text", "name": "query", "encoder": "letters", "width": 3, "value_type": "string", "description": "",
+    }  # fmt: skip
+    assert raw["text_encoders"] == [
+        {"name": "letters", "checkpoint": "none", "width": 3, "max_tokens": 8, "pad_id": 0, "kind": "transformer",
+         "precision": "float32"}
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -134,6 +197,8 @@ def test_schema_of_another_program_is_refused(raw: dict[str, Any]) -> None:
         lambda: FeatureSchema((Categorical("a", vocabulary="v"),), {}),
         lambda: FeatureSchema((Categorical("a", hash_buckets=2), Categorical("a", hash_buckets=2)), {}),
         lambda: FeatureSchema((Categorical("a", vocabulary="v"),), {"v": Vocabulary((1, 2))}),
+        lambda: FeatureSchema((Text("a", "letters", 3),), {}),
+        lambda: FeatureSchema((Text("a", "letters", 4),), {}, {"letters": Letters.spec}),
     ],
 )
 def test_feature_that_cannot_be_is_refused(make: Any) -> None:

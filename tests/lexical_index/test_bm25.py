@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lexical_index import bm25, files
+from lexical_index import files
 from lexical_index.bm25 import Bm25, LexicalMissing
 
 TEXTS = ["red cable", "red red mouse", "", "Black mice"]
@@ -33,7 +33,7 @@ def test_a_word_counts_as_often_as_it_is_asked_for() -> None:
     np.testing.assert_allclose(index.scores("red " * 500), 500 * index.scores("red"), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", bm25.FILES)
+@pytest.mark.parametrize("name", ["words.npz", "starts.npy", "rows.npy", "scores.npy"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
 def test_an_empty_or_cut_file_is_no_index(tmp_path: Path, name: str, content: bytes) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
@@ -55,7 +55,7 @@ def test_an_empty_or_cut_file_is_no_index(tmp_path: Path, name: str, content: by
 )
 def test_a_description_of_another_form_is_damaged(tmp_path: Path, key: str, value: object) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
-    path = tmp_path / files.DESCRIPTION
+    path = tmp_path / "lexical/index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(ValueError, match="is damaged"):
         files.read(tmp_path)
@@ -67,8 +67,10 @@ def test_what_was_written_is_read_as_it_was_without_pickle(tmp_path: Path) -> No
     assert (found.attributes, found.index.count) == (("title",), 4)
     np.testing.assert_array_equal(found.index.scores("red mouse"), Bm25.of(TEXTS).scores("red mouse"))
     assert files.find_fault(found, ["a", "b", "c", "d"]) == ""
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == set(files.FILES)
-    for name in (bm25.STARTS, bm25.ROWS, bm25.SCORES):
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
+        f"lexical/{name}" for name in ("index.json", "words.npz", "starts.npy", "rows.npy", "scores.npy")
+    }
+    for name in ("starts.npy", "rows.npy", "scores.npy"):
         assert np.load(tmp_path / "lexical" / name, allow_pickle=False).dtype.kind in "if"
 
 
@@ -88,19 +90,19 @@ def test_items_without_a_word_are_found_by_none(tmp_path: Path, texts: list[str]
 @pytest.mark.parametrize(
     ("name", "array"),
     [
-        (bm25.ROWS, np.array([0, 1, 0, 1, 3, 9], np.int32)),
-        (bm25.ROWS, np.array([0, 1, 0, 1, 3, -1], np.int32)),
-        (bm25.ROWS, np.array([0, 1, 0], np.int32)),
-        (bm25.SCORES, np.array([0.1, 0.1, np.nan, 0.1, 0.1, 0.1], np.float32)),
-        (bm25.STARTS, np.array([0, 2], np.int64)),
-        (bm25.STARTS, np.array([0, 3, 2, 4, 5, 6], np.int64)),
-        (bm25.STARTS, np.zeros((2, 2), np.int64)),
+        ("rows.npy", np.array([0, 1, 0, 1, 3, 9], np.int32)),
+        ("rows.npy", np.array([0, 1, 0, 1, 3, -1], np.int32)),
+        ("rows.npy", np.array([0, 1, 0], np.int32)),
+        ("scores.npy", np.array([0.1, 0.1, np.nan, 0.1, 0.1, 0.1], np.float32)),
+        ("starts.npy", np.array([0, 2], np.int64)),
+        ("starts.npy", np.array([0, 3, 2, 4, 5, 6], np.int64)),
+        ("starts.npy", np.zeros((2, 2), np.int64)),
     ],
 )
 def test_arrays_that_do_not_go_together_are_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
     Bm25.of(TEXTS).write(tmp_path)
     # red in rows 0 and 1, cable, mouse in row 1 and, as "mice" is no plural in s, mice and black in row 3.
-    assert np.load(tmp_path / bm25.STARTS).tolist()[-1] == 6
+    assert np.load(tmp_path / "starts.npy").tolist()[-1] == 6
     np.save(tmp_path / name, array)
     with pytest.raises(ValueError, match=r"are no index of 4 texts|are of kinds"):
         Bm25.read(tmp_path, 4)
@@ -108,7 +110,7 @@ def test_arrays_that_do_not_go_together_are_refused(tmp_path: Path, name: str, a
 
 def test_another_method_is_refused(tmp_path: Path) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
-    path = tmp_path / files.DESCRIPTION
+    path = tmp_path / "lexical/index.json"
     path.write_text(path.read_text().replace('"k1": 1.5', '"k1": 1.2'))
     with pytest.raises(ValueError, match=r"'k1': 1\.2.*this program searches.*'k1': 1\.5"):
         files.read(tmp_path)

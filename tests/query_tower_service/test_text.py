@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from bundle.texts import pad
-from query_tower_service.text import TextCache, TextMetrics, groups_by_length
+from bundle.tokenizer import pad_token_ids
+from inference.text_encoder import TextCache, groups_by_length
+from query_tower_service.text_metrics import TextMetrics
 
 
 def counted(registry: CollectorRegistry, result: str) -> float:
@@ -67,8 +68,13 @@ def test_every_text_runs_once(lengths: list[int], together: bool) -> None:
     assert not together or len(groups) <= 1
 
 
-def test_padding_stands_behind() -> None:
-    assert pad([[5, 6], [], [7]], 9).tolist() == [[5, 6], [9, 9], [7, 9]]
-    assert pad([[5]], 0, 3).tolist() == [[5, 0, 0]]
-    assert pad([[]], 0).tolist() == [[0]]
-    assert pad([], 0).shape == (0, 1)
+def test_a_call_has_a_bounded_number_of_tokens() -> None:
+    # 32,768 tokens are 512 texts of 64.
+    assert [len(group) for group in groups_by_length([64] * 1200, together=True)] == [512, 512, 176]
+
+
+def test_token_ids_are_right_padded() -> None:
+    assert pad_token_ids([[5, 6], [], [7]], 9).tolist() == [[5, 6], [9, 9], [7, 9]]
+    assert pad_token_ids([[5]], 0, 3).tolist() == [[5, 0, 0]]
+    assert pad_token_ids([[]], 0).tolist() == [[0]]
+    assert pad_token_ids([], 0).shape == (0, 1)

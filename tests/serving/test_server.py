@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from bundle.store import BundleStore
+from inference.query_tower import QueryTower
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.encoder import QueryTower
 from tests.serving.harness import Running, failure, query_tower_service
 from tests.worlds import wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -42,10 +42,10 @@ class Blocked:
         self.entered, self.release = threading.Semaphore(0), threading.Event()
         embed = QueryTower.embed
 
-        def blocked(tower: QueryTower, inputs: Any, row_count: int) -> Any:
+        def blocked(tower: QueryTower, columns: Any, row_count: int) -> Any:
             self.entered.release()
             assert self.release.wait(20)
-            return embed(tower, inputs, row_count)
+            return embed(tower, columns, row_count)
 
         monkeypatch.setattr(QueryTower, "embed", blocked)
 

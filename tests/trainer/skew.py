@@ -30,7 +30,7 @@ def two_users(own: Recipe) -> tuple[TwoTower, QueryTower, Schemas, Dataset]:
     query, item = towers.build(own, built)
     counts = shop.events.item_counts(len(shop.items.ids))
     model = TwoTower(
-        query, item, own, encode_items(built.item, shop), history_slots(built, shop), counts, TrainedTexts(built)
+        query, item, own, encode_items(built, shop), history_slots(built, shop), counts, TrainedTexts(built)
     )
     model.fill_tables()
     return model, query, built, shop

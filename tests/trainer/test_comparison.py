@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from bundle.manifest import VECTORS
+from bundle.layout import VECTORS
 from bundle.store import BundleStore
 from tests.worlds import SCHEMA, tower, write_bundle
 from trainer import data, recipes, splits
-from trainer.asked_bundle import AskedBundle, NotComparable
+from trainer.asked_bundle import NotComparable, embed_users, open_bundle
 from trainer.comparison import compare
 from trainer.recipe import Recipe
 
@@ -57,7 +57,7 @@ def hand(tmp_path: Path) -> tuple[Recipe, data.Dataset, splits.Parts]:
 def test_live_bundle_is_asked_with_its_own_features(hand: Any, store: BundleStore) -> None:
     chosen, dataset, parts = hand
     version = write_bundle(store).bundle_version
-    live = AskedBundle.open(store, version, chosen, dataset)
+    live = open_bundle(store, version, chosen, dataset)
     users = np.arange(4)
     # Its schema calls the history "watched"; u2 met i0, i12 and i22 before the test.
     columns = {
@@ -69,15 +69,15 @@ def test_live_bundle_is_asked_with_its_own_features(hand: Any, store: BundleStor
     }
     runner = Interpreter(model_content=tower(1).tflite).get_signature_runner("serve")
     expected = runner(**SCHEMA.encode(columns, 4))["embedding"]
-    np.testing.assert_array_equal(live.embed(dataset, parts.known, users, parts.test), expected)
+    np.testing.assert_array_equal(embed_users(live, chosen, dataset, parts.known, users, parts.test), expected)
 
 
 def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) -> None:
     chosen, dataset, parts = hand
     version = write_bundle(store).bundle_version
-    live = AskedBundle.open(store, version, chosen, dataset)
+    live = open_bundle(store, version, chosen, dataset)
     users = np.arange(4)
-    queries = live.embed(dataset, parts.known, users, parts.test)
+    queries = embed_users(live, chosen, dataset, parts.known, users, parts.test)
     # 13 items of the data set are in the bundle of 300; ask a "new" model that has the same space and only these.
     by_id = {item_id: row for row, item_id in enumerate(live.item_ids)}
     vectors = live.vectors[[by_id[item_id] for item_id in dataset.items.ids]]
@@ -123,9 +123,9 @@ def test_live_bundle_that_cannot_be_asked_is_told_and_is_no_failure(hand: Any, s
     other_type = recipes.parse(raw, "other type")
     version = write_bundle(store).bundle_version
     with pytest.raises(NotComparable, match="'gender', which this recipe's users do not have"):
-        AskedBundle.open(store, version, without, dataset)
+        open_bundle(store, version, without, dataset)
     with pytest.raises(NotComparable, match="'gender' is categorical, this recipe's is of type string_list"):
-        AskedBundle.open(store, version, other_type, dataset)
+        open_bundle(store, version, other_type, dataset)
     arguments = {"users": np.arange(4), "queries": np.eye(4, dtype=np.float32), "vectors": np.eye(13, 4)}
     found = compare(store, without, dataset, parts, **arguments)
     assert (found.live, found.live_metrics, found.overlap_at_10) == (version, {}, None)

@@ -16,7 +16,8 @@ from annoy import AnnoyIndex
 from bundle.canaries import GoldenQueries
 from bundle.errors import BundleRefused, StoreError
 from bundle.items import ItemTable
-from bundle.manifest import GOLDEN_QUERIES, INDEX, ITEM_TOWER, ITEMS, MANIFEST, VECTORS, VOCABULARIES, GateResult
+from bundle.layout import GOLDEN_QUERIES, INDEX, ITEM_TOWER, ITEMS, MANIFEST, VECTORS, VOCABULARIES
+from bundle.manifest import GateResult
 from bundle.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer import fresh_items, index

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bundle.errors import BundleRefused
-from bundle.manifest import INDEX, GateResult, IndexSpec, Manifest
+from bundle.layout import INDEX
+from bundle.manifest import GateResult, IndexSpec, Manifest
 from bundle.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command, recipe
 from tests.worlds import write_bundle

@@ -85,7 +85,7 @@ def of_known(recipe: Recipe, data: Dataset, parts: Parts) -> dict[str, Any]:
     """Returns all that training and queries are made from, by external id."""
     schemas = schema.build(recipe, data, parts.train)
     batch = examples_of(recipe, data, parts.train)
-    catalogue = encode_items(schemas.item, data)
+    catalogue = encode_items(schemas, data)
     users = [data.user_ids.index(user) for user in ("amy", "bob", "cem")]
     counts = popularity_scorer(parts.known, len(data.items.ids))(np.array([0]))[0]
     return {

@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from bundle.items import ItemTable
-from bundle.manifest import EVALUATION, ITEMS, VECTORS
+from bundle.layout import EVALUATION, ITEMS, VECTORS
 from bundle.store import BundleStore
-from bundle.texts import Tokenizer
+from bundle.tokenizer import Tokenizer
 from tests.checkpoints import VOCABULARY, bert, write_checkpoint
 from tests.serving.harness import query_tower_service
 from tests.trainer.search_world import write_search_shop
@@ -130,7 +130,7 @@ def test_finetuning_changes_the_layers_that_it_names(tmp_path: Path) -> None:
     keys = 'mode = "finetune", learning_rate = 0.01, trained_layers = 1'
     recipe = write_search_shop(tmp_path / "data", checkpoint, keys)
     command("train", recipe, "--run", tmp_path / "run")
-    (trained,) = Run.load(tmp_path / "run").schemas.text_encoders.values()
+    (trained,) = Run.load(tmp_path / "run").schemas.text_encoders.encoders
     start = encoder_of(checkpoint, mode="finetune", learning_rate=0.01, trained_layers=1)
     moved = {
         new.path.split("/", 1)[0]

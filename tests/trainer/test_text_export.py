@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bundle.texts import TextEncoderSpec, Tokenizer
+from bundle.texts import TextEncoderSpec
+from bundle.tokenizer import Tokenizer
 from tests.checkpoints import VOCABULARY, write_checkpoint
 from tests.trainer.world import KERAS_AND_NUMPY
 from trainer.errors import ExportError, TextError
@@ -49,9 +50,9 @@ def test_int8_is_smaller_and_near(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "checkpoint", width=64)  # small weights would stay as they are
     feature = TextInput("title", "text", str(folder), mode="finetune", max_tokens=16)
     encoder = build([(feature, TEXTS)], {})[feature]
-    full = export.export_text_encoder(encoder, tmp_path / "full", TEXTS)
+    _, full = export.export_text_encoder(encoder, tmp_path / "full", TEXTS)
     small = dataclasses.replace(encoder, spec=dataclasses.replace(encoder.spec, precision="int8"))
-    found = export.export_text_encoder(small, tmp_path / "small", TEXTS)
+    _, found = export.export_text_encoder(small, tmp_path / "small", TEXTS)
     assert full["min_cosine"] > 0.99999
     assert 0.99 < found["min_cosine"] < full["min_cosine"]
     assert found["size_bytes"] < 0.6 * full["size_bytes"]

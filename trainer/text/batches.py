@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bundle.texts import TextEncoderSpec, pad
+from bundle.texts import TextEncoderSpec
+from bundle.tokenizer import pad_token_ids
 
 _TOKENS_AT_ONCE = 8192
 """Of a batch: its memory is that of so many states."""
@@ -35,7 +36,7 @@ def embed_rows(
     while start < len(order):
         size = max(1, _TOKENS_AT_ONCE // int(lengths[order[start]]))
         batch = order[start : start + size]
-        vectors[batch] = run(pad([rows[row] for row in batch], spec.pad_id))
+        vectors[batch] = run(pad_token_ids([rows[row] for row in batch], spec.pad_id))
         start += size
         advance(len(batch))
     return vectors

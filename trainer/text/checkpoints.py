@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from bundle.files import sha256_of
-from bundle.texts import Tokenizer
+from bundle.tokenizer import Tokenizer
 from trainer import download
 from trainer.errors import TextError
 from trainer.recipe_tables import Download

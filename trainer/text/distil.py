@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bundle.texts import pad
+from bundle.tokenizer import pad_token_ids
 from trainer.text.batches import embed_rows
 from trainer.text.encoders import KerasText
 from trainer.text.layers import static_encoder, static_vectors
@@ -97,5 +97,5 @@ def _fit(
     with teacher.progress.counting("distilling", steps * _BATCH) as advance:
         for _ in range(steps):
             batch = generator.integers(0, len(texts), _BATCH)
-            step(pad([rows[row] for row in batch], teacher.spec.pad_id), targets[batch])
+            step(pad_token_ids([rows[row] for row in batch], teacher.spec.pad_id), targets[batch])
             advance(_BATCH)

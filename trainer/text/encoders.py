@@ -14,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 import trainer.text.layers  # noqa: F401  registers the layers that encoders are loaded with
-from bundle.texts import TOKENIZER, TextEncoderSpec, Tokenizer, pad
+from bundle.layout import TOKENIZER
+from bundle.texts import TextEncoderSpec
+from bundle.tokenizer import Tokenizer, pad_token_ids
 from trainer.errors import RunError
 from trainer.progress import SILENT, Progress
 from trainer.text.batches import embed_rows
@@ -53,7 +55,7 @@ class KerasText:
 
     def token_ids(self, texts: Sequence[str | None]) -> np.ndarray:
         """Returns [n, max_tokens] int32, padded: what `model` takes, of texts that it is trained on."""
-        return pad(self.tokenizer.tokenize(texts), self.spec.pad_id, self.spec.max_tokens)
+        return pad_token_ids(self.tokenizer.tokenize(texts), self.spec.pad_id, self.spec.max_tokens)
 
     def _kept(self, texts: list[str]) -> np.ndarray:
         assert self.store is not None

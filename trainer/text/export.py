@@ -1,4 +1,4 @@
-"""Text encoders as LiteRT files, each gated: a conversion can succeed and lose the weights."""
+"""Text encoders as LiteRT files. Each file is checked: a conversion can succeed and lose the weights."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
-from bundle.texts import TOKENIZER
+from bundle.layout import EMBEDDING, SIGNATURE, TOKEN_IDS, TOKENIZER
+from inference.interpreter_pool import op_names
+from inference.text_encoder import LiteRtTextEncoder
 from trainer.errors import ExportError
-from trainer.export import OUTPUT, SIGNATURE
 from trainer.quiet import quiet_stderr
 from trainer.text.encoders import KerasText
-from trainer.text.lite import INPUT, LiteText
 
 MIN_COSINE = {"float32": 0.99999, "int8": 0.99}
-"""Between what is served and what was trained, of the worst text."""
+"""Smallest cosine allowed between the exported and the trained vector of a text, by precision."""
 _SIZES = {"float32": (0.9, 1.5), "int8": (0.2, 0.6)}
-"""Of a file, beside its parameters as float32; a static table may stay as it is."""
+"""Smallest and largest size of a file relative to its weights as float32, by precision."""
 _PROBES = ("wireless mouse", "Misérables, Les (1995)", "a " * 40, "x", "日本語 ☂ שלום", "1.5 m HDMI cable")
 
 
-def export_text_encoder(encoder: KerasText, folder: Path, texts: Sequence[str]) -> dict[str, float]:
-    """Writes tokenizer and LiteRT file of an encoder to a bundle's folder; returns ``min_cosine`` and ``size_bytes``.
+def export_text_encoder(
+    encoder: KerasText, folder: Path, texts: Sequence[str]
+) -> tuple[LiteRtTextEncoder, dict[str, float]]:
+    """Writes tokenizer and LiteRT file of an encoder to the folder of a bundle.
 
     Args:
-        encoder: to write, with the precision that its spec says.
-        folder: of the bundle.
-        texts: real ones to compare the answers on, beside some that are hard.
+        encoder: encoder to write, in the precision of its spec.
+        folder: folder of the bundle.
+        texts: real texts to compare the vectors of, beside a few difficult ones.
+
+    Returns:
+        The exported encoder, opened; and ``min_cosine``, ``mean_cosine`` and ``size_bytes``.
 
     Raises:
-        ExportError: the file needs ops that are not built in, lacks weights, answers NaN or answers otherwise.
+        ExportError: the file needs ops that are not built in, lacks weights, or makes NaN or different vectors.
     """
     spec = encoder.spec
     path = folder / spec.encoder_path
@@ -47,15 +51,16 @@ def export_text_encoder(encoder: KerasText, folder: Path, texts: Sequence[str]) 
         raise ExportError(f"text encoder {spec.name} cannot be converted to built-in ops: {reason}") from error
     _check_ops(path)
     _check_size(path, encoder)
-    served = LiteText.open(folder, spec)
+    with quiet_stderr():
+        exported = LiteRtTextEncoder(folder, spec)
     probes = list(dict.fromkeys([*_PROBES, *texts]))
     expected = KerasText(spec, encoder.tokenizer, encoder.model).embed(probes)
-    found = served.embed(probes)
-    singly = np.concatenate([served.embed([probe]) for probe in probes[:32]])
-    if not (np.isfinite(found).all() and np.isfinite(singly).all()):
+    vectors = exported.embed(probes)
+    singly = np.concatenate([exported.embed([probe]) for probe in probes[:32]])
+    if not (np.isfinite(vectors).all() and np.isfinite(singly).all()):
         raise ExportError(f"{path.name} of {spec.name} answers NaN or infinity; its conversion lost the weights")
     full = np.linalg.norm(expected, axis=1) > 0
-    cosines = np.sum(expected * found, axis=1)[full]
+    cosines = np.sum(expected * vectors, axis=1)[full]
     alone = np.sum(expected[: len(singly)] * singly, axis=1)[full[: len(singly)]]
     worst = float(min(cosines.min(), alone.min()))
     if not worst > MIN_COSINE[spec.precision]:
@@ -63,19 +68,16 @@ def export_text_encoder(encoder: KerasText, folder: Path, texts: Sequence[str]) 
             f"{path.name} of {spec.name} ({spec.precision}) differs from the trained encoder: cosine {worst:.6f}, "
             f"expected above {MIN_COSINE[spec.precision]}"
         )
-    return {
-        "min_cosine": worst,
-        "mean_cosine": float(cosines.mean()),
-        "size_bytes": float(path.stat().st_size),
-    }
+    size_bytes = float(path.stat().st_size)
+    return exported, {"min_cosine": worst, "mean_cosine": float(cosines.mean()), "size_bytes": size_bytes}
 
 
 def _convert(model: keras.Model, precision: str) -> bytes:
     archive = keras.export.ExportArchive()
     archive.track(model)
-    signature = [{INPUT: tf.TensorSpec((None, None), tf.int32, name=INPUT)}]
+    signature = [{TOKEN_IDS: tf.TensorSpec((None, None), tf.int32, name=TOKEN_IDS)}]
     archive.add_endpoint(
-        SIGNATURE, lambda inputs: {OUTPUT: model(inputs[INPUT], training=False)}, input_signature=signature
+        SIGNATURE, lambda inputs: {EMBEDDING: model(inputs[TOKEN_IDS], training=False)}, input_signature=signature
     )
     with tempfile.TemporaryDirectory(prefix="two-tower-text-") as temporary:
         archive.write_out(temporary, verbose=False)
@@ -87,8 +89,7 @@ def _convert(model: keras.Model, precision: str) -> bytes:
 
 def _check_ops(path: Path) -> None:
     with quiet_stderr():
-        interpreter = Interpreter(model_path=str(path))
-    names = {op["op_name"] for op in interpreter._get_ops_details()}  # no public way to list them
+        names = op_names(path)
     bad = sorted(n for n in names if n in ("VAR_HANDLE", "READ_VARIABLE", "CUSTOM") or n.startswith("Flex"))
     if bad:
         raise ExportError(f"{path.name} needs {', '.join(bad)}, which no service has; only built-in ops can be served")

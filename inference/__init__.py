@@ -1,0 +1,1 @@
+"""Models of a bundle, opened to be called: LiteRT is imported here alone."""
