@@ -25,7 +25,7 @@ $(READY): constraints.txt pyproject.toml clients/pyproject.toml deploy/check_mac
 	@touch $@
 
 demo: $(READY) ## Train on MovieLens-100k, serve, recommend, train again, swap under traffic (EPOCHS=10)
-	$(BIN)/python -m rehearsal.demo --epochs $(EPOCHS)
+	$(BIN)/python -m examples.demo --epochs $(EPOCHS)
 
 test: $(READY) ## Run the whole test suite (JOBS=2 processes)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
@@ -50,20 +50,20 @@ check-protos: $(READY) ## buf lint, and that the stubs are those of protos/
 	$(MAKE) --no-print-directory protos && git diff --exit-code -- clients/two_tower
 
 check-protocol: $(READY) ## Check the swap protocol exhaustively, and that breaking a rule is noticed
-	$(BIN)/python -m rehearsal.protocol_check $(if $(filter short,$(SOAK)),--short) --mutations
+	$(BIN)/python -m tests.protocol.check $(if $(filter short,$(SOAK)),--short) --mutations
 
 soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: under 3 minutes)
-	$(BIN)/python -m rehearsal.soak $(if $(filter short,$(SOAK)),--short)
+	$(BIN)/python -m tests.system.soak $(if $(filter short,$(SOAK)),--short)
 
 demo-search: $(READY) ## Products for typed queries, by BM25, towers and both, from running services (DATA=; STORE=, QUERIES=5)
-	$(BIN)/python -m rehearsal.demo_search $(if $(DATA),--data $(DATA)) $(if $(QUERIES),--queries $(QUERIES)) \
+	$(BIN)/python -m examples.demo_search $(if $(DATA),--data $(DATA)) $(if $(QUERIES),--queries $(QUERIES)) \
 	  $(if $(filter-out file default,$(origin STORE)),--store $(STORE))
 
 quality: $(READY) ## Train a recipe with three seeds beside all baselines, judge the targets (RECIPE=, DATA=)
-	$(BIN)/python -m rehearsal.quality $(RECIPE) $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.quality.recipes $(RECIPE) $(if $(DATA),--data $(DATA))
 
 throughput: $(READY) ## Training from Parquet beside plain Model.fit on arrays in memory
-	$(BIN)/python -m rehearsal.throughput
+	$(BIN)/python -m benchmarks.training.throughput
 
 ghz: .tools/bin/ghz ## Install ghz, the load generator, into .tools/bin (needs Go 1.23)
 .tools/bin/ghz:
@@ -71,11 +71,11 @@ ghz: .tools/bin/ghz ## Install ghz, the load generator, into .tools/bin (needs G
 	GOBIN="$(CURDIR)/.tools/bin" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
 
 load-test: $(READY) .tools/bin/ghz ## Both services under ghz, judged (LOAD=short: under 3 minutes; STORE=, SLOW_MS=20)
-	$(BIN)/python -m loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
+	$(BIN)/python -m benchmarks.loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
 	  $(if $(SLOW_MS),--slow-ms $(SLOW_MS))
 
 bench: $(READY).bench $(if $(filter short,$(BENCH)),,.tools/bin/ghz) ## Services, the pair, and indexes beside peers, with plots (BENCH=short: under 5 minutes; STORE=)
-	$(BIN)/python -m bench --to runs/bench $(if $(filter short,$(BENCH)),--short) \
+	$(BIN)/python -m benchmarks --to runs/bench $(if $(filter short,$(BENCH)),--short) \
 	  $(if $(filter-out file default,$(origin STORE)),--store $(STORE))
 $(READY).bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from ann_service.assembly import assemble
+from ann_service.app import assemble
 from ann_service.config import AnnConfig
-from serving.program import run_program
+from retrieval.serving.process.program import run_program
 
 _HELP = """Serves the items of the live bundle: embeddings in, nearest items out.
 

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ann_index.exact import scan
-from ann_index.faiss_index import FaissMissing
-from ann_index.kinds import Index, open_index
 from ann_service.bitsets import BitsetCache
 from ann_service.config import AnnConfig
-from bundle.canaries import GoldenQueries
-from bundle.errors import BundleRefused
-from bundle.items import ItemTable
-from bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, LEXICAL, LEXICAL_DESCRIPTION, LEXICAL_FILES, VECTORS
-from bundle.manifest import Manifest
-from bundle.store import BundleStore
-from lexical_index import files as lexical_files
-from lexical_index.files import LexicalIndex
-from serving.verification import available_bytes, check_memory, read_contents, read_golden_queries
+from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.errors import BundleRefused
+from retrieval.bundle.golden_queries import GoldenQueries
+from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, LEXICAL, LEXICAL_DESCRIPTION, LEXICAL_FILES, VECTORS
+from retrieval.bundle.manifest import Manifest
+from retrieval.index.faiss_index import FaissMissing
+from retrieval.index.lexical import files as lexical_files
+from retrieval.index.lexical.files import LexicalIndex
+from retrieval.index.registry import Index, open_index
+from retrieval.index.scan import scan
+from retrieval.serving.bundles.verification import available_bytes, check_memory, read_contents, read_golden_queries
+from retrieval.store.store import BundleStore
 
 FILES = (VECTORS, INDEX, ITEMS, GOLDEN_QUERIES)
 """What this service reads of every bundle."""
@@ -73,7 +73,7 @@ class CatalogueLoader:
             beside: bundles that are open meanwhile.
 
         Raises:
-            BundleError: a gate refused it: those of `serving.verification`, ``index`` where the index is not one over
+            BundleError: a gate refused it: those of `retrieval.serving.bundles.verification`, ``index`` where the index is not one over
                 these vectors, ``recall``, or ``lexical`` where words are not found as published.
         """
         manifest = self._store.manifest(version)

@@ -5,13 +5,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from serving.config import ServerConfig, check_range
-from serving.cores import own_cores
+from retrieval.serving.runtime.config import ServerConfig, check_range
+from retrieval.serving.runtime.cores import own_cores
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnConfig(ServerConfig):
-    """The settings of `serving.config.ServerConfig`, and those of a search."""
+    """The settings of `retrieval.serving.runtime.config.ServerConfig`, and those of a search."""
 
     port: int = 50052
     """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ann_service.bitsets import BitsetCache, Matches, pack
-from bundle.items import Column, FloatColumn, IntColumn, ItemTable, StringColumn
-from bundle.strings import ABSENT
-from serving.errors import InvalidRequest
+from retrieval.bundle.catalogue.items import Column, FloatColumn, IntColumn, ItemTable, StringColumn
+from retrieval.bundle.catalogue.string_table import ABSENT
+from retrieval.serving.rpc.errors import InvalidRequest
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 MAX_LEVELS = 16

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from bundle.strings import Strings
+from retrieval.bundle.catalogue.string_table import Strings
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 _TAG = 0x0A

@@ -12,7 +12,7 @@ from ann_service.bitsets import Matches
 
 @dataclass(frozen=True)
 class TextQuery:
-    """What to rank by the words of, see `ann_service.hybrid`.
+    """What to rank by the words of, see `ann_service.fusion`.
 
     Attributes:
         value: what was typed.

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ann_index.exact import Found
 from ann_service.item_ids import encode_item_ids
 from ann_service.plan import SearchPlan
-from bundle.items import Column, ItemTable
+from retrieval.bundle.catalogue.items import Column, ItemTable
+from retrieval.index.scan import Found
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 

@@ -20,15 +20,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ann_index.exact import Found, scan
 from ann_service.bitsets import FEW_SHARE
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
+from retrieval.index.scan import Found, scan
 
 _GATHERED_ROW = 1.5
 _FAR_ROW = 2.0
 _NEAR_ROWS = 16_384
-"""The cost of a row that is gathered, in rows that are read one after another (bench/index_filters.py).
+"""The cost of a row that is gathered, in rows that are read one after another (benchmarks/index/filters.py).
 
 The more there are, the fewer are in a cache of the processor still: the first so many cost less than the rest.
 """

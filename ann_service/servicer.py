@@ -5,16 +5,16 @@ from __future__ import annotations
 import grpc
 
 from ann_service.catalogue import Catalogue
+from ann_service.requests import check_batch, read_searches
 from ann_service.responses import Versions, to_response
 from ann_service.sharing import SharedSearches
 from ann_service.text import ranks_by_text
-from ann_service.validation import check_batch, read_searches
-from serving.cores import own_cores
-from serving.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
-from serving.live import OpenBundles
-from serving.metrics import Metrics
-from serving.snapshot import OpenBundle, Snapshot
-from serving.status import build_status
+from retrieval.serving.bundles.open_bundles import OpenBundles
+from retrieval.serving.bundles.snapshot import OpenBundle, Snapshot
+from retrieval.serving.rpc.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
+from retrieval.serving.rpc.status import build_status
+from retrieval.serving.runtime.cores import own_cores
+from retrieval.serving.runtime.metrics import Metrics
 from two_tower.ann.v1 import ann_service_pb2 as pb
 from two_tower.ann.v1 import ann_service_pb2_grpc
 

@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import Counter
 
-from ann_index.exact import Found
 from ann_service.catalogue import Catalogue
+from ann_service.fusion import rank_all
 from ann_service.gathering import Gathering
-from ann_service.hybrid import rank_all
 from ann_service.plan import SearchPlan
 from ann_service.search import scan_cost
+from retrieval.index.scan import Found
 
 _log = structlog.get_logger("sharing")
 
@@ -59,7 +59,7 @@ class SharedSearches:
         self._gathering = Gathering(threads if at_once == 1 else 1)
 
     def rank_all(self, catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
-        """Returns what `ann_service.hybrid.rank_all` does; the exact nearest items where a scan was shared.
+        """Returns what `ann_service.fusion.rank_all` does; the exact nearest items where a scan was shared.
 
         Raises:
             Exception: what that raised, for this call alone.

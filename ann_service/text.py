@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ann_service.plan import TextQuery
-from serving.errors import InvalidRequest
+from retrieval.serving.rpc.errors import InvalidRequest
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 MAX_TEXT = 1000

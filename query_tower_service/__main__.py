@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from query_tower_service.assembly import assemble
+from query_tower_service.app import assemble
 from query_tower_service.config import QueryTowerConfig
-from serving.program import run_program
+from retrieval.serving.process.program import run_program
 
 _HELP = """Serves the query tower of the live bundle: user features in, embeddings out.
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.config import ServerConfig, check_range
+from retrieval.serving.runtime.config import ServerConfig, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryTowerConfig(ServerConfig):
-    """The settings of `serving.config.ServerConfig`, and those of the query log and the text cache."""
+    """The settings of `retrieval.serving.runtime.config.ServerConfig`, and those of the query log and the text cache."""
 
     port: int = 50051
     """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""

@@ -28,7 +28,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from bundle.event_values import REQUEST_TIME
+from retrieval.bundle.features.event_kinds import REQUEST_TIME
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 _MAX_BACKLOG_BYTES = 4 << 20

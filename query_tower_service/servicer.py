@@ -7,17 +7,17 @@ from typing import Any
 
 import grpc
 
-from bundle.event_values import EventValue
-from bundle.features import Feature
-from query_tower_service.loading import Model
+from query_tower_service.loader import Model
 from query_tower_service.query_log import QueryLog
+from query_tower_service.requests import check_batch
 from query_tower_service.responses import to_response
-from query_tower_service.validation import check_batch
-from serving.errors import ModelNotServed, NoBundle
-from serving.live import OpenBundles
-from serving.metrics import Metrics
-from serving.snapshot import Snapshot
-from serving.status import build_status
+from retrieval.bundle.features.event_kinds import EventValue
+from retrieval.bundle.features.schema import Feature
+from retrieval.serving.bundles.open_bundles import OpenBundles
+from retrieval.serving.bundles.snapshot import Snapshot
+from retrieval.serving.rpc.errors import ModelNotServed, NoBundle
+from retrieval.serving.rpc.status import build_status
+from retrieval.serving.runtime.metrics import Metrics
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower.query.v1 import query_tower_service_pb2_grpc
 

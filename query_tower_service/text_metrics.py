@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter
 
-from inference.text_encoder import TextObserver
+from retrieval.inference.text_encoder import TextObserver
 
 
 class TextMetrics(TextObserver):

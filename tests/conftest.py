@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from bundle.store import BundleStore
+from retrieval.store.store import BundleStore
 
 # As of `python -m trainer`; TensorFlow reads them when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

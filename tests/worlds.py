@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from annoy import AnnoyIndex
 
-from bundle.canaries import GoldenQueries
-from bundle.features import FeatureSchema
-from bundle.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
-from bundle.kinds import Categorical, History, MultiCategorical, Numeric
-from bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
-from bundle.manifest import FileEntry, IndexSpec, Manifest
-from bundle.store import BundleStore
-from bundle.vocabulary import Vocabulary
-from lexical_index import files as lexical_files
+from retrieval.bundle.catalogue.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
+from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical, Numeric
+from retrieval.bundle.features.schema import FeatureSchema
+from retrieval.bundle.features.vocabulary import Vocabulary
+from retrieval.bundle.golden_queries import GoldenQueries
+from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
+from retrieval.index.lexical import files as lexical_files
+from retrieval.store.store import BundleStore
 
 DIMENSION = 8
 

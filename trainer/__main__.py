@@ -10,9 +10,9 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-from bundle.errors import BundleError
-from trainer.commands import app
-from trainer.console import fail
+from retrieval.bundle.errors import BundleError
+from trainer.cli.commands import app
+from trainer.cli.console import fail
 from trainer.errors import TrainerError
 
 

@@ -24,7 +24,7 @@ class TrainingProgress(Protocol):
         """Reports a step and its loss."""
 
     def epoch(self, measured: Mapping[str, Any]) -> None:
-        """Reports an epoch and its measurements; `trainer.training.fit` lists their names."""
+        """Reports an epoch and its measurements; `trainer.training.fit.fit` lists their names."""
 
 
 class Progress(Protocol):
@@ -43,7 +43,7 @@ class Progress(Protocol):
         ...
 
     def training(self, title: str) -> AbstractContextManager[TrainingProgress]:
-        """Reports a training until the context ends; `trainer.training.fit` takes the result."""
+        """Reports a training until the context ends; `trainer.training.fit.fit` takes the result."""
         ...
 
 

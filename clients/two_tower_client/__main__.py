@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from two_tower_client import ann, commands, query_tower
+from two_tower_client import ann, query_tower
+from two_tower_client.cli import commands
 from two_tower_client.errors import InvalidRequest, TwoTowerError
 
 _DESCRIPTION = """Retrieves items from a two-tower system, and shows what its replicas serve.

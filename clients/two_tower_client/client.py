@@ -8,7 +8,7 @@ import grpc
 
 from two_tower_client.channel import Address, Connection, Tls, connect
 from two_tower_client.errors import InvalidRequest
-from two_tower_client.status import our_errors
+from two_tower_client.grpc_errors import our_errors
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

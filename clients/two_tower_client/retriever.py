@@ -12,7 +12,7 @@ from two_tower_client.channel import Address
 from two_tower_client.client import ConnectionOptions, check_timeout
 from two_tower_client.errors import DeadlineExceeded, InvalidRequest, ModelNotServed
 from two_tower_client.features import Features
-from two_tower_client.protocol import Embed, Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
+from two_tower_client.model_agreement import Embed, Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
 from two_tower_client.results import Embeddings, Retrieval, SearchAnswer
 

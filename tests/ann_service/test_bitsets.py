@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ann_service.bitsets import BitsetCache, Matches, pack
 from ann_service.filters import canonical, match
-from bundle.items import IntColumn, ItemTable, StringColumn
+from retrieval.bundle.catalogue.items import IntColumn, ItemTable, StringColumn
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 TABLE = ItemTable.of(

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ann_index.faiss_index import FaissMissing
-from bundle.canaries import GoldenQueries
-from bundle.items import ItemTable
-from bundle.manifest import IndexSpec, Manifest
-from bundle.store import BundleStore
-from serving import verification
-from tests.serving.harness import Running, ann_service
+from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.golden_queries import GoldenQueries
+from retrieval.bundle.manifest import IndexSpec, Manifest
+from retrieval.index.build import build_file
+from retrieval.index.faiss_index import FaissMissing
+from retrieval.serving.bundles import verification
+from retrieval.store.store import BundleStore
+from tests.harness import Running, ann_service
 from tests.worlds import build_index, item_table, unit_vectors, wait_for, write_bundle
-from trainer.index_builders import build_file
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 Damage = Callable[[Path], None]
@@ -275,7 +275,7 @@ def test_faiss_bundle_without_the_package_is_refused_with_what_to_install(
         raise FaissMissing("it needs the package faiss-cpu")
 
     good = write_bundle(store)
-    monkeypatch.setattr("ann_index.faiss_index.import_faiss", missing)
+    monkeypatch.setattr("retrieval.index.faiss_index.import_faiss", missing)
     with ann_service(store) as service:
         service.wait_for_bundle(good.bundle_version)
         problem = service.wait_for_problem(write_bundle(store, **KINDS[0]).bundle_version)

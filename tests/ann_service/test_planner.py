@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ann_index.exact import Found
-from ann_index.kinds import KINDS, METRIC, Index, open_index
 from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from ann_service.search import find, find_all
+from retrieval.index.build import build_file
+from retrieval.index.registry import KINDS, METRIC, Index, open_index
+from retrieval.index.scan import Found
 from tests.worlds import item_table, unit_vectors
-from trainer.index_builders import build_file
 
 ITEMS = 30_000
 VECTORS = unit_vectors(ITEMS, 5, 16)

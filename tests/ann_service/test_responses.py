@@ -7,7 +7,7 @@ import pytest
 
 from ann_service.plan import SearchPlan
 from ann_service.responses import Versions, to_response
-from bundle.items import ItemTable, StringColumn
+from retrieval.bundle.catalogue.items import ItemTable, StringColumn
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 PLAN = SearchPlan(np.zeros(0), 1, None, np.zeros(0, dtype=np.int64), None, exact=False, budget=1)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ann_index.annoy_index import AnnoyIndex
 from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from ann_service.search import find
+from retrieval.index.annoy_index import AnnoyIndex
 from tests.worlds import build_index, item_table, unit_vectors
 
 _FOLDER = TemporaryDirectory()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.store import BundleStore
+from retrieval.store.store import BundleStore
 from tests.ann_service.world import World, ask, serving
-from tests.serving.harness import ann_service, failure, fields
+from tests.harness import ann_service, failure, fields
 from tests.worlds import tower, unit_vectors, wait_for, write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
 

@@ -16,7 +16,6 @@ import pytest
 from prometheus_client import Counter
 from structlog.testing import capture_logs
 
-from ann_index.exact import Found, scan
 from ann_service import gathering
 from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
@@ -25,7 +24,8 @@ from ann_service.plan import SearchPlan
 from ann_service.servicer import AnnServicer
 from ann_service.sharing import SharedSearches, saved_by_sharing
 from query_tower_service.config import QueryTowerConfig
-from serving.metrics import Metrics
+from retrieval.index.scan import Found, scan
+from retrieval.serving.runtime.metrics import Metrics
 from tests.worlds import item_table, unit_vectors
 from two_tower.ann.v1 import ann_service_pb2 as pb
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bundle.manifest import Manifest
-from bundle.store import BundleStore
-from tests.serving.harness import Running, ann_service
+from retrieval.bundle.manifest import Manifest
+from retrieval.store.store import BundleStore
+from tests.harness import Running, ann_service
 from tests.worlds import write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
 

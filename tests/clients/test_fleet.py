@@ -5,9 +5,9 @@ from pathlib import Path
 
 import psutil
 
-from bundle.store import BundleStore
+from retrieval.store.store import BundleStore
 from tests.clients.conftest import World
-from tests.serving.harness import ann_service, process
+from tests.harness import ann_service, process
 from tests.worlds import wait_for, write_bundle
 from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_ready, merge_workers
 

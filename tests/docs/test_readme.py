@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.pair import Pair
-from trainer import recipe, recipe_tables, recipe_training, recipe_values
-from trainer.commands import app
-from trainer.text import spec as text_spec
+from testbed.services import Pair
+from trainer.cli.commands import app
+from trainer.recipe import event_values, recipe, tables, text, training
 from two_tower_client.__main__ import make_parser
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +133,7 @@ def test_every_command_is_in_the_docs_and_every_command_in_the_docs_exists() -> 
 
 def test_every_key_of_a_recipe_is_documented() -> None:
     page = PAGES["recipes.md"]
-    modules = (recipe, recipe_tables, recipe_training, recipe_values, text_spec)
+    modules = (recipe, tables, training, event_values, text)
     parts = {c for m in modules for c in vars(m).values() if dataclasses.is_dataclass(c) and c.__module__ == m.__name__}
     assert parts == set(recipe.PARTS)
     for part in parts:

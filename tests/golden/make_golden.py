@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-import trainer.report
-from bundle.store import BundleStore
-from tests.checkpoints import write_checkpoint
-from tests.serving.harness import ann_service, query_tower_service
+import trainer.publishing.report.page
+from retrieval.store.store import BundleStore
+from tests.harness import ann_service, query_tower_service
+from tests.trainer.text.checkpoints import write_checkpoint
 from tests.trainer.world import command
 from two_tower_client import Retriever
 
@@ -359,7 +359,7 @@ def numbers(values: np.ndarray) -> Any:
 def main() -> None:
     """Makes all."""
     # The figures' library is 4 MB of a report, the same in each; the pages are kept without it, and show tables alone.
-    trainer.report.get_plotlyjs = lambda: "/* plotly.js was left out of golden bundles */"
+    trainer.publishing.report.page.get_plotlyjs = lambda: "/* plotly.js was left out of golden bundles */"
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["XDG_CACHE_HOME"] = f"{temporary}/cache"
         answers = {name: make(name, Path(temporary) / name) for name in QUERIES}

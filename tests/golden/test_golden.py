@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from query_tower_service.text import TextMetrics
 
 from ann_service.catalogue import Catalogue, CatalogueLoader
 from ann_service.config import AnnConfig
-from bundle.errors import BundleRefused
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.loading import Model, ModelLoader
-from query_tower_service.text import TextMetrics
+from query_tower_service.loader import Model, ModelLoader
+from retrieval.bundle.errors import BundleRefused
 from tests.golden.golden import ANSWERS, Golden
-from tests.serving.harness import ann_service, query_tower_service
+from tests.harness import ann_service, query_tower_service
 from two_tower_client import Retriever
 
 OPENED = ("plain", "text", "events", "age_decay_popularity")

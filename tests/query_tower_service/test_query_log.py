@@ -18,10 +18,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from bundle.store import BundleStore
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.query_log import QueryLog, to_line
-from tests.serving.harness import failure, process, query_tower_service
+from retrieval.store.store import BundleStore
+from tests.harness import failure, process, query_tower_service
 from tests.worlds import wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower.query.v1 import query_tower_service_pb2_grpc

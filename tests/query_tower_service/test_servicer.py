@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bundle.manifest import Manifest
-from bundle.store import BundleStore
-from tests.serving.harness import Running, failure, fields, query_tower_service
+from retrieval.bundle.manifest import Manifest
+from retrieval.store.store import BundleStore
+from tests.harness import Running, failure, fields, query_tower_service
 from tests.worlds import GOLDEN_COLUMNS, tower, wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from bundle.tokenizer import pad_token_ids
-from inference.text_encoder import TextCache, groups_by_length
 from query_tower_service.text_metrics import TextMetrics
+from retrieval.bundle.features.tokenizer import pad_token_ids
+from retrieval.inference.text_encoder import TextCache, groups_by_length
 
 
 def counted(registry: CollectorRegistry, result: str) -> float:

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from bundle.items import COLUMN_TYPES, ItemTable
-from bundle.store import BundleStore
-from trainer import recipes
-from trainer.commands import app
-from trainer.data import Dataset, Events
+from retrieval.bundle.catalogue.items import COLUMN_TYPES, ItemTable
+from retrieval.store.store import BundleStore
+from trainer.cli.commands import app
+from trainer.data.dataset import Dataset, Events
 from trainer.progress import Silent
-from trainer.recipe import Recipe
+from trainer.recipe import loading
+from trainer.recipe.recipe import Recipe
 
 RECIPE = """
 name = "shop"
@@ -94,7 +94,7 @@ def recipe(**changes: Mapping[str, Any]) -> Recipe:
     raw = tomllib.loads(RECIPE)
     for name, change in changes.items():
         raw[name] = {**raw.get(name, {}), **change}
-    return recipes.parse(raw, "shop")
+    return loading.parse(raw, "shop")
 
 
 def write_shop(folder: Path) -> Path:
@@ -166,7 +166,7 @@ def dataset(
     users: Mapping[str, Mapping[str, Any]] | None = None,
     items: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Dataset:
-    """Returns what `trainer.data.load` makes of a shop.
+    """Returns what `trainer.data.dataset.load` makes of a shop.
 
     Args:
         purchases: user, item, time; sorted here by user and time.

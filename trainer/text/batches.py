@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bundle.texts import TextEncoderSpec
-from bundle.tokenizer import pad_token_ids
+from retrieval.bundle.features.text import TextEncoderSpec
+from retrieval.bundle.features.tokenizer import pad_token_ids
 
 _TOKENS_AT_ONCE = 8192
 """Of a batch: its memory is that of so many states."""

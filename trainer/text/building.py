@@ -8,18 +8,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bundle.texts import TextEncoderSpec
-from trainer import download
+from retrieval.bundle.features.text import TextEncoderSpec
+from trainer.data import download
 from trainer.errors import TextError
 from trainer.progress import SILENT, Progress
-from trainer.recipe_tables import Download
+from trainer.recipe.tables import Download
+from trainer.recipe.text import TextInput
 from trainer.text import checkpoints
 from trainer.text.checkpoints import Checkpoint
-from trainer.text.distil import distil, weigh_by_idf
+from trainer.text.distillation import distil, weigh_by_idf
 from trainer.text.encoders import KerasText
 from trainer.text.layers import static_encoder, transformer_encoder
-from trainer.text.spec import TextInput
-from trainer.text.store import VectorStore
+from trainer.text.vector_store import VectorStore
 
 _VECTORS = "text_vectors"
 """Folder for kept vectors, below that of downloads."""

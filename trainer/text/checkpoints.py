@@ -11,11 +11,11 @@ from typing import Any
 
 import keras
 
-from bundle.files import sha256_of
-from bundle.tokenizer import Tokenizer
-from trainer import download
+from retrieval.bundle.features.tokenizer import Tokenizer
+from retrieval.bundle.files import sha256_of
+from trainer.data import download
 from trainer.errors import TextError
-from trainer.recipe_tables import Download
+from trainer.recipe.tables import Download
 
 _FAMILIES = ("bert", "distilbert", "roberta")
 _READ = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
@@ -94,7 +94,7 @@ def find(name: str, downloads: Mapping[str, Download], cache: Path | None = None
     Args:
         name: as the recipe has it.
         downloads: the recipe's ``[checkpoints]``.
-        cache: folder for downloads. Default: as of `trainer.download.cache_folder`.
+        cache: folder for downloads. Default: as of `trainer.data.download.cache_folder`.
 
     Raises:
         TextError: there is none, or it is of another family.

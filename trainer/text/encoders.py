@@ -14,20 +14,20 @@ import numpy as np
 import tensorflow as tf
 
 import trainer.text.layers  # noqa: F401  registers the layers that encoders are loaded with
-from bundle.layout import TOKENIZER
-from bundle.texts import TextEncoderSpec
-from bundle.tokenizer import Tokenizer, pad_token_ids
+from retrieval.bundle.features.text import TextEncoderSpec
+from retrieval.bundle.features.tokenizer import Tokenizer, pad_token_ids
+from retrieval.bundle.layout import TOKENIZER
 from trainer.errors import RunError
 from trainer.progress import SILENT, Progress
 from trainer.text.batches import embed_rows
-from trainer.text.store import VectorStore
+from trainer.text.vector_store import VectorStore
 
 _KERAS, _NOTES = "encoder.keras", "encoder.json"
 
 
 @dataclass(frozen=True, eq=False)
 class KerasText:
-    """A text encoder in Keras; `bundle.texts.TextEncoder` says what it promises. For one thread.
+    """A text encoder in Keras; `retrieval.bundle.features.text.TextEncoder` says what it promises. For one thread.
 
     Attributes:
         spec: what it is.

@@ -1,0 +1,27 @@
+"""Builds the ANN service from its parts."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ann_service.catalogue import CatalogueLoader
+from ann_service.config import AnnConfig
+from ann_service.servicer import SERVICE_NAME, AnnServicer
+from retrieval.serving.bundles.open_bundles import OpenBundles
+from retrieval.serving.rpc.server import Server
+from retrieval.serving.runtime.metrics import Metrics
+from retrieval.store.store import BundleStore
+from two_tower.ann.v1.ann_service_pb2_grpc import add_AnnServiceServicer_to_server
+
+
+def assemble(config: AnnConfig) -> Server:
+    """Returns the server of the ANN service; it is not started yet.
+
+    Raises:
+        ValueError: the token or TLS files cannot be used.
+    """
+    store = BundleStore(config.store)
+    metrics = Metrics()
+    open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
+    servicer = AnnServicer(open_bundles, config.max_batch_size, config.max_k, config.thread_count, metrics)
+    return Server(SERVICE_NAME, partial(add_AnnServiceServicer_to_server, servicer), open_bundles, metrics, config)

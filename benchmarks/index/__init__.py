@@ -1,0 +1,1 @@
+"""Kinds of index beside each other and beside other libraries."""

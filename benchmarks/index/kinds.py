@@ -1,0 +1,172 @@
+"""Kinds of index, and peers in process, side by side: ``python -m benchmarks.index.kinds``.
+
+One thread and one query at a time; all are built first and measured in turns, query by query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.index.peers import Peer, build_hnswlib, build_milvus_lite, build_qdrant, build_qdrant_local
+from benchmarks.timing import Timing, alternate, print_table
+from retrieval.index.build import build_file, parameter_grid
+from retrieval.index.registry import KINDS, METRIC, open_index
+from retrieval.index.scan import scan
+from testbed.synthetic_vectors import Data, make_data, read_bundle
+from trainer.publishing import index_selection
+from trainer.recipe.recipe import Index
+
+_K = 100
+_PEERS = {
+    "hnswlib": build_hnswlib,
+    "qdrant": build_qdrant,
+    "qdrant_local": build_qdrant_local,
+    "milvus_lite": build_milvus_lite,
+}
+_USUAL_PEERS = ["hnswlib", "qdrant"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contender on one data set.
+
+    Attributes:
+        data: name.
+        item_count: rows.
+        contender: name.
+        budget: the first that finds enough.
+        recall: at it.
+        timing: of one search.
+        bytes_per_item: of the file, beside the vectors.
+        build_s: seconds.
+        open_ms: to map and check the file, in the page cache; 0 of a peer.
+    """
+
+    data: str
+    item_count: int
+    contender: str
+    budget: int
+    recall: float
+    timing: Timing
+    bytes_per_item: float
+    build_s: float
+    open_ms: float
+
+
+def main() -> None:
+    """Measures what the command line names, and prints tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000], help="made vectors")
+    parser.add_argument("--store", type=Path, help="and the live bundle of this store")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--peers", nargs="*", default=_USUAL_PEERS, choices=list(_PEERS))
+    parser.add_argument("--trees", type=int, default=50)
+    parser.add_argument("--recall", type=float, default=0.95)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    arguments = parser.parse_args()
+    data_sets = [make_data(count) for count in arguments.items]
+    if arguments.store:
+        data_sets.append(read_bundle(arguments.store))
+    results: list[Result] = []
+    for data in data_sets:
+        with tempfile.TemporaryDirectory() as folder:
+            results += measure(data, Path(folder), arguments)
+        show(data.name, [result for result in results if result.data == data.name])
+    if len(arguments.items) > 1:
+        show_growth([result for result in results if result.data.startswith("made")])
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+
+
+def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Result]:
+    """Returns a result for each contender that finds enough, the exact scan first."""
+    exact = index_selection.exact_top_k(data.queries, data.vectors, _K)
+    contenders: list[tuple[str, int, float, float, float, float]] = [("exact scan", 0, 1.0, 0.0, 0.0, 0.0)]
+    searches: dict[str, Callable[[int], object]] = {"exact scan": lambda n: scan(data.vectors, _query(data, n), _K)}
+    for kind in arguments.kinds:
+        settings = Index(kind=kind, trees=(arguments.trees,), links=(16,))
+        parameters = parameter_grid(settings, len(data.vectors), 1)[0]
+        path = folder / kind
+        started = time.perf_counter()
+        build_file(kind, parameters, data.vectors, path)
+        build_s = time.perf_counter() - started
+        path.read_bytes()  # into the page cache, as the hash pass of a service does
+        started = time.perf_counter()
+        opened = open_index(kind, METRIC, path, data.vectors)
+        open_ms = (time.perf_counter() - started) * 1e3
+        name = f"{kind}, {next(iter(parameters))} {next(iter(parameters.values()))}"
+        for budget in index_selection.budgets(kind, parameters, len(data.vectors)):
+            found = index_selection.recall(opened, data.queries, exact, budget)
+            if found >= arguments.recall:
+                size = path.stat().st_size / len(data.vectors)
+                contenders.append((name, budget, found, size, build_s, open_ms))
+                searches[name] = lambda n, o=opened, b=budget: o.search(_query(data, n), _K, b)
+                break
+    for peer in (_PEERS[name](data.vectors, folder) for name in arguments.peers):
+        for budget in peer.budgets:
+            found = _peer_recall(peer, data, exact, budget)
+            if found >= arguments.recall:
+                contenders.append((peer.name, budget, found, peer.bytes_per_item, peer.build_s, 0.0))
+                searches[peer.name] = lambda n, p=peer, b=budget: p.search(_query(data, n), _K, b)
+                break
+    timings = alternate(searches, arguments.rounds)
+    return [
+        Result(data.name, len(data.vectors), name, budget, found, timings[name], size, build_s, open_ms)
+        for name, budget, found, size, build_s, open_ms in contenders
+    ]
+
+
+def show(title: str, results: list[Result]) -> None:
+    """Prints a row for each contender."""
+    rows = [
+        [
+            result.contender,
+            f"{result.budget:,}" if result.budget else "",
+            f"{result.recall:.3f}",
+            str(result.timing),
+            f"{result.bytes_per_item:,.0f}",
+            f"{result.build_s:,.1f}",
+            f"{result.open_ms:,.1f}" if result.open_ms else "",
+        ]
+        for result in results
+    ]
+    head = ["index", "budget", "recall@100", "us a search (quartiles)", "bytes an item", "build s", "open ms"]
+    print_table(title, head, rows)
+
+
+def show_growth(results: list[Result]) -> None:
+    """Prints the exponent of the time of a search in the number of items: the slope on logarithmic axes."""
+    rows: list[list[str]] = []
+    for family in dict.fromkeys(result.contender.split(",")[0] for result in results):
+        own = [result for result in results if result.contender.split(",")[0] == family]
+        if len(own) > 1:
+            counts, times = zip(*((result.item_count, result.timing.median) for result in own), strict=True)
+            slope = np.polyfit(np.log(counts), np.log(times), 1)[0]
+            rows.append([family, f"{min(counts):,} to {max(counts):,}", f"{slope:.2f}"])
+    print_table("growth of the time of a search", ["index", "items", "exponent"], rows)
+
+
+def _query(data: Data, number: int) -> np.ndarray:
+    at = number % len(data.queries)
+    return data.queries[at : at + 1]
+
+
+def _peer_recall(peer: Peer, data: Data, exact: np.ndarray, budget: int) -> float:
+    hits = sum(
+        len(set(peer.search(data.queries[at : at + 1], _K, budget)) & set(nearest))
+        for at, nearest in enumerate(exact.tolist())
+    )
+    return hits / exact.size
+
+
+if __name__ == "__main__":
+    main()

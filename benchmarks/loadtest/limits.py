@@ -1,0 +1,86 @@
+"""How many requests a second the servicers answer in this process: what the services are measured against."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from ann_service.catalogue import CatalogueLoader
+from ann_service.config import AnnConfig
+from ann_service.servicer import AnnServicer
+from query_tower_service.config import QueryTowerConfig
+from query_tower_service.loader import ModelLoader
+from query_tower_service.servicer import QueryTowerServicer
+from query_tower_service.text_metrics import TextMetrics
+from retrieval.serving.bundles.open_bundles import OpenBundles
+from retrieval.serving.bundles.snapshot import Snapshot
+from retrieval.serving.runtime.metrics import Metrics
+from retrieval.store.store import BundleStore
+from two_tower.ann.v1.ann_service_pb2 import SearchItemsRequest
+from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest
+
+_LOAD_TIMEOUT_S = 60.0
+
+
+def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], seconds: float) -> dict[str, float]:
+    """Returns requests a second by name of the file, one thread, from bytes to bytes, without gRPC.
+
+    Args:
+        store: its live bundle is opened.
+        requests: as of `testbed.requests.make`.
+        seconds: for each.
+    """
+    metrics = Metrics()
+    query_config, ann_config = QueryTowerConfig(store=store.root), AnnConfig(store=store.root)
+    models = OpenBundles(
+        store, ModelLoader(store, query_config, TextMetrics(metrics.registry)).open, query_config, metrics
+    )
+    catalogues = OpenBundles(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
+    embed = QueryTowerServicer(models, query_config.max_batch_size, metrics).EmbedQueries
+    search = AnnServicer(catalogues, ann_config.max_batch_size, ann_config.max_k, 1, metrics).SearchItems
+    with _opened(models), _opened(catalogues):
+        return {
+            name: _rate(EmbedQueriesRequest.FromString, embed, messages, seconds)
+            if name.startswith("embed")
+            else _rate(SearchItemsRequest.FromString, search, messages, seconds)
+            for name, messages in requests.items()
+        }
+
+
+def _rate(
+    read: Callable[[bytes], Any], handle: Callable[[Any, Any], Message], messages: Sequence[Message], seconds: float
+) -> float:
+    raw = [message.SerializeToString() for message in messages]
+    for each in raw:
+        handle(read(each), None).SerializeToString()
+    count, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        handle(read(raw[count % len(raw)]), None).SerializeToString()
+        count += 1
+    return count / elapsed
+
+
+class _opened:
+    """Runs `OpenBundles` until the end of the context, which is entered once the first bundle is open."""
+
+    def __init__(self, open_bundles: OpenBundles[Any]) -> None:
+        self._open_bundles = open_bundles
+
+    def __enter__(self) -> None:
+        opened = threading.Event()
+
+        def follow(snapshot: Snapshot[Any]) -> None:
+            if snapshot.open:
+                opened.set()
+
+        self._open_bundles.start(follow)
+        if not opened.wait(_LOAD_TIMEOUT_S):
+            problems = "; ".join(problem.message for problem in self._open_bundles.snapshot.problems)
+            raise RuntimeError(f"no bundle opened within {_LOAD_TIMEOUT_S:.0f} s: {problems or 'still loading'}")
+
+    def __exit__(self, *exception: object) -> None:
+        self._open_bundles.stop()

@@ -1,0 +1,1 @@
+"""Both services together, beside another vector database."""

@@ -1,0 +1,119 @@
+"""What `benchmarks.pair.compare` measures: bundles of every kind over the same vectors, the peer, and queries.
+
+Bundles and the peer's segment are kept in a folder, since a million vectors take many minutes to index. Budgets are
+chosen on other queries than those that are measured.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.index.peers import Peer, build_qdrant
+from query_tower_service.config import QueryTowerConfig
+from query_tower_service.loader import ModelLoader
+from query_tower_service.text_metrics import TextMetrics
+from retrieval.bundle.golden_queries import GoldenQueries
+from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
+from retrieval.bundle.manifest import Manifest
+from retrieval.serving.runtime.metrics import Metrics
+from retrieval.store.store import BundleStore
+from testbed.indexed_bundles import make_of
+from testbed.synthetic_bundles import copy_live
+from testbed.synthetic_vectors import Data, spread_items
+from trainer.publishing import index_selection
+from trainer.recipe.recipe import Index
+
+K = index_selection.NEIGHBOURS
+_TUNED_ON = 400
+_MEASURED = 1000
+
+
+class World:
+    """Everything over `item_count` items that are spread around those of a trained bundle.
+
+    Attributes:
+        item_count: rows.
+        features: [m] queries to measure with.
+        embeddings: [m, dim] float32, unit length: what the query tower makes of `features`.
+    """
+
+    def __init__(self, folder: Path, base: Path, item_count: int, recall: float) -> None:
+        """Makes vectors and queries.
+
+        Args:
+            folder: to keep bundles in, and to find them again.
+            base: store whose live bundle gives query tower and items.
+            item_count: rows, at least 1,000.
+            recall: recall@100 that budgets have to reach.
+        """
+        self.item_count, self._recall, self._base, self._folder = item_count, recall, base, folder
+        store = BundleStore(base)
+        version = store.live_version()
+        self._vectors = spread_items(np.load(store.path(version) / VECTORS), item_count)
+        features = mix_features(GoldenQueries.read(store.path(version) / GOLDEN_QUERIES), _TUNED_ON + _MEASURED)
+        embedded = _embed(store, version, features)
+        self._tuned_on, self.embeddings = embedded[:_TUNED_ON], embedded[_TUNED_ON:]
+        self.features = features[_TUNED_ON:]
+        self._nearest = np.zeros((0, K), dtype=np.int64)  # of the first of `embeddings`, as far as was asked for
+
+    def bundle(self, kind: str, trees: int) -> tuple[BundleStore, Manifest]:
+        """Returns a store whose live bundle has an index of this kind, made now unless it lies there.
+
+        Its search budget is the least, of steps by a quarter, that finds enough.
+        """
+        store = BundleStore(self._folder / f"{self.item_count}-{kind}")
+        pointer = store.live()
+        if pointer is None or store.manifest(pointer.version).item_count != self.item_count:
+            base = copy_live(BundleStore(self._base), store) if pointer is None else pointer.version
+            settings = Index(kind=kind, trees=(trees,), links=(16,), min_recall_at_100=self._recall)  # pyright: ignore[reportArgumentType]
+            make_of(store, base, Data("spread", self._vectors, self._tuned_on), settings)
+        return store, store.manifest(store.live_version())
+
+    def peer(self) -> tuple[Peer, int]:
+        """Returns Qdrant's segment over the same vectors, made now unless it lies there, and its budget."""
+        folder = self._folder / f"{self.item_count}-peer"
+        folder.mkdir(parents=True, exist_ok=True)
+        peer = build_qdrant(self._vectors, folder)
+        nearest = index_selection.exact_top_k(self._tuned_on, self._vectors, K)
+        for budget in peer.budgets:
+            found = [peer.search(query[np.newaxis], K, budget) for query in self._tuned_on]
+            if _recall(found, nearest) >= self._recall:
+                return peer, budget
+        return peer, peer.budgets[-1]
+
+    def recall(self, found: Sequence[Sequence[int]]) -> float:
+        """Returns the share of the exact nearest in `found`: rows for each of the first of `features`."""
+        if len(self._nearest) < len(found):
+            self._nearest = index_selection.exact_top_k(self.embeddings[: len(found)], self._vectors, K)
+        return _recall(found, self._nearest[: len(found)])
+
+
+def _recall(found: Sequence[Sequence[int]], nearest: np.ndarray) -> float:
+    hits = sum(len(set(rows) & set(exact)) for rows, exact in zip(found, nearest.tolist(), strict=True))
+    return hits / nearest.size
+
+
+def mix_features(golden_queries: GoldenQueries, count: int, seed: int = 3) -> list[dict[str, Any]]:
+    """Returns `count` queries; each feature is drawn from another golden query, and of a list a random part."""
+    generator = random.Random(seed)
+    known = {name: [value for value in column if value is not None] for name, column in golden_queries.columns.items()}
+
+    def draw(values: list[Any]) -> Any:
+        value = generator.choice(values)
+        if isinstance(value, list):
+            merged = value + generator.choice(values)
+            return generator.sample(merged, generator.randint(min(1, len(merged)), len(merged)))
+        return value
+
+    return [{name: draw(values) for name, values in known.items() if values} for _ in range(count)]
+
+
+def _embed(store: BundleStore, version: str, features: list[dict[str, Any]]) -> np.ndarray:
+    model = ModelLoader(store, QueryTowerConfig(store=store.root), TextMetrics(Metrics().registry)).open(version, ())
+    columns = {name: [query.get(name) for query in features] for name in features[0]}
+    return model.tower.embed(columns, len(features))

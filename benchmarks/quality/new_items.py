@@ -1,0 +1,121 @@
+"""New items: hides a tenth of the catalogue from training, and looks for it by its attributes alone.
+
+Two trainings on the same events and catalogue, without the hidden items: with the dropout of `item_id` that is asked
+for, and with none. Shown are, on the validation part, Recall@100 of the hidden items beside that of a random ranking,
+and what the dropout costs the items that training knew. Exits with 1 where the hidden items are not found three times
+as often as at random, or the others lose more than 2 % among themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.bundle.catalogue.items import ItemTable
+from trainer.cli import console
+from trainer.data import sources
+from trainer.data.dataset import Dataset
+from trainer.data.events import Events
+from trainer.data.splits import Parts
+from trainer.features.schemas import learn_schemas
+from trainer.quiet_tensorflow import import_tensorflow
+from trainer.recipe import loading
+from trainer.recipe.recipe import ITEM_ID, Recipe
+
+_TIMES_RANDOM = 3.0
+_MAX_LOSS = 0.02
+
+
+def main() -> int:
+    """Runs the measurement and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="benchmarks.quality.new_items", description=__doc__)
+    parser.add_argument("recipe", help="a shipped recipe, or the path of a TOML file")
+    parser.add_argument("--data", type=Path, help="folder of its tables (default: its download)")
+    parser.add_argument("--share", type=float, default=0.1, help="of the items that are hidden (default: 0.1)")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of item_id (default: 0.1)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (default: 3)")
+    arguments = parser.parse_args()
+    import_tensorflow()
+    recipe = loading.load(arguments.recipe)
+    dataset, parts = sources.read(recipe, sources.data_folder(recipe, arguments.recipe, arguments.data))
+    item_count = len(dataset.items.ids)
+    hidden = np.random.default_rng(0).random(item_count) < arguments.share
+    console.console.print(f"{hidden.sum():,} of {item_count:,} items are hidden from training")
+    found: dict[float, list[tuple[float, ...]]] = {arguments.dropout: [], 0.0: []}
+    for seed in range(1, arguments.seeds + 1):
+        for dropout in found:
+            seeded = _with_dropout(dataclasses.replace(recipe, seed=seed), dropout)
+            found[dropout].append(measure(seeded, dataset, parts, hidden))
+            new, old, alone = found[dropout][-1]
+            print(
+                f"seed {seed}, dropout {dropout}: Recall@100 of new items {new:.4f}, of trained ones {old:.4f}, "
+                f"of those among themselves {alone:.4f}"
+            )
+    users = np.unique(parts.train.users)
+    known = len(parts.train.pairs) / len(users)
+    random = 100 / (item_count - known)
+    means = {dropout: np.mean(figures, axis=0) for dropout, figures in found.items()}
+    print(
+        f"\n| item_id dropout | new items | times random ({random:.4f}) | trained items | among themselves |\n"
+        "|---|---|---|---|---|"
+    )
+    for dropout, (a, b, c) in means.items():
+        print(f"| {dropout} | {a:.4f} | {a / random:.1f} | {b:.4f} | {c:.4f} |")
+    new = means[arguments.dropout][0]
+    loss, alone = (1 - means[arguments.dropout][1:] / means[0.0][1:]).tolist()
+    print(
+        f"\ntrained items lose {alone:.1%} among themselves, at most {_MAX_LOSS:.0%} (to new ones and all {loss:.1%}); "
+        f"new ones: {_TIMES_RANDOM:.0f} times random"
+    )
+    return 0 if new >= _TIMES_RANDOM * random and alone <= _MAX_LOSS else 1
+
+
+def _with_dropout(recipe: Recipe, dropout: float) -> Recipe:
+    raw = recipe.to_json()
+    for feature in raw["item_tower"]["features"]:
+        if feature["name"] == ITEM_ID:
+            feature["dropout"] = dropout
+    return loading.parse(raw, "the recipe with another dropout")
+
+
+def without(dataset: Dataset, train: Events, hidden: np.ndarray) -> tuple[Dataset, Events]:
+    """Returns what training would have had before the hidden items, [item_count] bool, were in the catalogue.
+
+    Left in the catalogue they would be negatives: things that nobody wants, told by their attributes.
+    """
+    rows = np.flatnonzero(~hidden)
+    names = dataset.items.attributes
+    attributes = {name: type(names[name]).of([names[name].at(row) for row in rows.tolist()]) for name in names}
+    items = ItemTable.of(dataset.items.ids.take(rows), attributes)
+    known = train.where(~hidden[train.items])
+    renumbered = (np.cumsum(~hidden) - 1).astype(np.int32)  # [item_count]
+    return dataclasses.replace(dataset, items=items), dataclasses.replace(known, items=renumbered[known.items])
+
+
+def measure(recipe: Recipe, dataset: Dataset, parts: Parts, hidden: np.ndarray) -> tuple[float, ...]:
+    """Returns Recall@100 on validation of the hidden items, of the others, and of those in a ranking of their own."""
+    from trainer.evaluation.evaluate import Task
+    from trainer.evaluation.metrics import HeldOut, evaluate
+    from trainer.training.fit import fit
+
+    before, train = without(dataset, parts.train, hidden)
+    schemas = learn_schemas(recipe, before, train)
+    fitted = fit(recipe, before, schemas, train, validate=None)
+    score = Task(recipe, dataset, schemas, fitted.towers, parts.train, parts.valid).scorer()
+    pairs = parts.valid.pairs
+    known = parts.train.pairs
+    new, old = (HeldOut.of(known, pairs[of[pairs[:, 1]]], len(hidden)) for of in (hidden, ~hidden))
+
+    def alone(users: np.ndarray) -> np.ndarray:
+        return np.where(hidden, np.float32(-np.inf), score(users))
+
+    asked = ((new, score), (old, score), (old, alone))
+    return tuple(evaluate(held_out, how).means["recall@100"] for held_out, how in asked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Load on a server, and the CPU time that it costs the server's process."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+import psutil
+
+from benchmarks.timing import spread
+
+CALLERS = 4
+"""Unless said otherwise."""
+
+
+@dataclass
+class Series:
+    """Measurements of one thing, one a round.
+
+    Attributes:
+        cpu_us: CPU time a call, in µs.
+        rate: calls a second.
+    """
+
+    cpu_us: list[float] = field(default_factory=list[float])
+    rate: list[float] = field(default_factory=list[float])
+
+    def times(self, *parts: tuple[float, Series]) -> str:
+        """Returns this over the sum of parts, each a factor and a series of the same rounds: the median, and the range.
+
+        Of ratios within a round, since a shared host is quicker in one round than in another.
+        """
+        rounds = zip(*(series.cpu_us for _, series in parts), strict=True)
+        whole = [sum(factor * us for (factor, _), us in zip(parts, each, strict=True)) for each in rounds]
+        ratios = [own / other for own, other in zip(self.cpu_us, whole, strict=True)]
+        return spread(ratios, ".2f")
+
+    def show(self) -> str:
+        """Returns the median and the range of the rounds."""
+        return spread(self.cpu_us, ",.0f")
+
+
+class Target:
+    """A method of a server in a process of its own, and the requests to send.
+
+    Attributes:
+        series: what was measured so far.
+    """
+
+    def __init__(self, address: str, method: str, requests: Sequence[bytes], pid: int, callers: int = CALLERS) -> None:
+        """Connects; requests and responses stay bytes here, so that the load costs little.
+
+        Args:
+            address: of the server.
+            method: full name, as ``/package.Service/Method``.
+            requests: sent in turn.
+            pid: of the process whose CPU time counts.
+            callers: threads that send, each with one call under way.
+        """
+        self.series = Series()
+        self._process = psutil.Process(pid)
+        self._channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", 1 << 26)])
+        self._call = self._channel.unary_unary(method)
+        self._requests = requests
+        self._callers = callers
+
+    def measure(self, seconds: float) -> None:
+        """Sends calls, as many at a time as there are callers, and adds a round to the series."""
+        self._send(0.2)
+        before = self._cpu_s()
+        calls, elapsed = self._send(seconds)
+        self.series.cpu_us.append((self._cpu_s() - before) / calls * 1e6)
+        self.series.rate.append(calls / elapsed)
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+    def _cpu_s(self) -> float:
+        times = self._process.cpu_times()
+        return times.user + times.system
+
+    def _send(self, seconds: float) -> tuple[int, float]:
+        counts = [0] * self._callers
+        began = time.perf_counter()
+
+        def call(caller: int) -> None:
+            for request in itertools.cycle(self._requests):
+                if time.perf_counter() - began >= seconds:
+                    return
+                self._call(request, timeout=30)
+                counts[caller] += 1
+
+        threads = [threading.Thread(target=call, args=[caller]) for caller in range(self._callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(counts), time.perf_counter() - began
+
+
+def measure_here(action: Callable[[int], object], seconds: float, series: Series) -> None:
+    """Calls `action` with 0, 1, 2 and so on for `seconds`, and adds the CPU time of this thread to a series."""
+    action(0)
+    count, began, cpu_began = 0, time.perf_counter(), time.thread_time()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        action(count)
+        count += 1
+    series.cpu_us.append((time.thread_time() - cpu_began) / count * 1e6)
+    series.rate.append(count / elapsed)
+
+
+def one_core() -> contextlib.AbstractContextManager[None]:
+    """Keeps this thread, and the processes that it starts, on the first core meanwhile."""
+    return _on({min(os.sched_getaffinity(0))})
+
+
+def other_cores() -> contextlib.AbstractContextManager[None]:
+    """Keeps them on all cores but the first meanwhile, where there are others."""
+    allowed = os.sched_getaffinity(0)
+    return _on(allowed - {min(allowed)} or allowed)
+
+
+@contextlib.contextmanager
+def _on(cores: set[int]) -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

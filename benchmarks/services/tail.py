@@ -1,0 +1,112 @@
+"""The tail at half load, and what it brings to keep workers on cores: ``python -m benchmarks.services.tail --store STORE``.
+
+Query towers get the same load by ghz in turns: a closed loop, and an even rate of half of what that one reached (a
+shared host may do half as much in one round as in another). A process on a core of its own has the others to ghz;
+beside it an echo, whose tail is that of gRPC, of ghz and of the machine. Two workers share all cores with ghz, with
+``--pin`` and with ``--no-pin``.
+
+Calls of the first half second do not count: ghz opens its connections then. Its garbage collector is off: it stops ghz
+for milliseconds, and then all calls that are due are sent at once. A shared host that pauses a core does the same, and
+is part of the tail that is shown: compare it with that of the echo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import MessageToJson
+
+from benchmarks.loadtest.ghz import ROOT, Run, execute
+from benchmarks.services.load import one_core, other_cores
+from benchmarks.timing import print_table, spread
+from retrieval.store.store import BundleStore
+from testbed.requests import make_requests
+from testbed.services import Replica
+
+_OURS = ("-m", "query_tower_service")
+_VARIANTS = {
+    "1 process on a core": (_OURS, "1"),
+    "the same, echo": (("-m", "benchmarks.services.echo"), "1"),
+    "2 workers, --pin": ((*_OURS, "--pin"), "2"),
+    "2 workers, --no-pin": ((*_OURS, "--no-pin"), "2"),
+}
+_COLUMNS = {
+    "closed loop, calls/s": ",.0f",
+    "median ms": ".2f",
+    "p99 ms": ".2f",
+    "p99 / median": ".1f",
+}
+_WARM_UP_S = 0.5
+
+
+def main() -> int:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.services.tail", description=(__doc__ or "").split(":")[0])
+    parser.add_argument("--store", type=Path, required=True, help="whose live bundle is served")
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="a round (default: 4)")
+    parser.add_argument("--ghz", type=Path, default=ROOT / ".tools/bin/ghz", help="default: what make ghz installs")
+    arguments = parser.parse_args()
+    store = BundleStore(arguments.store.resolve())
+    requests = make_requests(store, store.live_version())["embed-single"]
+    with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:
+        folder = Path(temporary)
+        (folder / "data").mkdir()
+        written = ",".join(MessageToJson(request) for request in requests)
+        (folder / "data" / "embed-single.json").write_text(f"[{written}]", encoding="utf-8")
+        services: dict[str, Replica] = {}
+        os.environ["GOGC"] = "off"
+        try:
+            for number, (variant, (program, workers)) in enumerate(_VARIANTS.items()):
+                services[variant] = _start(store, folder / str(number), program, workers)
+            found = _take_turns(services, folder, arguments)
+        finally:
+            for service in services.values():
+                service.stop()
+    _print(found)
+    return 0
+
+
+def _start(store: BundleStore, folder: Path, program: tuple[str, ...], workers: str) -> Replica:
+    flags = {"workers": workers, "max-in-flight": "1000", "drain-delay-s": "0"}
+    service = Replica("query_tower_service", store.root, folder, flags, program)
+    with one_core() if workers == "1" else contextlib.nullcontext():
+        service.start()
+    service.wait_until_serving()
+    return service
+
+
+def _take_turns(services: dict[str, Replica], folder: Path, arguments: Any) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {variant: {name: [] for name in _COLUMNS} for variant in services}
+    for _ in range(arguments.rounds):
+        for variant, service in services.items():
+            run = Run(service.address, folder, arguments.seconds, 1.0, None, warm_up_s=_WARM_UP_S)
+            with contextlib.nullcontext() if service.flags["workers"] == "2" else other_cores():
+                reached = execute(arguments.ghz, "embed-single", run)["rps"]
+                even = dataclasses.replace(run, rate=reached / 2)
+                details = execute(arguments.ghz, "embed-constant", even)["details"]
+            middle, tail = np.percentile([each["latency"] / 1e6 for each in details], [50, 99])
+            for name, figure in zip(_COLUMNS, (reached, middle, tail, tail / middle), strict=True):
+                found[variant][name].append(float(figure))
+    return found
+
+
+def _print(found: dict[str, dict[str, list[float]]]) -> None:
+    rows = [
+        [variant, *(spread(of, _COLUMNS[name]) for name, of in series.items())] for variant, series in found.items()
+    ]
+    print_table(
+        "EmbedQueries of 1 query: a closed loop, then half of its rate, evenly", ["query tower", *_COLUMNS], rows
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

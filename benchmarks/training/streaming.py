@@ -1,0 +1,96 @@
+"""Trains from a made Parquet table that may exceed the memory: `python -m benchmarks.training.streaming --millions 50`.
+
+Says how large the table is, what memory it takes to read it and to train an epoch, and the share of the time that the
+training waits for its input. Memory is what the process allocates (RssAnon of Linux), beside what it takes with
+TensorFlow loaded and nothing done; pages of files, which the kernel takes back when it needs room, are told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import polars as pl
+
+from testbed.large_tables import Memory, limit_data, made_recipe, write_events
+from trainer.cli import console
+from trainer.data import sources
+from trainer.data.dataset import load_dataset
+from trainer.features.schemas import learn_schemas
+from trainer.quiet_tensorflow import import_tensorflow
+from trainer.recipe.recipe import Recipe
+
+_MIB = 2**20
+
+
+def main() -> int:
+    """Runs the rehearsal; fails where more memory is asked for than allowed."""
+    parser = argparse.ArgumentParser(prog="benchmarks.training.streaming", description=__doc__)
+    parser.add_argument("--millions", type=float, default=50, help="of events (default: 50)")
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--budget-mb", type=int, help="memory that may be allocated, beside that of an idle process")
+    parser.add_argument("--folder", type=Path, help="for the table (default: a temporary one)")
+    parser.add_argument("--read-only", action="store_true", help="read, split and summarise, but train nothing")
+    arguments = parser.parse_args()
+    import_tensorflow()
+    with tempfile.TemporaryDirectory(prefix="two-tower-streaming-", dir=arguments.folder) as name:
+        folder = Path(name)
+        recipe = made_recipe()
+        table = folder / recipe.interactions.path
+        write_events(table, int(arguments.millions * 1e6), arguments.users, arguments.items)
+        size = sum(path.stat().st_size for path in table.iterdir()) / _MIB
+        warm_up(folder)
+        with Memory() as memory:
+            if arguments.budget_mb:
+                limit_data(arguments.budget_mb * _MIB)
+            run(recipe, folder, memory, train=not arguments.read_only)
+        print(f"table: {size:,.0f} MiB of Parquet, {text_mib(table):,.0f} MiB as text columns in memory")
+        print(
+            f"most memory allocated: {memory.most / _MIB:,.0f} MiB beside {memory.idle / _MIB:,.0f} MiB of an idle one"
+        )
+    return 0
+
+
+def run(recipe: Recipe, folder: Path, memory: Memory, *, train: bool) -> None:
+    """Reads the data, trains one epoch and prints what each took."""
+    from trainer.training.fit import fit
+
+    began = time.perf_counter()
+    dataset, parts = sources.read(recipe, folder)
+    console.print_data(recipe, dataset, parts)
+    print(f"read, split and summarised in {time.perf_counter() - began:.0f} s, most {memory.most / _MIB:,.0f} MiB")
+    if not train:
+        return
+    schemas = learn_schemas(recipe, dataset, parts.train)
+    (epoch,) = fit(recipe, dataset, schemas, parts.train, validate=None).epochs
+    print(
+        f"trained in {epoch['seconds']:.0f} s: {epoch['examples_per_second']:,.0f} examples/s, "
+        f"{epoch['input_wait_share']:.1%} of the time waiting for input"
+    )
+
+
+def text_mib(path: Path) -> float:
+    """Returns the size of the whole table in memory, by that of its first part: MiB."""
+    parts = sorted(path.iterdir())
+    frame = pl.read_parquet(parts[0])
+    rows = sum(pl.scan_parquet(part).select(pl.len()).collect().item() for part in parts)
+    return frame.estimated_size() / frame.height * rows / _MIB
+
+
+def warm_up(folder: Path) -> None:
+    """Reads and trains a tiny table, so that what an idle process takes holds every library and its threads."""
+    from trainer.training.fit import fit
+
+    recipe, tiny = made_recipe(), folder / "tiny"
+    tiny.mkdir()
+    write_events(tiny / recipe.interactions.path, 5_000, 200, 100)
+    dataset = load_dataset(recipe, tiny)
+    fit(recipe, dataset, learn_schemas(recipe, dataset, dataset.events), dataset.events, validate=None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

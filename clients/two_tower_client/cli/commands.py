@@ -1,0 +1,167 @@
+"""What each command of the command line does; each returns its exit code."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
+from two_tower_client.ann import AnnClient, Search, SearchOptions
+from two_tower_client.channel import Tls
+from two_tower_client.cli import comparison, tables
+from two_tower_client.cli.recording import read_queries
+from two_tower_client.client import ConnectionOptions
+from two_tower_client.errors import InvalidRequest, NoBundle
+from two_tower_client.features import parse_features
+from two_tower_client.filters import Filter, all_of, parse_condition
+from two_tower_client.fleet import Fleet, Replica, find_faults, find_ready
+from two_tower_client.query_tower import QueryTowerClient
+from two_tower_client.results import Retrieval
+from two_tower_client.retriever import Retriever
+
+
+def retrieve(arguments: argparse.Namespace) -> int:
+    """Prints the items nearest to the features given, or those that a text names."""
+    with Retriever(arguments.query_tower, arguments.ann, **_connection(arguments)) as retriever:
+        lexical = arguments.ranking == "lexical"
+        features = {} if lexical else parse_features(arguments.feature, _schema(retriever.query_tower.status()))
+        options = _options(arguments, retriever.ann)
+        _print(retriever.retrieve(features, arguments.k, text=arguments.text, **options), arguments)
+    return 0
+
+
+def similar(arguments: argparse.Namespace) -> int:
+    """Prints the items nearest to the items given."""
+    with AnnClient(arguments.ann, **_connection(arguments)) as ann:
+        options = _options(arguments, ann)
+        answer = ann.search([Search(similar_to=arguments.item, text=arguments.text, k=arguments.k, **options)])
+        _print(answer.retrievals[0], arguments)
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Prints what each replica serves; returns 0 if all is well, else 1."""
+    with _fleet(arguments) as fleet:
+        while True:
+            replicas = fleet.ask()
+            faults = find_faults(replicas)
+            if arguments.json:
+                text = tables.replicas_to_json(replicas, faults)
+            else:
+                text = tables.replicas_to_table(replicas, faults, int(time.time() * 1000))
+            print(text, flush=True)
+            if arguments.watch is None:
+                return 1 if faults else 0
+            time.sleep(arguments.watch)
+            print()
+
+
+def wait(arguments: argparse.Namespace) -> int:
+    """Waits until a quorum of each service can answer for a bundle; returns 0 then, else 1."""
+    bundle_version, end_s = arguments.bundle_version, time.monotonic() + arguments.timeout_s
+    counts = {"query_tower": len(_addresses(arguments.query_tower)), "ann": len(_addresses(arguments.ann))}
+    for service, count in counts.items():
+        if arguments.quorum is not None and arguments.quorum > count:
+            raise InvalidRequest.in_field("--quorum", f"is {arguments.quorum}, and {service} has {count} address(es)")
+    quorums = {service: arguments.quorum or count for service, count in counts.items()}
+    with _fleet(arguments, timeout_s=min(5.0, arguments.timeout_s)) as fleet:
+        while True:
+            replicas = fleet.ask()
+            ready = find_ready(replicas, bundle_version)
+            if all(_count(ready, service) >= quorum for service, quorum in quorums.items()):
+                print(f"{bundle_version} is loaded by {_shares(ready, counts)}")
+                return 0
+            refused = [replica for replica in replicas if replica not in ready and _refused(replica, bundle_version)]
+            hopeless = any(counts[service] - _count(refused, service) < quorum for service, quorum in quorums.items())
+            if hopeless or time.monotonic() >= end_s:
+                why = "was refused" if hopeless else f"was not loaded in {arguments.timeout_s:g} s"
+                _complain(f"{bundle_version} {why}; {_shares(ready, counts)} have it; `two-tower status` says more")
+                for fault in find_faults(replicas):
+                    _complain(fault)
+                return 1
+            time.sleep(min(arguments.every_s, max(0.0, end_s - time.monotonic())))
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Replays recorded queries against two open bundles, and prints how far their answers differ."""
+    queries = read_queries(arguments.queries, arguments.limit)
+    connection = _connection(arguments)
+    with (
+        QueryTowerClient(arguments.query_tower, **connection) as query_tower,
+        AnnClient(arguments.ann, **connection) as ann,
+    ):
+        found = comparison.compare(
+            query_tower, ann, arguments.old, arguments.new, queries, k=arguments.k, title=arguments.title
+        )
+    print(tables.comparison_to_json(found) if arguments.json else tables.comparison_to_table(found))
+    return 0
+
+
+def _schema(response: query_pb2.GetServingStatusResponse) -> Sequence[query_pb2.Feature]:
+    if not response.models:
+        raise NoBundle("the query tower has loaded no bundle yet; publish one, or retry in a while")
+    return response.models[0].features
+
+
+def _options(arguments: argparse.Namespace, ann: AnnClient) -> SearchOptions:
+    return {
+        "exclude": arguments.exclude,
+        "filter": _filter(arguments.where, ann),
+        "min_score": arguments.min_score,
+        "exact": arguments.exact,
+        "search_budget": arguments.search_budget,
+        "return_attributes": arguments.attribute,
+        "ranking": arguments.ranking,
+        "fusion_constant": arguments.fusion_constant,
+    }
+
+
+def _filter(conditions: Sequence[str], ann: AnnClient) -> Filter | None:
+    if not conditions:
+        return None
+    bundles = ann.status().bundles
+    if not bundles:
+        raise NoBundle("the ANN service has loaded no bundle yet; publish one, or retry in a while")
+    types = {attribute.name: attribute.type for attribute in bundles[0].attributes}
+    return all_of(*[parse_condition(condition, types) for condition in conditions])
+
+
+def _connection(arguments: argparse.Namespace) -> ConnectionOptions:
+    files = {"ca_file": arguments.ca_file, "cert_file": arguments.cert_file, "key_file": arguments.key_file}
+    secure = arguments.tls or arguments.server_name or any(files.values())
+    return {
+        "timeout_s": arguments.timeout_s,
+        "token_file": arguments.token_file,
+        "tls": Tls(**files, server_name=arguments.server_name) if secure else None,
+    }
+
+
+def _fleet(arguments: argparse.Namespace, *, timeout_s: float | None = None) -> Fleet:
+    connection = _connection(arguments)
+    if timeout_s is not None:
+        connection["timeout_s"] = timeout_s
+    return Fleet(_addresses(arguments.query_tower), _addresses(arguments.ann), **connection)
+
+
+def _addresses(text: str) -> list[str]:
+    return [address.strip() for address in text.split(",")]
+
+
+def _count(replicas: Sequence[Replica], service: str) -> int:
+    return sum(replica.service == service for replica in replicas)
+
+
+def _shares(ready: Sequence[Replica], counts: dict[str, int]) -> str:
+    return " and ".join(f"{_count(ready, service)} of {count} {service}" for service, count in counts.items())
+
+
+def _refused(replica: Replica, bundle_version: str) -> bool:
+    return any(problem.bundle_version == bundle_version for problem in replica.problems)
+
+
+def _print(retrieval: Retrieval, arguments: argparse.Namespace) -> None:
+    print(tables.retrieval_to_json(retrieval) if arguments.json else tables.retrieval_to_table(retrieval))
+
+
+def _complain(line: str) -> None:
+    print(f"two-tower: {line}", file=sys.stderr)

@@ -1,0 +1,196 @@
+"""What the command line prints: aligned tables, and JSON of the same."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from two_tower_client.cli.comparison import Comparison, Example, Latency, Spread
+from two_tower_client.fleet import Replica
+from two_tower_client.results import AttributeValue, Retrieval
+
+
+def to_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns the rows under the header, columns padded to the same width and two spaces apart."""
+    # A tab or line break in a title would break the columns.
+    lines = [list(header), *[[" ".join(cell.split()) or "-" for cell in row] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def to_json(value: Any) -> str:
+    """Returns `value` as JSON that keeps other letters than ASCII readable."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def retrieval_to_table(retrieval: Retrieval) -> str:
+    """Returns one row for each item: rank, id, score and attributes."""
+    header = ["rank", "item", "score", *retrieval.attributes]
+    rows = [
+        [str(rank), hit.item_id, f"{hit.score:.4f}", *[to_cell(value) for value in hit.attributes.values()]]
+        for rank, hit in enumerate(retrieval, start=1)
+    ]
+    return f"{to_table(header, rows)}\n\nmodel {retrieval.model_version}, bundle {retrieval.bundle_version}"
+
+
+def retrieval_to_json(retrieval: Retrieval) -> str:
+    """Returns the versions and the items."""
+    items = [{"item_id": hit.item_id, "score": hit.score, "attributes": dict(hit.attributes)} for hit in retrieval]
+    return to_json(
+        {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version, "items": items}
+    )
+
+
+def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms: int) -> str:
+    """Returns one row for each replica, and one line for each fault.
+
+    `opened` and `age` tell when the live bundle was swapped in, in UTC, and how long ago that was.
+    """
+    header = [
+        "service",
+        "address",
+        "reachable",
+        "store",
+        "live",
+        "model",
+        "open",
+        "loading",
+        "problems",
+        "opened",
+        "age",
+    ]
+    rows = [
+        [
+            replica.service,
+            replica.address,
+            "no" if replica.error else "yes",
+            replica.store_bundle,
+            replica.live_bundle,
+            replica.live_model,
+            ",".join(replica.open_bundles),
+            replica.loading_bundle,
+            str(len(replica.problems) or ""),
+            _to_time(replica.opened_at_ms) if replica.opened_at_ms else "",
+            _to_age(now_ms - replica.opened_at_ms) if replica.opened_at_ms else "",
+        ]
+        for replica in replicas
+    ]
+    verdict = "\n".join(f"! {fault}" for fault in faults) or "ok: all replicas answer and agree"
+    return f"{to_table(header, rows)}\n\n{verdict}"
+
+
+def replicas_to_json(replicas: Sequence[Replica], faults: Sequence[str]) -> str:
+    """Returns all that is known of the replicas, and the faults."""
+    return to_json({"ok": not faults, "faults": list(faults), "replicas": [asdict(replica) for replica in replicas]})
+
+
+def comparison_to_table(comparison: Comparison) -> str:
+    """Returns the two bundles side by side, how far they agree, and the queries that they answer most differently."""
+    old, new = comparison.old, comparison.new
+    parts = [
+        to_table(["", "old", "new", "new - old"], _compare_sides(comparison)),
+        to_table(["agreement", "mean", "p10", "p50", "p90", "queries"], _compare_rankings(comparison)),
+        *[f"! {line}" for line in _tell_left_out(comparison)],
+    ]
+    for example in comparison.examples:
+        header = ["rank", f"in {old.bundle_version}", "score", f"in {new.bundle_version}", "score"]
+        table = to_table(header, _compare_hits(example, comparison.title))
+        parts.append(f"line {example.line}, overlap {example.overlap:.2f}: {_to_features(example)}\n{table}")
+    if comparison.examples:
+        parts.append("- only the old bundle has it, + only the new one")
+    return "\n\n".join(parts)
+
+
+def comparison_to_json(comparison: Comparison) -> str:
+    """Returns all that the comparison found."""
+    return to_json(asdict(comparison))
+
+
+def _compare_sides(comparison: Comparison) -> list[list[str]]:
+    """Returns one row for each property of the two bundles: its name, old, new, and the difference."""
+    old, new = comparison.old, comparison.new
+    return [
+        ["bundle", old.bundle_version, new.bundle_version, ""],
+        ["model", old.model_version, new.model_version, ""],
+        ["mean top score", f"{old.top_score:.4f}", f"{new.top_score:.4f}", f"{comparison.top_score_shift:+.4f}"],
+        ["mean score", f"{old.mean_score:.4f}", f"{new.mean_score:.4f}", f"{comparison.mean_score_shift:+.4f}"],
+        *_compare_latency("embed", old.embed, new.embed),
+        *_compare_latency("search", old.search, new.search),
+    ]
+
+
+def _compare_rankings(comparison: Comparison) -> list[list[str]]:
+    """Returns one row for each measure of agreement: its name, mean, three percentiles, and how many queries."""
+    rows = [[f"overlap@{each.cutoff}", *_to_figures(each.spread)] for each in comparison.overlaps]
+    if comparison.correlation is not None:
+        rows.append(["rank correlation", *_to_figures(comparison.correlation)])
+    return rows
+
+
+def _compare_hits(example: Example, title: str) -> list[list[str]]:
+    """Returns one row for each rank: the old item and score, the new item and score; - and + mark what one lacks."""
+    old_ids, new_ids = ({hit.item_id for hit in hits} for hits in (example.old, example.new))
+    rows = list[list[str]]()
+    for rank in range(max(len(example.old), len(example.new))):
+        row = [str(rank + 1)]
+        for hits, others, sign in ((example.old, new_ids, "-"), (example.new, old_ids, "+")):
+            if rank < len(hits):
+                hit = hits[rank]
+                value = hit.attributes.get(title)
+                name = hit.item_id if value is None else f"{hit.item_id} {to_cell(value)}"
+                row += [name if hit.item_id in others else f"{sign} {name}", f"{hit.score:.4f}"]
+            else:
+                row += ["", ""]
+        rows.append(row)
+    return rows
+
+
+def _tell_left_out(comparison: Comparison) -> list[str]:
+    """Returns a sentence for each feature that one of the models does not take."""
+    return [
+        f"model {side.model_version} does not take feature {name!r}: left out of {count} queries"
+        for side in (comparison.old, comparison.new)
+        for name, count in side.left_out.items()
+    ]
+
+
+def _to_features(example: Example) -> str:
+    """Returns the features of a query on one line, in order of name."""
+    return " ".join(
+        f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in sorted(example.features.items())
+    )
+
+
+def _compare_latency(name: str, old: Latency, new: Latency) -> list[list[str]]:
+    return [
+        [f"{name} {what}, ms a query", f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}"]
+        for what, a, b in (("median", old.median_ms, new.median_ms), ("p99", old.p99_ms, new.p99_ms))
+    ]
+
+
+def _to_figures(spread: Spread) -> list[str]:
+    figures = [f"{figure:.3f}" for figure in (spread.mean, spread.p10, spread.p50, spread.p90)]
+    return [*figures, str(spread.query_count)]
+
+
+def to_cell(value: AttributeValue) -> str:
+    """Returns an attribute as a person reads it."""
+    if value is None:
+        return "-"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _to_time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _to_age(age_ms: int) -> str:
+    seconds = max(0, age_ms) // 1000
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,1 @@
+"""What more than one program uses: the bundle, the store, the index, inference, and the gRPC runtime."""

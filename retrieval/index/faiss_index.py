@@ -1,0 +1,177 @@
+"""FAISS: a graph, or inverted lists, mapped from disk."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval.index.annoy_index import sample_rows
+from retrieval.index.scan import Found
+
+_HEADER = struct.Struct("<4siqqqBi")
+"""Four letters for the kind, dimension, item count, two unused numbers, whether it is trained, metric."""
+
+_ROWS_A_SEARCH = 1500
+_ROWS_A_CANDIDATE = 80
+"""An exact scan reads so many rows in the time of one step of the walk through the graph."""
+_ROWS_A_LISTED_ROW = 1.0
+_ROWS_A_RESULT = 10
+
+_LISTS_GROWTH = 1.2
+"""Exponent of the lists in the number of rows to be found at the same recall (benchmarks/index/filters.py)."""
+
+
+class FaissMissing(RuntimeError):
+    """The package is not installed; the text says what to do."""
+
+
+def import_faiss() -> Any:
+    """Returns the module.
+
+    Raises:
+        FaissMissing: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise FaissMissing(
+            f"an index of this kind needs the package faiss-cpu, which cannot be imported here ({error}); "
+            "install the extra: pip install 'two-tower-retrieval[faiss]'"
+        ) from error
+    return faiss
+
+
+class _FaissIndex:
+    """What both kinds share; see `retrieval.index.registry.Index`.
+
+    A search takes its parameters along, so that searches of different budgets run side by side.
+    """
+
+    _letters: bytes
+    _class_name: str
+
+    def __init__(self, path: Path, vectors: np.ndarray) -> None:
+        """Maps the file.
+
+        Args:
+            path: of the index, already verified.
+            vectors: [item_count, dimension] float32, unit length.
+
+        Raises:
+            ValueError: it is no inner product index of this kind over these vectors.
+            OSError: it cannot be mapped.
+            FaissMissing: the package is not installed.
+        """
+        self._faiss = import_faiss()
+        self._item_count = len(vectors)
+        self._check_header(path, vectors)
+        flags = self._faiss.IO_FLAG_MMAP_IFC | self._faiss.IO_FLAG_READ_ONLY
+        try:
+            self._index = self._faiss.read_index(str(path), flags)
+        except RuntimeError as error:
+            raise ValueError(f"FAISS cannot read it: {error}") from error
+        if type(self._index).__name__ != self._class_name or self._index.ntotal != len(vectors):
+            raise ValueError(f"it is a {type(self._index).__name__}, expected a {self._class_name}")
+        self._check_vectors(vectors)
+        self._last: tuple[int, Any] = 0, None
+
+    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Found]:
+        """Returns near rows and their scores; see `retrieval.index.registry.Index.search`."""
+        scores, rows = self._index.search(
+            np.ascontiguousarray(queries), k, params=self._kept_parameters(budget)
+        )  # [n, k]
+        if not (scores[:, 1:] < scores[:, :-1]).all():  # FAISS sorts by score alone: ties, or what was not found
+            order = np.lexsort((rows, -scores), axis=-1)  # [n, k], by score, then by row
+            rows, scores = np.take_along_axis(rows, order, axis=-1), np.take_along_axis(scores, order, axis=-1)
+        np.clip(scores, -1.0, 1.0, out=scores)
+        counts = np.count_nonzero(rows >= 0, axis=-1).tolist()  # what was not found is row -1, with the worst score
+        return [(of[:count], to[:count]) for of, to, count in zip(rows, scores, counts, strict=True)]
+
+    def _kept_parameters(self, budget: int) -> Any:
+        # Most searches have the budget of the bundle, and making the object anew takes a tenth of a short search. One
+        # reference to a pair: threads read and replace it without a lock.
+        last = self._last
+        if last[0] != budget:
+            last = self._last = budget, self._parameters(budget)
+        return last[1]
+
+    def _check_header(self, path: Path, vectors: np.ndarray) -> None:
+        with path.open("rb") as file:
+            head = file.read(_HEADER.size)
+        if len(head) < _HEADER.size:
+            raise ValueError(f"it has {len(head)} bytes, less than a header")
+        letters, dimension, item_count, _, _, _, metric = _HEADER.unpack(head)
+        expected = (self._letters, vectors.shape[1], len(vectors), self._faiss.METRIC_INNER_PRODUCT)
+        if (letters, dimension, item_count, metric) != expected:
+            raise ValueError(
+                f"its header says {letters!r}, dimension {dimension}, {item_count} items, metric {metric}; expected "
+                "{!r}, dimension {}, {} items, metric {}".format(*expected)
+            )
+
+    def _check_vectors(self, vectors: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _parameters(self, budget: int) -> Any:
+        raise NotImplementedError
+
+
+class HnswIndex(_FaissIndex):
+    """A graph of near neighbours (Malkov and Yashunin 2016), walked with ``efSearch`` candidates at hand."""
+
+    _letters = b"IHNf"
+    _class_name = "IndexHNSWFlat"
+
+    def _check_vectors(self, vectors: np.ndarray) -> None:
+        for row in sample_rows(len(vectors)).tolist():
+            if not np.array_equal(self._index.reconstruct(row), vectors[row]):
+                raise ValueError(f"its vector {row} is not that of vectors.npy: another catalogue")
+
+    def _parameters(self, budget: int) -> Any:
+        return self._faiss.SearchParametersHNSW(efSearch=min(budget, self._item_count))
+
+    def cost(self, k: int, budget: int) -> float:
+        """Returns the time of a search in rows of a scan; see `retrieval.index.registry.Index.cost`."""
+        return _ROWS_A_SEARCH + _ROWS_A_CANDIDATE * max(budget, k)
+
+    def raise_budget(self, budget: int, k: int, fetch: int) -> int:
+        """Returns the budget for more rows; see `retrieval.index.registry.Index.raise_budget`."""
+        return math.ceil(budget * max(1.0, fetch / k))
+
+
+class IvfIndex(_FaissIndex):
+    """Inverted lists (Sivic and Zisserman 2003): rows by the nearest centroid; ``nprobe`` lists are scanned."""
+
+    _letters = b"IwFl"
+    _class_name = "IndexIVFFlat"
+
+    def _check_vectors(self, vectors: np.ndarray) -> None:
+        lists = self._faiss.downcast_InvertedLists(self._index.invlists)
+        # Lists on disk would name another file to read them from.
+        if type(lists).__name__ != "ArrayInvertedLists" or lists.code_size != vectors.shape[1] * 4:
+            raise ValueError(f"its lists are {type(lists).__name__} of {lists.code_size} bytes a row")
+        for number in sample_rows(lists.nlist).tolist():
+            size = lists.list_size(number)
+            if not size:
+                continue
+            rows = self._faiss.rev_swig_ptr(lists.get_ids(number), size)  # [size] int64
+            codes = self._faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size)
+            stored = codes.view(np.float32).reshape(size, -1)  # [size, dimension]
+            if rows.min() < 0 or rows.max() >= len(vectors) or not np.array_equal(stored, vectors[rows]):
+                raise ValueError(f"list {number} holds other vectors than those of vectors.npy: another catalogue")
+
+    def _parameters(self, budget: int) -> Any:
+        return self._faiss.SearchParametersIVF(nprobe=min(budget, self._index.nlist))
+
+    def cost(self, k: int, budget: int) -> float:
+        """Returns the time of a search in rows of a scan; see `retrieval.index.registry.Index.cost`."""
+        lists = self._index.nlist
+        scanned = min(budget, lists) * self._item_count / lists
+        return _ROWS_A_SEARCH + lists + _ROWS_A_LISTED_ROW * scanned + _ROWS_A_RESULT * k
+
+    def raise_budget(self, budget: int, k: int, fetch: int) -> int:
+        """Returns the budget for more rows; see `retrieval.index.registry.Index.raise_budget`."""
+        return math.ceil(budget * max(1.0, fetch / k) ** _LISTS_GROWTH)

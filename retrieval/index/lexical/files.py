@@ -1,0 +1,151 @@
+"""The lexical index of a bundle: what its folder holds beside the arrays, and known answers to check it with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from retrieval.bundle.layout import LEXICAL, LEXICAL_DESCRIPTION
+from retrieval.index.lexical import bm25
+from retrieval.index.lexical.bm25 import Bm25
+
+_METHOD = {"method": "bm25", "idf": "lucene", "k1": bm25.K1, "b": bm25.B}
+_GOLDEN_QUERIES, _GOLDEN_WORDS, _GOLDEN_ITEMS = 8, 4, 10
+
+
+@dataclass(frozen=True)
+class GoldenQuery:
+    """A search text with a known answer.
+
+    Attributes:
+        text: search text.
+        items: [n] external item ids, best first.
+        scores: [n] scores of the items.
+    """
+
+    text: str
+    items: Sequence[str]
+    scores: Sequence[float]
+
+
+@dataclass(frozen=True, eq=False)
+class LexicalIndex:
+    """A lexical index, and what is known of it. Immutable.
+
+    Attributes:
+        index: row i is row i of ``vectors.npy``.
+        attributes: names of the item attributes whose words it holds.
+        golden_queries: texts with known answers; none where no item has a word.
+    """
+
+    index: Bm25
+    attributes: tuple[str, ...]
+    golden_queries: tuple[GoldenQuery, ...]
+
+
+def write(folder: Path, attributes: Sequence[str], texts: Sequence[str], ids: Sequence[str]) -> None:
+    """Writes the index of texts into the folder of a bundle.
+
+    Args:
+        folder: of the bundle.
+        attributes: that the texts are made of.
+        texts: [item_count], of each item.
+        ids: [item_count], external ids.
+
+    Raises:
+        LexicalMissing: bm25s is not installed.
+    """
+    index = Bm25.of(texts)
+    golden_queries = [_answer(index, text, ids) for text in _golden_texts(texts)]
+    (folder / LEXICAL).mkdir()
+    index.write(folder / LEXICAL)
+    raw = {
+        **_METHOD,
+        "attributes": list(attributes),
+        "item_count": len(texts),
+        "canaries": [dataclasses.asdict(golden_query) for golden_query in golden_queries],
+    }
+    (folder / LEXICAL_DESCRIPTION).write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> LexicalIndex:
+    """Returns the index in the folder of a bundle, whose files are verified.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the files are no index, or one of another method.
+    """
+    raw = json.loads((folder / LEXICAL_DESCRIPTION).read_text(encoding="utf-8"))
+    try:
+        method = {name: raw[name] for name in _METHOD}
+        golden_queries = tuple(_to_golden_query(golden_query) for golden_query in raw["canaries"])
+        attributes, count = tuple(_list_of(str, raw["attributes"])), int(raw["item_count"])
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{LEXICAL_DESCRIPTION} is damaged: {error!r}") from error
+    if method != _METHOD:
+        raise ValueError(
+            f"{LEXICAL_DESCRIPTION} says {method}, this program searches {_METHOD}: update it, or publish again"
+        )
+    if not attributes:
+        raise ValueError(f"{LEXICAL_DESCRIPTION} names no attributes")
+    try:
+        return LexicalIndex(Bm25.read(folder / LEXICAL, count), attributes, golden_queries)
+    except (EOFError, TypeError, BadZipFile) as error:  # what numpy says of an empty, a cut or another file
+        raise ValueError(f"{LEXICAL} is damaged: {error!r}") from error
+
+
+def _to_golden_query(raw: Any) -> GoldenQuery:
+    golden_query = GoldenQuery(**raw)
+    _list_of(str, [golden_query.text])
+    if len(_list_of(str, golden_query.items)) != len(_list_of((int, float), golden_query.scores)):
+        raise TypeError(f"a golden query has {len(golden_query.items)} items and {len(golden_query.scores)} scores")
+    return golden_query
+
+
+def _list_of(kind: type | tuple[type, ...], values: Any) -> list[Any]:
+    """Returns `values`, a list of this kind. Raises TypeError where it is none."""
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise TypeError(f"{values!r:.80} is no list of {kind}")
+    return values
+
+
+def find_fault(found: LexicalIndex, ids: Sequence[str], tolerance: float = 1e-4) -> str:
+    """Returns what is wrong with the answers to the golden queries; empty where nothing is.
+
+    Args:
+        found: of a bundle.
+        ids: [item_count], external ids.
+        tolerance: of a score, relative.
+    """
+    if not found.golden_queries and len(found.index.words):
+        return "there are no golden queries"
+    for number, golden_query in enumerate(found.golden_queries):
+        answer = _answer(found.index, golden_query.text, ids)
+        if list(answer.items) != list(golden_query.items):
+            expected = list(golden_query.items)[:3]
+            return f"golden query {number}, {golden_query.text!r}, finds {answer.items[:3]} …, expected {expected} …"
+        if not np.allclose(answer.scores, golden_query.scores, rtol=tolerance, atol=0.0):
+            expected = golden_query.scores[:3]
+            return (
+                f"golden query {number}, {golden_query.text!r}, has scores {answer.scores[:3]} …, expected {expected} …"
+            )
+    return ""
+
+
+def _answer(index: Bm25, text: str, ids: Sequence[str]) -> GoldenQuery:
+    rows = index.rank(text, _GOLDEN_ITEMS)
+    return GoldenQuery(text, [ids[row] for row in rows], index.scores(text)[rows].astype(float).tolist())
+
+
+def _golden_texts(texts: Sequence[str]) -> list[str]:
+    """Returns the first words of some texts, evenly spread."""
+    filled = [text for text in texts if bm25.words_of(text)]
+    chosen = [filled[at] for at in np.linspace(0, len(filled) - 1, _GOLDEN_QUERIES).astype(int)] if filled else []
+    return list(dict.fromkeys(" ".join(bm25.words_of(text)[:_GOLDEN_WORDS]) for text in chosen))

@@ -1,0 +1,73 @@
+"""A bundle in this process, without services: its query tower and its catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.features.schema import Columns, read_schema, text_encoder_specs
+from retrieval.bundle.layout import ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from retrieval.inference.query_tower import QueryTower
+from retrieval.inference.text_encoder import open_text_encoders
+from retrieval.store.store import BundleStore
+
+_BATCH = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class DeployedBundle:
+    """A bundle that answers as the services do.
+
+    Attributes:
+        version: Bundle version.
+        query_tower: Query tower.
+        vectors: [item_count, dim] float32, unit length.
+        item_ids: [item_count] external ids.
+    """
+
+    version: str
+    query_tower: QueryTower
+    vectors: np.ndarray
+    item_ids: tuple[str, ...]
+
+    @staticmethod
+    def open(store: BundleStore, version: str) -> DeployedBundle:
+        """Returns the bundle, verified.
+
+        Raises:
+            BundleRefused: a file is missing or damaged.
+            BundleNotFound: the store has no such bundle.
+            OSError, ValueError, KeyError, RuntimeError: a file is as published and cannot be read.
+        """
+        manifest = store.verify(version, [QUERY_TOWER, VECTORS, ITEMS, VOCABULARIES])
+        specs = text_encoder_specs(manifest.feature_schema)
+        store.verify(version, [path for spec in specs for path in (spec.tokenizer_path, spec.encoder_path)])
+        folder = store.path(version)
+        schema = read_schema(folder, manifest.feature_schema)
+        tower = QueryTower(folder / QUERY_TOWER, schema, open_text_encoders(folder, schema), manifest.dimension)
+        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        return DeployedBundle(version, tower, vectors, ItemTable.read(folder / ITEMS, {}).ids)
+
+    def embed(self, columns: Columns, row_count: int) -> np.ndarray:
+        """Returns the embeddings of any number of queries, at least 1: [row_count, dim] float32, unit length.
+
+        Args:
+            columns: raw values by feature name, as `retrieval.bundle.features.schema.FeatureSchema.encode` takes them.
+            row_count: number of queries.
+        """
+        batches = [slice(start, min(start + _BATCH, row_count)) for start in range(0, row_count, _BATCH)]
+        return np.concatenate(
+            [
+                self.query_tower.embed(
+                    {name: column[batch] for name, column in columns.items()}, batch.stop - batch.start
+                )
+                for batch in batches
+            ]
+        )
+
+    def rows(self, rows_by_id: Mapping[str, int]) -> np.ndarray:
+        """Returns the row of each item in another catalogue, -1 for items that it lacks: [item_count] int64."""
+        return np.array([rows_by_id.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)

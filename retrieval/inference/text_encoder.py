@@ -1,0 +1,179 @@
+"""A deployed text encoder: texts to vectors, with a cache of recent texts."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.bundle.features.schema import FeatureSchema
+from retrieval.bundle.features.text import TextEncoders, TextEncoderSpec
+from retrieval.bundle.features.tokenizer import Tokenizer, pad_token_ids
+from retrieval.bundle.layout import EMBEDDING, TOKEN_IDS
+from retrieval.inference.interpreter_pool import InterpreterPool
+
+_CALL_COST_TOKENS = 16
+"""Cost of one more call in tokens: resizing, and small matrices."""
+_MAX_TOKENS = 1 << 15
+"""Tokens of one call, which bounds its memory."""
+
+
+class TextObserver:
+    """Is told what text encoders do; this one ignores it. Subclasses have to be safe for several threads."""
+
+    def looked_up(self, hits: int, misses: int) -> None:
+        """Is called after texts were looked up in the cache, with how many of them were there and how many not."""
+
+    def computed(self, token_count: int) -> None:
+        """Is called before the encoder runs on that many tokens, padding included."""
+
+
+class TextCache:
+    """The vectors of the most recently used texts of one encoder. Safe for several threads; never above its size."""
+
+    def __init__(self, size: int, observer: TextObserver) -> None:
+        """Makes an empty cache.
+
+        Args:
+            size: largest number of texts; 0 caches nothing.
+            observer: told of hits and misses.
+        """
+        self._size, self._observer = size, observer
+        self._lock = threading.Lock()
+        self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Returns the number of texts."""
+        return len(self._vectors)
+
+    def find(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns the vectors, [width] float32, of those `texts` that are cached, and marks them as recently used."""
+        hits: dict[str, np.ndarray] = {}
+        with self._lock:
+            for text in texts:
+                vector = self._vectors.get(text)
+                if vector is not None:
+                    self._vectors.move_to_end(text)
+                    hits[text] = vector
+        self._observer.looked_up(len(hits), len(texts) - len(hits))
+        return hits
+
+    def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        """Adds vectors [n, width] float32 of `texts` [n], and evicts the least recently used ones above the size."""
+        if not self._size:
+            return
+        with self._lock:
+            for text, vector in zip(texts, vectors, strict=True):
+                self._vectors[text] = vector.copy()  # a view would keep the whole batch in memory
+                self._vectors.move_to_end(text)
+            while len(self._vectors) > self._size:
+                self._vectors.popitem(last=False)
+
+
+class LiteRtTextEncoder:
+    """A text encoder in memory, a `retrieval.bundle.features.text.TextEncoder`. Safe for several threads.
+
+    Attributes:
+        spec: Description of the encoder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: TextEncoderSpec,
+        thread_count: int = 1,
+        cache_size: int = 0,
+        observer: TextObserver | None = None,
+    ) -> None:
+        """Loads the encoder.
+
+        Args:
+            folder: folder of the bundle, whose files are verified.
+            spec: spec in the manifest.
+            thread_count: number of calls that may run at once without loading a further interpreter.
+            cache_size: largest number of texts whose vectors are cached; 0 caches nothing.
+            observer: told of hits, misses and tokens. Default: nobody.
+
+        Raises:
+            OSError, ValueError, RuntimeError: its files are not such an encoder.
+        """
+        self.spec = spec
+        self._observer = observer or TextObserver()
+        self._cache = TextCache(cache_size, self._observer)
+        self._tokenizer = Tokenizer.read(folder / spec.tokenizer_path, spec.max_tokens)
+        self._interpreters = InterpreterPool(folder / spec.encoder_path, thread_count)
+        width = self._interpreters.outputs.get(EMBEDDING)
+        if width != [spec.width] or list(self._interpreters.inputs) != [TOKEN_IDS]:
+            raise ValueError(f"text encoder {spec.name} makes {width}, the manifest says {spec.width}")
+
+    def embed(self, texts: Sequence[str | None]) -> np.ndarray:
+        """Returns [n, width] float32 for [n] texts: unit length, zeros where there is no text."""
+        distinct = list(dict.fromkeys(text for text in texts if text))
+        known = self._cache.find(distinct) if distinct else {}
+        new = [text for text in distinct if text not in known]
+        if new:
+            computed = self._compute(self._tokenizer.tokenize(new))
+            self._cache.add(new, computed)
+            known.update(zip(new, computed, strict=True))
+        vectors = np.zeros((len(texts), self.spec.width), dtype=np.float32)
+        for row, text in enumerate(texts):
+            if text:
+                vectors[row] = known[text]
+        return vectors
+
+    def _compute(self, rows: list[list[int]]) -> np.ndarray:
+        """Returns [n, width] float32 for the token ids of [n] texts."""
+        vectors = np.zeros((len(rows), self.spec.width), dtype=np.float32)
+        for group in groups_by_length([len(row) for row in rows], self.spec.kind == "static"):
+            ids = pad_token_ids([rows[row] for row in group], self.spec.pad_id)
+            self._observer.computed(ids.size)
+            vectors[group] = self._interpreters.run({TOKEN_IDS: ids})
+        return vectors
+
+
+def groups_by_length(lengths: Sequence[int], together: bool = False) -> list[list[int]]:
+    """Returns rows in groups that run in one call each, longest rows first; rows without a token are left out.
+
+    A row joins the previous group unless its padding there costs more than a call of its own, or the group is full.
+
+    Args:
+        lengths: number of tokens of each row.
+        together: whether padding is next to free, so that groups are as large as they may be.
+    """
+    order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
+    groups: list[list[int]] = []
+    longest = wasted = 0
+    for row in order:
+        wasted += longest - lengths[row]
+        is_full = bool(groups) and (len(groups[-1]) + 1) * longest > _MAX_TOKENS
+        if not groups or is_full or (wasted > _CALL_COST_TOKENS and not together):
+            groups.append([])
+            longest, wasted = lengths[row], 0
+        groups[-1].append(row)
+    return groups
+
+
+def open_text_encoders(
+    folder: Path,
+    schema: FeatureSchema,
+    thread_count: int = 1,
+    cache_size: int = 0,
+    observer: TextObserver | None = None,
+) -> TextEncoders:
+    """Returns the text encoders of a bundle that a schema needs.
+
+    Args:
+        folder: folder of the bundle, whose files are verified.
+        schema: feature schema of a tower.
+        thread_count: see `LiteRtTextEncoder`.
+        cache_size: see `LiteRtTextEncoder`; each encoder has a cache of its own.
+        observer: see `LiteRtTextEncoder`.
+
+    Raises:
+        OSError, ValueError, RuntimeError: a file cannot be read.
+    """
+    specs = schema.text_encoder_specs.values()
+    return TextEncoders(tuple(LiteRtTextEncoder(folder, s, thread_count, cache_size, observer) for s in specs))

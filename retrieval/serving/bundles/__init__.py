@@ -1,0 +1,1 @@
+"""Which bundles a service has open: the policy, the loading thread, the verification."""

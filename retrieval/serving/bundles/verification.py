@@ -1,0 +1,135 @@
+"""Load gates that both services share: the checks that a bundle has to pass before it is opened.
+
+| gate                     | passes where                                                     |
+|--------------------------|------------------------------------------------------------------|
+| manifest, format_version | the manifest can be read, and the services support its format    |
+| files, size, sha256      | the files are those that the manifest lists                      |
+| memory                   | the bundle fits into memory beside the open ones                 |
+| contents                 | every file can be read, and its shape is the one in the manifest |
+| canaries                 | the golden queries get their known answers                       |
+
+No gate can be overridden. Each refusal names the gate, the value and the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+
+from retrieval.bundle.errors import BundleRefused
+from retrieval.bundle.golden_queries import EMBEDDING_TOLERANCE, GoldenQueries
+from retrieval.bundle.layout import GOLDEN_QUERIES
+from retrieval.bundle.manifest import Manifest
+from retrieval.store.store import BundleStore
+
+T = TypeVar("T")
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int:
+    """Returns the memory that this process can still allocate, in bytes: the machine's or its cgroup's, if less."""
+    machine = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        if line.startswith("MemAvailable:")
+    )
+    try:
+        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))  # "max", not a number: no limit
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return machine
+    return min(machine, limit - used + int(stat.get("file", 0)))  # the kernel evicts the page cache when it must
+
+
+def check_memory(manifest: Manifest, files: Collection[str], copies: int, available: int) -> None:
+    """Checks that a bundle fits into memory.
+
+    Args:
+        manifest: manifest of the bundle.
+        files: names of the files that will be mapped or read.
+        copies: number of bundles of this size that have to fit.
+        available: free memory in bytes, from `available_bytes`.
+
+    Raises:
+        BundleRefused: gate ``memory``.
+    """
+    needed = copies * sum(manifest.files[name].size_bytes for name in files)
+    if needed > available:
+        raise BundleRefused(
+            manifest.bundle_version,
+            "memory",
+            f"{needed >> 20} MiB are needed for {copies} of these bundles, {available >> 20} MiB are available; "
+            "give it more memory, or say --unload-first to drop the old bundle before the new one loads",
+        )
+
+
+def read_contents(version: str, name: str, read: Callable[[], T]) -> T:
+    """Calls `read` and returns its result; an error in it refuses the bundle.
+
+    The hashes of the file matched before, so a file that cannot be read was published like this.
+
+    Args:
+        version: bundle version.
+        name: file name, for the message.
+        read: reads the file.
+
+    Raises:
+        BundleRefused: gate ``contents`` where `read` raises.
+    """
+    try:
+        return read()
+    # EOFError and BadZipFile come from an empty or truncated array file.
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, BadZipFile, OverflowError) as error:
+        raise BundleRefused(
+            version, "contents", f"{name} cannot be read ({error}); publish the bundle again"
+        ) from error
+
+
+def read_golden_queries(store: BundleStore, manifest: Manifest) -> GoldenQueries:
+    """Returns the golden queries of a bundle.
+
+    Raises:
+        BundleRefused: gate ``canaries`` where the shape of their embeddings is not the one in the manifest; gate
+            ``contents`` where the file is missing or cannot be read.
+    """
+    version = manifest.bundle_version
+    golden_queries = read_contents(
+        version, GOLDEN_QUERIES, lambda: GoldenQueries.read(store.path(version) / GOLDEN_QUERIES)
+    )
+    if golden_queries.embeddings.shape[1] != manifest.dimension:
+        raise BundleRefused(
+            version,
+            "canaries",
+            f"{GOLDEN_QUERIES} has embeddings of dimension {golden_queries.embeddings.shape[1]}, the manifest says "
+            f"{manifest.dimension}",
+        )
+    return golden_queries
+
+
+def check_embeddings(version: str, embeddings: np.ndarray, expected: np.ndarray) -> None:
+    """Checks that a query tower maps the golden queries to their published embeddings.
+
+    Args:
+        version: bundle version.
+        embeddings: [n, dim] float32, computed by the tower that is being loaded.
+        expected: [n, dim] float32, from the bundle.
+
+    Raises:
+        BundleRefused: gate ``canaries``.
+    """
+    if embeddings.shape != expected.shape:
+        raise BundleRefused(version, "canaries", f"embeddings have shape {embeddings.shape}, expected {expected.shape}")
+    worst = float(np.max(np.abs(embeddings - expected)))
+    if not worst <= EMBEDDING_TOLERANCE:  # negated, so that NaN is refused
+        raise BundleRefused(
+            version,
+            "canaries",
+            f"an embedding is {worst:.2e} away from the published one, allowed are {EMBEDDING_TOLERANCE:.0e}; "
+            "the query tower is not the one that was published",
+        )

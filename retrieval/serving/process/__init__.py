@@ -1,0 +1,1 @@
+"""Starts a service: command line, signals, worker processes."""

@@ -1,0 +1,1 @@
+"""Settings, cores, logs, metrics and credentials of a service process."""

@@ -1,0 +1,207 @@
+"""The settings that both services share."""
+
+# No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
+
+import ipaddress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from retrieval.serving.runtime.cores import available_cores, quota_covers_all_cores
+from retrieval.serving.runtime.logs import LEVELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Settings of a service: its address, its limits, how it swaps bundles, and how it stops."""
+
+    store: Path
+    """Folder of the bundle store. Required. It may be empty: the service waits for a first live bundle."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but a loopback address needs TLS and a token, or --insecure."""
+
+    port: int = 0
+    """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""
+
+    port_file: Path | None = None
+    """File to which the port is written once the service listens, atomically; for scripts. Default: none."""
+
+    workers: int | Literal["auto"] = 1
+    """Processes that share the port, 1 to 256; auto: one for each core that this process may use.
+
+    The default is 1 because each process verifies and warms each bundle by itself, and because many deployments already
+    run one replica for each core or container. The settings below apply to each process.
+    """
+
+    pin: bool | None = None
+    """Pin each worker to one core. Default: with --workers auto, if the CPU quota covers all visible cores.
+
+    The threads of a worker hand over the GIL more cheaply on one core. Loading a bundle still uses all cores.
+    """
+
+    threads: int | Literal["auto"] = "auto"
+    """Threads that answer calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead. auto: 2."""
+
+    max_in_flight: int = 64
+    """Calls accepted and not yet answered, 1 to 10,000; further calls are refused with RESOURCE_EXHAUSTED."""
+
+    max_batch_size: int = 1000
+    """Largest number of queries or searches in one call, 1 to 1,000."""
+
+    max_request_bytes: int = 16 << 20
+    """Largest request, in bytes, 1 KiB to 1 GiB."""
+
+    insecure: bool = False
+    """Allow an address other than loopback without TLS or without a token."""
+
+    tls_certificate: Path | None = None
+    """PEM certificate chain of this server; needs --tls-key. Default: no TLS."""
+
+    tls_key: Path | None = None
+    """PEM private key of this server."""
+
+    tls_client_ca: Path | None = None
+    """PEM certificates of the authorities that sign client certificates. Default: clients need no certificate."""
+
+    token_file: Path | None = None
+    """File with the bearer token that calls have to carry; health checks need none. Default: no token."""
+
+    reflection: bool = True
+    """Offer gRPC reflection, so that tools can list the services and their messages."""
+
+    poll_interval_s: float = 1.0
+    """Interval at which the store is read for the live bundle, in seconds, 0.01 to 3,600."""
+
+    retire_after_s: float = 60.0
+    """How long a bundle stays open after the store no longer names it, in seconds, 0 to 86,400.
+
+    Choose at least the longest deadline of a request.
+    """
+
+    retry_after_s: float = 30.0
+    """First pause before a refused bundle is tried again, in seconds, 0.01 to 86,400; doubles up to 20 times that."""
+
+    unload_first: bool = False
+    """Drop the old bundle before the new one loads, if memory holds only one; NOT_SERVING meanwhile."""
+
+    drain_delay_s: float = 1.0
+    """Time after SIGTERM in which health says NOT_SERVING and calls are still accepted, in seconds, 0 to 600."""
+
+    drain_timeout_s: float = 30.0
+    """Time after that in which calls in flight may finish, in seconds, 0 to 3,600."""
+
+    metrics_port: int = 0
+    """Port of the Prometheus endpoint on 127.0.0.1, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
+
+    log_level: str = "info"
+    """Least severe level that is logged: debug, info, warning or error."""
+
+    worker: int = 0
+    """Number of this worker process, from 1 on; 0: this process has the port alone. Set by the parent, not by users."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges, and that the service is not exposed by accident.
+
+        Raises:
+            ValueError: names the setting, its value and what is allowed.
+        """
+        for name, low, high in (
+            ("port", 0, 65535),
+            ("threads", 1, 64),
+            ("max_in_flight", 1, 10_000),
+            ("max_batch_size", 1, 1000),
+            ("max_request_bytes", 1 << 10, 1 << 30),
+            ("poll_interval_s", 0.01, 3600),
+            ("retire_after_s", 0, 86_400),
+            ("retry_after_s", 0.01, 86_400),
+            ("drain_delay_s", 0, 600),
+            ("drain_timeout_s", 0, 3600),
+            ("metrics_port", 0, 65535),
+            ("workers", 1, 256),
+        ):
+            value = getattr(self, name)
+            if value != "auto":
+                check_range(name, value, low, high)
+        last_metrics_port = self.metrics_port + self.worker_count - 1
+        if self.metrics_port and last_metrics_port > 65535:
+            raise ValueError(
+                f"metrics_port is {self.metrics_port}, and {self.worker_count} workers need ports up to "
+                f"{last_metrics_port}; choose one that is at most {65536 - self.worker_count}"
+            )
+        if self.pin and self.workers == 1:
+            raise ValueError("pin needs several workers; to keep one process on a core, start it with taskset -c CORE")
+        if self.log_level not in LEVELS:
+            raise ValueError(f"log_level is {self.log_level!r}, expected one of {', '.join(LEVELS)}")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together; set both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        exposed = not _is_loopback(self.host)
+        if exposed and not self.insecure and (self.tls_certificate is None or self.token_file is None):
+            raise ValueError(
+                f"host {self.host} can be reached from elsewhere: set tls_certificate, tls_key and token_file, "
+                "or say --insecure"
+            )
+
+    @property
+    def worker_count(self) -> int:
+        """Number of processes that share the port, with `auto` resolved."""
+        return available_cores() if self.workers == "auto" else self.workers
+
+    @property
+    def thread_count(self) -> int:
+        """Number of threads that answer calls, with `auto` resolved for the current process."""
+        return self._auto_threads() if self.threads == "auto" else self.threads
+
+    @property
+    def pins(self) -> bool:
+        """Whether each worker is pinned to one core."""
+        if self.pin is None:
+            return self.workers == "auto" and quota_covers_all_cores() and self.worker_count > 1
+        return self.pin and self.worker_count > 1
+
+    def for_worker(self, number: int, port: int) -> Self:
+        """Returns the settings of one of the workers.
+
+        Args:
+            number: number of the worker, from 1 on.
+            port: port that the parent has reserved.
+        """
+        metrics_port = self.metrics_port + number - 1 if self.metrics_port else 0
+        return replace(
+            self,
+            workers=self.worker_count,
+            pin=self.pins,
+            worker=number,
+            port=port,
+            port_file=None,
+            metrics_port=metrics_port,
+            **self._own_files(number),
+        )
+
+    def _auto_threads(self) -> int:
+        return 2
+
+    def _own_files(self, number: int) -> dict[str, Any]:
+        """Returns the settings that name files which two processes must not share, changed for worker `number`."""
+        return {}
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Checks that a setting is in its range.
+
+    Raises:
+        ValueError: `value` is outside of `low` to `high`, or NaN.
+    """
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected {low} to {high}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Where bundles live: versions, the live one, promotion, roll back, pruning."""

@@ -1,0 +1,90 @@
+"""Tables too large for memory, made on the fly, and limits on what a process may allocate while it reads them."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from trainer.recipe import loading
+from trainer.recipe.recipe import Recipe
+
+_PART = 1_000_000
+"""Rows of a Parquet file."""
+
+
+def made_recipe() -> Recipe:
+    """Returns a small model of the table that `write_events` makes."""
+    return loading.parse(
+        {
+            "name": "streaming",
+            "interactions": {"path": "events.parquet", "user": "user", "item": "item", "time": "time"},
+            "split": {"kind": "global_temporal"},
+            "query_tower": {
+                "hidden_units": [],
+                "features": [
+                    {"name": "history", "kind": "history", "max_values": 20, "encoder": "rank_decay"},
+                    {"name": "hour", "kind": "categorical", "embedding_dim": 4},
+                ],
+            },
+            "item_tower": {"hidden_units": [], "features": [{"name": "item_id", "kind": "categorical"}]},
+            "training": {"dimension": 32, "epochs": 1, "batch_size": 2048, "temperature": 0.05},
+        },
+        "testbed.large_tables",
+    )
+
+
+def write_events(path: Path, count: int, user_count: int, item_count: int) -> None:
+    """Writes a table as a folder of Parquet files, in no order of users; few items have most of the events."""
+    path.mkdir()
+    generator = np.random.default_rng(1)
+    for number, start in enumerate(range(0, count, _PART)):
+        size = min(_PART, count - start)
+        users = generator.integers(0, user_count, size)
+        items = (item_count * generator.random(size) ** 3).astype(np.int64)
+        times = generator.integers(1_700_000_000, 1_730_000_000, size)
+        pl.DataFrame({"user": users, "item": items, "time": times}).select(
+            pl.format("customer-{}", pl.col("user")).alias("user"),
+            pl.format("product-{}", pl.col("item")).alias("item"),
+            "time",
+        ).write_parquet(path / f"part-{number:05}.parquet")
+
+
+def limit_data(budget_bytes: int) -> None:
+    """Makes each allocation fail that would take more than `budget_bytes` beside those of now."""
+    taken = _status("VmData")
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + budget_bytes, resource.RLIM_INFINITY))
+
+
+class Memory:
+    """Watches what the process allocates, in bytes, from `idle` on: `most` is the largest growth seen."""
+
+    def __init__(self) -> None:
+        self.idle, self.most = 0, 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Memory:
+        """Begins to watch."""
+        self.idle = _status("RssAnon")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: Any) -> None:
+        """Ends."""
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            self.most = max(self.most, _status("RssAnon") - self.idle)
+
+
+def _status(name: str) -> int:
+    """Returns a figure of the process in bytes."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))

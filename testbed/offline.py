@@ -1,0 +1,73 @@
+"""What a bundle answers when it is asked by itself, without any service: what served answers are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from annoy import AnnoyIndex
+
+from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.layout import INDEX, ITEMS
+from retrieval.inference.deployed_bundle import DeployedBundle
+from retrieval.store.store import BundleStore
+
+SCORE_TOLERANCE = 1e-4
+"""Scores of one bundle computed twice differ by less; those of two models by far more."""
+
+
+class OfflineBundle:
+    """One bundle and a fixed list of queries."""
+
+    def __init__(self, store: BundleStore, version: str, queries: Sequence[Mapping[str, Any]]) -> None:
+        """Opens the bundle and embeds the queries.
+
+        Args:
+            store: that holds it.
+            version: of the bundle.
+            queries: features by name, scalars or lists.
+        """
+        folder = store.path(version)
+        self.manifest = store.manifest(version)
+        bundle = DeployedBundle.open(store, version)
+        names = bundle.query_tower.schema.by_name
+        columns = {name: [query.get(name) for query in queries] for name in names}
+        self.embeddings = bundle.embed(columns, len(queries))  # [n, dim]
+        self.vectors = bundle.vectors
+        self.items = ItemTable.read(folder / ITEMS, self.manifest.attributes)
+        self._index_path = str(folder / INDEX)
+
+    @cached_property
+    def _index(self) -> AnnoyIndex:
+        index = AnnoyIndex(self.manifest.dimension, "angular")
+        index.load(self._index_path)
+        return index
+
+    def top_scores(self, query: int, k: int) -> np.ndarray:
+        """Returns the scores of the k items that its index finds for a query, best first: [n] float32."""
+        budget = self.manifest.index.search_budget
+        rows = self._index.get_nns_by_vector(self.embeddings[query], k, budget)
+        return np.sort(self._scores(query, rows))[::-1]
+
+    def agrees(self, query: int, item_ids: Sequence[str], scores: Sequence[float]) -> bool:
+        """Returns whether an answer is the one that this bundle gives to a query.
+
+        Every item has to have the score that this bundle's own vectors give it, and the scores as a whole have to be
+        those that its index finds, or an exact scan, which the service prefers on small catalogues. An embedding or an
+        index of another model fails both.
+        """
+        rows = [self.items.rows.get(item_id, -1) for item_id in item_ids]
+        if -1 in rows or len(set(rows)) != len(rows):
+            return False
+        own = self._scores(query, rows)
+        served = np.array(scores)
+        if not np.abs(own - served).max() < SCORE_TOLERANCE:
+            return False
+        exact = np.sort(self._scores(query, slice(None)))[::-1][: len(rows)]
+        return any(np.abs(s - served).max() < SCORE_TOLERANCE for s in (self.top_scores(query, len(rows)), exact))
+
+    def _scores(self, query: int, rows: Any) -> np.ndarray:
+        """Returns the scores of rows with a query: [n] float32."""
+        return self.vectors[rows] @ self.embeddings[query]

@@ -1,0 +1,31 @@
+"""Waits for a promotion to arrive."""
+
+from __future__ import annotations
+
+from retrieval.store.store import BundleStore
+from testbed.services import wait_until
+from two_tower_client.fleet import Fleet, find_faults
+
+
+def wait_for_live(store: BundleStore, fleet: Fleet, timeout_s: float = 120.0) -> None:
+    """Returns once every replica answers with the live bundle, loads nothing more and refuses nothing.
+
+    A query tower keeps the tower of another bundle of the same model open: there, the model counts.
+
+    Raises:
+        PairError: they did not in time.
+    """
+
+    def agreed() -> bool:
+        pointer = store.live()
+        if pointer is None:
+            return False
+        model = store.manifest(pointer.version).model_version
+        replicas = fleet.ask()
+        return not find_faults(replicas) and all(
+            not r.loading_bundle
+            and (r.live_bundle == pointer.version or (r.service == "query_tower" and r.live_model == model))
+            for r in replicas
+        )
+
+    wait_until(agreed, "all replicas on the live bundle", timeout_s)

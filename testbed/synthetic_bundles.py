@@ -1,0 +1,93 @@
+"""Bundles with made-up catalogues of any size, over the tower of a real one."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.golden_queries import GoldenQueries
+from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
+from retrieval.store.store import BundleStore
+from trainer.publishing import index_selection
+from trainer.publishing.golden_queries import make_golden_queries
+
+Build = Callable[[Path, np.ndarray], IndexSpec]
+"""Writes an index to a path; returns how to search it, its recall on the golden queries, [n, dim] float32."""
+
+_TREES = 2
+_BUDGET = 20_000
+
+
+def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: Build) -> Manifest:
+    """Writes a bundle of the model of `base` over some vectors, not promoted, and returns its manifest.
+
+    Args:
+        store: that holds `base`.
+        base: bundle whose tower and golden queries it takes.
+        vectors: [item_count, dim] float32, unit length, of the items ``item-0``, ``item-1`` and so on.
+        build: makes the index.
+    """
+    source, given = store.path(base), store.manifest(base)
+    items = ItemTable.of((f"item-{row}" for row in range(len(vectors))), {})
+    old = GoldenQueries.read(source / GOLDEN_QUERIES)
+    version = store.new_version()
+    with store.stage(version) as folder:
+        for name in (QUERY_TOWER, VOCABULARIES):
+            shutil.copyfile(source / name, folder / name)
+        np.save(folder / VECTORS, vectors, allow_pickle=False)
+        items.write(folder / ITEMS)
+        make_golden_queries(old.columns, old.embeddings, vectors, items.ids).write(folder / GOLDEN_QUERIES)
+        spec = build(folder / INDEX, old.embeddings)
+
+        def describe(files: dict[str, FileEntry]) -> Manifest:
+            return dataclasses.replace(
+                given,
+                bundle_version=version,
+                parent_version=base,
+                item_count=len(vectors),
+                index=spec,
+                attributes={},
+                files=files,
+                metrics={},
+            )
+
+        return store.commit(folder, describe)
+
+
+def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int) -> Manifest:
+    """Writes a bundle of random unit vectors, to swap something that takes long to read; see `write_bundle_of`.
+
+    Args:
+        store: that holds `base`.
+        base: bundle whose tower and golden queries it takes.
+        item_count: rows, for instance 1,000,000.
+        seed: of vectors and index.
+    """
+    generator = np.random.default_rng(seed)
+    vectors = generator.standard_normal((item_count, store.manifest(base).dimension), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    quick = IndexSpec("annoy", "angular", {"trees": _TREES, "seed": seed}, _BUDGET, 0.0)
+    return write_bundle_of(
+        store,
+        base,
+        vectors,
+        lambda path, queries: index_selection.rebuild(vectors, queries, path, old=quick, min_recall=0.0),
+    )
+
+
+def copy_live(source: BundleStore, store: BundleStore) -> str:
+    """Copies the live bundle of `source`, which stays as it is, into an empty store; promotes and returns it.
+
+    Raises:
+        BundleNotFound: no bundle is live.
+    """
+    version = source.live_version()
+    shutil.copytree(source.path(version), store.path(version))
+    store.promote(version)
+    return version

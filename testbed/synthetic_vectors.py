@@ -1,0 +1,96 @@
+"""Vectors to measure indexes on: made ones, or those of a trained bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.bundle.golden_queries import GoldenQueries
+from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
+from retrieval.store.store import BundleStore
+
+DIMENSION = 64
+_SPREAD = 0.8
+_TRAINED_SPREAD = 0.5
+_ROWS_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What an index is measured on.
+
+    Attributes:
+        name: for the table.
+        vectors: [item_count, dimension] float32, unit length.
+        queries: [n, dimension] float32, unit length, none of them a row.
+    """
+
+    name: str
+    vectors: np.ndarray
+    queries: np.ndarray
+
+
+def make_data(item_count: int, query_count: int = 200, seed: int = 1, dimension: int = DIMENSION) -> Data:
+    """Returns clustered unit vectors, and queries drawn in the same way.
+
+    sqrt(item_count) centres and the items around them, both normal with a spread that falls as 1 / sqrt(i) over the
+    dimensions i, as that of learned embeddings falls; items spread 0.8 as wide as centres, so that clusters overlap.
+    """
+    generator = np.random.default_rng(seed)
+    scale = (1.0 / np.sqrt(np.arange(1, dimension + 1))).astype(np.float32)
+    centres = generator.standard_normal((max(1, round(item_count**0.5)), dimension), dtype=np.float32)
+
+    def draw(count: int) -> np.ndarray:
+        drawn = np.empty((count, dimension), dtype=np.float32)
+        for start in range(0, count, _ROWS_AT_ONCE):
+            part = drawn[start : start + _ROWS_AT_ONCE]
+            own = centres[generator.integers(0, len(centres), len(part))]
+            part[:] = (own + _SPREAD * generator.standard_normal(part.shape, dtype=np.float32)) * scale
+            part /= np.linalg.norm(part, axis=1, keepdims=True)
+        return drawn
+
+    return Data(f"made, {item_count:,}", draw(item_count), draw(query_count))
+
+
+def spread_items(items: np.ndarray, item_count: int, seed: int = 1) -> np.ndarray:
+    """Returns a larger catalogue of the shape of a trained one: [item_count, dim] float32, unit length.
+
+    Items of the trained one, drawn with replacement, and half as far again in a random direction, normal with the
+    covariance of the trained items. So what its query tower is near to it stays near to, which made clusters are not:
+    an index finds less of what lies far from every item with the same budget.
+
+    Args:
+        items: [n, dim] float32, unit length: those of a trained bundle.
+        item_count: rows to make.
+        seed: of the draw.
+    """
+    generator = np.random.default_rng(seed)
+    dimension = items.shape[1]
+    covariance = np.cov(items, rowvar=False) + 1e-6 * np.eye(dimension)
+    scale = (_TRAINED_SPREAD * np.linalg.cholesky(covariance).T).astype(np.float32)  # [dim, dim]
+    drawn = np.empty((item_count, dimension), dtype=np.float32)
+    for start in range(0, item_count, _ROWS_AT_ONCE):
+        part = drawn[start : start + _ROWS_AT_ONCE]
+        own = items[generator.integers(0, len(items), len(part))]
+        part[:] = own + generator.standard_normal(part.shape, dtype=np.float32) @ scale  # [rows, dim]
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return drawn
+
+
+def read_bundle(store: Path, version: str | None = None) -> Data:
+    """Returns the vectors of a bundle, and queries near its golden queries.
+
+    Args:
+        store: folder of bundles.
+        version: of the bundle. Default: the live one.
+
+    Raises:
+        BundleNotFound: there is none.
+    """
+    opened = BundleStore(store)
+    chosen = version or opened.live_version()
+    folder = opened.path(chosen)
+    vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
+    return Data(f"bundle {chosen}, {len(vectors):,}", vectors, GoldenQueries.read(folder / GOLDEN_QUERIES).embeddings)

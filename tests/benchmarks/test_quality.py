@@ -1,0 +1,70 @@
+"""How `make quality` judges: means over seeds against floors, and differences to baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from benchmarks.quality import graded_search
+from benchmarks.quality.recipes import MODEL, REPEAT_FREQUENCY, TRAIN_ONLY, Beats, Floor, judge, rows_of, targets_of
+from trainer.evaluation.evaluate import Evaluation
+
+
+def evaluation(model: float, ease: float, low: float) -> Evaluation:
+    names = ("hr@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "coverage@10")
+    metrics = {MODEL: dict.fromkeys(names, model), "EASE": dict.fromkeys(names, ease)}
+    differences = {"EASE": dict.fromkeys(names, (model - ease, low, 2 * (model - ease) - low))}
+    return Evaluation(metrics, 10, 0, 0.0, 0.0, differences=differences)
+
+
+FOUND = [evaluation(0.10, 0.07, 0.02), evaluation(0.14, 0.07, -0.01)]
+
+
+@pytest.mark.parametrize(
+    ("target", "passed"),
+    [
+        (Floor(MODEL, "ndcg@10", 0.12), True),  # the mean of 0.10 and 0.14
+        (Floor(MODEL, "ndcg@10", 0.1201), False),
+        (Beats("EASE", "ndcg@10"), True),
+        (Beats("EASE", "ndcg@10", surely=True), False),  # the second seed's interval begins below 0
+    ],
+)
+def test_targets_are_judged_by_the_mean_and_by_the_worst_seed(target: Any, passed: bool) -> None:
+    assert judge(target, rows_of(FOUND, []), FOUND)[0] is passed
+
+
+def test_spread_is_that_of_the_seeds() -> None:
+    mean, spread = rows_of(FOUND, [])[MODEL]["mrr"]
+    # Of 0.10 and 0.14: sqrt(2 * 0.02^2 / 1) = 0.0283.
+    assert (mean, spread) == (pytest.approx(0.12), pytest.approx(0.02828, abs=1e-4))
+
+
+def test_what_was_fitted_on_train_alone_is_a_row_of_its_own() -> None:
+    rows = rows_of(FOUND, [evaluation(0.05, 0.07, 0.0)])
+    assert rows[TRAIN_ONLY]["ndcg@10"][0] == 0.05
+    assert TRAIN_ONLY not in rows_of(FOUND, [])
+
+
+def test_a_recipe_without_targets_has_to_beat_its_baselines_and_none_is_judged_that_was_not_run() -> None:
+    rows = rows_of(FOUND, [])
+    assert targets_of("mine", rows) == [Beats("EASE", "recall@100"), Beats("EASE", "ndcg@10")]
+    without = {MODEL: rows[MODEL]}
+    assert all(isinstance(target, Floor) for target in targets_of("movielens_100k", without))
+    assert any(isinstance(target, Beats) for target in targets_of("movielens_100k", rows))
+    assert {target.method for target in targets_of("amazon_beauty", rows) if isinstance(target, Floor)} == {MODEL}
+    assert dataclasses.astuple(targets_of("movielens_100k", rows)[0]) == (MODEL, "ndcg@10", 0.115)
+
+
+def test_with_repeats_every_baseline_but_the_repeat_frequency_has_to_be_beaten() -> None:
+    rows = {**rows_of(FOUND, []), REPEAT_FREQUENCY: {}}
+    beats = [Beats("EASE", "recall@100"), Beats("EASE", "ndcg@10")]
+    assert targets_of("movielens_100k", rows, repeats=True) == beats
+
+
+def test_a_search_has_to_win_in_every_seed() -> None:
+    passed, text = graded_search.judge([(0.05, 0.01, 0.09), (0.06, 0.02, 0.1)], "BM25")
+    assert passed
+    assert text == "ndcg@10 +0.0550 beside BM25: the paired 95 % interval begins at +0.0100"
+    assert not graded_search.judge([(0.05, 0.01, 0.09), (0.02, -0.01, 0.05)], "BM25")[0]

@@ -1,0 +1,56 @@
+"""What the command line prints."""
+
+import json
+
+from two_tower_client.cli import tables
+from two_tower_client.fleet import Problem, Replica
+from two_tower_client.results import Retrieval
+
+RETRIEVAL = Retrieval(
+    ("50", "1000"),
+    (0.98765, -0.5),
+    {"title": ("Star\tWars", None), "genres": (("Action", "Sci-Fi"), ())},
+    "m1",
+    "b1",
+)
+
+
+def test_columns_are_aligned() -> None:
+    assert tables.retrieval_to_table(RETRIEVAL).splitlines() == [
+        "rank  item  score    title      genres",
+        "1     50    0.9877   Star Wars  Action, Sci-Fi",
+        "2     1000  -0.5000  -          -",
+        "",
+        "model m1, bundle b1",
+    ]
+
+
+def test_json_of_a_retrieval() -> None:
+    assert json.loads(tables.retrieval_to_json(RETRIEVAL)) == {
+        "model_version": "m1",
+        "bundle_version": "b1",
+        "items": [
+            {"item_id": "50", "score": 0.98765, "attributes": {"title": "Star\tWars", "genres": ["Action", "Sci-Fi"]}},
+            {"item_id": "1000", "score": -0.5, "attributes": {"title": None, "genres": []}},
+        ],
+    }
+
+
+def test_replicas() -> None:
+    ages_s = [5, 65, 7_300, 200_000]
+    replicas = [Replica("ann", f"a:{age_s}", opened_at_ms=1_000_000_000 - age_s * 1000) for age_s in ages_s]
+    lines = tables.replicas_to_table(replicas, [], 1_000_000_000).splitlines()
+    assert [line.split()[-1] for line in lines[1:5]] == ["5s", "1m", "2h", "2d"]
+    # 1,000,000 s after the epoch are 11 days, 13 hours, 46 minutes and 40 seconds.
+    assert lines[1].split()[-2] == "1970-01-12T13:46:35Z"
+    assert lines[-1] == "ok: all replicas answer and agree"
+
+    refusing = Replica("ann", "a:1", "", "b3", "b2", "m2", ("b2", "b1"), ("m2", "m1"), "b4", (Problem("b3", "g", "m"),))
+    silent = Replica("query_tower", "q:1", "q:1 is unavailable")
+    assert tables.replicas_to_table([silent, refusing], ["q:1 is unavailable"], 0).splitlines() == [
+        "service      address  reachable  store  live  model  open   loading  problems  opened  age",
+        "query_tower  q:1      no         -      -     -      -      -        -         -       -",
+        "ann          a:1      yes        b3     b2    m2     b2,b1  b4       1         -       -",
+        "",
+        "! q:1 is unavailable",
+    ]

@@ -1,0 +1,298 @@
+"""Every state that the small world can reach, breadth first, and the shortest way to the first that is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from retrieval.serving.bundles.lifecycle import Event, LoadFinished, PointerChanged, State
+from retrieval.store.store import LivePointer
+from tests.protocol.events import describe
+from tests.protocol.world import End, Replica, Replicas, Requests, Rules, promote, roll_back
+from two_tower_client.model_agreement import Embed
+
+SIDES = ("query tower", "ANN")
+GONE = "gone"
+"""A model that no bundle has: a client that was idle for long remembers it."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """One exploration.
+
+    Attributes:
+        name: for the table.
+        promotes: how many.
+        roll_backs: how many.
+        refusals: failed loads, of all replicas together.
+        restarts: of all replicas together.
+        models: the model of each bundle; the first bundle is live and open everywhere at the start.
+        pins: models that the request may ask for first; an empty one asks for any.
+        again: bundles that were live before are promoted as well.
+        cold: nothing is live nor open at the start.
+        always_shared: some model is open everywhere whatever happens within these bounds, so no request may fail.
+        unload_first: the services have memory for one bundle only, so that each swap leaves a gap.
+    """
+
+    name: str
+    promotes: int
+    roll_backs: int = 0
+    refusals: int = 0
+    restarts: int = 0
+    models: Mapping[str, str] = field(default_factory=lambda: {"A": "a", "B": "b", "C": "c"})
+    pins: tuple[str, ...] = ("", "a", "b", "c", GONE)
+    again: bool = False
+    cold: bool = False
+    always_shared: bool = False
+    unload_first: bool = False
+
+
+class Control(NamedTuple):
+    """The pointer, and what may still happen."""
+
+    pointer: LivePointer | None
+    promotes: int
+    roll_backs: int
+    refusals: int
+    restarts: int
+
+
+World = tuple[int, int, int, int, int]
+"""Everything, in numbers: the control; the pair of query towers; the pair of ANN replicas; the history of the request
+in flight, or `IDLE`; the models that all replicas have had open ever since it began, a bit each."""
+
+What = tuple[int, int, object]
+"""Something that happens: the number of the side, the index of its replica, the event. Side -1: store or client."""
+
+IDLE = -1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an exploration found.
+
+    Attributes:
+        bounds: of the exploration.
+        states: how many different ones were reached.
+        transitions: how many steps were taken between them.
+        answered: how many ways to an answer there were.
+        failed: how many ways to a failure that no rule forbids: no model was open everywhere all the time.
+        seconds: that it took.
+        problem: what is wrong; empty where all properties hold.
+        trace: the shortest way there, a line each.
+    """
+
+    bounds: Bounds
+    states: int
+    transitions: int
+    answered: int
+    failed: int
+    seconds: float
+    problem: str
+    trace: tuple[str, ...]
+
+
+class Move(NamedTuple):
+    """The step that is wrong, and the world after it: None where it ends the request."""
+
+    what: What
+    world: World | None
+
+
+class Stray(NamedTuple):
+    """A replica that can stop elsewhere than on the live bundle: where it is, what happens to it, and the problem."""
+
+    side: int
+    index: int
+    events: list[Event]
+    problem: str
+
+
+class Exploration:
+    """All that can happen within some bounds."""
+
+    def __init__(self, bounds: Bounds, rules: Rules) -> None:
+        """Takes how much may happen, and the code under check."""
+        self.bounds = bounds
+        self.rules = rules
+        self.replicas = Replicas(rules, dict(bounds.models), bounds.unload_first)
+        self.requests = Requests(rules)
+        self.answered = self.failed = 0
+        self._controls: list[Control] = []
+        self._control_numbers: dict[Control, int] = {}
+        self._pointer_moves = cache(self._find_pointer_moves)
+        self._side_moves = cache(self._find_side_moves)
+        self._spend = cache(self._find_spent)
+        self._served = cache(self._find_served)
+
+    def run(self) -> Result:
+        """Returns what there is to find, or the first thing that is wrong."""
+        began = time.monotonic()
+        start = self._start()
+        parents: dict[World, World | None] = {start: None}
+        todo = deque([start])
+        transitions = 0
+        problem, last = "", None
+        while todo and not problem:
+            world = todo.popleft()
+            if world[3] == IDLE and (stray := self._check_settles(world)):
+                problem, last = f"not on the live bundle: a replica {stray.problem}", stray
+                break
+            for what, after, wrong in self._moves(world):
+                transitions += 1
+                if wrong:
+                    problem, last = wrong, Move(what, after)
+                    break
+                if after is not None and after not in parents:
+                    parents[after] = world
+                    todo.append(after)
+        trace = tuple(self._trace(parents, world, last)) if problem else ()
+        seconds = time.monotonic() - began
+        return Result(self.bounds, len(parents), transitions, self.answered, self.failed, seconds, problem, trace)
+
+    def _start(self) -> World:
+        pointer = None if self.bounds.cold else LivePointer(next(iter(self.bounds.models)))
+        replica = Replica()
+        if pointer:
+            state, _ = self.replicas.step(State(), PointerChanged(self.rules.served(pointer)))
+            state, _ = self.replicas.step(state, LoadFinished(pointer.version))
+            replica = Replica(state)
+        pair = self.replicas.number(replica, replica)
+        bounds = self.bounds
+        control = Control(pointer, bounds.promotes, bounds.roll_backs, bounds.refusals, bounds.restarts)
+        return self._number(control), pair, pair, IDLE, 0
+
+    def _moves(self, world: World) -> Iterator[tuple[What, World | None, str]]:
+        control, query, ann, request, shared = world
+        idle = request == IDLE
+        for what, after in self._pointer_moves(control):
+            yield what, (after, query, ann, request, shared), ""
+        for what, spent, pair, kept, problem in self._side_moves(0, control, query, idle):
+            yield what, (spent, pair, ann, request, shared & kept), problem
+        for what, spent, pair, kept, problem in self._side_moves(1, control, ann, idle):
+            yield what, (spent, query, pair, request, shared & kept), problem
+        if idle:
+            both = self.replicas.shared(query) & self.replicas.shared(ann)
+            for pin in self.bounds.pins:
+                yield (-1, 0, pin), (control, query, ann, self.requests.begin(pin), both), ""
+        else:
+            yield from self._answers(world)
+
+    def _find_side_moves(
+        self, side: int, control: int, pair: int, idle: bool
+    ) -> tuple[tuple[What, int, int, int, str], ...]:
+        """Returns what may happen on one side, the control and the pair after it, the models that pair shares."""
+        found: list[tuple[What, int, int, int, str]] = []
+        for cost, index, event, after, problem in self.replicas.moves(pair, self._served(control), not idle):
+            spent = self._spend(control, cost) if cost else control
+            if spent >= 0:
+                found.append(((side, index, event), spent, after, self.replicas.shared(after), problem))
+        return tuple(found)
+
+    def _answers(self, world: World) -> Iterator[tuple[What, World | None, str]]:
+        control, query, ann, request, shared = world
+        step = self.requests.steps[request]
+        side = 0 if isinstance(step, Embed) else 1
+        answers = self.replicas.answers(ann if side else query, step)
+        for index, outcome in answers:
+            after = self.requests.advance(request, outcome)
+            if isinstance(after, End):
+                yield (side, index, (step, outcome)), None, self._judge(after, shared)
+            else:
+                yield (side, index, (step, outcome)), (control, query, ann, after, shared), ""
+        if not answers:
+            end = End(f"no {SIDES[side]} replica has a bundle", "")
+            yield (side, 0, (step, None)), None, self._judge(end, shared)
+
+    def _judge(self, end: End, shared: int) -> str:
+        if end.mixed:
+            return f"mixed answer: {end.mixed}"
+        if not end.failure:
+            self.answered += 1
+            return ""
+        if shared or self.bounds.always_shared:
+            models = [m for bit, m in enumerate(sorted(set(self.bounds.models.values()))) if shared >> bit & 1]
+            kept = f"although {', '.join(models)} stayed open everywhere" if shared else "in the middle of one swap"
+            return f"failed request, {kept}: {end.failure}"
+        self.failed += 1
+        return ""
+
+    def _check_settles(self, world: World) -> Stray | None:
+        if served := self._served(world[0]):
+            for side, pair in enumerate(world[1:3]):
+                if found := self.replicas.unsettled(pair, served):
+                    return Stray(side, *found)
+        return None
+
+    def _number(self, control: Control) -> int:
+        known = self._control_numbers.setdefault(control, len(self._controls))
+        if known == len(self._controls):
+            self._controls.append(control)
+        return known
+
+    def _find_pointer_moves(self, number: int) -> tuple[tuple[What, int], ...]:
+        control = self._controls[number]
+        pointer = control.pointer
+        found: list[tuple[What, int]] = []
+        if control.promotes:
+            known = (pointer.version, *pointer.previous) if pointer else ()
+            # Of those never promoted the next one stands for all: only its name differs.
+            fresh = [version for version in self.bounds.models if version not in known][:1]
+            for version in [*(known[1:] if self.bounds.again else ()), *fresh]:
+                after = promote(pointer, version)
+                left = control._replace(pointer=after, promotes=control.promotes - 1)
+                found.append(((-1, 0, ("promote", after)), self._number(left)))
+        if control.roll_backs and pointer and pointer.previous:
+            after = roll_back(pointer)
+            left = control._replace(pointer=after, roll_backs=control.roll_backs - 1)
+            found.append(((-1, 0, ("roll back", after)), self._number(left)))
+        return tuple(found)
+
+    def _find_spent(self, number: int, cost: str) -> int:
+        control = self._controls[number]
+        left = getattr(control, cost)
+        return self._number(control._replace(**{cost: left - 1})) if left else -1
+
+    def _find_served(self, number: int) -> tuple[str, ...]:
+        pointer = self._controls[number].pointer
+        return self.rules.served(pointer) if pointer else ()
+
+    def _trace(self, parents: Mapping[World, World | None], world: World, last: Move | Stray | None) -> Iterator[str]:
+        path = [world]
+        while (before := parents[path[-1]]) is not None:
+            path.append(before)
+        path.reverse()
+        # Pairs are unordered, so a replica may change places; its name goes with it.
+        names = [[0, 1], [0, 1]]
+        for before, after in pairwise(path):
+            what = next(what for what, reached, _ in self._moves(before) if reached == after)
+            yield self._line(before, after, what, names)
+        if isinstance(last, Move):
+            yield self._line(world, last.world, last.what, names)
+        elif isinstance(last, Stray):
+            replica = f"{SIDES[last.side]} {names[last.side][last.index] + 1}"
+            yield from (f"{replica:<14} {describe(event)}" for event in last.events)
+            yield f"{replica:<14} {last.problem}"
+
+    def _line(self, before: World, after: World | None, what: What, names: list[list[int]]) -> str:
+        side, index, event = what
+        if side < 0:
+            return (
+                f"{'store':<14} {describe(event)}"
+                if isinstance(event, tuple)
+                else f"{'client':<14} begins, {describe(event)}"
+            )
+        replica = f"{SIDES[side]} {names[side][index] + 1}"
+        if after is None or before[1 + side] == after[1 + side]:
+            return f"{'client':<14} {describe(event)} ({replica})"
+        old, new = (self.replicas.pairs[world[1 + side]] for world in (before, after))
+        place = 0 if new[1] == old[1 - index] else 1
+        if place != index:
+            names[side].reverse()
+        state = new[place].state
+        return f"{replica:<14} {describe(event):<24} open: {', '.join(state.open) or '-'}"

@@ -1,0 +1,123 @@
+"""The rules of the swap protocol, broken one at a time: each a wrapper around the real code.
+
+A check that passes says little before it is seen to fail. Each mutation here breaks one rule that the services or the
+client keep, and some property of `tests.protocol.check` has to notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from retrieval.serving.bundles import lifecycle
+from retrieval.serving.bundles.lifecycle import Decision, Event, GraceElapsed, LoadRefused, RetryDue, State
+from retrieval.store.store import LivePointer
+from tests.protocol.world import Models, Rules, answer
+from two_tower_client import model_agreement
+from two_tower_client.errors import ModelNotServed
+from two_tower_client.model_agreement import Embed, Embedded, Exchange, NotServed, Outcome, Pin, Search, Searched, Step
+
+Stepped = tuple[State, tuple[Decision, ...]]
+
+
+def drop_old_at_once(state: State, event: Event, **options: bool) -> Stepped:
+    """Drops a bundle that is no longer wanted without a grace period."""
+    after, decisions = lifecycle.step(state, event, **options)
+    for version in sorted(after.retiring):
+        after, more = lifecycle.step(after, GraceElapsed(version), **options)
+        decisions += more
+    return after, decisions
+
+
+def drop_running_on_refusal(state: State, event: Event, **options: bool) -> Stepped:
+    """Makes room for a bundle that was refused."""
+    after, decisions = lifecycle.step(state, event, **options)
+    if isinstance(event, LoadRefused):
+        after = replace(after, open=(), retiring=frozenset())
+    return after, decisions
+
+
+def never_retry(state: State, event: Event, **options: bool) -> Stepped:
+    """Forgets a refused bundle until the pointer changes."""
+    return (state, ()) if isinstance(event, RetryDue) else lifecycle.step(state, event, **options)
+
+
+def keep_answering_with_old(state: State, event: Event, **options: bool) -> Stepped:
+    """Opens the live bundle, and goes on answering with the one before."""
+    after, decisions = lifecycle.step(state, event, **options)
+    kept = [version for version in state.open[:1] if version in after.open]
+    return replace(after, open=(*kept, *(version for version in after.open if version not in kept))), decisions
+
+
+def keep_only_live(pointer: LivePointer) -> tuple[str, ...]:
+    """Keeps no bundle open beside the live one."""
+    return pointer.served[:1]
+
+
+def search_with_newest(pin: Pin) -> Exchange:
+    """Embeds with what is live at the query tower, and searches with the newest that the ANN side reported."""
+    if not pin.model_version:
+        return (yield from model_agreement.exchange(pin))
+    inner = model_agreement.exchange(Pin())
+    step = next(inner)
+    while True:
+        outcome = yield (Search(pin.model_version) if isinstance(step, Search) else step)
+        if isinstance(step, Search) and isinstance(outcome, NotServed):
+            outcome = yield step
+        if isinstance(outcome, Searched):
+            outcome = replace(outcome, model_version=step.model_version)
+        try:
+            step = inner.send(outcome)
+        except StopIteration as done:
+            return done.value
+
+
+def no_re_embed(pin: Pin) -> Exchange:
+    """Gives up at the first refusal."""
+    return (yield from _give_up(pin, lambda embeds, refusals: refusals > 0))
+
+
+def three_rounds_only(pin: Pin) -> Exchange:
+    """Gives up after three embeddings, although a replica may have three models open, and a client ask for a fourth."""
+    return (yield from _give_up(pin, lambda embeds, refusals: embeds > 3))
+
+
+def answer_with_another_model(step: Step, models: Models) -> Outcome:
+    """Answers with the live model where the one asked for is not open."""
+    outcome = answer(step, models)
+    if isinstance(outcome, NotServed):
+        return Embedded(models[0]) if isinstance(step, Embed) else Searched(models[0], models[0])
+    return outcome
+
+
+def _give_up(pin: Pin, is_enough: Callable[[int, int], bool]) -> Exchange:
+    inner = model_agreement.exchange(pin)
+    step, embeds, refusals = next(inner), 1, 0
+    while True:
+        if is_enough(embeds, refusals):
+            raise ModelNotServed("gives up", ())
+        outcome = yield step
+        refusals += isinstance(outcome, NotServed)
+        try:
+            step = inner.send(outcome)
+        except StopIteration as done:
+            return done.value
+        embeds += isinstance(step, Embed)
+
+
+MUTATIONS: dict[str, Rules] = {
+    function.__name__.replace("_", "-"): Rules(**{field: function})
+    for field, functions in {
+        "step": (drop_old_at_once, drop_running_on_refusal, never_retry, keep_answering_with_old),
+        "served": (keep_only_live,),
+        "exchange": (search_with_newest, no_re_embed, three_rounds_only),
+        "answer": (answer_with_another_model,),
+    }.items()
+    for function in functions
+}
+"""The code under check with one rule broken, by the name of the mutation."""
+
+
+def what_breaks(rule: str) -> str:
+    """Returns what a mutation does, in a sentence."""
+    return (globals()[rule.replace("-", "_")].__doc__ or "").strip()

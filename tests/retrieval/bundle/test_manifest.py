@@ -1,0 +1,92 @@
+"""The manifest on disk: what is written is read, and what cannot be trusted is refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from retrieval.bundle.errors import BundleRefused, InvalidVersion
+from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest, check_version
+
+VERSION = "20261124T031645Z-3f9a1c"
+MANIFEST = Manifest(
+    bundle_version=VERSION,
+    model_version="20261123T000000Z-000001",
+    parent_version=None,
+    dimension=64,
+    item_count=1682,
+    index=IndexSpec("annoy", "angular", {"trees": 50, "seed": 1}, 5000, 0.97),
+    feature_schema={"features": []},
+    attributes={"title": "string"},
+    files={"index.ann": FileEntry(12, "0" * 64), "query_tower/saved_model.pb": FileEntry(0, "f" * 64)},
+    metrics={"ndcg@10": 0.08},
+    seed=7,
+    git_commit="abc",
+    recipe={"epochs": 3},
+    forced_gates=("metrics",),
+)
+
+
+def test_what_is_written_is_read() -> None:
+    assert Manifest.from_json(MANIFEST.to_json(), VERSION) == MANIFEST
+
+
+def edited(**fields: Any) -> str:
+    return json.dumps({**json.loads(MANIFEST.to_json()), **fields})
+
+
+@pytest.mark.parametrize(
+    ("text", "gate"),
+    [
+        ("", "manifest"),
+        ("[]", "manifest"),
+        ("null", "manifest"),
+        ("[" * 100_000, "manifest"),
+        ("{}", "manifest"),
+        (edited(format_version=3), "format_version"),
+        (edited(interests=3), "manifest"),
+        (edited(format_version=0), "format_version"),
+        (edited(format_version="1"), "format_version"),
+        (edited(surprise=1), "manifest"),
+        (edited(dimension="64"), "manifest"),
+        (edited(dimension=0), "manifest"),
+        (edited(item_count=True), "manifest"),
+        (edited(model_version="../../etc"), "manifest"),
+        (edited(files={"../../etc/passwd": {"size_bytes": 1, "sha256": "0" * 64}}), "manifest"),
+        (edited(files={"/etc/passwd": {"size_bytes": 1, "sha256": "0" * 64}}), "manifest"),
+        (edited(files={"a": {"size_bytes": -1, "sha256": "0" * 64}}), "manifest"),
+        (edited(files={"a": {"size_bytes": 1, "sha256": "zz"}}), "manifest"),
+        (edited(index={"kind": "annoy"}), "manifest"),
+        (edited(index=None), "manifest"),
+        (edited(bundle_version="20261124T031645Z-000000"), "manifest"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused(text: str, gate: str) -> None:
+    with pytest.raises(BundleRefused) as caught:
+        Manifest.from_json(text, VERSION)
+    assert (caught.value.gate, caught.value.version) == (gate, VERSION)
+
+
+def test_a_bundle_with_several_embeddings_for_each_query_is_refused_with_what_to_do() -> None:
+    with pytest.raises(BundleRefused, match="several embeddings for each query") as caught:
+        Manifest.from_json(edited(format_version=2, interests=3), VERSION)
+    assert caught.value.gate == "format_version"
+    assert "train and publish again with this version, or serve the bundle with the release" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "version", ["", ".", "..", "../x", "20261124T031645Z-3f9a1", f"{VERSION}\n", f"{VERSION}/..", "LIVE"]
+)
+def test_string_that_is_no_version_is_refused(version: str) -> None:
+    with pytest.raises(InvalidVersion):
+        check_version(version)
+
+
+def test_recall_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"recall_at_100 is 1\.5"):
+        replace(MANIFEST.index, recall_at_100=1.5)
+    with pytest.raises(ValueError, match="search_budget is 0"):
+        replace(MANIFEST.index, search_budget=0)

@@ -1,0 +1,61 @@
+"""Swaps under load in both services: no request fails or mixes bundles, and old bundles are freed."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+from retrieval.store.store import BundleStore
+from tests.harness import Running, ann_service, query_tower_service
+from tests.retrieval.serving.traffic import Caller
+from tests.worlds import unit_vectors, wait_for, write_bundle
+
+
+def maps(name: str) -> int:
+    return sum(1 for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(name))
+
+
+def test_no_request_fails_or_mixes_bundles_during_swaps(store: BundleStore) -> None:
+    first = write_bundle(store)
+    expected = {first.bundle_version: unit_vectors(300, 1)}
+    with query_tower_service(store, retire_after_s=0.5) as tower, ann_service(store, retire_after_s=0.5) as catalogue:
+        tower.wait_for_bundle(first.bundle_version)
+        catalogue.wait_for_bundle(first.bundle_version)
+        callers = [Caller(tower.port, catalogue.port, expected) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        for number in range(2, 14):
+            if number % 5 == 0:
+                version = store.roll_back().version
+            else:
+                vectors = unit_vectors(300, number)
+                manifest = write_bundle(store, seed=1 + number % 2, catalogue_seed=number, promote=False)
+                version = manifest.bundle_version
+                expected[version] = vectors
+                store.promote(version)
+            for service in (tower, catalogue):
+                wait_for(
+                    lambda service=service, version=version: answering_bundle(service) == version, f"{version} answers"
+                )
+            reached = [caller.answered + 3 for caller in callers]
+            wait_for(
+                lambda reached=reached: all(c.wrong or c.answered >= r for c, r in zip(callers, reached, strict=True)),
+                "callers get further answers",
+            )
+        for caller in callers:
+            caller.ended.set()
+        for caller in callers:
+            caller.join(20)
+        assert [caller.wrong for caller in callers] == [[], [], []]
+        wait_for(lambda: len(catalogue.status().bundles) == 2 == len(tower.status().models), "the old ones are dropped")
+        gc.collect()
+        # Each open bundle maps its files once, and two bundles are open.
+        assert maps("/index.ann") <= 2
+        assert maps("/vectors.npy") <= 2
+        assert maps("/query_tower.tflite") <= 2 * 2  # one for each thread of the call pool
+
+
+def answering_bundle(service: Running) -> str:
+    status = service.status()
+    open_ = status.bundles if hasattr(status, "bundles") else status.models
+    return open_[0].bundle_version if open_ and not status.loading_bundle_version else ""

@@ -1,0 +1,221 @@
+"""The store: nothing half-written is ever seen, whoever dies and however many write at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval.bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
+from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
+from retrieval.store.store import BundleStore, LivePointer
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+def describe(version: str, files: dict[str, FileEntry]) -> Manifest:
+    index = IndexSpec("annoy", "angular", {}, 1, 1.0)
+    return Manifest(version, version, None, 2, 1, index, {}, {}, files, {}, 1, "", {})
+
+
+def publish(store: BundleStore, content: bytes = b"vectors", version: str = "") -> str:
+    version = version or store.new_version()
+    with store.stage(version) as folder:
+        (folder / "query_tower").mkdir()
+        (folder / "vectors.npy").write_bytes(content)
+        (folder / "query_tower" / "model.pb").write_bytes(b"model")
+        store.commit(folder, lambda files: describe(version, files))
+    return version
+
+
+def test_published_bundle_is_whole(store: BundleStore) -> None:
+    version = publish(store)
+    manifest = store.verify(version)
+    # sha256 of b"model", by sha256sum.
+    assert manifest.files["query_tower/model.pb"] == FileEntry(
+        5, "9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"
+    )
+    assert sorted(manifest.files) == ["query_tower/model.pb", "vectors.npy"]
+    assert os.listdir(store.root / "bundles") == [version]
+
+
+def test_store_is_empty_before_the_first_publish(store: BundleStore) -> None:
+    assert (store.versions(), store.live()) == ([], None)
+    with pytest.raises(BundleNotFound):
+        store.manifest("20260101T000000Z-000000")
+    with pytest.raises(NothingToRollBack, match="no bundle is live"):
+        store.roll_back()
+
+
+def test_promotes_and_rolls_back(store: BundleStore) -> None:
+    a, b, c = publish(store), publish(store), publish(store)
+    assert a < b < c
+    assert store.promote(a).served == (a,)
+    assert store.promote(b).served == (b, a)
+    assert store.promote(c) == LivePointer(c, (b, a))
+    assert store.live() == LivePointer(c, (b, a))
+    assert store.roll_back() == LivePointer(b, (a,))
+    assert store.roll_back() == LivePointer(a)
+    with pytest.raises(NothingToRollBack, match="no bundle was live before"):
+        store.roll_back()
+
+
+def test_who_needs_a_live_bundle_is_told_where_there_is_none(store: BundleStore) -> None:
+    with pytest.raises(BundleNotFound, match=r"no bundle is live in .*: publish one and promote it"):
+        store.live_version()
+    store.promote(version := publish(store))
+    assert store.live_version() == version
+
+
+def test_promoting_the_live_bundle_again_changes_nothing(store: BundleStore) -> None:
+    a, b = publish(store), publish(store)
+    store.promote(a)
+    store.promote(b)
+    assert store.promote(b) == LivePointer(b, (a,))
+    assert store.promote(a) == LivePointer(a, (b,))
+
+
+def test_damaged_bundle_is_never_promoted(store: BundleStore) -> None:
+    good, bad = publish(store), publish(store)
+    store.promote(good)
+    (store.path(bad) / "vectors.npy").write_bytes(b"vectorz")
+    with pytest.raises(BundleRefused) as caught:
+        store.promote(bad)
+    assert caught.value.gate == "sha256"
+    (store.path(bad) / "vectors.npy").write_bytes(b"vector")
+    with pytest.raises(BundleRefused, match=r"6 bytes, expected 7 bytes"):
+        store.promote(bad)
+    assert store.live() == LivePointer(good)
+
+
+def test_verify_hashes_what_it_is_asked_to(store: BundleStore) -> None:
+    version = publish(store)
+    (store.path(version) / "vectors.npy").write_bytes(b"vectorz")  # of the same size
+    store.verify(version, ["query_tower/model.pb"])
+    with pytest.raises(BundleRefused) as caught:
+        store.verify(version, ["index.ann"])
+    assert caught.value.gate == "files"
+
+
+def test_versions_rise_even_when_the_clock_is_set_back(store: BundleStore) -> None:
+    publish(store, version="29991231T235958Z-ffffff")
+    assert re.fullmatch(r"29991231T235959Z-[0-9a-f]{6}", store.new_version())
+
+
+def test_staging_that_fails_leaves_nothing(store: BundleStore) -> None:
+    def fail() -> None:
+        with store.stage(store.new_version()) as folder:
+            (folder / "big").write_bytes(b"x")
+            raise RuntimeError("training failed")
+
+    with pytest.raises(RuntimeError, match="training failed"):
+        fail()
+    assert os.listdir(store.root / "bundles") == []
+
+
+def test_nothing_is_overwritten(store: BundleStore) -> None:
+    version = publish(store)
+    with pytest.raises(StoreError, match="exists already"):
+        publish(store, b"other", version)
+    store.verify(version)
+
+
+@pytest.mark.parametrize("version", ["../../etc", "", ".", "a/b", "20260101T000000Z-00000g"])
+def test_no_version_leads_out_of_the_store(store: BundleStore, version: str) -> None:
+    for call in (store.path, store.manifest, store.verify, store.promote):
+        with pytest.raises(InvalidVersion):
+            call(version)
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish\n", b"../../etc\n", b"\xff\xfe"])
+def test_unreadable_live_is_told_and_a_promotion_mends_it(store: BundleStore, content: bytes) -> None:
+    version = publish(store)
+    (store.root / "LIVE").write_bytes(content)
+    with pytest.raises(StoreError, match="promote a bundle"):
+        store.live()
+    assert store.promote(version) == LivePointer(version)
+
+
+def test_prune_keeps_the_newest_the_live_and_the_one_before(store: BundleStore) -> None:
+    a, b, c, d, e = (publish(store) for _ in range(5))
+    store.promote(a)
+    store.promote(b)
+    assert store.prune(keep=1) == [c, d]
+    assert store.versions() == [a, b, e]
+    with pytest.raises(ValueError, match="keep is 0"):
+        store.prune(keep=0)
+
+
+def test_prune_leaves_what_is_being_written(store: BundleStore) -> None:
+    publish(store)
+    with store.stage(store.new_version()) as folder:
+        store.prune(keep=1)
+        assert folder.is_dir()
+
+
+def _publish_and_promote(root: str, count: int) -> None:
+    store = BundleStore(root)
+    for _ in range(count):
+        store.promote(publish(store))
+
+
+def test_many_publishers_at_once_lose_nothing(store: BundleStore) -> None:
+    publishers = [CONTEXT.Process(target=_publish_and_promote, args=(str(store.root), 8)) for _ in range(3)]
+    for publisher in publishers:
+        publisher.start()
+    while any(publisher.is_alive() for publisher in publishers):
+        pointer = store.live()  # readable at every moment
+        if pointer is not None:
+            store.verify(pointer.version)
+        publishers[0].join(0.001)
+    assert [publisher.exitcode for publisher in publishers] == [0, 0, 0]
+    pointer = store.live()
+    assert pointer is not None
+    # Each promotion is on record, but for the oldest: 20 are kept beside the live one.
+    assert len({pointer.version, *pointer.previous}) == 21
+    assert len(store.versions()) == 24
+    assert sorted(path.name for path in store.root.iterdir()) == ["LIVE", "LOCK", "bundles"]
+
+
+def _die_while_staging(root: str, ready: Any) -> None:
+    store = BundleStore(root)
+    with store.stage(store.new_version()) as folder:
+        (folder / "vectors.npy").write_bytes(b"half")
+        ready.set()
+        signal.pause()
+
+
+def _die_in_the_lock(root: str, ready: Any) -> None:
+    with BundleStore(root)._lock():
+        ready.set()
+        signal.pause()
+
+
+@pytest.mark.parametrize("die", [_die_while_staging, _die_in_the_lock])
+def test_killed_publisher_leaves_no_half_bundle_and_blocks_nobody(store: BundleStore, die: Any) -> None:
+    old = publish(store)
+    store.promote(old)
+    ready = CONTEXT.Event()
+    publisher = CONTEXT.Process(target=die, args=(str(store.root), ready))
+    publisher.start()
+    assert ready.wait(30)
+    publisher.kill()
+    publisher.join()
+    assert store.versions() == [old]
+    assert store.live() == LivePointer(old)
+    new = publish(store)
+    assert store.promote(new) == LivePointer(new, (old,))
+
+
+def test_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    store = BundleStore(tmp_path / "file")
+    with pytest.raises(StoreError, match="cannot write"), store.stage("20260101T000000Z-000000"):
+        pass
+    with pytest.raises(StoreError, match="cannot list"):
+        store.versions()

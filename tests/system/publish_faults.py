@@ -1,0 +1,144 @@
+"""Faults of publishers: killed, out of disk, two at once, a clock set back. The store and what is live outlast them.
+
+But for the first, the publishers withdraw an item, which takes a second: `python -m trainer add-items`.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.layout import ITEMS, MANIFEST
+from retrieval.store.store import BundleStore
+from testbed.services import ROOT
+
+Result = tuple[str, str, str, bool]
+
+
+def run(store: BundleStore, folder: Path, versions: Sequence[str], times: int) -> list[Result]:
+    """Returns rows for the table; each fault happens `times` times, and leaves the store as it was."""
+    store.promote(versions[0])
+    return [
+        _kill_publishers(store, folder, times),
+        _fill_disk(store, times),
+        _publish_at_once(store, versions[0], times),
+        _set_clock_back(store, versions[0], times),
+    ]
+
+
+def _kill_publishers(store: BundleStore, folder: Path, times: int) -> Result:
+    """Kills a publisher after a random while: the store stays readable and what is live stays live."""
+    chance = random.Random(11)
+    live = store.live()
+    before = set(store.versions())
+    run = folder / "runs" / "seed-1"
+    command = [sys.executable, "-m", "trainer", "publish", str(run), "--store", str(store.root)]
+    whole = 0
+    for _ in range(times):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.5, 8.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for version in set(store.versions()) - before:
+            store.verify(version)  # raises where half a bundle has the name of a whole one
+            whole += 1
+            shutil.rmtree(store.path(version))
+    pointer = store.live()
+    seen = f"{times} killed, {whole} had finished, live {'unchanged' if pointer == live else 'CHANGED'}"
+    for staging in (store.root / "bundles").glob(".staging-*"):
+        shutil.rmtree(staging)
+    return ("publisher killed", "store readable, live unchanged", seen, pointer == live)
+
+
+def _fill_disk(store: BundleStore, times: int) -> Result:
+    """Lets the disk end in the middle of a publish, by a limit on file sizes: refused, nothing left, live unchanged."""
+    chance = random.Random(13)
+    live, before = store.live(), store.versions()
+    refused = unchanged = 0
+    for _ in range(times):
+        done = _withdraw(store, _items(store)[0], chance.randrange(2, 600)).communicate()[1]
+        told = b"error: cannot write" in done
+        refused += told
+        if not told:
+            print(f"not refused as expected: {done.decode(errors='replace')[-2000:]}")
+        unchanged += store.live() == live and store.versions() == before
+    seen = f"{refused} refused with a reason, {unchanged} left the store as it was"
+    return ("disk full at publish", f"{times} refused, store as it was", seen, refused == unchanged == times)
+
+
+def _publish_at_once(store: BundleStore, base: str, times: int) -> Result:
+    """Starts two publishers at once: what goes live is whole, and one of the two or the base."""
+    sound = 0
+    before = set(store.versions())
+    for _ in range(times):
+        items = _items(store)
+        both = [_withdraw(store, item) for item in items[:2]]
+        for publisher in both:
+            publisher.communicate()
+        made = set(store.versions()) - before
+        for version in made:
+            store.verify(version)
+        pointer = store.live()
+        sound += pointer is not None and pointer.version in made and len(made) in (1, 2)
+        store.promote(base)
+        for version in made:
+            shutil.rmtree(store.path(version))
+    seen = f"{sound} times a whole bundle of one of the two went live"
+    return ("two publishers at once", f"{times} times one goes live", seen, sound == times)
+
+
+def _set_clock_back(store: BundleStore, base: str, times: int) -> Result:
+    """Publishes beside a bundle of a later clock: the new one sorts after it and goes live all the same."""
+    sound = 0
+    before = set(store.versions())
+    for number in range(times):
+        future = copy(store, base, f"2999010{1 + number % 9}T000000Z-{number:06x}")
+        _withdraw(store, _items(store)[0]).communicate()
+        newest, pointer = store.versions()[-1], store.live()
+        sound += newest > future and pointer is not None and pointer.version == newest
+        store.promote(base)
+        for version in set(store.versions()) - before:
+            shutil.rmtree(store.path(version))
+    seen = f"{sound} times the newest bundle sorts last and is live"
+    return ("clock set back before a publish", f"{times} times newest is last and live", seen, sound == times)
+
+
+def copy(store: BundleStore, version: str, name: str) -> str:
+    """Returns the version `name` of a new bundle with the files of another."""
+    shutil.copytree(store.path(version), store.path(name))
+    manifest = store.path(name) / MANIFEST
+    manifest.write_text(manifest.read_text().replace(f'"bundle_version": "{version}"', f'"bundle_version": "{name}"'))
+    return name
+
+
+def _withdraw(store: BundleStore, item: str, size_limit_blocks: int | None = None) -> subprocess.Popen[bytes]:
+    """Starts a publisher; with a limit, in blocks of 512 bytes, a write past it fails as on a full disk."""
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "add-items",
+        "--store",
+        str(store.root),
+        "--remove-id",
+        item,
+        "--promote",
+    ]
+    if size_limit_blocks is not None:
+        # By a shell: Python code between fork and exec is not safe in a process with the threads of gRPC.
+        command = ["sh", "-c", 'ulimit -f "$0" && exec "$@"', str(size_limit_blocks), *command]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _items(store: BundleStore) -> Sequence[str]:
+    pointer = store.live()
+    if pointer is None:
+        raise RuntimeError("nothing is live")
+    return ItemTable.read(store.path(pointer.version) / ITEMS, {}).ids

@@ -1,0 +1,42 @@
+"""A table is read, split, summarised and made batches of with less memory than it takes as a whole."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from testbed.large_tables import write_events
+
+EVENTS, BUDGET_MIB = 4_000_000, 400
+"""Read in blocks, 4 million events were seen to take 160 MiB, as one block 690: the limit is far from both."""
+
+
+def program(folder: Path, block: int, in_memory_bytes: int) -> subprocess.CompletedProcess[str]:
+    arguments = [str(folder), str(BUDGET_MIB), str(block), str(in_memory_bytes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run(
+        [sys.executable, "-m", "tests.trainer.data.limited_memory", *arguments],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA and /proc are those of Linux")
+@pytest.mark.parametrize("where", ["on disk", "in memory"])
+def test_a_table_that_does_not_fit_into_memory_is_read_from_disk(tmp_path: Path, where: str) -> None:
+    write_events(tmp_path / "events.parquet", EVENTS, 20_000, 2_000)
+    block, in_memory_bytes = (2**17, 2**20) if where == "on disk" else (2**40, 2**40)
+    done = program(tmp_path, block, in_memory_bytes)
+    if where == "on disk":
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()[:2] == ["streaming", str(EVENTS)]
+    else:  # the limit holds: read as one block, the same table exceeds it
+        assert done.returncode != 0
+        assert "emory" in done.stderr

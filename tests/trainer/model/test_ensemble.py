@@ -1,0 +1,98 @@
+"""Several pairs of towers made one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.world import KERAS_AND_NUMPY, command, recipe, write_shop
+from trainer.data import splits
+from trainer.data.dataset import load_dataset
+from trainer.errors import RecipeError
+from trainer.features.schemas import Schemas, learn_schemas
+from trainer.model.embeddings import embed_items, embed_queries, raw_queries
+from trainer.recipe import loading
+from trainer.training import train
+from trainer.training.checkpoints import CHECKPOINT
+from trainer.training.fit import Fitted, fit
+from trainer.training.run import Run
+
+pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
+
+OF = recipe(training={"epochs": 2, "members": 2})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shop(tmp_path_factory.mktemp("shop") / "data").parent
+
+
+def scores(of: loading.Recipe, folder: Path, schemas: Schemas, towers: fit.Towers) -> np.ndarray:
+    dataset = load_dataset(of, folder)
+    known = splits.split(dataset, of.split).train
+    users = np.arange(len(dataset.user_ids))
+    queries = embed_queries(towers[0], schemas, raw_queries(of, dataset, schemas, known, users), len(users))
+    vectors = embed_items(towers[1], schemas, dataset)
+    for each in (queries, vectors):
+        np.testing.assert_allclose(np.linalg.norm(each, axis=1), 1.0, atol=1e-5)
+    return queries @ vectors.T  # [users, items]
+
+
+def fit_run(of: loading.Recipe, folder: Path, run: Path, *, resume: bool = False) -> Run:
+    dataset = load_dataset(of, folder)
+    parts = splits.split(dataset, of.split)
+    return train.fit_and_choose(of, folder, dataset, parts, run, resume=resume)
+
+
+def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(folder: Path, tmp_path: Path) -> None:
+    run = fit_run(OF, folder, tmp_path / "run")
+    dataset = load_dataset(OF, folder)
+    train = splits.split(dataset, OF.split).train
+    alone = []
+    for seed in (OF.seed, OF.seed + 1000):
+        of = dataclasses.replace(OF, seed=seed)
+        schemas = learn_schemas(of, dataset, train)
+        fitted: Fitted = fit(of, dataset, schemas, train, validate=None)
+        alone.append(scores(of, folder, schemas, fitted.towers))
+    assert not np.allclose(*alone, atol=0.01)
+    np.testing.assert_allclose(scores(OF, folder, run.schemas, run.towers), np.mean(alone, axis=0), atol=1e-5)
+    assert [(each["member"], each["epoch"]) for each in run.epochs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_it_is_kept_and_published_as_any_other(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "shop.toml").read_text()
+    (folder / "two.toml").write_text(text.replace("[training]\n", "[training]\nmembers = 2\n"))
+    store = tmp_path / "store"
+    command("train", folder / "two.toml", "--run", tmp_path / "run", "--store", store, "--epochs", 2, "--force")
+    (bundle,) = (store / "bundles").iterdir()
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    run = Run.load(tmp_path / "run")
+    assert manifest["dimension"] == 2 * run.recipe.training.dimension
+    assert run.towers[0].output_shape == (None, manifest["dimension"])
+
+
+def test_stopped_within_a_member_it_goes_on_from_there(folder: Path, tmp_path: Path) -> None:
+    whole = fit_run(OF, folder, tmp_path / "whole")
+    begun = tmp_path / "begun"
+    fit_run(OF, folder, begun)
+    (begun / "member-2" / CHECKPOINT).unlink()  # as if it had been stopped behind the first one
+    again = fit_run(OF, folder, begun, resume=True)
+    for one, other in zip(whole.towers, again.towers, strict=True):
+        for weight, same in zip(one.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(np.array(weight), np.array(same))
+
+
+def test_each_member_is_fitted_again_for_its_own_epochs(folder: Path, tmp_path: Path) -> None:
+    run = fit_run(recipe(training={"epochs": 2, "members": 2, "refit": True}), folder, tmp_path)
+    assert run.refitted
+    assert run.before is not None
+    assert [(tmp_path / "refit" / name / CHECKPOINT).exists() for name in ("", "member-2")] == [True, True]
+
+
+def test_no_members_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"training\.members"):
+        recipe(training={"members": 0})

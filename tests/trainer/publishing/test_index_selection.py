@@ -1,0 +1,71 @@
+"""The index: the recall that was asked for, measured as it says, and the same bytes each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from annoy import AnnoyIndex
+
+from retrieval.bundle.manifest import IndexSpec
+from tests.worlds import unit_vectors
+from trainer.publishing import index_selection
+from trainer.recipe.recipe import Index
+
+VECTORS = unit_vectors(2000, seed=1, dimension=24)
+QUERIES = unit_vectors(40, seed=2, dimension=24)
+
+
+def build(path: Path, **changes: Any) -> IndexSpec:
+    settings = Index(trees=(4, 12), min_recall_at_100=changes.get("min_recall", 0.9))
+    return index_selection.build(VECTORS, QUERIES, path, settings=settings, seed=changes.get("seed", 5))
+
+
+def recall(path: Path, budget: int) -> float:
+    opened = AnnoyIndex(24, "angular")
+    opened.load(str(path))
+    found = 0
+    for query in QUERIES:
+        exact = sorted(range(2000), key=lambda row: -float(query.astype(np.float64) @ VECTORS[row]))[:100]
+        found += len(set(opened.get_nns_by_vector(query, 100, budget)) & set(exact))
+    return found / (100 * len(QUERIES))
+
+
+@pytest.mark.parametrize("floor", [0.5, 0.9, 1.0])
+def test_recall_reaches_the_floor_and_is_what_the_manifest_says(tmp_path: Path, floor: float) -> None:
+    spec = build(tmp_path / "index.ann", min_recall=floor)
+    found = recall(tmp_path / "index.ann", spec.search_budget)
+    assert found >= floor
+    assert spec.recall_at_100 == pytest.approx(found, abs=1e-9)
+    assert (spec.kind, spec.metric, spec.parameters["seed"]) == ("annoy", "angular", 5)
+    assert spec.parameters["trees"] in (4, 12)
+
+
+def test_a_budget_one_step_smaller_finds_too_little(tmp_path: Path) -> None:
+    spec = build(tmp_path / "index.ann")
+    assert recall(tmp_path / "index.ann", int(spec.search_budget / 1.26)) < 0.9
+
+
+def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    specs = [build(tmp_path / name, seed=seed) for name, seed in (("a", 5), ("b", 5), ("c", 6))]
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b
+    assert specs[0] == specs[1]
+    assert a != c
+
+
+def test_a_catalogue_smaller_than_the_neighbourhood_is_found_whole(tmp_path: Path) -> None:
+    spec = index_selection.build(
+        VECTORS[:7], QUERIES, tmp_path / "index.ann", settings=Index(trees=(2,), min_recall_at_100=1.0), seed=1
+    )
+    assert spec.recall_at_100 == 1.0
+
+
+def test_exact_top_k_is_by_dot_product_best_first() -> None:
+    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], dtype=np.float32)
+    queries = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    # Scores: 1, 0, 0.6 and 0, 1, 0.8.
+    assert index_selection.exact_top_k(queries, vectors, 2).tolist() == [[0, 2], [1, 2]]
+    assert index_selection.exact_top_k(queries, vectors, 9).tolist() == [[0, 2, 1], [1, 2, 0]]

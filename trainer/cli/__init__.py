@@ -1,0 +1,1 @@
+"""The command line of the trainer; the only code that prints."""

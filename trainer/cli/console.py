@@ -1,0 +1,155 @@
+"""What a person sees: notes and tables, all on stderr, so that stdout stays for ``--json``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from retrieval.bundle.manifest import Manifest
+from trainer.data.data_checks import MANY_REPEATS
+from trainer.data.dataset import Dataset
+from trainer.data.profile import Summary
+from trainer.data.splits import Parts
+from trainer.recipe.recipe import Recipe
+
+if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `promote` need not wait for
+    from trainer.evaluation.evaluate import Evaluation
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+_WIDTH = 8
+"""Of a column of figures: a narrow terminal wraps the line, nothing is cut."""
+
+_DETAILED = ("ndcg@10", "recall@100")
+SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "hr@10", "coverage@10")
+
+
+def print_data(recipe: Recipe, dataset: Dataset, parts: Parts) -> None:
+    """Prints what was read, and what of it looks suspicious."""
+    summary = Summary.of(recipe, dataset, parts)
+    table = Table(
+        title=f"data of {recipe.name}", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0)
+    )
+    for name, figures in summary.rows():
+        table.add_row(name, figures)
+    console.print(table)
+    for note in summary.notes:
+        console.print(f"note: {escape(note)}")
+
+
+def print_evaluation(evaluation: Evaluation, title: str) -> None:
+    """Prints metrics, a row for each method."""
+    counted = "repeats count" if evaluation.repeats else "novel items only"
+    table = _table(f"{title}, {counted}; two-tower fitted on {evaluation.fitted_on}, all others on train + valid")
+    table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.metrics)))
+    for name in SHOWN_METRICS:
+        table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True, min_width=_WIDTH)
+    for method, metrics in evaluation.metrics.items():
+        table.add_row(method, *(f"{metrics[name]:.4f}" for name in SHOWN_METRICS))
+    console.print(table)
+    repeats = "count" if evaluation.repeats else "do not count"
+    of_test = evaluation.user_count + evaluation.cold_user_count + evaluation.repeat_user_count
+    drawn = f", drawn of {evaluation.test_user_count:,}" if evaluation.test_user_count > of_test else ""
+    only_repeats = (
+        "" if evaluation.repeats else f", {evaluation.repeat_user_count:,} took nothing that they had not had"
+    )
+    console.print(
+        f"{evaluation.user_count:,} of the {of_test:,} users of the test{drawn}: {evaluation.cold_user_count:,} more "
+        f"have no known item{only_repeats}; they are left out. "
+        f"{evaluation.repeat_share:.1%} of the test events repeat a known item and {repeats}; "
+        f"{evaluation.cold_item_share:.1%} of the rest name an item without training events and do."
+    )
+    if not evaluation.repeats and evaluation.repeat_share > MANY_REPEATS:
+        console.print(
+            "note: most of what people take here, they had before: split.repeats = true in the recipe counts it."
+        )
+    if evaluation.repeats and not evaluation.repeat_share:
+        console.print(
+            "note: repeats count, and nobody took anything again: are user and item the columns that you mean?"
+        )
+
+
+def print_details(evaluation: Evaluation) -> None:
+    """Prints intervals, differences, slices, and what the model makes of a part of the features."""
+    table = _table("95 % intervals, bootstrap over users; and model minus method on the same users")
+    table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.intervals)))
+    for name in (*_DETAILED, *(f"minus method, {name}" for name in _DETAILED)):
+        table.add_column(name, no_wrap=True, min_width=26 if name.startswith("minus") else 16)
+    for method, found in evaluation.intervals.items():
+        differences = evaluation.differences.get(method, {})
+        shown = [f"{found[name][0]:.4f} to {found[name][1]:.4f}" for name in _DETAILED]
+        minus = [
+            "{:+.4f} [{:+.4f}, {:+.4f}]".format(*differences[name]) if name in differences else "" for name in _DETAILED
+        ]
+        table.add_row(method, *shown, *minus)
+    console.print(table)
+    for title, groups in {**evaluation.slices, "the model, by what the caller sends": evaluation.inputs}.items():
+        table = _table(title)
+        table.add_column("", no_wrap=True, min_width=max(len(group) for group in groups))
+        names = [name for name in ("users", *SHOWN_METRICS) if any(name in metrics for metrics in groups.values())]
+        for name in names:
+            table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True, min_width=_WIDTH)
+        for group, metrics in groups.items():
+            table.add_row(group, *(f"{metrics[n]:,.0f}" if n == "users" else f"{metrics[n]:.4f}" for n in names))
+        console.print(table)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table with the keys of the first row as its head; None is an empty cell."""
+    table = _table(title)
+    for name in rows[0]:
+        # Never cut: a version is there to be copied. A narrow terminal wraps the line instead.
+        widest = max(len(_cell(row.get(name))) for row in rows)
+        table.add_column(name.replace("@", "\n@").replace("_", "\n"), no_wrap=True, min_width=widest)
+    for row in rows:
+        table.add_row(*map(_cell, row.values()))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def print_gates(manifest: Manifest, *, explain: bool) -> None:
+    """Prints the publish gates of a bundle, a row each, and, to `explain`, what the failed ones say."""
+    table = _table("publish gates")
+    for name, justify in (("gate", "left"), ("figure", "right"), ("threshold", "right"), ("", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)
+    for name, result in manifest.gates.items():
+        verdict = "passed" if result.passed else "[bold red]FAILED[/bold red]"
+        table.add_row(name, f"{result.figure:.4f}", f"{result.threshold:.4f}", verdict)
+    console.print(table)
+    for name in manifest.failed_gates if explain else ():
+        console.print(f"[red]{name}:[/red] {escape(manifest.gates[name].message)}")
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Prints a model beside the live bundle, as of `trainer.evaluation.comparison.Comparison`; nothing of it is a gate."""
+    c = comparison
+    console.print(
+        f"of {c['query_count']:,} held-out queries: {c['never_retrieved']:.1%} of the catalogue is in no top 100, mean "
+        f"log popularity of the top 10 is {c['mean_log_popularity']:.3f} (the natural logarithm of 1 + the events of "
+        "an item before the test; lower: less known items are shown)"
+    )
+    if c["not_comparable"]:
+        console.print(f"not compared with {c['live'] or 'a live bundle'}: {escape(c['not_comparable'])}")
+    else:
+        console.print(
+            f"beside {c['live']}, which is live: overlap@10 {c['overlap_at_10']:.3f}, overlap@100 "
+            f"{c['overlap_at_100']:.3f}; its mean log popularity is {c['live_mean_log_popularity']:.3f}"
+        )
+
+
+def fail(message: str) -> NoReturn:
+    """Prints an error and leaves with code 1."""
+    console.print(f"[red]error:[/red] {escape(message)}")
+    sys.exit(1)

@@ -1,0 +1,105 @@
+"""The subcommand that works on a person's tables alone: `init`."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.markup import escape
+
+from trainer.cli import console
+from trainer.cli.store_commands import Json, print_json
+from trainer.data.dataset import load_dataset
+from trainer.drafting.draft import Described, Draft, attribute_name, draft
+from trainer.drafting.recipe_writer import write_recipe
+from trainer.errors import DataError, RecipeError
+from trainer.recipe import loading
+from trainer.recipe.recipe import Recipe
+
+
+def init(
+    *,
+    interactions: Path,
+    items: Path | None = None,
+    users: Path | None = None,
+    out: Path = Path("recipe.toml"),
+    force: Annotated[bool, Parameter(negative=())] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at your tables and write a recipe for them, with comments on what is unsure.
+
+    Example: `python -m trainer init --interactions purchases.csv --items products.csv`
+
+    Args:
+        interactions: Who met which item, and when: CSV with any separator, or Parquet.
+        items: What is known of items, a row each; JSON too.
+        users: What is known of users, a row each.
+        out: The recipe, for `python -m trainer train`.
+        force: Replace the recipe where it exists.
+        as_json: Print on stdout what the columns were taken for.
+    """
+    if out.exists() and not force:
+        raise RecipeError(f"{out} exists and is kept; name another file with --out, or replace it with --force")
+    drafted = draft(interactions, items, users, attribute_name(out.stem, ()))
+    text = write_recipe(drafted, out.parent)
+    recipe = loading.parse(tomllib.loads(text), str(out))
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{out}: cannot be written: {error}; name another file with --out") from error
+    doubts = [*drafted.doubts, *_trial(recipe, out.parent)]
+    console.console.print(f"[bold]{escape(str(out))}[/bold]: {escape(_describe(drafted))}")
+    for doubt in doubts:
+        console.console.print(f"not sure: {escape(doubt)}")
+    console.console.print(f"Read it, then: python -m trainer train {escape(str(out))}")
+    print_json(_to_json(drafted, out, doubts), as_json)
+
+
+def _trial(recipe: Recipe, folder: Path) -> list[str]:
+    """Returns what would stop a training from reading the tables."""
+    try:
+        load_dataset(recipe, folder)
+    except DataError as error:
+        return [f"The tables cannot be trained on as they are: {error}"]
+    return []
+
+
+def _describe(drafted: Draft) -> str:
+    roles = drafted.roles
+    time = "no time" if roles.time is None else f"time {roles.time!r}"
+    features = [name for table in (drafted.users, drafted.items) if table for name in table.features]
+    return (
+        f"{drafted.event_count:,} interactions of {drafted.item_count:,} items; user {roles.user!r}, item "
+        f"{roles.item!r}, {time}; features {', '.join(['history', 'item_id', *features])}; {drafted.training['loss']}, "
+        f"split {drafted.split}."
+    )
+
+
+def _to_json(drafted: Draft, out: Path, doubts: list[str]) -> dict[str, Any]:
+    roles = drafted.roles
+    keys = ("user", "item", "time", "rating", "weight")
+    return {
+        "recipe": str(out),
+        "interactions": {
+            "separator": drafted.interactions.separator,
+            "quote": drafted.interactions.quote,
+            **{key: getattr(roles, key) for key in keys},
+        },
+        "items": _table_to_json(drafted.items),
+        "users": _table_to_json(drafted.users),
+        "split": drafted.split,
+        "training": drafted.training,
+        "doubts": doubts,
+    }
+
+
+def _table_to_json(table: Described | None) -> dict[str, Any] | None:
+    if table is None:
+        return None
+    attributes = {
+        name: {"column": guess.column, "type": guess.type, "kind": guess.feature.get("kind")}
+        for name, guess in table.guesses.items()
+    }
+    return {"separator": table.source.separator, "quote": table.source.quote, "id": table.id, "attributes": attributes}

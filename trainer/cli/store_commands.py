@@ -1,0 +1,219 @@
+"""The subcommands that work on a store alone: list, promote, roll back, add items, prune."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from retrieval.bundle.errors import BundleRefused
+from retrieval.bundle.layout import EVALUATION
+from retrieval.bundle.manifest import Manifest
+from retrieval.store.store import BundleStore
+from trainer.cli import console
+from trainer.publishing import catalogue_update, gates
+from trainer.quiet_tensorflow import import_tensorflow
+
+Store = Annotated[Path, Parameter(name="--store")]
+Json = Annotated[bool, Parameter(name="--json")]
+Ids = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+
+
+def bundles(*, store: Store, as_json: Json = False) -> None:
+    """List the bundles of a store, newest first, which one is live, and which failed a publish gate.
+
+    Args:
+        store: Folder of bundles.
+        as_json: Print the list as JSON on stdout.
+    """
+    opened = BundleStore(store)
+    pointer = opened.live()
+    rows: list[dict[str, Any]] = []
+    for version in reversed(opened.versions()):
+        state = ""
+        if pointer is not None and version in pointer.served:
+            state = "live" if version == pointer.version else "before it"
+        try:
+            m = opened.manifest(version)
+            ndcg = m.metrics.get("ndcg@10")
+            rows.append(
+                {
+                    "bundle": version,
+                    "state": ", ".join(filter(None, (state, _gates(m)))),
+                    "model": m.model_version,
+                    "items": m.item_count,
+                    "ndcg@10": None if ndcg is None else round(ndcg, 4),
+                    "index_recall": round(m.index.recall_at_100, 4),
+                }
+            )
+        except BundleRefused as refused:
+            rows.append({"bundle": version, "state": "damaged", "model": refused.message})
+    if rows:
+        console.print_rows(str(store), rows)
+    else:
+        console.console.print(f"{store} holds no bundle; publish one with `python -m trainer train … --store {store}`")
+    print_json(rows, as_json)
+
+
+def promote(version: str, /, *, store: Store, force: bool = False) -> None:
+    """Make a bundle live, after verifying every file of it.
+
+    Refused where the bundle failed a publish gate. The services load it within seconds, each by itself; `two-tower
+    wait` returns once they have, and `two-tower status` shows how far they are.
+
+    Args:
+        version: As `bundles` lists it.
+        store: Folder of bundles.
+        force: Promote it past the gates that it failed; its manifest records which.
+    """
+    go_live(BundleStore(store), version, force=force)
+
+
+def rollback(*, store: Store) -> None:
+    """Make the bundle live that was live before, whatever its gates said: the services still have it open.
+
+    Args:
+        store: Folder of bundles.
+    """
+    pointer = BundleStore(store).roll_back()
+    console.console.print(f"live: {pointer.version}")
+
+
+def add_items(
+    *,
+    store: Store,
+    items: Path | None = None,
+    remove: Path | None = None,
+    remove_id: Ids = None,
+    bundle: str | None = None,
+    promote: bool = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a bundle of the same model with new, changed or withdrawn items, without a training.
+
+    Example: `python -m trainer add-items --store store --items new.csv --remove withdrawn.txt --promote`
+
+    Args:
+        store: Folder of bundles.
+        items: New and changed items: CSV or Parquet, with the columns of the recipe's items table.
+        remove: Text file of item ids to withdraw, one a line.
+        remove_id: Item ids to withdraw.
+        bundle: Version to start from. Default: the live one.
+        promote: Make the new bundle live, where the one it was made from still is.
+        as_json: Print the result as JSON on stdout.
+    """
+    started = time.monotonic()
+    removals = [*(catalogue_update.read_removals(remove) if remove else ()), *(remove_id or ())]
+    if items is None and not removals:
+        console.fail("nothing to add or remove; name a table with --items, or ids with --remove or --remove-id")
+    opened = BundleStore(store)
+    pointer = opened.live()
+    start = bundle or (pointer.version if pointer else None)
+    if start is None:
+        console.fail(f"no bundle of {store} is live; name the one to start from with --bundle")
+    base = opened.manifest(start)
+    changes = catalogue_update.find_changes(opened, base, items, removals)
+    result: dict[str, Any] = {
+        "bundle_version": None,
+        "base": start,
+        "added": len(changes.added),
+        "changed": len(changes.changed),
+        "removed": len(changes.removed),
+        "unchanged": changes.unchanged_count,
+    }
+    if not len(changes):
+        console.console.print(f"nothing to publish: all {changes.unchanged_count:,} rows are in {start} already")
+        print_json(result, as_json)
+        return
+    if changes.added or changes.changed:
+        import_tensorflow()
+    manifest = catalogue_update.publish_changes(opened, base, changes)
+    result |= {"bundle_version": manifest.bundle_version, "seconds": round(time.monotonic() - started, 3)}
+    console.console.print(
+        f"{len(changes.added):,} items added, {len(changes.changed):,} changed, {len(changes.removed):,} removed, "
+        f"{changes.unchanged_count:,} unchanged, in {result['seconds']:.1f} s; the model stays "
+        f"{manifest.model_version}"
+    )
+    print_json(result, as_json)
+    console.console.print(f"gates but {gates.ANN_RECALL} are those of {start}: nothing else was measured anew")
+    report_published(opened, manifest, promote=promote, expected_live=None if bundle else start)
+
+
+def prune(*, store: Store, keep: int = 5) -> None:
+    """Remove the oldest bundles; never the live one or the one before it.
+
+    Args:
+        store: Folder of bundles.
+        keep: How many of the newest to leave, at least 1.
+    """
+    if keep < 1:
+        console.fail(f"--keep is {keep}, expected at least 1")
+    removed = BundleStore(store).prune(keep)
+    console.console.print(f"removed {len(removed)}" + "".join(f"\n  {version}" for version in removed))
+
+
+def report_published(
+    store: BundleStore,
+    manifest: Manifest,
+    *,
+    promote: bool,
+    force: bool = False,
+    expected_live: str | None = None,
+) -> None:
+    """Prints what was published and what its gates say, and promotes it where asked.
+
+    Raises:
+        BundleError: as of `BundleStore.promote`.
+    """
+    index = manifest.index
+    shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in index.parameters.items() if name != "seed")
+    console.console.print(
+        f"published {manifest.bundle_version}: {manifest.item_count:,} items, {index.kind} with "
+        f"{shown}, search budget {index.search_budget}, recall@100 {index.recall_at_100:.4f}"
+    )
+    console.print_gates(manifest, explain=not promote)
+    if promote:
+        go_live(store, manifest.bundle_version, force=force, expected_live=expected_live)
+    else:
+        console.console.print(
+            f"not live yet: `python -m trainer promote {manifest.bundle_version} --store {store.root}`"
+        )
+
+
+def print_comparison(store: BundleStore, version: str) -> None:
+    """Prints a new bundle beside the one that was live when it was published."""
+    report = json.loads((store.path(version) / EVALUATION).read_text(encoding="utf-8"))
+    console.print_comparison(report["comparison"])
+
+
+def go_live(store: BundleStore, version: str, *, force: bool, expected_live: str | None = None) -> None:
+    """Promotes a bundle, and says loudly what was forced.
+
+    Raises:
+        BundleError: as of `BundleStore.promote`.
+    """
+    manifest = store.manifest(version)
+    pointer = store.promote(version, force=force, expected_live=expected_live)
+    for name in manifest.failed_gates:
+        console.console.print(
+            f"[bold red]FORCED past gate {name}:[/bold red] {manifest.gates[name].message}", markup=True
+        )
+    if manifest.failed_gates:
+        back = f"; go back with `python -m trainer rollback --store {store.root}`" if pointer.previous else ""
+        console.console.print(f"recorded in the manifest of {version}{back}")
+    console.console.print(f"live: {version}")
+
+
+def print_json(value: Any, wanted: bool) -> None:
+    """Prints a value on stdout, where it is wanted."""
+    if wanted:
+        print(json.dumps(value, indent=2))
+
+
+def _gates(manifest: Manifest) -> str:
+    if manifest.failed_gates:
+        return "failed gates"
+    return "forced" if manifest.forced_gates else ""

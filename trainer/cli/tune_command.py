@@ -1,0 +1,192 @@
+"""The subcommand that searches for a better recipe: `tune`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from trainer.cli.console import console, print_data, print_rows
+from trainer.cli.rich_progress import RichProgress
+from trainer.cli.store_commands import Json, print_json
+from trainer.data import sources
+from trainer.errors import RecipeError, RunError, TrainingError
+from trainer.quiet_tensorflow import import_tensorflow
+from trainer.recipe import loading
+from trainer.recipe.recipe import Recipe
+from trainer.recipe.toml_writer import to_toml
+from trainer.recipe.training import Metric
+
+if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands need not wait for
+    from trainer.tuning.recipe_search import Search, Tried
+    from trainer.tuning.search_space import SearchSpace
+
+_SHOWN = 5
+"""Best trials, and keys that matter most."""
+
+
+def tune(
+    recipe_name: str,
+    /,
+    *,
+    data_folder: Annotated[Path | None, Parameter(name="--data")] = None,
+    trials: int = 50,
+    study: Path = Path("tune.db"),
+    out: Path = Path("tuned.toml"),
+    force: bool = False,
+    metric: Metric | None = None,
+    epochs: int | None = None,
+    max_minutes: float | None = None,
+    seed: int = 1,
+    fix: tuple[str, ...] = (),
+    cache: Path | None = None,
+    as_json: Json = False,
+) -> None:
+    """Search for a better recipe and write it. Only validation is looked at, never the test part.
+
+    The same command goes on with a search that was stopped.
+
+    Example: `python -m trainer tune movielens_100k --trials 30`
+
+    Args:
+        recipe_name: A shipped recipe or the path of a TOML file: the first trial, and what the others are near to.
+        data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
+        trials: How many are to be finished, those of earlier runs counted.
+        study: SQLite file that keeps the trials.
+        out: The recipe of the best trial.
+        force: Replace that file though this search has not written it.
+        metric: What is made as high as possible, on validation. Default: the recipe's training.metric.
+        epochs: Instead of the recipe's.
+        max_minutes: Stop when these are over. Default: never.
+        seed: Of what is tried.
+        fix: A key that stays as it is, such as dimension, or history.encoder; may be given several times.
+        cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
+        as_json: Print the trials as JSON on stdout.
+    """
+    if trials < 1:
+        raise RunError(f"--trials {trials}: at least 1")
+    if max_minutes is not None and not max_minutes > 0:
+        raise RunError(f"--max-minutes {max_minutes:g}: above 0")
+    chosen = _override(loading.load(recipe_name), metric, epochs)
+    progress = RichProgress()
+    folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
+    dataset, parts = sources.read(chosen, folder)
+    print_data(chosen, dataset, parts)
+
+    import_tensorflow()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of graphs that each trial has to make anew
+    from trainer.tuning.recipe_search import Search
+    from trainer.tuning.search_space import SearchSpace
+    from trainer.tuning.studies import digest_data, open_study
+
+    space = SearchSpace.of(
+        chosen,
+        item_count=len(dataset.items.ids),
+        event_count=len(parts.train),
+        longest=int(parts.train.user_counts.max()),
+        fixed=fix,
+    )
+    with open_study(study, space, digest_data(chosen, folder)) as opened:
+        search = Search(opened, space, dataset, parts, seed, progress)
+        if not force and not search.may_replace(out):
+            raise RecipeError(f"{out} exists and is kept; name another file with --out, or replace it with --force")
+        train = _train_command(chosen, out, folder, named=data_folder is not None)
+        if search.finished:
+            console.print(f"going on with {study}, where {search.finished} trials are finished")
+        limit = math.inf if max_minutes is None else 60 * max_minutes
+        try:
+            with progress.trials(chosen.training.metric, space) as watch:
+                is_complete = search.run(trials, max_seconds=limit, watch=watch)
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on")
+            if search.best(1):
+                _report(search, space, out, study, train, as_json)
+            raise
+        if not is_complete:
+            console.print(f"{max_minutes:g} minutes are over; the same command goes on")
+        if not search.best(1):
+            raise TrainingError(
+                f"none of {search.finished} trials has led anywhere, so no recipe is written; give it more time "
+                "(--max-minutes), or look at the recipe: `train` says what goes wrong"
+            )
+        _report(search, space, out, study, train, as_json)
+
+
+def _override(chosen: Recipe, metric: str | None, epochs: int | None) -> Recipe:
+    raw = chosen.to_json()
+    for key, value in (("metric", metric), ("epochs", epochs)):
+        if value is not None:
+            raw["training"][key] = value
+    return loading.parse(raw, "the command line")
+
+
+def _train_command(chosen: Recipe, out: Path, folder: Path, *, named: bool) -> str:
+    """Returns how the written recipe is trained: its paths are those of the recipe that the search started from."""
+    words = ["python", "-m", "trainer", "train", str(out)]
+    if named or (chosen.download is None and folder.resolve() != out.parent.resolve()):
+        words += ["--data", str(folder)]
+    return shlex.join(words)
+
+
+def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: str, as_json: bool) -> None:
+    """Writes the recipe of the best trial, and prints the best ones."""
+    from trainer.tuning.recipe_search import recipe_of
+
+    best, metric = search.best(_SHOWN), space.recipe.training.metric
+    comment = (
+        f"Written by `python -m trainer tune`: trial {best[0].number} of {search.finished} of {space.recipe.name}, "
+        f"{metric} of the validation part {best[0].value:.4f}."
+    )
+    search.write(out, to_toml(recipe_of(best[0]), comment))
+    importance = search.importance()
+    print_rows(f"the best trials; {search.finished} are finished, {search.pruned} of them pruned", _rows(best, space))
+    if importance:
+        most = [f"{name} {share:.0%}" for name, share in list(importance.items())[:_SHOWN]]
+        console.print(f"what told good trials from others: {', '.join(most)}")
+    console.print(f"recipe: {out}   train it: {train}")
+    print_json(
+        {
+            "study": str(study),
+            "recipe": str(out),
+            "metric": metric,
+            "finished": search.finished,
+            "pruned": search.pruned,
+            "best": [
+                {
+                    "trial": tried.number,
+                    metric: tried.value,
+                    "epochs": tried.epochs,
+                    "seconds": tried.seconds,
+                    "settings": space.settings(tried.recipe),
+                }
+                for tried in best
+            ],
+            "importance": importance,
+        },
+        as_json,
+    )
+
+
+def _rows(best: Sequence[Tried], space: SearchSpace) -> list[dict[str, Any]]:
+    """Returns a row for each key: the recipe's value and those of the trials."""
+    chosen = [space.settings(tried.recipe) for tried in best]
+    own = space.settings(space.recipe.to_json())
+    figures = {
+        space.recipe.training.metric: [f"{tried.value:.4f}" for tried in best],
+        "epochs": [tried.epochs for tried in best],
+        "seconds": [f"{tried.seconds:.0f}" for tried in best],
+    }
+    rows = [{"": name, "recipe": "", **_columns(best, values)} for name, values in figures.items()]
+    for name in [parameter.name for parameter in space.parameters]:
+        values = [settings.get(name, "") for settings in chosen]
+        rows.append({"": name, "recipe": own.get(name, ""), **_columns(best, values)})
+    return rows
+
+
+def _columns(best: Sequence[Tried], values: Sequence[Any]) -> dict[str, Any]:
+    return {f"trial {tried.number}": value for tried, value in zip(best, values, strict=True)}

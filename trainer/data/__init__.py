@@ -1,0 +1,1 @@
+"""Tables of interactions, items and users, read into arrays and split."""

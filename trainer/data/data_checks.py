@@ -1,0 +1,150 @@
+"""What in a data set looks like a mistake: nothing here stops a training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.data.dataset import Dataset
+from trainer.data.events import Events
+from trainer.recipe.recipe import Recipe
+
+_BIG_USER = 0.05
+"""Share of the events that one user has at most, unless there are so few users that many have more."""
+_MISSING = 0.95
+"""Share of the cells of a column that may be missing."""
+_SAME_TIME = 0.05
+"""Share of the events that one moment has at most."""
+_TIED = 0.25
+"""Share of the events that share their moment with another one of the same user."""
+_SEARCHED = 5_000_000
+"""Interactions that are searched for what is odd, about: what is told of times and columns takes them in memory."""
+_YEAR_S = 365 * 86_400
+_UNITS = ((1e17, "nanoseconds", "1,000,000,000"), (1e14, "microseconds", "1,000,000"), (1e11, "milliseconds", "1,000"))
+"""Times whose median is above so much are hardly seconds: 1e11 s is the year 5138."""
+
+
+MANY_REPEATS = 0.5
+"""Share of the events that repeat an item, from which on it is worth asking whether they should count."""
+
+
+def find(recipe: Recipe, dataset: Dataset, *, now: float | None = None) -> list[str]:
+    """Returns a sentence for each thing that is odd, with figures and what to do.
+
+    Args:
+        recipe: of the data set.
+        dataset: as it was read.
+        now: seconds since 1970. Default: the clock's.
+    """
+    now = time.time() if now is None else now
+    events, sampled = _looked_at(dataset.events)
+    notes = [*sampled, *_ids("user", dataset.user_ids), *_ids("item", dataset.items.ids), *_users(dataset)]
+    if recipe.interactions.time is not None:
+        notes += [*_times(events.times, now), *_shared_times(events)]
+    items = {name: dataset.item_column(name) for name in dataset.items.attributes}
+    notes += _undescribed_items(items)
+    tables = (("items", items), ("users", dataset.user_columns), ("interactions", _event_columns(recipe, events)))
+    for table, columns in tables:
+        for name, column in columns.items():
+            notes += _column(f"{table}.attributes.{name}", column)
+    return notes
+
+
+def _looked_at(events: Events) -> tuple[Events, list[str]]:
+    """Returns the events that are searched, those of every k-th user where there are many, and a note of that."""
+    if len(events) <= _SEARCHED:
+        return events, []
+    step = -(-len(events) // _SEARCHED)
+    sample = events.of(np.flatnonzero(events.user_counts)[::step])
+    return sample, [
+        f"the notes on times and columns of the interactions are of {len(sample):,} interactions: those of one user in "
+        f"{step}."
+    ]
+
+
+def _ids(what: str, ids: Sequence[str]) -> Iterator[str]:
+    padded = [text for text in ids if text != text.strip()]
+    if padded:
+        clean = set(ids)
+        twins = sum(text.strip() in clean for text in padded)
+        yield (
+            f"{len(padded):,} {what} ids begin or end with blanks, for instance {padded[0]!r}; {twins:,} of them are "
+            "ids without the blanks too and count as different: strip them in the tables."
+        )
+
+
+def _users(dataset: Dataset) -> Iterator[str]:
+    counts = np.diff(dataset.events.starts(len(dataset.user_ids)))
+    big, mean = int(counts.argmax()), counts[counts > 0].mean()
+    if counts[big] > max(_BIG_USER * counts.sum(), 3 * mean):
+        yield (
+            f"user {dataset.user_ids[big]!r} has {counts[big] / counts.sum():.1%} of all interactions "
+            f"({counts[big]:,}): a robot, a shared account or a placeholder? Leave out what is no person."
+        )
+
+
+def _times(times: np.ndarray, now: float) -> Iterator[str]:
+    middle = float(np.median(times))
+    for bound, unit, factor in _UNITS:
+        if middle > bound:
+            yield (
+                f"the times look like {unit} (the median is {middle:.0f}): seconds since 1970 are expected, divide "
+                f"them by {factor}; hour, weekday and dates are wrong until then."
+            )
+            return
+    old, future = int((times < _YEAR_S).sum()), int((times > now + 86_400).sum())
+    if old:
+        yield (
+            f"{old:,} interactions are dated before 1971: a missing time written as 0, or a rank instead of a time? "
+            "Mend them, or leave out interactions.time where the order of the rows is meant."
+        )
+    if future:
+        yield f"{future:,} interactions lie in the future: check the clock, the time zone and the unit of the times."
+
+
+def _shared_times(events: Events) -> Iterator[str]:
+    order = np.lexsort([events.items, events.times, events.users])
+    columns = (events.users[order], events.items[order], events.times[order])
+    repeats = int(np.logical_and.reduce([np.diff(column) == 0 for column in columns]).sum())
+    if repeats:
+        yield (
+            f"{repeats:,} interactions repeat another one in user, item and time: were rows written "
+            "twice? They count twice in training; keep one of each."
+        )
+    moments, counts = np.unique(events.times, return_counts=True)
+    most = int(counts.argmax())
+    if len(moments) > 1 and counts[most] >= 10 and counts[most] > _SAME_TIME * len(events):
+        yield (
+            f"{counts[most]:,} interactions ({counts[most] / len(events):.1%}) have the same time, {moments[most]:.0f} "
+            "s since 1970: an import, or a placeholder? Their order is that of the rows."
+        )
+    same = (np.diff(events.users) == 0) & (np.diff(events.times) == 0)
+    tied = int((np.append(same, False) | np.append(False, same)).sum())
+    if tied > _TIED * len(events):
+        yield (
+            f"{tied / len(events):.1%} of the interactions share their time with another one of the same user: the "
+            "order of the rows decides which is the last, and held-out events are partly arbitrary."
+        )
+
+
+def _undescribed_items(columns: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    if columns:
+        count = sum(all(value is None for value in row) for row in zip(*columns.values(), strict=True))
+        if count:
+            yield f"{count:,} items have no attribute at all: nothing but their own interactions can place them."
+
+
+def _event_columns(recipe: Recipe, events: Events) -> dict[str, list[Any]]:
+    return {name: events.attributes[name].tolist() for name in recipe.interactions.attributes}
+
+
+def _column(name: str, column: Sequence[Any]) -> Iterator[str]:
+    values = [tuple(value) if isinstance(value, list) else value for value in column if value is not None]
+    missing = 1 - len(values) / len(column)
+    if missing > _MISSING:
+        yield f"{name} is missing in {missing:.1%} of the rows: it can teach little; leave it out, or fill it in."
+    elif len(values) > 1 and len(set(values)) == 1:
+        yield f"{name} has the one value {values[0]!r}: it can teach nothing; leave it out."

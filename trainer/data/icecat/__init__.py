@@ -1,0 +1,1 @@
+"""The Icecat product catalogue as tables of a recipe."""

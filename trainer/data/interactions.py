@@ -1,0 +1,109 @@
+"""The table of interactions, read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from trainer.data import spill
+from trainer.data.events import RELEVANCE
+from trainer.data.sequences import read_sequences
+from trainer.data.tables import Table
+from trainer.errors import DataError, RecipeError
+from trainer.recipe.recipe import Recipe
+from trainer.recipe.tables import Attribute
+
+ATTRIBUTE = "attribute:"
+"""Stands before the names of event attributes in the frame of the interactions, apart from its other columns."""
+SPLIT_COLUMN = "split column"
+"""Name among the attributes of an event of the part that it is of, where a column says so: no feature can have it."""
+
+
+def read_events(recipe: Recipe, folder: Path) -> Iterator[pl.DataFrame]:
+    """Yields the events that count, in order of the file, in frames of about `trainer.data.spill.BLOCK` rows.
+
+    ``user`` and ``item`` are text, ``time`` and ``weight`` Float64; each attribute stands under `ATTRIBUTE` and its
+    name. Where the table has no time, it is the row.
+
+    Raises:
+        DataError: names file, column and row of what is wrong.
+    """
+    source = recipe.interactions
+    if source.format == "sequences":
+        yield read_sequences(folder / source.path)
+        return
+    path, columns = folder / source.path, _columns(recipe)
+    count = 0
+    for table in Table.blocks(path, columns, source.separator, source.quote, spill.BLOCK):
+        frame = _read_block(recipe, table)
+        count += frame.height
+        yield frame
+    if not count:
+        raise DataError(f"{path}: no row has {source.rating} of at least {source.min_rating}")
+
+
+def _columns(recipe: Recipe) -> list[str]:
+    source = recipe.interactions
+    if source.user is None or source.item is None:
+        raise RecipeError("interactions.user and interactions.item: missing; a table needs both columns")
+    columns = [source.user, source.item, source.time, source.weight, source.relevance, source.rating]
+    columns += [attribute.column for attribute in source.attributes.values()]
+    columns.append(recipe.split.column if recipe.split.kind == "column" else None)
+    return [column for column in columns if column is not None]
+
+
+def _read_block(recipe: Recipe, table: Table) -> pl.DataFrame:
+    source = recipe.interactions
+    row = pl.Series("row", np.arange(table.first_row, table.first_row + len(table)), dtype=pl.Float64)
+    frame = pl.DataFrame(
+        {
+            "user": table.strings(source.user, required=True),
+            "item": table.strings(source.item, required=True),
+            "time": row if source.time is None else table.times(source.time),
+            "weight": pl.Series("weight", np.ones(len(table)))
+            if source.weight is None
+            else table.floats(source.weight, required=True),
+        }
+    )
+    rating = None if source.rating is None or source.min_rating is None else table.floats(source.rating, required=True)
+    frame = frame.with_columns(
+        read_attribute(table, attribute).alias(ATTRIBUTE + name) for name, attribute in source.attributes.items()
+    )
+    if recipe.split.kind == "column" and recipe.split.column is not None:
+        parts = table.choices(recipe.split.column, ("train", "valid", "test"))
+        frame = frame.with_columns(parts.alias(ATTRIBUTE + SPLIT_COLUMN))
+    if source.weight is not None and (frame["weight"] <= 0).any():
+        bad = (frame["weight"] <= 0).arg_true()[0]
+        raise DataError(
+            f"{table.path}, column {source.weight!r}: {frame['weight'][bad]} in data row {table.first_row + bad + 1} "
+            "is no weight; weights are above 0, remove the row or leave out interactions.weight"
+        )
+    if source.relevance is not None:
+        relevance = table.floats(source.relevance, required=True)
+        if len(bad := ((relevance < 0) | (relevance > 1)).arg_true()):
+            raise DataError(
+                f"{table.path}, column {source.relevance!r}: {relevance[bad[0]]} in data row "
+                f"{table.first_row + bad[0] + 1} is no relevance; give numbers of 0 to 1, such as a grade by the best"
+            )
+        frame = frame.with_columns(relevance.alias(ATTRIBUTE + RELEVANCE))
+    if rating is not None:
+        frame = frame.filter(rating >= source.min_rating)
+    return frame
+
+
+def read_attribute(table: Table, attribute: Attribute) -> pl.Series:
+    """Returns the values of an attribute in a table; null where missing."""
+    if attribute.missing:
+        table.mark_missing(attribute.column, attribute.missing)
+    match attribute.type:
+        case "int":
+            return table.ints(attribute.column)
+        case "float":
+            return table.floats(attribute.column)
+        case "string_list":
+            return table.string_lists(attribute.column, attribute.separator)
+        case "string":
+            return table.strings(attribute.column)

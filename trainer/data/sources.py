@@ -1,0 +1,56 @@
+"""Where a recipe's data is, and what is read of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.data import download, splits
+from trainer.data.dataset import Dataset, load_dataset
+from trainer.data.icecat import catalogue
+from trainer.data.splits import Parts
+from trainer.errors import DataError
+from trainer.progress import SILENT, Progress
+from trainer.recipe import loading
+from trainer.recipe.recipe import Recipe
+
+
+def data_folder(
+    recipe: Recipe, name: str, named: Path | None = None, cache: Path | None = None, *, progress: Progress = SILENT
+) -> Path:
+    """Returns the folder that a recipe's paths are relative to.
+
+    Args:
+        recipe: the recipe.
+        name: that it was asked for by: of a shipped one, or the path of a file.
+        named: the folder that a person names. Default: the recipe's download, or the folder of its file.
+        cache: folder for downloads. Default: as of `trainer.data.download.cache_folder`.
+        progress: what it reports to.
+
+    Raises:
+        DataError: the data does not come with the trainer, and no folder is named; or it cannot be fetched.
+    """
+    if named is not None:
+        if recipe.prepare is None:
+            return named
+        return catalogue.prepare(named, cache or download.cache_folder(), progress=progress)
+    if recipe.download is not None:
+        progress.note(f"data: {recipe.download.package} {recipe.download.version}. {recipe.download.note}")
+        return download.fetch(recipe.download, cache or download.cache_folder())
+    if name not in loading.shipped():
+        return Path(name).parent
+    tables = (table for table in (recipe.items, recipe.users) if table is not None)
+    files = [recipe.interactions.path, *(table.path for table in tables)] if recipe.prepare is None else catalogue.FILES
+    raise DataError(
+        f"{recipe.name}: its data does not come with the trainer; name the folder that holds {' and '.join(files)} "
+        f"with --data.\nOrigin: {recipe.origin}"
+    )
+
+
+def read(recipe: Recipe, folder: Path) -> tuple[Dataset, Parts]:
+    """Returns the data set of a recipe and its parts.
+
+    Raises:
+        DataError: names file, column and row of what is wrong.
+    """
+    dataset = load_dataset(recipe, folder)
+    return dataset, splits.split(dataset, recipe.split)

@@ -1,0 +1,1 @@
+"""Drafts a recipe from tables: column roles, column types, CSV dialect."""

@@ -1,0 +1,291 @@
+"""Which columns are the user, the item and the time: told by names, by content, and by the ids of the other tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import permutations
+
+import polars as pl
+
+from trainer.drafting.csv_dialect import Source
+from trainer.errors import DataError
+
+_WORDS = {
+    "user": (
+        "user users uid userid customer client buyer purchaser member visitor household account person people player "
+        "reviewer shopper reader subscriber viewer listener guest patient student profile kunde kunden nutzer benutzer"
+    ),
+    "item": (
+        "item items iid itemid product products movie film article sku asin isbn book track song artist video content "
+        "offer listing game recipe news doc document course job story post restaurant business artikel produkt"
+    ),
+    "time": (
+        "time timestamp ts date datetime day when unix created at on occurred purchased bought viewed clicked zeit "
+        "datum zeitpunkt zeitstempel"
+    ),
+    "rating": "rating ratings star stars score overall grade vote bewertung",
+    "weight": "weight gewicht",
+    "amount": "quantity qty count plays amount n times frequency menge anzahl",
+}
+_VOCABULARY = {role: frozenset(words.split()) for role, words in _WORDS.items()}
+_ID = frozenset(("id", "ids", "key", "code", "no", "nr", "uuid", "token", "hash"))
+_UNSURE = 1.5
+"""Another choice whose score is nearer than this is told to the person."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """The id column of a users or items table.
+
+    Attributes:
+        column: of the table.
+        overlap: share of the ids of the interactions that stand in it.
+        coverage: share of its ids that the interactions have.
+        is_unique: whether no id stands there twice, and none is missing.
+        score: how likely it is the id that the interactions mean.
+    """
+
+    column: str
+    overlap: float
+    coverage: float
+    is_unique: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the columns of the interactions are.
+
+    Attributes:
+        user: column of the user id.
+        item: column of the item id.
+        users: id column of the users table, where there is one.
+        items: id column of the items table, where there is one.
+        time: column of the time; None: the order of the rows.
+        rating: column of a rating, where there is one.
+        weight: column of a weight, where there is one and all are above 0.
+        amounts: columns that might serve as a weight.
+        doubts: what is not sure, a sentence each.
+    """
+
+    user: str
+    item: str
+    users: Link | None
+    items: Link | None
+    time: str | None
+    rating: str | None
+    weight: str | None
+    amounts: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+def words_of(column: str) -> list[str]:
+    """Returns the words of a column's name in small letters: ``CustomerID`` and ``customer-id:token`` are the same."""
+    name = re.sub(r":\w+$", "", column)  # the type that RecBole writes behind
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return [word for word in re.split(r"[\W_]+", name.lower()) if word]
+
+
+def infer(interactions: Source, items: Source | None, users: Source | None) -> Roles:
+    """Returns the roles of the columns.
+
+    Raises:
+        DataError: no two columns can be ids.
+    """
+    frame, doubts = interactions.frame, []
+    suitable = [name for name in frame.columns if _may_be_id(frame[name])]
+    if len(suitable) < 2:
+        raise DataError(
+            f"{interactions.path}: no two columns can be a user and an item (complete, not all alike); its columns are "
+            f"{frame.columns}"
+        )
+    links = {
+        "user": {name: _link(frame[name], users) for name in suitable},
+        "item": {name: _link(frame[name], items) for name in suitable},
+    }
+
+    def score(role: str, name: str) -> float:
+        link, other = links[role][name], "item" if role == "user" else "user"
+        named = 3.0 * _names(name, role) - 3.0 * _names(name, other)
+        return named + _content_score(frame[name]) + (0.0 if link is None else link.score)
+
+    ranked = sorted(
+        permutations(suitable, 2), key=lambda pair: score("user", pair[0]) + score("item", pair[1]), reverse=True
+    )
+    user, item = ranked[0]
+    for role, chosen in (("user", user), ("item", item)):
+        link = links[role][chosen]
+        if not _names(chosen, role) and (link is None or link.overlap < 0.9):
+            doubts.append(f"interactions.{role} is column {chosen!r}, though its name does not say so.")
+        near = [
+            name for name in suitable if name not in (user, item) and score(role, chosen) - score(role, name) < _UNSURE
+        ]
+        if near:
+            doubts.append(f"interactions.{role} is column {chosen!r}; it might be {_either(near)} instead.")
+    if score("user", user) + score("item", item) - score("user", item) - score("item", user) < _UNSURE:
+        doubts.append(f"interactions.user is {user!r} and .item {item!r}; it might be the other way round.")
+    for role, source, chosen in (("user", users, user), ("item", items, item)):
+        doubts += _link_doubts(role, source, chosen, links[role][chosen])
+    roles = Roles(user, item, links["user"][user], links["item"][item], None, None, None, (), tuple(doubts))
+    return _infer_others(interactions, roles)
+
+
+def _infer_others(interactions: Source, roles: Roles) -> Roles:
+    frame, doubts = interactions.frame, list(roles.doubts)
+    rest = [name for name in frame.columns if name not in (roles.user, roles.item)]
+    scores = {name: _time_score(interactions, name) for name in rest}
+    timely = sorted((name for name in rest if scores[name] >= 3), key=lambda name: -scores[name])
+    time = None
+    for name in timely:
+        try:
+            times = interactions.table.times(name)
+        except DataError as error:
+            doubts.append(f"Column {name!r} seems to hold times that cannot be read, so it is left out: {error}.")
+            continue
+        time = name
+        others = [other for other in timely if other != name and scores[name] - scores[other] < _UNSURE]
+        if others:
+            doubts.append(f"interactions.time is column {name!r}; it might be {_either(others)} instead.")
+        numbers = _numbers(frame[name])
+        if numbers is not None and not _is_epoch(numbers):
+            doubts.append(
+                f"interactions.time is column {name!r}, whose numbers are no seconds since 1970: they serve as the "
+                "order of events, not as dates."
+            )
+        if frame[name].dtype == pl.String and numbers is None:
+            doubts += _date_doubts(name, frame[name], times)
+        if float(times.max() or 0) > 1e11:  # type: ignore[arg-type]
+            doubts.append(
+                f"The times in {name!r} are larger than seconds since 1970 can be, so probably milliseconds: their "
+                "order is right, but dates, hour and weekday are wrong until you divide them."
+            )
+        break
+    if time is None:
+        doubts.append("No column holds a time that can be read: the order of the rows counts as the order of time.")
+    numbers = [name for name in rest if name != time and _numbers(frame[name]) is not None]
+    rating = next((name for name in numbers if _names(name, "rating")), None)
+    weight = next((n for n in numbers if _names(n, "weight") and n != rating and (_floor(frame[n]) or 0) > 0), None)
+    amounts = tuple(n for n in numbers if _names(n, "amount") and n not in (rating, weight))
+    return replace(roles, time=time, rating=rating, weight=weight, amounts=amounts, doubts=tuple(doubts))
+
+
+def _date_doubts(name: str, cells: pl.Series, times: pl.Series) -> list[str]:
+    """Returns how a date is read where the order of day, month and year is not plain from its form."""
+    if cells[0][:4].isdigit():
+        return []
+    read = datetime.fromtimestamp(times[0], UTC).strftime("%Y-%m-%d")
+    return [f"{cells[0]!r} in {name!r} is read as {read}; write dates as year-month-day if that is wrong."]
+
+
+def _names(column: str, role: str) -> bool:
+    """Whether the name of a column says the role, as a word of its own or run together: ``userid``."""
+    words = words_of(column)
+    known = _VOCABULARY[role]
+    return any(word in known or re.sub(r"(id|key|code|nr)$", "", word) in known for word in words)
+
+
+def _may_be_id(series: pl.Series) -> bool:
+    if isinstance(series.dtype, pl.List | pl.Struct) or series.dtype.is_temporal() or series.dtype == pl.Boolean:
+        return False
+    return series.null_count() == 0 and series.n_unique() > 1
+
+
+def _content_score(series: pl.Series) -> float:
+    """Returns what the cells say against an id, at most 0: as long as a text, broken numbers, dates, few values."""
+    score, distinct = 0.0, series.n_unique()
+    if distinct == len(series) and distinct > 10:  # such as the number of the order
+        score -= 2.0
+    if distinct <= 10 < len(series) / 10:
+        score -= 2.0
+    if series.dtype == pl.String:
+        sample = series.head(1000)
+        if (sample.str.len_chars().mean() or 0) > 60:  # type: ignore[operator]
+            score -= 4.0
+        if sample.str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}").mean() > 0.9:  # type: ignore[operator]
+            score -= 4.0
+    numbers = _numbers(series)
+    if numbers is not None and bool(((numbers % 1) != 0).any()):
+        score -= 4.0
+    if numbers is not None and _is_epoch(numbers):
+        score -= 3.0
+    return score + 0.5 * bool(_ID & set(words_of(series.name)))
+
+
+def _link(met: pl.Series, source: Source | None) -> Link | None:
+    """Returns the column of a users or items table whose ids those of the interactions are; None where no table is."""
+    if source is None:
+        return None
+    ids = met.cast(pl.String).unique()
+    found: list[Link] = []
+    for position, name in enumerate(source.frame.columns):
+        column = source.frame[name]
+        if isinstance(column.dtype, pl.List | pl.Struct):
+            continue
+        known = column.drop_nulls().cast(pl.String)
+        distinct = known.unique()
+        overlap = float(ids.is_in(distinct.implode()).mean() or 0.0)  # type: ignore[arg-type]
+        coverage = float(distinct.is_in(ids.implode()).mean() or 0.0) if len(distinct) else 0.0  # type: ignore[arg-type]
+        is_unique = len(distinct) == len(column)
+        is_named = 1.5 * bool(_ID & set(words_of(name))) + (words_of(name) == words_of(met.name))
+        found.append(
+            Link(name, overlap, coverage, is_unique, 3 * overlap + coverage + is_unique + is_named - 0.01 * position)
+        )
+    return max(found, key=lambda link: link.score) if found else None
+
+
+def _link_doubts(role: str, source: Source | None, column: str, link: Link | None) -> list[str]:
+    if source is None or link is None:
+        return []
+    doubts: list[str] = []
+    if link.overlap < 0.9:
+        doubts.append(
+            f"Only {link.overlap:.0%} of the ids in column {column!r} are in column {link.column!r} of "
+            f"{source.path.name}: is that its id, written the same way ('7', '7.0' and '007' differ)?"
+        )
+    if not link.is_unique:
+        doubts.append(
+            f"Column {link.column!r} of {source.path.name} is its likeliest id, but an id is missing or stands there "
+            f"twice; `train` refuses that: keep one row for each {role}."
+        )
+    return doubts
+
+
+def _time_score(interactions: Source, name: str) -> float:
+    """Returns how much a column looks like times: at least 3 where it may be one."""
+    series = interactions.frame[name]
+    named = 3.0 * _names(name, "time")
+    if series.dtype in (pl.Date, pl.Datetime) or isinstance(series.dtype, pl.Datetime):
+        return named + 4.0
+    numbers = _numbers(series)
+    if numbers is not None:
+        return named + 3.0 if _is_epoch(numbers) else named - 0.5 * (_names(name, "amount") or numbers.n_unique() < 10)
+    if series.dtype != pl.String:
+        return 0.0
+    dates = series.drop_nulls().head(1000).str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]|$)").mean()
+    return named + 3.0 if (dates or 0) > 0.9 else 0.0  # type: ignore[operator]
+
+
+def _is_epoch(numbers: pl.Series) -> bool:
+    """Whether numbers may be times since 1970, in seconds (from 1973 on) or a smaller unit."""
+    middle = numbers.median()
+    return isinstance(middle, float) and 1e8 < middle < 3e18 and numbers.n_unique() > 1
+
+
+def _numbers(series: pl.Series) -> pl.Series | None:
+    """Returns a column as numbers; None where it is something else."""
+    if series.dtype != pl.String and not series.dtype.is_numeric():
+        return None
+    numbers = series.cast(pl.Float64, strict=False)
+    return numbers.drop_nulls() if numbers.null_count() == series.null_count() < len(series) else None
+
+
+def _floor(series: pl.Series) -> float | None:
+    numbers = _numbers(series)
+    return None if numbers is None or numbers.null_count() else numbers.min()  # type: ignore[return-value]
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))

@@ -1,0 +1,110 @@
+"""Opens a table of which nothing is known: finds separator and quote character of a CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+
+from trainer.data.table_files import read_json, read_rows
+from trainer.data.tables import Table
+from trainer.errors import DataError
+
+_SEPARATORS = (",", "\t", ";", "|")
+_ROWS = 1000
+"""Rows that separator and quote are chosen by; then all are read with them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table of a person's, opened.
+
+    Attributes:
+        path: of the file.
+        table: all of its columns that have a name.
+        separator: of a CSV.
+        quote: of a CSV; empty where there is none.
+    """
+
+    path: Path
+    table: Table
+    separator: str = ","
+    quote: str = '"'
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """All rows: text where CSV, missing cells null."""
+        return self.table.frame
+
+
+def open_source(path: Path) -> Source:
+    """Returns a table, opened.
+
+    Raises:
+        DataError: it cannot be read, has one column, two of the same name, or no line of names.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.suffix in (".parquet", ".json"):
+        try:
+            names = list(pl.read_parquet_schema(path)) if path.suffix == ".parquet" else read_json(path).columns
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{path}: cannot be read: {error}; save it anew") from error
+        return Source(path, Table(path, names))
+    failure: DataError | None = None
+    for separator, quote, names in _candidates(path):
+        _check_names(path, names)
+        try:
+            table = Table(path, [name for name in names if name.strip()], separator, quote)
+        except DataError as error:  # of the first, which fits best
+            failure = failure or error
+            continue
+        return Source(path, table, separator, quote)
+    raise failure or DataError(
+        f"{path}: no table with several columns, whether split at comma, tab, semicolon or bar; its first line has to "
+        "name the columns, and every line has to have as many cells (a line for each user, with blanks between items, "
+        "is the format sequences of docs/recipes.md)"
+    )
+
+
+def _candidates(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Yields separator, quote and header: first those with which all rows are equally wide, then the widest header."""
+    found: list[tuple[bool, int, int, str, str, list[str]]] = []
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            quotes = ("'",) if file.read(1) == "'" else ('"', "")
+        for rank, quote in enumerate(quotes):
+            for separator in _SEPARATORS:
+                rows = [row for row in islice(read_rows(path, separator, quote), _ROWS) if row]
+                if rows and len(rows[0]) > 1:
+                    is_ragged = len(Counter(map(len, rows))) > 1
+                    found.append((is_ragged, rank, -len(rows[0]), separator, quote, rows[0]))
+    except UnicodeError as error:
+        raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    for *_, separator, quote, names in sorted(found, key=lambda candidate: candidate[:3]):
+        yield separator, quote, names
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} stands there twice; give each column a name of its own")
+    if all(_is_number(name) for name in names):
+        raise DataError(
+            f"{path}: the first line, {names}, looks like data; put a line with the names of the columns before it"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Metrics, baselines and comparisons on held-out events."""

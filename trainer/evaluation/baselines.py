@@ -1,0 +1,146 @@
+"""What a team would otherwise use, each tuned on validation: the honest bar for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data.splits import Parts, of_drawn_users
+from trainer.evaluation.baseline_methods import (
+    Known,
+    ease,
+    ease_weights,
+    ials,
+    item_knn,
+    popularity,
+    recent_popularity,
+    repeat_frequency,
+)
+from trainer.evaluation.metrics import HeldOut, Scorer, evaluate
+from trainer.progress import SILENT, Progress
+
+_DENSE_ITEMS = 20_000
+"""Largest catalogue whose items x items matrix is made: 1.6 GB of float32."""
+
+_UNITS = {
+    "half_life": " of the greatest age of an event",
+    "decay": " for each newer event of the user",
+    "neighbours": " items",
+}
+_IN_MEMORY_EVENTS = 30_000_000
+"""Most events that a method is fitted on which holds them all: some take 100 bytes each."""
+
+_TUNING_USERS = 4000
+_RIDGES = (50.0, 100.0, 200.0, 300.0, 500.0, 1000.0)
+_DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method and the settings that validation chooses from."""
+
+    fit: Callable[..., Scorer]
+    grid: Sequence[Mapping[str, Any]] = ({},)
+    is_dense: bool = False
+    counts_repeats: bool = False
+    streams: bool = False
+    """Whether it does with counts, and never has all events in memory."""
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "popularity": Baseline(popularity, streams=True),
+    "recent popularity": Baseline(recent_popularity, [{"half_life": share} for share in (0.003, 0.01, 0.03, 0.1, 0.3)]),
+    "ItemKNN": Baseline(
+        item_knn, [{"neighbours": n, "shrinkage": s} for n in (20, 100, 200, 500) for s in (0.0, 10.0, 100.0)]
+    ),
+    "EASE": Baseline(ease, [{"ridge": r, "decay": 1.0} for r in _RIDGES], is_dense=True),
+    "EASE with recency": Baseline(
+        ease, [{"ridge": r, "decay": d} for r in _RIDGES for d in (*_DECAYS, 1.0)], is_dense=True
+    ),
+    "iALS": Baseline(
+        ials,
+        [
+            {"factors": 64, "alpha": a, "regularisation": r, "iterations": 15}
+            for a in (0.3, 1.0, 3.0, 10.0, 40.0)
+            for r in (0.1, 1.0, 10.0, 30.0)
+        ],
+    ),
+    "repeat frequency": Baseline(repeat_frequency, counts_repeats=True),
+}
+"""All methods by name."""
+
+
+def fit_all(
+    parts: Parts,
+    user_count: int,
+    item_count: int,
+    *,
+    repeats: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[dict[str, Scorer], list[str]]:
+    """Returns every method by name, fitted on training and validation with what was best on validation; and notes.
+
+    Args:
+        parts: of which the test is not looked at.
+        user_count: of the data set.
+        item_count: size of the catalogue.
+        repeats: whether known items are ranked too.
+        progress: what it reports to.
+    """
+    notes: list[str] = []
+    before = Known(parts.train, user_count, item_count)
+    known = Known(parts.known, user_count, item_count)
+    names: list[str] = []
+    for name, baseline in BASELINES.items():
+        if not baseline.streams and len(parts.known) > _IN_MEMORY_EVENTS:
+            notes.append(
+                f"{name} is left out: it needs all events in memory, at most {_IN_MEMORY_EVENTS:,}, and there are "
+                f"{len(parts.known):,}; evaluate it on a table of fewer users"
+            )
+            continue
+        if baseline.is_dense and item_count > _DENSE_ITEMS:
+            notes.append(
+                f"{name} is left out: its matrix of {item_count:,} x {item_count:,} items takes too much memory"
+            )
+        elif repeats or not baseline.counts_repeats:
+            names.append(name)
+    scorers: dict[str, Scorer] = {}
+    with progress.working("fitting baselines") as tell:
+        chosen = _choose(names, before, _validation(parts, item_count, repeats=repeats), tell)
+        for name in names:
+            tell(name)
+            scorers[name] = BASELINES[name].fit(known, **chosen[name])
+            if chosen[name]:
+                notes.append(f"{name}: {', '.join(_shown(chosen[name]))}, chosen on validation")
+    ease_weights.cache_clear()
+    return scorers, notes
+
+
+def _choose(
+    names: Sequence[str], before: Known, held_out: HeldOut, tell: Callable[[str], None]
+) -> dict[str, Mapping[str, Any]]:
+    """Returns the settings by name that have the best NDCG@10 on `held_out`, fitted on `before`."""
+    figures: dict[Any, float] = {}
+    chosen: dict[str, Mapping[str, Any]] = {}
+    for name in sorted(names, key=lambda name: -len(BASELINES[name].grid)):  # EASE finds its figures done
+        fit, grid = BASELINES[name].fit, BASELINES[name].grid
+        if len(grid) == 1:
+            chosen[name] = grid[0]
+            continue
+        keys = [(fit, *settings.items()) for settings in grid]
+        for at, (key, settings) in enumerate(zip(keys, grid, strict=True), start=1):
+            if key not in figures:
+                tell(f"{name}, setting {at} of {len(grid)}")
+                figures[key] = evaluate(held_out, fit(before, **settings)).means["ndcg@10"]
+        chosen[name] = max(zip(keys, grid, strict=True), key=lambda pair: figures[pair[0]])[1]
+    return chosen
+
+
+def _shown(settings: Mapping[str, Any]) -> Iterator[str]:
+    return (f"{name} {value:g}{_UNITS.get(name, '')}" for name, value in settings.items())
+
+
+def _validation(parts: Parts, item_count: int, *, repeats: bool) -> HeldOut:
+    known, asked = of_drawn_users(parts.train, parts.valid, _TUNING_USERS)
+    return HeldOut.of(known.pairs, asked.pairs, item_count, repeats=repeats)

@@ -1,0 +1,118 @@
+"""A deployed bundle that embeds the users of a data set, if their features fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from retrieval.bundle.errors import BundleRefused
+from retrieval.bundle.features.event_kinds import HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
+from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical
+from retrieval.bundle.features.schema import Feature
+from retrieval.bundle.features.text import Text
+from retrieval.inference.deployed_bundle import DeployedBundle
+from retrieval.store.store import BundleStore
+from trainer.data.dataset import Dataset, Events
+from trainer.features.event_features import attribute_of, history_columns
+from trainer.model.embeddings import context_columns
+from trainer.quiet_tensorflow import quiet_stderr
+from trainer.recipe.recipe import USER_ID, Recipe, query_attributes
+
+
+class NotComparable(Exception):
+    """The bundle cannot answer these queries; the text says why. Raised inside the trainer only."""
+
+
+def open_bundle(store: BundleStore, version: str, recipe: Recipe, dataset: Dataset) -> DeployedBundle:
+    """Returns a bundle that users of a data set can be embedded with.
+
+    Args:
+        store: store of the bundle.
+        version: bundle version.
+        recipe: types of the users' attributes.
+        dataset: users to embed, and items to rank.
+
+    Raises:
+        NotComparable: the bundle is damaged, reads features that these users do not have, or shares no item.
+        BundleNotFound: the bundle was removed.
+    """
+    try:
+        with quiet_stderr():
+            bundle = DeployedBundle.open(store, version)
+            bundle.embed({}, 1)  # LiteRT prints notes at the first call
+    except BundleRefused as refused:
+        raise NotComparable(f"it is damaged: {refused.message}") from refused
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise NotComparable(f"it cannot be opened: {error}") from error
+    for feature in bundle.query_tower.schema.features:
+        _check_feature(feature, recipe)
+    if not set(bundle.item_ids) & set(dataset.items.ids):
+        raise NotComparable("none of its items is in this catalogue")
+    return bundle
+
+
+def embed_users(
+    bundle: DeployedBundle, recipe: Recipe, dataset: Dataset, known: Events, users: np.ndarray, asked: Events
+) -> np.ndarray:
+    """Returns the embeddings of the queries of `users` [n]: [n, dim] float32, unit length.
+
+    Args:
+        bundle: deployed bundle, opened with `open_bundle` for the same recipe and data set.
+        recipe: recipe of the data set. Features of the request that it does not read are missing.
+        dataset: users and items.
+        known: events that make the histories.
+        users: [n] rows.
+        asked: later events; a user's first one gives the time of the request and its features.
+    """
+    schema = bundle.query_tower.schema
+    of_users = {USER_ID: dataset.user_ids, **dataset.user_columns}
+    columns: dict[str, Any] = {
+        feature.name: [of_users[feature.name][user] for user in users]
+        for feature in schema.features
+        if feature.name in of_users and not isinstance(feature, History)
+    }
+    columns |= history_columns(schema, dataset, known, users, asked)
+    contexts = context_columns(recipe, asked, users, len(dataset.user_ids))
+    columns |= {name: contexts[name] for name in contexts if name in schema.by_name}
+    return bundle.embed(columns, len(users))
+
+
+def _check_feature(feature: Feature, recipe: Recipe) -> None:
+    """Raises `NotComparable` if the users of a recipe lack a feature or have it in another type."""
+    attributes = query_attributes(recipe)
+    if isinstance(feature, HistoryTimes | RequestTime):
+        if recipe.interactions.time is None:
+            raise NotComparable(f"it reads the feature {feature.name!r}, and this recipe's events have no time")
+        return
+    if isinstance(feature, HistoryCategorical | HistoryNumeric):
+        _check_value(feature, recipe)
+        return
+    if isinstance(feature, History):
+        given, allowed = "string", (feature.value_type,)
+    elif feature.name == USER_ID:
+        given, allowed = "string", (feature.value_type,) if isinstance(feature, Categorical) else ()
+    elif feature.name not in attributes:
+        raise NotComparable(f"it reads the feature {feature.name!r}, which this recipe's users do not have")
+    elif isinstance(feature, Text):
+        given, allowed = attributes[feature.name].type, ("string",)
+    else:
+        given = attributes[feature.name].type
+        if isinstance(feature, MultiCategorical):
+            allowed = ("string_list",)
+        else:
+            allowed = (feature.value_type,) if isinstance(feature, Categorical) else ("int", "float")
+    if given not in allowed:
+        raise NotComparable(f"its feature {feature.name!r} is {feature.kind}, this recipe's is of type {given}")
+
+
+def _check_value(feature: HistoryCategorical | HistoryNumeric, recipe: Recipe) -> None:
+    """Raises `NotComparable` if the events of a recipe lack a feature or have it in another type."""
+    attribute = recipe.interactions.attributes.get(attribute_of(feature))
+    if attribute is None:
+        raise NotComparable(f"it reads the feature {feature.name!r}, which this recipe's events do not have")
+    allowed = (feature.value_type,) if isinstance(feature, HistoryCategorical) else ("int", "float")
+    if attribute.type not in allowed:
+        raise NotComparable(
+            f"its feature {feature.name!r} is of {feature.value_type}s, this recipe's is of type {attribute.type}"
+        )

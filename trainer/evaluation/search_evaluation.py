@@ -1,0 +1,126 @@
+"""A trained search beside what needs no training, on graded queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrieval.index.lexical.bm25 import Bm25
+from trainer.data.dataset import Dataset
+from trainer.errors import RunError
+from trainer.evaluation import bootstrap, graded_queries
+from trainer.evaluation.graded_queries import DEPTH, METRICS, Graded
+from trainer.model.embeddings import embed_items, embed_queries
+from trainer.progress import SILENT, Progress
+from trainer.publishing.index_selection import exact_top_k
+from trainer.publishing.lexical import texts_of
+from trainer.recipe.recipe import Recipe, lexical_attributes
+from trainer.recipe.text import TextInput
+from trainer.text import building
+from trainer.training.run import Run
+
+MODEL, FUSED, BM25, FROZEN = "two-tower", "two-tower + BM25", "BM25", "frozen encoder"
+Rankings = list[list[str]]
+
+
+@dataclass(frozen=True)
+class SearchEvaluation:
+    """Metrics of graded queries.
+
+    Attributes:
+        query_count: those with a relevant item.
+        metrics: by method, then by metric, see `trainer.evaluation.graded_queries`.
+        intervals: 95 % of the bootstrap over queries, by method and metric: low and high.
+        differences: by method that is compared, other method and metric: difference, low and high of the paired
+            bootstrap.
+        per_query: ``ndcg@10`` of each query, by method.
+        queries: in that order.
+    """
+
+    query_count: int
+    metrics: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
+    differences: Mapping[str, Mapping[str, Mapping[str, tuple[float, float, float]]]]
+    per_query: Mapping[str, Sequence[float]]
+    queries: Sequence[str]
+
+
+def evaluate_search(run: Run, dataset: Dataset, queries: Graded, progress: Progress = SILENT) -> SearchEvaluation:
+    """Returns the towers of a run beside BM25, the fused answer and the frozen encoder.
+
+    Args:
+        run: whose query tower reads one text, which the queries are sent as.
+        dataset: the catalogue.
+        queries: graded.
+        progress: what it reports to.
+
+    Raises:
+        RunError: its towers read no text.
+    """
+    asked = list(queries.queries)
+    dense = _dense(run, dataset, asked)
+    attributes = lexical_attributes(run.recipe)
+    if not attributes:
+        raise RunError(
+            f"{run.recipe.name}: its items have no text; name attributes under [search], or use a text feature"
+        )
+    index, ids = Bm25.of(texts_of(dataset.items, attributes)), dataset.items.ids
+    lexical = [[ids[row] for row in index.rank(query, DEPTH)] for query in asked]
+    fused = [graded_queries.fuse(*pair) for pair in zip(dense, lexical, strict=True)]
+    rankings = {MODEL: dense, FUSED: fused, BM25: lexical}
+    if frozen := _frozen(run.recipe, dataset, asked, progress):
+        rankings[FROZEN] = frozen
+    return summarise(queries, rankings)
+
+
+def summarise(queries: Graded, rankings: Mapping[str, Rankings]) -> SearchEvaluation:
+    """Returns the metrics of rankings by method; the first two methods are compared with all others."""
+    found = {name: graded_queries.measure(queries, ranking) for name, ranking in rankings.items()}
+    lows = {name: bootstrap.bootstrap(values) for name, values in found.items()}
+    differences: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
+    for name in list(found)[:2]:
+        others = {other: bootstrap.paired(found[name], found[other]) for other in found if other != name}
+        differences[name] = {
+            other: {metric: (float(d[0, at]), float(d[1, at]), float(d[2, at])) for at, metric in enumerate(METRICS)}
+            for other, d in others.items()
+        }
+    return SearchEvaluation(
+        query_count=len(queries.queries),
+        metrics={name: dict(zip(METRICS, values.mean(axis=0).tolist(), strict=True)) for name, values in found.items()},
+        intervals={
+            name: {metric: (float(low[0, at]), float(low[1, at])) for at, metric in enumerate(METRICS)}
+            for name, low in lows.items()
+        },
+        differences=differences,
+        per_query={name: values[:, 0].tolist() for name, values in found.items()},
+        queries=list(queries.queries),
+    )
+
+
+def _dense(run: Run, dataset: Dataset, asked: Sequence[str]) -> Rankings:
+    names = [feature.name for feature in run.recipe.query_tower.features if isinstance(feature, TextInput)]
+    if len(names) != 1:
+        raise RunError(f"{run.recipe.name}: its query tower reads {len(names)} texts; graded queries need one")
+    vectors = embed_items(run.towers[1], run.schemas, dataset)
+    found = embed_queries(run.towers[0], run.schemas, {names[0]: list(asked)}, len(asked))
+    return _nearest(found, vectors, dataset)
+
+
+def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str], progress: Progress) -> Rankings | None:
+    """Returns what the checkpoint alone answers, by the cosine; None where the item tower reads no text."""
+    sides = (recipe.query_tower, recipe.item_tower)
+    query, *_ = (f for f in sides[0].features if isinstance(f, TextInput))
+    items = [f for f in sides[1].features if isinstance(f, TextInput)]
+    if not items:
+        return None
+    item = next((f for f in items if f.checkpoint == query.checkpoint and f.mode == "frozen"), items[0])
+    frozen = TextInput(item.name, "text", query.checkpoint, max_tokens=item.max_tokens)
+    encoder = building.build([(frozen, ())], recipe.checkpoints, progress)[frozen]
+    return _nearest(encoder.embed(list(asked)), encoder.embed(dataset.item_column(item.name)), dataset)
+
+
+def _nearest(queries: np.ndarray, vectors: np.ndarray, dataset: Dataset) -> Rankings:
+    ids = dataset.items.ids
+    return [[ids[row] for row in rows] for rows in exact_top_k(queries, vectors, DEPTH).tolist()]

@@ -1,0 +1,1 @@
+"""Feature schemas, learned from training data."""

@@ -1,0 +1,1 @@
+"""The two towers, their losses and their negatives."""

@@ -1,0 +1,131 @@
+"""What is known of the events of a history, inside the query tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from retrieval.bundle.features.event_kinds import HistoryCategorical, HistoryTimes
+from retrieval.bundle.features.schema import FeatureSchema
+from trainer.model.slot_embedding import look_up
+from trainer.recipe.event_values import AgeValue, CategoricalValue, GapValue
+from trainer.recipe.recipe import HistoryInput
+
+_SPAN_BINS = 32
+"""Of a span of time, each twice as long as the one before: from under a second to over a century."""
+
+
+@keras.saving.register_keras_serializable(package="two_tower")
+class EventValues(keras.layers.Layer):
+    """Turns the values of an event into what is added to the embedding of its item, and how much the event counts.
+
+    A value that is missing says nothing, and at the start of training none says anything: an event is its item then.
+
+    Args:
+        specs: what is known of an event, each with the key ``name`` of the input and ``kind``: ``categorical`` (with
+            ``slot_count`` and ``embedding_dim``), ``numeric``, or ``times`` (with ``age`` and ``gap``: whether each
+            counts). As of `specs_of`.
+        dimension: of the embeddings of items.
+        rate: share of the rows in which an input is hidden in training.
+    """
+
+    def __init__(self, specs: Sequence[Mapping[str, Any]], dimension: int, rate: float, **kwargs: Any) -> None:
+        # In half precision an age of a month is days off.
+        super().__init__(**{**kwargs, "dtype": "float32"}, autocast=False)
+        self.specs, self.dimension, self.rate = [dict(spec) for spec in specs], dimension, rate
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def build(self, input_shape: Any) -> None:
+        """Makes tables and projections."""
+        width = self.dimension + 1
+        self.parts: dict[str, Any] = {}
+        for spec in self.specs:
+            name = spec["name"].replace(".", "_")
+            if spec["kind"] == "categorical":
+                self.parts[f"{name}_embeddings"] = self.add_weight(
+                    shape=(spec["slot_count"], spec["embedding_dim"]),
+                    initializer=keras.initializers.RandomNormal(stddev=spec["embedding_dim"] ** -0.5),
+                    name=f"{name}_embeddings",
+                )
+                self._projection(name, spec["embedding_dim"], width)
+            elif spec["kind"] == "numeric":
+                self._projection(name, 2, width)
+            for span in ("age", "gap"):
+                if spec.get(span):
+                    self._projection(f"{name}_{span}", _SPAN_BINS, width)
+        self.built = True
+
+    def _projection(self, name: str, rows: int, width: int) -> None:
+        self.parts[name] = self.add_weight(shape=(rows, width), initializer="zeros", name=name)
+
+    def hide(self, inputs: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
+        """Returns the inputs; in training those of some rows are hidden, that is missing."""
+        if not training or not self.rate:
+            return dict(inputs)
+        hidden: dict[str, Any] = {}
+        for spec in self.specs:
+            values = inputs[spec["name"]]
+            shape = (ops.shape(values)[0],) + (1,) * (len(values.shape) - 1)
+            shown = keras.random.uniform(shape, seed=self.seed_generator) >= self.rate
+            hidden[spec["name"]] = values * ops.cast(shown, values.dtype)
+        return hidden
+
+    def call(self, inputs):
+        """Returns [..., dimension + 1] float32: what is added, then by how much more than 1 the event counts.
+
+        Args:
+            inputs: by name: [...] int32 slots of a categorical value, [..., 2] float32 of a numeric one, [..., 4]
+                float32 of the times, as of `retrieval.bundle.features.event_kinds`.
+        """
+        total: Any = 0.0
+        for spec in self.specs:
+            name, values = spec["name"].replace(".", "_"), inputs[spec["name"]]
+            if spec["kind"] == "categorical":
+                embeddings = look_up(self.parts[f"{name}_embeddings"], values)  # [..., embedding_dim]
+                known = ops.cast(ops.expand_dims(values, -1) > 0, "float32")  # [..., 1]
+                total = total + ops.matmul(embeddings * known, self.parts[name])
+            elif spec["kind"] == "numeric":
+                total = total + ops.matmul(values, self.parts[name])
+            for span, at in (("age", 0), ("gap", 2)):
+                if spec.get(span):
+                    total = total + ops.matmul(_bins(values[..., at : at + 2]), self.parts[f"{name}_{span}"])
+        return total
+
+    def apply_to(self, embeddings, inputs):
+        """Returns the embeddings of events [..., dimension], of those of their items and such inputs."""
+        found = ops.cast(self(inputs), embeddings.dtype)  # [..., dimension + 1]
+        return embeddings * (1.0 + found[..., -1:]) + found[..., :-1]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments."""
+        arguments = {"specs": self.specs, "dimension": self.dimension, "rate": self.rate}
+        return {**super().get_config(), **arguments}
+
+
+def _bins(pairs):
+    """Returns [..., bins] float32 of [..., 2]: shares of the two bins next to log2(1 + seconds), zeros where missing.
+
+    Shares, and not the nearest bin alone: runtimes that round differently would choose different ones.
+    """
+    where = ops.minimum(pairs[..., :1], _SPAN_BINS - 1.0)  # [..., 1]
+    distance: Any = ops.abs(where - ops.arange(_SPAN_BINS, dtype="float32"))  # [..., bins]
+    return ops.maximum(1.0 - distance, 0.0) * pairs[..., 1:]
+
+
+def specs_of(given: HistoryInput, schema: FeatureSchema) -> list[dict[str, Any]]:
+    """Returns what `EventValues` has to know of the values of a history."""
+    dims = {value.name: value.embedding_dim for value in given.values if isinstance(value, CategoricalValue)}
+    specs: list[dict[str, Any]] = []
+    for feature in schema.event_values(given.name):
+        spec: dict[str, Any] = {"name": feature.name, "kind": feature.kind.removeprefix("history_")}
+        if isinstance(feature, HistoryCategorical):
+            spec["slot_count"] = schema.slots(feature).slot_count
+            spec["embedding_dim"] = dims[feature.name.partition(".")[2]]
+        elif isinstance(feature, HistoryTimes):
+            spec["age"] = any(isinstance(value, AgeValue) for value in given.values)
+            spec["gap"] = any(isinstance(value, GapValue) for value in given.values)
+        specs.append(spec)
+    return specs

@@ -1,0 +1,1 @@
+"""Encoders of a history of events."""

@@ -1,0 +1,285 @@
+"""The objectives of a recipe: each owns a loss and all that it needs beside the towers.
+
+A step of training asks an objective twice:
+
+```
+draw(batch) ─► rows of negatives ─► the towers embed queries, positives and negatives ─► loss(…)
+```
+
+`trainer.model.losses` has the formulas; here is what keeps state between steps (a sampler, a queue of earlier batches, an
+estimate of frequencies, a bias). State is held in variables, so that a checkpoint of the model holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.model import losses
+from trainer.model.losses import Candidates
+from trainer.model.negatives import CrossBatchQueue, FrequencyEstimator, NegativeSampler
+from trainer.recipe.training import Training
+
+_ESTIMATOR_RATE = 0.05
+"""Learning rate of the frequency estimate: new events count a twentieth."""
+
+
+class Pairs(NamedTuple):
+    """The queries of a step with their items, of all devices.
+
+    Attributes:
+        rows: [m] int32, catalogue row of each query's item.
+        weights: [m] float32, weight of each pair.
+        labels: [m] float32, 0 to 1: how relevant the item is to the query.
+        log_q: [m] float32, log of the chance that a row of a batch is this item.
+    """
+
+    rows: tf.Tensor
+    weights: tf.Tensor
+    labels: tf.Tensor
+    log_q: tf.Tensor
+
+    @property
+    def relevance(self) -> tf.Tensor:
+        """Weights for a softmax, [m] float32: it asks which item is right, so an irrelevant pair weighs nothing."""
+        return self.weights * self.labels
+
+
+class Draw(NamedTuple):
+    """The negatives of a step, not yet embedded.
+
+    Attributes:
+        rows: [c] int32, catalogue rows; -1 is an empty slot.
+        log_count: [c] float32, see `Candidates`.
+        guarded: [c] bool, see `Candidates`. Default: none is guarded.
+    """
+
+    rows: tf.Tensor
+    log_count: tf.Tensor
+    guarded: tf.Tensor | None = None
+
+
+class Objective(keras.layers.Layer):
+    """A loss, and the state that it keeps between steps."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype="float32", autocast=False)
+        self.built = True
+
+    def draw(self, batch: Mapping[str, Any]) -> Draw | None:
+        """Returns the negatives to embed beside the positives of a batch; None: the whole catalogue."""
+        rows = batch["item"][:0]
+        return Draw(rows, tf.zeros_like(rows, tf.float32))
+
+    def loss(
+        self,
+        queries: tf.Tensor,
+        positives: tf.Tensor,
+        negatives: tf.Tensor,
+        draw: Draw | None,
+        pairs: Pairs,
+        temperature: tf.Tensor,
+    ) -> tf.Tensor:
+        """Returns the loss of a step, a scalar.
+
+        Args:
+            queries: [m, dim] float32, unit length.
+            positives: [m, dim] float32, unit length: item i belongs to query i.
+            negatives: [c, dim] float32, unit length: the vectors of `draw`, or of the whole catalogue where that is
+                None.
+            draw: what `draw` returned for this step.
+            pairs: rows, weights and labels of the positives.
+            temperature: scalar above 0.
+        """
+        raise NotImplementedError
+
+
+class FullSoftmax(Objective):
+    """Softmax over the whole catalogue: exact, and affordable for small ones."""
+
+    def draw(self, batch: Mapping[str, Any]) -> Draw | None:
+        """Returns None: every item is a candidate."""
+        return None
+
+    def loss(self, queries, positives, negatives, draw, pairs, temperature):
+        """Returns `losses.full_softmax`."""
+        return losses.full_softmax(queries, negatives, pairs.rows, pairs.relevance, temperature)
+
+
+class InBatchSoftmax(Objective):
+    """Softmax over the items of the batch, corrected for their popularity.
+
+    Args:
+        counts: [item_count], training events of each item.
+        dim: length of the item vectors.
+        queue: number of item vectors of earlier batches that are negatives too.
+        streaming: whether popularity is estimated from the stream of batches instead of counted beforehand.
+    """
+
+    def __init__(self, counts: np.ndarray, dim: int, *, queue: int, streaming: bool) -> None:
+        super().__init__()
+        self.queue = CrossBatchQueue(queue, dim) if queue else None
+        self.estimator = FrequencyEstimator(2 * len(counts), learning_rate=_ESTIMATOR_RATE) if streaming else None
+
+    def loss(self, queries, positives, negatives, draw, pairs, temperature):
+        """Returns `losses.in_batch_softmax`, and adds the batch to the queue."""
+        log_q = self.estimator(pairs.rows) if self.estimator else pairs.log_q
+        extra = self.queue.candidates() if self.queue else None
+        loss = losses.in_batch_softmax(queries, positives, pairs.rows, log_q, pairs.relevance, temperature, extra=extra)
+        if self.queue:
+            self.queue.push(positives, pairs.rows, log_q)
+        return loss
+
+
+class _Sampled(Objective):
+    """An objective with negatives drawn from the catalogue.
+
+    Args:
+        training: names how many are drawn, and how.
+        counts: [item_count], training events of each item.
+    """
+
+    def __init__(self, training: Training, counts: np.ndarray, *, bias: bool = False) -> None:
+        super().__init__()
+        if bias:
+            # At first every pair is as unlikely as it is: one positive beside the negatives.
+            chance = keras.initializers.Constant(-float(np.log(training.negatives)))
+            self.bias = self.add_weight(name="bias", initializer=chance)
+        weights = np.ones(len(counts)) if training.sampling == "uniform" else counts**training.sampling_power
+        self._chances = weights / weights.sum()  # [item_count]
+        self.sampler = NegativeSampler(self._chances, training.negatives)
+
+    def draw(self, batch: Mapping[str, Any]) -> Draw | None:
+        """Returns rows drawn by the sampler."""
+        return Draw(*self.sampler())
+
+
+class MixedSoftmax(_Sampled):
+    """Softmax over the items of the batch and items drawn from the catalogue."""
+
+    def __init__(self, training: Training, counts: np.ndarray) -> None:
+        super().__init__(training, counts)
+        self._shares = tf.constant(counts / counts.sum(), tf.float32)  # [item_count]
+        self._expected = tf.constant(training.negatives * self._chances, tf.float32)  # [item_count]
+
+    def loss(self, queries, positives, negatives, draw, pairs, temperature):
+        """Returns `losses.in_batch_softmax`, each item corrected by how often both kinds are expected to hold it."""
+        batch_size = tf.cast(tf.size(pairs.rows), tf.float32)
+        log_count = tf.math.log(tf.exp(draw.log_count) + batch_size * tf.gather(self._shares, draw.rows))  # [c]
+        log_q = tf.math.log(batch_size * tf.exp(pairs.log_q) + tf.gather(self._expected, pairs.rows))  # [m]
+        extra = Candidates(negatives, draw.rows, log_count)
+        return losses.in_batch_softmax(queries, positives, pairs.rows, log_q, pairs.relevance, temperature, extra=extra)
+
+
+class SampledSoftmax(_Sampled):
+    """Softmax of each pair among drawn negatives, with mined hard negatives and a share of binary cross-entropy.
+
+    The binary loss of `training.binary_share` runs over the same pairs and negatives.
+    """
+
+    def __init__(self, training: Training, counts: np.ndarray) -> None:
+        super().__init__(training, counts, bias=training.binary_share > 0.0)
+        self._training = training
+
+    def draw(self, batch: Mapping[str, Any]) -> Draw | None:
+        """Returns drawn rows, then the hard negatives that the batch holds."""
+        rows, log_count = self.sampler()
+        if not self._training.hard_negatives:
+            return Draw(rows, log_count)
+        hard = batch.get("hard", batch["item"][:0])  # not mined yet
+        return Draw(
+            tf.concat([rows, hard], 0),
+            tf.concat([log_count, tf.zeros_like(hard, tf.float32)], 0),
+            tf.concat([tf.zeros_like(rows, tf.bool), tf.ones_like(hard, tf.bool)], 0),
+        )
+
+    def loss(self, queries, positives, negatives, draw, pairs, temperature):
+        """Returns `losses.sampled_softmax`, or its mean with `losses.binary_cross_entropy` by `binary_share`."""
+        share = self._training.binary_share
+        candidates = Candidates(
+            negatives, draw.rows, draw.log_count, draw.guarded, self._training.hard_negative_ceiling
+        )
+        softmax = losses.sampled_softmax(queries, positives, pairs.rows, candidates, pairs.relevance, temperature)
+        if not share:
+            return softmax
+        binary = losses.binary_cross_entropy(
+            queries,
+            positives,
+            pairs.rows,
+            candidates,
+            pairs.weights,
+            temperature,
+            labels=pairs.labels,
+            bias=self.bias,
+        )
+        return (1.0 - share) * softmax + share * binary
+
+
+class BinaryCrossEntropy(_Sampled):
+    """Binary cross-entropy of each pair and its drawn negatives, with a learned bias."""
+
+    def __init__(self, training: Training, counts: np.ndarray) -> None:
+        super().__init__(training, counts, bias=True)
+
+    def loss(self, queries, positives, negatives, draw, pairs, temperature):
+        """Returns `losses.binary_cross_entropy`."""
+        return losses.binary_cross_entropy(
+            queries,
+            positives,
+            pairs.rows,
+            Candidates(negatives, draw.rows, draw.log_count),
+            pairs.weights,
+            temperature,
+            labels=pairs.labels,
+            bias=self.bias,
+        )
+
+
+class Gbce(_Sampled):
+    """Generalised binary cross-entropy: as `BinaryCrossEntropy`, calibrated for how few negatives are drawn."""
+
+    def __init__(self, training: Training, counts: np.ndarray) -> None:
+        super().__init__(training, counts, bias=True)
+        self._calibration = training.calibration
+        self._sampling_rate = min(1.0, training.negatives / max(1, len(counts) - 1))
+
+    def loss(self, queries, positives, negatives, draw, pairs, temperature):
+        """Returns `losses.gbce`."""
+        return losses.gbce(
+            queries,
+            positives,
+            pairs.rows,
+            Candidates(negatives, draw.rows, draw.log_count),
+            pairs.relevance,
+            temperature,
+            sampling_rate=self._sampling_rate,
+            calibration=self._calibration,
+            bias=self.bias,
+        )
+
+
+_OBJECTIVES: Mapping[str, Callable[[Training, np.ndarray, int], Objective]] = {
+    "in_batch_softmax": lambda training, counts, dim: InBatchSoftmax(
+        counts, dim, queue=training.queue, streaming=training.log_q == "streaming"
+    ),
+    "mixed_softmax": lambda training, counts, dim: MixedSoftmax(training, counts),
+    "sampled_softmax": lambda training, counts, dim: SampledSoftmax(training, counts),
+    "full_softmax": lambda training, counts, dim: FullSoftmax(),
+    "gbce": lambda training, counts, dim: Gbce(training, counts),
+    "bce": lambda training, counts, dim: BinaryCrossEntropy(training, counts),
+}
+
+
+def build(training: Training, counts: np.ndarray, dim: int) -> Objective:
+    """Returns the objective that `training.loss` names.
+
+    Args:
+        training: the training keys of a recipe.
+        counts: [item_count], training events of each item.
+        dim: length of the item vectors.
+    """
+    return _OBJECTIVES[training.loss](training, counts, dim)

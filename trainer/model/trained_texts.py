@@ -1,0 +1,108 @@
+"""Text encoders that are trained with the towers: batches hold token ids, which a step turns into vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from retrieval.bundle.features.text import TextEncoders, TextEncoderSpec
+from trainer.features.schemas import Schemas
+from trainer.text.encoders import KerasText
+from trainer.text.layers import static_vectors
+
+
+@dataclass(frozen=True)
+class _TokenIds:
+    """Stands in for an encoder that is trained with the towers: returns its input, so that a step can run it."""
+
+    encoder: KerasText
+
+    @property
+    def spec(self) -> TextEncoderSpec:
+        """Description of the encoder."""
+        return self.encoder.spec
+
+    def embed(self, texts: Sequence[str | None]) -> np.ndarray:
+        """Returns token ids: [n, max_tokens] int32, right-padded."""
+        return self.encoder.token_ids(texts)
+
+
+class TrainedTexts:
+    """The text encoders that are trained with the towers.
+
+    Attributes:
+        models: Keras models of these encoders, each once.
+        schemas: Schemas of the towers, whose text encoders return token ids where they are trained.
+        rates: Learning rate of each variable of these encoders, by the variable's identity.
+    """
+
+    def __init__(self, schemas: Schemas) -> None:
+        """Takes the encoders of `schemas` that have a learning rate."""
+        encoders = schemas.text_encoders.by_name
+        trained = {name: e for name, e in encoders.items() if isinstance(e, KerasText) and e.rate}
+        self.models = [encoder.model for encoder in trained.values()]
+        self.rates = {id(v): float(e.rate or 0) for e in trained.values() for v in e.model.trainable_variables}
+        replaced = [_TokenIds(trained[name]) if name in trained else e for name, e in encoders.items()]
+        self.schemas = dataclasses.replace(schemas, text_encoders=TextEncoders(tuple(replaced)))
+        self._by_feature = [
+            {feature.name: trained[feature.encoder] for feature in side.texts if feature.encoder in trained}
+            for side in (schemas.query, schemas.item)
+        ]
+
+    def query(self, inputs: Mapping[str, Any], training: bool) -> dict[str, Any]:
+        """Returns the query tower's inputs, with token ids turned into vectors."""
+        return _encoded(self._by_feature[0], inputs, training)
+
+    def item(self, inputs: Mapping[str, Any], training: bool) -> dict[str, Any]:
+        """Returns the item tower's inputs, with token ids turned into vectors."""
+        return _encoded(self._by_feature[1], inputs, training)
+
+
+class LayeredAdamW(keras.optimizers.AdamW):
+    """AdamW with separate learning rates for some variables, which also have no weight decay.
+
+    Args:
+        schedule: schedule of the learning rate.
+        rates: initial learning rates by the identity of the variable; they follow the same schedule.
+        rate: initial learning rate of all other variables.
+    """
+
+    def __init__(self, schedule: Any, rates: Mapping[int, float], rate: float, **kwargs: Any) -> None:
+        super().__init__(schedule, **kwargs)
+        self._own = {key: own / rate for key, own in rates.items()}
+        self._factors: list[float] = []
+
+    def build(self, variables: Any) -> None:
+        """Makes the optimizer state of the variables."""
+        if not self.built:
+            self._factors = [self._own.get(id(v), 1.0) for v in variables]
+            self.exclude_from_weight_decay([v for v in variables if id(v) in self._own])
+        super().build(variables)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one variable."""
+        # `variable` is TensorFlow's own here; Keras knows its index among those it was built with.
+        super().update_step(gradient, variable, learning_rate * self._factors[self._get_variable_index(variable)])
+
+
+def _encoded(encoders: Mapping[str, KerasText], inputs: Mapping[str, Any], training: bool) -> dict[str, Any]:
+    encoded = dict(inputs)
+    for name, encoder in encoders.items():
+        ids = inputs[name]
+        # Up to the longest text of the batch.
+        length = tf.reduce_max(tf.reduce_sum(tf.cast(ids != encoder.spec.pad_id, tf.int32), axis=1))
+        # Each text once: the rows of a batch repeat texts.
+        distinct, position = tf.raw_ops.UniqueV2(x=ids[:, : tf.maximum(length, 1)], axis=[0])
+        distinct = tf.ensure_shape(distinct, (None, None))
+        if encoder.spec.kind == "static":
+            vectors = static_vectors(encoder.model, distinct, encoder.spec.pad_id)
+        else:
+            vectors = encoder.model(distinct, training=training)
+        encoded[name] = tf.gather(vectors, position)  # [n, width]
+    return encoded

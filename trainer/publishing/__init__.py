@@ -1,0 +1,1 @@
+"""Turns a run into a bundle: export, index, golden queries, gates, report."""

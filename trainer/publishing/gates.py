@@ -1,0 +1,95 @@
+"""The publish gates: what a bundle has to reach before it may go live.
+
+| gate                    | figure                                     | passes where                                  |
+|-------------------------|--------------------------------------------|-----------------------------------------------|
+| worse_than_live/METRIC  | the metric on the test part                | >= (1 - max_loss_to_live) x the live bundle's |
+| beats_popularity/METRIC | the metric on the test part                | > (1 + min_gain_over_popularity) x popularity |
+| ann_recall              | recall@100 of the written index            | >= index.min_recall_at_100                    |
+| never_retrieved         | share of the catalogue in nobody's top 100 | <= max_never_retrieved                        |
+
+The rules alone, without files or models: `trainer.evaluation.comparison` measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from retrieval.bundle.manifest import GateResult
+from trainer.recipe.recipe import Recipe
+
+if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
+    from trainer.evaluation.comparison import Comparison
+
+ANN_RECALL = "ann_recall"
+NEVER_RETRIEVED = "never_retrieved"
+
+
+def judge(
+    recipe: Recipe,
+    metrics: Mapping[str, float],
+    popularity: Mapping[str, float],
+    ann_recall: float,
+    comparison: Comparison,
+) -> dict[str, GateResult]:
+    """Returns the result of each gate, by name.
+
+    Args:
+        recipe: names metrics and thresholds.
+        metrics: of the new bundle, by name.
+        popularity: of the baseline, by name.
+        ann_recall: of the new bundle's index.
+        comparison: with the live bundle. Where the two cannot be compared, ``worse_than_live`` is not asked.
+    """
+    results: dict[str, GateResult] = {}
+    if comparison.live_metrics:
+        for name in recipe.gates.metrics:
+            results[f"worse_than_live/{name}"] = _worse_than_live(recipe, name, metrics[name], comparison)
+    for name in recipe.gates.metrics:
+        results[f"beats_popularity/{name}"] = _beats_popularity(recipe, name, metrics[name], popularity[name])
+    results[ANN_RECALL] = judge_ann_recall(ann_recall, recipe.index.min_recall_at_100)
+    results[NEVER_RETRIEVED] = _never_retrieved(comparison.never_retrieved, recipe.gates.max_never_retrieved)
+    return results
+
+
+def judge_ann_recall(recall: float, floor: float) -> GateResult:
+    """Returns whether the index finds enough of the exact 100 nearest items: both 0 to 1."""
+    passed = recall >= floor
+    message = f"recall@100 of the index is {recall:.4f}, at least {floor:.4f} is required (index.min_recall_at_100)"
+    return GateResult(recall, floor, passed, message + ("" if passed else ": add more trees to index.trees"))
+
+
+def _worse_than_live(recipe: Recipe, name: str, figure: float, comparison: Comparison) -> GateResult:
+    live = comparison.live_metrics[name]
+    threshold = (1 - recipe.gates.max_loss_to_live) * live
+    passed = figure >= threshold
+    message = (
+        f"{name} is {figure:.4f}, the live bundle {comparison.live} has {live:.4f} on the same held-out data; at least "
+        f"{threshold:.4f} is required (gates.max_loss_to_live = {recipe.gates.max_loss_to_live:g})"
+    )
+    return GateResult(figure, threshold, passed, message + ("" if passed else ": train longer, or look at the data"))
+
+
+def _beats_popularity(recipe: Recipe, name: str, figure: float, popularity: float) -> GateResult:
+    gain = recipe.gates.min_gain_over_popularity
+    # Nothing is above 1: in a catalogue of less than 100 items everybody's recall@100 is.
+    threshold = min((1 + gain) * popularity, 1.0)
+    passed = figure > threshold or figure >= 1.0 or gain <= -1.0
+    message = (
+        f"{name} is {figure:.4f}, recommending the most popular items to everyone gives {popularity:.4f}; more than "
+        f"{threshold:.4f} is required (gates.min_gain_over_popularity = {gain:g})"
+    )
+    advice = (
+        ": train longer, or give the towers better features; with a few hundred items leave recall@100 out of "
+        "gates.metrics, as any ranking has nearly all of them there"
+    )
+    return GateResult(figure, threshold, passed, message + ("" if passed else advice))
+
+
+def _never_retrieved(share: float, limit: float) -> GateResult:
+    passed = share <= limit
+    message = (
+        f"{share:.4f} of the catalogue stands in nobody's top 100, at most {limit:.4f} is allowed "
+        "(gates.max_never_retrieved)"
+    )
+    return GateResult(share, limit, passed, message + ("" if passed else ": raise training.temperature or the limit"))

@@ -1,0 +1,1 @@
+"""The recipe: its keys, their checks, and how it is read and written."""

@@ -1,0 +1,139 @@
+"""Reads recipes: those that ship in this folder, and a person's own."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from trainer.errors import RecipeError
+from trainer.recipe import retired_keys
+from trainer.recipe.checks import check
+from trainer.recipe.recipe import ADAPTER, KEYS, Recipe
+
+
+def shipped() -> list[str]:
+    """Returns the names of the recipes that come with the trainer."""
+    folder = resources.files("trainer") / "recipe" / "shipped"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load(name_or_path: str) -> Recipe:
+    """Returns a recipe, by the name of a shipped one or the path of a TOML file.
+
+    Raises:
+        RecipeError: there is none, it is no TOML, or a key is unknown, missing or out of range.
+    """
+    if name_or_path in shipped():
+        text = (resources.files("trainer") / "recipe" / "shipped" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise RecipeError(
+                f"no recipe {name_or_path!r}: expected one of {', '.join(shipped())}, "
+                f"or the path of a TOML file ({_reason(error)})"
+            ) from error
+    try:
+        return parse(tomllib.loads(text), name_or_path)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(
+            f"{name_or_path}: not valid TOML: {error}; text stands in quotes, true and false in small letters"
+        ) from error
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def parse(raw: Mapping[str, Any], source: str) -> Recipe:
+    """Returns the recipe in `raw`.
+
+    Args:
+        raw: as read from TOML or made by `Recipe.to_json`.
+        source: its name, for messages.
+
+    Raises:
+        RecipeError: names each bad key.
+    """
+    try:
+        recipe = ADAPTER.validate_python(raw)
+    except ValidationError as error:
+        errors = error.errors()
+        # Of a tower whose only feature is bad, pydantic also says that it has too few.
+        inner = [e["loc"] for e in errors]
+        errors = [e for e in errors if e["type"] != "too_short" or not any(_is_inside(loc, e["loc"]) for loc in inner)]
+        lines = [f"  {_place(e['loc'], raw)}: {_advise(e)}" for e in errors]
+        head = f"{source}: {len(lines)} key{'s' if len(lines) > 1 else ''} to mend (docs/recipes.md lists all)"
+        raise RecipeError("\n".join([head, *lines])) from error
+    check(recipe, source)
+    return recipe
+
+
+def parse_stored(raw: Mapping[str, Any], source: str) -> Recipe:
+    """Returns a recipe that this trainer or an earlier one stored in a bundle, run, checkpoint or study.
+
+    Keys that no longer exist are left out; `trainer.recipe.retired_keys.used` tells which of them mattered.
+
+    Args:
+        raw: made by `Recipe.to_json`.
+        source: its name, for messages.
+
+    Raises:
+        RecipeError: names each bad key.
+    """
+    return parse(retired_keys.without(raw), source)
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Returns a phrase for each key of two recipes that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*now, *(key for key in before if key not in now)]
+        pairs = [(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(f"{name}[{at}]", *pair) for at, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return [] if before == now else [f"{name} was {before!r} and is {now!r}"]
+    return [phrase for key, old, new in pairs for phrase in differences(old, new, key)]
+
+
+def _place(keys: Sequence[int | str], raw: Any) -> str:
+    """Returns the place of a bad key, a feature by its name, not by its number and kind."""
+    words: list[str] = []
+    for key in keys:
+        inside = raw[key] if isinstance(raw, Mapping) and key in raw else None
+        if isinstance(key, int) and isinstance(raw, list | tuple):
+            inside = raw[key]
+            name = inside.get("name") if isinstance(inside, Mapping) else None
+            words[-1] += f"[{name!r}]" if name else f"[{key}]"
+        elif inside is None and isinstance(raw, Mapping) and key == raw.get("kind") and key != keys[-1]:
+            continue  # pydantic names the kind that it took the feature for
+        else:
+            words.append(str(key))
+        raw = raw if inside is None else inside
+    return ".".join(words)
+
+
+def _advise(error: ErrorDetails) -> str:
+    if error["type"] != "unexpected_keyword_argument":
+        got = error.get("input")
+        if got == retired_keys.AGE_DECAY:
+            return retired_keys.ADVICE[got]
+        return error["msg"] + (f", not {got!r}" if isinstance(got, str | int | float) else "")
+    key = str(error["loc"][-1])
+    if key in KEYS:
+        return "no key of this part; it belongs elsewhere"
+    if key in retired_keys.ADVICE:
+        return retired_keys.ADVICE[key]
+    near = difflib.get_close_matches(key, KEYS, n=1)
+    return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _is_inside(place: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
+    return len(place) > len(whole) and place[: len(whole)] == whole

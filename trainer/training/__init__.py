@@ -1,0 +1,1 @@
+"""Fits the towers of a recipe: examples, epochs, checkpoints, runs."""

@@ -1,0 +1,283 @@
+"""Fits the towers of a recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.data import spill
+from trainer.data.dataset import Dataset
+from trainer.data.events import Events
+from trainer.errors import DataError, TrainingError
+from trainer.features.schemas import Schemas
+from trainer.model import devices, towers
+from trainer.model.embeddings import embed_items
+from trainer.model.ensemble import Towers
+from trainer.model.negatives import mine_hard_negatives
+from trainer.model.trained_texts import LayeredAdamW, TrainedTexts
+from trainer.model.two_tower import TwoTower
+from trainer.progress import SilentTraining, TrainingProgress
+from trainer.recipe.recipe import HistoryInput, Recipe
+from trainer.training import checkpoints, popularity_prior
+from trainer.training.checkpoints import Origin, State
+from trainer.training.examples import Examples, encode_items, history_slots
+
+Validate = Callable[[Towers], dict[str, float]]
+
+_HARD_POOL = 64
+"""Hard negatives kept for each user, of which each step takes some."""
+
+_HARD_SKIP = 10
+"""The nearest items, which may well be what the user takes next."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of a training.
+
+    Attributes:
+        towers: query tower and item tower.
+        epochs: what each epoch measured, see `fit`.
+        best_epoch: counted from 1: the one that the towers are of.
+    """
+
+    towers: Towers
+    epochs: list[dict[str, Any]]
+    best_epoch: int
+
+
+def fit(
+    recipe: Recipe,
+    dataset: Dataset,
+    schemas: Schemas,
+    train: Events,
+    *,
+    validate: Validate | None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: TrainingProgress | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Fitted:
+    """Returns query tower and item tower, fitted on `train`.
+
+    The same recipe and seed on the same machine give the same weights, in one go or resumed.
+
+    Each epoch measures ``epoch``, ``loss``, ``temperature``, ``seconds``, ``examples_per_second``,
+    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch) and ``val_`` metrics.
+
+    Args:
+        recipe: dimension, epochs, learning rate, seed.
+        dataset: users and items.
+        schemas: what the towers read.
+        train: the events to fit on.
+        validate: gives metrics after each epoch, by which early stopping chooses; None: neither.
+        folder: of the run, for checkpoints and TensorBoard; it exists. None: neither.
+        resume: whether to go on from the checkpoint in `folder`.
+        progress: what it reports to. Default: nothing.
+        strategy: how several devices share each batch. Default: that of `trainer.model.devices`.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        DataError: the recipe has a history, and a pair of relevance 0.
+        RunError: a checkpoint cannot be written or read.
+    """
+    spec, progress = recipe.training, progress or SilentTraining()
+    strategy = strategy or devices.strategy()
+    with strategy.scope():
+        examples, model = prepare(recipe, dataset, schemas, train)
+    variables = [*model.variables, *model.optimizer.variables]
+    origin = Origin(recipe.to_json(), _digest(train))
+    state = checkpoints.read(folder, origin, variables) if resume and folder else State()
+    loop = _Loop(recipe, dataset, schemas, train, examples, model, strategy, validate, progress)
+    writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if folder else None
+    done = len(state.epochs)
+    progress.begin(spec.epochs, examples.steps, done)
+    batches = iter(examples.dataset(done, spec.epochs - done, strategy.num_replicas_in_sync))
+    while len(state.epochs) < spec.epochs and not _is_stale(state, spec.patience):
+        measured = loop.epoch(len(state.epochs), batches)
+        state.epochs.append(measured)
+        value = measured.get(f"val_{spec.metric}", math.nan)
+        if validate is None or not spec.patience or value > state.best_value:
+            state.best_epoch, state.best_value = measured["epoch"], value
+            state.best = [np.array(v) for v in _tower_variables(model)] if spec.patience else []
+        if folder:
+            checkpoints.write(folder, origin, state, variables)
+        if writer:
+            with writer.as_default(step=measured["epoch"]):
+                for name, figure in measured.items():
+                    tf.summary.scalar(name, figure)
+        progress.epoch(measured)
+    if state.best:
+        for variable, value in zip(_tower_variables(model), state.best, strict=True):
+            variable.assign(value)
+    is_plain = spec.precision == "float32" and strategy.num_replicas_in_sync == 1
+    fitted = (model.query_tower, model.item_tower) if is_plain else _plain(recipe, schemas, model)
+    return Fitted(popularity_prior.add(fitted, recipe, dataset, schemas, train), state.epochs, state.best_epoch)
+
+
+def _plain(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
+    """Returns the towers as they are served: computing in float32 on one device, with the weights of `model`."""
+    query_tower, item_tower = (tower.model for tower in towers.build(recipe, schemas))
+    query_tower.set_weights(model.query_tower.get_weights())
+    item_tower.set_weights(model.item_tower.get_weights())
+    return query_tower, item_tower
+
+
+def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -> tuple[Examples, TwoTower]:
+    """Returns the examples and the model with its optimizer, all variables made and nothing learned yet."""
+    keras.utils.set_random_seed(recipe.seed)
+    tf.config.experimental.enable_op_determinism()
+    spec = recipe.training
+    query_tower, item_tower = towers.build(recipe, schemas, spec.precision)
+    texts = TrainedTexts(schemas)
+    inputs = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
+    if inputs and train.mismatches is not None:
+        raise DataError(
+            f"{len(train.mismatches):,} interactions have {recipe.interactions.relevance} 0, and the query tower reads "
+            f"the history {inputs[0].name}, which is made of what a user took: leave out those rows, or the history"
+        )
+    histories = [(given, query_tower.histories[given.name].encoder) for given in inputs]
+    examples = Examples(
+        recipe,
+        dataset,
+        texts.schemas,
+        train,
+        context=max((given.max_values if given.reads_ages else e.context for given, e in histories), default=0),
+        targets=min((encoder.targets for _, encoder in histories), default=64),
+    )
+    counts = train.item_counts(len(dataset.items.ids))
+    catalogue = encode_items(texts.schemas, dataset)
+    model = TwoTower(query_tower, item_tower, recipe, catalogue, history_slots(schemas, dataset), counts, texts)
+    schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, examples.steps * spec.epochs)
+    optimizer: Any = LayeredAdamW(schedule, texts.rates, spec.learning_rate, weight_decay=spec.weight_decay)
+    if spec.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer=optimizer, jit_compile=False)
+    model.compute_step_loss(_tensors(examples.batch(np.arange(1))))  # makes every variable
+    model.optimizer.build(model.trainable_variables)
+    return examples, model
+
+
+class _Loop:
+    """One epoch after another."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        schemas: Schemas,
+        train: Events,
+        examples: Examples,
+        model: TwoTower,
+        strategy: tf.distribute.Strategy,
+        validate: Validate | None,
+        progress: TrainingProgress,
+    ) -> None:
+        self._recipe, self._dataset, self._schemas, self._train = recipe, dataset, schemas, train
+        self._examples, self._model, self._validate, self._progress = examples, model, validate, progress
+        # Once: new models each epoch would be traced anew.
+        self._towers = popularity_prior.add((model.query_tower, model.item_tower), recipe, dataset, schemas, train)
+        signature = dict(examples.signature)
+        if recipe.training.hard_negatives:
+            signature["hard"] = tf.TensorSpec((None,), tf.int32)
+
+        def step(parts: Sequence[Mapping[str, Any]]) -> tf.Tensor:
+            if len(parts) == 1:
+                return model.train_on(parts[0])
+            losses = strategy.run(lambda: model.train_on(parts[devices.replica()]))
+            return strategy.experimental_local_results(losses)[0]  # all have the same
+
+        self._step = tf.function(step, input_signature=[(signature,) * strategy.num_replicas_in_sync])
+
+    def epoch(self, number: int, batches: Any) -> dict[str, Any]:
+        """Runs epoch `number`, counted from 0, and returns what it measured."""
+        hard = self._mine(number)
+        began = waited_from = time.perf_counter()
+        waited, examples, losses = 0.0, 0, []
+        for step in range(self._examples.steps):
+            _, parts = next(batches)
+            waited += time.perf_counter() - waited_from
+            if hard is not None:
+                users = np.concatenate([part["user"] for part in parts])
+                drawn = self._draw_hard(hard, users, number, step)
+                parts = tuple({**part, "hard": drawn} for part in parts)
+            loss = float(self._step(parts))
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    "the loss is not finite; lower training.learning_rate or raise training.temperature"
+                )
+            losses.append(loss)
+            examples += sum(len(part["item"]) for part in parts)
+            self._progress.step(loss)
+            waited_from = time.perf_counter()
+        seconds = time.perf_counter() - began
+        measured: dict[str, Any] = {
+            "epoch": number + 1,
+            "loss": float(np.mean(losses)),
+            "temperature": float(np.exp(self._model.log_temperature)),
+            "seconds": seconds,
+            "examples_per_second": examples / seconds,
+            "input_wait_share": waited / seconds,
+        }
+        self._model.fill_tables()
+        if self._validate:
+            measured |= {f"val_{name}": value for name, value in self._validate(self._towers).items()}
+        return measured
+
+    def _mine(self, number: int) -> np.ndarray | None:
+        """Returns [user_count, n] int32: near each user's query but not theirs; None where the recipe wants none."""
+        if not self._recipe.training.hard_negatives:
+            return None
+        user_count = len(self._dataset.user_ids)
+        if number == 0:
+            return np.full((user_count, _HARD_POOL), -1, dtype=np.int32)
+        vectors = embed_items(self._model.item_tower, self._schemas, self._dataset)
+        queries = np.zeros((user_count, *self._model.query_tower.output_shape[1:]), dtype=np.float32)
+        for batch in self._examples.epoch(0):
+            # The last target of a user in a batch is their latest query there.
+            queries[batch["user"]] = self._model.embed_queries(_tensors(batch), training=False).numpy()
+        answers = self._train.answers
+        known = np.split(answers.items, answers.starts(user_count)[1:-1])
+        return mine_hard_negatives(queries, vectors, known, _HARD_POOL, _HARD_SKIP)
+
+    def _draw_hard(self, hard: np.ndarray, users: np.ndarray, number: int, step: int) -> np.ndarray:
+        generator = np.random.default_rng((self._recipe.seed, number, step))
+        count = self._recipe.training.hard_negatives
+        return hard[generator.choice(users, count), generator.integers(0, hard.shape[1], count)]
+
+
+def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    return tf.nest.map_structure(tf.convert_to_tensor, batch)
+
+
+def _is_stale(state: State, patience: int) -> bool:
+    return bool(patience) and len(state.epochs) - state.best_epoch >= patience
+
+
+def _tower_variables(model: TwoTower) -> list[Any]:
+    parts = (model.query_tower, model.item_tower, *model.text_models)
+    both = [variable for part in parts for variable in part.variables]
+    return list({id(variable): variable for variable in both}.values())
+
+
+def _digest(train: Events) -> str:
+    """Returns the SHA-256 of events."""
+    digest = hashlib.sha256()
+    for values in (train.users, train.items, train.times, train.weights):
+        for block in spill.blocks(len(values)):
+            digest.update(np.ascontiguousarray(values[block]))
+    for name, column in sorted(train.attributes.items()):
+        digest.update(name.encode())
+        for block in spill.blocks(len(train)):
+            digest.update(json.dumps(column[block].tolist()).encode())
+    return digest.hexdigest()

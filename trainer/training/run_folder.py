@@ -1,0 +1,26 @@
+"""What a folder of a run holds, told without loading it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.errors import RunError
+from trainer.training.checkpoints import CHECKPOINT
+
+RUN = "run.json"
+"""Where it stands, so do the towers."""
+
+
+def check_run_folder(folder: Path, *, resume: bool) -> None:
+    """Checks that a training may write to a folder, which need not exist.
+
+    Raises:
+        RunError: it holds no checkpoint to resume from, or holds a finished run.
+    """
+    if resume and not (folder / CHECKPOINT).exists():
+        raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume")
+    if not resume and (folder / RUN).exists():
+        raise RunError(
+            f"{folder} holds a finished run; name another folder with --run, or remove this one; to make a bundle of "
+            f"it: python -m trainer publish {folder} --store STORE"
+        )

@@ -1,0 +1,229 @@
+"""A run from a recipe: fitted, the best epoch chosen on validation, and fitted again where the recipe says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.dataset import Dataset
+from trainer.data.events import Events
+from trainer.data.splits import Parts
+from trainer.errors import RunError
+from trainer.evaluation.evaluate import evaluate_validation
+from trainer.features.schemas import Schemas, learn_schemas, text_columns
+from trainer.model.ensemble import Towers, join
+from trainer.progress import SILENT, Progress, format_validation
+from trainer.recipe.recipe import Recipe
+from trainer.recipe.training import Training
+from trainer.text import building
+from trainer.training import popularity_prior
+from trainer.training.checkpoints import CHECKPOINT
+from trainer.training.fit import Fitted, Validate, fit
+from trainer.training.run import Run
+from trainer.training.run_folder import check_run_folder
+
+_REFIT = "refit"
+_SEED_STEP = 1000
+
+
+def fit_and_choose(
+    recipe: Recipe,
+    data_folder: Path,
+    dataset: Dataset,
+    parts: Parts,
+    folder: Path,
+    *,
+    resume: bool,
+    refit_only: bool = False,
+    progress: Progress = SILENT,
+) -> Run:
+    """Returns the finished run, not yet saved. The test part is not looked at.
+
+    Args:
+        recipe: all of it.
+        data_folder: that its paths are relative to.
+        dataset: users and items.
+        parts: training, and validation to choose the epoch by.
+        folder: of the run; made where it is missing. Holds the checkpoints.
+        resume: whether to go on from them.
+        refit_only: fit on training and validation at once, for all epochs of the recipe: half the time, where these
+            were chosen before.
+        progress: what it reports to.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        RunError: the folder cannot be written, holds no checkpoint to resume from, or holds a finished run.
+    """
+    check_run_folder(folder, resume=resume)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {folder}: {error}") from error
+    if (folder / CHECKPOINT).exists() and not resume:
+        progress.note(f"note: {folder} holds a checkpoint, which is replaced; --resume would go on from it.")
+    try:
+        if refit_only:
+            best_epochs = [recipe.training.epochs] * recipe.training.members
+            towers, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume, progress=progress)
+            return Run.of(recipe, data_folder, schemas, towers, refitted=True, epochs=[])
+        return _fit(recipe, data_folder, dataset, parts, folder, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        progress.note(f"stopped; go on with the same command and --run {folder} --resume")
+        raise
+
+
+def build_schemas(recipe: Recipe, dataset: Dataset, train: Events, progress: Progress = SILENT) -> Schemas:
+    """Returns the schemas of both towers beside their text encoders, which are downloaded and distilled as needed.
+
+    Args:
+        recipe: features of both towers.
+        dataset: users and items.
+        train: training events.
+        progress: what the text encoders report to, now and later.
+
+    Raises:
+        TextError: a checkpoint cannot be used.
+    """
+    encoders = building.build(text_columns(recipe, dataset, train), recipe.checkpoints, progress)
+    return learn_schemas(recipe, dataset, train, encoders)
+
+
+def note_precision(spec: Training, progress: Progress) -> None:
+    """Reports a note where 16 bits are asked for and there is no GPU."""
+    if spec.precision != "float32" and not tf.config.list_physical_devices("GPU"):
+        progress.note(
+            f"note: fit.precision is {spec.precision} and no GPU is found: a CPU computes the same, seldom faster "
+            "and often much slower than in float32; leave the key out here."
+        )
+
+
+def note_prior(spec: Training, train: Events, item_count: int, progress: Progress) -> None:
+    """Reports what the prior is made of, where there is one."""
+    if spec.prior_weight:
+        counts = popularity_prior.count_lately(spec, train.answers, item_count)
+        progress.note(
+            f"prior: {counts.sum():,} events of {np.count_nonzero(counts):,} items in the newest {spec.prior_days:g} "
+            f"days of training, weight {spec.prior_weight:g}"
+        )
+
+
+def _fit(
+    recipe: Recipe,
+    data_folder: Path,
+    dataset: Dataset,
+    parts: Parts,
+    folder: Path,
+    *,
+    resume: bool,
+    progress: Progress,
+) -> Run:
+    note_precision(recipe.training, progress)
+    train = parts.to_fit_on(parts.train)
+    note_prior(recipe.training, train, len(dataset.items.ids), progress)
+    schemas = build_schemas(recipe, dataset, train, progress)
+    members = [
+        _fit_member(
+            member,
+            dataset,
+            schemas,
+            train,
+            validate=lambda towers: evaluate_validation(recipe, dataset, schemas, towers, parts),
+            folder=_member_folder(folder, number),
+            resume=resume,
+            title=f"training{_which(recipe, number)}",
+            progress=progress,
+        )
+        for number, member in enumerate(_members(recipe))
+    ]
+    epochs = [measured for number, fitted in enumerate(members, 1) for measured in _named(recipe, fitted, number)]
+    towers = join([fitted.towers for fitted in members])
+    if len(members) > 1:
+        found = evaluate_validation(recipe, dataset, schemas, towers, parts)
+        progress.note(f"all {len(members)} as one  valid: {format_validation(found)}")
+    run = Run.of(recipe, data_folder, schemas, towers, epochs=epochs)
+    if not recipe.training.refit:
+        return run
+    best_epochs = [fitted.best_epoch for fitted in members]
+    again, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume, progress=progress)
+    return dataclasses.replace(run, schemas=schemas, towers=again, refitted=True, before=run)
+
+
+def _refit(
+    recipe: Recipe,
+    dataset: Dataset,
+    parts: Parts,
+    folder: Path,
+    best_epochs: Sequence[int],
+    *,
+    resume: bool,
+    progress: Progress,
+) -> tuple[Towers, Schemas]:
+    """Returns towers fitted on all that is known before the test, each for the epochs that validation chose."""
+    known = parts.to_fit_on(parts.known)
+    schemas = build_schemas(recipe, dataset, known, progress)
+    members: list[Towers] = []
+    for number, (member, epochs) in enumerate(zip(_members(recipe), best_epochs, strict=True)):
+        shorter = dataclasses.replace(member.training, epochs=epochs, patience=0)
+        fitted = _fit_member(
+            dataclasses.replace(member, training=shorter),
+            dataset,
+            schemas,
+            known,
+            validate=None,
+            folder=_member_folder(folder / _REFIT, number),
+            resume=resume,
+            title=f"fitting again{_which(recipe, number)}",
+            progress=progress,
+        )
+        members.append(fitted.towers)
+    return join(members), schemas
+
+
+def _members(recipe: Recipe) -> list[Recipe]:
+    """Returns what each member is fitted from: seeds that no other run of a few seeds shares."""
+    return [dataclasses.replace(recipe, seed=recipe.seed + _SEED_STEP * at) for at in range(recipe.training.members)]
+
+
+def _member_folder(folder: Path, number: int) -> Path:
+    return folder / f"member-{number + 1}" if number else folder
+
+
+def _which(recipe: Recipe, number: int) -> str:
+    return f" {number + 1} of {recipe.training.members}" if recipe.training.members > 1 else ""
+
+
+def _named(recipe: Recipe, fitted: Fitted, number: int) -> list[dict[str, Any]]:
+    """Returns what each epoch measured, and of which member where there are several."""
+    return [{"member": number, **each} if recipe.training.members > 1 else each for each in fitted.epochs]
+
+
+def _fit_member(
+    recipe: Recipe,
+    dataset: Dataset,
+    schemas: Schemas,
+    events: Events,
+    *,
+    validate: Validate | None,
+    folder: Path,
+    resume: bool,
+    title: str,
+    progress: Progress,
+) -> Fitted:
+    """Returns one pair of towers; goes on from a checkpoint where `resume` and there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress.training(title) as reported:
+        return fit(
+            recipe,
+            dataset,
+            schemas,
+            events,
+            validate=validate,
+            folder=folder,
+            resume=resume and (folder / CHECKPOINT).exists(),
+            progress=reported,
+        )
