@@ -23,5 +23,5 @@ def assemble(config: AnnConfig) -> Server:
     store = BundleStore(config.store)
     metrics = Metrics()
     open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
-    servicer = AnnServicer(open_bundles, config.max_batch_size, config.max_k, config.thread_count, metrics)
+    servicer = AnnServicer(open_bundles, config, metrics)
     return Server(SERVICE_NAME, partial(add_AnnServiceServicer_to_server, servicer), open_bundles, metrics, config)

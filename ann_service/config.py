@@ -17,10 +17,18 @@ class AnnConfig(ServerConfig):
     """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""
 
     threads: int | Literal["auto"] = "auto"
-    """Threads that answer calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead.
+    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead. auto: 2; 16 where this
+    process keeps to one core, as with --workers auto: more cost nothing there, and calls that wait for each other are
+    answered in one batch.
+    """
 
-    auto: 2, or 16 if this process is pinned to one core, as with --workers auto. On one core more threads cost nothing,
-    and searches that arrive together can share one scan.
+    max_batch_size: int = 1000
+    """Searches in one call, 1 to 1,000, and in one batch of calls, which are answered together."""
+
+    batch_timeout_s: float = 0.0
+    """How long a batch that is not full waits for more searches, in seconds, 0 to 1.
+
+    0: a batch is what arrived while the last one ran. More makes batches larger and every answer later.
     """
 
     max_k: int = 1000
@@ -46,6 +54,7 @@ class AnnConfig(ServerConfig):
             ValueError: names the setting, its value and what is allowed.
         """
         super().__post_init__()
+        check_range("batch_timeout_s", self.batch_timeout_s, 0.0, 1.0)
         check_range("max_k", self.max_k, 1, 100_000)
         check_range("filter_cache_mib", self.filter_cache_mib, 0, 65_536)
         check_range("max_recall_loss", self.max_recall_loss, 0.0, 1.0)
@@ -55,4 +64,4 @@ class AnnConfig(ServerConfig):
 
 
 _THREADS_ON_ONE_CORE = 16
-"""Threads of a process that is pinned to one core, with `threads` auto: at most as many searches share one scan."""
+"""On one core more threads cost nothing, and up to as many calls are answered in one batch."""

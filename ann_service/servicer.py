@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import grpc
 
+from ann_service.batching import Batcher
 from ann_service.catalogue import Catalogue
+from ann_service.config import AnnConfig
 from ann_service.requests import check_batch, read_searches
 from ann_service.responses import Versions, to_response
-from ann_service.sharing import SharedSearches
 from ann_service.text import ranks_by_text
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.bundles.snapshot import OpenBundle, Snapshot
@@ -31,22 +32,12 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 class AnnServicer(ann_service_pb2_grpc.AnnServiceServicer):
     """Answers with the open catalogues; safe for several threads."""
 
-    def __init__(
-        self, open_bundles: OpenBundles[Catalogue], max_batch_size: int, max_k: int, threads: int, metrics: Metrics
-    ) -> None:
-        """Takes what answers depend on.
-
-        Args:
-            open_bundles: the open catalogues.
-            max_batch_size: searches in a request.
-            max_k: items in a search.
-            threads: that call this.
-            metrics: of the server.
-        """
+    def __init__(self, open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Metrics) -> None:
+        """Takes the open catalogues, the limits of a request, and the metrics of the server."""
         self._open_bundles = open_bundles
-        self._max_batch_size = max_batch_size
-        self._max_k = max_k
-        self._searches = SharedSearches(own_cores(), threads, metrics.shared_searches)
+        self._max_batch_size = config.max_batch_size
+        self._max_k = config.max_k
+        self._batcher = Batcher(own_cores(), config.max_batch_size, config.batch_timeout_s, metrics.batched_searches)
         self._batch_size = metrics.batch_size.labels("SearchItems")
 
     def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
@@ -69,7 +60,7 @@ class AnnServicer(ann_service_pb2_grpc.AnnServiceServicer):
             catalogue.manifest.bundle_version,
             snapshot.open[0].bundle.manifest.model_version,
         )
-        return to_response(catalogue.items, plans, self._searches.rank_all(catalogue, plans), versions)
+        return to_response(catalogue.items, plans, self._batcher.search(catalogue, plans, context), versions)
 
     def GetServingStatus(
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext

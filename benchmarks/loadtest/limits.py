@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,16 @@ from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest
 _LOAD_TIMEOUT_S = 60.0
 
 
+class _NoDeadline:
+    """The context of a call that waits for its answer however long it takes."""
+
+    def is_active(self) -> bool:
+        return True
+
+    def time_remaining(self) -> float:
+        return math.inf
+
+
 def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], seconds: float) -> dict[str, float]:
     """Returns requests a second by name of the file, one thread, from bytes to bytes, without gRPC.
 
@@ -41,7 +52,7 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
     )
     catalogues = OpenBundles(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
     embed = QueryTowerServicer(models, query_config.max_batch_size, metrics).EmbedQueries
-    search = AnnServicer(catalogues, ann_config.max_batch_size, ann_config.max_k, 1, metrics).SearchItems
+    search = AnnServicer(catalogues, ann_config, metrics).SearchItems
     with _opened(models), _opened(catalogues):
         return {
             name: _rate(EmbedQueriesRequest.FromString, embed, messages, seconds)
@@ -54,12 +65,12 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
 def _rate(
     read: Callable[[bytes], Any], handle: Callable[[Any, Any], Message], messages: Sequence[Message], seconds: float
 ) -> float:
-    raw = [message.SerializeToString() for message in messages]
+    raw, context = [message.SerializeToString() for message in messages], _NoDeadline()
     for each in raw:
-        handle(read(each), None).SerializeToString()
+        handle(read(each), context).SerializeToString()
     count, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
-        handle(read(raw[count % len(raw)]), None).SerializeToString()
+        handle(read(raw[count % len(raw)]), context).SerializeToString()
         count += 1
     return count / elapsed
 

@@ -34,8 +34,8 @@ class Metrics:
         self.batch_size = Histogram(
             "two_tower_batch_size", "Queries or searches a call.", ["method"], buckets=_BATCH_BUCKETS, registry=registry
         )
-        self.shared_searches = Counter(
-            "two_tower_shared_searches", "Searches answered by one scan with those of other calls.", registry=registry
+        self.batched_searches = Counter(
+            "two_tower_batched_searches", "Searches that ran in one batch with those of other calls.", registry=registry
         )
         self.loads = Counter("two_tower_bundle_loads", "Bundles opened.", registry=registry)
         self.refusals = Counter("two_tower_bundle_refusals", "Bundles refused.", ["gate"], registry=registry)
