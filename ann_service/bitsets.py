@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
+from cachetools import LRUCache
 
 _ENTRY_BYTES = 2048
 """What an entry takes beside its arrays, generously: its key, which holds the values of a condition."""
@@ -77,36 +77,29 @@ class BitsetCache:
 
     def __init__(self, max_bytes: int) -> None:
         """Takes the limit of all entries together; 0 keeps nothing."""
-        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, Matches] = OrderedDict()
-        self._size_bytes = 0
+        self._entries: LRUCache[Hashable, Matches] = LRUCache(max_bytes, getsizeof=_entry_bytes)
 
     @property
     def size_bytes(self) -> int:
         """Of all entries, never above the limit."""
-        return self._size_bytes
+        return int(self._entries.currsize)
 
     def get(self, key: Hashable) -> Matches | None:
         """Returns the matches under a key, None where there are none."""
         with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
-                self._entries.move_to_end(key)
-            return found
+            return self._entries.get(key)
 
     def put(self, key: Hashable, matches: Matches) -> Matches:
         """Keeps `matches`, where they fit, and returns them."""
-        size = matches.size_bytes + _ENTRY_BYTES
         with self._lock:
-            if size > self._max_bytes or key in self._entries:
-                return matches
-            self._entries[key] = matches
-            self._size_bytes += size
-            while self._size_bytes > self._max_bytes:
-                _, gone = self._entries.popitem(last=False)
-                self._size_bytes -= gone.size_bytes + _ENTRY_BYTES
+            if key not in self._entries and _entry_bytes(matches) <= self._entries.maxsize:
+                self._entries[key] = matches
         return matches
+
+
+def _entry_bytes(matches: Matches) -> int:
+    return matches.size_bytes + _ENTRY_BYTES
 
 
 def _rows(bits: np.ndarray, item_count: int) -> np.ndarray:

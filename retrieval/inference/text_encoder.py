@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from cachetools import LRUCache
 
 from retrieval.bundle.features.schema import FeatureSchema
 from retrieval.bundle.features.text import TextEncoders, TextEncoderSpec
@@ -41,9 +41,9 @@ class TextCache:
             size: largest number of texts; 0 caches nothing.
             observer: told of hits and misses.
         """
-        self._size, self._observer = size, observer
+        self._observer = observer
         self._lock = threading.Lock()
-        self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._vectors: LRUCache[str, np.ndarray] = LRUCache(size)
 
     def __len__(self) -> int:
         """Returns the number of texts."""
@@ -56,21 +56,17 @@ class TextCache:
             for text in texts:
                 vector = self._vectors.get(text)
                 if vector is not None:
-                    self._vectors.move_to_end(text)
                     hits[text] = vector
         self._observer.looked_up(len(hits), len(texts) - len(hits))
         return hits
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Adds vectors [n, width] float32 of `texts` [n], and evicts the least recently used ones above the size."""
-        if not self._size:
+        if not self._vectors.maxsize:
             return
         with self._lock:
             for text, vector in zip(texts, vectors, strict=True):
                 self._vectors[text] = vector.copy()  # a view would keep the whole batch in memory
-                self._vectors.move_to_end(text)
-            while len(self._vectors) > self._size:
-                self._vectors.popitem(last=False)
 
 
 class LiteRtTextEncoder:
