@@ -1,14 +1,13 @@
-"""A sample of the queries that were answered, to replay against another bundle: features only, one JSON line each.
+"""The query log: a sample of the answered queries, to replay against another bundle. Features only, one JSON line each.
 
 ```
-answering thread:  every 1/share-th query ─► line ─► backlog, or dropped where that is full
-writing thread:    backlog ─► append to the file; at the size bound: file ─► file.1, which it replaces
+answering thread:  a share of the queries ─► line ─► backlog, or dropped if that is full
+writing thread:    backlog ─► append to the file; at the size bound: rename file to file.1, replacing the previous one
 ```
 
 A line is ``{"features": {"age": [24.0], "history": ["50", "181"]}}``: values as they were sent, always in a list, with
-null where one of the events of a history is NaN. Where the answer depends on when the query is made, and it does not
-say so, its arrival is added, for the same answer in a replay. No metadata, token or address of a caller ever gets
-there.
+null for NaN. If the embedding depends on the time of the request and the query does not hold it, the time of its
+arrival is added, so that a replay gives the same embedding. Metadata, tokens and addresses of callers are never logged.
 """
 
 from __future__ import annotations
@@ -32,36 +31,36 @@ from retrieval.bundle.features.event_kinds import REQUEST_TIME
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 _MAX_BACKLOG_BYTES = 4 << 20
-"""Lines that may wait for a slow disk, in bytes."""
+"""Largest size of the lines that wait for a slow disk, in bytes."""
 
 _LONGEST_SKIP = 1e18
-"""More queries than will ever come; keeps the smallest shares finite."""
+"""Upper bound of the number of queries between two sampled ones; keeps it finite for tiny shares."""
 
 _log = structlog.get_logger("query_log")
 
 
 class QueryLog:
-    """Records a share of the queries. Safe for several threads; never blocks or fails them.
+    """Records a share of the queries. Safe for several threads; never blocks or fails a caller.
 
-    A disk that is full or gone costs lines: they are counted, and the first one is told in the log.
+    Lines that cannot be written are dropped and counted; the first loss is logged.
     """
 
     def __init__(self, path: Path, share: float, max_bytes: int, registry: CollectorRegistry) -> None:
         """Checks that the folder exists; the file is opened with the first line.
 
         Args:
-            path: of the file. Two processes must not share it: each would rotate what the other wrote.
-            share: of the queries to record, 0 to 1.
-            max_bytes: largest size of the file, and of the one before it.
-            registry: takes the counts.
+            path: file to write. Two processes must not share it: each would rotate the lines of the other.
+            share: share of the queries to record, 0 to 1.
+            max_bytes: largest size of the file, and of the previous one.
+            registry: registry for the counters.
 
         Raises:
-            ValueError: the folder does not exist, or the path is there and is no regular file.
+            ValueError: the folder does not exist, or the path exists and is not a regular file.
         """
         if not path.parent.is_dir():
             raise ValueError(f"query_log is {path}, and its folder does not exist; make it first")
         if path.exists() and not path.is_file():
-            raise ValueError(f"query_log is {path}, which is no regular file; name another one")
+            raise ValueError(f"query_log is {path}, which is not a regular file; name another one")
         self._path = path
         self._previous = path.with_name(f"{path.name}.1")
         self._share = share
@@ -74,15 +73,16 @@ class QueryLog:
         self._backlog: list[bytes] = []
         self._backlog_bytes = 0
         self._skip = self._draw_skip()
-        self._told = False
+        self._has_warned = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="query-log")
 
     def record(self, queries: Sequence[pb.Query], now_s: float | None = None) -> None:
-        """Takes the sample out of a batch that was answered.
+        """Records a share of an answered batch.
 
         Args:
-            queries: of the batch.
-            now_s: when they were made where they do not say it, in seconds since 1970. None: it does not matter.
+            queries: queries of the batch.
+            now_s: time of the request in seconds since 1970, for queries that do not hold it. None: the embeddings do
+                not depend on it.
         """
         for row in self._sample(len(queries)):
             line = to_line(queries[row], now_s)
@@ -98,7 +98,7 @@ class QueryLog:
                 self._drops.labels("backlog").inc()
 
     def close(self) -> None:
-        """Writes what waits. Later queries are not recorded."""
+        """Writes the backlog. Later queries are not recorded."""
         self._writer.shutdown(wait=True)
 
     def _wake(self) -> None:
@@ -122,7 +122,7 @@ class QueryLog:
         return rows
 
     def _draw_skip(self) -> int:
-        # How many queries pass until the next sampled one is geometric: one draw a line instead of one a query.
+        # The number of queries until the next sampled one is geometric: one draw for each line, not for each query.
         if self._share in (0, 1):
             return 0
         return int(min(math.log(1.0 - random.random()) / math.log1p(-self._share), _LONGEST_SKIP))
@@ -137,18 +137,18 @@ class QueryLog:
                 written += self._append(lines[written:])
         except OSError as error:
             self._drops.labels("disk").inc(len(lines) - written)
-            if not self._told:
-                self._told = True
+            if not self._has_warned:
+                self._has_warned = True
                 _log.warning(
                     "query log cannot be written; further losses are only counted", path=str(self._path), why=str(error)
                 )
 
     def _append(self, lines: Sequence[bytes]) -> int:
-        """Appends as many lines as the file may hold, rotates where none fits; returns how many are dealt with."""
+        """Appends the lines that fit, or rotates the file if none does; returns the number of lines dealt with."""
         if len(lines[0]) > self._max_bytes:
             self._drops.labels("size").inc()
             return 1
-        # Opened anew each time, so that a file which somebody moved away or removed is made again.
+        # Opened each time, so that a file that was moved or removed is created again.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
         try:
             size_bytes = _check_file(descriptor, self._path)
@@ -169,7 +169,7 @@ class QueryLog:
 
 
 def to_line(query: pb.Query, now_s: float | None = None) -> bytes:
-    """Returns the features of a query, made at `now_s` unless it says when, as a line of ASCII JSON, names in order."""
+    """Returns the features of a query as a line of ASCII JSON, sorted by name; `now_s` is the time if it holds none."""
     features: dict[str, list[Any]] = {} if now_s is None else {REQUEST_TIME: [now_s]}
     for name, values in query.features.items():
         kind = values.WhichOneof("kind")
@@ -182,10 +182,10 @@ def to_line(query: pb.Query, now_s: float | None = None) -> bytes:
 
 
 def _check_file(descriptor: int, path: Path) -> int:
-    """Returns the size of a regular file in bytes, and makes sure that only its owner may read it."""
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
-    if stat.S_IMODE(found.st_mode) != 0o600:
+    """Returns the size of a regular file in bytes, and makes it readable by its owner alone."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    if stat.S_IMODE(status.st_mode) != 0o600:
         os.fchmod(descriptor, 0o600)
-    return found.st_size
+    return status.st_size

@@ -42,7 +42,7 @@ _VALUE_TYPES: dict[str, pb.ValueType.ValueType] = {
 
 
 class QueryTowerServicer(query_tower_service_pb2_grpc.QueryTowerServiceServicer):
-    """Answers with the open models; safe for several threads."""
+    """Embeds queries with the open models. Safe for several threads."""
 
     def __init__(
         self,
@@ -51,17 +51,17 @@ class QueryTowerServicer(query_tower_service_pb2_grpc.QueryTowerServiceServicer)
         metrics: Metrics,
         query_log: QueryLog | None = None,
     ) -> None:
-        """Takes the open models, the largest batch, where batch sizes are noted, and what records queries if any."""
+        """Takes the open models, the largest batch size, the metrics, and the query log if there is one."""
         self._open_bundles = open_bundles
         self._max_batch_size = max_batch_size
         self._batch_size = metrics.batch_size.labels("EmbedQueries")
         self._query_log = query_log
 
     def EmbedQueries(self, request: pb.EmbedQueriesRequest, context: grpc.ServicerContext) -> pb.EmbedQueriesResponse:
-        """Returns an EmbedQueriesResponse: one embedding a query.
+        """Returns one embedding for each query.
 
         Raises:
-            ServiceError: as the proto lists them.
+            ServiceError: one of those that the proto lists.
         """
         queries = request.queries
         count = len(queries)
@@ -77,7 +77,7 @@ class QueryTowerServicer(query_tower_service_pb2_grpc.QueryTowerServiceServicer)
     def GetServingStatus(
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext
     ) -> pb.GetServingStatusResponse:
-        """Returns what is open."""
+        """Returns the open models, and the bundles that were refused."""
         snapshot = self._open_bundles.snapshot
         response = build_status(
             pb.GetServingStatusResponse, self._open_bundles, snapshot, max_batch_size=self._max_batch_size
@@ -102,7 +102,7 @@ class QueryTowerServicer(query_tower_service_pb2_grpc.QueryTowerServiceServicer)
 
 
 def open_models(snapshot: Snapshot[Model]) -> list[str]:
-    """Returns the open models, each once, the live one first."""
+    """Returns the versions of the open models, each once, the live one first."""
     return list(dict.fromkeys(open_bundle.bundle.version for open_bundle in snapshot.open))
 
 

@@ -274,5 +274,5 @@ def test_refuses_settings_out_of_range(tmp_path: Path, settings: dict[str, Any],
 def test_refuses_a_path_that_cannot_be_a_log(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="its folder does not exist; make it first"):
         QueryLog(tmp_path / "no" / "queries.jsonl", 1.0, MAX_BYTES, CollectorRegistry())
-    with pytest.raises(ValueError, match="is no regular file; name another one"):
+    with pytest.raises(ValueError, match="is not a regular file; name another one"):
         QueryLog(tmp_path, 1.0, MAX_BYTES, CollectorRegistry())

@@ -1,4 +1,4 @@
-"""Many texts through an encoder, a batch after another."""
+"""Embeds many texts in batches of similar length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from retrieval.bundle.features.text import TextEncoderSpec
 from retrieval.bundle.features.tokenizer import pad_token_ids
 
 _TOKENS_AT_ONCE = 8192
-"""Of a batch: its memory is that of so many states."""
+"""Tokens of one batch, which bounds its memory."""
 
 
 def embed_rows(
@@ -19,15 +19,15 @@ def embed_rows(
     run: Callable[[np.ndarray], np.ndarray],
     advance: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """Returns [n, width] float32 of token ids: unit length, zeros where a row has none.
+    """Returns the vectors of token ids: [n, width] float32, unit length, zeros where a row is empty.
 
-    Rows of like length go together, so that little of a batch is padding.
+    Rows of similar length share a batch, so that little of it is padding.
 
     Args:
         rows: token ids of each text.
-        spec: of the encoder.
-        run: takes [m, length] int32, returns [m, width] float32.
-        advance: told how many rows are done.
+        spec: description of the encoder.
+        run: the encoder, [m, length] int32 to [m, width] float32.
+        advance: called after each batch with its number of rows.
     """
     vectors = np.zeros((len(rows), spec.width), dtype=np.float32)
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))

@@ -1,4 +1,4 @@
-"""The text encoders of a recipe."""
+"""Builds the text encoders of a recipe: reads checkpoints, and distils static tables."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from trainer.text.layers import static_encoder, transformer_encoder
 from trainer.text.vector_store import VectorStore
 
 _VECTORS = "text_vectors"
-"""Folder for kept vectors, below that of downloads."""
+"""Folder of the cached vectors, inside the folder of downloads."""
 
 _SETTINGS = ("checkpoint", "mode", "max_tokens", "width", "learning_rate", "token_weights", "trained_layers",
              "precision")  # fmt: skip
-"""Features that agree in these share an encoder."""
+"""Settings that features with a shared encoder have in common."""
 _TAUGHT_TOKENS = 64
-"""Of a text, at most, that a static table is learned from."""
+"""Tokens of a text that a static table is learned from, at most."""
 
 _frozen: dict[tuple[str, str, Progress], KerasText] = {}
 _distilled: dict[str, list[Any]] = {}
@@ -42,8 +42,8 @@ def build(
     """Returns the text encoder of each feature; those with the same settings get the same one.
 
     Args:
-        columns: features with the raw values that training knows of them.
-        downloads: checkpoints that the recipe fetches.
+        columns: text features with the texts that training knows.
+        downloads: checkpoints that the recipe downloads.
         progress: what distilling, and embedding with these encoders, reports to.
 
     Raises:
@@ -53,10 +53,10 @@ def build(
     for feature, column in columns:
         groups.setdefault(tuple(getattr(feature, name) for name in _SETTINGS), []).append((feature, column))
     encoders: dict[TextInput, KerasText] = {}
-    for members in groups.values():
-        texts = list(dict.fromkeys(text for _, column in members for text in column if text))
-        encoder = _build(members[0][0], texts, downloads, progress)
-        encoders.update({feature: encoder for feature, _ in members})
+    for group in groups.values():
+        texts = list(dict.fromkeys(text for _, column in group for text in column if text))
+        encoder = _build(group[0][0], texts, downloads, progress)
+        encoders.update({feature: encoder for feature, _ in group})
     return encoders
 
 
