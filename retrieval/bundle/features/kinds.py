@@ -15,14 +15,13 @@ A missing value is None (or an empty list): slot 0, and (0, 0) for a number. `re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from retrieval.bundle.features.numbers import EXTREME, check_scale, standardise
+from retrieval.bundle.features.numbers import check_scale, standardise
 from retrieval.bundle.features.slots import check_max_values, check_slots, pad
 from retrieval.bundle.features.vocabulary import Hashing, Vocabulary
 
@@ -167,10 +166,4 @@ class Numeric:
 
     def encode(self, column: Sequence[Any]) -> np.ndarray:
         """Returns [batch, 2] float32; NaN is missing."""
-        if len(column) == 1:
-            # The same for the single query that most requests have, in a tenth of the time.
-            value = column[0]
-            if value is None or math.isnan(value):
-                return np.zeros((1, 2), dtype=np.float32)
-            return np.array(((min(max((value - self.mean) / self.std, -EXTREME), EXTREME), 1.0),), dtype=np.float32)
         return standardise(np.array(column, dtype=np.float64), self.mean, self.std)  # None becomes NaN

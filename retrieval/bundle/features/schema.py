@@ -16,18 +16,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from retrieval.bundle.features.event_kinds import (
-    REQUEST_TIME,
-    EventValue,
-    HistoryCategorical,
-    HistoryNumeric,
-    HistoryTimes,
-    RequestTime,
-)
+from retrieval.bundle.features.event_kinds import REQUEST_TIME, EventValue, HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
 from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical, Numeric
+from retrieval.bundle.layout import VOCABULARIES
+from retrieval.bundle.features.single_row import row_encoder
 from retrieval.bundle.features.text import Text, TextEncoders, TextEncoderSpec
 from retrieval.bundle.features.vocabulary import Hashing, Vocabulary
-from retrieval.bundle.layout import VOCABULARIES
 
 InputFeature = (
     Categorical | MultiCategorical | History | Numeric | Text | HistoryCategorical | HistoryNumeric | HistoryTimes
@@ -125,7 +119,13 @@ class FeatureSchema:
         if not columns.keys() <= self.by_name.keys():
             raise KeyError(f"no feature reads {sorted(columns.keys() - self.by_name.keys())}")
         absent = [None] * row_count
-        inputs = {name: encode(columns.get(name, absent)) for name, encode in self._encoders.items()}
+        if row_count == 1:
+            inputs = {**self._absent_row}
+            for name, column in columns.items():
+                if encode_row := self._row_encoders.get(name):
+                    inputs[name] = encode_row(column[0])
+        else:
+            inputs = {name: encode(columns.get(name, absent)) for name, encode in self._encoders.items()}
         for name, encode in self._time_encoders.items():
             inputs[name] = encode(columns.get(name, absent), columns.get(REQUEST_TIME, absent))
         return inputs
@@ -140,6 +140,20 @@ class FeatureSchema:
             elif not isinstance(feature, Text | HistoryTimes):
                 encoders[feature.name] = partial(feature.encode, slots=self.slots(feature))
         return encoders
+
+    @cached_property
+    def _row_encoders(self) -> Mapping[str, Callable[[Any], np.ndarray]]:
+        """Functions from the value of a single row to its input, by feature; without texts and times."""
+        return {
+            name: row_encoder(self.by_name[name], self.vocabularies.get(self.by_name[name].vocabulary))
+            or (lambda value, encode=encode: encode((value,)))
+            for name, encode in self._encoders.items()
+        }
+
+    @cached_property
+    def _absent_row(self) -> Mapping[str, np.ndarray]:
+        """Inputs of a single row in which every feature is missing, by feature; without texts and times."""
+        return {name: encode([None]) for name, encode in self._encoders.items()}
 
     @cached_property
     def _time_encoders(self) -> Mapping[str, Callable[[Sequence[Any], Sequence[Any]], np.ndarray]]:

@@ -15,7 +15,7 @@ def pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) 
     """Returns the slots of lists of at most `width` values, right-padded with 0: [len(rows), width] int32."""
     padded = np.zeros((len(rows), width), dtype=np.int32)
     if len(rows) == 1:
-        # Most requests have one query, for which the general way costs more than the rest of the call.
+        # Most requests hold one query; see `bundle.single_row`, which has no encoder for every kind.
         padded[0, : len(rows[0])] = slots.lookup(rows[0])
         return padded
     padded[filled(rows, width)] = slots.lookup(chain.from_iterable(rows))  # row-major, as chained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -39,13 +39,14 @@ class Vocabulary:
         Raises:
             ValueError: a value is duplicated, or there are strings and ints.
         """
-        if len(self._slots) != len(self.values) + 1:  # None has a slot too
+        if len(self.slot_by_value) != len(self.values) + 1:  # None has a slot too
             raise ValueError("a vocabulary holds a value twice")
         if len({type(value) for value in self.values}) > 1:
             raise ValueError("a vocabulary holds strings and ints")
 
     @cached_property
-    def _slots(self) -> dict[Value | None, int]:
+    def slot_by_value(self) -> Mapping[Value | None, int]:
+        """Slots of the values, and of None."""
         return {None: PADDING, **{value: slot for slot, value in enumerate(self.values, FIRST_VALUE)}}
 
     @property
@@ -56,7 +57,7 @@ class Vocabulary:
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
         """Returns the slots of `values`, [n] int32: padding for None, out-of-vocabulary for an unknown value."""
         # `map` over a C function: no step of the interpreter for each value.
-        return np.frombuffer(array("i", map(self._slots.get, values, repeat(OUT_OF_VOCABULARY))), dtype=np.int32)
+        return np.frombuffer(array("i", map(self.slot_by_value.get, values, repeat(OUT_OF_VOCABULARY))), dtype=np.int32)
 
 
 @dataclass(frozen=True)
