@@ -45,7 +45,8 @@ def _keep_freed_memory() -> None:
     """Lets glibc keep freed memory instead of returning it to the system; other C libraries are left alone.
 
     A training step allocates and frees the same large tensors each time. By default glibc returns them, and the system
-    clears every page anew: 1.9 million page faults an epoch of MovieLens-100k, about 45 % of its CPU time.
+    clears every page anew: 1.9 million page faults an epoch of MovieLens-100k. Without them an epoch takes 8.5 s of CPU
+    instead of 15.4 (medians of four, on a busy machine), and the process 95 MB more memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
