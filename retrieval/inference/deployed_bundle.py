@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ class DeployedBundle:
     version: str
     query_tower: QueryTower
     vectors: np.ndarray
-    item_ids: tuple[str, ...]
+    item_ids: Sequence[str]
 
     @staticmethod
     def open(store: BundleStore, version: str) -> DeployedBundle:

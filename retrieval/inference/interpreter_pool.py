@@ -87,4 +87,5 @@ class _Interpreter:
 
 def op_names(path: Path) -> set[str]:
     """Returns the names of the operations in a LiteRT file."""
-    return {op["op_name"] for op in Interpreter(model_path=str(path))._get_ops_details()}  # no public way to list them
+    interpreter: Any = Interpreter(model_path=str(path))
+    return {op["op_name"] for op in interpreter._get_ops_details()}  # there is no public way to list them

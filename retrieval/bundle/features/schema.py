@@ -16,12 +16,19 @@ from typing import Any, get_args
 
 import numpy as np
 
-from retrieval.bundle.features.event_kinds import REQUEST_TIME, EventValue, HistoryCategorical, HistoryNumeric, HistoryTimes, RequestTime
+from retrieval.bundle.features.event_kinds import (
+    REQUEST_TIME,
+    EventValue,
+    HistoryCategorical,
+    HistoryNumeric,
+    HistoryTimes,
+    RequestTime,
+)
 from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical, Numeric
-from retrieval.bundle.layout import VOCABULARIES
 from retrieval.bundle.features.single_row import row_encoder
 from retrieval.bundle.features.text import Text, TextEncoders, TextEncoderSpec
 from retrieval.bundle.features.vocabulary import Hashing, Vocabulary
+from retrieval.bundle.layout import VOCABULARIES
 
 InputFeature = (
     Categorical | MultiCategorical | History | Numeric | Text | HistoryCategorical | HistoryNumeric | HistoryTimes
