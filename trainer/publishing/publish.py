@@ -22,10 +22,10 @@ from retrieval.bundle.layout import (
 )
 from retrieval.bundle.manifest import FileEntry, Manifest
 from retrieval.store.store import BundleStore
-from trainer.data.dataset import Dataset
-from trainer.data.splits import Parts
+from trainer.data.splits import Data, Parts
 from trainer.evaluation.comparison import compare
 from trainer.evaluation.evaluate import MODEL, POPULARITY, Evaluation, reads_requests
+from trainer.features.schemas import Schemas
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
 from trainer.progress import SILENT, Progress
 from trainer.publishing import gates, index_selection
@@ -33,6 +33,7 @@ from trainer.publishing.export import export_query_tower
 from trainer.publishing.golden_queries import make_golden_queries
 from trainer.publishing.lexical import write_lexical
 from trainer.publishing.published_texts import ExportedTexts
+from trainer.publishing.report import page
 from trainer.publishing.report.measures import collect
 from trainer.training.run import Run
 
@@ -43,8 +44,7 @@ _RECALL_QUERIES = 1000
 def publish(
     store: BundleStore,
     run: Run,
-    dataset: Dataset,
-    parts: Parts,
+    data: Data,
     evaluation: Evaluation,
     progress: Progress = SILENT,
 ) -> Manifest:
@@ -54,9 +54,9 @@ def publish(
 
     Args:
         store: to write to.
-        run: towers and schemas.
-        dataset: the catalogue, and the users whose queries measure recall and become golden queries.
-        parts: what is known of these users.
+        run: Finished run.
+        data: Data set and its split: the catalogue, and the users whose queries measure recall and become golden
+            queries.
         evaluation: of the run, kept in the bundle.
         progress: what it reports to.
 
@@ -64,13 +64,15 @@ def publish(
         ExportError: an exported tower answers differently, or cannot be written.
         StoreError: the store cannot be written; nothing of the bundle is left.
     """
-    query_tower, item_tower = run.towers
-    users = _sample_users(parts, run.recipe.seed, new_users=reads_requests(run.recipe))
-    columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users, parts.test)
-    texts = ExportedTexts(run.schemas, columns, dataset)
+    dataset, parts = data
+    recipe, schemas = run.model.recipe, run.model.schemas
+    query_tower, item_tower = run.model.towers
+    users = _sample_users(parts, recipe.seed, new_users=reads_requests(recipe))
+    columns = raw_queries(recipe, dataset, schemas, parts.known, users, parts.test)
+    texts = ExportedTexts(schemas, columns, dataset)
     queries = embed_queries(query_tower, texts.schemas, columns, len(users))
-    vectors = embed_items(item_tower, run.schemas, dataset)
-    comparison = compare(store, run.recipe, dataset, parts, users=users, queries=queries, vectors=vectors)
+    vectors = embed_items(item_tower, schemas, dataset)
+    comparison = compare(store, recipe, data, users=users, queries=queries, vectors=vectors)
     version = store.new_version()
     live = store.live()
     with store.stage(version) as folder:
@@ -85,22 +87,22 @@ def publish(
                 vectors,
                 queries,
                 folder / INDEX,
-                settings=run.recipe.index,
-                seed=run.recipe.seed,
+                settings=recipe.index,
+                seed=recipe.seed,
                 tell=tell,
             )
         spec = dataclasses.replace(
             spec, recall_at_100=index_selection.measure_recall(folder / INDEX, vectors, queries, spec)
         )
         results = gates.judge(
-            run.recipe, evaluation.metrics[MODEL], evaluation.metrics[POPULARITY], spec.recall_at_100, comparison
+            recipe, evaluation.metrics[MODEL], evaluation.metrics[POPULARITY], spec.recall_at_100, comparison
         )
         dataset.items.write(folder / ITEMS)
-        write_lexical(run.recipe, dataset.items, folder)
+        write_lexical(recipe, dataset.items, folder)
         make_golden_queries(golden_columns, queries[:_GOLDEN_QUERIES], vectors, dataset.items.ids).write(
             folder / GOLDEN_QUERIES
         )
-        _write_vocabularies(folder / VOCABULARIES, run)
+        _write_vocabularies(folder / VOCABULARIES, schemas)
         measured = {
             **dataclasses.asdict(evaluation),
             "comparison": dataclasses.asdict(comparison),
@@ -108,10 +110,9 @@ def publish(
             "gates": {name: dataclasses.asdict(result) for name, result in results.items()},
         }
         (folder / EVALUATION).write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-        page = collect(
+        report = collect(
             run,
-            dataset,
-            parts,
+            data,
             measured,
             results,
             version=version,
@@ -122,7 +123,7 @@ def publish(
             index_path=folder / INDEX,
             spec=spec,
         )
-        page.write(folder / REPORT, page)
+        page.write(folder / REPORT, report)
 
         def describe(files: dict[str, FileEntry]) -> Manifest:
             return Manifest(
@@ -132,14 +133,14 @@ def publish(
                 dimension=vectors.shape[1],
                 item_count=len(vectors),
                 index=spec,
-                feature_schema=run.schemas.query.to_json(),
-                item_feature_schema=run.schemas.item.to_json(),
+                feature_schema=schemas.query.to_json(),
+                item_feature_schema=schemas.item.to_json(),
                 attributes=dataset.items.attribute_types,
                 files=files,
                 metrics=evaluation.metrics[MODEL],
-                seed=run.recipe.seed,
+                seed=recipe.seed,
                 git_commit=run.git_commit,
-                recipe=run.recipe.to_json(),
+                recipe=recipe.to_json(),
                 gates=results,
             )
 
@@ -158,7 +159,7 @@ def _sample_users(parts: Parts, seed: int, *, new_users: bool) -> np.ndarray:
     return np.random.default_rng(seed).permutation(users)[:_RECALL_QUERIES]
 
 
-def _write_vocabularies(path: Path, run: Run) -> None:
-    both = {**run.schemas.query.vocabularies, **run.schemas.item.vocabularies}
+def _write_vocabularies(path: Path, schemas: Schemas) -> None:
+    both = {**schemas.query.vocabularies, **schemas.item.vocabularies}
     vocabularies = {name: list(vocabulary.values) for name, vocabulary in both.items()}
     path.write_text(json.dumps(vocabularies, ensure_ascii=False), encoding="utf-8")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from retrieval.bundle.manifest import IndexSpec
-from trainer.data.dataset import Dataset
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.recipe.training import Training
 
 if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
@@ -16,8 +15,7 @@ if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
 
 def facts_of(
     run: Run,
-    dataset: Dataset,
-    parts: Parts,
+    data: Data,
     evaluation: Mapping[str, Any],
     *,
     version: str,
@@ -28,14 +26,14 @@ def facts_of(
 
     Args:
         run: that was published.
-        dataset: users and items.
-        parts: of the split.
+        data: Data set and its split.
         evaluation: of the run.
         version: of the bundle.
         parent: the bundle that was live before; None: none.
         spec: of the index.
     """
-    recipe, pairs = run.recipe, dataset.events.pair_count
+    dataset, parts = data
+    recipe, pairs = run.model.recipe, dataset.events.pair_count
     users, items = len(dataset.user_ids), len(dataset.items.ids)
     sizes = ", ".join(f"{len(getattr(parts, name)):,} {name}" for name in ("train", "valid", "test"))
     warm, cold = evaluation["user_count"], evaluation["cold_user_count"]

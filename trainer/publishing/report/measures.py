@@ -12,8 +12,8 @@ import numpy as np
 from retrieval.bundle.catalogue.items import ItemTable, StringColumn, StringListColumn
 from retrieval.bundle.manifest import GateResult, IndexSpec
 from retrieval.index.registry import open_index
-from trainer.data.dataset import Dataset, Events
-from trainer.data.splits import Parts
+from trainer.data.events import Events
+from trainer.data.splits import Data
 from trainer.publishing.report.facts import facts_of
 from trainer.publishing.report.page_data import (
     Example,
@@ -47,8 +47,7 @@ _TITLES = ("title", "name")
 
 def collect(
     run: Run,
-    dataset: Dataset,
-    parts: Parts,
+    data: Data,
     evaluation: Mapping[str, Any],
     gates: Mapping[str, GateResult],
     *,
@@ -64,8 +63,7 @@ def collect(
 
     Args:
         run: that the bundle is made of.
-        dataset: its catalogue and users.
-        parts: of its events.
+        data: Data set and its split.
         evaluation: as it is written to ``evaluation.json``.
         gates: results of the publish gates by name.
         version: of the new bundle.
@@ -76,14 +74,16 @@ def collect(
         index_path: of the written index.
         spec: how it is searched.
     """
-    titles, repeats = item_titles(dataset.items), run.recipe.split.repeats
+    dataset, parts = data
+    recipe = run.model.recipe
+    titles, repeats = item_titles(dataset.items), recipe.split.repeats
     counts = parts.known.item_counts(len(vectors))
     return ReportData(
-        title=f"{run.recipe.name}, bundle {version}",
-        facts=facts_of(run, dataset, parts, evaluation, version=version, parent=parent, spec=spec),
-        recipe=run.recipe.to_json(),
+        title=f"{recipe.name}, bundle {version}",
+        facts=facts_of(run, data, evaluation, version=version, parent=parent, spec=spec),
+        recipe=recipe.to_json(),
         epochs=run.epochs,
-        best_metric=run.recipe.training.metric,
+        best_metric=recipe.training.metric,
         evaluation=evaluation,
         gates=gates,
         search=measure_search(index_path, vectors, queries, spec),

@@ -84,24 +84,24 @@ def _drawn_metrics(data: ReportData, methods: Mapping[str, Mapping[str, float]])
 def _tables(data: ReportData, methods: Mapping[str, Mapping[str, float]]) -> dict[str, list[Table]]:
     """Returns the tables of each section, by its name; no key for a section that has none."""
     evaluation = data.evaluation
-    tables: dict[str, list[Table]] = {}
+    sections: dict[str, list[Table]] = {}
     if data.epochs:
-        tables["epochs"] = [tables.tabulate_epochs(data.epochs)]
+        sections["epochs"] = [tables.tabulate_epochs(data.epochs)]
     if methods:
-        tables["methods"] = [tables.tabulate_methods(methods, evaluation.get("intervals") or {})]
+        sections["methods"] = [tables.tabulate_methods(methods, evaluation.get("intervals") or {})]
         if evaluation.get("differences"):
             model = next(iter(methods))
-            tables["methods"].append(tables.tabulate_differences(evaluation["differences"], model))
+            sections["methods"].append(tables.tabulate_differences(evaluation["differences"], model))
         for name, value in evaluation.items():
             if name not in _OF_EVALUATION and isinstance(value, Mapping) and value:
-                tables["methods"].append(tables.tabulate_groups(name.replace("_", " ").capitalize(), value))
+                sections["methods"].append(tables.tabulate_groups(name.replace("_", " ").capitalize(), value))
     if data.gates:
-        tables["gates"] = [tables.tabulate_gates(data.gates)]
+        sections["gates"] = [tables.tabulate_gates(data.gates)]
     if data.search is not None:
-        tables["search"] = [tables.tabulate_search(data.search)]
+        sections["search"] = [tables.tabulate_search(data.search)]
     if data.popularity is not None:
-        tables["popularity"] = [tables.tabulate_popularity(data.popularity)]
-    return tables
+        sections["popularity"] = [tables.tabulate_popularity(data.popularity)]
+    return sections
 
 
 def _script_json(text: str) -> Markup:
