@@ -257,6 +257,6 @@ def test_help_teaches_every_command_by_example() -> None:
             check=True,
             capture_output=True,
             text=True,
-            env={"PYTHONPATH": str(Path(__file__).parents[2] / "clients")},
+            env={"PYTHONPATH": str(Path(__file__).parents[3] / "clients")},
         )
         assert f"two-tower {command} " in result.stdout
