@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval.index.errors import LexicalMissing
 from retrieval.index.lexical import files
-from retrieval.index.lexical.bm25 import Bm25, LexicalMissing
+from retrieval.index.lexical.bm25 import Bm25
 
 TEXTS = ["red cable", "red red mouse", "", "Black mice"]
 
@@ -63,10 +64,10 @@ def test_a_description_of_another_form_is_damaged(tmp_path: Path, key: str, valu
 
 def test_what_was_written_is_read_as_it_was_without_pickle(tmp_path: Path) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
-    found = files.read(tmp_path)
-    assert (found.attributes, found.index.count) == (("title",), 4)
-    np.testing.assert_array_equal(found.index.scores("red mouse"), Bm25.of(TEXTS).scores("red mouse"))
-    assert files.find_fault(found, ["a", "b", "c", "d"]) == ""
+    lexical = files.read(tmp_path)
+    assert (lexical.attributes, lexical.index.count) == (("title",), 4)
+    np.testing.assert_array_equal(lexical.index.scores("red mouse"), Bm25.of(TEXTS).scores("red mouse"))
+    assert files.find_fault(lexical, ["a", "b", "c", "d"]) == ""
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
         f"lexical/{name}" for name in ("index.json", "words.npz", "starts.npy", "rows.npy", "scores.npy")
     }
@@ -82,9 +83,9 @@ def test_answers_of_other_items_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("texts", [[""], ["", "!?"]])
 def test_items_without_a_word_are_found_by_none(tmp_path: Path, texts: list[str]) -> None:
     files.write(tmp_path, ["title"], texts, [str(row) for row in range(len(texts))])
-    found = files.read(tmp_path)
-    assert found.index.rank("anything", 5) == []
-    assert files.find_fault(found, ["0", "1"]) == ""
+    lexical = files.read(tmp_path)
+    assert lexical.index.rank("anything", 5) == []
+    assert files.find_fault(lexical, ["0", "1"]) == ""
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_arrays_that_do_not_go_together_are_refused(tmp_path: Path, name: str, a
     # red in rows 0 and 1, cable, mouse in row 1 and, as "mice" is no plural in s, mice and black in row 3.
     assert np.load(tmp_path / "starts.npy").tolist()[-1] == 6
     np.save(tmp_path / name, array)
-    with pytest.raises(ValueError, match=r"are no index of 4 texts|are of kinds"):
+    with pytest.raises(ValueError, match=r"are not an index of 4 texts|are of kinds"):
         Bm25.read(tmp_path, 4)
 
 

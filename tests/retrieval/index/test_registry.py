@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.index import faiss_index, threads
+from retrieval.index import threads
 from retrieval.index.build import build_file
+from retrieval.index.errors import FaissMissing, IndexBuildError
 from retrieval.index.registry import KINDS, METRIC, Index, open_index
 from tests.worlds import unit_vectors
 
@@ -53,8 +54,8 @@ def exact_rows(query: np.ndarray, k: int) -> list[int]:
 
 
 def recall(kind: str, k: int, budget: int) -> float:
-    found = opened(kind).search(QUERIES, k, budget)
-    hits = [len(set(rows.tolist()) & set(exact_rows(q, k))) for (rows, _), q in zip(found, QUERIES, strict=True)]
+    results = opened(kind).search(QUERIES, k, budget)
+    hits = [len(set(rows.tolist()) & set(exact_rows(q, k))) for (rows, _), q in zip(results, QUERIES, strict=True)]
     return sum(hits) / (k * len(QUERIES))
 
 
@@ -118,7 +119,7 @@ def test_threads_with_different_budgets_do_not_meet(kind: str) -> None:
     def work(budget: int) -> None:
         for _ in range(15):
             for number, query in enumerate(QUERIES):
-                if index.search(query[np.newaxis], 20, budget)[0][0].tolist() != expected[budget][number]:
+                if index.search(query[np.newaxis], 20, budget)[0].rows.tolist() != expected[budget][number]:
                     wrong.append(budget)
 
     running = [threading.Thread(target=work, args=(budget,)) for budget in budgets * 2]
@@ -135,6 +136,12 @@ def test_the_same_parameters_give_the_same_bytes_and_another_seed_others(kind: s
         build_file(kind, {**PARAMETERS[kind], "seed": seed}, VECTORS, tmp_path / name)
     assert (tmp_path / "again").read_bytes() == file(kind).read_bytes()
     assert (tmp_path / "other").read_bytes() != file(kind).read_bytes()
+
+
+@every_kind
+def test_a_file_that_cannot_be_written_is_an_error(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(IndexBuildError, match=f"cannot write the index to {tmp_path}/missing/index"):
+        build_file(kind, PARAMETERS[kind], VECTORS, tmp_path / "missing" / "index")
 
 
 @every_kind
@@ -196,5 +203,5 @@ def test_without_the_package_it_says_what_to_install(kind: str, monkeypatch: pyt
         return load(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_faiss)
-    with pytest.raises(faiss_index.FaissMissing, match=r"needs the package faiss-cpu.*two-tower-retrieval\[faiss\]"):
+    with pytest.raises(FaissMissing, match=r"needs the package faiss-cpu.*two-tower-retrieval\[faiss\]"):
         open_index(kind, METRIC, file(kind), VECTORS)
