@@ -13,7 +13,8 @@ import pytest
 
 from retrieval.bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
-from retrieval.store.store import BundleStore, LivePointer
+from retrieval.store.live import LivePointer, locked
+from retrieval.store.store import BundleStore
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -55,8 +56,8 @@ def test_store_is_empty_before_the_first_publish(store: BundleStore) -> None:
 def test_promotes_and_rolls_back(store: BundleStore) -> None:
     a, b, c = publish(store), publish(store), publish(store)
     assert a < b < c
-    assert store.promote(a).served == (a,)
-    assert store.promote(b).served == (b, a)
+    assert store.promote(a).open_versions == (a,)
+    assert store.promote(b).open_versions == (b, a)
     assert store.promote(c) == LivePointer(c, (b, a))
     assert store.live() == LivePointer(c, (b, a))
     assert store.roll_back() == LivePointer(b, (a,))
@@ -191,7 +192,7 @@ def _die_while_staging(root: str, ready: Any) -> None:
 
 
 def _die_in_the_lock(root: str, ready: Any) -> None:
-    with BundleStore(root)._lock():
+    with locked(Path(root)):
         ready.set()
         signal.pause()
 
