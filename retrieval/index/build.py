@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from annoy import AnnoyIndex
@@ -113,7 +114,7 @@ def _build_faiss(kind: str, parameters: Mapping[str, int], vectors: np.ndarray, 
         faiss.omp_set_num_threads(threads)
 
 
-def _train_lists(faiss, parameters: Mapping[str, int], vectors: np.ndarray, tell: Tell):
+def _train_lists(faiss: Any, parameters: Mapping[str, int], vectors: np.ndarray, tell: Tell) -> Any:
     """Returns a trained, empty `faiss.IndexIVFFlat`; it owns its quantizer."""
     item_count, dimension = vectors.shape
     lists = parameters["lists"]

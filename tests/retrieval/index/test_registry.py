@@ -1,4 +1,4 @@
-"""One suite for every kind of index, against the exact scan."""
+"""Every kind of index against the exact scan."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_larger_budget_finds_more(kind: str) -> None:
 
 
 @every_kind
-def test_a_raised_budget_finds_as_large_a_share_of_more(kind: str) -> None:
+def test_a_raised_budget_keeps_the_recall_for_more_hits(kind: str) -> None:
     budget = {"annoy": 600, "faiss_hnsw": 60, "faiss_ivf": 4}[kind]
     raised = opened(kind).raise_budget(budget, 50, 400)
     assert opened(kind).raise_budget(budget, 50, 50) == budget
@@ -93,13 +93,13 @@ def test_a_raised_budget_finds_as_large_a_share_of_more(kind: str) -> None:
 
 
 @every_kind
-def test_more_than_there_are_is_all_there_are(kind: str) -> None:
+def test_k_equal_to_the_item_count_returns_every_row(kind: str) -> None:
     rows, _ = opened(kind).search(QUERIES[:1], 3000, FULL[kind])[0]
     assert sorted(rows.tolist()) == list(range(3000))
 
 
 @every_kind
-def test_a_batch_answers_as_its_queries_one_by_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_gives_the_hits_of_its_queries_one_by_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "thread_count", lambda: 3)
     together = opened(kind).search(QUERIES, 20, SMALL[kind])
     for query, (rows, scores) in zip(QUERIES, together, strict=True):
@@ -109,7 +109,7 @@ def test_a_batch_answers_as_its_queries_one_by_one(kind: str, monkeypatch: pytes
 
 
 @every_kind
-def test_threads_with_different_budgets_do_not_meet(kind: str) -> None:
+def test_threads_with_different_budgets_do_not_interfere(kind: str) -> None:
     index = opened(kind)
     budgets = (SMALL[kind], FULL[kind])
     expected = {b: [rows.tolist() for rows, _ in index.search(QUERIES, 20, b)] for b in budgets}
@@ -178,13 +178,13 @@ def test_a_truncated_faiss_file_is_refused(kind: str, kept: int, tmp_path: Path)
 
 
 @faiss_kinds
-def test_a_faiss_file_whose_header_lies_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_faiss_file_with_a_wrong_header_is_refused(kind: str, tmp_path: Path) -> None:
     for position, value in ((4, struct.pack("<i", 9)), (8, struct.pack("<q", 3001)), (33, struct.pack("<i", 1))):
         content = bytearray(file(kind).read_bytes())
         content[position : position + len(value)] = value
-        (tmp_path / "lie").write_bytes(content)
+        (tmp_path / "wrong").write_bytes(content)
         with pytest.raises(ValueError, match="its header says"):
-            open_index(kind, METRIC, tmp_path / "lie", VECTORS)
+            open_index(kind, METRIC, tmp_path / "wrong", VECTORS)
 
 
 @faiss_kinds

@@ -71,13 +71,13 @@ def test_of_rows_that_tie_the_smaller_comes_first(cells: int, first: int, monkey
 
 
 @pytest.mark.parametrize(("cells", "first"), [(1, 8), (2**21, 8192), (400, 8)])
-def test_each_query_gets_as_many_as_it_wants(cells: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_query_has_its_own_k(cells: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_module, "_SCORES_AT_ONCE", cells)
     monkeypatch.setattr(scan_module, "_FIRST_ROWS", first)
     monkeypatch.setattr(scan_module, "_QUERIES_AT_ONCE", 3)
     queries = unit_vectors(5, 11)
-    wanted = [3, 1, 499, 40, 1000]
-    results = scan(VECTORS, queries, wanted)
-    for query, k, (rows, _) in zip(queries, wanted, results, strict=True):
+    ks = [3, 1, 499, 40, 1000]
+    results = scan(VECTORS, queries, ks)
+    for query, k, (rows, _) in zip(queries, ks, results, strict=True):
         assert rows.tolist() == scan(VECTORS, query[np.newaxis], k)[0].rows.tolist()
         assert len(rows) == min(k, 500)
