@@ -26,7 +26,7 @@ from prometheus_client import Counter
 from ann_service.catalogue import Catalogue
 from ann_service.fusion import rank_all
 from ann_service.plan import SearchPlan
-from retrieval.index.scan import Found
+from retrieval.index.hits import Hits
 from retrieval.serving.rpc.errors import DeadlinePassed
 
 _log = structlog.get_logger("batching")
@@ -63,8 +63,8 @@ class Batcher:
         self._free_runners = runners
         self._queue: deque[_Call] = deque()
 
-    def search(self, catalogue: Catalogue, plans: Sequence[SearchPlan], caller: Caller) -> list[Found]:
-        """Returns the rows and scores found for each plan, as `ann_service.fusion.rank_all` does.
+    def search(self, catalogue: Catalogue, plans: Sequence[SearchPlan], caller: Caller) -> list[Hits]:
+        """Returns the hits of each plan, as `ann_service.fusion.rank_all` does.
 
         Args:
             catalogue: to search.
@@ -87,9 +87,9 @@ class Batcher:
                 self._lead(call)
             else:
                 self._wait(call)
-        if call.found is None:
+        if call.hits is None:
             raise call.error or RuntimeError("the batch of this search ended without an answer")
-        return call.found
+        return call.hits
 
     def _wait(self, call: _Call) -> None:
         """Waits until the call is answered or has to lead a batch.
@@ -151,9 +151,9 @@ class Batcher:
     def _answer(self, calls: Sequence[_Call]) -> None:
         """Searches one catalogue for all calls; where that fails, for one after the other, so that each fails alone."""
         try:
-            found = iter(rank_all(calls[0].catalogue, [plan for call in calls for plan in call.plans]))
+            hits = iter(rank_all(calls[0].catalogue, [plan for call in calls for plan in call.plans]))
             for call in calls:
-                call.found = list(islice(found, len(call.plans)))
+                call.hits = list(islice(hits, len(call.plans)))
         except Exception as error:
             if len(calls) == 1:
                 calls[0].error = error
@@ -172,14 +172,14 @@ class _Call:
 
     Attributes:
         leads: its thread has to run the next batch.
-        is_done: `found` or `error` is final.
+        is_done: `hits` or `error` is final.
         woken: set once either of the two is true.
     """
 
     catalogue: Catalogue
     plans: Sequence[SearchPlan]
     caller: Caller
-    found: list[Found] | None = None
+    hits: list[Hits] | None = None
     error: Exception | None = None
     leads: bool = False
     is_done: bool = False

@@ -13,14 +13,15 @@ import numpy as np
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from ann_service.search import at_least, find_all
-from retrieval.index.scan import Found, best
+from retrieval.index.hits import Hits
+from retrieval.index.scan import best
 
 FUSION_DEPTH = 100
 """Both lists of a fused search are so long, or `k` where that is more."""
 
 
-def rank_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
-    """Returns the rows found for each plan, [n] int64, and their scores, [n] float32: best first, n at most k.
+def rank_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
+    """Returns the hits of each plan, at most k.
 
     Args:
         catalogue: with a lexical index where any plan has a text.
@@ -29,20 +30,20 @@ def rank_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
     if all(plan.text is None for plan in plans):
         return find_all(catalogue, plans)
     dense = iter(find_all(catalogue, [_dense(plan) for plan in plans if plan.text is None or plan.text.fused]))
-    found: list[Found] = []
+    hits: list[Hits] = []
     for plan in plans:
         if plan.text is None:
-            found.append(next(dense))
+            hits.append(next(dense))
             continue
         ranked = find_by_words(catalogue, plan, _depth(plan) if plan.text.fused else plan.k)
         if plan.text.fused:
             ranked = fuse(next(dense)[0], ranked[0], plan.text.fusion_constant)
         rows, scores = at_least(*ranked, plan.min_score)
-        found.append((rows[: plan.k], scores[: plan.k]))
-    return found
+        hits.append(Hits(rows[: plan.k], scores[: plan.k]))
+    return hits
 
 
-def find_by_words(catalogue: Catalogue, plan: SearchPlan, depth: int) -> Found:
+def find_by_words(catalogue: Catalogue, plan: SearchPlan, depth: int) -> Hits:
     """Returns the allowed rows that share a word with the text, and their BM25 scores: best first, at most `depth`.
 
     Args:
@@ -58,7 +59,7 @@ def find_by_words(catalogue: Catalogue, plan: SearchPlan, depth: int) -> Found:
     return best(rows[kept], scores[kept], depth)
 
 
-def fuse(first: np.ndarray, second: np.ndarray, constant: int) -> Found:
+def fuse(first: np.ndarray, second: np.ndarray, constant: int) -> Hits:
     """Returns two rankings made one, best first; of equal scores those of `first` lead, in its order.
 
     Args:
@@ -72,7 +73,7 @@ def fuse(first: np.ndarray, second: np.ndarray, constant: int) -> Found:
             scores[row] = scores.get(row, 0.0) + 1.0 / (constant + rank)
     rows, values = np.array([*scores], dtype=np.int64), np.array([*scores.values()])
     order = np.argsort(-values, kind="stable")
-    return rows[order], values[order].astype(np.float32)
+    return Hits(rows[order], values[order].astype(np.float32))
 
 
 def _dense(plan: SearchPlan) -> SearchPlan:

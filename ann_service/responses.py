@@ -10,7 +10,7 @@ import numpy as np
 from ann_service.item_ids import encode_item_ids
 from ann_service.plan import SearchPlan
 from retrieval.bundle.catalogue.items import Column, ItemTable
-from retrieval.index.scan import Found
+from retrieval.index.hits import Hits
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 
@@ -23,21 +23,21 @@ class Versions(NamedTuple):
 
 
 def to_response(
-    items: ItemTable, plans: Sequence[SearchPlan], found: Sequence[Found], versions: Versions
+    items: ItemTable, plans: Sequence[SearchPlan], hits: Sequence[Hits], versions: Versions
 ) -> pb.SearchItemsResponse:
     """Returns the response with these results.
 
     Args:
         items: ids and attributes of the bundle.
         plans: the searches.
-        found: rows and scores of each search.
+        hits: hits of each search.
         versions: of bundle and models.
     """
     response = pb.SearchItemsResponse(
         model_version=versions.model, bundle_version=versions.bundle, newest_model_version=versions.newest_model
     )
-    item_ids = encode_item_ids(items.ids, [rows for rows, _ in found])
-    for plan, (rows, scores), encoded in zip(plans, found, item_ids, strict=True):
+    item_ids = encode_item_ids(items.ids, [rows for rows, _ in hits])
+    for plan, (rows, scores), encoded in zip(plans, hits, item_ids, strict=True):
         result = response.results.add()
         result.MergeFromString(encoded)
         result.scores.extend(scores.tolist())

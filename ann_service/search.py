@@ -23,7 +23,8 @@ import numpy as np
 from ann_service.bitsets import FEW_SHARE
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
-from retrieval.index.scan import Found, scan
+from retrieval.index.hits import Hits
+from retrieval.index.scan import scan
 
 _GATHERED_ROW = 1.5
 _FAR_ROW = 2.0
@@ -43,12 +44,12 @@ _LEAST_COST = 1500.0
 """No index answers in less, so that nothing is worked out where even that is too much."""
 
 
-def find(catalogue: Catalogue, plan: SearchPlan) -> Found:
-    """Returns the rows found, [n] int64, and their scores, [n] float32: best first, ties by row, n at most k."""
+def find(catalogue: Catalogue, plan: SearchPlan) -> Hits:
+    """Returns the hits of a plan, at most k; of rows that tie, the smaller comes first."""
     return find_all(catalogue, [plan])[0]
 
 
-def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
+def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
     """Returns what `find` does, for each plan; those alike go through the index, or the scan, together."""
     if len(plans) == 1 and (plain := _find_plain(catalogue, plans[0])) is not None:
         return [plain]
@@ -61,10 +62,10 @@ def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
         for (fetch, budget), alike in together.items():
             first = alike[0].plan.query[np.newaxis]
             queries = first if len(alike) == 1 else np.stack([search.plan.query for search in alike])  # [n, dimension]
-            for search, found in zip(alike, catalogue.index.search(queries, fetch, budget), strict=True):
-                search.take(found)
-    _scan_rest([search for search in searches if search.found is None], catalogue.vectors)
-    return [search.found or _NOTHING for search in searches]
+            for search, hits in zip(alike, catalogue.index.search(queries, fetch, budget), strict=True):
+                search.take(hits)
+    _scan_rest([search for search in searches if search.hits is None], catalogue.vectors)
+    return [search.hits or _NOTHING for search in searches]
 
 
 def scan_cost(rows: int, together: int) -> float:
@@ -72,7 +73,7 @@ def scan_cost(rows: int, together: int) -> float:
     return rows * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / together)
 
 
-def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Found | None:
+def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Hits | None:
     """Returns what the index finds where it answers at once and nothing is left out: most calls. None: elsewhere.
 
     What the rest of `find_all` would return, in fewer steps: after the index has read a hundred megabytes, each step
@@ -85,8 +86,8 @@ def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Found | None:
     if catalogue.index.cost(wanted, plan.budget) > item_count:  # a scan costs less
         return None
     queries = plan.query[np.newaxis]
-    found = catalogue.index.search(queries, wanted, plan.budget)[0]
-    return found if len(found[0]) == wanted else scan(catalogue.vectors, queries, wanted)[0]
+    hits = catalogue.index.search(queries, wanted, plan.budget)[0]
+    return hits if len(hits.rows) == wanted else scan(catalogue.vectors, queries, wanted)[0]
 
 
 class _Search:
@@ -96,7 +97,7 @@ class _Search:
         matching = catalogue.manifest.item_count if plan.allowed is None else plan.allowed.count
         self.plan = plan
         self._alike = alike  # searches of the call that one scan would answer, this one among them
-        self.found: Found | None = None
+        self.hits: Hits | None = None
         self.fetch = self.budget = 0
         self._index = catalogue.index
         self._item_count = catalogue.manifest.item_count
@@ -109,16 +110,16 @@ class _Search:
         self.wanted = min(plan.k, self._allowed_count)
         self._leaves_out = plan.allowed is not None or self._excluded_count > 0 or plan.min_score is not None
         if not self.wanted:
-            self.found = _NOTHING
+            self.hits = _NOTHING
         elif not plan.exact and self._limit() > _LEAST_COST:
             self._ask_for(*self._first_fetch(matching))
 
-    def take(self, found: Found) -> None:
+    def take(self, hits: Hits) -> None:
         """Takes what the index returned for `fetch`: enough, or it is asked for more, or the scan has to do it."""
-        rows, scores = found
+        rows, scores = hits
         asked, self.fetch = self.fetch, 0
         if len(rows) >= self.wanted and not self._leaves_out:
-            self.found = rows[: self.wanted], scores[: self.wanted]
+            self.hits = Hits(rows[: self.wanted], scores[: self.wanted])
             return
         kept = np.ones(len(rows), dtype=bool) if self.plan.allowed is None else self.plan.allowed.contain(rows)
         kept &= ~self.plan.leaves_out(rows)
@@ -130,20 +131,20 @@ class _Search:
             return
         rows, scores = at_least(rows[kept], scores[kept], self.plan.min_score)
         if len(rows) >= self.wanted:
-            self.found = rows[: self.wanted], scores[: self.wanted]
+            self.hits = Hits(rows[: self.wanted], scores[: self.wanted])
 
     @property
     def fetch_to_scan(self) -> int:
         """How many of the exact nearest items to look at, for enough that are not left out; without a filter."""
         return self._first_fetch(self._item_count)[0]
 
-    def take_nearest(self, found: Found) -> None:
+    def take_nearest(self, hits: Hits) -> None:
         """Takes the exact nearest items: enough, or what is left out were too many, and a scan has to pass over it."""
-        rows, scores = found
+        rows, scores = hits
         kept = ~self.plan.leaves_out(rows)
         if np.count_nonzero(kept) >= self.wanted:
             rows, scores = rows[kept][: self.wanted], scores[kept][: self.wanted]
-            self.found = at_least(rows, scores, self.plan.min_score)
+            self.hits = at_least(rows, scores, self.plan.min_score)
 
     def _first_fetch(self, matching: int) -> tuple[int, float]:
         """Returns how many to fetch, and how many of these the wanted ones are expected to stand among."""
@@ -191,11 +192,11 @@ def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
     for alike in together.values():
         if alike[0].plan.allowed is None and len(alike) > 1:
             queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
-            for search, found in zip(
+            for search, hits in zip(
                 alike, scan(vectors, queries, [search.fetch_to_scan for search in alike]), strict=True
             ):
-                search.take_nearest(found)
-        _scan_allowed([search for search in alike if search.found is None], vectors)
+                search.take_nearest(hits)
+        _scan_allowed([search for search in alike if search.hits is None], vectors)
 
 
 def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> None:
@@ -211,7 +212,7 @@ def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> None:
         for search, (rows, scores) in zip(
             alike, scan(vectors, queries, ks, allowed=allowed, hidden=hidden), strict=True
         ):
-            search.found = at_least(rows, scores, search.plan.min_score)
+            search.hits = at_least(rows, scores, search.plan.min_score)
 
 
 def _scan_key(plan: SearchPlan) -> int:
@@ -246,15 +247,15 @@ def _with_margin(wanted: int) -> float:
     return wanted + 3 * math.sqrt(wanted) + 3
 
 
-def at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> Found:
+def at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> Hits:
     """Returns those of a result with at least this score; None: all."""
     if min_score is None:
-        return rows, scores
+        return Hits(rows, scores)
     kept = scores >= min_score
-    return rows[kept], scores[kept]
+    return Hits(rows[kept], scores[kept])
 
 
 _FEW_EXCLUSIONS = 32
 _MET = 1000
 """More than this are no history of a user."""
-_NOTHING: Found = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+_NOTHING = Hits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))

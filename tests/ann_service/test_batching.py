@@ -24,7 +24,8 @@ from ann_service.plan import SearchPlan
 from ann_service.search import find
 from ann_service.servicer import AnnServicer
 from query_tower_service.config import QueryTowerConfig
-from retrieval.index.scan import Found, scan
+from retrieval.index.hits import Hits
+from retrieval.index.scan import scan
 from retrieval.serving.rpc.errors import DeadlinePassed
 from retrieval.serving.runtime.metrics import Metrics
 from tests.worlds import item_table, unit_vectors
@@ -48,13 +49,13 @@ class Gated:
         self.asked: list[int] = []
         self.gate.set()
 
-    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Found]:
+    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Hits]:
         self.asked.append(len(queries))
         self.reached.release()
         assert self.gate.wait(10)
         if budget == BROKEN or queries.dtype == object:  # of which no scan makes a matrix product either
             raise OSError("the disk is gone")
-        return [(np.arange(k), np.ones(k, np.float32))] * len(queries)
+        return [Hits(np.arange(k), np.ones(k, np.float32))] * len(queries)
 
     def cost(self, k: int, budget: int) -> float:
         return float(budget)
@@ -109,7 +110,7 @@ class Runs:
     def batched(self) -> float:
         return next(iter(self.counter.collect())).samples[0].value
 
-    def start(self, where: Catalogue, *plans: SearchPlan, caller: Waiting | None = None) -> Future[list[Found]]:
+    def start(self, where: Catalogue, *plans: SearchPlan, caller: Waiting | None = None) -> Future[list[Hits]]:
         """Calls, and returns once the call is in the queue, or is no longer."""
         before = len(self.batcher._queue)
         answer = self._pool.submit(self.batcher.search, where, plans, caller or Waiting())
@@ -147,11 +148,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def exact(number: int, vectors: np.ndarray = VECTORS, k: int = K) -> list[int]:
-    return scan(vectors, QUERIES[number : number + 1], k)[0][0].tolist()
+    return scan(vectors, QUERIES[number : number + 1], k)[0].rows.tolist()
 
 
-def rows(answer: Future[list[Found]]) -> list[int]:
-    return answer.result(10)[0][0].tolist()
+def rows(answer: Future[list[Hits]]) -> list[int]:
+    return answer.result(10)[0].rows.tolist()
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The `k` of every search, batch by batch, as they are run."""
     run, seen = batching.rank_all, list[list[int]]()
 
-    def rank_all(where: Catalogue, plans: Sequence[SearchPlan]) -> list[Found]:
+    def rank_all(where: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
         seen.append([each.k for each in plans])
         return run(where, plans)
 
@@ -171,7 +172,7 @@ def test_a_call_alone_runs_at_once() -> None:
     where, index = catalogue()
     batcher = Batcher(1, 1000, 0.0, Counter("batched", "", registry=None))
     for number in range(3):
-        assert batcher.search(where, [plan(number)], Waiting())[0][0].tolist() == INDEX_ROWS
+        assert batcher.search(where, [plan(number)], Waiting())[0].rows.tolist() == INDEX_ROWS
     assert index.asked == [1, 1, 1]
 
 
@@ -182,7 +183,7 @@ def test_what_arrives_while_a_batch_runs_goes_together_in_the_next() -> None:
         answers = [runs.start(where, plan(n, k=k)) for n, k in enumerate(ks, 1)]
         batch = runs.start(where, plan(6), plan(7))
     assert [rows(answer) for answer in answers] == [exact(n, k=k) for n, k in enumerate(ks, 1)]
-    assert [found[0].tolist() for found in batch.result(10)] == [exact(6), exact(7)]
+    assert [hits.rows.tolist() for hits in batch.result(10)] == [exact(6), exact(7)]
     assert index.asked == [1]  # the one that they waited for; one scan answered the others
     assert runs.batched == 7
 
@@ -234,7 +235,7 @@ def test_a_batch_that_is_not_full_waits_for_the_timeout(batches: list[list[int]]
         assert [rows(answer) for answer in answers] == [exact(n, k=n) for n in (1, 2, 3)]
     assert batches == [[1, 2, 3]]
     soon = Batcher(1, 3, 0.01, runs.counter)
-    assert len(soon.search(where, [plan(1)], Waiting())[0][0]) == K  # alone, once the timeout is over
+    assert len(soon.search(where, [plan(1)], Waiting())[0].rows) == K  # alone, once the timeout is over
 
 
 def test_a_bundle_that_was_opened_meanwhile_answers_those_who_asked_it() -> None:
@@ -250,7 +251,7 @@ def test_a_bundle_that_was_opened_meanwhile_answers_those_who_asked_it() -> None
 def test_a_search_that_fails_fails_alone(at_fault: int) -> None:
     where, index = catalogue()
     with capture_logs() as logs, held(where, index) as runs:
-        answers: list[Future[list[Found]]] = []
+        answers: list[Future[list[Hits]]] = []
         for number in range(3):
             fault = {"query": QUERIES[1].astype(object)} if number == at_fault else {}
             answers.append(runs.start(where, plan(number + 1, **fault)))
@@ -260,7 +261,7 @@ def test_a_search_that_fails_fails_alone(at_fault: int) -> None:
     assert [log["calls"] for log in logs] == [3]
     with pytest.raises(OSError, match="the disk"):
         runs.batcher.search(where, [plan(1, budget=BROKEN)], Waiting())
-    assert runs.batcher.search(where, [plan(6)], Waiting())[0][0].tolist() == INDEX_ROWS  # the runner is free again
+    assert runs.batcher.search(where, [plan(6)], Waiting())[0].rows.tolist() == INDEX_ROWS  # the runner is free again
 
 
 def test_who_cancelled_or_whose_deadline_passed_is_dropped_before_its_search(batches: list[list[int]]) -> None:
@@ -293,7 +294,7 @@ def test_as_many_batches_run_at_once_as_there_are_runners(batches: list[list[int
 def test_no_call_is_lost_among_many_threads(runners: int, max_batch_size: int) -> None:
     where, _ = catalogue()
     batcher = Batcher(runners, max_batch_size, 0.0, Counter("batched", "", registry=None))
-    nearest = [found[0].tolist() for found in scan(VECTORS, QUERIES, 20)]
+    nearest = [hits.rows.tolist() for hits in scan(VECTORS, QUERIES, 20)]
 
     def ask(number: int) -> bool:
         if number % 11 == 0:
@@ -304,10 +305,10 @@ def test_no_call_is_lost_among_many_threads(runners: int, max_batch_size: int) -
         caller.active = number % 7 != 0
         query, k = number % len(QUERIES), 1 + number % 20
         try:
-            found = batcher.search(where, [plan(query, k=k)], caller)[0][0].tolist()
+            answer = batcher.search(where, [plan(query, k=k)], caller)[0].rows.tolist()
         except DeadlinePassed:
             return not caller.active
-        return caller.active and found in (nearest[query][:k], list(range(k)))
+        return caller.active and answer in (nearest[query][:k], list(range(k)))
 
     with capture_logs(), ThreadPoolExecutor(16) as pool:  # printing that a batch failed takes long
         assert all(pool.map(ask, range(400)))

@@ -17,7 +17,7 @@ from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.manifest import IndexSpec, Manifest
 from retrieval.index.build import build_file
-from retrieval.index.faiss_index import FaissMissing
+from retrieval.index.errors import FaissMissing
 from retrieval.serving.bundles import verification
 from retrieval.store.store import BundleStore
 from tests.harness import Running, ann_service

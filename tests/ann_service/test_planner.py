@@ -16,8 +16,8 @@ from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from ann_service.search import find, find_all
 from retrieval.index.build import build_file
+from retrieval.index.hits import Hits
 from retrieval.index.registry import KINDS, METRIC, Index, open_index
-from retrieval.index.scan import Found
 from tests.worlds import item_table, unit_vectors
 
 ITEMS = 30_000
@@ -42,7 +42,7 @@ class Counted:
         self.asked: list[tuple[int, int, int]] = []
         self.cost, self.raise_budget = index.cost, index.raise_budget
 
-    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Found]:
+    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Hits]:
         self.asked.append((len(queries), k, budget))
         return self._index.search(queries, k, budget)
 

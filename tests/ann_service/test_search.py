@@ -134,7 +134,7 @@ def test_index_finds_nearly_all_of_the_exact_neighbours() -> None:
 def test_budget_is_what_the_index_spends() -> None:
     where = catalogue(5000)
     query = unit_vectors(1, 2000)
-    assert len(where.index.search(query, 50, 1)[0][0]) < len(where.index.search(query, 50, 3000)[0][0]) == 50
+    assert len(where.index.search(query, 50, 1)[0].rows) < len(where.index.search(query, 50, 3000)[0].rows) == 50
 
 
 def test_index_over_other_vectors_is_refused_before_a_query_can_crash(tmp_path: Path) -> None:

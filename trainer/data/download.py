@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from retrieval.store.store import sha256_of
+from retrieval.bundle.files import sha256_of
 from trainer.errors import DownloadError
 from trainer.recipe.tables import Download
 

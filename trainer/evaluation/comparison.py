@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from retrieval.bundle.errors import BundleNotFound
+from retrieval.index.recall import exact_top_k
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
 from trainer.data.dataset import Dataset
@@ -15,7 +16,6 @@ from trainer.data.splits import Parts, of_drawn_users
 from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
 from trainer.evaluation.evaluate import TEST_USERS, reads_requests
 from trainer.evaluation.metrics import HeldOut, evaluate
-from trainer.publishing.index_selection import exact_top_k
 from trainer.recipe.recipe import Recipe
 
 _TOP = 100

@@ -155,12 +155,12 @@ class OpenBundles(Generic[T]):
             return
         self._problems.pop("", None)
         self._live_version = pointer.version
-        if pointer.served != self._state.wanted:
-            _log.info("live bundle changed", wanted=pointer.served, open=self._state.open)
+        if pointer.open_versions != self._state.wanted:
+            _log.info("live bundle changed", wanted=pointer.open_versions, open=self._state.open)
             if pointer.version != self._state.live:
                 self._timers.wanted_since = time.monotonic()
             self._timers.retry_delay.clear()
-            self._step(lifecycle.PointerChanged(pointer.served))
+            self._step(lifecycle.PointerChanged(pointer.open_versions))
         else:
             self._publish()
 

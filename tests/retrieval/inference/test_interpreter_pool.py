@@ -1,4 +1,4 @@
-"""Interpreters of one file: any batch size, any thread, the same embeddings as LiteRT's own runner."""
+"""A pool of LiteRT interpreters: any batch size, any thread, the same embeddings as the signature runner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_batches_of_changing_size_are_embedded_as_litert_does(path: Path) -> None:
+def test_batches_of_any_size_are_embedded_as_by_the_signature_runner(path: Path) -> None:
     pool = InterpreterPool(path, size=1)
     whole = SCHEMA.encode(GOLDEN_COLUMNS, 4)
     runner = Interpreter(model_path=str(path)).get_signature_runner("serve")
@@ -31,7 +31,7 @@ def test_batches_of_changing_size_are_embedded_as_litert_does(path: Path) -> Non
         np.testing.assert_array_equal(pool.run(inputs), runner(**inputs)["embedding"], strict=True)
 
 
-def test_an_embedding_stays_as_it_is_when_the_pool_runs_again(path: Path) -> None:
+def test_an_embedding_does_not_change_when_the_pool_runs_again(path: Path) -> None:
     pool = InterpreterPool(path, size=1)
     whole = SCHEMA.encode(GOLDEN_COLUMNS, 4)
     first = pool.run({name: array[:1] for name, array in whole.items()})
