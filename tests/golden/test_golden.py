@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from query_tower_service.text import TextMetrics
 
-from ann_service.catalogue import Catalogue, CatalogueLoader
+from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
+from ann_service.loader import CatalogueLoader
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import Model, ModelLoader
+from query_tower_service.text_metrics import TextMetrics
 from retrieval.bundle.errors import BundleRefused
 from tests.golden.golden import ANSWERS, Golden
 from tests.harness import ann_service, query_tower_service
