@@ -2,9 +2,7 @@
 
 import asyncio
 import doctest
-import socket
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -13,16 +11,12 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tests.clients.conftest import World
-from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
+from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, free_port, serving
 from tests.worlds import wait_for
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
-from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
 from two_tower_client import (
-    AsyncQueryTowerClient,
     AsyncRetriever,
     DeadlineExceeded,
-    Embeddings,
     InvalidRequest,
     ModelNotServed,
     Retrieval,
@@ -31,12 +25,6 @@ from two_tower_client import (
     Unavailable,
 )
 from two_tower_client.filters import equals
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_example_runs(world: World) -> None:
@@ -109,15 +97,6 @@ def test_each_query_of_a_batch_is_fused_with_its_own_text(world: World) -> None:
 def test_needs_one_text_for_each_query(world: World, texts: list[str]) -> None:
     with Retriever(**world.addresses) as retriever, pytest.raises(InvalidRequest, match="one for each of 2 queries"):
         retriever.retrieve_batch([{}, {}], texts=texts, ranking="fused")
-    assert world.query_tower.requests == []
-
-
-def test_asyncio_retriever_ranks_by_text(world: World) -> None:
-    async def ask() -> Retrieval:
-        async with AsyncRetriever(**world.addresses) as retriever:
-            return await retriever.retrieve({}, text="east", ranking="lexical")
-
-    assert asyncio.run(ask()).item_ids == ("northeast", "east")
     assert world.query_tower.requests == []
 
 
@@ -272,71 +251,3 @@ def test_threads_share_a_retriever(world: World) -> None:
         for thread in threads:
             thread.join()
     assert [answer.item_ids for answer in answers] == [("east",)] * 8
-
-
-def ask_both(world: World, ask: Callable) -> tuple:
-    async def asynchronously() -> object:
-        async with AsyncRetriever(**world.addresses) as retriever:
-            return await ask(retriever)
-
-    with Retriever(**world.addresses) as retriever:
-        return ask(retriever), asyncio.run(asynchronously())
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda retriever: retriever.retrieve({"age": 30}, k=2, return_attributes=["title", "genres"]),
-        lambda retriever: retriever.retrieve_batch([{"age": 0}, {"age": 60.0}], 1, exclude=["east"]),
-        lambda retriever: retriever.similar_to("north", min_score=0.5),
-    ],
-)
-def test_asyncio_retriever_answers_the_same(world: World, ask: Callable) -> None:
-    # Only the query tower has m2, so both retrievers have to embed again.
-    world.query_tower.bundles = [("b2", "m2"), ("b1", "m1")]
-    synchronous, asynchronous = ask_both(world, ask)
-    assert synchronous == asynchronous
-
-
-def test_asyncio_retriever_raises_the_same(world: World) -> None:
-    world.query_tower.bundles = [("b2", "m2")]
-
-    async def ask() -> None:
-        async with AsyncRetriever(**world.addresses) as retriever:
-            await retriever.retrieve({})
-
-    with Retriever(**world.addresses) as retriever, pytest.raises(ModelNotServed) as synchronous:
-        retriever.retrieve({})
-    with pytest.raises(ModelNotServed) as asynchronous:
-        asyncio.run(ask())
-    assert str(synchronous.value) == str(asynchronous.value)
-    assert isinstance(asynchronous.value.__cause__.__cause__, grpc.RpcError)
-
-
-class Barrier(query_grpc.QueryTowerServiceServicer):
-    """Answers no call before `count` calls are in flight."""
-
-    def __init__(self, count: int) -> None:
-        self.missing, self.complete = count, asyncio.Event()
-
-    async def EmbedQueries(self, request, context):
-        self.missing -= 1
-        if not self.missing:
-            self.complete.set()
-        await self.complete.wait()
-        age = request.queries[0].features["age"].ints.values[0]
-        return query_pb2.EmbedQueriesResponse(embeddings=[query_pb2.Embedding(values=[age, 1])], model_version="m1")
-
-
-def test_asyncio_client_has_a_thousand_calls_in_flight() -> None:
-    async def ask() -> list[Embeddings]:
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        query_grpc.add_QueryTowerServiceServicer_to_server(Barrier(1000), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with AsyncQueryTowerClient(f"127.0.0.1:{port}", timeout_s=60) as client:
-            answers = await asyncio.gather(*(client.embed([{"age": age}]) for age in range(1000)))
-        await server.stop(None)
-        return answers
-
-    assert [answer.vectors for answer in asyncio.run(ask())] == [((float(age), 1.0),) for age in range(1000)]

@@ -10,6 +10,7 @@ the two dimensions, so an embedding of one model ranks the items of the other in
 """
 
 import math
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -232,3 +233,9 @@ def serving(*services: Scripted) -> Iterator[list[str]]:
         finally:
             for server in servers:
                 server.stop(None).wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -12,8 +12,7 @@ import grpc
 import pytest
 
 from tests.clients.conftest import World
-from tests.clients.test_retriever import free_port
-from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
+from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, free_port, serving
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client.cli.main import main
 from two_tower_client.cli.parser import make_parser
