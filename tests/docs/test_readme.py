@@ -17,7 +17,7 @@ import pytest
 from testbed.services import Pair
 from trainer.cli.commands import app
 from trainer.recipe import event_values, recipe, tables, text, training
-from two_tower_client.__main__ import make_parser
+from two_tower_client.cli.parser import make_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
