@@ -17,8 +17,8 @@ from trainer.evaluation.metrics import HeldOut, Scorer, Scores, evaluate
 from trainer.evaluation.slices import slices_of
 from trainer.features.schemas import Schemas
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
-from trainer.recipe.recipe import HistoryInput, Recipe
-from trainer.recipe.text import TextInput
+from trainer.recipe.feature_inputs import HistoryInput, TextInput
+from trainer.recipe.recipe import Recipe
 
 MODEL, POPULARITY = "two-tower", "popularity"
 """Names of the methods."""
@@ -227,7 +227,7 @@ def _by_inputs(task: Task, held_out: HeldOut, complete: Scores) -> Figures:
         of_kind = {f.name for f in features if isinstance(f, kind)}
         if of_kind and of_kind != every:
             sent |= {f"{what} only": of_kind, f"all but the {what}": every - of_kind}
-    if any(f.values or f.reads_times for f in features if isinstance(f, HistoryInput)):
+    if any(f.event_features or f.reads_times for f in features if isinstance(f, HistoryInput)):
         sent["all but the values of events"] = every
     sent["nothing"] = set()
     partly = {

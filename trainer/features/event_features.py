@@ -23,8 +23,8 @@ from retrieval.bundle.features.vocabulary import Vocabulary
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.features.statistics import Column, blocks_of, mean_and_std, vocabulary_of
-from trainer.recipe.event_values import CategoricalValue, NumericValue
-from trainer.recipe.recipe import HistoryInput, Recipe
+from trainer.recipe.feature_inputs import CategoricalEventInput, HistoryInput, NumericEventInput
+from trainer.recipe.recipe import Recipe
 
 _PARALLEL = "one for each id of {history}, oldest first; missing: leave the list out, or {missing} for a single one"
 
@@ -36,14 +36,14 @@ def extend(schema: FeatureSchema, recipe: Recipe, train: Events) -> FeatureSchem
     features: list[Feature] = []
     vocabularies: dict[str, Vocabulary] = {}
     for history in histories:
-        for value in history.values:
-            if isinstance(value, CategoricalValue):
+        for value in history.event_features:
+            if isinstance(value, CategoricalEventInput):
                 feature = _categorical(history, value, types[value.name])
                 if feature.vocabulary:
                     values = blocks_of(train, value.name)()
                     vocabularies[feature.vocabulary] = vocabulary_of(values, value.min_count)
                 features.append(feature)
-            elif isinstance(value, NumericValue):
+            elif isinstance(value, NumericEventInput):
                 features.append(_numeric(history, value, blocks_of(train, value.name)))
         if history.reads_times:
             name = value_name(history.name, TIME)
@@ -63,7 +63,7 @@ def _said(history: HistoryInput, missing: str) -> str:
     return _PARALLEL.format(history=history.name, missing=missing)
 
 
-def _categorical(history: HistoryInput, value: CategoricalValue, attribute_type: str) -> HistoryCategorical:
+def _categorical(history: HistoryInput, value: CategoricalEventInput, attribute_type: str) -> HistoryCategorical:
     value_type = "int" if attribute_type == "int" else "string"
     name = value_name(history.name, value.name)
     described = value.description or f"{value.name} of each event"
@@ -78,7 +78,7 @@ def _categorical(history: HistoryInput, value: CategoricalValue, attribute_type:
     )
 
 
-def _numeric(history: HistoryInput, value: NumericValue, column: Column) -> HistoryNumeric:
+def _numeric(history: HistoryInput, value: NumericEventInput, column: Column) -> HistoryNumeric:
     mean, std = mean_and_std(_logarithms(column) if value.log else column, f"{history.name}: value {value.name}")
     return HistoryNumeric(
         value_name(history.name, value.name),

@@ -16,19 +16,15 @@ from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.features import event_features
 from trainer.features.statistics import Column, blocks_of, mean_and_std, vocabulary_of, whole
-from trainer.recipe.recipe import (
-    ITEM_ID,
-    USER_ID,
+from trainer.recipe.feature_inputs import (
     CategoricalInput,
     HistoryInput,
     Input,
     MultiCategoricalInput,
     NumericInput,
-    Recipe,
-    Tower,
-    query_attributes,
+    TextInput,
 )
-from trainer.recipe.text import TextInput
+from trainer.recipe.recipe import ITEM_ID, USER_ID, Recipe, Tower, query_attributes
 
 ITEMS = "items"
 """Name of the vocabulary that histories and ``item_id`` share."""

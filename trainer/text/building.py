@@ -12,8 +12,8 @@ from retrieval.bundle.features.text import TextEncoderSpec
 from trainer.data import download
 from trainer.errors import TextError
 from trainer.progress import SILENT, Progress
+from trainer.recipe.feature_inputs import TextInput
 from trainer.recipe.tables import Download
-from trainer.recipe.text import TextInput
 from trainer.text import checkpoints
 from trainer.text.checkpoints import Checkpoint
 from trainer.text.distillation import distil, weigh_by_idf
@@ -117,7 +117,9 @@ def _finetuned_encoder(feature: TextInput, checkpoint: Checkpoint, progress: Pro
         elif layer.name == "pooled_dense":  # of BERT, behind the states that are pooled here: never used
             layer.trainable = False
     model = transformer_encoder(backbone, spec.pad_id, spec.name)
-    return KerasText(spec, checkpoint.tokenizer(spec.max_tokens), model, feature.rate, progress=progress)
+    return KerasText(
+        spec, checkpoint.tokenizer(spec.max_tokens), model, feature.encoder_learning_rate, progress=progress
+    )
 
 
 def _distilled_encoder(
@@ -138,5 +140,5 @@ def _distilled_encoder(
         _distilled[key] = student.get_weights()
     model = static_encoder(tokenizer.vocabulary_size, spec.width, spec.pad_id, spec.name)
     model.set_weights(_distilled[key])
-    model.trainable = feature.rate is not None
-    return KerasText(spec, tokenizer, model, feature.rate, progress=progress)
+    model.trainable = feature.encoder_learning_rate is not None
+    return KerasText(spec, tokenizer, model, feature.encoder_learning_rate, progress=progress)

@@ -27,7 +27,8 @@ from trainer.model.negatives import mine_hard_negatives
 from trainer.model.trained_texts import LayeredAdamW, TrainedTexts
 from trainer.model.two_tower import TwoTower
 from trainer.progress import SilentTraining, TrainingProgress
-from trainer.recipe.recipe import HistoryInput, Recipe
+from trainer.recipe.feature_inputs import HistoryInput
+from trainer.recipe.recipe import Recipe
 from trainer.training import checkpoints, popularity_prior
 from trainer.training.checkpoints import Origin, State
 from trainer.training.examples import Examples, encode_items, history_slots

@@ -20,7 +20,7 @@ from trainer.drafting.csv_dialect import open_source
 from trainer.drafting.draft import attribute_name, draft, relative_path
 from trainer.errors import DataError, RecipeError
 from trainer.recipe import loading
-from trainer.recipe.recipe import HistoryInput
+from trainer.recipe.feature_inputs import HistoryInput
 
 # 40 people and 12 things; 240 meetings, each person six of them, none with all values of another.
 MEETINGS = [(f"u{n % 40}", f"i{(n * 7 + n // 40) % 12}") for n in range(240)]
@@ -174,7 +174,7 @@ def test_every_line_of_advice_in_the_recipe_can_be_taken(tmp_path: Path) -> None
     assert (recipe.interactions.min_rating, recipe.interactions.weight) == (4, "qty")
     (history,) = recipe.query_tower.features
     assert isinstance(history, HistoryInput)
-    assert [(value.kind, getattr(value, "name", ""), getattr(value, "log", False)) for value in history.values] == [
+    assert [(each.kind, getattr(each, "name", ""), getattr(each, "log", False)) for each in history.event_features] == [
         ("categorical", "device", False), ("numeric", "stars", False), ("numeric", "qty", True)
     ]  # fmt: skip
     # Of stars 1 to 5 in turn, 4 and 5 are kept.

@@ -82,7 +82,7 @@ def lead(of: Recipe, folder: Path) -> float:
         {"loss": "bce"},
         {"loss": "gbce"},
         {"loss": "sampled_softmax"},
-        {"loss": "sampled_softmax", "binary_share": 0.5},
+        {"loss": "sampled_softmax", "bce_weight": 0.5},
         {"loss": "in_batch_softmax"},
         {"loss": "full_softmax"},
     ],
@@ -165,5 +165,5 @@ def test_a_relevance_outside_0_to_1_is_refused_by_row(folder: Path, bad: str) ->
 
 
 def test_a_mix_of_losses_goes_with_the_sampled_softmax() -> None:
-    with pytest.raises(RecipeError, match=r"training\.binary_share goes with loss sampled_softmax, not gbce"):
-        recipe(loss="gbce", binary_share=0.5)
+    with pytest.raises(RecipeError, match=r"training\.bce_weight goes with loss sampled_softmax, not gbce"):
+        recipe(loss="gbce", bce_weight=0.5)
