@@ -108,7 +108,7 @@ def test_a_broken_cell_stops_with_file_column_line_and_advice(shop: Path, tmp_pa
 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    for part in ("products.csv", "'price'", "line 9", "'cheap'", "no finite number"):
+    for part in ("products.csv", "'price'", "line 9", "'cheap'", "not a finite number"):
         assert part in done.stderr
 
 

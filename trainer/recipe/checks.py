@@ -202,8 +202,8 @@ def _check_event_features(history: HistoryInput, interactions: Interactions, whe
             )
         if types[feature.name] not in allowed:
             raise RecipeError(
-                f"{where}: event feature {feature.name}: kind {feature.kind} reads type {' or '.join(allowed)}, the attribute is "
-                f"of type {types[feature.name]}"
+                f"{where}: event feature {feature.name}: kind {feature.kind} reads type {' or '.join(allowed)}, "
+                f"the attribute is of type {types[feature.name]}"
             )
     if history.reads_times and interactions.time is None:
         raise RecipeError(f"{where}: event features of kind age and gap need interactions.time, the column of the time")
@@ -235,7 +235,7 @@ def _check_prior(recipe: Recipe, source: str) -> None:
             f"{source}: training.prior_weight needs the feature item_id in the item_tower: each item has its own"
         )
     if recipe.interactions.time is None:
-        raise RecipeError(f"{source}: training.prior_weight needs interactions.time, to know which events are recent")
+        raise RecipeError(f"{source}: training.prior_weight needs interactions.time, which says what is recent")
 
 
 def _check_training(training: Training, source: str) -> None:

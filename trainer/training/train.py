@@ -105,7 +105,7 @@ def note_precision(spec: Training, progress: Progress) -> None:
 def note_prior(spec: Training, train: Events, item_count: int, progress: Progress) -> None:
     """Reports what the prior is made of, where there is one."""
     if spec.prior_weight:
-        counts = popularity_prior.count_lately(spec, train.answers, item_count)
+        counts = popularity_prior.count_lately(spec, train.relevant, item_count)
         progress.note(
             f"prior: {counts.sum():,} events of {np.count_nonzero(counts):,} items in the newest {spec.prior_days:g} "
             f"days of training, weight {spec.prior_weight:g}"

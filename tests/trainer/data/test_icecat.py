@@ -66,7 +66,7 @@ def test_tables_are_made_once_and_the_same_each_time(tmp_path: Path, monkeypatch
     first, second = (catalogue.prepare(folder, tmp_path / cache) for cache in ("a", "b"))
     for name in (catalogue.PRODUCTS, catalogue.PAIRS):
         assert pl.read_parquet(first / name).equals(pl.read_parquet(second / name))
-    monkeypatch.setattr(catalogue, "_read", lambda _: pytest.fail("the catalogue was read again"))
+    monkeypatch.setattr(catalogue.products, "read", lambda _: pytest.fail("the catalogue was read again"))
     assert catalogue.prepare(folder, tmp_path / "a") == first
     products = pl.read_parquet(first / catalogue.PRODUCTS).sort("id")
     assert len(products) == 13
