@@ -10,13 +10,14 @@ import numpy as np
 
 from retrieval.bundle.layout import INDEX
 from retrieval.bundle.manifest import IndexSpec, Manifest
+from retrieval.index.recall import NEIGHBOURS, measure_recall
 from retrieval.store.store import BundleStore
 from testbed.synthetic_bundles import write_bundle_of
 from testbed.synthetic_vectors import Data, make_data
 from trainer.publishing import index_selection
 from trainer.recipe.recipe import Index
 
-K = index_selection.NEIGHBOURS
+K = NEIGHBOURS
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def make_of(store: BundleStore, base: str, data: Data, settings: Index, seed: in
         spec = index_selection.build(data.vectors, data.queries, path, settings=settings, seed=seed)
         reached.append(spec.recall_at_100)
         # A service checks the recall on the golden queries, which are not drawn as the items are.
-        golden_recall = index_selection.measure_recall(path, data.vectors, golden_queries, spec)
+        golden_recall = measure_recall(path, data.vectors, golden_queries, spec)
         return dataclasses.replace(spec, recall_at_100=golden_recall)
 
     manifest = write_bundle_of(store, base, data.vectors, build)

@@ -25,7 +25,7 @@ from tests.worlds import wait_for
 from two_tower.ann.v1 import ann_service_pb2_grpc
 from two_tower.query.v1 import query_tower_service_pb2_grpc
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FAST = {"poll_interval_s": 0.02, "retry_after_s": 60.0, "drain_delay_s": 0.0, "port": 0}
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import print_table
-from retrieval.index.build import build_file, parameter_grid
+from retrieval.index.build import build_file
 from retrieval.index.registry import KINDS, METRIC, open_index
 from testbed.synthetic_vectors import make_data
+from trainer.publishing import index_selection
 from trainer.recipe.recipe import Index
 
 _LOOK_EVERY_S = 0.05
@@ -37,7 +38,7 @@ def main() -> None:
         for kind in arguments.kinds:
             path = Path(folder) / kind
             settings = Index(kind=kind, trees=(arguments.trees,), links=(16,))
-            parameters = parameter_grid(settings, len(vectors), 1)[0]
+            parameters = index_selection.parameter_grid(settings, len(vectors), 1)[0]
             before = _anonymous_bytes()
             peak = _Peak()
             started = time.perf_counter()

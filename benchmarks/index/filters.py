@@ -13,11 +13,12 @@ import numpy as np
 from ann_service.bitsets import BitsetCache, Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
-from ann_service.requests import read_searches
-from ann_service.search import find
+from ann_service.requests import parse
+from ann_service.search import run
 from benchmarks.timing import alternate, print_table
 from retrieval.bundle.catalogue.items import ItemTable
-from retrieval.index.build import build_file, parameter_grid
+from retrieval.index.build import build_file
+from retrieval.index.recall import exact_top_k, index_recall
 from retrieval.index.registry import KINDS, METRIC, open_index
 from retrieval.index.scan import scan
 from testbed.synthetic_vectors import DIMENSION, make_data
@@ -38,17 +39,19 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     arguments = parser.parse_args()
     data = make_data(arguments.items)
-    exact = index_selection.exact_top_k(data.queries, data.vectors, _K)
+    exact = exact_top_k(data.queries, data.vectors, _K)
     filters, exclusions = [], []
     items = ItemTable.of((f"item-{row}" for row in range(len(data.vectors))), {})
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "index"
-            parameters = parameter_grid(Index(kind=kind, trees=(50,), links=(16,)), len(data.vectors), 1)[0]
+            parameters = index_selection.parameter_grid(
+                Index(kind=kind, trees=(50,), links=(16,)), len(data.vectors), 1
+            )[0]
             build_file(kind, parameters, data.vectors, path)
             opened = open_index(kind, METRIC, path, data.vectors)
             tried = (
-                (b, index_selection.recall(opened, data.queries, exact, b))
+                (b, index_recall(opened, data.queries, exact, b))
                 for b in index_selection.budgets(kind, parameters, 10**9)
             )
             budget, unfiltered = next((b, r) for b, r in tried if r >= 0.95)
@@ -85,13 +88,13 @@ def _measure_filter(catalogue: Catalogue, queries: np.ndarray, allowed: Matches,
     exact = scan(catalogue.vectors, queries, _K, allowed=rows)
     hits = wanted = 0
     for query, (nearest, _) in zip(queries, exact, strict=True):
-        found, _ = find(catalogue, _plan(query, budget, allowed))
-        hits += len(set(found.tolist()) & set(nearest.tolist()))
+        rows = run(catalogue, [_plan(query, budget, allowed)])[0].rows
+        hits += len(set(rows.tolist()) & set(nearest.tolist()))
         wanted += len(nearest)
     timed = alternate(
         {
-            "search": lambda n: find(catalogue, _plan(queries[n % len(queries)], budget, allowed)),
-            "scan": lambda n: find(catalogue, _plan(queries[n % len(queries)], budget, allowed, exact=True)),
+            "search": lambda n: run(catalogue, [_plan(queries[n % len(queries)], budget, allowed)]),
+            "scan": lambda n: run(catalogue, [_plan(queries[n % len(queries)], budget, allowed, exact=True)]),
         },
         rounds,
     )
@@ -117,7 +120,7 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
 
     def serve(name: str, number: int) -> None:
         request = pb.SearchItemsRequest.FromString(requests[name][number % len(queries)])
-        find(catalogue, read_searches(request.searches, catalogue, 1000)[0])
+        run(catalogue, parse(request, catalogue, 1000))
 
     timed = alternate(
         {
@@ -130,8 +133,10 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
     # Apart: reading the ids leaves nothing of the index in the processor's caches.
     timed |= alternate(
         {
-            "search": lambda n: find(catalogue, _plan(queries[n % len(queries)], budget, None)),
-            "search with": lambda n: find(catalogue, _plan(queries[n % len(queries)], budget, None, excluded=excluded)),
+            "search": lambda n: run(catalogue, [_plan(queries[n % len(queries)], budget, None)]),
+            "search with": lambda n: run(
+                catalogue, [_plan(queries[n % len(queries)], budget, None, excluded=excluded)]
+            ),
         },
         rounds,
     )

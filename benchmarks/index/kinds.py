@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.index.peers import Peer, build_hnswlib, build_milvus_lite, build_qdrant, build_qdrant_local
 from benchmarks.timing import Timing, alternate, print_table
-from retrieval.index.build import build_file, parameter_grid
+from retrieval.index.build import build_file
+from retrieval.index.recall import exact_top_k, index_recall
 from retrieval.index.registry import KINDS, METRIC, open_index
 from retrieval.index.scan import scan
 from testbed.synthetic_vectors import Data, make_data, read_bundle
@@ -89,12 +90,12 @@ def main() -> None:
 
 def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Result]:
     """Returns a result for each contender that finds enough, the exact scan first."""
-    exact = index_selection.exact_top_k(data.queries, data.vectors, _K)
+    exact = exact_top_k(data.queries, data.vectors, _K)
     contenders: list[tuple[str, int, float, float, float, float]] = [("exact scan", 0, 1.0, 0.0, 0.0, 0.0)]
     searches: dict[str, Callable[[int], object]] = {"exact scan": lambda n: scan(data.vectors, _query(data, n), _K)}
     for kind in arguments.kinds:
         settings = Index(kind=kind, trees=(arguments.trees,), links=(16,))
-        parameters = parameter_grid(settings, len(data.vectors), 1)[0]
+        parameters = index_selection.parameter_grid(settings, len(data.vectors), 1)[0]
         path = folder / kind
         started = time.perf_counter()
         build_file(kind, parameters, data.vectors, path)
@@ -105,23 +106,23 @@ def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Res
         open_ms = (time.perf_counter() - started) * 1e3
         name = f"{kind}, {next(iter(parameters))} {next(iter(parameters.values()))}"
         for budget in index_selection.budgets(kind, parameters, len(data.vectors)):
-            found = index_selection.recall(opened, data.queries, exact, budget)
-            if found >= arguments.recall:
+            recall = index_recall(opened, data.queries, exact, budget)
+            if recall >= arguments.recall:
                 size = path.stat().st_size / len(data.vectors)
-                contenders.append((name, budget, found, size, build_s, open_ms))
+                contenders.append((name, budget, recall, size, build_s, open_ms))
                 searches[name] = lambda n, o=opened, b=budget: o.search(_query(data, n), _K, b)
                 break
     for peer in (_PEERS[name](data.vectors, folder) for name in arguments.peers):
         for budget in peer.budgets:
-            found = _peer_recall(peer, data, exact, budget)
-            if found >= arguments.recall:
-                contenders.append((peer.name, budget, found, peer.bytes_per_item, peer.build_s, 0.0))
+            recall = _peer_recall(peer, data, exact, budget)
+            if recall >= arguments.recall:
+                contenders.append((peer.name, budget, recall, peer.bytes_per_item, peer.build_s, 0.0))
                 searches[peer.name] = lambda n, p=peer, b=budget: p.search(_query(data, n), _K, b)
                 break
     timings = alternate(searches, arguments.rounds)
     return [
-        Result(data.name, len(data.vectors), name, budget, found, timings[name], size, build_s, open_ms)
-        for name, budget, found, size, build_s, open_ms in contenders
+        Result(data.name, len(data.vectors), name, budget, recall, timings[name], size, build_s, open_ms)
+        for name, budget, recall, size, build_s, open_ms in contenders
     ]
 
 

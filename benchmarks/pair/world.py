@@ -20,15 +20,15 @@ from query_tower_service.text_metrics import TextMetrics
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
 from retrieval.bundle.manifest import Manifest
+from retrieval.index.recall import NEIGHBOURS, exact_top_k
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.store import BundleStore
 from testbed.indexed_bundles import make_of
 from testbed.synthetic_bundles import copy_live
 from testbed.synthetic_vectors import Data, spread_items
-from trainer.publishing import index_selection
 from trainer.recipe.recipe import Index
 
-K = index_selection.NEIGHBOURS
+K = NEIGHBOURS
 _TUNED_ON = 400
 _MEASURED = 1000
 
@@ -79,7 +79,7 @@ class World:
         folder = self._folder / f"{self.item_count}-peer"
         folder.mkdir(parents=True, exist_ok=True)
         peer = build_qdrant(self._vectors, folder)
-        nearest = index_selection.exact_top_k(self._tuned_on, self._vectors, K)
+        nearest = exact_top_k(self._tuned_on, self._vectors, K)
         for budget in peer.budgets:
             found = [peer.search(query[np.newaxis], K, budget) for query in self._tuned_on]
             if _recall(found, nearest) >= self._recall:
@@ -89,7 +89,7 @@ class World:
     def recall(self, found: Sequence[Sequence[int]]) -> float:
         """Returns the share of the exact nearest in `found`: rows for each of the first of `features`."""
         if len(self._nearest) < len(found):
-            self._nearest = index_selection.exact_top_k(self.embeddings[: len(found)], self._vectors, K)
+            self._nearest = exact_top_k(self.embeddings[: len(found)], self._vectors, K)
         return _recall(found, self._nearest[: len(found)])
 
 

@@ -1,11 +1,11 @@
 """What can go wrong with a bundle.
 
 BundleError
-├── BundleNotFound      a version that the store does not hold
-├── BundleRefused       a bundle that must not be served; names the gate that refused it
-├── NothingToRollBack   the live bundle has none before it
-├── StoreError          the store itself cannot be read or written
-└── InvalidVersion      a string that is no version
+├── BundleNotFound      the store does not hold this version
+├── BundleRefused       a bundle failed a check and must not be served; names the gate
+├── NothingToRollBack   no bundle was live before the live one
+├── StoreError          the store cannot be read or written
+└── InvalidVersion      a string is not a version
 """
 
 
@@ -22,7 +22,7 @@ class InvalidVersion(BundleError):
 
 
 class NothingToRollBack(BundleError):
-    """There is no earlier live bundle."""
+    """No bundle was live before the live one."""
 
 
 class StoreError(BundleError):
@@ -33,9 +33,9 @@ class BundleRefused(BundleError):
     """A bundle failed a check and must not be served.
 
     Attributes:
-        version: the bundle.
-        gate: the check that failed, for instance ``"sha256"``.
-        message: what was found, what was expected, what to do.
+        version: Version of the bundle.
+        gate: Name of the check that failed, for instance ``"sha256"``.
+        message: Reason: the value, what was expected, what to do.
     """
 
     def __init__(self, version: str, gate: str, message: str) -> None:

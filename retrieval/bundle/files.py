@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and what shows that they are those that were published."""
+"""Atomic writes, and checksum verification."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def sha256_of(path: Path) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Makes `text` the content of a file, all at once: a reader sees the old content or the new one.
+    """Replaces the content of a file atomically: a reader sees the old content or the new one.
 
     Raises:
-        OSError: it cannot be written; the old content stays.
+        OSError: the file cannot be written; the old content stays.
     """
     temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -44,7 +44,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Returns once a file, or the names in a folder, are on the disk."""
+    """Flushes a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,15 +53,15 @@ def fsync(path: Path) -> None:
 
 
 def check_files(folder: Path, manifest: Manifest, hashed: Collection[str] | None) -> None:
-    """Returns where the files of a bundle are those that its manifest lists.
+    """Checks that the files of a bundle are those that its manifest lists.
 
     Args:
-        folder: of the bundle.
-        manifest: of the bundle.
-        hashed: files whose sha256 is checked; the others get their size checked. None: all.
+        folder: folder of the bundle.
+        manifest: manifest of the bundle.
+        hashed: paths of the files whose sha256 is checked. Of other files, only the size is checked. None: all files.
 
     Raises:
-        BundleRefused: gate ``files``, ``size`` or ``sha256``.
+        BundleRefused: a file is missing or has another size or hash; gate ``files``, ``size`` or ``sha256``.
     """
     version = manifest.bundle_version
     absent = sorted(set(hashed or ()) - manifest.files.keys())
@@ -72,9 +72,9 @@ def check_files(folder: Path, manifest: Manifest, hashed: Collection[str] | None
         try:
             size_bytes = path.stat().st_size if path.is_file() else -1
             if size_bytes != entry.size_bytes:
-                found = f"{size_bytes} bytes" if size_bytes >= 0 else "no file"
+                actual = f"{size_bytes} bytes" if size_bytes >= 0 else "no file"
                 raise BundleRefused(
-                    version, "size", f"{name}: {found}, expected {entry.size_bytes} bytes; copy or publish it again"
+                    version, "size", f"{name}: {actual}, expected {entry.size_bytes} bytes; copy or publish it again"
                 )
             if (hashed is None or name in hashed) and (digest := sha256_of(path)) != entry.sha256:
                 raise BundleRefused(

@@ -1,4 +1,4 @@
-"""Golden queries: held-out queries with known answers, which a service checks before it opens a bundle."""
+"""Golden queries: held-out queries with expected results, which a service checks before it serves a bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 EMBEDDING_TOLERANCE = 1e-4
-"""Largest difference between a deployed and a published embedding, per component: runtimes round differently."""
+"""Largest difference of a component between a deployed and a published embedding; runtimes round differently."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,11 @@ class GoldenQueries:
     """Held-out queries, with the embeddings and the exact nearest items that the publisher computed for them.
 
     Attributes:
-        columns: raw feature values by name, each [n]; in the form that `retrieval.bundle.features.schema.FeatureSchema.encode` reads.
+        columns: Raw values by feature name, each [n], as `retrieval.bundle.features.schema.FeatureSchema.encode` takes
+            them.
         embeddings: [n, dimension] float32, unit length.
         top_items: [n, k] external ids of the exact nearest items, best first.
-        top_scores: [n, k] float32, their scores.
+        top_scores: [n, k] float32, scores of `top_items`.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -31,7 +32,7 @@ class GoldenQueries:
     top_scores: np.ndarray
 
     def __len__(self) -> int:
-        """Number of queries."""
+        """Returns the number of queries."""
         return len(self.embeddings)
 
     def write(self, path: Path) -> None:

@@ -1,6 +1,15 @@
-"""What a bundle is made of on disk: the name of every file in its folder, and of the signatures of its models."""
+"""Names on disk: the files of a bundle and of a store, and the signatures of the models in a bundle."""
 
 from __future__ import annotations
+
+LIVE = "LIVE"
+"""File of a store that names the live bundle."""
+LOCK = "LOCK"
+"""File of a store that a process locks while it changes the store."""
+BUNDLES = "bundles"
+"""Folder of a store that has a folder for each bundle, named by its version."""
+STAGING_PREFIX = ".staging-"
+"""Prefix of the name of a bundle's folder while it is written or removed."""
 
 MANIFEST = "manifest.json"
 QUERY_TOWER = "query_tower.tflite"
@@ -15,13 +24,16 @@ EVALUATION = "evaluation.json"
 REPORT = "report.html"
 
 TEXT_ENCODERS = "text_encoders"
-"""Folder with a folder for each text encoder, which holds the next two files."""
+"""Folder of a bundle that has a folder for each text encoder."""
 TOKENIZER = "tokenizer.json"
+"""File in the folder of a text encoder."""
 TEXT_ENCODER = "encoder.tflite"
+"""File in the folder of a text encoder."""
 
 LEXICAL = "lexical"
-"""Folder of the lexical index. Only bundles that serve word search have one."""
+"""Folder of the lexical index. Only bundles that serve lexical search have one."""
 LEXICAL_DESCRIPTION = f"{LEXICAL}/index.json"
+"""Path in the bundle of the description of the lexical index."""
 BM25_WORDS, BM25_STARTS, BM25_ROWS, BM25_SCORES = "words.npz", "starts.npy", "rows.npy", "scores.npy"
 """Files in the folder of the lexical index."""
 LEXICAL_FILES = (

@@ -1,4 +1,4 @@
-"""The manifest of a bundle."""
+"""The manifest of a bundle: versions, sizes, checksums, and how it was made."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from retrieval.bundle.errors import BundleRefused, InvalidVersion
 from retrieval.bundle.layout import MANIFEST
 
 FORMAT_VERSION = 1
-"""Raised by one with every change that an older reader would misread."""
+"""Version of the format; it rises by one with every change that an older reader would misread."""
 
 _SEVERAL_INTERESTS_FORMAT_VERSION = 2
-"""Of bundles whose queries had several embeddings. Earlier versions of this program wrote them; none reads them now."""
+"""Format version of bundles with several embeddings for each query, which earlier releases wrote."""
 
 _TIME = "%Y%m%dT%H%M%SZ"
 _VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
@@ -28,10 +28,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def check_version(version: str) -> str:
-    """Returns `version` where it is one.
+    """Returns `version` unchanged. Every version is checked before it becomes part of a path.
 
     Raises:
-        InvalidVersion: it is not; it never reaches a path then.
+        InvalidVersion: it is not a version.
     """
     if not _VERSION.fullmatch(version):
         raise InvalidVersion(f"{version[:80]!r} is not a version: expected the form 20261124T031645Z-3f9a1c")
@@ -39,7 +39,7 @@ def check_version(version: str) -> str:
 
 
 def new_version(after: str | None = None) -> str:
-    """Returns a version of this moment; one that sorts after `after` even where the clock was set back."""
+    """Returns a version made from the current time. It sorts after `after`, even if the clock was set back."""
     now = datetime.now(UTC).replace(microsecond=0)
     if after is not None:
         last = datetime.strptime(check_version(after).split("-")[0], _TIME).replace(tzinfo=UTC)
@@ -49,15 +49,22 @@ def new_version(after: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """Size and hash of one file of a bundle."""
+    """Size and hash of one file of a bundle.
+
+    Attributes:
+        size_bytes: Size of the file.
+        sha256: SHA-256 of the file in hex.
+    """
 
     size_bytes: int
     sha256: str
 
     def __post_init__(self) -> None:
-        """Checks both."""
+        """Checks size and hash."""
         if self.size_bytes < 0 or not _SHA256.fullmatch(self.sha256):
-            raise ValueError(f"size_bytes {self.size_bytes}, sha256 {self.sha256[:80]!r}: not those of a file")
+            raise ValueError(
+                f"size_bytes {self.size_bytes}, sha256 {self.sha256[:80]!r}: expected at least 0 and 64 hex digits"
+            )
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,14 @@ class IndexSpec:
     """How the index was built and how it is searched.
 
     Attributes:
-        kind: ``"annoy"``, ``"faiss_hnsw"`` or ``"faiss_ivf"``, as of `retrieval.index.registry`; the name of the file is the
-            same.
-        metric: ``"angular"``: the vectors have unit length, so its order is that of the dot product.
-        parameters: what the builder was given, for instance ``{"trees": 50, "seed": 1}``.
-        search_budget: where a search names none, in the unit of the kind: nodes to inspect (Annoy's ``search_k``),
+        kind: Kind of index, ``"annoy"``, ``"faiss_hnsw"`` or ``"faiss_ivf"``; see `retrieval.index.registry`. The file
+            has the same name for every kind.
+        metric: Always ``"angular"``, which orders vectors of unit length as the dot product does.
+        parameters: Parameters of the build, for instance ``{"trees": 50, "seed": 1}``.
+        search_budget: Default budget of a search, in the unit of the kind: nodes to inspect (Annoy's ``search_k``),
             candidates to keep (HNSW's ``efSearch``), or lists to scan (IVF's ``nprobe``).
-        recall_at_100: share of the exact 100 nearest items found at that budget on held-out queries, 0 to 1.
+        recall_at_100: Share of the exact 100 nearest items that the index returns at that budget, 0 to 1, as a mean
+            over held-out queries.
     """
 
     kind: str
@@ -90,13 +98,13 @@ class IndexSpec:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What a publish gate found.
+    """Result of a publish gate.
 
     Attributes:
-        figure: what was measured.
-        threshold: what it was compared with.
-        passed: whether it is good enough.
-        message: a sentence with both, and what to do where it is not.
+        figure: Measured value.
+        threshold: Value that it was compared with.
+        passed: Whether the bundle may go live.
+        message: Sentence with figure and threshold, and what to do if the gate failed.
     """
 
     figure: float
@@ -105,34 +113,35 @@ class GateResult:
     message: str
 
     def __post_init__(self) -> None:
-        """Checks all: a gate that cannot be read must not count as passed."""
+        """Checks figure, threshold and verdict, so that a damaged result never counts as passed."""
         if not (math.isfinite(self.figure) and math.isfinite(self.threshold)) or type(self.passed) is not bool:
             raise ValueError(f"gate with figure {self.figure!r}, threshold {self.threshold!r}, passed {self.passed!r}")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that is known of a bundle without opening its files.
+    """Description of a bundle, which can be read without opening its other files.
 
     Attributes:
-        format_version: of the folder, `FORMAT_VERSION`.
-        bundle_version: of this bundle; sorts by time.
-        model_version: of the embedding space. Bundles of one model share query tower and schema.
-        parent_version: the bundle that was live when this one was made, if any.
-        dimension: length of every vector.
-        item_count: rows of ``vectors.npy``.
-        index: kind, parameters and measured recall of ``index.ann``.
-        feature_schema: of the query tower, as of `retrieval.bundle.features.schema.FeatureSchema.to_json`; ``vocabularies.json`` holds
-            the vocabularies of both towers.
-        item_feature_schema: of the item tower, likewise.
-        attributes: item attributes by name, each ``string``, ``int``, ``float`` or ``string_list``.
-        files: size and hash of every other file, by its path in the bundle.
-        metrics: on held-out data, for instance ``{"ndcg@10": 0.08}``.
-        seed: of the training.
-        git_commit: of the code that trained, empty where unknown.
-        recipe: the resolved configuration of the training.
-        forced_gates: publish gates that this bundle, or the one it was made from, failed and was promoted past.
-        gates: results of the publish gates by name; empty where none were asked.
+        format_version: Version of the format, `FORMAT_VERSION`.
+        bundle_version: Version of the bundle; versions sort by time.
+        model_version: Version of the embedding space. Bundles of one model share the query tower and its schema.
+        parent_version: Version of the bundle that was live when this one was made; None if there was none.
+        dimension: Length of every embedding.
+        item_count: Number of items, which is the number of rows of ``vectors.npy``.
+        index: Kind, parameters, search budget and measured recall of the index.
+        feature_schema: Feature schema of the query tower, as `retrieval.bundle.features.schema.FeatureSchema.to_json`
+            returns it. ``vocabularies.json`` has the vocabularies of both towers.
+        item_feature_schema: Feature schema of the item tower, in the same form.
+        attributes: Type of each item attribute by name: ``string``, ``int``, ``float`` or ``string_list``.
+        files: Size and hash of every other file, by its path in the bundle.
+        metrics: Metrics on held-out data, for instance ``{"ndcg@10": 0.08}``.
+        seed: Random seed of the training.
+        git_commit: Commit of the code that trained; empty if unknown.
+        recipe: Resolved configuration of the training.
+        forced_gates: Names of the publish gates that failed when this bundle, or the one that it was made from, was
+            promoted with force.
+        gates: Results of the publish gates by name; empty if none were run.
     """
 
     bundle_version: str
@@ -158,7 +167,7 @@ class Manifest:
 
         Raises:
             ValueError: a number is out of range or a path leads out of the bundle.
-            InvalidVersion: a version is none.
+            InvalidVersion: a version is not of the right form.
         """
         for version in (self.bundle_version, self.model_version, self.parent_version):
             if version is not None:
@@ -178,30 +187,30 @@ class Manifest:
         return tuple(n for n, result in self.gates.items() if not result.passed and n not in self.forced_gates)
 
     def to_json(self) -> str:
-        """Returns the text of ``manifest.json``: readable, keys in a fixed order."""
+        """Returns the text of ``manifest.json``: indented, with sorted keys."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, version: str) -> Manifest:
-        """Returns the manifest that `text` holds.
+        """Returns the manifest in `text`.
 
         Args:
-            text: of ``manifest.json``.
-            version: of the folder it was found in, which it has to name.
+            text: content of ``manifest.json``.
+            version: name of the bundle's folder, which the manifest must name as its version.
 
         Raises:
-            BundleRefused: gate ``format_version`` where its format is not `FORMAT_VERSION`, ``manifest`` where it is
-                damaged or of another bundle.
+            BundleRefused: gate ``format_version`` if the format version is not `FORMAT_VERSION`; gate ``manifest`` if
+                the text is damaged or the manifest of another bundle.
         """
         try:
             raw = json.loads(text)
-            found = raw["format_version"]
+            format_version = raw["format_version"]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BundleRefused(
                 version, "manifest", f"{MANIFEST} is damaged ({error}); publish the bundle again"
             ) from error
-        if type(found) is not int or found != FORMAT_VERSION:
-            raise BundleRefused(version, "format_version", _explain_format(found))
+        if type(format_version) is not int or format_version != FORMAT_VERSION:
+            raise BundleRefused(version, "format_version", _explain_format(format_version))
         try:
             manifest = _parse(raw)
         except (ValueError, TypeError, KeyError, AttributeError, InvalidVersion) as error:
@@ -215,23 +224,23 @@ class Manifest:
         return manifest
 
 
-def _explain_format(found: Any) -> str:
-    """Returns why a bundle of this format version is not read, and what to do."""
-    if found == _SEVERAL_INTERESTS_FORMAT_VERSION:
+def _explain_format(format_version: Any) -> str:
+    """Returns why a bundle of this format version cannot be read, and what to do."""
+    if format_version == _SEVERAL_INTERESTS_FORMAT_VERSION:
         return (
-            f"format version {found} is that of a bundle with several embeddings for each query (recipe key "
+            f"format version {format_version} is that of a bundle with several embeddings for each query (recipe key "
             "query_tower.interests), which this version cannot read: remove the key from the recipe, train and publish "
             "again with this version, or serve the bundle with the release that made it"
         )
-    newer = isinstance(found, int) and found > FORMAT_VERSION
+    newer = isinstance(format_version, int) and format_version > FORMAT_VERSION
     advice = "newer than this program: update it" if newer else "unknown to this program"
-    return f"format version {found!r} is {advice} (it reads {FORMAT_VERSION})"
+    return f"format version {format_version!r} is {advice} (it reads {FORMAT_VERSION})"
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:
     raw = dict(raw)
     known = {f.name for f in dataclasses.fields(Manifest)}
-    raw.setdefault("gates", {})  # bundles from before there were gates have none
+    raw.setdefault("gates", {})  # bundles that are older than the publish gates have no such key
     if raw.keys() != known:
         raise ValueError(f"keys {sorted(raw.keys() ^ known)} are missing or unknown")
     for name in ("dimension", "item_count", "seed"):

@@ -1,4 +1,4 @@
-"""Nearest rows of a matrix of unit vectors: the exact scan, and kinds of approximate index behind one seam.
+"""Search over a matrix of unit vectors: the exact scan, approximate indexes behind one interface, and a lexical index.
 
-The trainer measures and the ANN service searches with this very code. It knows files and arrays, no bundles.
+The trainer measures with the code that the ANN service searches with. Only this package imports Annoy, FAISS and bm25s.
 """

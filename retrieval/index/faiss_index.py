@@ -1,4 +1,4 @@
-"""FAISS: a graph, or inverted lists, mapped from disk."""
+"""FAISS: a graph of neighbours, or inverted lists, mapped from disk."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 import numpy as np
 
 from retrieval.index.annoy_index import sample_rows
-from retrieval.index.scan import Found
+from retrieval.index.errors import FaissMissing
+from retrieval.index.hits import Hits
 
 _HEADER = struct.Struct("<4siqqqBi")
-"""Four letters for the kind, dimension, item count, two unused numbers, whether it is trained, metric."""
+"""Header of a FAISS file: four letters of the kind, dimension, item count, two unused numbers, is_trained, metric."""
 
 _ROWS_A_SEARCH = 1500
+"""Number of rows that an exact scan reads in the fixed time of one search."""
 _ROWS_A_CANDIDATE = 80
-"""An exact scan reads so many rows in the time of one step of the walk through the graph."""
+"""Number of rows that an exact scan reads in the time of one step of the walk through the graph."""
 _ROWS_A_LISTED_ROW = 1.0
+"""Number of rows that an exact scan reads in the time of one row of an inverted list."""
 _ROWS_A_RESULT = 10
+"""Number of rows that an exact scan reads in the time that one more result takes."""
 
 _LISTS_GROWTH = 1.2
-"""Exponent of the lists in the number of rows to be found at the same recall (benchmarks/index/filters.py)."""
-
-
-class FaissMissing(RuntimeError):
-    """The package is not installed; the text says what to do."""
+"""At equal recall, the number of lists grows as the number of results to this power (benchmarks/index/filters.py)."""
 
 
 def import_faiss() -> Any:
-    """Returns the module.
+    """Returns the module ``faiss``.
 
     Raises:
-        FaissMissing: it is not installed.
+        FaissMissing: the package is not installed.
     """
     try:
         import faiss
@@ -46,9 +46,9 @@ def import_faiss() -> Any:
 
 
 class _FaissIndex:
-    """What both kinds share; see `retrieval.index.registry.Index`.
+    """Base of the FAISS indexes; see `retrieval.index.registry.Index`.
 
-    A search takes its parameters along, so that searches of different budgets run side by side.
+    The budget is passed with each search, so that searches with different budgets can run at the same time.
     """
 
     _letters: bytes
@@ -58,12 +58,12 @@ class _FaissIndex:
         """Maps the file.
 
         Args:
-            path: of the index, already verified.
+            path: index file, already verified.
             vectors: [item_count, dimension] float32, unit length.
 
         Raises:
-            ValueError: it is no inner product index of this kind over these vectors.
-            OSError: it cannot be mapped.
+            ValueError: the file is not an inner product index of this kind over these vectors.
+            OSError: the file cannot be mapped.
             FaissMissing: the package is not installed.
         """
         self._faiss = import_faiss()
@@ -77,26 +77,26 @@ class _FaissIndex:
         if type(self._index).__name__ != self._class_name or self._index.ntotal != len(vectors):
             raise ValueError(f"it is a {type(self._index).__name__}, expected a {self._class_name}")
         self._check_vectors(vectors)
-        self._last: tuple[int, Any] = 0, None
+        self._last_parameters: tuple[int, Any] = 0, None  # budget, FAISS object
 
-    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Found]:
-        """Returns near rows and their scores; see `retrieval.index.registry.Index.search`."""
-        scores, rows = self._index.search(
-            np.ascontiguousarray(queries), k, params=self._kept_parameters(budget)
-        )  # [n, k]
-        if not (scores[:, 1:] < scores[:, :-1]).all():  # FAISS sorts by score alone: ties, or what was not found
+    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Hits]:
+        """Returns the hits of each query; see `retrieval.index.registry.Index.search`."""
+        parameters = self._cached_parameters(budget)
+        scores, rows = self._index.search(np.ascontiguousarray(queries), k, params=parameters)  # both [n, k]
+        # FAISS sorts by score alone. An empty position is row -1 with the worst score.
+        if not (scores[:, 1:] < scores[:, :-1]).all():
             order = np.lexsort((rows, -scores), axis=-1)  # [n, k], by score, then by row
             rows, scores = np.take_along_axis(rows, order, axis=-1), np.take_along_axis(scores, order, axis=-1)
         np.clip(scores, -1.0, 1.0, out=scores)
-        counts = np.count_nonzero(rows >= 0, axis=-1).tolist()  # what was not found is row -1, with the worst score
-        return [(of[:count], to[:count]) for of, to, count in zip(rows, scores, counts, strict=True)]
+        counts = np.count_nonzero(rows >= 0, axis=-1).tolist()  # [n]
+        return [Hits(r[:count], s[:count]) for r, s, count in zip(rows, scores, counts, strict=True)]
 
-    def _kept_parameters(self, budget: int) -> Any:
-        # Most searches have the budget of the bundle, and making the object anew takes a tenth of a short search. One
-        # reference to a pair: threads read and replace it without a lock.
-        last = self._last
+    def _cached_parameters(self, budget: int) -> Any:
+        # Most searches have the budget of the bundle, and a new object takes a tenth of a short search. The pair is one
+        # reference, which threads read and replace without a lock.
+        last = self._last_parameters
         if last[0] != budget:
-            last = self._last = budget, self._parameters(budget)
+            last = self._last_parameters = budget, self._parameters(budget)
         return last[1]
 
     def _check_header(self, path: Path, vectors: np.ndarray) -> None:
@@ -120,7 +120,7 @@ class _FaissIndex:
 
 
 class HnswIndex(_FaissIndex):
-    """A graph of near neighbours (Malkov and Yashunin 2016), walked with ``efSearch`` candidates at hand."""
+    """A graph of near neighbours (Malkov and Yashunin 2016); the budget is ``efSearch``, the candidates of a search."""
 
     _letters = b"IHNf"
     _class_name = "IndexHNSWFlat"
@@ -134,23 +134,23 @@ class HnswIndex(_FaissIndex):
         return self._faiss.SearchParametersHNSW(efSearch=min(budget, self._item_count))
 
     def cost(self, k: int, budget: int) -> float:
-        """Returns the time of a search in rows of a scan; see `retrieval.index.registry.Index.cost`."""
+        """Returns the cost of a search; see `retrieval.index.registry.Index.cost`."""
         return _ROWS_A_SEARCH + _ROWS_A_CANDIDATE * max(budget, k)
 
     def raise_budget(self, budget: int, k: int, fetch: int) -> int:
-        """Returns the budget for more rows; see `retrieval.index.registry.Index.raise_budget`."""
+        """Returns the budget for more results; see `retrieval.index.registry.Index.raise_budget`."""
         return math.ceil(budget * max(1.0, fetch / k))
 
 
 class IvfIndex(_FaissIndex):
-    """Inverted lists (Sivic and Zisserman 2003): rows by the nearest centroid; ``nprobe`` lists are scanned."""
+    """Inverted lists (Sivic and Zisserman 2003): rows grouped by nearest centroid. ``nprobe`` lists are scanned."""
 
     _letters = b"IwFl"
     _class_name = "IndexIVFFlat"
 
     def _check_vectors(self, vectors: np.ndarray) -> None:
         lists = self._faiss.downcast_InvertedLists(self._index.invlists)
-        # Lists on disk would name another file to read them from.
+        # A file whose lists are on disk names another file to read them from.
         if type(lists).__name__ != "ArrayInvertedLists" or lists.code_size != vectors.shape[1] * 4:
             raise ValueError(f"its lists are {type(lists).__name__} of {lists.code_size} bytes a row")
         for number in sample_rows(lists.nlist).tolist():
@@ -167,11 +167,11 @@ class IvfIndex(_FaissIndex):
         return self._faiss.SearchParametersIVF(nprobe=min(budget, self._index.nlist))
 
     def cost(self, k: int, budget: int) -> float:
-        """Returns the time of a search in rows of a scan; see `retrieval.index.registry.Index.cost`."""
+        """Returns the cost of a search; see `retrieval.index.registry.Index.cost`."""
         lists = self._index.nlist
         scanned = min(budget, lists) * self._item_count / lists
         return _ROWS_A_SEARCH + lists + _ROWS_A_LISTED_ROW * scanned + _ROWS_A_RESULT * k
 
     def raise_budget(self, budget: int, k: int, fetch: int) -> int:
-        """Returns the budget for more rows; see `retrieval.index.registry.Index.raise_budget`."""
+        """Returns the budget for more results; see `retrieval.index.registry.Index.raise_budget`."""
         return math.ceil(budget * max(1.0, fetch / k) ** _LISTS_GROWTH)

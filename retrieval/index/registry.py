@@ -1,14 +1,13 @@
-"""The kinds of index, and the one way to open a file of any of them.
+"""The kinds of index, their interface, and the function that opens a file of any kind.
 
-| kind       | is                                                        | budget of a search                       |
+| kind       | structure                                                 | search budget                            |
 |------------|-----------------------------------------------------------|------------------------------------------|
 | annoy      | Annoy's forest of random projection trees                 | ``search_k``: nodes to inspect           |
-| faiss_hnsw | FAISS's graph (Malkov and Yashunin 2016) over the vectors | ``efSearch``: candidates to keep at hand |
+| faiss_hnsw | FAISS's graph (Malkov and Yashunin 2016) over the vectors | ``efSearch``: candidates to keep         |
 | faiss_ivf  | FAISS's inverted lists of the nearest k-means centroids   | ``nprobe``: lists to scan                |
 
-A larger budget finds more and takes longer, whatever the kind. No file is trusted: a reader checks kind, metric,
-dimension and item count, and compares vectors, before anything searches. None of the formats holds code: both
-libraries read numbers into arrays.
+A larger budget finds more and takes longer. A file is checked before the first search: kind, metric, dimension, item
+count, and a sample of its vectors. None of the formats holds code: both libraries read numbers into arrays.
 """
 
 from __future__ import annotations
@@ -21,35 +20,34 @@ import numpy as np
 
 from retrieval.index.annoy_index import AnnoyIndex
 from retrieval.index.faiss_index import HnswIndex, IvfIndex
-from retrieval.index.scan import Found
+from retrieval.index.hits import Hits
 
 METRIC = "angular"
-"""The one metric: by the angle, which orders unit vectors as the dot product does."""
+"""The only metric: the angle, which orders unit vectors as the dot product does."""
 
 
 class Index(Protocol):
-    """Finds near rows, approximately. Safe for several threads; never changes once it is open.
+    """An approximate nearest neighbour index. Immutable once open, and safe for several threads.
 
-    Its file has to stay as it is for as long as the object lives, since it is mapped; dropping the last reference
-    unmaps it.
+    Its file is mapped, so it must not change while the object lives. Dropping the last reference unmaps it.
     """
 
-    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Found]:
-        """Returns for each query up to `k` of the nearest rows and their exact scores.
+    def search(self, queries: np.ndarray, k: int, budget: int) -> list[Hits]:
+        """Returns for each query up to `k` near rows and their exact scores.
 
         Args:
             queries: [n, dimension] float32, unit length.
-            k: 1 to item_count.
-            budget: at least 1, in the unit of the kind; where it is small, fewer than `k` rows may come back.
+            k: number of hits, 1 to item_count.
+            budget: search budget, at least 1, in the unit of the kind. A small one may give fewer than `k` hits.
         """
         ...
 
     def cost(self, k: int, budget: int) -> float:
-        """Returns how long one search takes, about, as the number of rows that an exact scan reads meanwhile."""
+        """Returns the estimated time of one search, as the number of rows that an exact scan reads in that time."""
         ...
 
     def raise_budget(self, budget: int, k: int, fetch: int) -> int:
-        """Returns the budget that finds `fetch` rows with at least the recall that `budget` has for `k`."""
+        """Returns the budget that gives `fetch` hits with at least the recall that `budget` gives for `k` hits."""
         ...
 
 
@@ -66,13 +64,13 @@ def open_index(kind: str, metric: str, path: Path, vectors: np.ndarray) -> Index
     Args:
         kind: one of `KINDS`.
         metric: `METRIC`.
-        path: of the file, its size and hash already verified.
-        vectors: [item_count, dimension] float32, unit length, that it should be of.
+        path: index file, whose size and hash are verified.
+        vectors: [item_count, dimension] float32, unit length: the vectors that the index was built from.
 
     Raises:
-        ValueError: another kind or metric, or the file is none of these vectors.
-        OSError: it cannot be mapped.
-        retrieval.index.faiss_index.FaissMissing: it is a FAISS file and the package is not installed.
+        ValueError: kind or metric is unknown, or the file is not an index of these vectors.
+        OSError: the file cannot be mapped.
+        FaissMissing: it is a FAISS file and faiss-cpu is not installed.
     """
     if kind not in KINDS or metric != METRIC:
         raise ValueError(f"it is {kind} {metric}; known are {', '.join(KINDS)}, all {METRIC}")

@@ -1,6 +1,6 @@
-"""The exact scan: the nearest rows by brute force, of many queries at once.
+"""The exact scan: brute force search for many queries at once.
 
-A score is the cosine similarity, larger is nearer. Results are sorted by score, descending, ties by row, ascending.
+A score is a cosine similarity: larger is nearer. Hits are sorted by score, descending; ties by row, ascending.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from itertools import pairwise
 
 import numpy as np
 
-Found = tuple[np.ndarray, np.ndarray]
-"""Rows, [n] int64, distinct, and their scores, [n] float32: best first."""
+from retrieval.index.hits import Hits
 
 _QUERIES_AT_ONCE = 64
+"""Number of queries of one matrix product."""
 _SCORES_AT_ONCE = 2**19
-"""2 MiB: what the caches of one core hold, about."""
-_FIRST_ROWS, _WORTH_A_FIRST = 8192, 8
-"""Rows of the first block, and how many times as many there have to be for one of its own."""
+"""Number of scores of one block: 2 MiB, about what the caches of one core hold."""
+_FIRST_ROWS = 8192
+"""Number of rows of a short first block."""
+_WORTH_A_FIRST = 8
+"""There is a short first block where there are more than this many times its rows."""
 _COMPARED_AT_ONCE = 1024
-"""Scores, those of as many rows as fit: what a comparison does in one loop."""
+"""Number of scores that one loop of a comparison covers, at most."""
 _ROWS_GATHERED = 8192
-"""2 MiB of 64-d vectors: small enough that the allocator gives the same pages again instead of fresh ones."""
+"""Number of rows gathered at once: 2 MiB of 64-d vectors, so little that the allocator reuses the same pages."""
 
 
 def score(vectors: np.ndarray, rows: np.ndarray | None, query: np.ndarray) -> np.ndarray:
@@ -29,7 +31,7 @@ def score(vectors: np.ndarray, rows: np.ndarray | None, query: np.ndarray) -> np
 
     Args:
         vectors: [item_count, dimension] float32, unit length.
-        rows: [n] int64; None: all of them.
+        rows: [n] int64. None: all rows.
         query: [dimension] float32, unit length.
     """
     chosen = vectors if rows is None else np.take(vectors, rows, axis=0)  # [n, dimension]
@@ -37,25 +39,25 @@ def score(vectors: np.ndarray, rows: np.ndarray | None, query: np.ndarray) -> np
 
 
 def _clipped(scores: np.ndarray) -> np.ndarray:
-    """Returns the scores, in place made at most 1 from 0: np.clip takes twice as long for a few."""
+    """Clips scores to [-1, 1] in place and returns them; for few scores np.clip takes twice as long."""
     return np.maximum(np.minimum(scores, 1.0, out=scores), -1.0, out=scores)
 
 
-def best(rows: np.ndarray, scores: np.ndarray, k: int) -> Found:
-    """Returns the `k` best rows and their scores, sorted; all where there are fewer.
+def best(rows: np.ndarray, scores: np.ndarray, k: int) -> Hits:
+    """Returns the `k` rows with the highest scores; all n rows if n is at most `k`.
 
     Args:
-        rows: [n] int64; of rows that tie, the earlier one wins.
-        scores: [n] float32, of these rows.
-        k: at least 1.
+        rows: [n] int64. Of rows that tie, the earlier one comes first.
+        scores: [n] float32, scores of the rows.
+        k: number of hits, at least 1.
     """
     if k < len(rows):
         threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-        # All that tie with the last one are kept until the sort, so that the earlier ones win.
+        # Rows that tie with the last one are kept until the sort, which puts the earlier ones first.
         kept = scores >= threshold
         rows, scores = rows[kept], scores[kept]
     order = np.argsort(-scores, kind="stable")[:k]  # [k]
-    return rows[order], scores[order]
+    return Hits(rows[order], scores[order])
 
 
 def scan(
@@ -65,46 +67,47 @@ def scan(
     *,
     allowed: np.ndarray | None = None,
     hidden: np.ndarray | None = None,
-) -> list[Found]:
-    """Returns the exact `k` best rows and their scores for each query.
+) -> list[Hits]:
+    """Returns the exact nearest rows of each query.
 
-    A matrix product in blocks; from the second block on only what beats the `k`-th best so far is looked at. Rows times
-    queries, not the other way round: BLAS copies the right-hand matrix into another order first, and queries are few.
+    Scores are computed by matrix products, one block of rows at a time. From the second block on, only scores above the
+    `k`-th best so far are looked at. The product is rows times queries, because BLAS first copies the right-hand matrix
+    into another order, and there are few queries.
 
     Args:
         vectors: [item_count, dimension] float32, unit length.
         queries: [n, dimension] float32, unit length.
-        k: at least 1, of each query or of all.
-        allowed: [m] integers, ascending: the rows to look at. Default: all.
-        hidden: [item_count] bool: rows to leave out, where `allowed` is None. Default: none.
+        k: number of hits, at least 1: one number for each query, or one for all.
+        allowed: [m] integers, ascending: the rows to search. Default: all rows.
+        hidden: [item_count] bool: rows to leave out; used only where `allowed` is None. Default: none.
     """
-    found: list[Found] = []
+    results: list[Hits] = []
     ks = [k] * len(queries) if isinstance(k, int) else k
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         group = slice(start, start + _QUERIES_AT_ONCE)
-        found += _scan_group(vectors, queries[group], ks[group], allowed, hidden)
-    return found
+        results += _scan_group(vectors, queries[group], ks[group], allowed, hidden)
+    return results
 
 
 def _scan_group(
     vectors: np.ndarray, queries: np.ndarray, ks: Sequence[int], allowed: np.ndarray | None, hidden: np.ndarray | None
-) -> list[Found]:
+) -> list[Hits]:
     total = len(vectors) if allowed is None else len(allowed)
-    filled = 4 * min(ks)  # rows of a block that leaves something to beat
-    block = max(filled, _SCORES_AT_ONCE // len(queries))
-    # A short block first: what it leaves to beat makes short work of all others.
-    first = max(filled, _FIRST_ROWS) if total > _WORTH_A_FIRST * _FIRST_ROWS else block
+    least = 4 * min(ks)  # rows of a block; fewer would leave a threshold that most scores pass
+    block = max(least, _SCORES_AT_ONCE // len(queries))
+    # A short first block soon gives a threshold, which few scores of the other blocks pass.
+    first = max(least, _FIRST_ROWS) if total > _WORTH_A_FIRST * _FIRST_ROWS else block
     bounds = [0, *range(min(first, total), total, block), total]
-    # The same memory for each block: fresh pages cost more than the product.
+    # All blocks share one buffer: fresh pages would cost more than the product.
     scores = np.empty((min(max(first, block), total), len(queries)), dtype=np.float32)
     top = _TopRows(ks)
     for number, (start, stop) in enumerate(pairwise(bounds)):
-        of_block = scores[: stop - start]  # [stop - start, n]
-        _score_block(vectors, queries, allowed, start, of_block)
+        block_scores = scores[: stop - start]  # [stop - start, n]
+        _score_block(vectors, queries, allowed, start, block_scores)
         if hidden is not None:
-            of_block[hidden[start:stop]] = -np.inf
-        top.add(of_block, start)
-        # Doubling: few merges, and never more than about as many rows to merge as are kept.
+            block_scores[hidden[start:stop]] = -np.inf
+        top.add(block_scores, start)
+        # Merging after blocks 0, 1, 2, 4, 8, …: few merges, each of about as many rows as are kept.
         if number & (number - 1) == 0:
             top.merge()
     return top.finish(allowed)
@@ -113,7 +116,10 @@ def _scan_group(
 def _score_block(
     vectors: np.ndarray, queries: np.ndarray, allowed: np.ndarray | None, start: int, scores: np.ndarray
 ) -> None:
-    """Fills `scores`, [m, n] float32, with those of the next `m` rows from `start` on: of all, or of the allowed."""
+    """Writes the scores of `m` rows into `scores`, [m, n] float32.
+
+    The rows are `start` to `start + m` of `vectors`; where `allowed` is given, those at these positions of `allowed`.
+    """
     if allowed is None:
         np.matmul(vectors[start : start + len(scores)], queries.T, out=scores)
         return
@@ -124,33 +130,33 @@ def _score_block(
 
 
 class _TopRows:
-    """The best rows so far, of several queries."""
+    """The best rows so far of several queries."""
 
     def __init__(self, ks: Sequence[int]) -> None:
         self._ks = ks
-        self._kept: list[Found] = []
+        self._kept: list[Hits] = []
         self._thresholds = np.full(len(ks), -np.inf, dtype=np.float32)
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, scores: np.ndarray, start: int) -> None:
-        """Takes the scores of a block, [m, n] float32, whose first row is row `start`; they are not kept."""
+        """Adds a block of scores, [m, n] float32, that begins at position `start`; the array may be reused after."""
         if not self._kept:
             positions = np.arange(start, start + len(scores), dtype=np.int64)
-            self._kept = [best(positions, of_query, k) for of_query, k in zip(scores.T.copy(), self._ks, strict=True)]
+            self._kept = [best(positions, s, k) for s, k in zip(scores.T.copy(), self._ks, strict=True)]
             self._raise_thresholds()
             return
-        rows, at = np.divmod(np.flatnonzero(_above(scores, self._thresholds)), scores.shape[1])
-        self._pending.append((at, rows + start, scores[rows, at]))
+        rows, queries = np.divmod(np.flatnonzero(_above(scores, self._thresholds)), scores.shape[1])
+        self._pending.append((queries, rows + start, scores[rows, queries]))
 
     def merge(self) -> None:
-        """Makes what is pending part of what is kept."""
+        """Merges the pending rows into the kept ones."""
         if not self._pending:
             return
-        at, rows, scores = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+        queries, rows, scores = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
         self._pending = []
-        order = np.argsort(at, kind="stable")
+        order = np.argsort(queries, kind="stable")
         rows, scores = rows[order], scores[order]
-        ends = np.cumsum(np.bincount(at, minlength=len(self._kept))).tolist()
+        ends = np.cumsum(np.bincount(queries, minlength=len(self._kept))).tolist()
         for query, (start, end) in enumerate(pairwise([0, *ends])):
             if start < end:
                 kept_rows, kept_scores = self._kept[query]
@@ -158,15 +164,16 @@ class _TopRows:
                 self._kept[query] = best(*merged, self._ks[query])
         self._raise_thresholds()
 
-    def finish(self, allowed: np.ndarray | None) -> list[Found]:
-        """Returns what is kept; positions in `allowed`, where given, become the rows that stand there."""
+    def finish(self, allowed: np.ndarray | None) -> list[Hits]:
+        """Returns the hits of each query; where `allowed` is given, their positions in it become rows."""
         self.merge()
-        found: list[Found] = []
+        results: list[Hits] = []
         for positions, scores in self._kept:
             shown = scores > -np.inf
             positions, scores = positions[shown], _clipped(scores[shown])
-            found.append((positions if allowed is None else allowed[positions].astype(np.int64), scores))
-        return found
+            rows = positions if allowed is None else allowed[positions].astype(np.int64)
+            results.append(Hits(rows, scores))
+        return results
 
     def _raise_thresholds(self) -> None:
         for query, (_, scores) in enumerate(self._kept):
@@ -175,9 +182,9 @@ class _TopRows:
 
 
 def _above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Returns which scores [m, n] are above the thresholds [n]: [m, n] bool. Of rows that tie, the earlier one wins."""
+    """Returns which scores [m, n] are above the thresholds [n]: [m, n] bool. Earlier rows win ties, so a tie is not."""
     count, query_count = scores.shape
-    # NumPy starts a loop for each row, which for a few queries costs ten times the comparison: compare rows together.
+    # NumPy starts a loop for each row, which for few queries costs ten times the comparison: compare rows together.
     rows_together = max(1, _COMPARED_AT_ONCE // query_count)
     whole = count - count % rows_together
     above = np.empty(scores.shape, dtype=np.bool_)

@@ -1,1 +1,1 @@
-"""Models of a bundle, opened to be called: LiteRT is imported here alone."""
+"""Models of a bundle, opened to be called: query tower and text encoders. Only this package imports LiteRT."""

@@ -1,4 +1,4 @@
-"""A bundle in this process, without services: its query tower and its catalogue."""
+"""A deployed bundle, opened in this process without services: its query tower and its catalogue."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from retrieval.inference.text_encoder import open_text_encoders
 from retrieval.store.store import BundleStore
 
 _BATCH = 1024
+"""Number of queries of one call of the query tower."""
 
 
 @dataclass(frozen=True, eq=False)
 class DeployedBundle:
-    """A bundle that answers as the services do.
+    """A bundle that computes the same embeddings as the services.
 
     Attributes:
         version: Bundle version.
@@ -35,12 +36,12 @@ class DeployedBundle:
 
     @staticmethod
     def open(store: BundleStore, version: str) -> DeployedBundle:
-        """Returns the bundle, verified.
+        """Returns a bundle of a store, after verifying the files that it reads.
 
         Raises:
             BundleRefused: a file is missing or damaged.
             BundleNotFound: the store has no such bundle.
-            OSError, ValueError, KeyError, RuntimeError: a file is as published and cannot be read.
+            OSError, ValueError, KeyError, RuntimeError: a file cannot be read, although it is as published.
         """
         manifest = store.verify(version, [QUERY_TOWER, VECTORS, ITEMS, VOCABULARIES])
         specs = text_encoder_specs(manifest.feature_schema)
@@ -52,11 +53,11 @@ class DeployedBundle:
         return DeployedBundle(version, tower, vectors, ItemTable.read(folder / ITEMS, {}).ids)
 
     def embed(self, columns: Columns, row_count: int) -> np.ndarray:
-        """Returns the embeddings of any number of queries, at least 1: [row_count, dim] float32, unit length.
+        """Returns the embeddings of queries: [row_count, dim] float32, unit length.
 
         Args:
             columns: raw values by feature name, as `retrieval.bundle.features.schema.FeatureSchema.encode` takes them.
-            row_count: number of queries.
+            row_count: number of queries, at least 1.
         """
         batches = [slice(start, min(start + _BATCH, row_count)) for start in range(0, row_count, _BATCH)]
         return np.concatenate(
@@ -69,5 +70,5 @@ class DeployedBundle:
         )
 
     def rows(self, rows_by_id: Mapping[str, int]) -> np.ndarray:
-        """Returns the row of each item in another catalogue, -1 for items that it lacks: [item_count] int64."""
+        """Returns the row of each item in another catalogue, -1 if it is not there: [item_count] int64."""
         return np.array([rows_by_id.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""LiteRT interpreters of one model file. Only this module imports LiteRT."""
+"""A pool of LiteRT interpreters. Only this module imports LiteRT."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class InterpreterPool:
 
         Args:
             path: LiteRT file, already verified.
-            size: number of calls that may run at once; further ones each load another interpreter first.
+            size: number of calls that may run at once; each further call first loads another interpreter.
 
         Raises:
             ValueError, RuntimeError: LiteRT cannot use the file.
@@ -59,7 +59,7 @@ class _Interpreter:
 
     def __init__(self, path: Path) -> None:
         self._interpreter: Any = Interpreter(model_path=str(path), num_threads=1)
-        # LiteRT's signature runner allocates at each call, so it only gives names and tensor indices here. It has to be
+        # LiteRT's signature runner allocates at each call, so only its names and tensor indices are used. It must be
         # released before the interpreter is resized.
         signature = self._interpreter.get_signature_runner(SIGNATURE)
         inputs, outputs = signature.get_input_details(), signature.get_output_details()
@@ -70,11 +70,11 @@ class _Interpreter:
         self._shapes: list[tuple[int, ...]] = []
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns the embeddings, a copy of the interpreter's own."""
+        """Returns a copy of the embeddings: [batch, ...] float32."""
         indices = self._input_indices
         shapes = [array.shape for array in inputs.values()]
         if shapes != self._shapes:
-            self._shapes = []  # in case the next lines fail
+            self._shapes = []  # stays empty if the next lines fail
             for name, array in inputs.items():
                 self._interpreter.resize_tensor_input(indices[name], array.shape)
             self._interpreter.allocate_tensors()

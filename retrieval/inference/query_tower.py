@@ -34,14 +34,14 @@ class QueryTower:
 
         Args:
             path: LiteRT file, already verified.
-            schema: features; their names are those of the tower's inputs.
-            text_encoders: text encoders that the schema names.
-            dimension: length that an embedding must have.
+            schema: features of the queries; the tower has an input of the name of each.
+            text_encoders: text encoders that the schema needs.
+            dimension: expected length of an embedding.
             thread_count: number of calls that may run at once without loading a further interpreter.
 
         Raises:
             ValueError: the file is not a tower with these inputs and this output.
-            RuntimeError: LiteRT cannot use it.
+            RuntimeError: LiteRT cannot use the file.
         """
         self.schema, self.dimension = schema, dimension
         self.reads_request_time = any(isinstance(feature, RequestTime) for feature in schema.features)
@@ -53,7 +53,7 @@ class QueryTower:
             raise ValueError(f"the tower takes {self._interpreters.inputs}, the schema gives {expected}")
         outputs = self._interpreters.outputs
         if outputs.get(EMBEDDING) != [dimension]:
-            raise ValueError(f"the tower returns {outputs} a query, expected {EMBEDDING} of {[dimension]}")
+            raise ValueError(f"the tower returns {outputs} for each query, expected {EMBEDDING} of {[dimension]}")
 
     def embed(self, columns: Columns, row_count: int) -> np.ndarray:
         """Returns the embeddings of `row_count` queries: [row_count, dimension] float32, unit length.

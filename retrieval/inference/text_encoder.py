@@ -16,30 +16,30 @@ from retrieval.bundle.layout import EMBEDDING, TOKEN_IDS
 from retrieval.inference.interpreter_pool import InterpreterPool
 
 _CALL_COST_TOKENS = 16
-"""Cost of one more call in tokens: resizing, and small matrices."""
+"""Fixed cost of one call, in tokens: resizing, and small matrices."""
 _MAX_TOKENS = 1 << 15
-"""Tokens of one call, which bounds its memory."""
+"""Largest number of tokens of one call, which bounds its memory."""
 
 
 class TextObserver:
-    """Is told what text encoders do; this one ignores it. Subclasses have to be safe for several threads."""
+    """Base of observers of text encoders; it ignores every event. Subclasses must be safe for several threads."""
 
     def looked_up(self, hits: int, misses: int) -> None:
-        """Is called after texts were looked up in the cache, with how many of them were there and how many not."""
+        """Is called after a lookup in the cache, with the number of texts that it had and of those that it had not."""
 
     def computed(self, token_count: int) -> None:
-        """Is called before the encoder runs on that many tokens, padding included."""
+        """Is called before the encoder runs, with its number of tokens, padding included."""
 
 
 class TextCache:
-    """The vectors of the most recently used texts of one encoder. Safe for several threads; never above its size."""
+    """A cache of the vectors of recently used texts. Safe for several threads; never above its size."""
 
     def __init__(self, size: int, observer: TextObserver) -> None:
         """Makes an empty cache.
 
         Args:
             size: largest number of texts; 0 caches nothing.
-            observer: told of hits and misses.
+            observer: observer of hits and misses.
         """
         self._observer = observer
         self._lock = threading.Lock()
@@ -91,10 +91,10 @@ class LiteRtTextEncoder:
             spec: spec in the manifest.
             thread_count: number of calls that may run at once without loading a further interpreter.
             cache_size: largest number of texts whose vectors are cached; 0 caches nothing.
-            observer: told of hits, misses and tokens. Default: nobody.
+            observer: observer of hits, misses and tokens. Default: none.
 
         Raises:
-            OSError, ValueError, RuntimeError: its files are not such an encoder.
+            OSError, ValueError, RuntimeError: the files are not an encoder of this spec.
         """
         self.spec = spec
         self._observer = observer or TextObserver()
@@ -131,13 +131,13 @@ class LiteRtTextEncoder:
 
 
 def groups_by_length(lengths: Sequence[int], together: bool = False) -> list[list[int]]:
-    """Returns rows in groups that run in one call each, longest rows first; rows without a token are left out.
+    """Returns groups of rows, each of which runs in one call: longest rows first, rows without a token left out.
 
-    A row joins the previous group unless its padding there costs more than a call of its own, or the group is full.
+    A row joins the previous group unless the padding of the group then costs more than one more call, or it is full.
 
     Args:
         lengths: number of tokens of each row.
-        together: whether padding is next to free, so that groups are as large as they may be.
+        together: whether padding costs almost nothing, so that groups are as large as possible.
     """
     order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
     groups: list[list[int]] = []

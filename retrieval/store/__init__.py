@@ -1,1 +1,1 @@
-"""Where bundles live: versions, the live one, promotion, roll back, pruning."""
+"""Where bundles live: staging, versions, the live pointer, promotion, roll back and pruning; every change is atomic."""

@@ -17,7 +17,7 @@ from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.manifest import IndexSpec, Manifest
 from retrieval.index.build import build_file
-from retrieval.index.faiss_index import FaissMissing
+from retrieval.index.errors import FaissMissing
 from retrieval.serving.bundles import verification
 from retrieval.store.store import BundleStore
 from tests.harness import Running, ann_service
@@ -172,7 +172,7 @@ def test_bundle_that_does_not_fit_beside_another_is_refused(
     manifest = write_bundle(store)
     names = ("vectors.npy", "index.ann", "items.npz", "canaries.json")
     size = sum(manifest.files[name].size_bytes for name in names)
-    monkeypatch.setattr("ann_service.catalogue.available_bytes", lambda: 2 * size - 1)
+    monkeypatch.setattr("ann_service.loader.available_bytes", lambda: 2 * size - 1)
     with ann_service(store) as service:
         problem = service.wait_for_problem(manifest.bundle_version)
         assert (problem.gate, "--unload-first" in problem.message) == ("memory", True)

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from query_tower_service.text import TextMetrics
 
-from ann_service.catalogue import Catalogue, CatalogueLoader
+from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
+from ann_service.loader import CatalogueLoader
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import Model, ModelLoader
+from query_tower_service.text_metrics import TextMetrics
 from retrieval.bundle.errors import BundleRefused
 from tests.golden.golden import ANSWERS, Golden
 from tests.harness import ann_service, query_tower_service
@@ -69,9 +70,9 @@ def test_the_query_tower_makes_the_recorded_embeddings(golden: Golden) -> None:
     names = {name for features in queries for name in features}
     columns = {name: [features.get(name) for features in queries] for name in names}
     expected = np.array([query["embedding"] for query in golden.answers["queries"]])
-    np.testing.assert_allclose(model.embed(columns, len(queries)), expected, atol=ATOL)
+    np.testing.assert_allclose(model.tower.embed(columns, len(queries)), expected, atol=ATOL)
     for row, features in enumerate(queries):  # alone, which may take another path than a batch
-        alone = model.embed({name: [value] for name, value in features.items()}, 1)
+        alone = model.tower.embed({name: [value] for name, value in features.items()}, 1)
         np.testing.assert_allclose(alone, expected[row : row + 1], atol=ATOL)
 
 

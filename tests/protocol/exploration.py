@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from retrieval.serving.bundles.lifecycle import Event, LoadFinished, PointerChanged, State
-from retrieval.store.store import LivePointer
+from retrieval.store.live import LivePointer
 from tests.protocol.events import describe
 from tests.protocol.world import End, Replica, Replicas, Requests, Rules, promote, roll_back
 from two_tower_client.model_agreement import Embed

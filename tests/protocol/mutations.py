@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from retrieval.serving.bundles import lifecycle
 from retrieval.serving.bundles.lifecycle import Decision, Event, GraceElapsed, LoadRefused, RetryDue, State
-from retrieval.store.store import LivePointer
+from retrieval.store.live import LivePointer
 from tests.protocol.world import Models, Rules, answer
 from two_tower_client import model_agreement
 from two_tower_client.errors import ModelNotServed
@@ -51,7 +51,7 @@ def keep_answering_with_old(state: State, event: Event, **options: bool) -> Step
 
 def keep_only_live(pointer: LivePointer) -> tuple[str, ...]:
     """Keeps no bundle open beside the live one."""
-    return pointer.served[:1]
+    return pointer.open_versions[:1]
 
 
 def search_with_newest(pin: Pin) -> Exchange:

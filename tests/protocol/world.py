@@ -1,7 +1,7 @@
 """A small world for the swap protocol: one LIVE pointer, two replicas a side, one request. No threads, no clock.
 
 What a replica and a client do is the real code, `retrieval.serving.bundles.lifecycle.step` and `two_tower_client.model_agreement.exchange`;
-`retrieval.store.store.LivePointer` names what is to be open. This module adds what may happen around them, and numbers every
+`retrieval.store.live.LivePointer` names what is to be open. This module adds what may happen around them, and numbers every
 replica and every history of a request, so that a state of the whole world is a few small integers.
 
 Assumptions, each as the services have it:
@@ -31,7 +31,7 @@ from retrieval.serving.bundles.lifecycle import (
     RetryDue,
     State,
 )
-from retrieval.store.store import LivePointer
+from retrieval.store.live import LivePointer
 from two_tower_client import model_agreement
 from two_tower_client.model_agreement import Embed, Embedded, NotServed, Outcome, Pin, Searched, Step
 
@@ -58,7 +58,7 @@ class Rules:
 
     step: Callable[..., tuple[State, tuple[lifecycle.Decision, ...]]] = lifecycle.step
     exchange: Callable[[Pin], model_agreement.Exchange] = model_agreement.exchange
-    served: Callable[[LivePointer], tuple[str, ...]] = lambda pointer: pointer.served
+    served: Callable[[LivePointer], tuple[str, ...]] = lambda pointer: pointer.open_versions
     answer: Callable[[Step, Models], Outcome] = answer
 
 

@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
-from retrieval.index.faiss_index import FaissMissing, import_faiss
+from retrieval.index.errors import FaissMissing
+from retrieval.index.faiss_index import import_faiss
 from retrieval.store.store import BundleStore
 from trainer.cli import console
 from trainer.cli.rich_progress import RichProgress

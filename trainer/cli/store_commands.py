@@ -34,7 +34,7 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
     rows: list[dict[str, Any]] = []
     for version in reversed(opened.versions()):
         state = ""
-        if pointer is not None and version in pointer.served:
+        if pointer is not None and version in pointer.open_versions:
             state = "live" if version == pointer.version else "before it"
         try:
             m = opened.manifest(version)

@@ -7,7 +7,7 @@ import numpy as np
 from retrieval.bundle.errors import BundleNotFound
 from retrieval.bundle.layout import INDEX
 from retrieval.bundle.manifest import Manifest
-from retrieval.index.faiss_index import FaissMissing
+from retrieval.index.errors import FaissMissing
 from retrieval.index.registry import open_index
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data
@@ -58,9 +58,9 @@ def deployed_scorer(store: BundleStore, version: str | None, model_version: str,
             known = int(starts[users[at] + 1] - starts[users[at]])
             budget = index.raise_budget(spec.search_budget, _TOP, _TOP + known)
             k = min(_TOP + known, manifest.item_count)
-            found, found_scores = index.search(embedding[np.newaxis], k, budget)[0]
-            here = rows[found] >= 0  # a bundle may have items that came later
-            scores[at, rows[found][here]] = found_scores[here]
+            hits = index.search(embedding[np.newaxis], k, budget)[0]
+            here = rows[hits.rows] >= 0  # a bundle may have items that came later
+            scores[at, rows[hits.rows][here]] = hits.scores[here]
         return scores
 
     return score

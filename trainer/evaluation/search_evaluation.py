@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retrieval.index.lexical.bm25 import Bm25
+from retrieval.index.recall import exact_top_k
 from trainer.data.dataset import Dataset
 from trainer.errors import RunError
 from trainer.evaluation import bootstrap, graded_queries
@@ -15,10 +16,9 @@ from trainer.evaluation.graded_queries import DEPTH, METRICS, Graded
 from trainer.model.embeddings import embed_items, embed_queries
 from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress
-from trainer.publishing.index_selection import exact_top_k
 from trainer.publishing.lexical import texts_of
+from trainer.recipe.feature_inputs import TextInput
 from trainer.recipe.recipe import Recipe, lexical_attributes
-from trainer.recipe.text import TextInput
 from trainer.text import building
 
 MODEL, FUSED, BM25, FROZEN = "two-tower", "two-tower + BM25", "BM25", "frozen encoder"

@@ -24,6 +24,6 @@ def make_golden_queries(
         vectors: [item_count, dim] float32.
         ids: [item_count] external ids.
     """
-    found = scan(vectors, queries, _TOP)
-    top = [[ids[row] for row in rows] for rows, _ in found]
-    return GoldenQueries(columns, queries, top, np.stack([scores for _, scores in found]))
+    results = scan(vectors, queries, _TOP)
+    top = [[ids[row] for row in hits.rows] for hits in results]
+    return GoldenQueries(columns, queries, top, np.stack([hits.scores for hits in results]))

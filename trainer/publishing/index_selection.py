@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.bundle.manifest import IndexSpec
-from retrieval.index.build import Tell, build_file, parameter_grid
-from retrieval.index.registry import METRIC, Index, open_index
-from retrieval.index.scan import scan
+from retrieval.index import recall
+from retrieval.index.build import Tell, build_file, default_lists
+from retrieval.index.errors import SearchIndexError
+from retrieval.index.registry import METRIC, open_index
 from trainer.errors import ExportError
 from trainer.recipe.recipe import Index as IndexSettings
-
-NEIGHBOURS = 100
-"""Recall is measured on so many neighbours."""
 
 _STEP = 1.25
 """Between one budget and the next."""
@@ -24,15 +22,39 @@ _STEP = 1.25
 WHAT_TO_RAISE = {"annoy": "index.trees", "faiss_hnsw": "index.links", "faiss_ivf": "index.lists"}
 
 
-def exact_top_k(queries: np.ndarray, vectors: np.ndarray, k: int) -> np.ndarray:
-    """Returns the rows of the k largest dot products, best first: [n, min(k, item_count)] int64.
+def parameter_grid(settings: IndexSettings, item_count: int, seed: int) -> list[dict[str, int]]:
+    """Returns the parameters of each index to try, as `build_file` takes them; indexes that cost less come first.
 
     Args:
-        queries: [n, dim] float32, unit length.
-        vectors: [item_count, dim] float32, unit length.
-        k: how many.
+        settings: index settings of the recipe.
+        item_count: number of items.
+        seed: seed of every build.
     """
-    return np.stack([rows for rows, _ in scan(vectors, queries, k)])
+    match settings.kind:
+        case "annoy":
+            return [{"trees": trees, "seed": seed} for trees in sorted(settings.trees)]
+        case "faiss_hnsw":
+            return [
+                {"links": links, "ef_construction": settings.ef_construction, "seed": seed}
+                for links in sorted(settings.links)
+            ]
+        case _:
+            numbers = settings.lists or (default_lists(item_count),)
+            return [{"lists": lists, "seed": seed} for lists in sorted({min(n, item_count) for n in numbers})]
+
+
+def write_index(
+    kind: str, parameters: Mapping[str, int], vectors: np.ndarray, path: Path, tell: Tell = lambda step: None
+) -> None:
+    """Writes an index file; see `retrieval.index.build.build_file`.
+
+    Raises:
+        ExportError: the file cannot be written, or the package of this kind is not installed.
+    """
+    try:
+        build_file(kind, parameters, vectors, path, tell)
+    except SearchIndexError as error:
+        raise ExportError(str(error)) from error
 
 
 def build(
@@ -59,22 +81,22 @@ def build(
     Raises:
         ExportError: the index cannot be written, or nothing finds enough.
     """
-    exact = exact_top_k(queries, vectors, NEIGHBOURS)
+    exact = recall.exact_top_k(queries, vectors, recall.NEIGHBOURS)
     best: tuple[float, IndexSpec] | None = None
     grid = parameter_grid(settings, len(vectors), seed)
     candidate = path.with_name(f"{path.name}.candidate")
     for number, parameters in enumerate(grid, 1):
         tell_named = _named(f"index {number} of {len(grid)}: ", tell)
-        build_file(settings.kind, parameters, vectors, candidate, tell_named)
+        write_index(settings.kind, parameters, vectors, candidate, tell_named)
         index = open_index(settings.kind, METRIC, candidate, vectors)
         tell_named("measuring recall")
         for budget in budgets(settings.kind, parameters, len(vectors)):
-            cost = index.cost(NEIGHBOURS, budget)
+            cost = index.cost(recall.NEIGHBOURS, budget)
             if best is not None and cost >= best[0]:
                 break
-            found = recall(index, queries, exact, budget)
-            if found >= settings.min_recall_at_100:
-                best = cost, IndexSpec(settings.kind, METRIC, parameters, budget, found)
+            measured = recall.index_recall(index, queries, exact, budget)
+            if measured >= settings.min_recall_at_100:
+                best = cost, IndexSpec(settings.kind, METRIC, parameters, budget, measured)
                 # Other indexes may be open on a file of this name: a new one takes the name, none is overwritten.
                 candidate.replace(path)
                 break
@@ -105,55 +127,31 @@ def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexS
     parameters = dict(old.parameters)
     if "lists" in parameters:  # no more than there are items
         parameters["lists"] = min(parameters["lists"], len(vectors))
-    exact = exact_top_k(queries, vectors, NEIGHBOURS)
-    build_file(old.kind, parameters, vectors, path)
+    exact = recall.exact_top_k(queries, vectors, recall.NEIGHBOURS)
+    write_index(old.kind, parameters, vectors, path)
     index = open_index(old.kind, METRIC, path, vectors)
     tried = [
         old.search_budget,
         *(b for b in budgets(old.kind, parameters, len(vectors)) if b > old.search_budget),
     ]
-    measured = ((budget, recall(index, queries, exact, budget)) for budget in tried)
-    budget, found = next(((b, r) for b, r in measured if r >= min_recall), (0, 0.0))
+    results = ((budget, recall.index_recall(index, queries, exact, budget)) for budget in tried)
+    budget, measured = next(((b, r) for b, r in results if r >= min_recall), (0, 0.0))
     if not budget:  # the gate will say that even the last one finds too little
-        budget, found = tried[-1], recall(index, queries, exact, tried[-1])
-    return IndexSpec(old.kind, old.metric, parameters, budget, found)
-
-
-def measure_recall(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: IndexSpec) -> float:
-    """Returns the share of the exact 100 nearest that a written index finds; 0 where it is none of these vectors.
-
-    Args:
-        path: of the index, written by this process.
-        vectors: [item_count, dim] float32, that it should be of.
-        queries: [n, dim] float32, unit length.
-        spec: how it is searched.
-    """
-    try:
-        index = open_index(spec.kind, spec.metric, path, vectors)
-    except ValueError:
-        return 0.0
-    return recall(index, queries, exact_top_k(queries, vectors, NEIGHBOURS), spec.search_budget)
+        budget, measured = tried[-1], recall.index_recall(index, queries, exact, tried[-1])
+    return IndexSpec(old.kind, old.metric, parameters, budget, measured)
 
 
 def budgets(kind: str, parameters: Mapping[str, int], item_count: int) -> list[int]:
     """Returns the budgets to try, ascending by a quarter; the last one finds all that the index can."""
     match kind:
         case "annoy":  # every leaf of every tree
-            first, last = NEIGHBOURS, max(NEIGHBOURS, 2 * item_count * parameters["trees"])
+            first, last = recall.NEIGHBOURS, max(recall.NEIGHBOURS, 2 * item_count * parameters["trees"])
         case "faiss_hnsw":
-            first, last = NEIGHBOURS, max(NEIGHBOURS, item_count)
+            first, last = recall.NEIGHBOURS, max(recall.NEIGHBOURS, item_count)
         case _:
             first, last = 1, parameters["lists"]
     count = math.ceil(math.log(last / first, _STEP)) if last > first else 0
     return sorted({int(first * _STEP**step) for step in range(count)} | {last})
-
-
-def recall(index: Index, queries: np.ndarray, exact: np.ndarray, budget: int) -> float:
-    """Returns the mean share of each row of `exact` [n, k] that the index finds."""
-    k = exact.shape[1]
-    found = index.search(queries, k, budget)
-    hits = sum(len(set(rows.tolist()) & set(e)) for (rows, _), e in zip(found, exact.tolist(), strict=True))
-    return hits / (k * len(queries))
 
 
 def _named(name: str, tell: Tell) -> Tell:

@@ -21,6 +21,7 @@ from retrieval.bundle.layout import (
     VOCABULARIES,
 )
 from retrieval.bundle.manifest import FileEntry, Manifest
+from retrieval.index.recall import measure_recall
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data, Parts
 from trainer.evaluation.comparison import compare
@@ -91,9 +92,7 @@ def publish(
                 seed=recipe.seed,
                 tell=tell,
             )
-        spec = dataclasses.replace(
-            spec, recall_at_100=index_selection.measure_recall(folder / INDEX, vectors, queries, spec)
-        )
+        spec = dataclasses.replace(spec, recall_at_100=measure_recall(folder / INDEX, vectors, queries, spec))
         results = gates.judge(
             recipe, evaluation.metrics[MODEL], evaluation.metrics[POPULARITY], spec.recall_at_100, comparison
         )

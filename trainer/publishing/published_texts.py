@@ -16,10 +16,10 @@ import numpy as np
 from retrieval.bundle.features.schema import FeatureSchema
 from retrieval.bundle.features.text import TextEncoder, TextEncoders
 from retrieval.bundle.layout import TEXT_ENCODERS
+from retrieval.index.recall import exact_top_k
 from trainer.data.dataset import Dataset
 from trainer.features.schemas import Schemas
 from trainer.model.embeddings import embed_queries
-from trainer.publishing.index_selection import exact_top_k
 
 _COMPARED = 500
 """Largest number of texts of each tower that the export of an encoder is checked on."""

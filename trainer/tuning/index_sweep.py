@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import tomlkit
 
-from retrieval.index.build import Tell, build_file, parameter_grid
+from retrieval.index.build import Tell
+from retrieval.index.recall import NEIGHBOURS, exact_top_k, index_recall
 from retrieval.index.registry import METRIC, Index, open_index
 from retrieval.index.scan import scan
 from trainer.errors import ExportError
-from trainer.publishing import index_selection as chosen_index
+from trainer.publishing import index_selection
 from trainer.recipe.recipe import Index as IndexSettings
 
 _ENOUGH = 0.995
@@ -114,20 +115,20 @@ def sweep(
     Raises:
         ExportError: a file cannot be written, or a package is missing.
     """
-    exact = chosen_index.exact_top_k(queries, vectors, chosen_index.NEIGHBOURS)
+    exact = exact_top_k(queries, vectors, NEIGHBOURS)
     k = exact.shape[1]
     times = time_searches(lambda query: scan(vectors, query, k), queries)
     scanned = Point(len(vectors), 1.0, float(np.median(times)), float(np.percentile(times, 95)))
     measured: list[MeasuredIndex] = []
     path = folder / "index"
     for of_kind in settings:
-        for parameters in parameter_grid(of_kind, len(vectors), seed):
+        for parameters in index_selection.parameter_grid(of_kind, len(vectors), seed):
             tell(f"{of_kind.kind} {parameters}")
             started = time.perf_counter()
-            build_file(of_kind.kind, parameters, vectors, path, tell)
+            index_selection.write_index(of_kind.kind, parameters, vectors, path, tell)
             build_s = time.perf_counter() - started
             opened = open_index(of_kind.kind, METRIC, path, vectors)
-            budgets = chosen_index.budgets(of_kind.kind, parameters, len(vectors))
+            budgets = index_selection.budgets(of_kind.kind, parameters, len(vectors))
             points = _measure_points(opened, vectors, queries, exact, budgets, max(_SLOW_US, 4 * scanned.median_us))
             size = path.stat().st_size / len(vectors)
             measured.append(MeasuredIndex(of_kind.kind, parameters, build_s, size, points))
@@ -198,9 +199,9 @@ def _measure_points(
     points: list[Point] = []
     k = exact.shape[1]
     for budget in budgets:
-        found = chosen_index.recall(opened, queries, exact, budget)
+        recall = index_recall(opened, queries, exact, budget)
         times = time_searches(lambda query, budget=budget: opened.search(query, k, budget), queries)
-        points.append(Point(budget, found, float(np.median(times)), float(np.percentile(times, 95))))
-        if found >= _ENOUGH or points[-1].median_us > slowest_us:
+        points.append(Point(budget, recall, float(np.median(times)), float(np.percentile(times, 95))))
+        if recall >= _ENOUGH or points[-1].median_us > slowest_us:
             break
     return points

@@ -1,1 +1,1 @@
-"""The items of a bundle: ids and attributes as columns."""
+"""The items of a bundle as columns: ids and attributes, read without pickle."""

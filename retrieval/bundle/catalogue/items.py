@@ -1,4 +1,4 @@
-"""The items of a bundle: external ids and attributes, as columns of one ``items.npz`` (never pickled)."""
+"""The items of a bundle: external ids and attributes, as columns of ``items.npz``, which holds no pickle."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 from retrieval.bundle.catalogue.string_table import Strings
 
 MISSING = -1
-"""Code of a string that is absent."""
+"""Code of a missing string."""
 
 
 @dataclass(frozen=True)
 class StringColumn:
-    """Text, dictionary-coded.
+    """A dictionary-coded string for each item.
 
     Attributes:
-        codes: [item_count] int32 into `values`; -1 where missing.
-        values: the distinct strings.
+        codes: [item_count] int32, positions in `values`; -1 if missing.
+        values: Distinct strings.
     """
 
     type: ClassVar = "string"
@@ -31,25 +31,25 @@ class StringColumn:
 
     @staticmethod
     def of(column: Sequence[str | None]) -> StringColumn:
-        """Returns the column of `column`; None is missing."""
+        """Returns the column of these values, one for each item; None is missing."""
         codes: dict[str, int] = {}
         coded = [MISSING if value is None else codes.setdefault(value, len(codes)) for value in column]
         return StringColumn(np.array(coded, dtype=np.int32), Strings.of(codes))
 
     def at(self, row: int) -> str | None:
-        """Returns the value of one item."""
+        """Returns the value of one item; None if missing."""
         code = self.codes[row]
         return None if code == MISSING else self.values[code]
 
 
 @dataclass(frozen=True)
 class StringListColumn:
-    """Lists of text, dictionary-coded.
+    """A list of dictionary-coded strings for each item.
 
     Attributes:
-        codes: [total] int32 into `values`, all lists end to end.
+        codes: [total] int32, positions in `values`; the lists of all items, concatenated.
         offsets: [item_count + 1] int64; the list of item i is ``codes[offsets[i]:offsets[i + 1]]``.
-        values: the distinct strings.
+        values: Distinct strings.
     """
 
     type: ClassVar = "string_list"
@@ -59,7 +59,7 @@ class StringListColumn:
 
     @staticmethod
     def of(column: Sequence[Sequence[str] | None]) -> StringListColumn:
-        """Returns the column of `column`; None is an empty list."""
+        """Returns the column of these lists, one for each item; None is an empty list."""
         codes: dict[str, int] = {}
         flat = [codes.setdefault(value, len(codes)) for values in column for value in values or ()]
         lengths = [len(values or ()) for values in column]
@@ -67,18 +67,18 @@ class StringListColumn:
         return StringListColumn(np.array(flat, dtype=np.int32), offsets, Strings.of(codes))
 
     def at(self, row: int) -> tuple[str, ...] | None:
-        """Returns the values of one item; None where there are none."""
+        """Returns the values of one item; None if there are none."""
         codes = self.codes[self.offsets[row] : self.offsets[row + 1]]
         return tuple(self.values[code] for code in codes) or None
 
 
 @dataclass(frozen=True)
 class IntColumn:
-    """Whole numbers.
+    """A whole number for each item.
 
     Attributes:
-        numbers: [item_count] int64, 0 where missing.
-        present: [item_count] bool.
+        numbers: [item_count] int64, 0 if missing.
+        present: [item_count] bool, whether the item has a number.
     """
 
     type: ClassVar = "int"
@@ -87,21 +87,21 @@ class IntColumn:
 
     @staticmethod
     def of(column: Sequence[int | None]) -> IntColumn:
-        """Returns the column of `column`; None is missing."""
+        """Returns the column of these values, one for each item; None is missing."""
         present = np.array([value is not None for value in column], dtype=bool)
         return IntColumn(np.array([value or 0 for value in column], dtype=np.int64), present)
 
     def at(self, row: int) -> int | None:
-        """Returns the value of one item."""
+        """Returns the value of one item; None if missing."""
         return int(self.numbers[row]) if self.present[row] else None
 
 
 @dataclass(frozen=True)
 class FloatColumn:
-    """Real numbers.
+    """A real number for each item.
 
     Attributes:
-        numbers: [item_count] float64, NaN where missing.
+        numbers: [item_count] float64, NaN if missing.
     """
 
     type: ClassVar = "float"
@@ -109,16 +109,16 @@ class FloatColumn:
 
     @staticmethod
     def of(column: Sequence[float | None]) -> FloatColumn:
-        """Returns the column of `column`; None is missing."""
+        """Returns the column of these values, one for each item; None is missing."""
         return FloatColumn(np.array([np.nan if value is None else value for value in column], dtype=np.float64))
 
     @cached_property
     def present(self) -> np.ndarray:
-        """[item_count] bool."""
+        """Whether each item has a number: [item_count] bool."""
         return ~np.isnan(self.numbers)
 
     def at(self, row: int) -> float | None:
-        """Returns the value of one item."""
+        """Returns the value of one item; None if missing."""
         return float(self.numbers[row]) if self.present[row] else None
 
 
@@ -128,11 +128,11 @@ COLUMN_TYPES: Mapping[str, type[Column]] = {c.type: c for c in (StringColumn, St
 
 @dataclass(frozen=True)
 class ItemTable:
-    """External ids, and attributes by name; row i is row i of ``vectors.npy`` and id i of the index.
+    """Ids and attributes of the items. Row i is row i of ``vectors.npy`` and of the index.
 
     Attributes:
         ids: [item_count] distinct external ids.
-        attributes: columns of [item_count] by name.
+        attributes: Columns of [item_count] values, by attribute name.
     """
 
     ids: Strings
@@ -145,12 +145,12 @@ class ItemTable:
 
     @property
     def rows(self) -> Mapping[str, int]:
-        """Row by external id."""
+        """Rows by external id."""
         return self.ids.positions
 
     @property
     def attribute_types(self) -> dict[str, str]:
-        """Type by attribute name, as the manifest lists them."""
+        """Types by attribute name, in the form of the manifest."""
         return {name: column.type for name, column in self.attributes.items()}
 
     def write(self, path: Path) -> None:
@@ -176,11 +176,11 @@ class ItemTable:
         """Returns the table that `write` wrote.
 
         Args:
-            path: of ``items.npz``, already verified.
-            attribute_types: as in the manifest.
+            path: ``items.npz``, already verified.
+            attribute_types: types by name of the attributes to read, as in the manifest.
 
         Raises:
-            ValueError: arrays are missing or their lengths disagree.
+            ValueError: an array is missing, lengths differ, or an id is duplicated.
         """
         with np.load(path, allow_pickle=False) as arrays:
             try:
@@ -189,8 +189,8 @@ class ItemTable:
             except KeyError as error:
                 raise ValueError(f"{path.name} lacks {error}") from error
         table = ItemTable(ids, attributes)
-        if (twice := ids.first_duplicate) is not None:
-            raise ValueError(f"{path.name} holds item id {twice!r} twice")
+        if (duplicate := ids.first_duplicate) is not None:
+            raise ValueError(f"{path.name} holds item id {duplicate!r} twice")
         for name, column in attributes.items():
             if isinstance(column, StringListColumn):
                 length = len(column.offsets) - 1

@@ -1,1 +1,1 @@
-"""Raw features to model inputs: the one encoder that training and serving share."""
+"""The feature encoder: raw features to model inputs, the same code in training and serving, in NumPy alone."""

@@ -29,11 +29,11 @@ from retrieval.bundle.features.slots import check_max_values, check_slots, pad, 
 from retrieval.bundle.features.vocabulary import Hashing, Vocabulary
 
 MISSING_INT = -(2**63)
-"""Int on the wire that means a missing value of a list."""
+"""Int that means a missing value in a list on the wire."""
 REQUEST_TIME = "request_time"
-"""Name of the feature that holds the time of the request."""
+"""Name of the feature whose value is the time of the request."""
 TIME = "time"
-"""Name of the list of times, after the name of the history; see `value_name`."""
+"""Second part of the name of a list of times; see `value_name`."""
 
 
 def value_name(history: str, value: str) -> str:
@@ -43,12 +43,12 @@ def value_name(history: str, value: str) -> str:
 
 @dataclass(frozen=True)
 class HistoryCategorical:
-    """One value for each event, out of a vocabulary or hashed.
+    """One value for each event, from a vocabulary or hashed.
 
     Attributes:
         name: Name of the feature, as `value_name` makes it.
         history: Name of the history whose events it describes.
-        max_values: Number of values that are read, the newest ones: as many as of the history.
+        max_values: Number of values that are read: the newest ones, as many as the history reads.
         value_type: ``"string"`` or ``"int"``.
         vocabulary: Name of its vocabulary. Empty: the values are hashed.
         hash_buckets: Number of hash buckets; 0 for a feature with a vocabulary.
@@ -90,10 +90,10 @@ class HistoryNumeric:
     Attributes:
         name: Name of the feature, as `value_name` makes it.
         history: Name of the history whose events it describes.
-        max_values: Number of values that are read, the newest ones: as many as of the history.
+        max_values: Number of values that are read: the newest ones, as many as the history reads.
         mean: Mean of the training values, after the logarithm if there is one.
         std: Standard deviation of the training values, after the logarithm if there is one; above 0.
-        log: Whether log(1 + value) is taken first, with values below 0 read as 0: for durations and amounts.
+        log: Whether log(1 + value) is standardised, with values below 0 read as 0. For durations and amounts.
         value_type: ``"float"``.
         description: Meaning of the feature, for callers.
     """
@@ -138,13 +138,13 @@ class HistoryNumeric:
 
 @dataclass(frozen=True)
 class HistoryTimes:
-    """The time of each event, which gives its age at the time of the request, and its gap.
+    """The time of each event, from which its age and its gap are computed.
 
     Attributes:
         name: Name of the feature, as `value_name` makes it.
         history: Name of the history whose events it describes.
-        max_values: Number of times that are read, the newest ones: as many as of the history. One more time gives the
-            gap of the oldest.
+        max_values: Number of times that are read: the newest ones, as many as the history reads. One more time is read
+            for the gap of the oldest.
         value_type: ``"float"``.
         description: Meaning of the feature, for callers.
     """
@@ -164,7 +164,7 @@ class HistoryTimes:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input of one row: for each event its age, whether that is known, its gap, and whether known."""
+        """Shape of the input of one row: for each event age, presence of the age, gap, presence of the gap."""
         return (self.max_values, 4)
 
     def encode(self, column: Sequence[Any], request_times: Sequence[Any]) -> np.ndarray:
@@ -184,7 +184,7 @@ class HistoryTimes:
 
 @dataclass(frozen=True)
 class RequestTime:
-    """The time of the request in seconds since 1970, which ages are counted from.
+    """The time of the request in seconds since 1970. Ages of events are relative to it.
 
     Attributes:
         name: Always `REQUEST_TIME`.

@@ -9,8 +9,10 @@
 |                   | first                         | right-padded                                             |
 | numeric           | a number                      | [batch, 2] float32: (value - mean) / std, 1 if present   |
 
-A missing value is None (or an empty list): slot 0, and (0, 0) for a number. `retrieval.bundle.features.text` has the kind ``text``,
-`retrieval.bundle.features.event_kinds` the kinds that describe the events of a history.
+A missing value is None (or an empty list): slot 0, and (0, 0) for a number.
+
+`retrieval.bundle.features.text` has the kind ``text``, and `retrieval.bundle.features.event_kinds` has the kinds that
+describe the events of a history.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ ValueType = Literal["string", "int", "float"]
 
 @dataclass(frozen=True)
 class Categorical:
-    """One value, out of a vocabulary or hashed.
+    """One value, from a vocabulary or hashed.
 
     Attributes:
         name: Name of the feature.
@@ -64,11 +66,11 @@ class Categorical:
 
 @dataclass(frozen=True)
 class MultiCategorical:
-    """Several values in no order, out of a vocabulary or hashed.
+    """Several values in any order, from a vocabulary or hashed.
 
     Attributes:
         name: Name of the feature.
-        max_values: Number of values that are read, the first ones.
+        max_values: Number of values that are read, from the first on.
         value_type: ``"string"`` or ``"int"``.
         vocabulary: Name of its vocabulary; features may share one. Empty: the values are hashed.
         hash_buckets: Number of hash buckets; 0 for a feature with a vocabulary.

@@ -1,7 +1,8 @@
 """The feature schema: raw features to model inputs, by one encoder that training and serving share.
 
-`retrieval.bundle.features.kinds` has a table of raw values and inputs by kind, `retrieval.bundle.features.event_kinds` that of the events of a history. Text
-features are not encoded here: `retrieval.bundle.features.text.TextEncoders` are, beside the schema, what turns texts into vectors.
+`retrieval.bundle.features.kinds` has a table of raw values and model inputs by kind. The table of
+`retrieval.bundle.features.event_kinds` is about the events of a history. A schema does not encode texts:
+`retrieval.bundle.features.text.TextEncoders` does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lists of values to padded slots, and checks that several kinds of features share."""
+"""Padding of lists, and range checks that several kinds of features share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) 
     """Returns the slots of lists of at most `width` values, right-padded with 0: [len(rows), width] int32."""
     padded = np.zeros((len(rows), width), dtype=np.int32)
     if len(rows) == 1:
-        # Most requests hold one query; see `bundle.single_row`, which has no encoder for every kind.
+        # Most requests hold one query. `single_row` has faster encoders, but not for every kind.
         padded[0, : len(rows[0])] = slots.lookup(rows[0])
         return padded
     padded[filled(rows, width)] = slots.lookup(chain.from_iterable(rows))  # row-major, as chained
@@ -23,7 +23,7 @@ def pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) 
 
 
 def pad_numbers(rows: Sequence[Sequence[Any]], width: int) -> np.ndarray:
-    """Returns lists of at most `width` numbers or None, right-padded: [len(rows), width] float64, NaN for no number."""
+    """Returns lists of at most `width` numbers or None, right-padded: [len(rows), width] float64, padding is NaN."""
     padded = np.full((len(rows), width), np.nan)
     padded[filled(rows, width)] = np.array(list(chain.from_iterable(rows)), dtype=np.float64)  # None becomes NaN
     return padded

@@ -1,4 +1,4 @@
-"""The text kind: a text encoder turns a string into a vector, which is an input of a tower.
+"""The kind ``text``: a text encoder turns a string into a vector, which is an input of a tower.
 
 ```
 "wireless mouse" ─► tokenizer.json ─► token ids [n, length] ─► encoder.tflite ─► [n, width], unit length ─► tower
@@ -6,10 +6,10 @@
 
 | text                                           | vector                                                       |
 |------------------------------------------------|--------------------------------------------------------------|
-| missing, empty, blanks or control characters   | zeros, as for a feature that was not sent                    |
-| longer than ``max_tokens``                     | that of its first tokens                                     |
-| the name of a special token, such as ``[SEP]`` | that of ordinary text: no caller can end a text early        |
-| any script, accents, emoji                     | as the checkpoint's tokenizer splits it; [UNK] where unknown |
+| missing, empty, blanks or control characters   | zeros, the same as for a feature that was not sent           |
+| longer than ``max_tokens``                     | vector of its first tokens                                   |
+| the name of a special token, such as ``[SEP]`` | vector of ordinary text: no caller can end a text early      |
+| any script, accents, emoji                     | as the checkpoint's tokenizer splits it; [UNK] if unknown    |
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TextEncoderSpec:
     def __post_init__(self) -> None:
         """Checks ranges, and that the name is safe as the name of a folder."""
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"text encoder {self.name[:80]!r}: a name has small letters, digits, - and _ alone")
+            raise ValueError(f"text encoder {self.name[:80]!r}: a name consists of lower case letters, digits, - and _")
         if self.width < 1 or not 3 <= self.max_tokens <= 8192 or self.pad_id < 0:
             raise ValueError(
                 f"text encoder {self.name}: width {self.width}, max_tokens {self.max_tokens}, pad_id {self.pad_id}; "

@@ -1,4 +1,4 @@
-"""Texts to token ids, and padding of token ids."""
+"""Tokenization: texts to token ids, and padding of token ids."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tokenizer:
         try:
             self._fast: Any = Fast.from_str(json_text)
         except Exception as error:  # tokenizers raises plain Exception
-            raise ValueError(f"no tokenizer that this version of tokenizers reads: {error}") from error
+            raise ValueError(f"this version of tokenizers cannot read the tokenizer: {error}") from error
         self._fast.no_padding()
         self._fast.enable_truncation(max_tokens)
         self._fast.encode_special_tokens = True  # "[SEP]" in a text is ordinary text

@@ -12,7 +12,7 @@ from itertools import repeat
 import numpy as np
 
 PADDING = 0
-"""Slot of an absent value: padding of a list, or a feature that was not sent."""
+"""Slot of a missing value: padding of a list, or a feature that was not sent."""
 
 OUT_OF_VOCABULARY = 1
 """Slot of a value that is not in the vocabulary."""
@@ -25,7 +25,7 @@ Value = str | int
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The values that the training data had often enough, each with a slot of its own.
+    """The values that are frequent enough in the training data, each with a slot of its own.
 
     Attributes:
         values: Distinct values, all strings or all ints. Value i has slot i + 2.
@@ -40,7 +40,7 @@ class Vocabulary:
             ValueError: a value is duplicated, or there are strings and ints.
         """
         if len(self.slot_by_value) != len(self.values) + 1:  # None has a slot too
-            raise ValueError("a vocabulary holds a value twice")
+            raise ValueError("a value of the vocabulary is duplicated")
         if len({type(value) for value in self.values}) > 1:
             raise ValueError("a vocabulary holds strings and ints")
 
@@ -56,7 +56,7 @@ class Vocabulary:
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
         """Returns the slots of `values`, [n] int32: padding for None, out-of-vocabulary for an unknown value."""
-        # `map` over a C function: no step of the interpreter for each value.
+        # `map` over a C function runs no bytecode for each value.
         return np.frombuffer(array("i", map(self.slot_by_value.get, values, repeat(OUT_OF_VOCABULARY))), dtype=np.int32)
 
 

@@ -1,1 +1,1 @@
-"""Words of items to items: BM25 over texts, which the trainer builds and measures and the ANN service searches."""
+"""Lexical search: BM25 over the texts of items, built by the trainer and mapped by the ANN service."""

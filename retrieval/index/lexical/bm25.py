@@ -1,7 +1,7 @@
-"""BM25 over the texts of a catalogue: what a search engine answers without a model.
+"""BM25 over the texts of a catalogue: lexical search, which needs no model.
 
-The scores are those of bm25s: its arrays hold, word by word, what each item gets for it. They are kept as plain arrays,
-the words as `retrieval.bundle.catalogue.string_table`, and both are mapped or read without pickle.
+bm25s computes the scores: for each word, the texts that hold it and the score of each. They are stored as plain arrays,
+and the words as a `retrieval.bundle.catalogue.string_table`. Both are read without pickle.
 """
 
 from __future__ import annotations
@@ -15,35 +15,36 @@ import numpy as np
 
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
 from retrieval.bundle.layout import BM25_ROWS, BM25_SCORES, BM25_STARTS, BM25_WORDS
+from retrieval.index.errors import LexicalMissing
 from retrieval.index.lexical.words import words_of
-from retrieval.index.scan import Found, best
+from retrieval.index.scan import best
 
 K1, B = 1.5, 0.75
 """Saturation and length normalisation (Robertson & Zaragoza 2009)."""
 
 
-class LexicalMissing(RuntimeError):
-    """The package is not installed; the text says what to do."""
-
-
 class Bm25:
     """An index of texts. Immutable, and safe for several threads.
 
-    Where it was read from files, these have to stay as they are for as long as the object lives, since they are mapped.
+    Files that it was read from are mapped, so they must not change while the object lives.
+
+    Attributes:
+        words: Distinct words of all texts.
+        count: Number of texts.
     """
 
     def __init__(self, words: Strings, starts: np.ndarray, rows: np.ndarray, scores: np.ndarray, count: int) -> None:
         """Takes the arrays.
 
         Args:
-            words: that stand in any text.
-            starts: [words + 1] integers: what word w gives stands from ``starts[w]`` to ``starts[w + 1]``.
-            rows: [total] int32, of the texts.
-            scores: [total] float32, what each gets for the word, above 0.
-            count: of texts.
+            words: distinct words of all texts.
+            starts: [words + 1] integers; ``starts[w]:starts[w + 1]`` of `rows` and `scores` belongs to word w.
+            rows: [total] int32, rows of the texts that hold the word.
+            scores: [total] float32, score of the word in that text, above 0.
+            count: number of texts.
 
         Raises:
-            ValueError: the arrays do not go together.
+            ValueError: the arrays do not belong together.
         """
         if (
             len(starts) != len(words) + 1
@@ -54,15 +55,15 @@ class Bm25:
             or not (np.isfinite(scores).all() and np.all(scores > 0))
         ):
             raise ValueError(
-                f"{len(words)} words, {len(starts)} starts, {len(rows)} rows and {len(scores)} scores are no index of "
-                f"{count} texts"
+                f"{len(words)} words, {len(starts)} starts, {len(rows)} rows and {len(scores)} scores are not an "
+                f"index of {count} texts"
             )
         self.words, self.count = words, count
         self._starts, self._rows, self._scores = starts, rows, scores
 
     @staticmethod
     def of(texts: Sequence[str]) -> Bm25:
-        """Returns an index of [count] texts, at least one.
+        """Returns the index of texts, at least one.
 
         Raises:
             LexicalMissing: bm25s is not installed.
@@ -73,32 +74,32 @@ class Bm25:
                 Strings.of(()), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), len(texts)
             )
         index = _import_bm25s().BM25(k1=K1, b=B)
-        # Without the empty word that it would add, which no text holds.
+        # By default bm25s adds an empty word, which no text holds.
         index.index(words, create_empty_token=False, show_progress=False)
-        known, found = index.vocab_dict, index.scores
-        ordered = sorted(known, key=known.__getitem__)
-        return Bm25(Strings.of(ordered), found["indptr"], found["indices"], found["data"], len(texts))
+        number_of, arrays = index.vocab_dict, index.scores
+        ordered = sorted(number_of, key=number_of.__getitem__)
+        return Bm25(Strings.of(ordered), arrays["indptr"], arrays["indices"], arrays["data"], len(texts))
 
     @staticmethod
     def read(folder: Path, count: int) -> Bm25:
-        """Returns what `write` wrote, mapped but for the words.
+        """Returns the index that `write` wrote; its arrays are mapped, its words are read.
 
         Args:
             folder: folder of the lexical index, whose files are verified.
-            count: of texts.
+            count: number of texts.
 
         Raises:
             OSError: a file cannot be read.
-            ValueError: the files are no index of so many texts.
+            ValueError: the files are not an index of this number of texts.
         """
         starts, rows, scores = (
             np.lib.format.open_memmap(folder / name, mode="r").view(np.ndarray)
             for name in (BM25_STARTS, BM25_ROWS, BM25_SCORES)
         )
-        # Opened here: numpy would leave a file open that turns out to be no archive.
-        with (folder / BM25_WORDS).open("rb") as file, np.load(file, allow_pickle=False) as found:
+        # Opened here, since NumPy would leave a file that is not an archive open.
+        with (folder / BM25_WORDS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             try:
-                words = Strings.from_arrays("words", found)
+                words = Strings.from_arrays("words", arrays)
             except KeyError as error:
                 raise ValueError(f"{BM25_WORDS} lacks {error}") from error
         kinds = [(array.dtype.kind, array.ndim) for array in (starts, rows, scores)]
@@ -110,7 +111,7 @@ class Bm25:
         return Bm25(words, starts, rows, scores, count)
 
     def write(self, folder: Path) -> None:
-        """Writes the files of the index into a folder that lacks them."""
+        """Writes the files of the index into a folder that has none of them yet."""
         for name, array in ((BM25_STARTS, self._starts), (BM25_ROWS, self._rows), (BM25_SCORES, self._scores)):
             np.save(folder / name, array, allow_pickle=False)
         arrays: dict[str, np.ndarray] = {}
@@ -119,24 +120,24 @@ class Bm25:
             np.savez(file, allow_pickle=False, **arrays)
 
     def scores(self, query: str) -> np.ndarray:
-        """Returns [count] float32, 0 for a text that shares no word with the query."""
-        found = self.words.find(words_of(query))  # [n]
-        known = Counter(found[found != ABSENT].tolist())  # in the order of the query
+        """Returns the score of each text: [count] float32, 0 for a text that shares no word with the query."""
+        positions = self.words.find(words_of(query))  # [n]
+        count_by_word = Counter(positions[positions != ABSENT].tolist())  # in the order of the query
         scores = np.zeros(self.count, dtype=np.float32)
-        for word, times in known.items():  # a word that stands there five hundred times is as quick as one
-            of_word = slice(self._starts[word], self._starts[word + 1])
-            scores[self._rows[of_word]] += self._scores[of_word] * np.float32(times)
+        for word, count in count_by_word.items():  # a word that is repeated takes no longer
+            span = slice(self._starts[word], self._starts[word + 1])
+            scores[self._rows[span]] += self._scores[span] * np.float32(count)
         return scores
 
-    def find(self, query: str) -> Found:
+    def find(self, query: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the texts that share a word with the query: rows, [n] int64, ascending, and scores, [n] float32."""
         scores = self.scores(query)
         rows = np.flatnonzero(scores)
         return rows, scores[rows]
 
     def rank(self, query: str, depth: int) -> list[int]:
-        """Returns rows of texts that share a word with the query, best first, ties by row, at most `depth`."""
-        return best(*self.find(query), depth)[0].tolist()
+        """Returns the rows of up to `depth` texts that share a word with the query, best first, ties by row."""
+        return best(*self.find(query), depth).rows.tolist()
 
 
 def _import_bm25s() -> Any:

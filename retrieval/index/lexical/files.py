@@ -1,4 +1,4 @@
-"""The lexical index of a bundle: what its folder holds beside the arrays, and known answers to check it with."""
+"""The lexical index of a bundle as files: the arrays, a description, and golden queries."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _GOLDEN_QUERIES, _GOLDEN_WORDS, _GOLDEN_ITEMS = 8, 4, 10
 
 @dataclass(frozen=True)
 class GoldenQuery:
-    """A search text with a known answer.
+    """A search text with its expected hits.
 
     Attributes:
-        text: search text.
+        text: Search text.
         items: [n] external item ids, best first.
         scores: [n] scores of the items.
     """
@@ -37,12 +37,12 @@ class GoldenQuery:
 
 @dataclass(frozen=True, eq=False)
 class LexicalIndex:
-    """A lexical index, and what is known of it. Immutable.
+    """A lexical index of items. Immutable.
 
     Attributes:
-        index: row i is row i of ``vectors.npy``.
-        attributes: names of the item attributes whose words it holds.
-        golden_queries: texts with known answers; none where no item has a word.
+        index: Index of the items' texts; row i is row i of ``vectors.npy``.
+        attributes: Names of the item attributes that the texts are made of.
+        golden_queries: Search texts with their expected hits; empty only if no item has a word.
     """
 
     index: Bm25
@@ -51,13 +51,13 @@ class LexicalIndex:
 
 
 def write(folder: Path, attributes: Sequence[str], texts: Sequence[str], ids: Sequence[str]) -> None:
-    """Writes the index of texts into the folder of a bundle.
+    """Writes the lexical index of items into the folder of a bundle.
 
     Args:
-        folder: of the bundle.
-        attributes: that the texts are made of.
-        texts: [item_count], of each item.
-        ids: [item_count], external ids.
+        folder: folder of the bundle.
+        attributes: names of the item attributes that the texts are made of.
+        texts: [item_count] text of each item.
+        ids: [item_count] external ids.
 
     Raises:
         LexicalMissing: bm25s is not installed.
@@ -76,11 +76,11 @@ def write(folder: Path, attributes: Sequence[str], texts: Sequence[str], ids: Se
 
 
 def read(folder: Path) -> LexicalIndex:
-    """Returns the index in the folder of a bundle, whose files are verified.
+    """Returns the lexical index in the folder of a bundle, whose files are verified.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the files are no index, or one of another method.
+        ValueError: the files are not a lexical index, or it was scored by another method.
     """
     raw = json.loads((folder / LEXICAL_DESCRIPTION).read_text(encoding="utf-8"))
     try:
@@ -97,7 +97,7 @@ def read(folder: Path) -> LexicalIndex:
         raise ValueError(f"{LEXICAL_DESCRIPTION} names no attributes")
     try:
         return LexicalIndex(Bm25.read(folder / LEXICAL, count), attributes, golden_queries)
-    except (EOFError, TypeError, BadZipFile) as error:  # what numpy says of an empty, a cut or another file
+    except (EOFError, TypeError, BadZipFile) as error:  # NumPy raises these for an empty or truncated file
         raise ValueError(f"{LEXICAL} is damaged: {error!r}") from error
 
 
@@ -110,24 +110,24 @@ def _to_golden_query(raw: Any) -> GoldenQuery:
 
 
 def _list_of(kind: type | tuple[type, ...], values: Any) -> list[Any]:
-    """Returns `values`, a list of this kind. Raises TypeError where it is none."""
+    """Returns `values`. Raises TypeError if it is not a list of this kind."""
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise TypeError(f"{values!r:.80} is no list of {kind}")
+        raise TypeError(f"{values!r:.80} is not a list of {kind}")
     return values
 
 
-def find_fault(found: LexicalIndex, ids: Sequence[str], tolerance: float = 1e-4) -> str:
-    """Returns what is wrong with the answers to the golden queries; empty where nothing is.
+def find_fault(lexical: LexicalIndex, ids: Sequence[str], tolerance: float = 1e-4) -> str:
+    """Returns why the golden queries do not give the expected hits; an empty string if they do.
 
     Args:
-        found: of a bundle.
-        ids: [item_count], external ids.
-        tolerance: of a score, relative.
+        lexical: lexical index of a bundle.
+        ids: [item_count] external ids.
+        tolerance: largest relative difference of a score.
     """
-    if not found.golden_queries and len(found.index.words):
+    if not lexical.golden_queries and len(lexical.index.words):
         return "there are no golden queries"
-    for number, golden_query in enumerate(found.golden_queries):
-        answer = _answer(found.index, golden_query.text, ids)
+    for number, golden_query in enumerate(lexical.golden_queries):
+        answer = _answer(lexical.index, golden_query.text, ids)
         if list(answer.items) != list(golden_query.items):
             expected = list(golden_query.items)[:3]
             return f"golden query {number}, {golden_query.text!r}, finds {answer.items[:3]} …, expected {expected} …"
@@ -145,7 +145,11 @@ def _answer(index: Bm25, text: str, ids: Sequence[str]) -> GoldenQuery:
 
 
 def _golden_texts(texts: Sequence[str]) -> list[str]:
-    """Returns the first words of some texts, evenly spread."""
+    """Returns the first words of some evenly spaced texts."""
     filled = [text for text in texts if bm25.words_of(text)]
-    chosen = [filled[at] for at in np.linspace(0, len(filled) - 1, _GOLDEN_QUERIES).astype(int)] if filled else []
+    chosen = (
+        [filled[position] for position in np.linspace(0, len(filled) - 1, _GOLDEN_QUERIES).astype(int)]
+        if filled
+        else []
+    )
     return list(dict.fromkeys(" ".join(bm25.words_of(text)[:_GOLDEN_WORDS]) for text in chosen))

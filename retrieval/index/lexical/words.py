@@ -1,4 +1,4 @@
-"""Words of a text for lexical search: the same in the trainer's figures and in the service."""
+"""Words of a text, as lexical search compares them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _WORD = re.compile(r"\w+")
 
 
 def words_of(text: str) -> list[str]:
-    """Returns the words of a text in small letters, without accents, plural and singular alike (Harman 1991, "S")."""
+    """Returns the words of a text in lower case, without accents and plural endings ("S" stemmer, Harman 1991)."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
     return [_singular(word) for word in _WORD.findall(plain)]
 

@@ -1,4 +1,4 @@
-"""Golden queries survive the disk."""
+"""Golden queries on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from retrieval.bundle.golden_queries import GoldenQueries
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_golden_queries_survive_the_disk(tmp_path: Path) -> None:
     embeddings = np.array([[0.6, 0.8], [1.0, 0.0]], dtype=np.float32)
     written = GoldenQueries(
         {"age": [3.5, None], "watched": [["a", "ü"], []]},
@@ -27,7 +27,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"top_items": [["a"]]}, {"columns": {"age": [1, 2, 3]}}, {"embeddings": [1, 2]}])
-def test_lengths_that_disagree_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+def test_lengths_that_differ_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
     whole = {
         "columns": {},
         "embeddings": [[1, 0], [0, 1]],

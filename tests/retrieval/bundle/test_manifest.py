@@ -1,4 +1,4 @@
-"""The manifest on disk: what is written is read, and what cannot be trusted is refused by name."""
+"""The manifest on disk: it survives a round trip, and a damaged one is refused with the name of the gate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MANIFEST = Manifest(
 )
 
 
-def test_what_is_written_is_read() -> None:
+def test_manifest_survives_the_disk() -> None:
     assert Manifest.from_json(MANIFEST.to_json(), VERSION) == MANIFEST
 
 
@@ -64,7 +64,7 @@ def edited(**fields: Any) -> str:
         (edited(bundle_version="20261124T031645Z-000000"), "manifest"),
     ],
 )
-def test_what_cannot_be_trusted_is_refused(text: str, gate: str) -> None:
+def test_damaged_manifest_is_refused(text: str, gate: str) -> None:
     with pytest.raises(BundleRefused) as caught:
         Manifest.from_json(text, VERSION)
     assert (caught.value.gate, caught.value.version) == (gate, VERSION)
@@ -80,7 +80,7 @@ def test_a_bundle_with_several_embeddings_for_each_query_is_refused_with_what_to
 @pytest.mark.parametrize(
     "version", ["", ".", "..", "../x", "20261124T031645Z-3f9a1", f"{VERSION}\n", f"{VERSION}/..", "LIVE"]
 )
-def test_string_that_is_no_version_is_refused(version: str) -> None:
+def test_string_that_is_not_a_version_is_refused(version: str) -> None:
     with pytest.raises(InvalidVersion):
         check_version(version)
 

@@ -1,4 +1,4 @@
-"""BM25 by hand, and files that are not what they should be."""
+"""BM25 scores worked out by hand, and damaged files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retrieval.index.errors import LexicalMissing
 from retrieval.index.lexical import files
-from retrieval.index.lexical.bm25 import Bm25, LexicalMissing
+from retrieval.index.lexical.bm25 import Bm25
 
 TEXTS = ["red cable", "red red mouse", "", "Black mice"]
 
@@ -27,7 +28,7 @@ def test_scores_are_those_worked_out_by_hand() -> None:
     assert index.rank("unknown", 10) == []
 
 
-def test_a_word_counts_as_often_as_it_is_asked_for() -> None:
+def test_a_repeated_word_counts_each_time() -> None:
     index = Bm25.of(TEXTS)
     np.testing.assert_allclose(index.scores("red cable red"), 2 * index.scores("red") + index.scores("cable"))
     np.testing.assert_allclose(index.scores("red " * 500), 500 * index.scores("red"), rtol=1e-6)
@@ -35,7 +36,7 @@ def test_a_word_counts_as_often_as_it_is_asked_for() -> None:
 
 @pytest.mark.parametrize("name", ["words.npz", "starts.npy", "rows.npy", "scores.npy"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more"])
-def test_an_empty_or_cut_file_is_no_index(tmp_path: Path, name: str, content: bytes) -> None:
+def test_an_empty_or_truncated_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
     (tmp_path / "lexical" / name).write_bytes(content)
     with pytest.raises((ValueError, OSError)):
@@ -61,12 +62,12 @@ def test_a_description_of_another_form_is_damaged(tmp_path: Path, key: str, valu
         files.read(tmp_path)
 
 
-def test_what_was_written_is_read_as_it_was_without_pickle(tmp_path: Path) -> None:
+def test_an_index_survives_the_disk_without_pickle(tmp_path: Path) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
-    found = files.read(tmp_path)
-    assert (found.attributes, found.index.count) == (("title",), 4)
-    np.testing.assert_array_equal(found.index.scores("red mouse"), Bm25.of(TEXTS).scores("red mouse"))
-    assert files.find_fault(found, ["a", "b", "c", "d"]) == ""
+    lexical = files.read(tmp_path)
+    assert (lexical.attributes, lexical.index.count) == (("title",), 4)
+    np.testing.assert_array_equal(lexical.index.scores("red mouse"), Bm25.of(TEXTS).scores("red mouse"))
+    assert files.find_fault(lexical, ["a", "b", "c", "d"]) == ""
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
         f"lexical/{name}" for name in ("index.json", "words.npz", "starts.npy", "rows.npy", "scores.npy")
     }
@@ -74,17 +75,17 @@ def test_what_was_written_is_read_as_it_was_without_pickle(tmp_path: Path) -> No
         assert np.load(tmp_path / "lexical" / name, allow_pickle=False).dtype.kind in "if"
 
 
-def test_answers_of_other_items_are_noticed(tmp_path: Path) -> None:
+def test_hits_of_other_items_are_a_fault(tmp_path: Path) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
     assert "expected ['a'" in files.find_fault(files.read(tmp_path), ["b", "a", "c", "d"])
 
 
 @pytest.mark.parametrize("texts", [[""], ["", "!?"]])
-def test_items_without_a_word_are_found_by_none(tmp_path: Path, texts: list[str]) -> None:
+def test_items_without_words_are_never_hits(tmp_path: Path, texts: list[str]) -> None:
     files.write(tmp_path, ["title"], texts, [str(row) for row in range(len(texts))])
-    found = files.read(tmp_path)
-    assert found.index.rank("anything", 5) == []
-    assert files.find_fault(found, ["0", "1"]) == ""
+    lexical = files.read(tmp_path)
+    assert lexical.index.rank("anything", 5) == []
+    assert files.find_fault(lexical, ["0", "1"]) == ""
 
 
 @pytest.mark.parametrize(
@@ -99,12 +100,12 @@ def test_items_without_a_word_are_found_by_none(tmp_path: Path, texts: list[str]
         ("starts.npy", np.zeros((2, 2), np.int64)),
     ],
 )
-def test_arrays_that_do_not_go_together_are_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
+def test_arrays_that_do_not_belong_together_are_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
     Bm25.of(TEXTS).write(tmp_path)
-    # red in rows 0 and 1, cable, mouse in row 1 and, as "mice" is no plural in s, mice and black in row 3.
+    # red in rows 0 and 1, cable, mouse in row 1 and, since "mice" does not end in s, mice and black in row 3.
     assert np.load(tmp_path / "starts.npy").tolist()[-1] == 6
     np.save(tmp_path / name, array)
-    with pytest.raises(ValueError, match=r"are no index of 4 texts|are of kinds"):
+    with pytest.raises(ValueError, match=r"are not an index of 4 texts|are of kinds"):
         Bm25.read(tmp_path, 4)
 
 
@@ -119,6 +120,6 @@ def test_another_method_is_refused(tmp_path: Path) -> None:
 def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write(tmp_path, ["title"], TEXTS, ["a", "b", "c", "d"])
     monkeypatch.setitem(sys.modules, "bm25s", None)
-    assert files.read(tmp_path).index.rank("red cable", 10) == [0, 1]  # what is built is searched without it
+    assert files.read(tmp_path).index.rank("red cable", 10) == [0, 1]  # searching needs no bm25s
     with pytest.raises(LexicalMissing, match=r"two-tower-retrieval\[lexical\]"):
         Bm25.of(TEXTS)

@@ -1,4 +1,4 @@
-"""One suite for every kind of index, against the exact scan."""
+"""Every kind of index against the exact scan."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.index import faiss_index, threads
+from retrieval.index import threads
 from retrieval.index.build import build_file
+from retrieval.index.errors import FaissMissing, IndexBuildError
 from retrieval.index.registry import KINDS, METRIC, Index, open_index
 from tests.worlds import unit_vectors
 
@@ -53,8 +54,8 @@ def exact_rows(query: np.ndarray, k: int) -> list[int]:
 
 
 def recall(kind: str, k: int, budget: int) -> float:
-    found = opened(kind).search(QUERIES, k, budget)
-    hits = [len(set(rows.tolist()) & set(exact_rows(q, k))) for (rows, _), q in zip(found, QUERIES, strict=True)]
+    results = opened(kind).search(QUERIES, k, budget)
+    hits = [len(set(rows.tolist()) & set(exact_rows(q, k))) for (rows, _), q in zip(results, QUERIES, strict=True)]
     return sum(hits) / (k * len(QUERIES))
 
 
@@ -84,7 +85,7 @@ def test_a_larger_budget_finds_more(kind: str) -> None:
 
 
 @every_kind
-def test_a_raised_budget_finds_as_large_a_share_of_more(kind: str) -> None:
+def test_a_raised_budget_keeps_the_recall_for_more_hits(kind: str) -> None:
     budget = {"annoy": 600, "faiss_hnsw": 60, "faiss_ivf": 4}[kind]
     raised = opened(kind).raise_budget(budget, 50, 400)
     assert opened(kind).raise_budget(budget, 50, 50) == budget
@@ -92,13 +93,13 @@ def test_a_raised_budget_finds_as_large_a_share_of_more(kind: str) -> None:
 
 
 @every_kind
-def test_more_than_there_are_is_all_there_are(kind: str) -> None:
+def test_k_equal_to_the_item_count_returns_every_row(kind: str) -> None:
     rows, _ = opened(kind).search(QUERIES[:1], 3000, FULL[kind])[0]
     assert sorted(rows.tolist()) == list(range(3000))
 
 
 @every_kind
-def test_a_batch_answers_as_its_queries_one_by_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_gives_the_hits_of_its_queries_one_by_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "thread_count", lambda: 3)
     together = opened(kind).search(QUERIES, 20, SMALL[kind])
     for query, (rows, scores) in zip(QUERIES, together, strict=True):
@@ -108,7 +109,7 @@ def test_a_batch_answers_as_its_queries_one_by_one(kind: str, monkeypatch: pytes
 
 
 @every_kind
-def test_threads_with_different_budgets_do_not_meet(kind: str) -> None:
+def test_threads_with_different_budgets_do_not_interfere(kind: str) -> None:
     index = opened(kind)
     budgets = (SMALL[kind], FULL[kind])
     expected = {b: [rows.tolist() for rows, _ in index.search(QUERIES, 20, b)] for b in budgets}
@@ -118,7 +119,7 @@ def test_threads_with_different_budgets_do_not_meet(kind: str) -> None:
     def work(budget: int) -> None:
         for _ in range(15):
             for number, query in enumerate(QUERIES):
-                if index.search(query[np.newaxis], 20, budget)[0][0].tolist() != expected[budget][number]:
+                if index.search(query[np.newaxis], 20, budget)[0].rows.tolist() != expected[budget][number]:
                     wrong.append(budget)
 
     running = [threading.Thread(target=work, args=(budget,)) for budget in budgets * 2]
@@ -135,6 +136,12 @@ def test_the_same_parameters_give_the_same_bytes_and_another_seed_others(kind: s
         build_file(kind, {**PARAMETERS[kind], "seed": seed}, VECTORS, tmp_path / name)
     assert (tmp_path / "again").read_bytes() == file(kind).read_bytes()
     assert (tmp_path / "other").read_bytes() != file(kind).read_bytes()
+
+
+@every_kind
+def test_a_file_that_cannot_be_written_is_an_error(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(IndexBuildError, match=f"cannot write the index to {tmp_path}/missing/index"):
+        build_file(kind, PARAMETERS[kind], VECTORS, tmp_path / "missing" / "index")
 
 
 @every_kind
@@ -171,13 +178,13 @@ def test_a_truncated_faiss_file_is_refused(kind: str, kept: int, tmp_path: Path)
 
 
 @faiss_kinds
-def test_a_faiss_file_whose_header_lies_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_faiss_file_with_a_wrong_header_is_refused(kind: str, tmp_path: Path) -> None:
     for position, value in ((4, struct.pack("<i", 9)), (8, struct.pack("<q", 3001)), (33, struct.pack("<i", 1))):
         content = bytearray(file(kind).read_bytes())
         content[position : position + len(value)] = value
-        (tmp_path / "lie").write_bytes(content)
+        (tmp_path / "wrong").write_bytes(content)
         with pytest.raises(ValueError, match="its header says"):
-            open_index(kind, METRIC, tmp_path / "lie", VECTORS)
+            open_index(kind, METRIC, tmp_path / "wrong", VECTORS)
 
 
 @faiss_kinds
@@ -196,5 +203,5 @@ def test_without_the_package_it_says_what_to_install(kind: str, monkeypatch: pyt
         return load(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_faiss)
-    with pytest.raises(faiss_index.FaissMissing, match=r"needs the package faiss-cpu.*two-tower-retrieval\[faiss\]"):
+    with pytest.raises(FaissMissing, match=r"needs the package faiss-cpu.*two-tower-retrieval\[faiss\]"):
         open_index(kind, METRIC, file(kind), VECTORS)

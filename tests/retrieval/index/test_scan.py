@@ -47,11 +47,11 @@ def test_finds_what_plain_python_finds_whatever_the_blocks(
         patch.setattr(scan_module, "_QUERIES_AT_ONCE", at_once)
         patch.setattr(scan_module, "_ROWS_GATHERED", 7)
         patch.setattr(scan_module, "_FIRST_ROWS", first)
-        found = scan(VECTORS, queries, k, allowed=allowed, hidden=hidden)
+        results = scan(VECTORS, queries, k, allowed=allowed, hidden=hidden)
     rows = set(range(500)) if allowed is None else set(allowed.tolist())
     rows -= set() if hidden is None else set(np.flatnonzero(hidden).tolist())
-    assert len(found) == count
-    for query, (found_rows, scores) in zip(queries, found, strict=True):
+    assert len(results) == count
+    for query, (found_rows, scores) in zip(queries, results, strict=True):
         expected = brute_force(query, k, sorted(rows))
         assert set(found_rows.tolist()) <= rows
         assert len(set(found_rows.tolist())) == len(found_rows) == len(expected)
@@ -65,19 +65,19 @@ def test_of_rows_that_tie_the_smaller_comes_first(cells: int, first: int, monkey
     monkeypatch.setattr(scan_module, "_SCORES_AT_ONCE", cells)
     monkeypatch.setattr(scan_module, "_FIRST_ROWS", first)
     queries = VECTORS[[12, 40]]
-    assert scan(VECTORS, queries, 5)[0][0].tolist()[:2] == [12, 90]
-    assert scan(VECTORS, queries, 1)[0][0].tolist() == [12]
-    assert scan(VECTORS, queries, 1, hidden=np.arange(500) == 12)[0][0].tolist() == [90]
+    assert scan(VECTORS, queries, 5)[0].rows.tolist()[:2] == [12, 90]
+    assert scan(VECTORS, queries, 1)[0].rows.tolist() == [12]
+    assert scan(VECTORS, queries, 1, hidden=np.arange(500) == 12)[0].rows.tolist() == [90]
 
 
 @pytest.mark.parametrize(("cells", "first"), [(1, 8), (2**21, 8192), (400, 8)])
-def test_each_query_gets_as_many_as_it_wants(cells: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_query_has_its_own_k(cells: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_module, "_SCORES_AT_ONCE", cells)
     monkeypatch.setattr(scan_module, "_FIRST_ROWS", first)
     monkeypatch.setattr(scan_module, "_QUERIES_AT_ONCE", 3)
     queries = unit_vectors(5, 11)
-    wanted = [3, 1, 499, 40, 1000]
-    found = scan(VECTORS, queries, wanted)
-    for query, k, (rows, _) in zip(queries, wanted, found, strict=True):
-        assert rows.tolist() == scan(VECTORS, query[np.newaxis], k)[0][0].tolist()
+    ks = [3, 1, 499, 40, 1000]
+    results = scan(VECTORS, queries, ks)
+    for query, k, (rows, _) in zip(queries, ks, results, strict=True):
+        assert rows.tolist() == scan(VECTORS, query[np.newaxis], k)[0].rows.tolist()
         assert len(rows) == min(k, 500)

@@ -1,4 +1,4 @@
-"""The store: nothing half-written is ever seen, whoever dies and however many write at once."""
+"""The store: no reader sees half a bundle, even if publishers are killed or several write at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from retrieval.bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
-from retrieval.store.store import BundleStore, LivePointer
+from retrieval.store.live import LivePointer, locked
+from retrieval.store.store import BundleStore
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -55,8 +56,8 @@ def test_store_is_empty_before_the_first_publish(store: BundleStore) -> None:
 def test_promotes_and_rolls_back(store: BundleStore) -> None:
     a, b, c = publish(store), publish(store), publish(store)
     assert a < b < c
-    assert store.promote(a).served == (a,)
-    assert store.promote(b).served == (b, a)
+    assert store.promote(a).open_versions == (a,)
+    assert store.promote(b).open_versions == (b, a)
     assert store.promote(c) == LivePointer(c, (b, a))
     assert store.live() == LivePointer(c, (b, a))
     assert store.roll_back() == LivePointer(b, (a,))
@@ -65,7 +66,7 @@ def test_promotes_and_rolls_back(store: BundleStore) -> None:
         store.roll_back()
 
 
-def test_who_needs_a_live_bundle_is_told_where_there_is_none(store: BundleStore) -> None:
+def test_live_version_without_a_live_bundle_is_an_error(store: BundleStore) -> None:
     with pytest.raises(BundleNotFound, match=r"no bundle is live in .*: publish one and promote it"):
         store.live_version()
     store.promote(version := publish(store))
@@ -93,7 +94,7 @@ def test_damaged_bundle_is_never_promoted(store: BundleStore) -> None:
     assert store.live() == LivePointer(good)
 
 
-def test_verify_hashes_what_it_is_asked_to(store: BundleStore) -> None:
+def test_verify_hashes_only_the_named_files(store: BundleStore) -> None:
     version = publish(store)
     (store.path(version) / "vectors.npy").write_bytes(b"vectorz")  # of the same size
     store.verify(version, ["query_tower/model.pb"])
@@ -133,7 +134,7 @@ def test_no_version_leads_out_of_the_store(store: BundleStore, version: str) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish\n", b"../../etc\n", b"\xff\xfe"])
-def test_unreadable_live_is_told_and_a_promotion_mends_it(store: BundleStore, content: bytes) -> None:
+def test_unreadable_live_file_is_an_error_until_the_next_promotion(store: BundleStore, content: bytes) -> None:
     version = publish(store)
     (store.root / "LIVE").write_bytes(content)
     with pytest.raises(StoreError, match="promote a bundle"):
@@ -151,7 +152,7 @@ def test_prune_keeps_the_newest_the_live_and_the_one_before(store: BundleStore) 
         store.prune(keep=0)
 
 
-def test_prune_leaves_what_is_being_written(store: BundleStore) -> None:
+def test_prune_leaves_a_bundle_that_is_being_written(store: BundleStore) -> None:
     publish(store)
     with store.stage(store.new_version()) as folder:
         store.prune(keep=1)
@@ -176,7 +177,7 @@ def test_many_publishers_at_once_lose_nothing(store: BundleStore) -> None:
     assert [publisher.exitcode for publisher in publishers] == [0, 0, 0]
     pointer = store.live()
     assert pointer is not None
-    # Each promotion is on record, but for the oldest: 20 are kept beside the live one.
+    # The pointer keeps 20 earlier versions beside the live one, so the oldest promotions are dropped.
     assert len({pointer.version, *pointer.previous}) == 21
     assert len(store.versions()) == 24
     assert sorted(path.name for path in store.root.iterdir()) == ["LIVE", "LOCK", "bundles"]
@@ -191,7 +192,7 @@ def _die_while_staging(root: str, ready: Any) -> None:
 
 
 def _die_in_the_lock(root: str, ready: Any) -> None:
-    with BundleStore(root)._lock():
+    with locked(Path(root)):
         ready.set()
         signal.pause()
 

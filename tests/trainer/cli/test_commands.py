@@ -18,7 +18,7 @@ from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import RunError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
 
@@ -45,7 +45,7 @@ def test_train_publishes_a_complete_bundle_and_promotes_it(shop: Shop) -> None:
     first, second = shop.versions
     live = shop.store.live()
     assert live is not None
-    assert live.served == (first,)
+    assert live.open_versions == (first,)
     assert shop.store.versions() == [first, second]
     manifest = shop.store.verify(first)
     assert (manifest.dimension, manifest.item_count, manifest.seed) == (8, 40, 1)
@@ -131,7 +131,7 @@ def test_publish_makes_another_bundle_of_the_same_model(shop: Shop, store: Bundl
     first, second = shop.versions
     live = store.live()
     assert live is not None
-    assert live.served == (found["bundle_version"], first)
+    assert live.open_versions == (found["bundle_version"], first)
     manifest = store.verify(found["bundle_version"])
     assert manifest.model_version == store.manifest(second).model_version
     assert manifest.parent_version == first

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.store.store import sha256_of
+from retrieval.bundle.files import sha256_of
 from trainer.data.download import fetch
 from trainer.errors import DownloadError
 from trainer.recipe.tables import Download

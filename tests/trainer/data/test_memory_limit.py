@@ -21,7 +21,7 @@ def program(folder: Path, block: int, in_memory_bytes: int) -> subprocess.Comple
     return subprocess.run(
         [sys.executable, "-m", "tests.trainer.data.limited_memory", *arguments],
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,

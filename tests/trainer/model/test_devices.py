@@ -32,7 +32,7 @@ def fitted(folder: Path, run: Path, optimizer: str, change: dict[str, Any], hist
     done = subprocess.run(
         [sys.executable, "-m", "tests.trainer.training.two_devices", *given],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,

@@ -18,6 +18,7 @@ from retrieval.bundle.errors import BundleRefused, StoreError
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEM_TOWER, ITEMS, MANIFEST, VECTORS, VOCABULARIES
 from retrieval.bundle.manifest import GateResult
+from retrieval.index import recall
 from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import DataError
@@ -70,7 +71,7 @@ def test_new_changed_and_withdrawn_items(shop_store: BundleStore, tmp_path: Path
         "unchanged": 1,
     }
     version = result["bundle_version"]
-    assert shop_store.live().served == (version, base)
+    assert shop_store.live().open_versions == (version, base)
     manifest, before = shop_store.verify(version), shop_store.manifest(base)
     assert (manifest.model_version, manifest.parent_version) == (before.model_version, base)
     assert (manifest.item_count, manifest.metrics) == (38, before.metrics)
@@ -157,7 +158,7 @@ def test_rows_as_they_are_make_no_bundle(shop_store: BundleStore, tmp_path: Path
         (None, ["p01", "x9", "x8"], r"2 of 3 ids to remove are not in bundle .*'x8', 'x9'"),
         ("p01,Other,1981,drama\n", ["p01"], r"1 of 1 ids to remove are in .*new\.csv too, for instance 'p01'"),
         ("", [], "no rows"),
-        ("z1,a,1999,drama\nz1,b,1999,drama\n", [], "'z1'.*stands in several rows"),
+        ("z1,a,1999,drama\nz1,b,1999,drama\n", [], "'z1'.*is in several rows"),
         ("z1,a,MCM,drama\n", [], r"column 'year': line 2: 'MCM'"),
         (None, [f"p{n:02}" for n in range(40)], "all 40 items would be removed"),
     ],
@@ -214,7 +215,7 @@ def test_refused_model_does_not_go_live_by_way_of_fresh_items(shop_store: Bundle
 
 
 def test_budget_rises_where_the_old_one_finds_too_little(shop_store: BundleStore, monkeypatch: Any) -> None:
-    monkeypatch.setattr(index_selection, "NEIGHBOURS", 10)
+    monkeypatch.setattr(recall, "NEIGHBOURS", 10)
     vectors = np.random.default_rng(1).normal(size=(2000, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     old = replace(shop_store.manifest(shop_store.live().version).index, search_budget=10)
@@ -223,4 +224,4 @@ def test_budget_rises_where_the_old_one_finds_too_little(shop_store: BundleStore
     high = index_selection.rebuild(vectors, vectors[:50], path, old=old, min_recall=0.9)
     assert (low.search_budget, low.parameters) == (10, old.parameters)
     assert high.search_budget > 10
-    assert high.recall_at_100 == index_selection.measure_recall(path, vectors, vectors[:50], high) >= 0.9
+    assert high.recall_at_100 == recall.measure_recall(path, vectors, vectors[:50], high) >= 0.9

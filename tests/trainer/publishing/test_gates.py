@@ -15,6 +15,7 @@ import pytest
 from retrieval.bundle.errors import BundleRefused
 from retrieval.bundle.layout import INDEX
 from retrieval.bundle.manifest import GateResult, IndexSpec, Manifest
+from retrieval.index import recall
 from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command, recipe
 from tests.worlds import write_bundle
@@ -135,7 +136,7 @@ def test_force_promotes_and_the_manifest_records_it(store: BundleStore) -> None:
     good = write_bundle(store).bundle_version
     bad = write_bundle(store, promote=False, manifest=with_failed_gate).bundle_version
     before = store.manifest(bad)
-    assert store.promote(bad, force=True).served == (bad, good)
+    assert store.promote(bad, force=True).open_versions == (bad, good)
     assert store.manifest(bad) == replace(before, forced_gates=("beats_popularity/ndcg@10",))
     store.verify(bad)
     assert store.roll_back().version == good
@@ -247,7 +248,7 @@ def test_index_that_finds_too_little_is_refused(own_shop: Shop, monkeypatch: pyt
         return build(np.roll(vectors, 20, axis=0), queries, path, **settings)
 
     monkeypatch.setattr(index_selection, "build", wrong_vectors)
-    monkeypatch.setattr(index_selection, "NEIGHBOURS", 5)  # of 40 items; 100 would be all of them
+    monkeypatch.setattr(recall, "NEIGHBOURS", 5)  # of 40 items; 100 would be all of them
     assert publish(own_shop, monkeypatch, "--promote") == 1
     manifest = own_shop.store.manifest(own_shop.store.versions()[-1])
     assert manifest.failed_gates == ("ann_recall",)

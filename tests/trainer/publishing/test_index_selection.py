@@ -61,11 +61,3 @@ def test_a_catalogue_smaller_than_the_neighbourhood_is_found_whole(tmp_path: Pat
         VECTORS[:7], QUERIES, tmp_path / "index.ann", settings=Index(trees=(2,), min_recall_at_100=1.0), seed=1
     )
     assert spec.recall_at_100 == 1.0
-
-
-def test_exact_top_k_is_by_dot_product_best_first() -> None:
-    vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], dtype=np.float32)
-    queries = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    # Scores: 1, 0, 0.6 and 0, 1, 0.8.
-    assert index_selection.exact_top_k(queries, vectors, 2).tolist() == [[0, 2], [1, 2]]
-    assert index_selection.exact_top_k(queries, vectors, 9).tolist() == [[0, 2, 1], [1, 2, 0]]

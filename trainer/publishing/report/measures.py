@@ -127,7 +127,7 @@ def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
     for budget in budgets:
         # Bound now: a closure would search with the budget of a later round.
         found, ms = _timed(
-            lambda q, budget=budget: index.search(q[np.newaxis], k, budget)[0][0].tolist(),
+            lambda q, budget=budget: index.search(q[np.newaxis], k, budget)[0].rows.tolist(),
             queries[: len(exact)],
             _SECONDS_A_BUDGET,
         )

@@ -1,4 +1,4 @@
-"""The item table survives the disk."""
+"""The item table on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ items = st.lists(
 
 
 @given(items)
-def test_what_was_written_is_read(rows: list[tuple[Any, ...]]) -> None:
+def test_item_table_survives_the_disk(rows: list[tuple[Any, ...]]) -> None:
     ids, names, tags, years, prices = ([row[n] for row in rows] for n in range(5))
     table = ItemTable.of(
         tuple(ids),

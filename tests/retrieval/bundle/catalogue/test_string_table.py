@@ -28,7 +28,7 @@ def test_behaves_like_a_tuple_with_an_index(given_texts: list[str], others: list
     assert [value in strings.positions for value in others] == [n >= 0 for n in expected]
 
 
-def test_strings_that_share_a_sum_are_told_apart() -> None:
+def test_strings_that_share_a_checksum_are_told_apart() -> None:
     # A pair with one CRC-32, known from the literature on hash tables.
     assert zlib.crc32(b"plumless") == zlib.crc32(b"buckeroo")
     strings = Strings.of(["plumless", "x", "buckeroo"])
@@ -37,7 +37,7 @@ def test_strings_that_share_a_sum_are_told_apart() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=2), min_size=40, max_size=80), texts)
-def test_many_are_found_at_once_as_one_by_one(wanted: list[str], given_texts: list[str]) -> None:
+def test_many_lookups_at_once_equal_lookups_one_by_one(wanted: list[str], given_texts: list[str]) -> None:
     distinct = list(dict.fromkeys(["plumless", "", "buckeroo", *given_texts, *wanted[:30]]))
     asked = [*wanted, "buckeroo", "plumless", "", "absent"]
     expected = [distinct.index(value) if value in distinct else -1 for value in asked]
@@ -47,7 +47,7 @@ def test_many_are_found_at_once_as_one_by_one(wanted: list[str], given_texts: li
 
 def test_duplicates_are_found() -> None:
     assert Strings.of(["a", "b", "a"]).first_duplicate == "a"
-    # Between two equal strings may stand another of the same sum.
+    # Another string of the same checksum may lie between two equal strings.
     assert Strings.of(["plumless", "buckeroo", "plumless"]).first_duplicate == "plumless"
 
 

@@ -42,12 +42,12 @@ def test_numbers_are_standardised_and_missing_ones_have_no_presence() -> None:
     rating = HistoryNumeric("history.rating", "history", 3, mean=3.0, std=2.0)
     columns = {"history": [["a", "b", "a"], ["a"], None], "history.rating": [[5, math.nan, 1e9], [None], None]}
     found = schema(rating).encode(columns, 3)["history.rating"]
-    # (1e9 - 3) / 2 is cut at 10; (5 - 3) / 2 is 1.
+    # (1e9 - 3) / 2 is clipped to 10; (5 - 3) / 2 is 1.
     assert found.tolist() == [[[10, 1], [0, 0], [1, 1]], [[0, 0]] * 3, [[0, 0]] * 3]
     assert found.dtype == np.float32
 
 
-def test_of_times_and_amounts_the_logarithm_is_standardised() -> None:
+def test_the_logarithm_of_amounts_is_standardised() -> None:
     dwell = HistoryNumeric("history.dwell", "history", 2, mean=1.0, std=0.5, log=True)
     # log(1 + e^2 - 1) = 2, so (2 - 1) / 0.5; below 0 counts as 0: (0 - 1) / 0.5.
     found = dwell.encode([[math.e**2 - 1, -4.0]])
@@ -68,7 +68,7 @@ def test_ages_are_counted_from_the_request_and_gaps_from_the_event_before() -> N
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_a_time_that_is_missing_or_later_than_the_request_does_no_harm() -> None:
+def test_times_may_be_missing_or_later_than_the_request() -> None:
     times = HistoryTimes("history.time", "history", 3)
     found = times.encode([[100, None, 300], None], [200, 200])
     # The newest is 100 s later than the request: age 0. Neither side of a missing time has a gap.

@@ -1,4 +1,4 @@
-"""The feature encoder: one row or many, a training table or a request, it gives the same."""
+"""The feature encoder gives the same inputs for one row and many, in training and serving."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_slots_by_hand() -> None:
     assert encoded["gender"].tolist() == [2, 4, 1, 0]
     assert encoded["likes"].tolist() == [[4, 2, 3], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
     assert encoded["watched"].tolist() == [[6, 5, 4, 3], [1, 11, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    # Mean 40, standard deviation 10; extreme values are cut at ten deviations.
+    # Mean 40, standard deviation 10; extreme values are clipped to ten deviations.
     assert encoded["age"].tolist() == [[0, 1], [1.5, 1], [0, 0], [10, 1]]
     assert encoded["device"].tolist() == [0, 0, 0, 0]
 
@@ -201,6 +201,6 @@ def test_schema_of_another_program_is_refused(raw: dict[str, Any]) -> None:
         lambda: FeatureSchema((Text("a", "letters", 4),), {}, {"letters": Letters.spec}),
     ],
 )
-def test_feature_that_cannot_be_is_refused(make: Any) -> None:
+def test_feature_with_an_impossible_field_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         make()
