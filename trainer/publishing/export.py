@@ -15,22 +15,24 @@ from trainer.errors import ExportError
 from trainer.quiet_tensorflow import quiet_stderr
 
 TOLERANCE = 1e-5
-"""Largest difference allowed between an exported and the trained embedding, per component."""
+"""Largest allowed difference between a component of an exported tower's embedding and of the trained tower's."""
 
 
 def export_query_tower(
     tower: keras.Model, inputs: Mapping[str, np.ndarray], saved_model: Path, flatbuffer: Path
 ) -> None:
-    """Writes SavedModel and LiteRT file: signature ``serve``, inputs by feature name, output ``embedding``.
+    """Writes the query tower as SavedModel and as LiteRT file, and checks both.
+
+    Both have the signature ``serve``, with inputs by feature name and the output ``embedding``.
 
     Args:
         tower: query tower, as `trainer.model.towers.build` makes it.
-        inputs: inputs of a few real queries by feature name, each [n, ...], to compare the embeddings of.
+        inputs: inputs of a few real queries by feature name, each [n, ...]; their embeddings are compared.
         saved_model: folder to write.
         flatbuffer: LiteRT file to write.
 
     Raises:
-        ExportError: one cannot be written, lacks weights, or makes embeddings that differ by more than `TOLERANCE`.
+        ExportError: an export cannot be written, lacks weights, or its embeddings differ by more than `TOLERANCE`.
     """
     try:
         _write(tower, saved_model, flatbuffer)

@@ -33,7 +33,7 @@ from trainer.publishing import gates, index_selection
 from trainer.publishing.export import export_query_tower
 from trainer.publishing.golden_queries import make_golden_queries
 from trainer.publishing.lexical import write_lexical
-from trainer.publishing.published_texts import ExportedTexts
+from trainer.publishing.exported_text_encoders import ExportedTextEncoders
 from trainer.publishing.report.measures import collect
 from trainer.training.run import Run
 
@@ -68,7 +68,7 @@ def publish(
     query_tower, item_tower = run.towers
     users = _sample_users(parts, run.recipe.seed, new_users=reads_requests(run.recipe))
     columns = raw_queries(run.recipe, dataset, run.schemas, parts.known, users, parts.test)
-    texts = ExportedTexts(run.schemas, columns, dataset)
+    texts = ExportedTextEncoders(run.schemas, columns, dataset)
     queries = embed_queries(query_tower, texts.schemas, columns, len(users))
     vectors = embed_items(item_tower, run.schemas, dataset)
     comparison = compare(store, run.recipe, dataset, parts, users=users, queries=queries, vectors=vectors)
