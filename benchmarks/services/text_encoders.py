@@ -51,7 +51,7 @@ def main() -> int:
     from trainer.text.layers import static_encoder
 
     recipe, search = loading.load("movielens_100k"), loading.load("product_search")
-    dataset, _ = sources.read(recipe, sources.data_folder(recipe, recipe.name))
+    dataset = sources.read(recipe, sources.data_folder(recipe, recipe.name)).dataset
     titles = [title for title in dataset.item_column("title") if title]
     texts = list(
         dict.fromkeys([*titles, *(title[: len(title) // 2] + title[len(title) // 2 + 1 :] for title in titles)])

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.data import data_checks
 from trainer.data.dataset import Dataset, Events
-from trainer.data.splits import Parts
+from trainer.data.splits import Data, Parts
 from trainer.recipe.recipe import Recipe
 
 
@@ -88,8 +88,9 @@ class Summary:
     notes: tuple[str, ...]
 
     @staticmethod
-    def of(recipe: Recipe, dataset: Dataset, parts: Parts) -> Summary:
-        """Returns the summary of a data set that is split."""
+    def of(recipe: Recipe, data: Data) -> Summary:
+        """Returns the summary of a data set and its split."""
+        dataset, parts = data
         events, user_count, item_count = dataset.events, len(dataset.user_ids), len(dataset.items.ids)
         per_user = np.diff(events.starts(user_count))
         per_item = events.item_counts(item_count)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.data import download, splits
-from trainer.data.dataset import Dataset, load_dataset
+from trainer.data.dataset import load_dataset
 from trainer.data.icecat import catalogue
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.errors import DataError
 from trainer.progress import SILENT, Progress
 from trainer.recipe import loading
@@ -46,11 +46,11 @@ def data_folder(
     )
 
 
-def read(recipe: Recipe, folder: Path) -> tuple[Dataset, Parts]:
+def read(recipe: Recipe, folder: Path) -> Data:
     """Returns the data set of a recipe and its parts.
 
     Raises:
         DataError: names file, column and row of what is wrong.
     """
     dataset = load_dataset(recipe, folder)
-    return dataset, splits.split(dataset, recipe.split)
+    return Data(dataset, splits.split(dataset, recipe.split))

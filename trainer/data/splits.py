@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,6 +46,18 @@ class Parts:
     def to_fit_on(self, answers: Events) -> Events:
         """Returns what towers are fitted on: `answers`, `train` or `known`, and the pairs that do not match."""
         return answers if self.mismatches is None else merge(answers, self.mismatches)
+
+
+class Data(NamedTuple):
+    """A data set and its split.
+
+    Attributes:
+        dataset: Users, items and all events.
+        parts: Training, validation and test events of the data set.
+    """
+
+    dataset: Dataset
+    parts: Parts
 
 
 def of_drawn_users(known: Events, asked: Events, limit: int) -> tuple[Events, Events]:

@@ -12,8 +12,9 @@ This module compares figures with thresholds; `trainer.evaluation.comparison` me
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrieval.bundle.manifest import GateResult
 from trainer.recipe.recipe import Recipe
@@ -64,6 +65,11 @@ def judge_ann_recall(recall: float, floor: float) -> GateResult:
     return GateResult(recall, floor, passed, message + ("" if passed else ": add more trees to index.trees"))
 
 
+def to_json(results: Mapping[str, GateResult]) -> dict[str, dict[str, Any]]:
+    """Returns the results of the gates by name, as ``evaluation.json`` holds them."""
+    return {name: dataclasses.asdict(result) for name, result in results.items()}
+
+
 def _worse_than_live(recipe: Recipe, name: str, figure: float, comparison: Comparison) -> GateResult:
     live = comparison.live_metrics[name]
     threshold = (1 - recipe.gates.max_loss_to_live) * live
@@ -94,7 +100,6 @@ def _beats_popularity(recipe: Recipe, name: str, figure: float, popularity: floa
 def _never_retrieved(share: float, limit: float) -> GateResult:
     passed = share <= limit
     message = (
-        f"{share:.4f} of the catalogue is in no top 100, at most {limit:.4f} is allowed "
-        "(gates.max_never_retrieved)"
+        f"{share:.4f} of the catalogue is in no top 100, at most {limit:.4f} is allowed (gates.max_never_retrieved)"
     )
     return GateResult(share, limit, passed, message + ("" if passed else ": raise training.temperature or the limit"))

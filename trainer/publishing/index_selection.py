@@ -98,7 +98,7 @@ def build(
             measured = recall.index_recall(index, queries, exact, budget)
             if measured >= settings.min_recall_at_100:
                 best = cost, IndexSpec(settings.kind, METRIC, parameters, budget, measured)
-                # An index may be open on this path, and an overwritten file would crash it: replace the file by a rename.
+                # A rename, not a copy: an index that is open on the old file would crash if it were overwritten.
                 candidate.replace(path)
                 break
         candidate.unlink(missing_ok=True)

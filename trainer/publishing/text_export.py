@@ -92,7 +92,7 @@ def _check_ops(path: Path) -> None:
         names = op_names(path)
     bad = sorted(n for n in names if n in ("VAR_HANDLE", "READ_VARIABLE", "CUSTOM") or n.startswith("Flex"))
     if bad:
-        raise ExportError(f"{path.name} needs {', '.join(bad)}, which the services lack; only built-in ops can be served")
+        raise ExportError(f"{path.name} needs {', '.join(bad)}, which the services lack; only built-in ops are served")
 
 
 def _check_size(path: Path, encoder: KerasText) -> None:

@@ -36,7 +36,7 @@ def read(folder: Path) -> tuple[int, int]:
     recipe = made_recipe()
     dataset = load_dataset(recipe, folder)
     parts = splits.split(dataset, recipe.split)
-    Summary.of(recipe, dataset, parts)
+    Summary.of(recipe, splits.Data(dataset, parts))
     schemas = learn_schemas(recipe, dataset, parts.known)
     examples = Examples(recipe, dataset, schemas, parts.known, context=20, targets=20)
     for _ in itertools.islice(examples.epoch(0), 5):

@@ -124,7 +124,7 @@ def test_parts_and_summary_are_those_from_memory(folder: Path, request: pytest.F
     found = []
     for dataset in in_memory_and(folder, of, request):
         parts = splits.split(dataset, of.split)
-        figures = profile.Summary.of(of, dataset, parts).to_json()
+        figures = profile.Summary.of(of, splits.Data(dataset, parts)).to_json()
         found.append(([content(part) for part in (parts.train, parts.valid, parts.test, parts.known)], figures))
     assert found[0] == found[1]
     assert sum(len(part["users"]) for part in found[0][0][:3]) == EVENTS

@@ -104,7 +104,7 @@ def test_held_out_pairs_of_relevance_0_are_no_answers(folder: Path) -> None:
     assert parts.mismatches is not None
     assert (len(parts.mismatches), parts.mismatches.relevance.max()) == (30 * 8, 0.0)
     assert len(parts.to_fit_on(parts.train)) == 30 * 16
-    notes = " ".join(Summary.of(of, load_dataset(of, folder), parts).notes)
+    notes = " ".join(Summary.of(of, splits.Data(load_dataset(of, folder), parts)).notes)
     assert "300 interactions have relevance 0" in notes
     assert "60 of them stand among what is held out" in notes
 

@@ -115,7 +115,7 @@ def test_new_item_is_where_the_item_tower_puts_it(shop: Shop, shop_store: Bundle
     run = Run.load(shop.runs[0])
     # An independent way to the same: the run's own tower and schema.
     columns = {"item_id": ["z1", "z2"], "year": [None, 2001], "genres": [["western"], ["drama", "new"]]}
-    expected = run.towers[1].predict(run.schemas.item.encode(columns, 2), verbose=0)
+    expected = run.model.towers[1].predict(run.model.schemas.item.encode(columns, 2), verbose=0)
     np.testing.assert_allclose(vectors[[items.rows["z1"], items.rows["z2"]]], expected, atol=1e-6)
 
 

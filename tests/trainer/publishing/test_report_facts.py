@@ -17,9 +17,11 @@ EVALUATION: dict[str, Any] = {"user_count": 2, "cold_user_count": 0, "repeats": 
 def facts(**training: Any) -> dict[str, str]:
     of = recipe(training=training)
     data = dataset(EVENTS, items={each: {} for each in "abcd"})
-    run: Any = SimpleNamespace(recipe=of, model_version="m1", git_commit="", refitted=True)
+    run: Any = SimpleNamespace(model=SimpleNamespace(recipe=of), model_version="m1", git_commit="", refitted=True)
     spec = IndexSpec("annoy", "angular", {"trees": 5}, 100, 0.99)
-    return facts_of(run, data, splits.split(data, of.split), EVALUATION, version="b1", parent=None, spec=spec)
+    return facts_of(
+        run, splits.Data(data, splits.split(data, of.split)), EVALUATION, version="b1", parent=None, spec=spec
+    )
 
 
 def test_states_sizes_and_how_it_was_evaluated() -> None:

@@ -111,7 +111,7 @@ def with_recipe(run: Path, target: Path, raw: dict[str, Any]) -> Path:
 
 def test_a_run_that_did_not_use_them_opens(shop: Shop, tmp_path: Path) -> None:
     run = Run.load(with_recipe(shop.runs[0], tmp_path / "run", stored()))
-    assert run.recipe == recipe()
+    assert run.model.recipe == recipe()
 
 
 @pytest.mark.parametrize(("raw", "said"), USED)
