@@ -44,7 +44,7 @@ def main() -> int:
     import tensorflow as tf
 
     from trainer.publishing.text_export import export_text_encoder
-    from trainer.recipe.text import TextInput
+    from trainer.recipe.feature_inputs import TextInput
     from trainer.text import checkpoints
     from trainer.text.building import build
     from trainer.text.encoders import KerasText

@@ -172,7 +172,7 @@ def test_bundle_that_does_not_fit_beside_another_is_refused(
     manifest = write_bundle(store)
     names = ("vectors.npy", "index.ann", "items.npz", "canaries.json")
     size = sum(manifest.files[name].size_bytes for name in names)
-    monkeypatch.setattr("ann_service.catalogue.available_bytes", lambda: 2 * size - 1)
+    monkeypatch.setattr("ann_service.loader.available_bytes", lambda: 2 * size - 1)
     with ann_service(store) as service:
         problem = service.wait_for_problem(manifest.bundle_version)
         assert (problem.gate, "--unload-first" in problem.message) == ("memory", True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.data.splits import Data, Parts, of_drawn_users
+from trainer.data.splits import Data, Parts, sample_users
 from trainer.evaluation.baseline_methods import (
     Known,
     ease,
@@ -139,5 +139,5 @@ def _shown(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _validation(parts: Parts, item_count: int, *, repeats: bool) -> HeldOut:
-    known, asked = of_drawn_users(parts.train, parts.valid, _TUNING_USERS)
+    known, asked = sample_users(parts.train, parts.valid, _TUNING_USERS)
     return HeldOut.of(known.pairs, asked.pairs, item_count, repeats=repeats)

@@ -11,7 +11,7 @@ from retrieval.bundle.errors import BundleNotFound
 from retrieval.index.recall import exact_top_k
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
-from trainer.data.splits import Data, of_drawn_users
+from trainer.data.splits import Data, sample_users
 from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
 from trainer.evaluation.evaluate import TEST_USERS, reads_requests
 from trainer.evaluation.metrics import HeldOut, evaluate
@@ -111,7 +111,7 @@ def _evaluate(live: DeployedBundle, rows: np.ndarray, recipe: Recipe, data: Data
         return scores
 
     counts = parts.known.item_counts(item_count)
-    known, asked = of_drawn_users(parts.known, parts.test, TEST_USERS)
+    known, asked = sample_users(parts.known, parts.test, TEST_USERS)
     new_users = reads_requests(recipe)
     held_out = HeldOut.of(
         known.pairs, asked.pairs, item_count, repeats=recipe.split.repeats, item_counts=counts, new_users=new_users

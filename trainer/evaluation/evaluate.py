@@ -10,14 +10,14 @@ import numpy as np
 
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
-from trainer.data.splits import Data, of_drawn_users
+from trainer.data.splits import Data, sample_users
 from trainer.evaluation import bootstrap
 from trainer.evaluation.metrics import HeldOut, Scorer, Scores, evaluate
 from trainer.evaluation.slices import slices_of
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
 from trainer.model.trained_model import TrainedModel
-from trainer.recipe.recipe import HistoryInput, Recipe
-from trainer.recipe.text import TextInput
+from trainer.recipe.feature_inputs import HistoryInput, TextInput
+from trainer.recipe.recipe import Recipe
 
 MODEL, POPULARITY = "two-tower", "popularity"
 """Names of the methods."""
@@ -122,7 +122,7 @@ def evaluate_validation(model: TrainedModel, data: Data) -> dict[str, float]:
     Of more than `VALIDATION_USERS` users, the same ones are drawn each time.
     """
     recipe, (dataset, parts) = model.recipe, data
-    known, asked = of_drawn_users(parts.train, parts.valid, VALIDATION_USERS)
+    known, asked = sample_users(parts.train, parts.valid, VALIDATION_USERS)
     held_out = HeldOut.of(
         known.pairs,
         asked.pairs,
@@ -157,7 +157,7 @@ def evaluate_test(
     repeats = recipe.split.repeats if repeats is None else repeats
     known, item_count = parts.known, len(dataset.items.ids)
     counts = known.item_counts(item_count)
-    theirs, asked = of_drawn_users(known, parts.test, TEST_USERS)
+    theirs, asked = sample_users(known, parts.test, TEST_USERS)
     known_pairs, test_pairs = theirs.pairs, asked.pairs
     held_out = HeldOut.of(
         known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts, new_users=reads_requests(recipe)
@@ -216,7 +216,7 @@ def _by_inputs(task: Task, held_out: HeldOut, complete: Scores) -> Figures:
         of_kind = {f.name for f in features if isinstance(f, kind)}
         if of_kind and of_kind != every:
             sent |= {f"{what} only": of_kind, f"all but the {what}": every - of_kind}
-    if any(f.values or f.reads_times for f in features if isinstance(f, HistoryInput)):
+    if any(f.event_features or f.reads_times for f in features if isinstance(f, HistoryInput)):
         sent["all but the values of events"] = every
     sent["nothing"] = set()
     partly = {

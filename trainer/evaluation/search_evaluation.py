@@ -16,8 +16,8 @@ from trainer.evaluation.graded_queries import DEPTH, METRICS, Graded
 from trainer.model.embeddings import embed_items, embed_queries
 from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress
+from trainer.recipe.feature_inputs import TextInput
 from trainer.recipe.recipe import Recipe, lexical_attributes
-from trainer.recipe.text import TextInput
 from trainer.text import building
 
 MODEL, FUSED, BM25, FROZEN = "two-tower", "two-tower + BM25", "BM25", "frozen encoder"

@@ -109,7 +109,7 @@ class Run:
         """
         try:
             raw = json.loads((folder / RUN).read_text(encoding="utf-8"))
-            if gone := retired_keys.used(raw["recipe"]):
+            if gone := retired_keys.unsupported(raw["recipe"]):
                 raise RunError(
                     f"{folder}: its towers were trained with {' and '.join(gone)}, which this trainer no longer has; "
                     "train again without it. Bundles published from the run are still served, and take `add-items`"

@@ -67,7 +67,7 @@ def fit_and_choose(
         progress.note(f"note: {folder} holds a checkpoint, which is replaced; --resume would go on from it.")
     try:
         if refit_only:
-            best_epochs = [recipe.training.epochs] * recipe.training.members
+            best_epochs = [recipe.training.epochs] * recipe.training.ensemble_size
             model = _refit(recipe, data, folder, best_epochs, resume=resume, progress=progress)
             return Run.of(model, data_folder, refitted=True, epochs=[])
         return _fit(recipe, data_folder, data, folder, resume=resume, progress=progress)
@@ -104,7 +104,7 @@ def note_precision(spec: Training, progress: Progress) -> None:
 def note_prior(spec: Training, train: Events, item_count: int, progress: Progress) -> None:
     """Reports what the prior is made of, where there is one."""
     if spec.prior_weight:
-        counts = popularity_prior.count_lately(spec, train.answers, item_count)
+        counts = popularity_prior.count_lately(spec, train.relevant, item_count)
         progress.note(
             f"prior: {counts.sum():,} events of {np.count_nonzero(counts):,} items in the newest {spec.prior_days:g} "
             f"days of training, weight {spec.prior_weight:g}"
@@ -184,7 +184,9 @@ def _refit(
 
 def _members(recipe: Recipe) -> list[Recipe]:
     """Returns what each member is fitted from: seeds that no other run of a few seeds shares."""
-    return [dataclasses.replace(recipe, seed=recipe.seed + _SEED_STEP * at) for at in range(recipe.training.members)]
+    return [
+        dataclasses.replace(recipe, seed=recipe.seed + _SEED_STEP * at) for at in range(recipe.training.ensemble_size)
+    ]
 
 
 def _member_folder(folder: Path, number: int) -> Path:
@@ -192,12 +194,12 @@ def _member_folder(folder: Path, number: int) -> Path:
 
 
 def _which(recipe: Recipe, number: int) -> str:
-    return f" {number + 1} of {recipe.training.members}" if recipe.training.members > 1 else ""
+    return f" {number + 1} of {recipe.training.ensemble_size}" if recipe.training.ensemble_size > 1 else ""
 
 
 def _named(recipe: Recipe, fitted: Fitted, number: int) -> list[dict[str, Any]]:
     """Returns what each epoch measured, and of which member where there are several."""
-    return [{"member": number, **each} if recipe.training.members > 1 else each for each in fitted.epochs]
+    return [{"member": number, **each} if recipe.training.ensemble_size > 1 else each for each in fitted.epochs]
 
 
 def _fit_member(

@@ -19,7 +19,7 @@ from trainer.training.examples import Examples
 
 
 def main(folder: Path, budget_mib: int, block: int, in_memory_bytes: int) -> None:
-    spill.BLOCK, spill.IN_MEMORY_BYTES, data_checks._SEARCHED = block, in_memory_bytes, block
+    spill.BLOCK, spill.IN_MEMORY_BYTES, data_checks._SAMPLE_SIZE = block, in_memory_bytes, block
     recipe = made_recipe()
     (folder / "tiny").mkdir(exist_ok=True)
     write_events(folder / "tiny" / "events.parquet", 1000, 50, 20)

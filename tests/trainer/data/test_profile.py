@@ -23,7 +23,7 @@ NOW = NOON + 100 * DAY
 
 
 def notes(data: Dataset, recipe_: Recipe | None = None) -> list[str]:
-    return data_checks.find(recipe_ or recipe(), data, now=NOW)
+    return data_checks.find_mistakes(recipe_ or recipe(), data, now=NOW)
 
 
 def purchases(times: Sequence[float]) -> list[tuple[str, str, float]]:

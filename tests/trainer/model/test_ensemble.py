@@ -24,7 +24,7 @@ from trainer.training.run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
-OF = recipe(training={"epochs": 2, "members": 2})
+OF = recipe(training={"epochs": 2, "ensemble_size": 2})
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +90,12 @@ def test_stopped_within_a_member_it_goes_on_from_there(folder: Path, tmp_path: P
 
 
 def test_each_member_is_fitted_again_for_its_own_epochs(folder: Path, tmp_path: Path) -> None:
-    run = fit_run(recipe(training={"epochs": 2, "members": 2, "refit": True}), folder, tmp_path)
+    run = fit_run(recipe(training={"epochs": 2, "ensemble_size": 2, "refit": True}), folder, tmp_path)
     assert run.refitted
     assert run.before_refit is not None
     assert [(tmp_path / "refit" / name / CHECKPOINT).exists() for name in ("", "member-2")] == [True, True]
 
 
 def test_no_members_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"training\.members"):
-        recipe(training={"members": 0})
+    with pytest.raises(RecipeError, match=r"training\.ensemble_size"):
+        recipe(training={"ensemble_size": 0})

@@ -158,7 +158,7 @@ def test_rows_as_they_are_make_no_bundle(shop_store: BundleStore, tmp_path: Path
         (None, ["p01", "x9", "x8"], r"2 of 3 ids to remove are not in bundle .*'x8', 'x9'"),
         ("p01,Other,1981,drama\n", ["p01"], r"1 of 1 ids to remove are in .*new\.csv too, for instance 'p01'"),
         ("", [], "no rows"),
-        ("z1,a,1999,drama\nz1,b,1999,drama\n", [], "'z1'.*stands in several rows"),
+        ("z1,a,1999,drama\nz1,b,1999,drama\n", [], "'z1'.*is in several rows"),
         ("z1,a,MCM,drama\n", [], r"column 'year': line 2: 'MCM'"),
         (None, [f"p{n:02}" for n in range(40)], "all 40 items would be removed"),
     ],

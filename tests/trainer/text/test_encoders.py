@@ -19,7 +19,7 @@ from tests.trainer.text.checkpoints import VOCABULARY, bert, write_checkpoint
 from tests.trainer.world import KERAS_AND_NUMPY, command
 from trainer.errors import RunError
 from trainer.model.embeddings import embed_queries
-from trainer.recipe.text import TextInput
+from trainer.recipe.feature_inputs import TextInput
 from trainer.text import building
 from trainer.text.distillation import weigh_by_idf
 from trainer.text.encoders import KerasText

@@ -50,7 +50,7 @@ def facts_of(
         "Interactions": f"{len(dataset.events):,}, density {pairs / (users * items):.2%}",
         "Split": f"{recipe.split.kind}: {sizes}",
         "Fitted on": "training and validation" if run.refitted else "training",
-        **({"Members": f"the mean of {training.members} pairs of towers"} if training.members > 1 else {}),
+        **({"Ensemble": f"the mean of {training.ensemble_size} pairs of towers"} if training.ensemble_size > 1 else {}),
         **({"Prior": _of_prior(training)} if training.prior_weight else {}),
         "Evaluated": f"{warm:,} users; {cold:,} without any known item are left out{_of_repeats(evaluation)}",
         "Index": f"{spec.kind}, " + ", ".join(f"{name} {value}" for name, value in spec.parameters.items()),
