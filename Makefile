@@ -19,7 +19,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(READY) ## Make the environment in .venv
-$(READY): constraints.txt pyproject.toml clients/pyproject.toml deploy/check_machine.sh
+$(READY): constraints.txt pyproject.toml clients/pyproject.toml clients/VERSION deploy/check_machine.sh
 	@sh deploy/check_machine.sh "$(PYTHON)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'

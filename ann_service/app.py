@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from ann_service.catalogue import CatalogueLoader
 from ann_service.config import AnnConfig
+from ann_service.loader import CatalogueLoader
 from ann_service.servicer import SERVICE_NAME, AnnServicer
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
@@ -15,7 +15,7 @@ from two_tower.ann.v1.ann_service_pb2_grpc import add_AnnServiceServicer_to_serv
 
 
 def assemble(config: AnnConfig) -> Server:
-    """Returns the server of the ANN service; it is not started yet.
+    """Returns the server of the ANN service, not started yet.
 
     Raises:
         ValueError: the token or TLS files cannot be used.

@@ -11,40 +11,41 @@ from retrieval.serving.runtime.cores import own_cores
 
 @dataclass(frozen=True, kw_only=True)
 class AnnConfig(ServerConfig):
-    """The settings of `retrieval.serving.runtime.config.ServerConfig`, and those of a search."""
+    """The settings of `retrieval.serving.runtime.config.ServerConfig`, and those of searches."""
 
     port: int = 50052
     """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""
 
     threads: int | Literal["auto"] = "auto"
-    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead. auto: 2; 16 where this
-    process keeps to one core, as with --workers auto: more cost nothing there, and calls that wait for each other are
-    answered in one batch.
+    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead.
+
+    auto: 2, or 16 if this process keeps to one core, as with --workers auto: there, more threads cost nothing, and
+    calls that wait for each other are answered in one batch.
     """
 
     max_batch_size: int = 1000
-    """Searches in one call, 1 to 1,000, and in one batch of calls, which are answered together."""
+    """Largest number of searches in one call, and in one batch of calls, 1 to 1,000."""
 
     batch_timeout_s: float = 0.0
-    """How long a batch that is not full waits for more searches, in seconds, 0 to 1.
+    """Time that a batch which is not full waits for more searches, in seconds, 0 to 1.
 
-    0: a batch is what arrived while the last one ran. More makes batches larger and every answer later.
+    0: a batch is what arrived while the last one ran. A longer time makes batches larger and every answer later.
     """
 
     max_k: int = 1000
     """Largest number of items that one search may request, 1 to 100,000."""
 
     max_recall_loss: float = 0.1
-    """Gate at load: how far recall@100 on the golden queries may be below that in the manifest, 0 to 1.
+    """Load gate: how far recall@100 on the golden queries may be below that of the manifest, 0 to 1.
 
     The publisher measured recall on many held-out queries; the golden queries are few, so their recall varies.
     A broken index, or that of another bundle, finds almost none of the nearest items and fails this gate by far.
     """
 
     filter_cache_mib: int = 64
-    """Memory for the matching items of earlier filters, for each open bundle, in MiB, 0 to 65,536.
+    """Memory for the cached matches of earlier filters, for each open bundle, in MiB, 0 to 65,536; 0: no cache.
 
-    One condition takes one bit per item, and if few items match, 4 bytes more for each of these.
+    One filter takes one bit per item and, if few items match, 4 bytes for each of these.
     """
 
     def __post_init__(self) -> None:
@@ -64,4 +65,4 @@ class AnnConfig(ServerConfig):
 
 
 _THREADS_ON_ONE_CORE = 16
-"""On one core more threads cost nothing, and up to as many calls are answered in one batch."""
+"""On one core, more threads cost nothing, and as many calls as there are threads can share a batch."""

@@ -1,7 +1,7 @@
-"""Ranking by the words of a text: lexical alone, or fused with the embedding's.
+"""Ranks the items of each search: by embedding, by the words of a text (BM25), or by both.
 
-Fused scores are the sum, over the two lists, of 1 / (constant + rank) (Cormack, Clarke & Büttcher 2009). Both lists
-hold what filter and exclusions let through, so that neither is thinned out within its depth.
+A search by both fuses the two rankings with reciprocal rank fusion. Filter and exclusions apply to both rankings before
+they are cut to their length, so that neither of them gets shorter.
 """
 
 from __future__ import annotations
@@ -10,73 +10,79 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ann_service import search
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
-from ann_service.search import at_least, find_all
 from retrieval.index.hits import Hits
 from retrieval.index.scan import best
 
 FUSION_DEPTH = 100
-"""Both lists of a fused search are so long, or `k` where that is more."""
+"""Length of the two rankings that are fused, or `k` if that is more."""
 
 
-def rank_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
-    """Returns the hits of each plan, at most k.
+def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
+    """Returns the hits of each plan: rows, [n] int64, and scores, [n] float32, best first, n at most k.
 
     Args:
-        catalogue: with a lexical index where any plan has a text.
-        plans: ranked by whatever they say.
+        catalogue: catalogue to search; it has a lexical index if a plan has a text.
+        plans: searches, each ranked as it says.
     """
     if all(plan.text is None for plan in plans):
-        return find_all(catalogue, plans)
-    dense = iter(find_all(catalogue, [_dense(plan) for plan in plans if plan.text is None or plan.text.fused]))
-    hits: list[Hits] = []
+        return search.run(catalogue, plans)
+    by_embedding = iter(
+        search.run(catalogue, [_embedding_part(plan) for plan in plans if plan.text is None or plan.text.fused])
+    )
+    results: list[Hits] = []
     for plan in plans:
         if plan.text is None:
-            hits.append(next(dense))
+            results.append(next(by_embedding))
             continue
-        ranked = find_by_words(catalogue, plan, _depth(plan) if plan.text.fused else plan.k)
+        hits = rank_by_text(catalogue, plan, _depth(plan) if plan.text.fused else plan.k)
         if plan.text.fused:
-            ranked = fuse(next(dense)[0], ranked[0], plan.text.fusion_constant)
-        rows, scores = at_least(*ranked, plan.min_score)
-        hits.append(Hits(rows[: plan.k], scores[: plan.k]))
-    return hits
+            hits = reciprocal_rank_fusion(next(by_embedding).rows, hits.rows, plan.text.fusion_constant)
+        rows, scores = search.at_least(hits, plan.min_score)
+        results.append(Hits(rows[: plan.k], scores[: plan.k]))
+    return results
 
 
-def find_by_words(catalogue: Catalogue, plan: SearchPlan, depth: int) -> Hits:
+def rank_by_text(catalogue: Catalogue, plan: SearchPlan, depth: int) -> Hits:
     """Returns the allowed rows that share a word with the text, and their BM25 scores: best first, at most `depth`.
 
     Args:
-        catalogue: with a lexical index.
-        plan: with a text; its `k` and `min_score` are not looked at.
-        depth: at least 1.
+        catalogue: catalogue with a lexical index.
+        plan: search with a text; its `k` and `min_score` are not used.
+        depth: largest number of hits, at least 1.
     """
     if catalogue.lexical is None or plan.text is None:
         raise ValueError("a search by words needs a lexical index and a text")
     rows, scores = catalogue.lexical.index.find(plan.text.value)
-    kept = np.ones(len(rows), dtype=bool) if plan.allowed is None else plan.allowed.contain(rows)
-    kept &= ~plan.leaves_out(rows)
+    kept = np.ones(len(rows), dtype=bool) if plan.allowed is None else plan.allowed.contains(rows)
+    kept &= ~plan.is_excluded(rows)
     return best(rows[kept], scores[kept], depth)
 
 
-def fuse(first: np.ndarray, second: np.ndarray, constant: int) -> Hits:
-    """Returns two rankings made one, best first; of equal scores those of `first` lead, in its order.
+def reciprocal_rank_fusion(first: np.ndarray, second: np.ndarray, constant: int) -> Hits:
+    """Returns the fused ranking of two rankings, best first; among equal scores the rows of `first` lead.
+
+    The score of a row is the sum of 1 / (constant + rank) over the rankings that hold it, ranks counted from 1
+    (Cormack, Clarke and Büttcher 2009).
 
     Args:
-        first: [n] int64 rows, distinct, best first.
-        second: [m] int64 rows, likewise.
-        constant: what is added to each rank.
+        first: [n] int64, distinct rows, best first.
+        second: [m] int64, distinct rows, best first.
+        constant: constant that is added to each rank, at least 1.
     """
-    scores: dict[int, float] = {}
+    row_scores: dict[int, float] = {}
     for ranking in (first, second):
-        for rank, row in enumerate(ranking.tolist(), 1):
-            scores[row] = scores.get(row, 0.0) + 1.0 / (constant + rank)
-    rows, values = np.array([*scores], dtype=np.int64), np.array([*scores.values()])
-    order = np.argsort(-values, kind="stable")
-    return Hits(rows[order], values[order].astype(np.float32))
+        for position, row in enumerate(ranking.tolist(), 1):
+            row_scores[row] = row_scores.get(row, 0.0) + 1.0 / (constant + position)
+    rows, scores = np.array([*row_scores], dtype=np.int64), np.array([*row_scores.values()])
+    order = np.argsort(-scores, kind="stable")
+    return Hits(rows[order], scores[order].astype(np.float32))
 
 
-def _dense(plan: SearchPlan) -> SearchPlan:
+def _embedding_part(plan: SearchPlan) -> SearchPlan:
+    """Returns the search by embedding that a plan needs: for a fused search, of the depth of the fusion."""
     return plan if plan.text is None else plan._replace(k=_depth(plan), min_score=None)
 
 

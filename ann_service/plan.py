@@ -1,4 +1,4 @@
-"""What a search asks for, validated."""
+"""A search of a request, validated and ready to run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ann_service.bitsets import Matches
 
 @dataclass(frozen=True)
 class TextQuery:
-    """What to rank by the words of, see `ann_service.fusion`.
+    """The text to rank items by; see `ann_service.fusion`.
 
     Attributes:
-        value: what was typed.
-        fused: with the ranking by embedding; else the words rank alone.
-        fusion_constant: of reciprocal-rank fusion, at least 1.
+        value: Text of the search.
+        fused: Whether the ranking by text is fused with the ranking by embedding; if not, the text alone ranks.
+        fusion_constant: Constant of reciprocal rank fusion, at least 1.
     """
 
     value: str
@@ -26,18 +26,18 @@ class TextQuery:
 
 
 class SearchPlan(NamedTuple):
-    """A search, validated. A tuple, since one is made for each search.
+    """A validated search. A tuple, because it is quick to make and each search of a request has one.
 
     Attributes:
-        query: [dimension] float32, unit length; [0] where words rank alone.
-        k: how many items, at least 1.
-        allowed: what the filter lets through; None: all.
-        excluded: [n] int64, distinct rows to leave out, ascending.
-        min_score: the least score; None: no limit.
-        exact: scan.
-        budget: of the index, for `k` items.
-        return_attributes: names of attributes to send along.
-        text: to rank by; None: the embedding ranks.
+        query: Query embedding, [dimension] float32, unit length; [0] if the text alone ranks.
+        k: Number of items to return, at least 1.
+        allowed: Items that match the filter; None: all items.
+        excluded: [n] int64, rows to leave out, distinct, ascending.
+        min_score: Lowest score to return; None: no limit.
+        exact: Whether to use the exact scan instead of the index.
+        budget: Search budget of the index for `k` items.
+        return_attributes: Names of the item attributes to return.
+        text: Text to rank by; None: the embedding alone ranks.
     """
 
     query: np.ndarray
@@ -51,15 +51,15 @@ class SearchPlan(NamedTuple):
     text: TextQuery | None = None
 
     @property
-    def is_plain(self) -> bool:
-        """Whether nothing is left out."""
+    def is_unrestricted(self) -> bool:
+        """Whether the search has no filter, no exclusions and no lowest score."""
         if self.allowed is not None or len(self.excluded):
             return False
         return self.min_score is None
 
-    def leaves_out(self, rows: np.ndarray) -> np.ndarray:
-        """Returns which of `rows`, [n] int64, are excluded: [n] bool."""
+    def is_excluded(self, rows: np.ndarray) -> np.ndarray:
+        """Returns which of `rows`, [n] int64, are in `excluded`: [n] bool."""
         if not len(self.excluded):
             return np.zeros(len(rows), dtype=bool)
         positions = np.minimum(np.searchsorted(self.excluded, rows), len(self.excluded) - 1)
-        return self.excluded[positions] == rows
+        return self.excluded[positions] == rows  # [n]

@@ -1,4 +1,7 @@
-"""Requests to searches: every input is checked here, since an index answers nonsense arbitrarily or at any cost."""
+"""Parses SearchItemsRequest into search plans.
+
+Every input is checked here, because an index given invalid input returns arbitrary results or takes unlimited time.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ann_service import filters
 from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
-from ann_service.filters import match
 from ann_service.plan import SearchPlan, TextQuery
-from ann_service.text import ranks_by_text, read_text
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
 from retrieval.serving.rpc.errors import InvalidRequest, UnknownItem
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -21,36 +23,55 @@ from two_tower.ann.v1 import ann_service_pb2 as pb
 MAX_BUDGET = 10_000_000
 MAX_EXCLUSIONS = 100_000
 MAX_SIMILAR = 1000
+MAX_TEXT = 1000
+MAX_FUSION_CONSTANT = 10_000
+DEFAULT_FUSION_CONSTANT = 60
+"""Value of Cormack, Clarke and Büttcher 2009, who found it near the best on many collections."""
+
 _MAX_VIOLATIONS = 20
 _SMALLEST_MEAN = 1e-6
 _NO_ROWS = np.zeros(0, dtype=np.int64)
 
+_Violations = list[tuple[str, str]]
+"""Pairs of a field path and a description of the error."""
 
-def check_batch(searches: Sequence[pb.Search], model_version: str, max_batch_size: int) -> None:
-    """Checks what needs no bundle.
+
+def check(request: pb.SearchItemsRequest, max_batch_size: int) -> None:
+    """Checks the parts of a request that need no bundle.
 
     Raises:
-        InvalidRequest: no or too many searches, or an embedding of an unnamed model.
+        InvalidRequest: there are no searches, or more than `max_batch_size`, or an embedding without its model version.
     """
+    searches = request.searches
     if not 1 <= len(searches) <= max_batch_size:
         raise InvalidRequest([("searches", f"{len(searches)} searches, expected 1 to {max_batch_size}")])
-    if not model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
+    if not request.model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
         description = "empty beside an embedding; send EmbedQueriesResponse.model_version along with it"
         raise InvalidRequest([("model_version", description)])
 
 
-def read_searches(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int) -> list[SearchPlan]:
-    """Returns the searches, ready to run.
+def needs_lexical(request: pb.SearchItemsRequest) -> bool:
+    """Returns whether a search of the request needs a lexical index."""
+    return any(map(_ranks_by_text, request.searches))
+
+
+def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> list[SearchPlan]:
+    """Returns the plan of each search, in order.
+
+    Args:
+        request: a request that `check` accepts.
+        catalogue: catalogue to search.
+        max_k: largest `k` of a search.
 
     Raises:
-        InvalidRequest: with up to 20 violations, of all searches.
-        UnknownItem: an id to be similar to that the bundle lacks.
+        InvalidRequest: searches are invalid; it lists up to 20 violations.
+        UnknownItem: a search is by similarity to an item that the catalogue lacks.
     """
-    violations: list[tuple[str, str]] = []
+    violations: _Violations = []
     plans: list[SearchPlan] = []
-    for number, search in enumerate(searches):
+    for number, search in enumerate(request.searches):
         try:
-            plans.append(_read_search(search, catalogue, max_k, f"searches[{number}]"))
+            plans.append(_parse_search(search, catalogue, max_k, f"searches[{number}]"))
         except InvalidRequest as error:
             violations += error.violations
             if len(violations) >= _MAX_VIOLATIONS:
@@ -60,23 +81,24 @@ def read_searches(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: in
     return plans
 
 
-def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> SearchPlan:
-    violations = _check_numbers(search, catalogue, max_k, path)
+def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> SearchPlan:
+    """Returns the plan of one search.
+
+    Raises:
+        InvalidRequest: it lists every violation of the search.
+    """
+    violations = _check_limits(search, max_k, path) + _check_return_attributes(search, catalogue, path)
     allowed: Matches | None = None
     if search.HasField("filter"):
         try:
-            allowed = match(catalogue.items, catalogue.filters, search.filter, f"{path}.filter")
+            allowed = filters.match(catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter")
         except InvalidRequest as error:
             violations += error.violations
-    text: TextQuery | None = None
-    try:
-        text = read_text(search, path)
-    except InvalidRequest as error:
-        violations += error.violations
+    violations += _check_text(search, path)
     query, own_rows = np.zeros(0), _NO_ROWS
     if search.ranking != pb.RANKING_LEXICAL:
         try:
-            query, own_rows = _read_target(search, catalogue, path)
+            query, own_rows = _parse_target(search, catalogue, path)
         except InvalidRequest as error:
             violations += error.violations
     if violations:
@@ -85,16 +107,28 @@ def _read_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str)
         query=query,
         k=search.k,
         allowed=allowed,
-        excluded=_rows_to_exclude(catalogue.items.ids, search.exclude_item_ids[:], own_rows),
+        excluded=_excluded_rows(catalogue.items.ids, search.exclude_item_ids[:], own_rows),
         min_score=search.min_score if search.HasField("min_score") else None,
         exact=search.exact,
         budget=search.search_budget or catalogue.default_budget(search.k),
         return_attributes=tuple(search.return_attributes),
-        text=text,
+        text=_text_query(search),
     )
 
 
-def _rows_to_exclude(ids: Strings, excluded_ids: Sequence[str], own_rows: np.ndarray) -> np.ndarray:
+def _ranks_by_text(search: pb.Search) -> bool:
+    return search.ranking in (pb.RANKING_LEXICAL, pb.RANKING_FUSED)
+
+
+def _text_query(search: pb.Search) -> TextQuery | None:
+    """Returns the text to rank by; None if the embedding alone ranks."""
+    if not _ranks_by_text(search):
+        return None
+    constant = search.fusion_constant or DEFAULT_FUSION_CONSTANT
+    return TextQuery(search.text, fused=search.ranking == pb.RANKING_FUSED, fusion_constant=constant)
+
+
+def _excluded_rows(ids: Strings, excluded_ids: Sequence[str], own_rows: np.ndarray) -> np.ndarray:
     """Returns the rows of the excluded ids that the catalogue has, and `own_rows`: [n] int64, distinct, ascending."""
     if not excluded_ids and not len(own_rows):
         return _NO_ROWS
@@ -102,18 +136,24 @@ def _rows_to_exclude(ids: Strings, excluded_ids: Sequence[str], own_rows: np.nda
     return rows[np.diff(rows, prepend=ABSENT) > 0]
 
 
-def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> list[tuple[str, str]]:
-    violations: list[tuple[str, str]] = []
+def _check_limits(search: pb.Search, max_k: int, path: str) -> _Violations:
+    """Returns the violations of k, search budget, lowest score and number of exclusions."""
+    violations: _Violations = []
     if not 1 <= search.k <= max_k:
         violations.append((f"{path}.k", f"{search.k}, expected 1 to {max_k}"))
     if not 0 <= search.search_budget <= MAX_BUDGET:
         violations.append((f"{path}.search_budget", f"{search.search_budget}, expected 0 to {MAX_BUDGET}"))
-    low, high, allowed = (0.0, sys.float_info.max, "0 or more") if ranks_by_text(search) else (-1.0, 1.0, "-1 to 1")
-    if search.HasField("min_score") and not low <= search.min_score <= high:  # so written that NaN fails
+    low, high, allowed = (0.0, sys.float_info.max, "0 or more") if _ranks_by_text(search) else (-1.0, 1.0, "-1 to 1")
+    if search.HasField("min_score") and not low <= search.min_score <= high:  # in this form, NaN fails too
         violations.append((f"{path}.min_score", f"{search.min_score}, expected {allowed}"))
     exclusion_count = len(search.exclude_item_ids)
     if exclusion_count > MAX_EXCLUSIONS:
         violations.append((f"{path}.exclude_item_ids", f"{exclusion_count} ids, expected at most {MAX_EXCLUSIONS}"))
+    return violations
+
+
+def _check_return_attributes(search: pb.Search, catalogue: Catalogue, path: str) -> _Violations:
+    violations: _Violations = []
     attributes = catalogue.items.attributes
     seen: set[str] = set()
     for number, name in enumerate(search.return_attributes):
@@ -121,7 +161,7 @@ def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: st
             known = ", ".join(sorted(attributes)) or "none"
             fault = f"unknown attribute {name[:80]!r}; the bundle has {known}"
         elif name in seen:
-            fault = f"{name!r} stands twice"  # a request could otherwise ask for a response of any size
+            fault = f"{name!r} is listed twice"  # duplicates would let a request cause a response of any size
         else:
             seen.add(name)
             continue
@@ -131,41 +171,72 @@ def _check_numbers(search: pb.Search, catalogue: Catalogue, max_k: int, path: st
     return violations
 
 
-def _read_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the direction, [dimension] float32 of unit length, and the rows that make it, [n] int64."""
+def _check_text(search: pb.Search, path: str) -> _Violations:
+    """Returns the violations of ranking, text and fusion constant."""
+    if not (search.ranking or search.text or search.fusion_constant):
+        return []
+    if search.ranking not in pb.Ranking.values():
+        allowed = ", ".join(pb.Ranking.keys()[1:])
+        return [(f"{path}.ranking", f"{search.ranking} is not a ranking; allowed are {allowed}")]
+    violations: _Violations = []
+    if not _ranks_by_text(search):
+        if search.text:
+            fault = (
+                "set, but the embedding ranks alone; set ranking to RANKING_LEXICAL or RANKING_FUSED, or leave it out"
+            )
+            violations.append((f"{path}.text", fault))
+    elif not search.text.strip():
+        violations.append((f"{path}.text", f"empty or blanks alone, expected 1 to {MAX_TEXT} characters"))
+    elif len(search.text) > MAX_TEXT:
+        violations.append((f"{path}.text", f"{len(search.text)} characters, expected 1 to {MAX_TEXT}"))
+    if search.ranking == pb.RANKING_LEXICAL and search.WhichOneof("target") is not None:
+        fault = "set, but the text ranks alone; leave it out, or set ranking to RANKING_FUSED"
+        violations.append((f"{path}.{search.WhichOneof('target')}", fault))
+    if not 0 <= search.fusion_constant <= MAX_FUSION_CONSTANT:
+        violations.append((f"{path}.fusion_constant", f"{search.fusion_constant}, expected 0 to {MAX_FUSION_CONSTANT}"))
+    return violations
+
+
+def _parse_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the query embedding, [dimension] float32, unit length, and the rows that it was made of, [n] int64."""
     match search.WhichOneof("target"):
         case "embedding":
             dimension = catalogue.manifest.dimension
-            return _read_embedding(search.embedding, dimension, f"{path}.embedding.values"), _NO_ROWS
+            return _parse_embedding(search.embedding, dimension, f"{path}.embedding.values"), _NO_ROWS
         case "similar_to":
-            return _read_similar(search.similar_to.values, catalogue, f"{path}.similar_to.values")
+            return _parse_similar_to(search.similar_to.values, catalogue, f"{path}.similar_to.values")
         case _:
             raise InvalidRequest([(path, "no target; set embedding or similar_to")])
 
 
-def _read_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:
-    """Returns [dimension] float32 of unit length."""
+def _parse_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:
+    """Returns the embedding, scaled to unit length: [dimension] float32."""
     values = embedding.values[:]
     if len(values) != dimension:
         raise InvalidRequest([(path, f"{len(values)} values, the model has dimension {dimension}")])
-    norm = math.hypot(*values)  # in float64, where the square of no float32 overflows or vanishes
-    if not math.isfinite(norm):  # as any value that is not makes it
+    norm = math.hypot(*values)  # in float64, where the square of a float32 neither overflows nor vanishes
+    if not math.isfinite(norm):  # it is not finite if a value is not
         raise InvalidRequest([(path, "NaN or infinite, expected finite values")])
     if norm == 0.0:
         raise InvalidRequest([(path, "a zero vector has no direction, expected a value other than 0")])
     return np.frombuffer(array("f", [value / norm for value in values]), dtype=np.float32)
 
 
-def _read_similar(item_ids: Sequence[str], catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
+def _parse_similar_to(item_ids: Sequence[str], catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the direction of the mean of item vectors, [dimension] float32, unit length, and their rows, [n] int64.
+
+    Raises:
+        UnknownItem: the catalogue lacks an item.
+    """
     if not 1 <= len(item_ids) <= MAX_SIMILAR:
         raise InvalidRequest([(path, f"{len(item_ids)} ids, expected 1 to {MAX_SIMILAR}")])
-    different = list(dict.fromkeys(item_ids))
-    own_rows = catalogue.items.ids.find(different)  # [n]
-    unknown = [item_id for item_id, row in zip(different, own_rows, strict=True) if row == ABSENT]
+    distinct = list(dict.fromkeys(item_ids))
+    rows = catalogue.items.ids.find(distinct)  # [n]
+    unknown = [item_id for item_id, row in zip(distinct, rows, strict=True) if row == ABSENT]
     if unknown:
         raise UnknownItem(path, unknown)
-    mean = catalogue.vectors[own_rows].mean(axis=0, dtype=np.float64)  # [dimension]
+    mean = catalogue.vectors[rows].mean(axis=0, dtype=np.float64)  # [dimension]
     norm = math.sqrt(float(mean @ mean))
     if norm < _SMALLEST_MEAN:
         raise InvalidRequest([(path, "the vectors of these items cancel out, so their mean has no direction")])
-    return (mean / norm).astype(np.float32), own_rows
+    return (mean / norm).astype(np.float32), rows

@@ -1,43 +1,52 @@
-"""Builds the response of SearchItems."""
+"""Builds SearchItemsResponse.
+
+Item ids are encoded from the bytes of the catalogue, without a Python string for each: the only protobuf that this
+service writes by hand. With generated messages a call of one search costs the same, but in a call of 100 searches with
+k = 100 the 10,000 strings alone took 3.6 ms and more instead of 0.4. With an index that answers a search in 0.1 ms,
+that is more than a fifth of the call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import accumulate, pairwise
 
 import numpy as np
 
-from ann_service.item_ids import encode_item_ids
+from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
-from retrieval.bundle.catalogue.items import Column, ItemTable
+from retrieval.bundle.catalogue.items import Column
+from retrieval.bundle.catalogue.string_table import Strings
 from retrieval.index.hits import Hits
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
+_TAG = 0x0A
+"""Tag of SearchResult.item_ids: field 1, length-delimited."""
 
-class Versions(NamedTuple):
-    """The versions that a response names, as in the proto."""
-
-    model: str
-    bundle: str
-    newest_model: str
+_HEAD_BYTES = 2
+_MAX_ID_BYTES = 127
+"""Before each id come its tag and its length, which takes one byte up to this length."""
 
 
-def to_response(
-    items: ItemTable, plans: Sequence[SearchPlan], hits: Sequence[Hits], versions: Versions
+def build(
+    catalogue: Catalogue, plans: Sequence[SearchPlan], results: Sequence[Hits], newest_model_version: str
 ) -> pb.SearchItemsResponse:
-    """Returns the response with these results.
+    """Returns the response to a request.
 
     Args:
-        items: ids and attributes of the bundle.
-        plans: the searches.
-        hits: hits of each search.
-        versions: of bundle and models.
+        catalogue: catalogue that was searched.
+        plans: searches of the request, at least one.
+        results: hits of each plan.
+        newest_model_version: model version of the newest open bundle.
     """
     response = pb.SearchItemsResponse(
-        model_version=versions.model, bundle_version=versions.bundle, newest_model_version=versions.newest_model
+        model_version=catalogue.manifest.model_version,
+        bundle_version=catalogue.manifest.bundle_version,
+        newest_model_version=newest_model_version,
     )
-    item_ids = encode_item_ids(items.ids, [rows for rows, _ in hits])
-    for plan, (rows, scores), encoded in zip(plans, hits, item_ids, strict=True):
+    items = catalogue.items
+    encoded_ids = _encode_item_ids(items.ids, [rows for rows, _ in results])
+    for plan, (rows, scores), encoded in zip(plans, results, encoded_ids, strict=True):
         result = response.results.add()
         result.MergeFromString(encoded)
         result.scores.extend(scores.tolist())
@@ -45,7 +54,30 @@ def to_response(
     return response
 
 
+def _encode_item_ids(ids: Strings, rows: Sequence[np.ndarray]) -> list[bytes]:
+    """Returns for each search a serialized `SearchResult` that has the item ids only.
+
+    Args:
+        ids: item ids of the catalogue.
+        rows: [n] int64 for each search, at least one search.
+    """
+    all_rows = np.concatenate(rows)
+    if not len(all_rows):
+        return [b""] * len(rows)
+    joined, starts, ends = ids.join(all_rows, _HEAD_BYTES)
+    lengths = ends - starts
+    if int(lengths.max()) > _MAX_ID_BYTES:
+        return [pb.SearchResult(item_ids=ids.take(each)).SerializeToString() for each in rows]
+    joined[starts - 2] = _TAG
+    joined[starts - 1] = lengths
+    encoded = joined.tobytes()
+    counts = accumulate(map(len, rows))
+    bounds = [0, *(int(ends[count - 1]) if count else 0 for count in counts)]
+    return [encoded[start:end] for start, end in pairwise(bounds)]
+
+
 def _column(name: str, column: Column, rows: np.ndarray) -> pb.AttributeColumn:
+    """Returns the values of an attribute at `rows`; `missing` lists the positions of the rows that have none."""
     values = [column.at(row) for row in rows.tolist()]
     message = pb.AttributeColumn(name=name, missing=[i for i, value in enumerate(values) if value is None])
     match column.type:

@@ -1,15 +1,15 @@
-"""How searches are answered: by the index where that is quicker, by the exact scan where it is not.
+"""Runs searches by embedding: with the index where that is quicker, otherwise with the exact scan.
 
 ```
-exact, or the scan over the allowed costs less ───────────► exact scan over the allowed
-else: index, over-fetched ─► drop what is not allowed ─┬─ k left ──► done
-          ▲                                            └─ fewer ───► fetch more, by the share that was allowed
-          └──────────────────────────────────────────────────┘       or, where that costs too much, scan
+exact, or a scan of the allowed items costs less ─────────────────► exact scan of the allowed items
+else: index, over-fetching ─► drop the items that are not allowed ─┬─ k left ──► done
+          ▲                                                        └─ fewer ───► fetch more, by the share that was
+          └──────────────────────────────────────────────────────────────┘       allowed; if that costs too much, scan
 ```
 
-What is fetched are the nearest items of all, with a budget raised in proportion; of those, the allowed ones are the
-nearest allowed ones. So recall under a filter is that of the index at the number fetched, however a filter goes
-together with what is near, and k items come back wherever k items match.
+The index fetches the nearest of all items, with a budget raised in proportion to their number. The allowed items among
+them are the nearest allowed items. So the recall under a filter is the recall of the index at the number fetched,
+whether or not the filter correlates with the query, and k items come back if k items match.
 """
 
 from __future__ import annotations
@@ -20,208 +20,247 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ann_service.bitsets import FEW_SHARE
+from ann_service.bitsets import MAX_GATHERED_SHARE
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from retrieval.index.hits import Hits
 from retrieval.index.scan import scan
 
-_GATHERED_ROW = 1.5
-_FAR_ROW = 2.0
-_NEAR_ROWS = 16_384
-"""The cost of a row that is gathered, in rows that are read one after another (benchmarks/index/filters.py).
+_CACHED_ROW_COST = 1.5
+_UNCACHED_ROW_COST = 2.0
+_CACHED_ROWS = 16_384
+"""Costs of a gathered row, in rows that are read in sequence (benchmarks/index/filters.py).
 
-The more there are, the fewer are in a cache of the processor still: the first so many cost less than the rest.
+The first `_CACHED_ROWS` of them cost less, because the caches of the processor hold many of them.
 """
 
 _INDEX_SHARE = 0.2
-"""A filtered search tries the index where that costs no more than this share of the scan: it may have to scan after."""
+"""Largest cost of the index in a filtered search, as a share of the scan, because a scan may still have to follow."""
 
 _SHARED_SCAN = 0.2
-"""A scan for many searches at once costs each this share of a scan for one alone, which waits for the memory."""
+"""Cost of a scan for each of many searches that share it, as a share of a scan for one search.
 
-_LEAST_COST = 1500.0
-"""No index answers in less, so that nothing is worked out where even that is too much."""
+Alone, a search waits for the memory; together, they use each row that is read.
+"""
 
+_LEAST_INDEX_COST = 1500.0
+"""No index answers at a lower cost, in rows. If even this is too much, nothing is estimated."""
 
-def find(catalogue: Catalogue, plan: SearchPlan) -> Hits:
-    """Returns the hits of a plan, at most k; of rows that tie, the smaller comes first."""
-    return find_all(catalogue, [plan])[0]
+_FEW_EXCLUSIONS = 32
+"""Exclusions that are always expected to be near the query."""
 
+_MAX_HISTORY = 1000
+"""Exclusions beyond this number are not the history of a user."""
 
-def find_all(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
-    """Returns what `find` does, for each plan; those alike go through the index, or the scan, together."""
-    if len(plans) == 1 and (plain := _find_plain(catalogue, plans[0])) is not None:
-        return [plain]
-    together_scanned = Counter(map(_scan_key, plans))
-    searches = [_Search(catalogue, plan, together_scanned[_scan_key(plan)]) for plan in plans]
-    while asking := [search for search in searches if search.fetch]:
-        together: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
-        for search in asking:
-            together[search.fetch, search.budget].append(search)
-        for (fetch, budget), alike in together.items():
-            first = alike[0].plan.query[np.newaxis]
-            queries = first if len(alike) == 1 else np.stack([search.plan.query for search in alike])  # [n, dimension]
-            for search, hits in zip(alike, catalogue.index.search(queries, fetch, budget), strict=True):
-                search.take(hits)
-    _scan_rest([search for search in searches if search.hits is None], catalogue.vectors)
-    return [search.hits or _NOTHING for search in searches]
+_NO_HITS = Hits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 
 
-def scan_cost(rows: int, together: int) -> float:
-    """Returns what a scan of so many rows costs each of the searches that share it."""
-    return rows * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / together)
+def run(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
+    """Returns the hits of each plan: rows, [n] int64, and scores, [n] float32, best first, ties by row, n at most k.
+
+    Searches with the same number to fetch share a call of the index, searches with the same filter share a scan.
+    """
+    if len(plans) == 1 and (hits := _run_unrestricted(catalogue, plans[0])) is not None:
+        return [hits]
+    group_sizes = Counter(map(_filter_key, plans))
+    searches = [_Search(catalogue, plan, group_sizes[_filter_key(plan)]) for plan in plans]
+    while fetching := [search for search in searches if search.fetch]:
+        groups: defaultdict[tuple[int, int], list[_Search]] = defaultdict(list)
+        for search in fetching:
+            groups[search.fetch, search.budget].append(search)
+        for (fetch, budget), group in groups.items():
+            first = group[0].plan.query[np.newaxis]
+            queries = first if len(group) == 1 else np.stack([search.plan.query for search in group])  # [n, dimension]
+            for search, nearest in zip(group, catalogue.index.search(queries, fetch, budget), strict=True):
+                search.take_from_index(nearest)
+    _scan_all([search for search in searches if search.hits is None], catalogue.vectors)
+    return [search.hits or _NO_HITS for search in searches]
 
 
-def _find_plain(catalogue: Catalogue, plan: SearchPlan) -> Hits | None:
-    """Returns what the index finds where it answers at once and nothing is left out: most calls. None: elsewhere.
+def at_least(hits: Hits, min_score: float | None) -> Hits:
+    """Returns the hits with a score of at least `min_score`; None: all."""
+    if min_score is None:
+        return hits
+    rows, scores = hits
+    kept = scores >= min_score
+    return Hits(rows[kept], scores[kept])
 
-    What the rest of `find_all` would return, in fewer steps: after the index has read a hundred megabytes, each step
-    finds its code and data gone from the caches.
+
+def _run_unrestricted(catalogue: Catalogue, plan: SearchPlan) -> Hits | None:
+    """Returns the hits of a search that leaves nothing out and goes to the index; None for any other search.
+
+    Most requests are one such search. `run` would return the same without this function, in more steps: after the index
+    has read a hundred megabytes, the code and data of each step are no longer in the caches.
     """
     item_count = catalogue.manifest.item_count
-    wanted = min(plan.k, item_count)
-    if not plan.is_plain or plan.exact or item_count <= _LEAST_COST:
+    result_count = min(plan.k, item_count)
+    if not plan.is_unrestricted or plan.exact or item_count <= _LEAST_INDEX_COST:
         return None
-    if catalogue.index.cost(wanted, plan.budget) > item_count:  # a scan costs less
+    if catalogue.index.cost(result_count, plan.budget) > item_count:  # a scan costs less
         return None
-    queries = plan.query[np.newaxis]
-    hits = catalogue.index.search(queries, wanted, plan.budget)[0]
-    return hits if len(hits.rows) == wanted else scan(catalogue.vectors, queries, wanted)[0]
+    queries = plan.query[np.newaxis]  # [1, dimension]
+    hits = catalogue.index.search(queries, result_count, plan.budget)[0]
+    return hits if len(hits[0]) == result_count else scan(catalogue.vectors, queries, result_count)[0]
 
 
 class _Search:
-    """One search on its way: `fetch` says what to ask of the index next, 0 that it is through with it."""
+    """A search in progress.
 
-    def __init__(self, catalogue: Catalogue, plan: SearchPlan, alike: int) -> None:
-        matching = catalogue.manifest.item_count if plan.allowed is None else plan.allowed.count
+    Attributes:
+        plan: The search.
+        result_count: Number of hits to return: k, or fewer if fewer items are allowed.
+        fetch: Number of items to fetch from the index next; 0: the index is not needed any more.
+        budget: Search budget for `fetch`.
+        hits: Final hits; None: an exact scan has to find them, unless the index is needed next.
+    """
+
+    def __init__(self, catalogue: Catalogue, plan: SearchPlan, group_size: int) -> None:
+        """Decides whether to start with the index.
+
+        Args:
+            catalogue: catalogue to search.
+            plan: the search.
+            group_size: number of searches that would share a scan, this one included.
+        """
+        match_count = catalogue.manifest.item_count if plan.allowed is None else plan.allowed.count
         self.plan = plan
-        self._alike = alike  # searches of the call that one scan would answer, this one among them
         self.hits: Hits | None = None
         self.fetch = self.budget = 0
+        self._group_size = group_size
         self._index = catalogue.index
         self._item_count = catalogue.manifest.item_count
         self._spent = 0.0
         excluded = plan.excluded
         self._excluded_count = len(excluded)
         if plan.allowed is not None and len(excluded):
-            self._excluded_count = int(np.count_nonzero(plan.allowed.contain(excluded)))
-        self._allowed_count = matching - self._excluded_count
-        self.wanted = min(plan.k, self._allowed_count)
-        self._leaves_out = plan.allowed is not None or self._excluded_count > 0 or plan.min_score is not None
-        if not self.wanted:
-            self.hits = _NOTHING
-        elif not plan.exact and self._limit() > _LEAST_COST:
-            self._ask_for(*self._first_fetch(matching))
+            self._excluded_count = int(np.count_nonzero(plan.allowed.contains(excluded)))
+        self._allowed_count = match_count - self._excluded_count
+        self.result_count = min(plan.k, self._allowed_count)
+        self._is_restricted = plan.allowed is not None or self._excluded_count > 0 or plan.min_score is not None
+        if not self.result_count:
+            self.hits = _NO_HITS
+        elif not plan.exact and self._index_cost_limit() > _LEAST_INDEX_COST:
+            self._fetch_next(*self._first_fetch(match_count))
 
-    def take(self, hits: Hits) -> None:
-        """Takes what the index returned for `fetch`: enough, or it is asked for more, or the scan has to do it."""
-        rows, scores = hits
-        asked, self.fetch = self.fetch, 0
-        if len(rows) >= self.wanted and not self._leaves_out:
-            self.hits = Hits(rows[: self.wanted], scores[: self.wanted])
+    def take_from_index(self, nearest: Hits) -> None:
+        """Takes the items that the index fetched, and sets `hits` if they suffice, or `fetch` to fetch more.
+
+        Otherwise it sets neither, and a scan has to follow.
+        """
+        rows, scores = nearest
+        fetched, self.fetch = self.fetch, 0
+        if len(rows) >= self.result_count and not self._is_restricted:
+            self.hits = Hits(rows[: self.result_count], scores[: self.result_count])
             return
-        kept = np.ones(len(rows), dtype=bool) if self.plan.allowed is None else self.plan.allowed.contain(rows)
-        kept &= ~self.plan.leaves_out(rows)
+        kept = np.ones(len(rows), dtype=bool) if self.plan.allowed is None else self.plan.allowed.contains(rows)
+        kept &= ~self.plan.is_excluded(rows)
         kept_count = int(np.count_nonzero(kept))
-        if kept_count < self.wanted and len(rows) == asked < self._item_count:
-            # By the share that was allowed here, near the query, with a margin.
-            per_kept = asked / max(1, kept_count)
-            self._ask_for(max(2 * asked, math.ceil(_with_margin(self.wanted) * per_kept)), self.wanted * per_kept)
+        if kept_count < self.result_count and len(rows) == fetched < self._item_count:
+            # By the share of allowed items near the query, with a margin.
+            per_kept = fetched / max(1, kept_count)
+            more = max(2 * fetched, math.ceil(_with_margin(self.result_count) * per_kept))
+            self._fetch_next(more, self.result_count * per_kept)
             return
-        rows, scores = at_least(rows[kept], scores[kept], self.plan.min_score)
-        if len(rows) >= self.wanted:
-            self.hits = Hits(rows[: self.wanted], scores[: self.wanted])
+        rows, scores = at_least(Hits(rows[kept], scores[kept]), self.plan.min_score)
+        if len(rows) >= self.result_count:
+            self.hits = Hits(rows[: self.result_count], scores[: self.result_count])
 
     @property
-    def fetch_to_scan(self) -> int:
-        """How many of the exact nearest items to look at, for enough that are not left out; without a filter."""
+    def scan_count(self) -> int:
+        """Number of exact nearest items among which enough are expected not to be excluded; only without a filter."""
         return self._first_fetch(self._item_count)[0]
 
-    def take_nearest(self, hits: Hits) -> None:
-        """Takes the exact nearest items: enough, or what is left out were too many, and a scan has to pass over it."""
-        rows, scores = hits
-        kept = ~self.plan.leaves_out(rows)
-        if np.count_nonzero(kept) >= self.wanted:
-            rows, scores = rows[kept][: self.wanted], scores[kept][: self.wanted]
-            self.hits = at_least(rows, scores, self.plan.min_score)
+    def take_from_scan(self, nearest: Hits) -> None:
+        """Takes the exact nearest items, and sets `hits` unless too many of them are excluded."""
+        rows, scores = nearest
+        kept = ~self.plan.is_excluded(rows)
+        if np.count_nonzero(kept) >= self.result_count:
+            kept_hits = Hits(rows[kept][: self.result_count], scores[kept][: self.result_count])
+            self.hits = at_least(kept_hits, self.plan.min_score)
 
-    def _first_fetch(self, matching: int) -> tuple[int, float]:
-        """Returns how many to fetch, and how many of these the wanted ones are expected to stand among."""
-        wanted = self.wanted
-        if self._excluded_count:
-            # What a user has met is near what suits. Few: leave a place for each, for a second search costs as much as
-            # the first. Many: as they are if spread evenly.
-            even = wanted * self._excluded_count / matching
-            few = max(_FEW_EXCLUSIONS, wanted) if self._excluded_count <= _MET else _FEW_EXCLUSIONS
-            wanted += min(self._excluded_count, max(few, math.ceil(even + 2 * math.sqrt(even))))
-        if self.plan.allowed is None:
-            return wanted, self.wanted
-        per_match = self._item_count / matching
-        return math.ceil(_with_margin(wanted) * per_match), wanted * per_match
-
-    def _ask_for(self, fetch: int, among: float) -> None:
-        """Asks the index next, unless that, with what it has cost so far, is too much beside a scan.
+    def _first_fetch(self, match_count: int) -> tuple[int, float]:
+        """Returns how many items to fetch first, and among how many nearest items the results are expected.
 
         Args:
-            fetch: how many, with a margin so that enough are allowed.
-            among: how many without it: the budget has to find these well, and half of the margin.
+            match_count: number of items that match the filter.
+        """
+        count = self.result_count
+        if self._excluded_count:
+            # Items that a user interacted with are near the items that suit the user. If they are few, all of them may
+            # be among the nearest, and fetching so many more costs less than a second search. If they are many, they
+            # are taken to be spread evenly.
+            even = count * self._excluded_count / match_count
+            few = max(_FEW_EXCLUSIONS, count) if self._excluded_count <= _MAX_HISTORY else _FEW_EXCLUSIONS
+            count += min(self._excluded_count, max(few, math.ceil(even + 2 * math.sqrt(even))))
+        if self.plan.allowed is None:
+            return count, self.result_count
+        per_match = self._item_count / match_count
+        return math.ceil(_with_margin(count) * per_match), count * per_match
+
+    def _fetch_next(self, fetch: int, expected_among: float) -> None:
+        """Sets `fetch` and `budget`, unless the index would then have cost too much compared with a scan.
+
+        Args:
+            fetch: number of items to fetch, with a margin so that enough of them are allowed.
+            expected_among: the same without the margin. The budget is chosen for halfway between the two.
         """
         fetch = min(fetch, self._item_count)
-        budget = self._index.raise_budget(self.plan.budget, self.wanted, math.ceil((among + fetch) / 2))
+        budget = self._index.raise_budget(self.plan.budget, self.result_count, math.ceil((expected_among + fetch) / 2))
         self._spent += self._index.cost(fetch, budget)
-        if self._spent <= self._limit():
+        if self._spent <= self._index_cost_limit():
             self.fetch, self.budget = fetch, budget
 
-    def _limit(self) -> float:
-        """Returns what the index may cost, in rows that are read one after another."""
-        if self.plan.allowed is None:  # exclusions alone seldom leave too few, so that a scan seldom has to follow
-            return scan_cost(self._item_count, self._alike)
-        if _reads_all(self.plan):
+    def _index_cost_limit(self) -> float:
+        """Returns what the index may cost in all, in rows that are read in sequence."""
+        if self.plan.allowed is None:  # exclusions alone rarely leave too few, so a scan rarely has to follow
+            return self._item_count * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / self._group_size)
+        if _scans_all_rows(self.plan):
             return _INDEX_SHARE * self._item_count
-        near = min(self._allowed_count, _NEAR_ROWS)
-        gathered = _GATHERED_ROW * near + _FAR_ROW * (self._allowed_count - near)
-        return _INDEX_SHARE * min(self._item_count, gathered)
+        cached = min(self._allowed_count, _CACHED_ROWS)
+        gathering = _CACHED_ROW_COST * cached + _UNCACHED_ROW_COST * (self._allowed_count - cached)
+        return _INDEX_SHARE * min(self._item_count, gathering)
 
 
-def _scan_rest(searches: Sequence[_Search], vectors: np.ndarray) -> None:
-    """Answers by the exact scan; searches with the same filter share a matrix product."""
-    together: defaultdict[int, list[_Search]] = defaultdict(list)
+def _scan_all(searches: Sequence[_Search], vectors: np.ndarray) -> None:
+    """Sets the hits of searches by exact scans; searches with the same filter share a scan if they can."""
+    groups: defaultdict[int, list[_Search]] = defaultdict(list)
     for search in searches:
-        together[_scan_key(search.plan)].append(search)
-    for alike in together.values():
-        if alike[0].plan.allowed is None and len(alike) > 1:
-            queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
-            for search, hits in zip(
-                alike, scan(vectors, queries, [search.fetch_to_scan for search in alike]), strict=True
-            ):
-                search.take_nearest(hits)
-        _scan_allowed([search for search in alike if search.hits is None], vectors)
+        groups[_filter_key(search.plan)].append(search)
+    for group in groups.values():
+        if group[0].plan.allowed is None and len(group) > 1:
+            queries = np.stack([search.plan.query for search in group])  # [n, dimension]
+            counts = [search.scan_count for search in group]
+            for search, nearest in zip(group, scan(vectors, queries, counts), strict=True):
+                search.take_from_scan(nearest)
+        _scan_allowed([search for search in group if search.hits is None], vectors)
 
 
 def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> None:
-    """Answers searches with the same filter by scans that leave out what is excluded, one for each exclusions."""
-    together: defaultdict[int, list[_Search]] = defaultdict(list)
+    """Sets the hits of searches with the same filter, by one scan of the allowed items for each set of exclusions."""
+    groups: defaultdict[int, list[_Search]] = defaultdict(list)
     for search in searches:
         excluded = search.plan.excluded
-        together[id(excluded) if len(excluded) else 0].append(search)
-    for alike in together.values():
-        queries = np.stack([search.plan.query for search in alike])  # [n, dimension]
-        allowed, hidden = _rows_to_scan(alike[0].plan, len(vectors))
-        ks = [search.wanted for search in alike]
-        for search, (rows, scores) in zip(
-            alike, scan(vectors, queries, ks, allowed=allowed, hidden=hidden), strict=True
-        ):
-            search.hits = at_least(rows, scores, search.plan.min_score)
+        groups[id(excluded) if len(excluded) else 0].append(search)
+    for group in groups.values():
+        queries = np.stack([search.plan.query for search in group])  # [n, dimension]
+        allowed, hidden = _rows_to_scan(group[0].plan, len(vectors))
+        counts = [search.result_count for search in group]
+        for search, hits in zip(group, scan(vectors, queries, counts, allowed=allowed, hidden=hidden), strict=True):
+            search.hits = at_least(hits, search.plan.min_score)
 
 
-def _scan_key(plan: SearchPlan) -> int:
-    """Returns what searches that one scan answers have in common: the filter."""
+def _filter_key(plan: SearchPlan) -> int:
+    """Returns a key that searches with the same filter share."""
     return id(plan.allowed)
 
 
 def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Returns the rows to look at; or None, and which of all to leave out, [item_count] bool (None: none)."""
+    """Returns which rows to scan, as the arguments `allowed` and `hidden` of `retrieval.index.scan.scan`.
+
+    Returns:
+        allowed: [m] integers, ascending, rows to scan; None: all rows.
+        hidden: [item_count] bool, rows to leave out of all rows; None: none.
+    """
     excluded = plan.excluded if len(plan.excluded) else None
     if plan.allowed is None:
         if excluded is None:
@@ -229,33 +268,20 @@ def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None,
         hidden = np.zeros(item_count, dtype=bool)
         hidden[excluded] = True
         return None, hidden
-    if _reads_all(plan):
-        hidden = plan.allowed.others
+    if _scans_all_rows(plan):
+        hidden = plan.allowed.complement
         if excluded is not None:
             hidden[excluded] = True
         return None, hidden
     rows = plan.allowed.rows
-    return rows if excluded is None else rows[~plan.leaves_out(rows)], None
+    return rows if excluded is None else rows[~plan.is_excluded(rows)], None
 
 
-def _reads_all(plan: SearchPlan) -> bool:
-    return plan.allowed is None or plan.allowed.count > FEW_SHARE * plan.allowed.item_count
+def _scans_all_rows(plan: SearchPlan) -> bool:
+    """Returns whether a scan reads all rows in sequence instead of gathering the allowed ones."""
+    return plan.allowed is None or plan.allowed.count > MAX_GATHERED_SHARE * plan.allowed.item_count
 
 
-def _with_margin(wanted: int) -> float:
-    """Returns how many allowed ones to expect, so that it is rarely fewer than `wanted`: three standard deviations."""
-    return wanted + 3 * math.sqrt(wanted) + 3
-
-
-def at_least(rows: np.ndarray, scores: np.ndarray, min_score: float | None) -> Hits:
-    """Returns those of a result with at least this score; None: all."""
-    if min_score is None:
-        return Hits(rows, scores)
-    kept = scores >= min_score
-    return Hits(rows[kept], scores[kept])
-
-
-_FEW_EXCLUSIONS = 32
-_MET = 1000
-"""More than this are no history of a user."""
-_NOTHING = Hits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+def _with_margin(count: int) -> float:
+    """Returns a mean number of allowed items of which rarely fewer than `count` turn up: three standard deviations."""
+    return count + 3 * math.sqrt(count) + 3

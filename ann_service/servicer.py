@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import grpc
 
+from ann_service import requests, responses
 from ann_service.batching import Batcher
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
-from ann_service.requests import check_batch, read_searches
-from ann_service.responses import Versions, to_response
-from ann_service.text import ranks_by_text
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.bundles.snapshot import OpenBundle, Snapshot
 from retrieval.serving.rpc.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
@@ -30,10 +28,10 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 
 
 class AnnServicer(ann_service_pb2_grpc.AnnServiceServicer):
-    """Answers with the open catalogues; safe for several threads."""
+    """Searches the open catalogues. Safe for several threads."""
 
     def __init__(self, open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Metrics) -> None:
-        """Takes the open catalogues, the limits of a request, and the metrics of the server."""
+        """Takes the open catalogues, the settings, and the metrics of the server."""
         self._open_bundles = open_bundles
         self._max_batch_size = config.max_batch_size
         self._max_k = config.max_k
@@ -44,28 +42,20 @@ class AnnServicer(ann_service_pb2_grpc.AnnServiceServicer):
         """Returns one result for each search, all from one bundle.
 
         Raises:
-            ServiceError: as the proto lists them.
+            ServiceError: one of those that the proto lists.
         """
-        check_batch(request.searches, request.model_version, self._max_batch_size)
+        requests.check(request, self._max_batch_size)
         self._batch_size.observe(len(request.searches))
         snapshot = self._open_bundles.snapshot
-        catalogue = _pick(snapshot, request.model_version, request.bundle_version)
-        if catalogue.lexical is None and any(map(ranks_by_text, request.searches)):
-            opened = [open_bundle.bundle for open_bundle in snapshot.open]
-            with_one = [other.manifest.bundle_version for other in opened if other.lexical is not None]
-            raise LexicalNotServed(catalogue.manifest.bundle_version, with_one)
-        plans = read_searches(request.searches, catalogue, self._max_k)
-        versions = Versions(
-            catalogue.manifest.model_version,
-            catalogue.manifest.bundle_version,
-            snapshot.open[0].bundle.manifest.model_version,
-        )
-        return to_response(catalogue.items, plans, self._batcher.search(catalogue, plans, context), versions)
+        catalogue = _pick(snapshot, request)
+        plans = requests.parse(request, catalogue, self._max_k)
+        results = self._batcher.submit(catalogue, plans, context)
+        return responses.build(catalogue, plans, results, snapshot.open[0].bundle.manifest.model_version)
 
     def GetServingStatus(
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext
     ) -> pb.GetServingStatusResponse:
-        """Returns what is open."""
+        """Returns the open bundles, and the bundles that were refused."""
         snapshot = self._open_bundles.snapshot
         return build_status(
             pb.GetServingStatusResponse,
@@ -78,12 +68,29 @@ class AnnServicer(ann_service_pb2_grpc.AnnServiceServicer):
         )
 
 
-def _pick(snapshot: Snapshot[Catalogue], model_version: str, bundle_version: str) -> Catalogue:
+def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest) -> Catalogue:
+    """Returns the open catalogue that answers a request: the newest of its model, unless it names a bundle.
+
+    Raises:
+        NoBundle: no bundle is open.
+        BundleNotServed: the bundle that the request names is not open, or is of another model.
+        ModelNotServed: no open bundle is of the model that the request names.
+        LexicalNotServed: a search needs a lexical index, and the bundle has none.
+    """
     if not snapshot.open:
         raise NoBundle()
     catalogues = [open_bundle.bundle for open_bundle in snapshot.open]
-    if bundle_version:
-        return _pick_pinned(catalogues, model_version, bundle_version)
+    if request.bundle_version:
+        catalogue = _pick_bundle(catalogues, request.model_version, request.bundle_version)
+    else:
+        catalogue = _pick_newest(catalogues, request.model_version)
+    if catalogue.lexical is None and requests.needs_lexical(request):
+        with_lexical = [other.manifest.bundle_version for other in catalogues if other.lexical is not None]
+        raise LexicalNotServed(catalogue.manifest.bundle_version, with_lexical)
+    return catalogue
+
+
+def _pick_newest(catalogues: list[Catalogue], model_version: str) -> Catalogue:
     if not model_version:
         return catalogues[0]
     for catalogue in catalogues:
@@ -92,7 +99,7 @@ def _pick(snapshot: Snapshot[Catalogue], model_version: str, bundle_version: str
     raise ModelNotServed(model_version, list(dict.fromkeys(c.manifest.model_version for c in catalogues)))
 
 
-def _pick_pinned(catalogues: list[Catalogue], model_version: str, bundle_version: str) -> Catalogue:
+def _pick_bundle(catalogues: list[Catalogue], model_version: str, bundle_version: str) -> Catalogue:
     versions = [catalogue.manifest.bundle_version for catalogue in catalogues]
     if bundle_version not in versions:
         raise BundleNotServed(f"bundle {bundle_version[:80]!r} is not open here", versions)
@@ -108,6 +115,7 @@ def _pick_pinned(catalogues: list[Catalogue], model_version: str, bundle_version
 def _describe(open_bundle: OpenBundle[Catalogue]) -> pb.OpenBundle:
     manifest = open_bundle.bundle.manifest
     spec = manifest.index
+    lexical = open_bundle.bundle.lexical
     return pb.OpenBundle(
         bundle_version=manifest.bundle_version,
         model_version=manifest.model_version,
@@ -119,5 +127,5 @@ def _describe(open_bundle: OpenBundle[Catalogue]) -> pb.OpenBundle:
         recall_at_100=spec.recall_at_100,
         attributes=[pb.Attribute(name=name, type=_TYPES[type_]) for name, type_ in manifest.attributes.items()],
         opened_at_ms=open_bundle.opened_at_ms,
-        lexical_attributes=() if (lexical := open_bundle.bundle.lexical) is None else lexical.attributes,
+        lexical_attributes=() if lexical is None else lexical.attributes,
     )

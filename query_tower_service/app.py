@@ -17,7 +17,7 @@ from two_tower.query.v1.query_tower_service_pb2_grpc import add_QueryTowerServic
 
 
 def assemble(config: QueryTowerConfig) -> Server:
-    """Returns the server of the query tower service; it is not started yet.
+    """Returns the server of the query tower service, not started yet.
 
     Raises:
         ValueError: the query log, token or TLS files cannot be used.

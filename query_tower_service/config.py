@@ -11,7 +11,7 @@ from retrieval.serving.runtime.config import ServerConfig, check_range
 
 @dataclass(frozen=True, kw_only=True)
 class QueryTowerConfig(ServerConfig):
-    """The settings of `retrieval.serving.runtime.config.ServerConfig`, and those of the query log and the text cache."""
+    """The settings of `retrieval.serving.runtime.config.ServerConfig`, of the query log and of the text cache."""
 
     port: int = 50051
     """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""
@@ -26,10 +26,10 @@ class QueryTowerConfig(ServerConfig):
     """Share of the queries that is recorded, 0 to 1."""
 
     query_log_max_bytes: int = 64 << 20
-    """Size at which the query log is rotated, in bytes, 1 KiB to 1 TiB; one former file is kept, as .1."""
+    """Size at which the query log is rotated, in bytes, 1 KiB to 1 TiB; the previous file is kept, as .1."""
 
     text_cache_size: int = 10_000
-    """Text embeddings that each open model caches, 0 to 10,000,000; 0: no cache. One of 384 numbers takes 1.6 KiB."""
+    """Text embeddings that each open model caches, 0 to 10,000,000; 0: no cache. One of 384 values takes 1.6 KiB."""
 
     def __post_init__(self) -> None:
         """Checks ranges.

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.requests import RequestReader
+from query_tower_service.requests import QueryParser
 from query_tower_service.text_metrics import TextMetrics
 from retrieval.bundle.errors import BundleRefused
 from retrieval.bundle.features.schema import read_schema, text_encoder_specs
@@ -39,19 +39,22 @@ class Model:
         version: Model version.
         bundle_version: Version of the bundle that the tower was read from.
         tower: Query tower, which computes the embeddings.
-        reader: Turns requests into the tower's feature columns.
-        identity: Hashes of the model's files, and its features: equal for all bundles of one model.
+        parser: Parser of queries into the tower's feature columns.
+        identity: Hashes of the model's files, and its feature schema; equal for all bundles of one model.
     """
 
     version: str
     bundle_version: str
     tower: QueryTower
-    reader: RequestReader
+    parser: QueryParser
     identity: tuple[str, ...]
 
 
 class ModelLoader:
-    """Opens models. Calls must not overlap, which `retrieval.serving.bundles.open_bundles.OpenBundles` ensures."""
+    """Opens models.
+
+    Calls of `open` must not overlap; `retrieval.serving.bundles.open_bundles.OpenBundles` sees to that.
+    """
 
     def __init__(self, store: BundleStore, config: QueryTowerConfig, metrics: TextMetrics) -> None:
         """Takes the store of the bundles, the settings, and the metrics of text features."""
@@ -69,8 +72,8 @@ class ModelLoader:
             beside: versions of the bundles that stay open meanwhile.
 
         Raises:
-            BundleError: a gate refused it; see `retrieval.serving.bundles.verification`. Gate ``model``: another bundle of this model
-                version has a different tower.
+            BundleError: a gate refused it; see `retrieval.serving.bundles.verification`. Gate ``model``: another bundle
+                of this model version has a different tower.
         """
         manifest = self._store.manifest(version)
         files = files_of(manifest)
@@ -84,7 +87,7 @@ class ModelLoader:
             copies = 1 if beside or self._config.unload_first else 2
             check_memory(manifest, files, copies, available_bytes())
             tower = self._read_tower(manifest)
-            model = Model(manifest.model_version, version, tower, RequestReader(tower.schema), identity)
+            model = Model(manifest.model_version, version, tower, QueryParser(tower.schema), identity)
         elif model.identity != identity:
             raise BundleRefused(
                 version,

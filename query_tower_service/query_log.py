@@ -1,4 +1,4 @@
-"""The query log: a sample of the answered queries, to replay against another bundle. Features only, one JSON line each.
+"""The query log: a sample of the answered queries, for replay with another bundle. One JSON line each, features only.
 
 ```
 answering thread:  a share of the queries ─► line ─► backlog, or dropped if that is full
@@ -6,8 +6,8 @@ writing thread:    backlog ─► append to the file; at the size bound: rename 
 ```
 
 A line is ``{"features": {"age": [24.0], "history": ["50", "181"]}}``: values as they were sent, always in a list, with
-null for NaN. If the embedding depends on the time of the request and the query does not hold it, the time of its
-arrival is added, so that a replay gives the same embedding. Metadata, tokens and addresses of callers are never logged.
+null for NaN. If the embedding depends on the time of the request and the query does not state it, the time of arrival
+is added, so that a replay gives the same embedding. Metadata, tokens and addresses of callers are never logged.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class QueryLog:
         Args:
             path: file to write. Two processes must not share it: each would rotate the lines of the other.
             share: share of the queries to record, 0 to 1.
-            max_bytes: largest size of the file, and of the previous one.
-            registry: registry for the counters.
+            max_bytes: largest size of the file, and of the previous file, in bytes.
+            registry: Prometheus registry for the counters.
 
         Raises:
             ValueError: the folder does not exist, or the path exists and is not a regular file.
@@ -81,7 +81,7 @@ class QueryLog:
 
         Args:
             queries: queries of the batch.
-            now_s: time of the request in seconds since 1970, for queries that do not hold it. None: the embeddings do
+            now_s: time of the request in seconds since 1970, for queries that do not state it. None: the embeddings do
                 not depend on it.
         """
         for row in self._sample(len(queries)):
@@ -110,6 +110,7 @@ class QueryLog:
                 self._backlog, self._backlog_bytes = [], 0
 
     def _sample(self, count: int) -> list[int]:
+        """Returns the rows to record in a batch of `count` queries."""
         if self._share == 0:
             return []
         rows: list[int] = []
@@ -122,7 +123,8 @@ class QueryLog:
         return rows
 
     def _draw_skip(self) -> int:
-        # The number of queries until the next sampled one is geometric: one draw for each line, not for each query.
+        """Returns the number of queries to skip before the next sampled one."""
+        # It is geometrically distributed, so one draw for each line suffices instead of one for each query.
         if self._share in (0, 1):
             return 0
         return int(min(math.log(1.0 - random.random()) / math.log1p(-self._share), _LONGEST_SKIP))
@@ -159,7 +161,7 @@ class QueryLog:
             if count == 0:
                 os.replace(self._path, self._previous)
             elif os.write(descriptor, b"".join(lines[:count])) < end_bytes - size_bytes:
-                # Half a line would spoil the next one.
+                # The part that was written would corrupt the next line.
                 os.ftruncate(descriptor, size_bytes)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         finally:
@@ -169,13 +171,18 @@ class QueryLog:
 
 
 def to_line(query: pb.Query, now_s: float | None = None) -> bytes:
-    """Returns the features of a query as a line of ASCII JSON, sorted by name; `now_s` is the time if it holds none."""
+    """Returns the features of a query as a line of ASCII JSON, sorted by name.
+
+    Args:
+        query: query to record.
+        now_s: time of the request in seconds since 1970, added if the query does not state it. None: not added.
+    """
     features: dict[str, list[Any]] = {} if now_s is None else {REQUEST_TIME: [now_s]}
     for name, values in query.features.items():
         kind = values.WhichOneof("kind")
         given: list[Any] = list(getattr(values, kind).values) if kind else []
         if given or name not in features:
-            # JSON has no NaN.
+            # NaN becomes null, because JSON has no NaN.
             features[name] = [None if value != value else value for value in given] if kind == "floats" else given
     ordered = dict(sorted(features.items()))
     return json.dumps({"features": ordered}, separators=(",", ":")).encode("ascii") + b"\n"

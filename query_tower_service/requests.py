@@ -1,4 +1,4 @@
-"""Requests to feature columns; a refusal lists everything that is wrong with a request."""
+"""Parses the queries of EmbedQueriesRequest into feature columns. A refusal lists everything that is wrong."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ _MAX_VIOLATIONS = 20
 _SCALARS = (Categorical, Numeric, Text, RequestTime)
 
 
-def check_batch(count: int, max_batch_size: int) -> None:
+def check_batch_size(count: int, max_batch_size: int) -> None:
     """Checks the number of queries of a request.
 
     Raises:
-        InvalidRequest: there are none, or more than `max_batch_size`.
+        InvalidRequest: there are no queries, or more than `max_batch_size`.
     """
     if not 1 <= count <= max_batch_size:
         raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
 
 
-class RequestReader:
-    """Turns the queries of requests into feature columns. Safe for several threads."""
+class QueryParser:
+    """Parses queries into the feature columns of one model. Safe for several threads."""
 
     def __init__(self, schema: FeatureSchema) -> None:
-        """Takes the features that a query may have."""
-        self._readers = {feature.name: _reader(feature) for feature in schema.features}
+        """Takes the schema of the features that a query may have."""
+        self._value_parsers = {feature.name: _value_parser(feature) for feature in schema.features}
         self._histories = {f.name: f.history for f in schema.features if isinstance(f, EventValue)}
 
-    def read(self, queries: Sequence[pb.Query], now_s: float | None = None) -> dict[str, list[Any]]:
-        """Returns raw values by feature name, each [len(queries)]; see `retrieval.bundle.features.schema.FeatureSchema.encode`.
+    def parse(self, queries: Sequence[pb.Query], now_s: float | None = None) -> dict[str, list[Any]]:
+        """Returns raw values by feature name, each [len(queries)], None for a query without the feature.
+
+        `retrieval.bundle.features.schema.FeatureSchema.encode` takes them.
 
         Args:
             queries: queries of the request.
@@ -48,15 +50,15 @@ class RequestReader:
                 no feature that holds it.
 
         Raises:
-            InvalidRequest: queries are wrong; it lists up to 20 violations.
+            InvalidRequest: queries are invalid; it lists up to 20 violations.
         """
-        readers = self._readers
+        parsers = self._value_parsers
         rows: list[dict[str, Any]] = []
         faults: list[tuple[int, str, str]] = []
         for row, query in enumerate(queries):
             features = query.features  # read by key: items() takes twice as long
             try:
-                values = {name: readers[name](features[name]) for name in features}
+                values = {name: parsers[name](features[name]) for name in features}
                 self._check_lengths(values)
             except (KeyError, _Fault):
                 faults += [(row, *fault) for fault in self._faults(features)]
@@ -65,34 +67,35 @@ class RequestReader:
             else:
                 rows.append(values)
         if faults:
-            named = [(f'queries[{row}].features["{name[:80]}"]', fault) for row, name, fault in faults]
-            raise InvalidRequest(named[:_MAX_VIOLATIONS])
+            violations = [(f'queries[{row}].features["{name[:80]}"]', fault) for row, name, fault in faults]
+            raise InvalidRequest(violations[:_MAX_VIOLATIONS])
         columns = _columns(rows)
         if now_s is not None:
-            made_at = columns.get(REQUEST_TIME, [None] * len(rows))
-            columns[REQUEST_TIME] = [now_s if each is None else each for each in made_at]
+            times = columns.get(REQUEST_TIME, [None] * len(rows))
+            columns[REQUEST_TIME] = [now_s if time is None else time for time in times]
         return columns
 
     def _check_lengths(self, values: Mapping[str, Any]) -> None:
-        """Raises a fault if a list that describes events is not as long as the history."""
+        """Raises a fault if a list that describes events has another length than the history."""
         for name, history in self._histories.items():
-            if fault := _uneven(values, name, history):
+            if fault := _length_fault(values, name, history):
                 raise _Fault(fault)
 
     def _faults(self, features: Mapping[str, pb.FeatureValues]) -> list[tuple[str, str]]:
-        """Returns everything that is wrong with a query, as pairs of feature and fault."""
+        """Returns everything that is wrong with a query, as pairs of feature name and fault."""
         faults: list[tuple[str, str]] = []
         values: dict[str, Any] = {}
         for name in sorted(features):
-            if name not in self._readers:
-                faults.append((name, f"unknown feature; the model reads {', '.join(self._readers) or 'none'}"))
+            if name not in self._value_parsers:
+                known = ", ".join(self._value_parsers) or "none"
+                faults.append((name, f"unknown feature; the model reads {known}"))
                 continue
             try:
-                values[name] = self._readers[name](features[name])
+                values[name] = self._value_parsers[name](features[name])
             except _Fault as fault:
                 faults.append((name, str(fault)))
-        uneven = ((name, _uneven(values, name, history)) for name, history in self._histories.items())
-        return sorted(faults + [(name, fault) for name, fault in uneven if fault])
+        lengths = ((name, _length_fault(values, name, history)) for name, history in self._histories.items())
+        return sorted(faults + [(name, fault) for name, fault in lengths if fault])
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -104,28 +107,28 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 class _Fault(ValueError):
-    """The values of a feature are wrong; the text says why."""
+    """The values of a feature are invalid; the text says why."""
 
 
-def _reader(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
-    """Returns the function that reads a feature: to a list of values, or for a scalar to one value or None."""
+def _value_parser(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
+    """Returns the function that parses the values of a feature: to a list, or for a scalar to one value or None."""
     if feature.value_type == "string":
         read: Callable[[pb.FeatureValues], Sequence[Any]] = _read_strings
     elif feature.value_type == "int":
         read = _read_ints
     else:
         read = _read_event_floats if isinstance(feature, EventValue) else _read_floats
-    return _scalar_reader(feature.value_type, read) if isinstance(feature, _SCALARS) else read
+    return _scalar_parser(feature.value_type, read) if isinstance(feature, _SCALARS) else read
 
 
-def _scalar_reader(
+def _scalar_parser(
     value_type: str, read: Callable[[pb.FeatureValues], Sequence[Any]]
 ) -> Callable[[pb.FeatureValues], Any]:
-    """Returns the function that reads a scalar of a type; `read` handles all but a single valid value."""
+    """Returns the function that parses a scalar of a type; it calls `read` unless there is a single valid value."""
     values_of: Callable[[pb.FeatureValues], Sequence[Any]] = attrgetter(f"{value_type}s.values")
     is_valid: Callable[[Any], bool] = _is_short if value_type == "string" else math.isfinite
 
-    def read_scalar(message: pb.FeatureValues) -> Any:
+    def parse_scalar(message: pb.FeatureValues) -> Any:
         values = values_of(message)
         if len(values) == 1 and is_valid(value := values[0]):
             return value
@@ -136,19 +139,19 @@ def _scalar_reader(
             return None
         raise _Fault(f"{len(values)} values, expected one: the feature is a scalar")
 
-    return read_scalar
+    return parse_scalar
 
 
 def _is_short(value: str) -> bool:
     return len(value) <= MAX_CHARACTERS
 
 
-# A slice makes the list in one step. It is empty if the values are of another kind, which is checked only then.
+# A slice copies the values in one step. It is empty if they are of another kind, so the kind is checked only then.
 def _read_strings(message: pb.FeatureValues) -> list[str]:
     values = message.strings.values[:]
     if not values:
         _check_kind(message, "strings")
-    # The message is larger than any of its values, and has more bytes than values.
+    # A message of at most so many bytes holds neither a longer value nor too many values.
     elif message.ByteSize() > MAX_CHARACTERS:
         _check_count(values)
         longest = max(map(len, values))
@@ -200,8 +203,8 @@ def _check_count(values: Sequence[Any]) -> None:
         raise _Fault(f"{len(values)} values, expected at most {MAX_VALUES}")
 
 
-def _uneven(values: Mapping[str, Any], name: str, history: str) -> str:
-    """Returns the fault of a list that describes events and is not as long as the history; empty if there is none."""
+def _length_fault(values: Mapping[str, Any], name: str, history: str) -> str:
+    """Returns the fault of a list that describes events and is not as long as the history; "" if there is none."""
     if not values.get(name):
         return ""
     value_count, count = len(values[name]), len(values.get(history) or ())

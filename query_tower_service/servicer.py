@@ -7,10 +7,9 @@ from typing import Any
 
 import grpc
 
+from query_tower_service import requests, responses
 from query_tower_service.loader import Model
 from query_tower_service.query_log import QueryLog
-from query_tower_service.requests import check_batch
-from query_tower_service.responses import to_response
 from retrieval.bundle.features.event_kinds import EventValue
 from retrieval.bundle.features.schema import Feature
 from retrieval.serving.bundles.open_bundles import OpenBundles
@@ -65,14 +64,15 @@ class QueryTowerServicer(query_tower_service_pb2_grpc.QueryTowerServiceServicer)
         """
         queries = request.queries
         count = len(queries)
-        check_batch(count, self._max_batch_size)
+        requests.check_batch_size(count, self._max_batch_size)
         self._batch_size.observe(count)
         model = _pick(self._open_bundles.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None
-        embeddings = model.tower.embed(model.reader.read(queries, now_s), count)
+        columns = model.parser.parse(queries, now_s)
+        embeddings = model.tower.embed(columns, count)
         if self._query_log is not None:
             self._query_log.record(queries, now_s)
-        return to_response(embeddings, model.version)
+        return responses.build(embeddings, model.version)
 
     def GetServingStatus(
         self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext

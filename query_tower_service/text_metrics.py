@@ -11,7 +11,7 @@ class TextMetrics(TextObserver):
     """Counts cache hits, cache misses and tokens. Safe for several threads."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Registers the counters, at zero."""
+        """Registers the counters."""
         lookups = Counter(
             "two_tower_text_cache_lookups",
             "Texts looked up in the cache of text embeddings: hit, or miss, which is then computed.",
@@ -24,10 +24,10 @@ class TextMetrics(TextObserver):
         )
 
     def looked_up(self, hits: int, misses: int) -> None:
-        """Counts texts that were looked up in the cache."""
+        """Counts the hits and misses of a lookup in the cache."""
         self._hits.inc(hits)
         self._misses.inc(misses)
 
     def computed(self, token_count: int) -> None:
-        """Counts tokens that an encoder runs on."""
+        """Counts the tokens of a call of a text encoder, padding included."""
         self._tokens.inc(token_count)

@@ -24,8 +24,7 @@ from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, ITEMS
 from retrieval.bundle.manifest import Manifest
 from retrieval.store.store import BundleStore
-from two_tower_client import ann, query_tower
-from two_tower_client.ann import Search
+from two_tower_client import Search, ann, query_tower
 from two_tower_client.filters import Filter, equals, in_range
 
 BATCH = 32

@@ -13,8 +13,8 @@ import numpy as np
 from ann_service.bitsets import BitsetCache, Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
-from ann_service.requests import read_searches
-from ann_service.search import find
+from ann_service.requests import parse
+from ann_service.search import run
 from benchmarks.timing import alternate, print_table
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.index.build import build_file
@@ -88,13 +88,13 @@ def _measure_filter(catalogue: Catalogue, queries: np.ndarray, allowed: Matches,
     exact = scan(catalogue.vectors, queries, _K, allowed=rows)
     hits = wanted = 0
     for query, (nearest, _) in zip(queries, exact, strict=True):
-        rows = find(catalogue, _plan(query, budget, allowed)).rows
+        rows = run(catalogue, [_plan(query, budget, allowed)])[0].rows
         hits += len(set(rows.tolist()) & set(nearest.tolist()))
         wanted += len(nearest)
     timed = alternate(
         {
-            "search": lambda n: find(catalogue, _plan(queries[n % len(queries)], budget, allowed)),
-            "scan": lambda n: find(catalogue, _plan(queries[n % len(queries)], budget, allowed, exact=True)),
+            "search": lambda n: run(catalogue, [_plan(queries[n % len(queries)], budget, allowed)]),
+            "scan": lambda n: run(catalogue, [_plan(queries[n % len(queries)], budget, allowed, exact=True)]),
         },
         rounds,
     )
@@ -120,7 +120,7 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
 
     def serve(name: str, number: int) -> None:
         request = pb.SearchItemsRequest.FromString(requests[name][number % len(queries)])
-        find(catalogue, read_searches(request.searches, catalogue, 1000)[0])
+        run(catalogue, parse(request, catalogue, 1000))
 
     timed = alternate(
         {
@@ -133,8 +133,10 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
     # Apart: reading the ids leaves nothing of the index in the processor's caches.
     timed |= alternate(
         {
-            "search": lambda n: find(catalogue, _plan(queries[n % len(queries)], budget, None)),
-            "search with": lambda n: find(catalogue, _plan(queries[n % len(queries)], budget, None, excluded=excluded)),
+            "search": lambda n: run(catalogue, [_plan(queries[n % len(queries)], budget, None)]),
+            "search with": lambda n: run(
+                catalogue, [_plan(queries[n % len(queries)], budget, None, excluded=excluded)]
+            ),
         },
         rounds,
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from ann_service.catalogue import CatalogueLoader
 from ann_service.config import AnnConfig
+from ann_service.loader import CatalogueLoader
 from ann_service.servicer import AnnServicer
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import ModelLoader

@@ -33,8 +33,7 @@ from retrieval.store.store import BundleStore
 from testbed.movielens import train
 from testbed.services import Replica
 from two_tower.ann.v1 import ann_service_pb2 as pb
-from two_tower_client import Retrieval, Retriever, ann
-from two_tower_client.ann import Search
+from two_tower_client import Retrieval, Retriever, Search, ann
 
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _BATCH = 100

@@ -23,13 +23,13 @@ from trainer.data import sources
 from trainer.recipe.recipe import Recipe
 
 
-def measure(recipe: Recipe, name: str, data: Path, seeds: int, out: Path | None) -> int:
+def measure(recipe: Recipe, name: str, catalogue: Path, seeds: int, out: Path | None) -> int:
     """Runs the measurement and returns the exit code.
 
     Args:
         recipe: of the towers.
         name: that it was asked for by.
-        data: folder of the catalogue, with the graded queries.
+        catalogue: Folder of the catalogue, with the graded queries.
         seeds: trainings, with seeds 1, 2, …
         out: file for all figures; None: none.
 
@@ -40,19 +40,19 @@ def measure(recipe: Recipe, name: str, data: Path, seeds: int, out: Path | None)
     from trainer.evaluation.search_evaluation import BM25, FROZEN, MODEL, evaluate_search
     from trainer.training.train import fit_and_choose
 
-    queries = graded_queries.read(data / GRADED, None)
+    queries = graded_queries.read(catalogue / GRADED, None)
     progress = RichProgress()
-    folder = sources.data_folder(recipe, name, data, progress=progress)
-    dataset, parts = sources.read(recipe, folder)
-    console.print_data(recipe, dataset, parts)
+    folder = sources.data_folder(recipe, name, catalogue, progress=progress)
+    data = sources.read(recipe, folder)
+    console.print_data(recipe, data)
     found, seconds = [], []
     for seed in range(1, seeds + 1):
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="two-tower-quality-") as run_folder:
             seeded = dataclasses.replace(recipe, seed=seed)
-            run = fit_and_choose(seeded, folder, dataset, parts, Path(run_folder), resume=False, progress=progress)
+            run = fit_and_choose(seeded, folder, data, Path(run_folder), resume=False, progress=progress)
         seconds.append(time.monotonic() - began)
-        found.append(evaluate_search(run, dataset, queries, progress))
+        found.append(evaluate_search(run.model, data.dataset, queries, progress))
         print_search(found[-1], f"{recipe.name}, seed {seed}: {found[-1].query_count} graded queries")
     names = list(found[0].metrics[MODEL])
     print(f"\n{recipe.name}, mean of {seeds} seeds\n\n| method | {' | '.join(names)} |\n|---|{'---|' * len(names)}")

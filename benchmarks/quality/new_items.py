@@ -20,7 +20,7 @@ from trainer.cli import console
 from trainer.data import sources
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.features.schemas import learn_schemas
 from trainer.quiet_tensorflow import import_tensorflow
 from trainer.recipe import loading
@@ -41,22 +41,22 @@ def main() -> int:
     arguments = parser.parse_args()
     import_tensorflow()
     recipe = loading.load(arguments.recipe)
-    dataset, parts = sources.read(recipe, sources.data_folder(recipe, arguments.recipe, arguments.data))
-    item_count = len(dataset.items.ids)
+    data = sources.read(recipe, sources.data_folder(recipe, arguments.recipe, arguments.data))
+    item_count = len(data.dataset.items.ids)
     hidden = np.random.default_rng(0).random(item_count) < arguments.share
     console.console.print(f"{hidden.sum():,} of {item_count:,} items are hidden from training")
     found: dict[float, list[tuple[float, ...]]] = {arguments.dropout: [], 0.0: []}
     for seed in range(1, arguments.seeds + 1):
         for dropout in found:
             seeded = _with_dropout(dataclasses.replace(recipe, seed=seed), dropout)
-            found[dropout].append(measure(seeded, dataset, parts, hidden))
+            found[dropout].append(measure(seeded, data, hidden))
             new, old, alone = found[dropout][-1]
             print(
                 f"seed {seed}, dropout {dropout}: Recall@100 of new items {new:.4f}, of trained ones {old:.4f}, "
                 f"of those among themselves {alone:.4f}"
             )
-    users = np.unique(parts.train.users)
-    known = len(parts.train.pairs) / len(users)
+    users = np.unique(data.parts.train.users)
+    known = len(data.parts.train.pairs) / len(users)
     random = 100 / (item_count - known)
     means = {dropout: np.mean(figures, axis=0) for dropout, figures in found.items()}
     print(
@@ -96,16 +96,19 @@ def without(dataset: Dataset, train: Events, hidden: np.ndarray) -> tuple[Datase
     return dataclasses.replace(dataset, items=items), dataclasses.replace(known, items=renumbered[known.items])
 
 
-def measure(recipe: Recipe, dataset: Dataset, parts: Parts, hidden: np.ndarray) -> tuple[float, ...]:
+def measure(recipe: Recipe, data: Data, hidden: np.ndarray) -> tuple[float, ...]:
     """Returns Recall@100 on validation of the hidden items, of the others, and of those in a ranking of their own."""
     from trainer.evaluation.evaluate import Task
     from trainer.evaluation.metrics import HeldOut, evaluate
+    from trainer.model.trained_model import TrainedModel
     from trainer.training.fit import fit
 
+    dataset, parts = data
     before, train = without(dataset, parts.train, hidden)
     schemas = learn_schemas(recipe, before, train)
     fitted = fit(recipe, before, schemas, train, validate=None)
-    score = Task(recipe, dataset, schemas, fitted.towers, parts.train, parts.valid).scorer()
+    model = TrainedModel(recipe, schemas, fitted.towers)
+    score = Task(model, dataset, parts.train, parts.valid).scorer()
     pairs = parts.valid.pairs
     known = parts.train.pairs
     new, old = (HeldOut.of(known, pairs[of[pairs[:, 1]]], len(hidden)) for of in (hidden, ~hidden))

@@ -39,8 +39,8 @@ def main() -> int:
     arguments = parser.parse_args()
     import_tensorflow()
     recipe = loading.load("movielens_100k")
-    dataset, parts = sources.read(recipe, sources.data_folder(recipe, recipe.name))
-    hidden = np.random.default_rng(0).random(len(dataset.items.ids)) < arguments.share
+    data = sources.read(recipe, sources.data_folder(recipe, recipe.name))
+    hidden = np.random.default_rng(0).random(len(data.dataset.items.ids)) < arguments.share
     console.console.print(f"{hidden.sum():,} of {len(hidden):,} films are hidden from training")
     models = {
         (name, text): variant(recipe, keep, text=text)
@@ -50,7 +50,7 @@ def main() -> int:
     found: dict[tuple[str, bool], list[tuple[float, ...]]] = {key: [] for key in models}
     for seed in range(1, arguments.seeds + 1):
         for key, model in models.items():
-            found[key].append(measure(dataclasses.replace(model, seed=seed), dataset, parts, hidden))
+            found[key].append(measure(dataclasses.replace(model, seed=seed), data, hidden))
             console.console.print(f"seed {seed}, {key[0]}{' and title' if key[1] else ''}: {found[key][-1]}")
     print("\n| item tower | hidden films | the others |\n|---|---|---|")
     means = {key: np.mean(values, axis=0) for key, values in found.items()}

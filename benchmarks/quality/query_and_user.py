@@ -20,6 +20,7 @@ import numpy as np
 from trainer.cli.rich_progress import RichProgress
 from trainer.data import sources, splits
 from trainer.data.dataset import Dataset
+from trainer.data.splits import Data
 from trainer.evaluation.evaluate import evaluate_test
 from trainer.quiet_tensorflow import import_tensorflow
 from trainer.recipe import loading
@@ -43,15 +44,13 @@ def main() -> int:
     folder = sources.data_folder(shipped, shipped.name)
     recipe = with_query(shipped)
     dataset = searched(sources.read(shipped, folder)[0])
-    parts = splits.split(dataset, recipe.split)
+    data = Data(dataset, splits.split(dataset, recipe.split))
     rows: list[dict[str, np.ndarray]] = []
     for seed in range(1, arguments.seeds + 1):
         with tempfile.TemporaryDirectory(prefix="two-tower-query-and-user-") as run_folder:
             seeded = dataclasses.replace(recipe, seed=seed)
-            run = fit_and_choose(
-                seeded, folder, dataset, parts, Path(run_folder), resume=False, progress=RichProgress()
-            )
-        found = evaluate_test(seeded, dataset, run.schemas, run.towers, parts, refitted=recipe.training.refit)
+            run = fit_and_choose(seeded, folder, data, Path(run_folder), resume=False, progress=RichProgress())
+        found = evaluate_test(run.model, data, refitted=recipe.training.refit)
         rows.append({sent: np.array([of[name] for name in _METRICS]) for sent, of in found.inputs.items()})
     means = {sent: np.mean([row[sent] for row in rows], axis=0) for sent in rows[0]}
     print(f"\n| sent | {' | '.join(_METRICS)} |\n|---|{'---|' * len(_METRICS)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
@@ -100,16 +101,14 @@ def main() -> int:
         return graded_search.measure(recipe, arguments.recipe, arguments.data, arguments.seeds, arguments.json)
     progress = RichProgress()
     folder = sources.data_folder(recipe, arguments.recipe, arguments.data, progress=progress)
-    dataset, parts = sources.read(recipe, folder)
-    console.print_data(recipe, dataset, parts)
+    data = sources.read(recipe, folder)
+    console.print_data(recipe, data)
     protocols = [Protocol(recipe.split.repeats, {})]
     if arguments.both:
         protocols.append(Protocol(not recipe.split.repeats, {}))
     if not arguments.no_baselines:
         for protocol in protocols:
-            others, notes = fit_all(
-                parts, len(dataset.user_ids), len(dataset.items.ids), repeats=protocol.repeats, progress=progress
-            )
+            others, notes = fit_all(data, repeats=protocol.repeats, progress=progress)
             protocol.others.update(others)
             for note in notes:
                 progress.note(f"note: {note}")
@@ -121,8 +120,7 @@ def main() -> int:
             run = fit_and_choose(
                 seeded,
                 folder,
-                dataset,
-                parts,
+                data,
                 Path(run_folder),
                 resume=False,
                 refit_only=arguments.refit_only,
@@ -130,19 +128,10 @@ def main() -> int:
             )
             seconds.append(time.monotonic() - fit_began)
         for protocol in protocols:
-            for one, kept in ((run, protocol.found), (run.before, protocol.train_only)):
-                if one is not None:
-                    evaluation = evaluate_test(
-                        seeded,
-                        dataset,
-                        one.schemas,
-                        one.towers,
-                        parts,
-                        refitted=one.refitted,
-                        repeats=protocol.repeats,
-                        others=protocol.others,
-                    )
-                    kept.append(evaluation)
+            judge_test = functools.partial(evaluate_test, data=data, repeats=protocol.repeats, others=protocol.others)
+            protocol.found.append(judge_test(run.model, refitted=run.refitted))
+            if run.before_refit is not None:
+                protocol.train_only.append(judge_test(run.before_refit))
             console.print_evaluation(protocol.found[-1], f"{recipe.name}, seed {seed}, {protocol}")
     passed = protocols[0].judge(recipe, arguments.seeds)
     for other in protocols[1:]:

@@ -39,8 +39,8 @@ from testbed.indexed_bundles import K, Made, make
 from testbed.movielens import train
 from testbed.services import Replica
 from testbed.synthetic_bundles import copy_live
-from two_tower_client import AnnClient, QueryTowerClient, Retriever, ann, query_tower
-from two_tower_client.ann import Search
+from two_tower_client import AnnClient, QueryTowerClient, Retriever, Search, ann, query_tower
+from two_tower_client.search import with_embeddings
 
 EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
@@ -209,7 +209,7 @@ class _Bench:
                     number += 1
                     began = time.perf_counter()
                     embedded = query_client.embed([features])
-                    ann_client.search(ann.to_searches(embedded, [Search(k=K)]), model_version=embedded.model_version)
+                    ann_client.search(with_embeddings([Search(k=K)], embedded), model_version=embedded.model_version)
                     middle = time.perf_counter()
                     retriever.retrieve(features, K)
                     both.append(middle - began)

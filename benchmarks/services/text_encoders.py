@@ -44,14 +44,14 @@ def main() -> int:
     import tensorflow as tf
 
     from trainer.publishing.text_export import export_text_encoder
-    from trainer.recipe.text import TextInput
+    from trainer.recipe.feature_inputs import TextInput
     from trainer.text import checkpoints
     from trainer.text.building import build
     from trainer.text.encoders import KerasText
     from trainer.text.layers import static_encoder
 
     recipe, search = loading.load("movielens_100k"), loading.load("product_search")
-    dataset, _ = sources.read(recipe, sources.data_folder(recipe, recipe.name))
+    dataset = sources.read(recipe, sources.data_folder(recipe, recipe.name)).dataset
     titles = [title for title in dataset.item_column("title") if title]
     texts = list(
         dict.fromkeys([*titles, *(title[: len(title) // 2] + title[len(title) // 2 + 1 :] for title in titles)])

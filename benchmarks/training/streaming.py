@@ -60,13 +60,13 @@ def run(recipe: Recipe, folder: Path, memory: Memory, *, train: bool) -> None:
     from trainer.training.fit import fit
 
     began = time.perf_counter()
-    dataset, parts = sources.read(recipe, folder)
-    console.print_data(recipe, dataset, parts)
+    data = sources.read(recipe, folder)
+    console.print_data(recipe, data)
     print(f"read, split and summarised in {time.perf_counter() - began:.0f} s, most {memory.most / _MIB:,.0f} MiB")
     if not train:
         return
-    schemas = learn_schemas(recipe, dataset, parts.train)
-    (epoch,) = fit(recipe, dataset, schemas, parts.train, validate=None).epochs
+    schemas = learn_schemas(recipe, data.dataset, data.parts.train)
+    (epoch,) = fit(recipe, data.dataset, schemas, data.parts.train, validate=None).epochs
     print(
         f"trained in {epoch['seconds']:.0f} s: {epoch['examples_per_second']:,.0f} examples/s, "
         f"{epoch['input_wait_share']:.1%} of the time waiting for input"

@@ -1,13 +1,12 @@
 """Client of a two-tower retrieval system: features in, ranked items out.
 
-`Retriever` asks both services and keeps them in step while models are replaced; `AsyncRetriever` is its asyncio twin.
-The clients of one service, `QueryTowerClient` and `AnnClient`, lie beneath.
+`Retriever` calls both services with the same model, even while models are swapped. `QueryTowerClient` and `AnnClient`
+call one service each. `AsyncRetriever`, `AsyncQueryTowerClient` and `AsyncAnnClient` are their asyncio counterparts.
 """
 
 from two_tower_client import filters
-from two_tower_client.ann import AnnClient, AsyncAnnClient, Ranking, Search, SearchOptions
+from two_tower_client.ann import AnnClient, AsyncAnnClient
 from two_tower_client.channel import Tls
-from two_tower_client.client import ConnectionOptions
 from two_tower_client.errors import (
     BundleNotServed,
     DeadlineExceeded,
@@ -25,6 +24,8 @@ from two_tower_client.errors import (
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
 from two_tower_client.results import Embeddings, Hit, Retrieval, SearchAnswer
 from two_tower_client.retriever import AsyncRetriever, Retriever
+from two_tower_client.search import Ranking, Search, SearchOptions
+from two_tower_client.service_client import ConnectionOptions
 
 __all__ = [
     "AnnClient",

@@ -1,4 +1,4 @@
-"""Addresses, credentials and channel options: all that a channel is made of."""
+"""Addresses, credentials and options of gRPC channels."""
 
 import ipaddress
 import json
@@ -11,19 +11,19 @@ import grpc
 from two_tower_client.errors import InvalidRequest
 
 Address = str | Sequence[str]
-"""`host:port`, several of them in a list or separated by commas, or one gRPC target such as `dns:///name:port`."""
+"""One `host:port`, several in a list or separated by commas, or one gRPC target such as `dns:///name:port`."""
 
 Metadata = tuple[tuple[str, str], ...]
 Options = list[tuple[str, str | int]]
 
 _TARGET_SCHEMES = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 
-# Every call is a read, so a second try is harmless. The throttle stops retries while more than a third of the tries
-# fail, so that they do not keep a struggling service down.
+# Every call is a read, so retries are harmless. The throttle stops retries while more than a third of the attempts
+# fail, so that they do not add load to a service that is already overloaded.
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
-        # A replica that starts, drains or has no bundle says NOT_SERVING, and gets no calls from then on.
+        # A replica that starts, drains or has no bundle reports NOT_SERVING. gRPC then sends it no calls.
         "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
             {
@@ -37,7 +37,7 @@ _SERVICE_CONFIG = json.dumps(
                     "initialBackoff": "0.02s",
                     "maxBackoff": "0.5s",
                     "backoffMultiplier": 2,
-                    # CANCELLED: what gRPC's server says of calls that arrive in the moment that it stops.
+                    # A gRPC server that is just stopping answers new calls with CANCELLED.
                     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
@@ -48,24 +48,24 @@ _SERVICE_CONFIG = json.dumps(
 
 _OPTIONS: Options = [
     ("grpc.service_config", _SERVICE_CONFIG),
-    # gRPC waits up to two minutes before it tries a lost address again: too long for a replica that restarts.
+    # By default gRPC waits up to two minutes before it reconnects: too long for a replica that restarts.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A full batch of long results with attributes exceeds the default of 4 MiB.
+    # The largest batch with attributes exceeds the default limit of 4 MiB.
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files, in PEM, that secure a channel.
+    """TLS settings of a channel. All files are PEM.
 
     Attributes:
-        ca_file: Authorities to trust. Default: those of gRPC.
-        cert_file: The certificate of this client, where the service asks for one. Goes with `key_file`.
-        key_file: The key of that certificate.
-        server_name: The name that the certificate of the service carries, where it is not the host of the address.
+        ca_file: File of the certificate authorities to trust. Default: those that gRPC ships.
+        cert_file: File of the client certificate, for services that require one. Requires `key_file`.
+        key_file: File of the private key of the client certificate. Requires `cert_file`.
+        server_name: Host name in the certificate of the service. Default: the host of the address.
     """
 
     ca_file: str | None = None
@@ -74,10 +74,10 @@ class Tls:
     server_name: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks that a certificate comes with its key.
+        """Checks that certificate and key are given together.
 
         Raises:
-            InvalidRequest: If one of the two is missing.
+            InvalidRequest: If only one of them is given.
         """
         if (self.cert_file is None) != (self.key_file is None):
             raise InvalidRequest.in_field("tls", "`cert_file` and `key_file` go together; give both or none")
@@ -85,13 +85,13 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What a client needs to open its channel and to make a call.
+    """The arguments for opening a channel and for making a call.
 
     Attributes:
-        target: The gRPC target.
+        target: gRPC target.
         options: Channel options.
-        credentials: Of the channel; None for plain text.
-        metadata: Sent along with each call. Holds the token, so it is never shown.
+        credentials: Channel credentials; None for plain text.
+        metadata: Metadata of each call. It contains the token, so `repr` leaves it out.
     """
 
     target: str
@@ -110,19 +110,19 @@ def connect(
     check_health: bool = True,
     shared: bool = True,
 ) -> Connection:
-    """Returns what a channel to `address` is made of.
+    """Returns the arguments for a channel to `address`.
 
     Args:
-        address: One replica, several, or a gRPC target. Calls go to several in turn.
-        token: Sent as `authorization: Bearer <token>`.
-        token_file: File that holds the token, read now. Excludes `token`.
-        tls: Secures the channel. Default: plain text.
-        allow_plaintext_token: Send the token in plain text to other hosts than this one. Default: refuse.
-        check_health: Make no call to a replica that says NOT_SERVING. Default: so.
-        shared: Channels to one address may share a connection, as those of gRPC do. Default: so.
+        address: Address of one replica or of several, or a gRPC target. Calls go to several replicas in turn.
+        token: Bearer token, sent as `authorization: Bearer <token>`. Default: none.
+        token_file: File with the bearer token, read once. Excludes `token`.
+        tls: TLS settings. Default: plain text.
+        allow_plaintext_token: Whether the token may be sent in plain text to another host. Default: False.
+        check_health: Whether calls avoid replicas that report NOT_SERVING. Default: True.
+        shared: Whether channels to the same address may share a connection. Default: True, as in gRPC.
 
     Raises:
-        InvalidRequest: If an address, a file or the token cannot be used.
+        InvalidRequest: If an address, a file or the token is invalid.
     """
     hosts = _split(address)
     secret = _token(token, token_file)
@@ -168,7 +168,7 @@ def _target(hosts: list[str]) -> str:
         return f"ipv{versions.pop()}:{','.join(numeric)}"
     if len(hosts) == 1:
         return f"dns:///{hosts[0]}"
-    # gRPC resolves one name, or takes a list of addresses of one kind.
+    # A gRPC target is one name, or a list of addresses of one IP version.
     raise InvalidRequest.in_field(
         "address",
         f"several addresses have to be all IPv4 or all IPv6, got {', '.join(hosts)}; "
@@ -177,7 +177,7 @@ def _target(hosts: list[str]) -> str:
 
 
 def _ip_version(host: str) -> int:
-    """Returns 4 or 6, or 0 where the host is a name."""
+    """Returns 4 or 6, or 0 if the host is a name."""
     try:
         return ipaddress.ip_address(host.rpartition(":")[0].strip("[]")).version
     except ValueError:
@@ -202,7 +202,7 @@ def _token(token: str | None, token_file: str | None) -> str:
     if token is None and token_file is None:
         return ""
     secret = (token if token is not None else _read(token_file or "", "token_file").decode("utf-8", "replace")).strip()
-    # The value itself stays out of the message: messages are logged.
+    # The message does not contain the token, because messages are logged.
     if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
         raise InvalidRequest.in_field("token", "is empty, or has spaces or other than printable ASCII characters")
     return secret

@@ -1,4 +1,4 @@
-"""What each replica of both services serves, and whether all is well."""
+"""The serving status of each replica of both services, and its faults."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,20 +9,27 @@ from typing import Literal, Self, Unpack
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.ann import AnnClient
-from two_tower_client.client import ConnectionOptions
 from two_tower_client.errors import TwoTowerError
 from two_tower_client.query_tower import QueryTowerClient
+from two_tower_client.service_client import ConnectionOptions
 
 Service = Literal["query_tower", "ann"]
 _Status = query_pb2.GetServingStatusResponse | ann_pb2.GetServingStatusResponse
 
-_TRIES = 16
-"""Connections to open for each worker, at most, until all have been met: the kernel deals them out at random."""
+_CONNECTIONS_PER_WORKER = 16
+"""Most connections to open, for each worker, until every worker has answered: the kernel assigns them at random."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A bundle that a replica refused: by which gate, why, and when in milliseconds since 1970-01-01 UTC."""
+    """A bundle that a replica refused.
+
+    Attributes:
+        bundle_version: Version of the bundle. Empty if the store itself could not be read.
+        gate: Name of the check that failed.
+        message: Reason, and what to do.
+        refused_at_ms: Time of the refusal, in milliseconds since 1970-01-01 UTC.
+    """
 
     bundle_version: str
     gate: str
@@ -32,20 +39,20 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What one replica serves.
+    """The serving status of one replica.
 
     Attributes:
-        service: Which of the two it is.
-        address: Where it was asked.
-        error: Why it did not answer; empty if it did. All that follows is empty then.
-        store_bundle: The bundle that its store names as live.
-        live_bundle: The bundle that answers; differs while another loads or after one was refused.
-        live_model: The model of that bundle.
+        service: Service of the replica.
+        address: Address of the replica.
+        error: Reason why the replica did not answer, and then the fields below are empty. Empty if it answered.
+        store_bundle: Bundle that the store of the replica names as live.
+        live_bundle: Bundle that answers requests. Differs from `store_bundle` while a bundle loads and after a refusal.
+        live_model: Model of the live bundle.
         open_bundles: All open bundles, the live one first.
-        open_models: The model of each of those.
-        loading_bundle: The bundle that is being opened.
-        problems: What it refused.
-        opened_at_ms: When the live bundle was opened, in milliseconds since 1970-01-01 UTC; 0 if none is.
+        open_models: Model of each open bundle.
+        loading_bundle: Bundle that is being verified or opened. Empty: none.
+        problems: Refused bundles.
+        opened_at_ms: Time when the live bundle was opened, in milliseconds since 1970-01-01 UTC; 0 if there is none.
     """
 
     service: Service
@@ -62,7 +69,7 @@ class Replica:
 
 
 def to_replica(service: Service, address: str, status: _Status) -> Replica:
-    """Returns what a status response says of the replica at `address`."""
+    """Returns the status response of the replica at `address` as a `Replica`."""
     opened = status.models if isinstance(status, query_pb2.GetServingStatusResponse) else status.bundles
     return Replica(
         service=service,
@@ -81,23 +88,26 @@ def to_replica(service: Service, address: str, status: _Status) -> Replica:
 
 
 def merge_workers(workers: Sequence[Replica]) -> Replica:
-    """Returns what the workers behind one address serve as one replica: what all have open, and what any one lacks.
+    """Returns the workers behind one address as one replica.
+
+    Its open bundles are open at all workers. Its live bundle is that of a worker that lags behind the store, if one
+    does. Its loading bundle is loading at any worker, and its problems are the problems of all workers.
 
     Args:
-        workers: What each serves, at least one.
+        workers: Status of each worker, at least one.
     """
-    behind = next((worker for worker in workers if worker.live_bundle != worker.store_bundle), workers[0])
+    lagging = next((worker for worker in workers if worker.live_bundle != worker.store_bundle), workers[0])
     everywhere = [
         (bundle, model)
-        for bundle, model in zip(behind.open_bundles, behind.open_models, strict=True)
+        for bundle, model in zip(lagging.open_bundles, lagging.open_models, strict=True)
         if all(bundle in worker.open_bundles for worker in workers)
     ]
     loading = [worker.loading_bundle for worker in workers if worker.loading_bundle]
     if len({(worker.store_bundle, worker.live_model) for worker in workers}) > 1:
-        # One has not noticed yet what another has.
-        loading += [worker.store_bundle for worker in workers if worker.store_bundle != behind.live_bundle]
+        # One worker has already seen a change of the store that another has not.
+        loading += [worker.store_bundle for worker in workers if worker.store_bundle != lagging.live_bundle]
     return replace(
-        behind,
+        lagging,
         open_bundles=tuple(bundle for bundle, _ in everywhere),
         open_models=tuple(model for _, model in everywhere),
         loading_bundle=next(iter(loading), ""),
@@ -107,11 +117,11 @@ def merge_workers(workers: Sequence[Replica]) -> Replica:
 
 
 def find_faults(replicas: Sequence[Replica]) -> list[str]:
-    """Returns why the replicas are not one healthy system, one line a fault; none if they are.
+    """Returns the faults of the system, one line for each; empty if the system is healthy.
 
-    All have to answer, to have a bundle and no problem, to load nothing, and to agree on the live model and on the
-    bundle that the store names. Those of the ANN service have to answer from that bundle; those of the query tower may
-    have read the same model from another one.
+    In a healthy system all replicas answer, have a bundle open, have refused none and are loading none, and agree on
+    the live model and on the live bundle in the store. ANN replicas answer from that bundle. Query tower replicas may
+    have read the same model from another bundle.
     """
     faults = list[str]()
     for replica in replicas:
@@ -144,7 +154,7 @@ def find_faults(replicas: Sequence[Replica]) -> list[str]:
 
 
 def _lags(replica: Replica) -> bool:
-    """Returns whether an ANN replica could load what its store names and has not; one that refused it has said so."""
+    """Returns whether an ANN replica has neither loaded nor refused the live bundle of its store."""
     refused = any(problem.bundle_version == replica.store_bundle for problem in replica.problems)
     differs = replica.live_bundle and replica.store_bundle and replica.live_bundle != replica.store_bundle
     return replica.service == "ann" and bool(differs) and not refused
@@ -155,10 +165,10 @@ def _or_none(version: str) -> str:
 
 
 def find_ready(replicas: Sequence[Replica], bundle_version: str) -> list[Replica]:
-    """Returns the replicas that can answer for `bundle_version`.
+    """Returns the replicas that can serve `bundle_version`.
 
-    An ANN replica has to have the bundle open. A query tower replica may as well have it from another bundle of the
-    same model: the tower is the same.
+    An ANN replica has to have the bundle open. A query tower replica may have another bundle of the same model open,
+    since the query tower is the same.
     """
     models = {
         model
@@ -175,41 +185,45 @@ def find_ready(replicas: Sequence[Replica], bundle_version: str) -> list[Replica
 
 
 class _Address:
-    """The workers behind one address, each asked over a connection of its own."""
+    """The workers behind one address, each reached over its own connection."""
 
     def __init__(self, service: Service, address: str, options: ConnectionOptions) -> None:
         self._service: Service = service
         self._address = address
-        # One that has no bundle says NOT_SERVING, and is the very one to ask why.
+        # Without the health check, since a replica without a bundle reports NOT_SERVING, and its status tells why.
         self._options: ConnectionOptions = {**options, "check_health": False, "own_connection": True}
         self._clients = [self._connect()]
 
     def ask(self) -> Replica:
-        """Returns what the workers serve."""
-        met = dict[int, _Status]()
-        kept = list[QueryTowerClient | AnnClient]()
-        tries, wanted = 0, 1
+        """Returns the merged status of all workers."""
+        statuses = dict[int, _Status]()  # by worker number
+        kept = list[QueryTowerClient | AnnClient]()  # one for each worker
+        opened, worker_count = 0, 1
         try:
-            while len(met) < wanted and tries < _TRIES * wanted:
+            while len(statuses) < worker_count and opened < _CONNECTIONS_PER_WORKER * worker_count:
                 if not self._clients:
                     self._clients.append(self._connect())
-                    tries += 1
+                    opened += 1
                 client = self._clients.pop()
-                # Until it is of use; `close` then finds it.
-                kept.append(client)
+                kept.append(client)  # before the call, so that `close` closes it if the call fails
                 status = client.status()
-                wanted = max(1, status.worker_count)
-                if status.worker in met:
+                worker_count = max(1, status.worker_count)
+                if status.worker in statuses:
                     kept.pop().close()
-                met[status.worker] = status
+                statuses[status.worker] = status
         except TwoTowerError as error:
             return Replica(self._service, self._address, error=error.message)
         finally:
             self._clients = [*kept, *self._clients]
-        if len(met) < wanted:
-            said = f"{len(met)} of the {wanted} workers at {self._address} answered; its log says why not the others"
-            return Replica(self._service, self._address, error=said)
-        return merge_workers([to_replica(self._service, self._address, met[number]) for number in sorted(met)])
+        if len(statuses) < worker_count:
+            error = (
+                f"{len(statuses)} of the {worker_count} workers at {self._address} answered; its log says why the "
+                "others did not"
+            )
+            return Replica(self._service, self._address, error=error)
+        return merge_workers(
+            [to_replica(self._service, self._address, statuses[number]) for number in sorted(statuses)]
+        )
 
     def close(self) -> None:
         """Closes the channels."""
@@ -222,21 +236,20 @@ class _Address:
 
 
 class Fleet:
-    """Asks every replica by itself, all at once, and every worker of it; close it once done.
+    """Requests the status of every worker of every replica, all replicas in parallel. Close it after the last use.
 
     Args:
-        query_tower: The address of each replica of the query tower service.
-        ann: The address of each replica of the ANN service.
+        query_tower: Address of each replica of the query tower service. Each channel connects at the first call.
+        ann: Address of each replica of the ANN service.
         **options: See `ConnectionOptions`.
 
     Raises:
-        InvalidRequest: If an address, a file or the token cannot be used.
+        InvalidRequest: If an address, a file or the token is invalid.
     """
 
     def __init__(
         self, query_tower: Sequence[str] = (), ann: Sequence[str] = (), **options: Unpack[ConnectionOptions]
     ) -> None:
-        """Makes one channel for each replica; they connect at the first call."""
         self._addresses = [
             *[_Address("query_tower", address, options) for address in query_tower],
             *[_Address("ann", address, options) for address in ann],
@@ -244,9 +257,9 @@ class Fleet:
         self._threads = ThreadPoolExecutor(max_workers=max(1, len(self._addresses)))
 
     def ask(self) -> list[Replica]:
-        """Returns what each replica serves, those of the query tower first, in the order given.
+        """Returns the status of each replica, in the order of the addresses, the query tower replicas first.
 
-        Several workers behind one address are one replica: see `merge_workers`.
+        Several workers behind one address are one replica; see `merge_workers`.
         """
         return list(self._threads.map(_Address.ask, self._addresses))
 

@@ -1,4 +1,4 @@
-"""What a failed RPC means: gRPC status and google.rpc details -> our errors."""
+"""Maps the gRPC status and the google.rpc details of a failed call to an error of `two_tower_client.errors`."""
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -26,19 +26,19 @@ from two_tower_client.errors import (
 
 _DOMAIN = "two-tower"
 _UNHEALTHY = "backend unhealthy"
-"""What gRPC's client-side health check says of a service that answers, and is not ready."""
+"""The text of gRPC's client-side health check for a service that answers but is not ready."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """What came back over the wire.
+    """The status of a failed call.
 
     Attributes:
-        target: The address that was asked.
+        target: The gRPC target of the call.
         code: The status code.
         text: The status message, on one line.
-        reason: `ErrorInfo.reason` of our domain, or empty.
+        reason: `ErrorInfo.reason` of the domain "two-tower"; empty if there is none.
         info: `ErrorInfo.metadata`.
         violations: Field and description of each `BadRequest` violation.
     """
@@ -51,19 +51,19 @@ class _Failure:
     violations: tuple[tuple[str, str], ...] = ()
 
     def listed(self, key: str) -> tuple[str, ...]:
-        """Returns the comma-separated metadata value of `key`."""
+        """Returns the parts of the comma-separated metadata value of `key`; empty if there is none."""
         return tuple(part for part in self.info.get(key, "").split(",") if part)
 
 
 @contextmanager
-def our_errors(target: str) -> Generator[None]:
-    """Raises our error in the place of a gRPC error.
+def mapped_errors(target: str) -> Generator[None]:
+    """Converts a gRPC error that is raised in the `with` block.
 
     Args:
-        target: The address that is asked, for the message.
+        target: The gRPC target of the call, for the message.
 
     Raises:
-        TwoTowerError: For each `grpc.RpcError`, which becomes its cause.
+        TwoTowerError: For each `grpc.RpcError`, which is its `__cause__`.
     """
     try:
         yield
@@ -72,11 +72,11 @@ def our_errors(target: str) -> Generator[None]:
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> TwoTowerError:
-    """Returns our error for a failed RPC, synchronous or asyncio.
+    """Returns the error of this package for a failed call, synchronous or asyncio.
 
     Args:
-        error: What gRPC raised.
-        target: The address that was asked, for the message.
+        error: The exception that gRPC raised.
+        target: The gRPC target of the call, for the message.
     """
     failure = _read(error, target)
     return ERRORS[failure.code](failure)
@@ -90,7 +90,7 @@ def _read(error: grpc.RpcError, target: str) -> _Failure:
             try:
                 status = status_pb2.Status.FromString(value)
             except DecodeError:
-                # A proxy may have cut it; the code alone still says which error it is.
+                # A proxy may have truncated the details. The code alone still determines the error.
                 break
             return _with_details(_Failure(target, error.code(), text), status)
     return _Failure(target, error.code(), text)
@@ -181,7 +181,7 @@ def _series(names: tuple[str, ...]) -> str:
     return ", ".join(names) or "none"
 
 
-# Every code is here, so that a new one of gRPC fails a test instead of a caller.
+# A test checks that every code is listed, so a code that gRPC adds fails the test instead of a caller.
 ERRORS: dict[grpc.StatusCode, Callable[[_Failure], TwoTowerError]] = {
     grpc.StatusCode.OK: _server_error,
     grpc.StatusCode.CANCELLED: _server_error,

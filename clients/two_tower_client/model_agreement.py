@@ -1,4 +1,4 @@
-"""How a retrieve finds a model that both services have open, whatever swaps meanwhile.
+"""How a retrieve finds a model that both services have open, even while models are swapped.
 
 ::
 
@@ -7,22 +7,23 @@
                │ NotServed                                      │ NotServed
                ▼                                                ▼
             choose a model m ◄──────────────────────────────────┘
-               ├── its embeddings are not the last made ──► Embed(m), then as above
-               └── they are ──► Search(m)
+               ├── the last embeddings are of another model ──► Embed(m), then as above
+               └── the last embeddings are of m ──────────────► Search(m)
 
-An embedding means nothing in the space of another model, so a search always names the model that its embedding
-names. Replicas behind one address may differ in the middle of a rollout: a model that one of them refuses may be open
-at the next, and one that answered an Embed need not be open at the other. So the choice looks at every refusal of
-this request, since a refusal lists all that its replica has open: the model to try is one that the fewest of them
-lack, and of those the one that the ANN side prefers.
+An embedding is meaningless in the space of another model, so each search names the model of its embeddings. During a
+rollout the replicas behind one address may differ: one replica refuses a model that the next one has open, and a model
+that the query tower has open may be missing at the ANN service. Each refusal lists the models that its replica has
+open. The next model to try is therefore chosen from all refusals of this request: the one that is missing from the
+fewest of them and, among equals, the one that comes first in the latest refusal of the ANN service.
 
-Why that ends: every refusal lacks the model just tried, and a model that is open everywhere all along is lacked by
-none. A replica that has two open at most leaves no other after two refusals, so the third round answers. One that
-still keeps retiring bundles, after swaps in quick succession, has more: then rounds beyond `ROUNDS_MAX` follow as long
-as some listed model is lacked by no refusal, of which each round leaves fewer. Where no model is open everywhere, a
-round may still find replicas that agree; where none does, the request fails and says what each side had.
+Termination: each refusal rules out the model that was just tried, and a model that is open at every replica during the
+whole request is never ruled out. A replica usually has at most two models open. After two refusals only a model that is
+open everywhere remains, so the third round succeeds. After several swaps in quick succession a replica may have more
+models open. Then rounds beyond `ROUNDS_MAX` follow as long as a listed model is missing from no refusal; each round
+leaves fewer of these. If no model is open everywhere, a round may still reach replicas that agree. If none does, the
+request fails with the models that each service had open.
 
-Pure: no clock, no threads, no network. `exchange` is driven by whoever performs the steps.
+This module is pure: it has no clock, no threads and no network. The caller of `exchange` performs the steps.
 """
 
 from collections.abc import Generator
@@ -31,16 +32,16 @@ from dataclasses import dataclass
 from two_tower_client.errors import ModelNotServed, ServerError
 
 ROUNDS_MAX = 3
-"""The most Embed steps, and the most Search steps, of one request, unless the model to try is lacked by no refusal."""
+"""Most Embed steps and most Search steps of one request, unless no refusal rules out the next model to try."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What one request hands to the next.
+    """The model that the next request tries first.
 
     Attributes:
-        model_version: The model to embed with first: the newest that the ANN side reported. Empty: not known yet, so
-            the query tower chooses.
+        model_version: The live model that the ANN service reported last. Empty: not known yet; the query tower then
+            uses its live model.
     """
 
     model_version: str = ""
@@ -48,14 +49,14 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """Step: embed the queries with `model_version` (empty: whatever is live). Answer: Embedded or NotServed."""
+    """Step: embed the queries with `model_version` (empty: the live model). Outcome: Embedded or NotServed."""
 
     model_version: str
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Step: search with the last embeddings made, which are of `model_version`. Answer: Searched or NotServed."""
+    """Step: search with the last embeddings, which are of `model_version`. Outcome: Searched or NotServed."""
 
     model_version: str
 
@@ -69,7 +70,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """Outcome of Search: an index of `model_version` answered, where `newest_model_version` is live."""
+    """Outcome of Search: an index of `model_version` answered; `newest_model_version` is live at that replica."""
 
     model_version: str
     newest_model_version: str
@@ -77,7 +78,7 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class NotServed:
-    """Outcome of either step: the replica does not have that model; `model_versions` it has, the live one first."""
+    """Outcome of both steps: the model is not open; `model_versions` are open at that replica, the live one first."""
 
     model_versions: tuple[str, ...]
 
@@ -88,91 +89,92 @@ Exchange = Generator[Step, Outcome, Pin]
 
 
 def exchange(pin: Pin) -> Exchange:
-    """Yields the steps of one request, and returns the pin of the next.
+    """Yields the steps of one request, and returns the pin for the next request.
 
-    The last Embed answered is always of the model of the Search that follows, and the answer to that Search is the
-    answer to the request.
+    Each Search names the model of the last embeddings. The answer to the last Search is the answer to the request.
 
     Args:
-        pin: What the request before returned; `Pin()` at first.
+        pin: The pin that the previous request returned; `Pin()` for the first request.
 
     Raises:
-        ModelNotServed: If `ROUNDS_MAX` rounds found no model that both sides have, and every one listed was lacked.
-        ServerError: If a service breaks the contract: an embedding of no or another model than asked for, or an
-            answer from an index of another model.
+        ModelNotServed: If `ROUNDS_MAX` rounds found no model that both services have open, and every listed model is
+            ruled out.
+        ServerError: If a service breaks the contract: embeddings without a model or of another model than requested,
+            or results from an index of another model.
     """
     wanted, embedded, embeds, searches = pin.model_version, "", 0, 0
     by_query_tower, by_ann = list[NotServed](), list[NotServed]()
     while True:
         if not embedded or wanted != embedded:
-            if embeds >= ROUNDS_MAX and _lacked(wanted, by_query_tower, by_ann):
+            if embeds >= ROUNDS_MAX and _ruled_out(wanted, by_query_tower, by_ann):
                 raise _no_agreement(by_query_tower, by_ann)
             embeds += 1
             outcome = yield Embed(wanted)
             if isinstance(outcome, NotServed):
-                by_query_tower.append(_without(wanted, outcome))
+                by_query_tower.append(_remove_model(wanted, outcome))
                 wanted = _choose(by_query_tower, by_ann)
                 continue
             embedded = _embedded_model(wanted, outcome)
-        if searches >= ROUNDS_MAX and _lacked(embedded, by_query_tower, by_ann):
+        if searches >= ROUNDS_MAX and _ruled_out(embedded, by_query_tower, by_ann):
             raise _no_agreement(by_query_tower, by_ann)
         searches += 1
         outcome = yield Search(embedded)
         if isinstance(outcome, NotServed):
-            by_ann.append(_without(embedded, outcome))
+            by_ann.append(_remove_model(embedded, outcome))
             wanted = _choose(by_query_tower, by_ann)
             continue
         return Pin(_searched_newest(embedded, outcome))
 
 
-def _without(model_version: str, refusal: NotServed) -> NotServed:
-    # A replica that opens the model between refusing it and listing what it has would be asked for it for ever.
+def _remove_model(model_version: str, refusal: NotServed) -> NotServed:
+    # A replica may open the model between refusing it and listing its models. It would then be tried again for ever.
     return NotServed(tuple(model for model in refusal.model_versions if model != model_version))
 
 
 def _choose(by_query_tower: list[NotServed], by_ann: list[NotServed]) -> str:
-    """Returns the model that the fewest refusals lack; of several, the one that the latest of the ANN side prefers."""
+    """Returns the model that the fewest refusals rule out; among equals, the first of the latest ANN refusal."""
     refusals = [*reversed(by_ann), *reversed(by_query_tower)]
     models = dict.fromkeys(model for refusal in refusals for model in refusal.model_versions)
     if not models:
         raise _no_agreement(by_query_tower, by_ann)
-    # `min` keeps the first of equals, and `models` is in order of preference.
+    # `min` returns the first of equals, and `models` is in order of preference.
     return min(models, key=lambda model: sum(model not in refusal.model_versions for refusal in refusals))
 
 
-def _lacked(model_version: str, by_query_tower: list[NotServed], by_ann: list[NotServed]) -> bool:
+def _ruled_out(model_version: str, by_query_tower: list[NotServed], by_ann: list[NotServed]) -> bool:
+    """Returns whether any replica that refused a model lacks this one too."""
     return any(model_version not in refusal.model_versions for refusal in (*by_query_tower, *by_ann))
 
 
 def _embedded_model(wanted: str, outcome: Embedded | Searched) -> str:
     if not isinstance(outcome, Embedded):
-        raise TypeError(f"an Embed is answered by Embedded or NotServed, got {outcome!r}")
+        raise TypeError(f"the outcome of Embed has to be Embedded or NotServed, got {outcome!r}")
     if not outcome.model_version or (wanted and outcome.model_version != wanted):
         raise ServerError(
-            f"the query tower was asked to embed with model {wanted or '(any)'!r} and answered with "
-            f"{outcome.model_version!r}; nothing was searched: check which program answers there"
+            f"the query tower was requested to embed with model {wanted or '(any)'!r} and answered with "
+            f"{outcome.model_version!r}; nothing was searched: check which program answers at its address"
         )
     return outcome.model_version
 
 
 def _searched_newest(embedded: str, outcome: Embedded | Searched) -> str:
     if not isinstance(outcome, Searched):
-        raise TypeError(f"a Search is answered by Searched or NotServed, got {outcome!r}")
+        raise TypeError(f"the outcome of Search has to be Searched or NotServed, got {outcome!r}")
     if outcome.model_version != embedded:
         raise ServerError(
             f"the ANN service was sent embeddings of model {embedded!r} and searched {outcome.model_version!r}; "
-            "the answer was dropped: check which program answers there"
+            "the answer was dropped: check which program answers at its address"
         )
     return outcome.newest_model_version
 
 
 def _no_agreement(by_query_tower: list[NotServed], by_ann: list[NotServed]) -> ModelNotServed:
-    def had(refusals: list[NotServed]) -> str:
+    def listed(refusals: list[NotServed]) -> str:
         return " / ".join(", ".join(refusal.model_versions) or "nothing" for refusal in refusals) or "not refused"
 
     last = (by_ann or by_query_tower)[-1]
     return ModelNotServed(
         "query tower and ANN service share no model; publish one bundle to both "
-        f"(open at the query tower: {had(by_query_tower)}; open at the ANN service: {had(by_ann)})",
+        f"(open at the query tower: {listed(by_query_tower)}; open at the ANN service: {listed(by_ann)})",
         last.model_versions,
     )

@@ -1,4 +1,4 @@
-"""Clients of the query tower service: features -> embeddings."""
+"""Clients of the query tower service: features to embeddings."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,39 +7,38 @@ from typing import Unpack
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
 from two_tower_client.channel import Address
-from two_tower_client.client import AsyncClient, Client, ConnectionOptions
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.features import Features, write_query
 from two_tower_client.results import Embeddings
+from two_tower_client.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient
 
 DEFAULT_ADDRESS = "localhost:50051"
 
 
-class QueryTowerClient(Client):
-    """Calls the query tower service. Threads may share one.
+class QueryTowerClient(ServiceClient):
+    """Calls the query tower service. Threads may share a client.
 
     Args:
-        address: Its address, or those of its replicas.
+        address: Address of the service, or of each of its replicas. The channels connect at the first call.
         **options: See `ConnectionOptions`.
 
     Raises:
-        InvalidRequest: If an address, a file or the token cannot be used.
+        InvalidRequest: If an address, a file or the token is invalid.
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
-        """Makes channels and stubs, once; they connect at the first call."""
         super().__init__(address, **options)
         self._stubs = itertools.cycle([query_grpc.QueryTowerServiceStub(channel) for channel in self._open()])
 
     def embed(
         self, queries: Sequence[Features], model_version: str = "", *, timeout_s: float | None = None
     ) -> Embeddings:
-        """Returns one embedding for each of `queries`, in their order.
+        """Returns one embedding for each query, in order.
 
         Args:
-            queries: The features of each.
-            model_version: The model to use. Default: that of the live bundle.
-            timeout_s: Seconds the call may take. Default: that of the client.
+            queries: The features of each query, at least one query.
+            model_version: Model to embed with. Default: the model of the live bundle.
+            timeout_s: Seconds that the call may take. Default: the timeout of the client.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
@@ -48,43 +47,42 @@ class QueryTowerClient(Client):
         return to_embeddings(self._call(next(self._stubs).EmbedQueries, request, timeout_s), len(queries))
 
     def status(self, *, timeout_s: float | None = None) -> query_pb2.GetServingStatusResponse:
-        """Returns what the replica that answers serves, and the features that a query may carry."""
+        """Returns the open models of the replica that answers, and the features that they read."""
         return self._call(next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), timeout_s)
 
 
-class AsyncQueryTowerClient(AsyncClient):
-    """Calls the query tower service from asyncio. Create and use it within one running event loop.
+class AsyncQueryTowerClient(AsyncServiceClient):
+    """Calls the query tower service from asyncio. Create and use a client within one running event loop.
 
     Args:
-        address: Its address, or those of its replicas.
+        address: Address of the service, or of each of its replicas. The channels connect at the first call.
         **options: See `ConnectionOptions`.
 
     Raises:
-        InvalidRequest: If an address, a file or the token cannot be used.
+        InvalidRequest: If an address, a file or the token is invalid.
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
-        """Makes channels and stubs, once; they connect at the first call."""
         super().__init__(address, **options)
         self._stubs = itertools.cycle([query_grpc.QueryTowerServiceStub(channel) for channel in self._open()])
 
     async def embed(
         self, queries: Sequence[Features], model_version: str = "", *, timeout_s: float | None = None
     ) -> Embeddings:
-        """Returns what `QueryTowerClient.embed` does."""
+        """Returns one embedding for each query; see `QueryTowerClient.embed`."""
         request = to_request(queries, model_version)
         return to_embeddings(await self._call(next(self._stubs).EmbedQueries, request, timeout_s), len(queries))
 
     async def status(self, *, timeout_s: float | None = None) -> query_pb2.GetServingStatusResponse:
-        """Returns what `QueryTowerClient.status` does."""
+        """Returns the open models of the replica that answers, and the features that they read."""
         return await self._call(next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), timeout_s)
 
 
 def to_request(queries: Sequence[Features], model_version: str) -> query_pb2.EmbedQueriesRequest:
-    """Returns the request for the embeddings of `queries`.
+    """Returns the EmbedQueries request.
 
     Raises:
-        InvalidRequest: If there are no queries, or a feature has a type that none can have.
+        InvalidRequest: If there are no queries, or the type of a value is not allowed for a feature.
     """
     if not queries:
         raise InvalidRequest.in_field("queries", "is empty; send at least one")
@@ -95,10 +93,10 @@ def to_request(queries: Sequence[Features], model_version: str) -> query_pb2.Emb
 
 
 def to_embeddings(response: query_pb2.EmbedQueriesResponse, query_count: int) -> Embeddings:
-    """Returns the embeddings of a response.
+    """Returns the embeddings of an EmbedQueries response.
 
     Raises:
-        ServerError: If there is not one for each query.
+        ServerError: If the number of embeddings differs from the number of queries.
     """
     vectors = tuple(tuple(embedding.values[:]) for embedding in response.embeddings)
     if len(vectors) != query_count:

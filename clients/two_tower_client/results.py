@@ -1,10 +1,10 @@
-"""What a retrieve returns."""
+"""The results of the clients: embeddings, and ranked items."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 AttributeValue = str | int | float | tuple[str, ...] | None
-"""The value of one attribute of one item; None where the item has none."""
+"""The value of an attribute of an item; None if the item has no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,9 +12,9 @@ class Hit:
     """One retrieved item.
 
     Attributes:
-        item_id: The external id.
-        score: As in `Retrieval.scores`; larger is better.
-        attributes: The attributes asked for, by name.
+        item_id: External id of the item.
+        score: Score of the item, in the unit of `Retrieval.scores`. Larger is better.
+        attributes: The requested attributes of the item, by name.
     """
 
     item_id: str
@@ -24,14 +24,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """The nearest items, best first, as parallel tuples; iterating yields each as a `Hit`.
+    """The best items for one query, best first, as parallel tuples. Iterating yields a `Hit` for each item.
 
     Attributes:
         item_ids: [n] external ids, n at most `k`.
-        scores: [n] descending: cosine similarities, -1 to 1; BM25 scores, above 0, where a text ranked alone; sums of
-            reciprocal ranks, above 0, where both were fused.
-        attributes: For each attribute asked for, [n] values; None where an item has none.
-        model_version: The model that embedded query and items alike; of the bundle, where no query was embedded.
+        scores: [n] in descending order. With ranking "embedding": cosine similarities, -1 to 1. With "lexical": BM25
+            scores, above 0. With "fused": sums of reciprocal ranks, above 0.
+        attributes: [n] values of each requested attribute, by name. None for an item without a value.
+        model_version: The model of the bundle that answered. It embedded the items, and the query if one was
+            embedded.
         bundle_version: The bundle that answered.
 
     Example:
@@ -47,7 +48,7 @@ class Retrieval:
     bundle_version: str
 
     def __len__(self) -> int:
-        """Returns how many items came back."""
+        """Returns the number of items."""
         return len(self.item_ids)
 
     def __iter__(self) -> Iterator[Hit]:
@@ -58,11 +59,11 @@ class Retrieval:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """The embeddings of a batch of queries, and the model that they belong to.
+    """The embeddings of a batch of queries.
 
     Attributes:
         vectors: [batch][dim] floats, unit length.
-        model_version: The model that made them. Search with this one, never with another.
+        model_version: The model that made the embeddings. Search with this model only.
     """
 
     vectors: tuple[tuple[float, ...], ...]
@@ -71,13 +72,13 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """The results of the searches of one call, all from one bundle.
+    """The results of one SearchItems call, all from one bundle.
 
     Attributes:
-        retrievals: One for each search, in the order of the call.
+        retrievals: One retrieval for each search, in the order of the request.
         model_version: The model of the bundle that answered.
-        bundle_version: That bundle.
-        newest_model_version: The model that is live at the replica that answered: embed the next query with it.
+        bundle_version: The bundle that answered.
+        newest_model_version: The model that is live at the replica that answered. Embed the next query with it.
     """
 
     retrievals: tuple[Retrieval, ...]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ann_service.bitsets import BitsetCache, Matches, pack
-from ann_service.filters import canonical, match
+from ann_service.filters import canonical_key, match
 from retrieval.bundle.catalogue.items import IntColumn, ItemTable, StringColumn
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
@@ -32,28 +32,28 @@ def year(low: float, high: float) -> pb.Filter:
     return pb.Filter(range=pb.Range(attribute="year", min=low, max=high))
 
 
-def every(*parts: pb.Filter) -> pb.Filter:
+def all_of(*parts: pb.Filter) -> pb.Filter:
     return pb.Filter(all_of=pb.Filters(filters=parts))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.booleans())
-def test_bits_say_what_the_mask_said(mask: list[bool], with_rows: bool) -> None:
+def test_matches_agree_with_the_mask(mask: list[bool], with_rows: bool) -> None:
     matches = Matches.of(pack(np.array(mask)), len(mask), with_rows=with_rows)
     expected = [row for row, inside in enumerate(mask) if inside]
     assert matches.count == len(expected)
     assert matches.rows.tolist() == expected
-    assert matches.others.tolist() == [not inside for inside in mask]
-    assert matches.contain(np.arange(len(mask))).tolist() == mask
+    assert matches.complement.tolist() == [not inside for inside in mask]
+    assert matches.contains(np.arange(len(mask))).tolist() == mask
 
 
-def test_filters_that_mean_the_same_share_a_key() -> None:
+def test_equivalent_filters_share_a_key() -> None:
     single = pb.Filter(equals=pb.Equals(attribute="colour", value=pb.AttributeValue(string_value="red")))
-    assert canonical(single) == canonical(colour("red")) == canonical(colour("red", "red"))
-    assert canonical(colour("red", "blue")) == canonical(colour("blue", "red"))
-    assert canonical(every(single, year(1, 2))) == canonical(every(year(1, 2), single, single))
+    assert canonical_key(single) == canonical_key(colour("red")) == canonical_key(colour("red", "red"))
+    assert canonical_key(colour("red", "blue")) == canonical_key(colour("blue", "red"))
+    assert canonical_key(all_of(single, year(1, 2))) == canonical_key(all_of(year(1, 2), single, single))
 
 
-def test_filters_that_differ_have_keys_that_differ() -> None:
+def test_different_filters_have_different_keys() -> None:
     number = pb.Filter(equals=pb.Equals(attribute="year", value=pb.AttributeValue(int_value=1)))
     text = pb.Filter(equals=pb.Equals(attribute="year", value=pb.AttributeValue(string_value="1")))
     conditions = [
@@ -66,22 +66,22 @@ def test_filters_that_differ_have_keys_that_differ() -> None:
         pb.Filter(range=pb.Range(attribute="year", min=1)),
         pb.Filter(range=pb.Range(attribute="year", max=1)),
         pb.Filter(**{"not": colour("red")}),
-        every(colour("red")),
+        all_of(colour("red")),
         pb.Filter(any_of=pb.Filters(filters=[colour("red")])),
-        every(colour("red"), colour("blue")),
+        all_of(colour("red"), colour("blue")),
     ]
-    assert len({canonical(condition) for condition in conditions}) == len(conditions)
+    assert len({canonical_key(condition) for condition in conditions}) == len(conditions)
 
 
-def test_asked_again_the_same_object_comes_back_also_in_another_order() -> None:
+def test_a_repeated_filter_comes_from_the_cache_in_any_order_of_its_conditions() -> None:
     cache = BitsetCache(1 << 20)
-    first = match(TABLE, cache, every(colour("red"), year(0, 10)), "f")
-    assert match(TABLE, cache, every(year(0, 10), colour("red")), "f") is first
+    first = match(TABLE, cache, all_of(colour("red"), year(0, 10)), "f")
+    assert match(TABLE, cache, all_of(year(0, 10), colour("red")), "f") is first
     # Rows are multiples of 3 whose remainder by 50 is at most 10.
     assert first.rows.tolist() == [row for row in range(0, 1001, 3) if row % 50 <= 10]
 
 
-def test_cache_stays_within_its_bytes_and_lets_the_oldest_go() -> None:
+def test_cache_stays_within_its_size_and_drops_the_least_recently_used() -> None:
     cache = BitsetCache(12_000)
     kept = match(TABLE, cache, year(0, 0), "f")
     for high in range(1, 30):
@@ -89,11 +89,11 @@ def test_cache_stays_within_its_bytes_and_lets_the_oldest_go() -> None:
         match(TABLE, cache, year(0, high), "f")
         assert 0 < cache.size_bytes <= 12_000
     assert match(TABLE, cache, year(0, 0), "f") is kept
-    oldest = cache.get(("rows", canonical(year(0, 1))))
+    oldest = cache.get(("rows", canonical_key(year(0, 1))))
     assert oldest is None
 
 
-def test_no_cache_is_kept_where_none_is_wanted() -> None:
+def test_a_cache_of_size_0_keeps_nothing() -> None:
     cache = BitsetCache(0)
     assert match(TABLE, cache, colour("red"), "f").count == 334  # rows 0, 3, …, 999
     assert cache.size_bytes == 0
@@ -119,7 +119,7 @@ def test_threads_that_share_a_small_cache_get_right_answers() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1001])
-def test_a_negation_matches_no_item_that_is_not_there(count: int) -> None:
+def test_a_negation_matches_no_bits_after_the_last_item(count: int) -> None:
     table = ItemTable.of(tuple(map(str, range(count))), {"year": IntColumn.of([1] * count)})
     nothing = pb.Filter(**{"not": year(1, 1)})
     assert match(table, BitsetCache(0), nothing, "f").count == 0

@@ -1,4 +1,4 @@
-"""Ranking by words and by both, from a running service, beside an independent reference."""
+"""Ranking by text and by both text and embedding, from a running service, against an independent reference."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def rows_of(result: pb.SearchResult) -> list[int]:
     return [int(item[1:]) for item in result.item_ids]
 
 
-def test_words_rank_without_an_embedding_or_a_model(world: World) -> None:
+def test_ranks_by_text_without_an_embedding_or_a_model(world: World) -> None:
     response = ask(world, lexical("Red MICE mouses", k=200), model_version="")
     expected = by_words("red", "mouse", depth=200)
     [result] = response.results
@@ -110,7 +110,7 @@ def test_each_search_of_a_call_is_ranked_as_it_says(world: World) -> None:
     assert rows_of(fourth) == list(fused(by_embedding(depth=100), by_words("bag", depth=100)))[:10]
 
 
-def test_filter_and_exclusions_thin_out_neither_list(world: World) -> None:
+def test_filter_and_exclusions_shorten_neither_ranking(world: World) -> None:
     comedy = pb.Filter(equals=pb.Equals(attribute="genres", value=pb.AttributeValue(string_value="comedy")))
     gone = by_words("red", "mouse", depth=4) + by_embedding(depth=4)
     # Rows 1 and 3 of every four are comedies.
@@ -129,24 +129,24 @@ def test_min_score_is_in_the_unit_of_the_scores(world: World) -> None:
     assert 0 < len(result.item_ids) == sum(score >= floor for score in scores.values()) < len(scores)
     [result] = ask(world, both(k=200, min_score=0.01)).results
     expected = fused(by_embedding(depth=200), by_words("red", "mouse", depth=200)).values()
-    # 1/(60 + 40) is what the 40th of one list alone gets.
+    # 1 / (60 + 40) is the score of the 40th item of one ranking alone.
     assert 40 <= len(result.item_ids) == sum(score >= 0.01 for score in expected) < 200
 
 
-def test_items_to_be_similar_to_are_left_out_of_both_lists(world: World) -> None:
+def test_items_of_similar_to_are_left_out_of_both_rankings(world: World) -> None:
     own = by_words("red", "mouse", depth=1)
     [result] = ask(world, both(k=200, similar_to=pb.ItemIds(values=[f"i{own[0]}"]))).results
     assert own[0] not in rows_of(result)
     assert by_words("red", "mouse", depth=2)[1] in rows_of(result)
 
 
-def test_attributes_come_along(world: World) -> None:
+def test_returns_attributes(world: World) -> None:
     [result] = ask(world, lexical(k=5, return_attributes=["title"])).results
     titles = item_table(COUNT).attributes["title"]
     assert list(result.attributes[0].strings.values) == [titles.at(row) or "" for row in rows_of(result)]
 
 
-def test_unknown_words_find_nothing_and_leave_the_embedding_alone(world: World) -> None:
+def test_unknown_words_match_nothing_and_the_embedding_then_ranks_alone(world: World) -> None:
     first, second, third = ask(world, lexical("ζ !"), lexical("!?"), both("ζ")).results
     assert (len(first.item_ids), len(second.item_ids)) == (0, 0)
     assert rows_of(third) == by_embedding(depth=10)
@@ -172,19 +172,19 @@ def test_unknown_words_find_nothing_and_leave_the_embedding_alone(world: World) 
         (lexical(k=0), "k"),
     ],
 )
-def test_what_cannot_be_ranked_is_named(world: World, search: pb.Search, field: str) -> None:
+def test_says_which_field_of_a_text_search_is_wrong(world: World, search: pb.Search, field: str) -> None:
     service, manifest = world
     request = pb.SearchItemsRequest(searches=[search], model_version=manifest.model_version)
     code, _, detail = failure(service.stub.SearchItems, request)
     assert (code, fields(detail)) == ("INVALID_ARGUMENT", [f"searches[0].{field}".rstrip(".")])
 
 
-def test_a_text_as_long_as_allowed_is_answered(world: World) -> None:
+def test_answers_the_longest_allowed_text(world: World) -> None:
     [result] = ask(world, lexical(("red " * 250)[:1000])).results
     assert rows_of(result) == by_words("red", depth=10)
 
 
-def test_bundles_without_words_refuse_and_those_with_are_listed(store: BundleStore) -> None:
+def test_a_bundle_without_a_lexical_index_refuses_and_names_those_with_one(store: BundleStore) -> None:
     first = write_bundle(store)
     with ann_service(store) as service:
         service.wait_for_bundle(first.bundle_version)
@@ -196,7 +196,7 @@ def test_bundles_without_words_refuse_and_those_with_are_listed(store: BundleSto
             "",
         )
         assert "search.serve" in text
-        # The next bundle has one, and is swapped in with it; the one before still has none.
+        # The next bundle has a lexical index; the previous one still has none.
         second = write_bundle(store, model_version=first.model_version, texts=text_of)
         service.wait_for_bundle(second.bundle_version)
         response = service.stub.SearchItems(request, timeout=10)
@@ -228,7 +228,7 @@ WRONG: list[tuple[Callable[[Path], None], str, str]] = [
 
 
 @pytest.mark.parametrize(("damage", "gate", "message"), WRONG)
-def test_keeps_the_old_bundle_when_the_words_of_the_new_one_are_wrong(
+def test_keeps_the_old_bundle_when_the_lexical_index_of_the_new_one_is_wrong(
     store: BundleStore, damage: Callable[[Path], None], gate: str, message: str
 ) -> None:
     good = write_bundle(store)
@@ -251,7 +251,7 @@ def test_damage_after_publishing_is_found_by_the_hash(store: BundleStore) -> Non
         assert (problem.gate, "lexical/scores.npy" in problem.message) == ("sha256", True)
 
 
-def test_words_are_searched_without_the_library_that_builds_the_index(
+def test_ranks_by_text_without_the_library_that_builds_the_index(
     store: BundleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_words = write_bundle(store, texts=text_of)
@@ -269,7 +269,7 @@ def test_memory_counts_the_lexical_index(store: BundleStore, monkeypatch: pytest
     plain = sum(manifest.files[name].size_bytes for name in names)
     lexical_bytes = sum(entry.size_bytes for name, entry in manifest.files.items() if name.startswith("lexical/"))
     assert lexical_bytes > 0
-    # Room for two bundles without their words, and not for a byte more.
-    monkeypatch.setattr("ann_service.catalogue.available_bytes", lambda: 2 * plain)
+    # Memory for two bundles without their lexical indexes, and not for a byte more.
+    monkeypatch.setattr("ann_service.loader.available_bytes", lambda: 2 * plain)
     with ann_service(store) as service:
         assert service.wait_for_problem(manifest.bundle_version).gate == "memory"

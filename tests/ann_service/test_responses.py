@@ -1,26 +1,33 @@
-"""The response of SearchItems."""
+"""Building SearchItemsResponse."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
-from ann_service.responses import Versions, to_response
+from ann_service.responses import build
 from retrieval.bundle.catalogue.items import ItemTable, StringColumn
 from retrieval.index.hits import Hits
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 PLAN = SearchPlan(np.zeros(0), 1, None, np.zeros(0, dtype=np.int64), None, exact=False, budget=1)
-NAMED = SearchPlan(
+WITH_ATTRIBUTE = SearchPlan(
     np.zeros(0), 1, None, np.zeros(0, dtype=np.int64), None, exact=False, budget=1, return_attributes=("c",)
 )
 
 
-VERSIONS = Versions("m1", "b2", "m3")
+def catalogue(items: ItemTable) -> Catalogue:
+    manifest: Any = SimpleNamespace(model_version="m1", bundle_version="b2")
+    index: Any = None
+    return Catalogue(manifest, items, np.zeros(0), index)
 
 
-def hits_of(rows: list[int], scores: list[float]) -> Hits:
+def hits(rows: list[int], scores: list[float]) -> Hits:
     return Hits(np.array(rows, dtype=np.int64), np.array(scores, dtype=np.float32))
 
 
@@ -28,8 +35,8 @@ def hits_of(rows: list[int], scores: list[float]) -> Hits:
 @pytest.mark.parametrize("long", ["é" * 3, "x" * 127, "x" * 128, "é" * 20_000])
 def test_each_search_gets_its_own_items_and_scores_in_order(long: str) -> None:
     items = ItemTable.of(["a", long, "", "d"], {"c": StringColumn.of([None, "red", "blue", None])})
-    results = [hits_of([1, 3], [0.5, -0.25]), hits_of([], []), hits_of([0, 2, 1], [1.0, 0.5, 0.0])]
-    response = to_response(items, [PLAN, PLAN, NAMED], results, VERSIONS)
+    results = [hits([1, 3], [0.5, -0.25]), hits([], []), hits([0, 2, 1], [1.0, 0.5, 0.0])]
+    response = build(catalogue(items), [PLAN, PLAN, WITH_ATTRIBUTE], results, "m3")
     column = pb.AttributeColumn(name="c", strings=pb.StringColumn(values=["", "blue", "red"]), missing=[0])
     assert list(response.results) == [
         pb.SearchResult(item_ids=[long, "d"], scores=[0.5, -0.25]),
@@ -39,7 +46,7 @@ def test_each_search_gets_its_own_items_and_scores_in_order(long: str) -> None:
     assert (response.model_version, response.bundle_version, response.newest_model_version) == ("m1", "b2", "m3")
 
 
-def test_searches_that_find_nothing_have_empty_results() -> None:
+def test_searches_without_hits_have_empty_results() -> None:
     items = ItemTable.of(["a"], {})
-    response = to_response(items, [PLAN, PLAN], [hits_of([], [])] * 2, VERSIONS)
+    response = build(catalogue(items), [PLAN, PLAN], [hits([], [])] * 2, "m3")
     assert list(response.results) == [pb.SearchResult(), pb.SearchResult()]

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
-from ann_service.search import find
+from ann_service.search import run
 from retrieval.index.annoy_index import AnnoyIndex
+from retrieval.index.hits import Hits
 from tests.worlds import build_index, item_table, unit_vectors
 
 _FOLDER = TemporaryDirectory()
@@ -43,6 +44,10 @@ def plan(item_count: int, seed: int, **fields: Any) -> SearchPlan:
     return SearchPlan(**{"query": query, **defaults, "excluded": excluded, **fields})
 
 
+def find(where: Catalogue, search: SearchPlan) -> Hits:
+    return run(where, [search])[0]
+
+
 def brute_force(where: Catalogue, search: SearchPlan) -> list[int]:
     """Rows allowed, sorted by score, then row, in plain Python."""
     scores = [float(np.dot(vector.astype(np.float64), search.query)) for vector in where.vectors]
@@ -54,10 +59,10 @@ def brute_force(where: Catalogue, search: SearchPlan) -> list[int]:
     return sorted(allowed, key=lambda row: (-scores[row], row))[: search.k]
 
 
-def check_promises(where: Catalogue, search: SearchPlan, rows: np.ndarray, scores: np.ndarray) -> None:
+def check_hits(where: Catalogue, search: SearchPlan, rows: np.ndarray, scores: np.ndarray) -> None:
     assert len(set(rows.tolist())) == len(rows)
     assert not set(rows.tolist()) & set(search.excluded.tolist())
-    assert search.allowed is None or search.allowed.contain(rows).all()
+    assert search.allowed is None or search.allowed.contains(rows).all()
     assert search.min_score is None or (scores >= search.min_score).all()
     np.testing.assert_allclose(scores, where.vectors[rows] @ search.query, atol=1e-6)
     order = list(zip((-scores).tolist(), rows.tolist(), strict=True))
@@ -80,7 +85,7 @@ searches = st.fixed_dictionaries(
 @pytest.mark.parametrize("item_count", [1, 300, 5000])
 @settings(max_examples=60)
 @given(drawn=searches)
-def test_returns_as_many_as_match_and_keeps_every_promise(item_count: int, drawn: dict[str, Any]) -> None:
+def test_returns_k_allowed_items_in_order_if_k_match(item_count: int, drawn: dict[str, Any]) -> None:
     where = catalogue(item_count) if item_count > 7 else small_catalogue()
     share = drawn["share"]
     allowed = None if share is None else np.random.default_rng(drawn["seed"]).random(item_count) < share
@@ -95,12 +100,12 @@ def test_returns_as_many_as_match_and_keeps_every_promise(item_count: int, drawn
         budget=drawn["budget"],
     )
     rows, scores = find(where, search)
-    check_promises(where, search, rows, scores)
+    check_hits(where, search, rows, scores)
     expected = brute_force(where, search)
     assert len(rows) == len(expected)
     restricted = allowed is not None or any(row < item_count for row in drawn["excluded"])
     if drawn["exact"] or (restricted and item_count <= 2000):
-        # Equal but for neighbours whose scores float32 cannot tell apart.
+        # Equal, except for neighbours whose scores float32 cannot tell apart.
         np.testing.assert_allclose(scores, where.vectors[expected] @ search.query, atol=1e-6)
 
 
@@ -122,16 +127,16 @@ def test_ties_go_to_the_smaller_row() -> None:
 
 def test_index_finds_nearly_all_of_the_exact_neighbours() -> None:
     where = catalogue(5000)
-    found = exact = 0
+    hit_count = exact_count = 0
     for seed in range(20):
         search = plan(5000, seed, k=50)
         rows, _ = where.index.search(search.query[np.newaxis], 50, 3000)[0]
-        found += len(set(rows.tolist()) & set(brute_force(where, search)))
-        exact += 50
-    assert found / exact > 0.9
+        hit_count += len(set(rows.tolist()) & set(brute_force(where, search)))
+        exact_count += 50
+    assert hit_count / exact_count > 0.9
 
 
-def test_budget_is_what_the_index_spends() -> None:
+def test_a_small_budget_returns_fewer_items() -> None:
     where = catalogue(5000)
     query = unit_vectors(1, 2000)
     assert len(where.index.search(query, 50, 1)[0].rows) < len(where.index.search(query, 50, 3000)[0].rows) == 50

@@ -8,8 +8,7 @@ import grpc
 import pytest
 
 from testbed.services import Replica
-from two_tower_client import ann, query_tower
-from two_tower_client.ann import Search
+from two_tower_client import Search, ann, query_tower
 
 
 @pytest.mark.parametrize("service", ["query_tower_service", "ann_service"])

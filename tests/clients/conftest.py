@@ -1,4 +1,4 @@
-"""One service of each kind, both of model m1, and clients of them."""
+"""Two scripted services with model m1, and their addresses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

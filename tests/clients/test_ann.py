@@ -1,4 +1,4 @@
-"""The clients of the ANN service alone."""
+"""The clients of the ANN service."""
 
 import asyncio
 from typing import Any
@@ -58,7 +58,7 @@ def test_sends_every_option(world: World) -> None:
     assert world.ann.requests[0].searches[0].HasField("min_score")
 
 
-def test_attributes_stand_beside_their_items(world: World) -> None:
+def test_attributes_are_parallel_to_items(world: World) -> None:
     search = Search(embedding=(1.0, 0.0), return_attributes=("title", "year", "genres"))
     with AnnClient(world.ann_address) as client:
         (retrieval,) = client.search([search], model_version="m1").retrievals
@@ -72,7 +72,7 @@ def test_attributes_stand_beside_their_items(world: World) -> None:
     assert (hits[1].item_id, hits[1].attributes["title"]) == ("northeast", "Northeast")
 
 
-def test_one_string_is_one_id(world: World) -> None:
+def test_a_string_is_a_list_of_one(world: World) -> None:
     with AnnClient(world.ann_address) as client:
         client.search([Search(similar_to="north", exclude="east", return_attributes="title")])
     (search,) = world.ann.requests[0].searches
@@ -140,7 +140,7 @@ def test_says_what_an_option_takes(world: World, options: dict[str, Any], said: 
         client.search([Search(similar_to="east", **options)])
 
 
-def test_asyncio_twin_answers_the_same(world: World) -> None:
+def test_asyncio_client_answers_the_same(world: World) -> None:
     searches = [Search(similar_to=["east"], return_attributes=["title"])]
 
     async def ask() -> tuple:
@@ -172,12 +172,12 @@ def test_asyncio_twin_answers_the_same(world: World) -> None:
         ),
     ],
 )
-def test_an_answer_of_a_wrong_shape_is_an_error(response: ann_pb2.SearchItemsResponse) -> None:
+def test_rejects_a_response_of_the_wrong_shape(response: ann_pb2.SearchItemsResponse) -> None:
     with pytest.raises(ServerError):
         to_answer(response, 1)
 
 
 @pytest.mark.parametrize("target", ["embedding", "similar_to"])
-def test_a_target_without_values_is_sent_as_one_so_that_the_service_says_what_is_wrong(target: str) -> None:
+def test_an_empty_target_is_sent_for_the_service_to_reject(target: str) -> None:
     (search,) = to_request([Search(**{target: []})], "m1", "").searches  # type: ignore[arg-type]
     assert search.WhichOneof("target") == target

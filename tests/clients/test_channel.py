@@ -35,7 +35,7 @@ def test_target_of_an_address(address: Address, target: str) -> None:
     ["", "localhost", "localhost:", ":50051", "localhost:http", "localhost:0", "localhost:65536", "::1:50051", [],
      ["10.0.0.1:1", "ann.internal:1"], ["10.0.0.1:1", "[::1]:1"], "localhost:1,", "localhost:²"],
 )  # fmt: skip
-def test_rejects_what_is_no_address(address: Address) -> None:
+def test_rejects_an_invalid_address(address: Address) -> None:
     with pytest.raises(InvalidRequest) as caught:
         connect(address)
     assert caught.value.violations[0][0] == "address"
@@ -63,7 +63,7 @@ def test_rejects_a_token_and_a_token_file_together() -> None:
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:1", "ann.internal:1", ["127.0.0.1:1", "10.0.0.1:1"], "dns:///ann:1"])
-def test_keeps_a_token_from_travelling_in_plain_text(address: Address) -> None:
+def test_refuses_to_send_a_token_in_plain_text(address: Address) -> None:
     with pytest.raises(InvalidRequest, match="plain text"):
         connect(address, token=SECRET)
     assert connect(address, token=SECRET, allow_plaintext_token=True).metadata
@@ -71,7 +71,7 @@ def test_keeps_a_token_from_travelling_in_plain_text(address: Address) -> None:
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.2:1", "[::1]:1", "unix:/run/ann.sock", "ipv4:127.0.0.1:1"])
-def test_a_token_may_go_to_this_host_in_plain_text(address: Address) -> None:
+def test_sends_a_token_to_this_host_in_plain_text(address: Address) -> None:
     assert connect(address, token=SECRET).metadata
 
 
@@ -103,22 +103,22 @@ def test_a_certificate_goes_with_its_key() -> None:
         Tls(cert_file="client.pem")
 
 
-def test_another_server_name_is_an_option_of_the_channel() -> None:
+def test_a_server_name_is_an_option_of_the_channel() -> None:
     options = connect("localhost:1", tls=Tls(server_name="ann.internal")).options
     assert ("grpc.ssl_target_name_override", "ann.internal") in options
 
 
-def test_answers_may_be_far_larger_than_grpc_allows_by_default() -> None:
-    # 1,000 searches of 1,000 items: 4 bytes a score and some 10 an id are 14 MB, where gRPC stops at 4 MiB.
+def test_responses_may_exceed_the_default_limit_of_grpc() -> None:
+    # 1,000 searches of 1,000 items, 4 bytes per score and about 10 per id, are 14 MB. The limit of gRPC is 4 MiB.
     options: dict[str, str | int] = dict(connect("localhost:1").options)
     assert options["grpc.max_receive_message_length"] == 67_108_864
 
 
-def test_connections_of_its_own_where_several_are_asked_for() -> None:
+def test_opens_as_many_connections_as_requested() -> None:
     seen: list[str] = []
 
     class Peers(ScriptedAnn):
-        def meet(self, request: object, context: grpc.ServicerContext) -> None:
+        def receive(self, request: object, context: grpc.ServicerContext) -> None:
             seen.append(context.peer())
 
     with serving(Peers(("b1", "m1"))) as (address,), AnnClient(address, connections=3, timeout_s=5) as client:

@@ -1,11 +1,11 @@
-"""The error tree as its file draws it."""
+"""The tree of errors."""
 
 import re
 
 from two_tower_client import errors
 
 
-def test_the_drawing_names_every_error() -> None:
+def test_the_drawing_shows_every_error() -> None:
     drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or ""))
     defined = {kind.__name__ for kind in errors.TwoTowerError.__subclasses__()}
     assert drawn == defined

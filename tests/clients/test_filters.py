@@ -1,19 +1,12 @@
-"""Filters as messages. Expected messages are in protobuf text format, written by hand."""
+"""Filters as protobuf messages. Expected messages are in protobuf text format, written by hand."""
 
 import doctest
 
 import pytest
 from google.protobuf import text_format
 
-from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client import InvalidRequest, filters, results
-from two_tower_client.filters import Filter, all_of, any_of, equals, in_range, is_in, not_, parse_condition
-
-ATTRIBUTES = {
-    "genres": ann_pb2.ATTRIBUTE_TYPE_STRING_LIST,
-    "year": ann_pb2.ATTRIBUTE_TYPE_INT,
-    "price": ann_pb2.ATTRIBUTE_TYPE_FLOAT,
-}
+from two_tower_client.filters import Filter, all_of, any_of, equals, in_range, is_in, not_
 
 
 def message(text: str) -> Filter:
@@ -61,36 +54,3 @@ def test_combinations() -> None:
 def test_rejects_what_no_service_can_answer(build) -> None:
     with pytest.raises(InvalidRequest):
         build()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("genres=Comedy", equals("genres", "Comedy")),
-        ("genres!=Comedy", not_(equals("genres", "Comedy"))),
-        ("genres = Sci-Fi & more=less", equals("genres", "Sci-Fi & more=less")),
-        ("year=1990", equals("year", 1990)),
-        ("year>=1990", in_range("year", min=1990)),
-        ("price<=9.5", in_range("price", max=9.5)),
-        ("price=9", equals("price", 9.0)),
-        ("genres=>=", equals("genres", ">=")),
-    ],
-)
-def test_command_line(text: str, expected: Filter) -> None:
-    assert parse_condition(text, ATTRIBUTES) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("year", "is not name=value"),
-        ("year>1990", "is not name=value"),
-        ("=1990", "is not name=value"),
-        ("colour=red", "no attribute 'colour'; there are genres, price, year"),
-        ("year=old", "whole number"),
-        ("year>=old", "'old' is not a number"),
-    ],
-)
-def test_command_line_says_what_is_wrong(text: str, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
-        parse_condition(text, ATTRIBUTES)

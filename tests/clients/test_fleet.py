@@ -1,4 +1,4 @@
-"""Judging the replicas, without any."""
+"""The serving status and the faults of replicas."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_all_is_well_when_replicas_answer_and_agree() -> None:
     assert find_faults([QUERY, replace(QUERY, address="q:2"), ANN, replace(ANN, address="a:2")]) == []
 
 
-def test_a_query_tower_may_have_the_model_from_another_bundle() -> None:
+def test_a_query_tower_may_serve_the_model_from_another_bundle() -> None:
     assert find_faults([replace(QUERY, live_bundle="b1"), ANN]) == []
 
 
@@ -51,7 +51,7 @@ def test_a_replica_that_still_loads_is_a_fault() -> None:
         "q:1 is still loading b3",
         "a:1 is still loading b3",
     ]
-    # The live bundle answers already, and the one before it is not open yet: a roll back would have to wait.
+    # The live bundle answers, but the previous one is not open yet, so a roll back would have to wait.
     assert find_faults([QUERY, replace(ANN, open_bundles=("b2",), open_models=("m2",), loading_bundle="b1")]) == [
         "a:1 is still loading b1"
     ]
@@ -65,27 +65,27 @@ def test_a_replica_that_has_not_noticed_a_promotion_is_a_fault() -> None:
     ]
 
 
-def test_a_refused_bundle_is_told_once() -> None:
+def test_a_refused_bundle_is_one_fault() -> None:
     refusing = replace(ANN, store_bundle="b3", problems=(Problem("b3", "sha256", "items.json differs", 1_000),))
     assert find_faults([replace(QUERY, store_bundle="b3"), refusing]) == [
         "a:1 refused b3 at gate 'sha256': items.json differs"
     ]
 
 
-def test_a_query_tower_is_ready_for_every_bundle_of_a_model_it_has() -> None:
+def test_a_query_tower_is_ready_for_every_bundle_of_an_open_model() -> None:
     same_model = replace(ANN, open_bundles=("b3", "b2"), open_models=("m2", "m2"))
     assert find_ready([QUERY, same_model, ANN], "b3") == [QUERY, same_model]
     assert find_ready([QUERY, ANN], "b3") == []
     assert find_ready([replace(QUERY, open_bundles=("b1",), open_models=("m1",)), ANN], "b2") == [ANN]
 
 
-def test_workers_are_as_far_as_the_last_of_them() -> None:
+def test_a_lagging_worker_determines_the_merged_status() -> None:
     lagging = replace(ANN, live_bundle="b1", live_model="m1", open_bundles=("b1",), open_models=("m1",))
     assert merge_workers([ANN, ANN]) == ANN
-    # What one of them lacks is not ready; that it is behind shows.
+    # A bundle that one worker lacks is not open.
     merged = merge_workers([ANN, replace(lagging, loading_bundle="b2")])
     assert (merged.live_bundle, merged.open_bundles, merged.loading_bundle) == ("b1", ("b1",), "b2")
-    # Here it has not even looked into the store yet.
+    # Here the lagging worker has not even read the new version from the store.
     merged = merge_workers([ANN, replace(lagging, store_bundle="b1")])
     assert (merged.open_bundles, merged.loading_bundle) == (("b1",), "b1")
     assert find_faults([merged]) == ["a:1 is still loading b1"]
@@ -93,27 +93,27 @@ def test_workers_are_as_far_as_the_last_of_them() -> None:
     assert merge_workers([ANN, refusing]).problems == (Problem("b3", "sha256", "differs"),)
 
 
-def test_every_worker_behind_an_address_is_asked(store: BundleStore, tmp_path: Path) -> None:
+def test_reaches_every_worker_behind_an_address(store: BundleStore, tmp_path: Path) -> None:
     bundle = write_bundle(store).bundle_version
     flags = ("--workers", "2", "--poll-interval-s", "0.02", "--drain-delay-s", "0")
     with process("ann_service", store, tmp_path, *flags) as (parent, port), Fleet(ann=[f"127.0.0.1:{port}"]) as fleet:
-        wait_for(lambda: not find_faults(fleet.ask()), "both serve it")
+        wait_for(lambda: not find_faults(fleet.ask()), "both workers serve it")
         (replica,) = fleet.ask()
         assert (replica.error, replica.live_bundle) == ("", bundle)
         psutil.Process(parent.pid).children()[0].kill()
-        wait_for(lambda: not find_faults(fleet.ask()), "the one that was started again is met too")
+        wait_for(lambda: not find_faults(fleet.ask()), "the restarted worker serves it too")
         second = write_bundle(store).bundle_version
-        wait_for(lambda: fleet.ask()[0].open_bundles == (second, bundle), "both serve the next one")
+        wait_for(lambda: fleet.ask()[0].open_bundles == (second, bundle), "both workers serve the next bundle")
 
 
 def test_workers_that_do_not_answer_are_a_fault(world: World) -> None:
     world.ann.worker_count = 3
     with Fleet(ann=[world.ann_address]) as fleet:
         (replica,) = fleet.ask()
-    assert replica.error == f"1 of the 3 workers at {world.ann_address} answered; its log says why not the others"
+    assert replica.error == f"1 of the 3 workers at {world.ann_address} answered; its log says why the others did not"
 
 
-def test_each_replica_is_asked_by_itself(world: World) -> None:
+def test_reports_each_replica_separately(world: World) -> None:
     world.ann.problems = [("b2", "canaries", "recall 0.2, at least 0.9")]
     world.ann.loading = "b3"
     world.ann.store = "b3"
@@ -138,7 +138,7 @@ def test_each_replica_is_asked_by_itself(world: World) -> None:
     assert len(world.ann.requests) == 2
 
 
-def test_a_replica_that_is_not_serving_says_why(store: BundleStore) -> None:
+def test_reports_the_problems_of_a_replica_that_is_not_serving(store: BundleStore) -> None:
     bundle = write_bundle(store)
     path = store.path(bundle.bundle_version) / "index.ann"
     path.write_bytes(path.read_bytes()[:-1])

@@ -1,4 +1,4 @@
-"""What each gRPC status becomes."""
+"""The error of each gRPC status."""
 
 import grpc
 import pytest
@@ -55,29 +55,29 @@ def test_an_invalid_request_tells_each_violation() -> None:
 def test_reasons() -> None:
     model = raised_for(error_info(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_SERVED", model_versions="m2,m1"))
     bundle = raised_for(error_info(grpc.StatusCode.FAILED_PRECONDITION, "BUNDLE_NOT_SERVED", bundle_versions="b2,b1"))
-    words = raised_for(error_info(grpc.StatusCode.FAILED_PRECONDITION, "LEXICAL_NOT_SERVED", bundle_versions="b2"))
+    lexical = raised_for(error_info(grpc.StatusCode.FAILED_PRECONDITION, "LEXICAL_NOT_SERVED", bundle_versions="b2"))
     item = raised_for(error_info(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ITEM", item_ids="7,9"))
     assert isinstance(model, errors.ModelNotServed)
     assert model.model_versions == ("m2", "m1")
     assert isinstance(bundle, errors.BundleNotServed)
     assert bundle.bundle_versions == ("b2", "b1")
-    assert isinstance(words, errors.LexicalNotServed)
-    assert words.bundle_versions == ("b2",)
+    assert isinstance(lexical, errors.LexicalNotServed)
+    assert lexical.bundle_versions == ("b2",)
     assert isinstance(item, errors.UnknownItem)
     assert item.item_ids == ("7", "9")
     assert type(raised_for(error_info(grpc.StatusCode.UNAVAILABLE, "NO_BUNDLE"))) is errors.NoBundle
     assert type(raised_for(error_info(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"))) is errors.Overloaded
 
 
-def test_a_reason_of_another_domain_does_not_count() -> None:
+def test_ignores_a_reason_of_another_domain() -> None:
     failure = error_info(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_SERVED", domain="proxy", model_versions="m1")
     assert type(raised_for(failure)) is errors.ServerError
 
 
-def test_cut_details_leave_the_code() -> None:
+def test_uses_the_code_if_the_details_are_truncated() -> None:
     status = status_pb2.Status(code=9)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="MODEL_NOT_SERVED", domain="two-tower"))
-    cut = status.SerializeToString()[:-3]
-    trailing = grpc.aio.Metadata(("grpc-status-details-bin", cut))
+    truncated = status.SerializeToString()[:-3]
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", truncated))
     error = grpc.aio.AioRpcError(grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), trailing)
     assert type(from_rpc_error(error, "host:1")) is errors.ServerError

@@ -1,4 +1,4 @@
-"""The protocol against every small world, and against every history of a world that keeps one model."""
+"""Model agreement: all small sets of replicas, and all swaps that keep one model open."""
 
 import ast
 import inspect
@@ -14,12 +14,12 @@ from two_tower_client.model_agreement import Embed, Embedded, NotServed, Outcome
 
 Trace = list[tuple[Step, Outcome]]
 
-# What one replica has open, the live one first: (a,), (b,), (c,), (a, b), (b, a), ... : 3 + 6 = 9.
+# Open models of one replica, the live one first: (a,), (b,), (c,), (a, b), (b, a), ... : 3 + 6 = 9.
 OPEN_SETS = [*permutations("abc", 1), *permutations("abc", 2)]
 
 
 def paths(pin: str, answers: Callable[[Step], Iterable[Outcome]]) -> Iterator[tuple[Trace, Pin | ModelNotServed]]:
-    """Yields every way that a request may go, and how it ends, where each step may get any of its `answers`."""
+    """Yields every possible trace of a request, where each step may get any of `answers`, and how it ends."""
     pending: list[tuple[Outcome, ...]] = [()]
     while pending:
         past = pending.pop()
@@ -38,7 +38,7 @@ def paths(pin: str, answers: Callable[[Step], Iterable[Outcome]]) -> Iterator[tu
 
 
 def answer(step: Step, models: tuple[str, ...]) -> Outcome:
-    """Returns what a replica says that has `models` open."""
+    """Returns the answer of a replica with `models` open."""
     if step.model_version and step.model_version not in models:
         return NotServed(models)
     if isinstance(step, Embed):
@@ -47,7 +47,7 @@ def answer(step: Step, models: tuple[str, ...]) -> Outcome:
 
 
 def check_spaces(trace: Trace) -> None:
-    """Checks that each search names the model of the last embeddings made, and that there are few steps."""
+    """Checks that each search names the model of the last embeddings, and the number of steps."""
     embedded = None
     for step, outcome in trace:
         if isinstance(outcome, Embedded):
@@ -58,9 +58,9 @@ def check_spaces(trace: Trace) -> None:
     assert sum(isinstance(step, Search) for step, _ in trace) <= 3
 
 
-def test_no_static_world_mixes_models_and_a_model_open_everywhere_is_always_found() -> None:
-    # 45 pairs of query replicas x 45 pairs of ANN replicas x 5 pins; the order of a pair plays no part, since each
-    # step may be routed to either. "x" is a model that is gone from all of them.
+def test_never_mixes_models_and_always_finds_a_model_that_is_open_everywhere() -> None:
+    # 45 pairs of query replicas x 45 pairs of ANN replicas x 5 pins. The order of a pair does not matter, since each
+    # step may reach either replica. "x" is a model that no replica has open.
     pairs = list(combinations_with_replacement(OPEN_SETS, 2))
     endings = {"answered": 0, "no shared model": 0}
     for query_replicas, ann_replicas, pin in product(pairs, pairs, ["", "a", "b", "c", "x"]):
@@ -83,8 +83,8 @@ def test_no_static_world_mixes_models_and_a_model_open_everywhere_is_always_foun
 
 
 @pytest.mark.parametrize("pin", ["", "a", "b", "c", "x"])
-def test_a_model_that_stays_open_is_found_however_all_else_swaps(pin: str) -> None:
-    # "a" stays open at every replica; beside it, before every step, each may open, close and promote what it likes.
+def test_finds_a_model_that_stays_open_while_all_others_are_swapped(pin: str) -> None:
+    # "a" stays open at every replica. Before each step, a replica may open, close and promote any other model.
     keeping_a = [models for models in OPEN_SETS if "a" in models]
     assert keeping_a == [("a",), ("a", "b"), ("a", "c"), ("b", "a"), ("c", "a")]
 
@@ -93,7 +93,7 @@ def test_a_model_that_stays_open_is_found_however_all_else_swaps(pin: str) -> No
         check_spaces(trace)
         assert isinstance(end, Pin), trace
         ends += 1
-    # With the pin "a" nothing goes wrong, and three models may be reported as the newest.
+    # With pin "a" no replica refuses, and three models may be reported as the newest.
     assert ends >= 3
 
 
@@ -107,12 +107,12 @@ def test_takes_one_embed_and_one_search_when_all_replicas_agree() -> None:
 
 
 def drive(pin: str, *outcomes: Outcome) -> list[Step]:
-    """Returns the steps that come up while `outcomes` are given."""
+    """Returns the first step, and the next step after each outcome."""
     machine = exchange(Pin(pin))
     return [next(machine), *[machine.send(outcome) for outcome in outcomes]]
 
 
-def test_embeds_with_the_model_that_the_ann_side_reported_last() -> None:
+def test_embeds_with_the_model_that_the_ann_service_reported_last() -> None:
     assert drive("m2") == [Embed("m2")]
     assert drive("") == [Embed("")]
 
@@ -121,27 +121,27 @@ def test_searches_with_the_model_that_the_embedding_names() -> None:
     assert drive("", Embedded("m1")) == [Embed(""), Search("m1")]
 
 
-def test_embeds_again_with_what_the_query_tower_has() -> None:
+def test_embeds_again_with_the_live_model_of_the_query_tower() -> None:
     assert drive("m3", NotServed(("m2", "m1"))) == [Embed("m3"), Embed("m2")]
 
 
-def test_embeds_again_with_what_the_ann_service_prefers() -> None:
+def test_embeds_again_with_the_live_model_of_the_ann_service() -> None:
     assert drive("", Embedded("m1"), NotServed(("m3", "m2"))) == [Embed(""), Search("m1"), Embed("m3")]
 
 
-def test_prefers_a_model_that_both_sides_listed() -> None:
+def test_prefers_a_model_that_both_services_listed() -> None:
     # The query tower has m2 and m1, the ANN service m3 and m1: m1.
     steps = drive("m4", NotServed(("m2", "m1")), Embedded("m2"), NotServed(("m3", "m1")))
     assert steps == [Embed("m4"), Embed("m2"), Search("m2"), Embed("m1")]
 
 
-def test_does_not_embed_again_for_embeddings_in_hand() -> None:
+def test_reuses_the_last_embeddings() -> None:
     # Replicas differ: m1 was refused by one ANN replica, m2 by the query tower. The embeddings of m1 are still there.
     steps = drive("", Embedded("m1"), NotServed(("m2",)), NotServed(("m1",)), NotServed(("m1",)))
     assert steps == [Embed(""), Search("m1"), Embed("m2"), Embed("m2"), Search("m1")]
 
 
-def test_says_what_each_side_had_when_they_share_no_model() -> None:
+def test_names_the_models_of_both_services_when_they_share_none() -> None:
     (end,) = {
         str(end) for _, end in paths("", lambda step: [answer(step, ("a",) if isinstance(step, Embed) else ("b",))])
     }
@@ -154,7 +154,7 @@ def test_gives_up_on_a_replica_that_lists_nothing() -> None:
         drive("m1", NotServed(()))
 
 
-def test_does_not_ask_again_for_what_a_replica_refuses_and_lists() -> None:
+def test_does_not_retry_a_model_that_a_replica_refuses_and_lists() -> None:
     # It opened m1 between the refusal and the list.
     assert drive("m1", NotServed(("m1", "m2"))) == [Embed("m1"), Embed("m2")]
 
@@ -162,12 +162,12 @@ def test_does_not_ask_again_for_what_a_replica_refuses_and_lists() -> None:
 @pytest.mark.parametrize(
     "outcomes", [[Embedded("")], [Embedded("m2")], [Embedded("m1"), Searched("m2", "m2")]], ids=str
 )
-def test_drops_the_answer_of_a_service_that_breaks_the_contract(outcomes: list[Outcome]) -> None:
+def test_drops_an_answer_that_breaks_the_contract(outcomes: list[Outcome]) -> None:
     with pytest.raises(ServerError):
         drive("m1", *outcomes)
 
 
-def test_knows_no_network_no_clock_and_no_threads() -> None:
+def test_imports_no_network_clock_or_threads() -> None:
     def imports(module: ModuleType) -> set[str]:
         tree = ast.parse(inspect.getsource(module))
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]

@@ -1,4 +1,4 @@
-"""The clients of the query tower service alone."""
+"""The clients of the query tower service."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ def test_embeds_in_order_and_names_the_model(world: World) -> None:
     assert len(world.query_tower.requests) == 1
 
 
-def test_asks_for_the_model_named(world: World) -> None:
+def test_requests_the_named_model(world: World) -> None:
     with QueryTowerClient(world.query_tower_address) as client, pytest.raises(ModelNotServed) as caught:
         client.embed([{}], "m9")
     assert caught.value.model_versions == ("m1",)
@@ -63,7 +63,7 @@ def test_sends_the_token(world: World) -> None:
         client.status()
 
 
-def test_asyncio_twin_answers_the_same(world: World) -> None:
+def test_asyncio_client_answers_the_same(world: World) -> None:
     async def ask() -> tuple:
         async with AsyncQueryTowerClient(world.query_tower_address) as client:
             return await client.embed([{"age": 30}]), await client.status()

@@ -1,7 +1,7 @@
-"""A small world behind both contracts, scripted by the tests.
+"""Both services with three known items, scripted by the tests.
 
-Two numbers make an embedding. The query `{"age": 0}` looks east and `{"age": 90}` north. Model "m2" swaps the two
-numbers, so an embedding of one model ranks the items of the other in the wrong order.
+Embeddings have two dimensions. The embedding of `{"age": 0}` points east, that of `{"age": 90}` north. Model "m2" swaps
+the two dimensions, so an embedding of one model ranks the items of the other in the wrong order.
 
     item       m1          title      year  genres
     east       (1, 0)      East       1990  Comedy
@@ -10,6 +10,7 @@ numbers, so an embedding of one model ranks the items of the other in the wrong 
 """
 
 import math
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -56,7 +57,15 @@ def abort(context: grpc.ServicerContext, failure: Failure) -> None:
 
 
 class Scripted:
-    """What both services share: bundles as (bundle, model), the live one first, and failures to answer with first."""
+    """Base class of both services.
+
+    Args:
+        bundles: Open bundles as pairs of bundle and model version, the live one first.
+        token: Token that calls have to carry; empty for none.
+
+    Attributes:
+        failures: Answers to the next calls, before regular answers.
+    """
 
     def __init__(self, *bundles: tuple[str, str], token: str = "") -> None:
         self.bundles = list(bundles)
@@ -75,7 +84,7 @@ class Scripted:
     def models(self) -> list[str]:
         return list(dict.fromkeys(model for _, model in self.bundles))
 
-    def meet(self, request: object, context: grpc.ServicerContext) -> None:
+    def receive(self, request: object, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
         self.timeouts_s.append(context.time_remaining())
         if self.hang:
@@ -105,7 +114,7 @@ class Scripted:
 
 class ScriptedQueryTower(Scripted, query_grpc.QueryTowerServiceServicer):
     def EmbedQueries(self, request, context):
-        self.meet(request, context)
+        self.receive(request, context)
         model = request.model_version or self.models[0]
         if model not in self.models:
             self.refuse_model(context)
@@ -118,7 +127,7 @@ class ScriptedQueryTower(Scripted, query_grpc.QueryTowerServiceServicer):
         return response
 
     def GetServingStatus(self, request, context):
-        self.meet(request, context)
+        self.receive(request, context)
         response = query_pb2.GetServingStatusResponse(max_batch_size=32)
         self.describe(response)
         for bundle, model in self.bundles:
@@ -137,11 +146,11 @@ class ScriptedQueryTower(Scripted, query_grpc.QueryTowerServiceServicer):
 
 class ScriptedAnn(Scripted, ann_grpc.AnnServiceServicer):
     def SearchItems(self, request, context):
-        self.meet(request, context)
+        self.receive(request, context)
         model = request.model_version or self.models[0]
         if model not in self.models:
             self.refuse_model(context)
-        bundle = next(bundle for bundle, of in self.bundles if of == model)
+        bundle = next(bundle for bundle, bundle_model in self.bundles if bundle_model == model)
         response = ann_pb2.SearchItemsResponse(
             model_version=model, bundle_version=bundle, newest_model_version=self.models[0]
         )
@@ -150,7 +159,7 @@ class ScriptedAnn(Scripted, ann_grpc.AnnServiceServicer):
         return response
 
     def GetServingStatus(self, request, context):
-        self.meet(request, context)
+        self.receive(request, context)
         response = ann_pb2.GetServingStatusResponse(max_batch_size=32, max_k=100)
         self.describe(response)
         for bundle, model in self.bundles:
@@ -162,31 +171,31 @@ class ScriptedAnn(Scripted, ann_grpc.AnnServiceServicer):
 
     def _search(self, search: ann_pb2.Search, model: str, result: ann_pb2.SearchResult) -> None:
         vectors = {item: values if model == "m1" else values[::-1] for item, values in VECTORS.items()}
-        likes = search.similar_to.values
+        similar_to = search.similar_to.values
         if search.ranking == ann_pb2.RANKING_LEXICAL:
-            # As many points as the title is long, for each title that holds the text.
+            # The score of an item whose title contains the text is the length of the title.
             scores = {item: float(len(title)) for item, title in TITLES.items() if search.text in title.lower()}
         else:
-            target = vectors[likes[0]] if likes else search.embedding.values
+            target = vectors[similar_to[0]] if similar_to else search.embedding.values
             scores = {item: sum(a * b for a, b in zip(target, values, strict=True)) for item, values in vectors.items()}
-        left = [
+        kept = [
             item
             for item in sorted(scores, key=lambda item: -scores[item])
-            if item not in {*likes, *search.exclude_item_ids}
+            if item not in {*similar_to, *search.exclude_item_ids}
             and (not search.HasField("filter") or matches(search.filter, item))
             and (not search.HasField("min_score") or scores[item] >= search.min_score)
         ][: search.k]
-        result.item_ids.extend(left)
-        result.scores.extend(scores[item] for item in left)
+        result.item_ids.extend(kept)
+        result.scores.extend(scores[item] for item in kept)
         for name in search.return_attributes:
             column = result.attributes.add(name=name)
             if name == "title":
-                column.strings.values.extend(TITLES.get(item, "") for item in left)
-                column.missing.extend(position for position, item in enumerate(left) if item not in TITLES)
+                column.strings.values.extend(TITLES.get(item, "") for item in kept)
+                column.missing.extend(position for position, item in enumerate(kept) if item not in TITLES)
             elif name == "year":
-                column.ints.values.extend(YEARS[item] for item in left)
+                column.ints.values.extend(YEARS[item] for item in kept)
             else:
-                column.string_lists.values.extend(ann_pb2.StringColumn(values=GENRES[item]) for item in left)
+                column.string_lists.values.extend(ann_pb2.StringColumn(values=GENRES[item]) for item in kept)
 
 
 def matches(condition: ann_pb2.Filter, item: str) -> bool:
@@ -206,11 +215,11 @@ def matches(condition: ann_pb2.Filter, item: str) -> bool:
 
 @contextmanager
 def serving(*services: Scripted) -> Iterator[list[str]]:
-    """Yields the address of each service, on a server of its own."""
+    """Yields the address of each service. Each has its own server."""
     servers, addresses = [], []
     with ThreadPoolExecutor(max_workers=8) as threads:
         for service in services:
-            # Two servers on one port would share its calls unseen.
+            # With port reuse two servers could get the same port and share its calls.
             server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
             if isinstance(service, ScriptedQueryTower):
                 query_grpc.add_QueryTowerServiceServicer_to_server(service, server)
@@ -224,3 +233,9 @@ def serving(*services: Scripted) -> Iterator[list[str]]:
         finally:
             for server in servers:
                 server.stop(None).wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -16,8 +16,8 @@ import pytest
 
 from testbed.services import Pair
 from trainer.cli.commands import app
-from trainer.recipe import event_values, recipe, tables, text, training
-from two_tower_client.__main__ import make_parser
+from trainer.recipe import feature_inputs, recipe, tables, training
+from two_tower_client.cli.parser import make_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,7 +108,7 @@ def test_a_broken_cell_stops_with_file_column_line_and_advice(shop: Path, tmp_pa
 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    for part in ("products.csv", "'price'", "line 9", "'cheap'", "no finite number"):
+    for part in ("products.csv", "'price'", "line 9", "'cheap'", "not a finite number"):
         assert part in done.stderr
 
 
@@ -133,7 +133,7 @@ def test_every_command_is_in_the_docs_and_every_command_in_the_docs_exists() -> 
 
 def test_every_key_of_a_recipe_is_documented() -> None:
     page = PAGES["recipes.md"]
-    modules = (recipe, tables, training, event_values, text)
+    modules = (recipe, tables, training, feature_inputs)
     parts = {c for m in modules for c in vars(m).values() if dataclasses.is_dataclass(c) and c.__module__ == m.__name__}
     assert parts == set(recipe.PARTS)
     for part in parts:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ann_service.catalogue import Catalogue, CatalogueLoader
+from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
+from ann_service.loader import CatalogueLoader
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import Model, ModelLoader
 from query_tower_service.text_metrics import TextMetrics

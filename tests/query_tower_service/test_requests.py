@@ -1,4 +1,4 @@
-"""Requests to inputs: a single query, which takes fewer steps, becomes the same inputs as in a batch."""
+"""Parsing queries: a single query, which takes fewer steps, gives the same model inputs as in a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_tower_service.requests import RequestReader
+from query_tower_service.requests import QueryParser
 from retrieval.bundle.features.event_kinds import HistoryNumeric
 from retrieval.bundle.features.kinds import History
 from retrieval.bundle.features.schema import FeatureSchema
@@ -19,7 +19,7 @@ from tests.worlds import SCHEMA
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 KINDS = {"age": "floats", "gender": "strings", "device": "ints", "likes": "strings", "watched": "strings"}
-READER = RequestReader(SCHEMA)
+PARSER = QueryParser(SCHEMA)
 words = st.sampled_from(["comedy", "drama", "f", "x", "i1", "i7", "i49", "gone"]) | st.text(max_size=5)
 values = st.fixed_dictionaries(
     {},
@@ -33,8 +33,8 @@ values = st.fixed_dictionaries(
 )
 
 
-def inputs_of(reader: RequestReader, queries: list[pb.Query]) -> dict[str, np.ndarray]:
-    return SCHEMA.encode(reader.read(queries), len(queries))
+def inputs_of(parser: QueryParser, queries: list[pb.Query]) -> dict[str, np.ndarray]:
+    return SCHEMA.encode(parser.parse(queries), len(queries))
 
 
 def query_of(features: dict[str, list[Any]]) -> pb.Query:
@@ -47,10 +47,10 @@ def query_of(features: dict[str, list[Any]]) -> pb.Query:
 
 
 @given(st.lists(values, min_size=2, max_size=5))
-def test_a_query_alone_is_read_as_in_a_batch(rows: list[dict[str, list[Any]]]) -> None:
+def test_a_single_query_is_parsed_as_in_a_batch(rows: list[dict[str, list[Any]]]) -> None:
     queries = [query_of(row) for row in rows]
-    together = inputs_of(READER, queries)
-    alone = [inputs_of(READER, [query]) for query in queries]
+    together = inputs_of(PARSER, queries)
+    alone = [inputs_of(PARSER, [query]) for query in queries]
     assert all(inputs.keys() == together.keys() for inputs in alone)
     for name, array in together.items():
         np.testing.assert_array_equal(array, np.concatenate([inputs[name] for inputs in alone]), strict=True)
@@ -65,20 +65,20 @@ def test_a_query_alone_is_read_as_in_a_batch(rows: list[dict[str, list[Any]]]) -
         ({"watched": ["i1"] * 10_001}, "10001 values"),
     ],
 )
-def test_a_query_alone_is_refused_as_in_a_batch(features: dict[str, list[Any]], fault: str) -> None:
+def test_a_single_query_is_refused_as_in_a_batch(features: dict[str, list[Any]], fault: str) -> None:
     for before in ([], [pb.Query()]):
         with pytest.raises(InvalidRequest) as raised:
-            READER.read([*before, query_of(features)])
+            PARSER.parse([*before, query_of(features)])
         ((field, description),) = raised.value.violations
         assert field == f'queries[{len(before)}].features["{next(iter(features))}"]'
         assert fault in description
 
 
-def test_values_of_events_are_checked_against_the_ids_of_a_query_alone() -> None:
+def test_values_of_events_are_checked_against_the_history_of_a_single_query() -> None:
     features = (History("watched", max_values=4), HistoryNumeric("rating", "watched", 4, mean=3.0, std=1.0))
     schema = FeatureSchema(features, {"items": Vocabulary(("i1", "i2"))})
-    reader = RequestReader(schema)
-    inputs = schema.encode(reader.read([query_of({"watched": ["i1", "i2"], "rating": [2.0, 4.0]})]), 1)
+    parser = QueryParser(schema)
+    inputs = schema.encode(parser.parse([query_of({"watched": ["i1", "i2"], "rating": [2.0, 4.0]})]), 1)
     np.testing.assert_array_equal(inputs["rating"][0, :2], [[1.0, 1.0], [-1.0, 1.0]])
     with pytest.raises(InvalidRequest, match="1 values, expected 2"):
-        reader.read([query_of({"watched": ["i1", "i2"], "rating": [2.0]})])
+        parser.parse([query_of({"watched": ["i1", "i2"], "rating": [2.0]})])

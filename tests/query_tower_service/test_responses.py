@@ -1,10 +1,10 @@
-"""The response of EmbedQueries."""
+"""Building EmbedQueriesResponse."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from query_tower_service.responses import to_response
+from query_tower_service.responses import build
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 
@@ -13,6 +13,6 @@ def test_a_response_has_the_embeddings_in_order_and_the_model() -> None:
     expected = pb.EmbedQueriesResponse(
         embeddings=[pb.Embedding(values=[0.5, -0.25, 1.0]), pb.Embedding(values=[2.0, 0.0, -8.0])], model_version="m1"
     )
-    assert to_response(embeddings, "m1") == expected
-    # Laid out by column in memory.
-    assert to_response(np.asfortranarray(embeddings), "m1") == expected
+    assert build(embeddings, "m1") == expected
+    # The same values in column-major memory order.
+    assert build(np.asfortranarray(embeddings), "m1") == expected

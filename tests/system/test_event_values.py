@@ -24,7 +24,7 @@ from two_tower_client import InvalidRequest, Retriever
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
 HISTORY = '{ name = "history", kind = "history", max_values = 10, dropout = 0.2 },'
-WITH_VALUES = """{ name = "history", kind = "history", max_values = 10, dropout = 0.2, values = [
+WITH_VALUES = """{ name = "history", kind = "history", max_values = 10, dropout = 0.2, event_features = [
     { name = "stars", kind = "numeric" }, { name = "action", kind = "categorical" }, { kind = "age" }, { kind = "gap" }
 ] },"""
 ATTRIBUTES = """

@@ -98,8 +98,8 @@ def train(
         BundleStore(store).live()  # says now, not after the training, where this can be no store
     run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
     check_run_folder(run_folder, resume=resume)  # likewise, before large tables are read
-    dataset, parts = sources.read(chosen, folder)
-    console.print_data(chosen, dataset, parts)
+    data = sources.read(chosen, folder)
+    console.print_data(chosen, data)
 
     import_tensorflow()
     from trainer.evaluation.evaluate import evaluate_test
@@ -107,19 +107,19 @@ def train(
     from trainer.training.run import write_evaluation
     from trainer.training.train import fit_and_choose
 
-    finished = fit_and_choose(chosen, folder, dataset, parts, run_folder, resume=resume, progress=progress)
+    finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress)
     finished.save(run_folder)
-    evaluation = evaluate_test(chosen, dataset, finished.schemas, finished.towers, parts, refitted=finished.refitted)
+    evaluation = evaluate_test(finished.model, data, refitted=finished.refitted)
     write_evaluation(run_folder, evaluation)
-    if finished.before is not None:
-        before = evaluate_test(chosen, dataset, finished.before.schemas, finished.before.towers, parts)
+    if finished.before_refit is not None:
+        before = evaluate_test(finished.before_refit, data)
         console.print_evaluation(before, _title(chosen))
     console.print_evaluation(evaluation, _title(chosen))
     console.console.print(f"run: {run_folder}   curves: tensorboard --logdir {run_folder / 'tensorboard'}")
     result: dict[str, Any] = {"run": str(run_folder), **dataclasses.asdict(evaluation)}
     if store is not None:
         opened = BundleStore(store)
-        manifest = publish_run(opened, finished, dataset, parts, evaluation, progress)
+        manifest = publish_run(opened, finished, data, evaluation, progress)
         print_json({**result, "bundle_version": manifest.bundle_version}, as_json)
         print_comparison(opened, manifest.bundle_version)
         console.console.print(f"report: {opened.path(manifest.bundle_version) / REPORT}")
@@ -170,42 +170,38 @@ def evaluate(
         missing = "RUN, the folder that `train` wrote" if run is None else "--qrels, the grades of the queries"
         raise RunError(f"evaluate needs {missing}")
     import_tensorflow()
-    from trainer.evaluation.deployed_scorer import served_scorer
+    from trainer.evaluation.deployed_scorer import deployed_scorer
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.evaluation.slices import check_columns
     from trainer.training.run import Run, write_evaluation
 
     progress = RichProgress()
     finished = Run.load(run, progress)
-    dataset, parts = sources.read(finished.recipe, finished.data_folder)
-    console.print_data(finished.recipe, dataset, parts)
-    check_columns(dataset, slice_by)
-    counted = finished.recipe.split.repeats if repeats is None else repeats
+    recipe = finished.model.recipe
+    data = sources.read(recipe, finished.data_folder)
+    console.print_data(recipe, data)
+    check_columns(data.dataset, slice_by)
+    counted = recipe.split.repeats if repeats is None else repeats
     others = {}
     if store is not None:
-        others["two-tower, served"] = served_scorer(BundleStore(store), bundle, finished, dataset, parts)
+        others["two-tower, served"] = deployed_scorer(BundleStore(store), bundle, finished.model_version, recipe, data)
     if baselines:
         from trainer.evaluation.baselines import fit_all
 
-        fitted, notes = fit_all(
-            parts, len(dataset.user_ids), len(dataset.items.ids), repeats=counted, progress=progress
-        )
+        fitted, notes = fit_all(data, repeats=counted, progress=progress)
         others |= fitted
         for note in notes:
             progress.note(f"note: {note}")
     evaluation = evaluate_test(
-        finished.recipe,
-        dataset,
-        finished.schemas,
-        finished.towers,
-        parts,
+        finished.model,
+        data,
         refitted=finished.refitted,
         repeats=counted,
         others=others,
         columns=slice_by,
     )
     write_evaluation(run, evaluation)
-    console.print_evaluation(evaluation, _title(finished.recipe))
+    console.print_evaluation(evaluation, _title(recipe))
     console.print_details(evaluation)
     print_json(dataclasses.asdict(evaluation), as_json)
 
@@ -228,13 +224,12 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
 
     progress = RichProgress()
     finished = Run.load(run, progress)
-    dataset, parts = sources.read(finished.recipe, finished.data_folder)
-    console.print_data(finished.recipe, dataset, parts)
-    evaluation = evaluate_test(
-        finished.recipe, dataset, finished.schemas, finished.towers, parts, refitted=finished.refitted
-    )
+    recipe = finished.model.recipe
+    data = sources.read(recipe, finished.data_folder)
+    console.print_data(recipe, data)
+    evaluation = evaluate_test(finished.model, data, refitted=finished.refitted)
     opened = BundleStore(store)
-    manifest = publish_run(opened, finished, dataset, parts, evaluation, progress)
+    manifest = publish_run(opened, finished, data, evaluation, progress)
     print_json({"bundle_version": manifest.bundle_version, **dataclasses.asdict(evaluation)}, as_json)
     print_comparison(opened, manifest.bundle_version)
     report_published(opened, manifest, promote=promote, force=force)

@@ -13,9 +13,8 @@ from rich.table import Table
 
 from retrieval.bundle.manifest import Manifest
 from trainer.data.data_checks import MANY_REPEATS
-from trainer.data.dataset import Dataset
 from trainer.data.profile import Summary
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.recipe.recipe import Recipe
 
 if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `promote` need not wait for
@@ -29,9 +28,9 @@ _DETAILED = ("ndcg@10", "recall@100")
 SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "hr@10", "coverage@10")
 
 
-def print_data(recipe: Recipe, dataset: Dataset, parts: Parts) -> None:
+def print_data(recipe: Recipe, data: Data) -> None:
     """Prints what was read, and what of it looks suspicious."""
-    summary = Summary.of(recipe, dataset, parts)
+    summary = Summary.of(recipe, data)
     table = Table(
         title=f"data of {recipe.name}", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0)
     )

@@ -12,7 +12,7 @@ from rich.markup import escape
 from trainer.cli import console
 from trainer.cli.store_commands import Json, print_json
 from trainer.data.dataset import load_dataset
-from trainer.drafting.draft import Described, Draft, attribute_name, draft
+from trainer.drafting.draft import Draft, EntityTable, attribute_name, draft
 from trainer.drafting.recipe_writer import write_recipe
 from trainer.errors import DataError, RecipeError
 from trainer.recipe import loading
@@ -95,11 +95,11 @@ def _to_json(drafted: Draft, out: Path, doubts: list[str]) -> dict[str, Any]:
     }
 
 
-def _table_to_json(table: Described | None) -> dict[str, Any] | None:
+def _table_to_json(table: EntityTable | None) -> dict[str, Any] | None:
     if table is None:
         return None
     attributes = {
-        name: {"column": guess.column, "type": guess.type, "kind": guess.feature.get("kind")}
-        for name, guess in table.guesses.items()
+        name: {"column": column.column, "type": column.type, "kind": column.feature.get("kind")}
+        for name, column in table.types.items()
     }
     return {"separator": table.source.separator, "quote": table.source.quote, "id": table.id, "attributes": attributes}

@@ -44,10 +44,11 @@ def evaluate_graded(run: Path | None, qrels: Path, queries: Path | None, relevan
 
     progress = RichProgress()
     finished = Run.load(folder, progress)
-    dataset, parts = sources.read(finished.recipe, finished.data_folder)
-    console.print_data(finished.recipe, dataset, parts)
+    recipe = finished.model.recipe
+    data = sources.read(recipe, finished.data_folder)
+    console.print_data(recipe, data)
     with progress.working("answering graded queries"):
-        found = evaluate_search(finished, dataset, asked, progress)
+        found = evaluate_search(finished.model, data.dataset, asked, progress)
     print_search(found, f"{folder}: {found.query_count} graded queries of {qrels}")
     figures = dataclasses.asdict(found)
     (folder / "search.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -75,8 +75,8 @@ def tune(
     chosen = _override(loading.load(recipe_name), metric, epochs)
     progress = RichProgress()
     folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
-    dataset, parts = sources.read(chosen, folder)
-    print_data(chosen, dataset, parts)
+    data = sources.read(chosen, folder)
+    print_data(chosen, data)
 
     import_tensorflow()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of graphs that each trial has to make anew
@@ -86,13 +86,13 @@ def tune(
 
     space = SearchSpace.of(
         chosen,
-        item_count=len(dataset.items.ids),
-        event_count=len(parts.train),
-        longest=int(parts.train.user_counts.max()),
+        item_count=len(data.dataset.items.ids),
+        event_count=len(data.parts.train),
+        longest=int(data.parts.train.user_counts.max()),
         fixed=fix,
     )
     with open_study(study, space, digest_data(chosen, folder)) as opened:
-        search = Search(opened, space, dataset, parts, seed, progress)
+        search = Search(opened, space, data, seed, progress)
         if not force and not search.may_replace(out):
             raise RecipeError(f"{out} exists and is kept; name another file with --out, or replace it with --force")
         train = _train_command(chosen, out, folder, named=data_folder is not None)

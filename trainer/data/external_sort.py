@@ -1,8 +1,8 @@
-"""Interactions made small numbers and sorted, block by block: tables larger than memory are read once.
+"""External sort: encodes interactions as numbers and sorts them, block by block. Tables may be larger than memory.
 
-Ids become rows of the data set, text attributes codes, and the events are sorted by user and time: first into stretches
-of users that fit into memory, then each of them in memory. What is held there are the ids and distinct attribute
-values, and a block of events.
+Ids become row numbers and text attributes become codes. The events are then sorted by user and time: first they are
+distributed to partitions of users, each of about a block of events, then each partition is sorted in memory. Memory
+holds the distinct ids and attribute values, and one block of events.
 """
 
 from __future__ import annotations
@@ -17,22 +17,27 @@ import polars as pl
 from trainer.data import spill
 from trainer.data.events import Attribute, Events, StoredColumn
 from trainer.data.interactions import ATTRIBUTE
-from trainer.data.spill import Growing
+from trainer.data.spill import GrowingArray
 
 
 class EventEncoder:
-    """Takes in the interactions in frames and gives them back as `Events`."""
+    """Collects the interactions frame by frame, and returns them as `Events`."""
 
     def __init__(self) -> None:
         self._users, self._items = _Ids(), _Ids()
-        self._columns = [Growing(np.int32), Growing(np.int32), Growing(np.float64), Growing(np.float32)]
+        self._columns = [
+            GrowingArray(np.int32),
+            GrowingArray(np.int32),
+            GrowingArray(np.float64),
+            GrowingArray(np.float32),
+        ]
         self._attributes: dict[str, _Column] = {}
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Takes in a frame of `trainer.data.interactions.read_events`.
+        """Adds a frame of `trainer.data.interactions.read_events`.
 
         Raises:
-            DataError: the folder of temporary files is full.
+            DataError: The folder of temporary files is full.
         """
         users, items = self._users.encode(frame["user"]), self._items.encode(frame["item"])
         times, weights = frame["time"].to_numpy(), frame["weight"].to_numpy()
@@ -46,20 +51,20 @@ class EventEncoder:
 
     @property
     def user_ids(self) -> pl.Series:
-        """The distinct ids so far, in no order."""
+        """Distinct user ids so far, in no particular order."""
         return self._users.values
 
     @property
     def item_ids(self) -> pl.Series:
-        """The distinct ids so far, in no order."""
+        """Distinct item ids so far, in no particular order."""
         return self._items.values
 
     def sorted(self, user_ids: Sequence[str], item_ids: Sequence[str]) -> Events:
-        """Returns all events; nothing may be added any more.
+        """Returns all events, sorted. Nothing may be added afterwards.
 
         Args:
-            user_ids: of each row that `Events.users` may name, all ids so far among them.
-            item_ids: likewise.
+            user_ids: Ids in the order of the rows of the data set; they include all user ids of the events.
+            item_ids: Ids in the order of the rows of the data set; they include all item ids of the events.
         """
         user_rows, item_rows = self._users.rows(user_ids), self._items.rows(item_ids)
         users, items, times, weights = (column.array() for column in self._columns)
@@ -75,26 +80,26 @@ class EventEncoder:
 
 
 def _sort(events: Events) -> Events:
-    """Returns the events by user, then time, then as they were."""
+    """Returns the events sorted by user, then time, then their order so far."""
     counts = spill.counts(events.users, int(events.users.max()) + 1)
-    before = np.cumsum(counts) - counts  # [user_count]
-    stretch_of = before // spill.BLOCK  # [user_count]
-    stretches, first = np.unique(stretch_of, return_index=True)
-    place_of = np.searchsorted(stretches, stretch_of)  # dense, where a user alone exceeds a block
-    starts = np.append(before[first], len(events))
-    given = events.arrays()
-    arrays = [spill.empty((len(events),), values.dtype) for values in given]
-    at = starts[:-1].copy()
+    before = np.cumsum(counts) - counts  # [user_count] events of the users before
+    block_of = before // spill.BLOCK  # [user_count]
+    blocks, first = np.unique(block_of, return_index=True)
+    partition_of = np.searchsorted(blocks, block_of)  # [user_count]; a user alone may exceed a block
+    starts = np.append(before[first], len(events))  # [partition_count + 1]
+    unsorted = events.arrays()
+    arrays = [spill.empty((len(events),), values.dtype) for values in unsorted]
+    ends = starts[:-1].copy()  # [partition_count] where each partition is filled up to
     for block in spill.blocks(len(events)):
-        places = place_of[events.users[block]]
-        order = np.argsort(places, kind="stable")
-        bounds = np.searchsorted(places[order], np.arange(len(stretches) + 1))
-        parts = [values[block][order] for values in given]
-        for place in np.flatnonzero(np.diff(bounds)):
-            low, high = bounds[place], bounds[place + 1]
+        partitions = partition_of[events.users[block]]  # [block]
+        order = np.argsort(partitions, kind="stable")
+        bounds = np.searchsorted(partitions[order], np.arange(len(blocks) + 1))
+        parts = [values[block][order] for values in unsorted]
+        for partition in np.flatnonzero(np.diff(bounds)):
+            low, high = bounds[partition], bounds[partition + 1]
             for values, part in zip(arrays, parts, strict=True):
-                values[at[place] : at[place] + high - low] = part[low:high]
-            at[place] += high - low
+                values[ends[partition] : ends[partition] + high - low] = part[low:high]
+            ends[partition] += high - low
     users, times = arrays[0], arrays[2]
     for low, high in itertools.pairwise(starts.tolist()):
         order = np.lexsort((times[low:high], users[low:high]))
@@ -104,7 +109,7 @@ def _sort(events: Events) -> Events:
 
 
 def _in_memory(events: Events) -> Events:
-    """Returns the events with plain arrays of attributes where they are few."""
+    """Returns the events, with attributes as plain arrays if they are few."""
     if len(events) * np.dtype(object).itemsize > spill.IN_MEMORY_BYTES:
         return events
     attributes: dict[str, Attribute] = {name: values[:] for name, values in events.attributes.items()}
@@ -112,7 +117,7 @@ def _in_memory(events: Events) -> Events:
 
 
 class _Ids:
-    """Distinct ids, numbered as they are met."""
+    """Distinct ids, numbered in order of their first occurrence."""
 
     def __init__(self) -> None:
         self._type = pl.Categorical(pl.Categories.random("ids"))
@@ -121,7 +126,7 @@ class _Ids:
 
     def encode(self, ids: pl.Series) -> np.ndarray:
         """Returns the number of each id: [n] int32."""
-        # Polars forgets the numbers when no series of the type is left.
+        # Polars drops the numbers of a category type with its last series, so one is kept.
         self._seen = ids.cast(self._type)
         codes = self._seen.to_physical().to_numpy().astype(np.int32)
         self._count = max(self._count, int(codes.max(initial=-1)) + 1)
@@ -129,25 +134,25 @@ class _Ids:
 
     @property
     def values(self) -> pl.Series:
-        """The id of each number."""
+        """Id of each number."""
         return pl.Series("id", np.arange(self._count, dtype=np.uint32)).cat.to(self._type).cast(pl.String)
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
-        """Returns where in `ids` that of each number stands: [m] int32."""
+        """Returns the position of each numbered id in `ids`: [m] int32."""
         lookup = pl.DataFrame({"id": ids, "row": np.arange(len(ids), dtype=np.int32)})
-        met = pl.DataFrame({"id": self.values})
-        return met.join(lookup, on="id", how="left", maintain_order="left")["row"].to_numpy()
+        numbered = pl.DataFrame({"id": self.values})
+        return numbered.join(lookup, on="id", how="left", maintain_order="left")["row"].to_numpy()
 
 
 class _Column:
-    """An attribute of the events, in arrays of numbers."""
+    """An attribute of the events, encoded as arrays of numbers."""
 
     def add(self, series: pl.Series) -> None:
-        """Takes in the values of a frame."""
+        """Adds the values of a frame."""
         raise NotImplementedError
 
     def stored(self) -> Attribute:
-        """Returns all values."""
+        """Returns the values of all frames."""
         raise NotImplementedError
 
 
@@ -159,7 +164,7 @@ def _column(dtype: pl.DataType) -> _Column:
 
 class _Ints(_Column):
     def __init__(self) -> None:
-        self._values, self._is_missing = Growing(np.int64), Growing(bool)
+        self._values, self._is_missing = GrowingArray(np.int64), GrowingArray(bool)
         self._any_missing = False
 
     def add(self, series: pl.Series) -> None:
@@ -174,20 +179,20 @@ class _Ints(_Column):
 
 class _Floats(_Column):
     def __init__(self) -> None:
-        self._values = Growing(np.float64)
+        self._values = GrowingArray(np.float64)
 
     def add(self, series: pl.Series) -> None:
-        self._values.append(series.fill_null(float("nan")).to_numpy())  # what is present is finite
+        self._values.append(series.fill_null(float("nan")).to_numpy())  # present values are finite
 
     def stored(self) -> Attribute:
         return StoredColumn((self._values.array(),), _decode_floats)
 
 
 class _Coded(_Column):
-    """Text or lists of it: each distinct value is held once."""
+    """Text or lists of text, as codes of the distinct values."""
 
     def __init__(self) -> None:
-        self._codes = Growing(np.int32)
+        self._codes = GrowingArray(np.int32)
         self._code_of: dict[Hashable, int] = {}
         self._values: list[Any] = []
 
@@ -205,9 +210,9 @@ class _Coded(_Column):
 
     def stored(self) -> Attribute:
         table = np.empty(len(self._values) + 1, dtype=object)
-        for at, value in enumerate(self._values):  # an assignment at once would make a matrix of equally long lists
-            table[at] = value
-        return StoredColumn((self._codes.array(),), lambda codes: table[codes])  # -1 is the last, None
+        for code, value in enumerate(self._values):  # one assignment of all would make lists of equal length a matrix
+            table[code] = value
+        return StoredColumn((self._codes.array(),), lambda codes: table[codes])  # code -1 is the last entry, None
 
 
 def _decode_ints(values: np.ndarray, is_missing: np.ndarray) -> np.ndarray:

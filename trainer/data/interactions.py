@@ -1,4 +1,4 @@
-"""The table of interactions, read block by block."""
+"""Reads the table of interactions, block by block."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from trainer.recipe.recipe import Recipe
 from trainer.recipe.tables import Attribute
 
 ATTRIBUTE = "attribute:"
-"""Stands before the names of event attributes in the frame of the interactions, apart from its other columns."""
+"""Prefix of the names of attributes in a frame of interactions, which keeps them apart from its other columns."""
 SPLIT_COLUMN = "split column"
-"""Name among the attributes of an event of the part that it is of, where a column says so: no feature can have it."""
+"""Name of the part (train, valid, test) among the attributes of the events, where a column holds it."""
 
 
 def read_events(recipe: Recipe, folder: Path) -> Iterator[pl.DataFrame]:
-    """Yields the events that count, in order of the file, in frames of about `trainer.data.spill.BLOCK` rows.
+    """Yields the events in order of the file, in frames of about `trainer.data.spill.BLOCK` rows.
 
-    ``user`` and ``item`` are text, ``time`` and ``weight`` Float64; each attribute stands under `ATTRIBUTE` and its
-    name. Where the table has no time, it is the row.
+    ``user`` and ``item`` are text, ``time`` and ``weight`` are Float64, and attributes are called `ATTRIBUTE` and their
+    name. If the table has no time, ``time`` is the row number. Rows below `Interactions.min_rating` are left out.
 
     Raises:
-        DataError: names file, column and row of what is wrong.
+        DataError: A table cannot be used; names file, column and row.
     """
     source = recipe.interactions
     if source.format == "sequences":
@@ -79,14 +79,14 @@ def _read_block(recipe: Recipe, table: Table) -> pl.DataFrame:
         bad = (frame["weight"] <= 0).arg_true()[0]
         raise DataError(
             f"{table.path}, column {source.weight!r}: {frame['weight'][bad]} in data row {table.first_row + bad + 1} "
-            "is no weight; weights are above 0, remove the row or leave out interactions.weight"
+            "is not a weight; weights are above 0, remove the row or leave out interactions.weight"
         )
     if source.relevance is not None:
         relevance = table.floats(source.relevance, required=True)
         if len(bad := ((relevance < 0) | (relevance > 1)).arg_true()):
             raise DataError(
                 f"{table.path}, column {source.relevance!r}: {relevance[bad[0]]} in data row "
-                f"{table.first_row + bad[0] + 1} is no relevance; give numbers of 0 to 1, such as a grade by the best"
+                f"{table.first_row + bad[0] + 1} is not a relevance; give numbers of 0 to 1, such as a grade / the best"
             )
         frame = frame.with_columns(relevance.alias(ATTRIBUTE + RELEVANCE))
     if rating is not None:
@@ -95,7 +95,7 @@ def _read_block(recipe: Recipe, table: Table) -> pl.DataFrame:
 
 
 def read_attribute(table: Table, attribute: Attribute) -> pl.Series:
-    """Returns the values of an attribute in a table; null where missing."""
+    """Returns the values of an attribute of a table, null where missing."""
     if attribute.missing:
         table.mark_missing(attribute.column, attribute.missing)
     match attribute.type:

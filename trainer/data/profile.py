@@ -1,4 +1,4 @@
-"""What a person should know of a data set before the towers are fitted to it."""
+"""Summary of a data set in figures and notes, shown before a training."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 
 from trainer.data import data_checks
 from trainer.data.dataset import Dataset, Events
-from trainer.data.splits import Parts
+from trainer.data.splits import Data, Parts
 from trainer.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How many events those have that have any.
+    """Distribution of the number of events of a user or an item, without those that have none.
 
     Attributes:
-        median: half have at most so many.
-        p95: 95 % have at most so many.
-        largest: of all.
+        median: Median number of events.
+        p95: 95th percentile of the number of events.
+        largest: Largest number of events.
     """
 
     median: float
@@ -31,9 +31,9 @@ class Spread:
 
     @staticmethod
     def of(counts: np.ndarray) -> Spread:
-        """Returns the spread of `counts` [n] int64, those above 0."""
-        met = counts[counts > 0]
-        return Spread(float(np.median(met)), float(np.percentile(met, 95)), int(met.max()))
+        """Returns the distribution of the counts above 0 in `counts` [n] int64."""
+        positive = counts[counts > 0]
+        return Spread(float(np.median(positive)), float(np.percentile(positive, 95)), int(positive.max()))
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Part:
     """One part of the split.
 
     Attributes:
-        event_count: of the part.
-        cold_user_share: of its events, whose user has no training event.
-        cold_item_share: of its events, whose item has no training event.
+        event_count: Number of events of the part.
+        cold_user_share: Share of its events whose user has no training event.
+        cold_item_share: Share of its events whose item has no training event.
     """
 
     event_count: int
@@ -56,20 +56,20 @@ class Summary:
     """A data set in figures.
 
     Attributes:
-        user_count: of the interactions and the users table.
-        item_count: of the catalogue.
-        event_count: of all interactions that count.
-        pair_count: distinct (user, item) pairs among them.
-        density: pairs of all that there could be.
-        first: time of the oldest event, ISO 8601 in UTC; None where there are no times.
-        last: of the newest.
-        events_per_user: of those with an event.
-        events_per_item: of those with an event.
-        users_without_events: known from the users table alone.
-        items_without_events: of the catalogue: only attributes can tell where they belong.
-        split: its kind.
-        parts: ``train``, ``valid`` and ``test``.
-        notes: what looks suspicious, a sentence each.
+        user_count: Number of users of the interactions and the users table.
+        item_count: Number of items of the catalogue.
+        event_count: Number of events.
+        pair_count: Number of distinct (user, item) pairs of the events.
+        density: Share of these pairs in all possible pairs.
+        first: Time of the oldest event, ISO 8601 in UTC; None if the events have no times.
+        last: Time of the newest event, ISO 8601 in UTC; None if the events have no times.
+        events_per_user: Distribution of the number of events of a user.
+        events_per_item: Distribution of the number of events of an item.
+        users_without_events: Number of users that are only in the users table.
+        items_without_events: Number of items that are only in the items table.
+        split: Kind of the split.
+        parts: Figures of ``train``, ``valid`` and ``test``.
+        notes: Sentences about the data, among them probable mistakes.
     """
 
     user_count: int
@@ -88,8 +88,9 @@ class Summary:
     notes: tuple[str, ...]
 
     @staticmethod
-    def of(recipe: Recipe, dataset: Dataset, parts: Parts) -> Summary:
-        """Returns the summary of a data set that is split."""
+    def of(recipe: Recipe, data: Data) -> Summary:
+        """Returns the summary of a data set and its split."""
+        dataset, parts = data
         events, user_count, item_count = dataset.events, len(dataset.user_ids), len(dataset.items.ids)
         per_user = np.diff(events.starts(user_count))
         per_item = events.item_counts(item_count)
@@ -101,15 +102,15 @@ class Summary:
             len(events),
             pair_count,
             pair_count / (user_count * item_count),
-            _moment(events.times.min()) if has_times else None,
-            _moment(events.times.max()) if has_times else None,
+            _time_text(events.times.min()) if has_times else None,
+            _time_text(events.times.max()) if has_times else None,
             Spread.of(per_user),
             Spread.of(per_item),
             int((per_user == 0).sum()),
             int((per_item == 0).sum()),
             recipe.split.kind,
             {name: _part(parts.train, getattr(parts, name), dataset) for name in ("train", "valid", "test")},
-            (*dataset.notes, *_mismatches(recipe, events, parts), *data_checks.find(recipe, dataset)),
+            (*dataset.notes, *_note_irrelevant(recipe, events, parts), *data_checks.find_mistakes(recipe, dataset)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class Summary:
         return {**dataclasses.asdict(self), "notes": list(self.notes)}
 
     def rows(self) -> list[tuple[str, str]]:
-        """Returns the figures for people: what, and how much."""
+        """Returns the figures as rows of a table: name and text."""
 
         def spread(counts: Spread) -> str:
             return f"median {counts.median:,.0f}, 95th percentile {counts.p95:,.0f}, most {counts.largest:,}"
@@ -140,12 +141,12 @@ class Summary:
         ]
 
 
-def _mismatches(recipe: Recipe, events: Events, parts: Parts) -> list[str]:
-    count = 0 if events.mismatches is None else len(events.mismatches)
-    left_out = count - (0 if parts.mismatches is None else len(parts.mismatches))
+def _note_irrelevant(recipe: Recipe, events: Events, parts: Parts) -> list[str]:
+    count = 0 if events.irrelevant is None else len(events.irrelevant)
+    left_out = count - (0 if parts.irrelevant is None else len(parts.irrelevant))
     return [
-        f"{count:,} interactions have {recipe.interactions.relevance} 0: training learns them as no match, and nothing "
-        f"else counts them. {left_out:,} of them stand among what is held out, and are left out."
+        f"{count:,} interactions have {recipe.interactions.relevance} 0: they are labelled negatives, and "
+        f"are not counted elsewhere. {left_out:,} of them are among the held-out events, and are left out."
     ][:count]
 
 
@@ -157,7 +158,7 @@ def _part(train: Events, part: Events, dataset: Dataset) -> Part:
     return Part(len(part), cold_users / len(part), cold_items / len(part))
 
 
-def _moment(time: float) -> str:
+def _time_text(time: float) -> str:
     try:
         return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):  # beyond the year 9999: the unit is not seconds

@@ -1,4 +1,4 @@
-"""Interactions written as a line for each user: ``user item item …``, oldest first."""
+"""Reads interactions of format ``sequences``: one line for each user, ``user item item …``, oldest first."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from trainer.errors import DataError
 
 
 def read_sequences(path: Path) -> pl.DataFrame:
-    """Returns the events, in order of the file.
+    """Reads the events in order of the file.
 
-    Blanks and tabs separate the ids; lines without any are skipped.
+    Blanks and tabs separate the ids. Empty lines are skipped.
 
     Returns:
-        ``user`` and ``item``: text; ``time``: Float64, the number of the event in the file, as there are no times;
-        ``weight``: Float64, 1.
+        ``user`` and ``item`` as text; ``time`` as Float64, the number of the event in the file; ``weight`` as Float64,
+        always 1.
 
     Raises:
-        DataError: the file cannot be read, a user has no item, or stands in two lines.
+        DataError: The file cannot be read, a user has no item, or a user has two lines.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; name the folder that holds it with --data")
@@ -32,20 +32,18 @@ def read_sequences(path: Path) -> pl.DataFrame:
     lengths: list[int] = []
     items: list[str] = []
     for number, line in enumerate(lines, start=1):
-        user, *met = line.split() or [""]
+        user, *user_items = line.split() or [""]
         if not user:
             continue
-        if not met:
+        if not user_items:
             raise DataError(
                 f"{path}, line {number}: user {user!r} has no item; a line is a user and items, or remove it"
             )
         if user in first_line:
-            raise DataError(
-                f"{path}, line {number}: user {user!r} stands in line {first_line[user]} too; make it one line"
-            )
+            raise DataError(f"{path}, line {number}: user {user!r} is in line {first_line[user]} too; make it one line")
         first_line[user] = number
-        lengths.append(len(met))
-        items += met
+        lengths.append(len(user_items))
+        items += user_items
     if not items:
         raise DataError(f"{path}: no rows")
     return pl.DataFrame(

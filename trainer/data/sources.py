@@ -1,13 +1,13 @@
-"""Where a recipe's data is, and what is read of it."""
+"""Finds the data folder of a recipe, and reads and splits its data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from trainer.data import download, splits
-from trainer.data.dataset import Dataset, load_dataset
+from trainer.data.dataset import load_dataset
 from trainer.data.icecat import catalogue
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.errors import DataError
 from trainer.progress import SILENT, Progress
 from trainer.recipe import loading
@@ -20,14 +20,15 @@ def data_folder(
     """Returns the folder that a recipe's paths are relative to.
 
     Args:
-        recipe: the recipe.
-        name: that it was asked for by: of a shipped one, or the path of a file.
-        named: the folder that a person names. Default: the recipe's download, or the folder of its file.
-        cache: folder for downloads. Default: as of `trainer.data.download.cache_folder`.
-        progress: what it reports to.
+        recipe: Recipe of the data.
+        name: Name of the shipped recipe, or path of the recipe's file.
+        named: Folder that the person names. Default: the recipe's download, or the folder of its file.
+        cache: Folder for downloads. Default: `trainer.data.download.cache_folder`.
+        progress: Progress reporter.
 
     Raises:
-        DataError: the data does not come with the trainer, and no folder is named; or it cannot be fetched.
+        DataError: The data does not ship with the trainer and no folder is named, or the tables are incomplete.
+        DownloadError: The data cannot be downloaded.
     """
     if named is not None:
         if recipe.prepare is None:
@@ -46,11 +47,11 @@ def data_folder(
     )
 
 
-def read(recipe: Recipe, folder: Path) -> tuple[Dataset, Parts]:
-    """Returns the data set of a recipe and its parts.
+def read(recipe: Recipe, folder: Path) -> Data:
+    """Reads the data set of a recipe and splits it into training, validation and test.
 
     Raises:
-        DataError: names file, column and row of what is wrong.
+        DataError: A table cannot be used; names file, column and row.
     """
     dataset = load_dataset(recipe, folder)
-    return dataset, splits.split(dataset, recipe.split)
+    return Data(dataset, splits.split(dataset, recipe.split))

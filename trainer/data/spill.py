@@ -1,7 +1,7 @@
-"""Arrays that may be larger than memory: a large one lives in a file without a name, which goes with the array.
+"""Arrays that may be larger than memory: large ones are spilled to unnamed temporary files.
 
-The files are in the folder that the environment variable ``TMPDIR`` names, by default that of the system. Whoever works
-on such an array does it block by block. Small arrays are plain ones, and one block.
+A file is deleted with its array. The files are in the folder that the environment variable ``TMPDIR`` names, by default
+that of the system. Code works on such arrays block by block; a small array is a plain one of one block.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import numpy as np
 from trainer.errors import DataError
 
 IN_MEMORY_BYTES = 2**25
-"""Largest array that is held in memory: 32 MiB."""
+"""Largest size of an array in memory: 32 MiB."""
 
 BLOCK = 2**20
-"""Rows that are worked on at once."""
+"""Number of rows of a block."""
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Returns an array to be filled, in a file where it is large; objects are always in memory.
+    """Returns an array with undefined content, in a file if it is large; arrays of objects are always in memory.
 
     Raises:
-        DataError: the folder of temporary files has no room for it.
+        DataError: The folder of temporary files has no room for it.
     """
     dtype = np.dtype(dtype)
     size_bytes = int(np.prod(shape)) * dtype.itemsize
@@ -35,7 +35,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.empty(shape, dtype)
     try:
         with tempfile.TemporaryFile(prefix="two-tower-") as file:
-            # Room that is missing has to show here: written through the map, it would kill the process.
+            # Reserves the room: a write through the map to a full disk would kill the process.
             os.posix_fallocate(file.fileno(), 0, size_bytes)
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
     except OSError as error:
@@ -43,54 +43,54 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def blocks(count: int) -> Iterator[slice]:
-    """Yields slices that make up `count` rows."""
+    """Yields the slices of the blocks of `count` rows, in order."""
     return (slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
 
 def compute(count: int, dtype: Any, make: Callable[[slice], np.ndarray], *trailing: int) -> np.ndarray:
-    """Returns [count, *trailing] of a type, of which `make` gives each block."""
-    made = empty((count, *trailing), dtype)
+    """Returns an array [count, *trailing] that is filled block by block with the results of `make`."""
+    array = empty((count, *trailing), dtype)
     for block in blocks(count):
-        made[block] = make(block)
-    return made
+        array[block] = make(block)
+    return array
 
 
 def take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns ``values[rows]`` of [n, ...] and [m] int64."""
+    """Returns ``values[rows]``: [m, ...] of values [n, ...] and rows [m] int64."""
     return compute(len(rows), values.dtype, lambda block: values[rows[block]], *values.shape[1:])
 
 
 def select(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns ``values[mask]`` of [n, ...] and [n] bool."""
+    """Returns ``values[mask]``: [m, ...] of values [n, ...] and mask [n] bool."""
     chosen = empty((int(np.count_nonzero(mask)), *values.shape[1:]), values.dtype)
-    at = 0
+    end = 0
     for block in blocks(len(values)):
         part = values[block][mask[block]]
-        chosen[at : at + len(part)] = part
-        at += len(part)
+        chosen[end : end + len(part)] = part
+        end += len(part)
     return chosen
 
 
 def counts(values: np.ndarray, count: int) -> np.ndarray:
-    """Returns how often each of 0 to `count` - 1 stands in `values` [n] int: [count] int64."""
-    found = np.zeros(count, dtype=np.int64)
+    """Returns the number of occurrences of each of 0 to `count` - 1 in `values` [n] int: [count] int64."""
+    total = np.zeros(count, dtype=np.int64)
     for block in blocks(len(values)):
-        found += np.bincount(values[block], minlength=count)
-    return found
+        total += np.bincount(values[block], minlength=count)
+    return total
 
 
 def ordered(values: np.ndarray) -> np.ndarray:
-    """Returns `values` [n], sorted."""
+    """Returns a sorted copy of `values` [n]."""
     copy = compute(len(values), values.dtype, lambda block: values[block])
     copy.sort()
     return copy
 
 
-class Growing:
-    """An array that grows at its end, in a file as soon as it is large.
+class GrowingArray:
+    """An array that grows at its end, and moves to a file when it becomes large.
 
     Args:
-        dtype: of the array, no objects.
+        dtype: Type of the values; objects are not supported.
     """
 
     def __init__(self, dtype: Any) -> None:
@@ -103,7 +103,7 @@ class Growing:
         """Adds `values` [n].
 
         Raises:
-            DataError: the folder of temporary files is full.
+            DataError: The folder of temporary files is full.
         """
         piece = np.ascontiguousarray(values, self._dtype)
         self._size_bytes += piece.nbytes
@@ -112,7 +112,7 @@ class Growing:
             return
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="two-tower-")  # noqa: SIM115  as long as the array
+                self._file = tempfile.TemporaryFile(prefix="two-tower-")  # noqa: SIM115  open as long as the array
                 weakref.finalize(self, self._file.close)
             for part in (*self._pieces, piece):
                 self._file.write(part.data)
@@ -121,7 +121,7 @@ class Growing:
             raise _no_room(self._size_bytes, error) from error
 
     def array(self) -> np.ndarray:
-        """Returns [n] all values, read-only where they are in a file."""
+        """Returns all values: [n], read-only if they are in a file."""
         if self._file is None:
             return np.concatenate([np.empty(0, self._dtype), *self._pieces])
         try:

@@ -1,4 +1,4 @@
-"""What a table's file holds: rows of a CSV, a mapping in JSON."""
+"""Reads the rows of CSV files and the mappings of JSON files."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import polars as pl
 from trainer.errors import DataError
 
 JSON_ID, JSON_VALUES = "id", "values"
-"""Columns of a JSON mapping: its keys, and the lists that they map to, where these are no objects."""
+"""Column names of a JSON mapping: for its keys, and for the lists that they map to where these are not objects."""
 
 
 def is_csv(path: Path) -> bool:
-    """Returns whether a file counts as CSV: any but ``.parquet`` and ``.json``."""
+    """Returns whether a file is read as CSV: every file except ``.parquet`` and ``.json``."""
     return path.suffix not in (".parquet", ".json")
 
 
 def show(cell: object) -> str:
-    """Returns a cell as messages name it."""
+    """Returns the text of a cell for messages."""
     return "an empty cell" if cell is None else repr(cell)
 
 
 def read_rows(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
-    """Yields the rows of a CSV as cells, from the header on.
+    """Yields the cells of each row of a CSV, the header first.
 
     Raises:
-        OSError, UnicodeError, csv.Error: it cannot be read.
+        OSError, UnicodeError, csv.Error: The file cannot be read.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from _reader(file, separator, quote)
 
 
 def refuse_ragged(path: Path, separator: str, quote: str) -> None:
-    """Raises where a line of a CSV has too many or too few cells: the parser drops or fills in what it does not expect.
+    """Raises an error if a line of a CSV has too many or too few cells; the parser would drop or add cells silently.
 
     Raises:
-        DataError: names the line.
-        OSError, UnicodeError, csv.Error: it cannot be read.
+        DataError: Names the line.
+        OSError, UnicodeError, csv.Error: The file cannot be read.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = _reader(file, separator, quote)
@@ -60,14 +60,14 @@ def _reader(file: object, separator: str, quote: str):
 
 
 class _Object(tuple[tuple[str, Any], ...]):
-    """A JSON object as pairs: a dict would hide that a key stands there twice."""
+    """A JSON object as pairs of key and value, as a dict would hide duplicated keys."""
 
 
 def read_json(path: Path) -> pl.DataFrame:
-    """Returns a row for each key of a JSON mapping, all text or lists of text.
+    """Returns one row for each key of a JSON mapping, with columns of text or of lists of text.
 
     Raises:
-        DataError: the file is no JSON, or no mapping of ids to lists or objects.
+        DataError: The file is not JSON, or not a mapping of ids to lists or objects.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
@@ -89,7 +89,7 @@ def read_json(path: Path) -> pl.DataFrame:
 
 
 def _as_lists(cells: list[Any]) -> list[Any]:
-    """Returns the cells of a column: where one is a list, all are."""
+    """Returns the cells of a column, all of them as lists if one is a list."""
     if not any(isinstance(cell, list) for cell in cells):
         return cells
     return [[cell] if isinstance(cell, str) else cell for cell in cells]

@@ -1,4 +1,4 @@
-"""Tables from CSV or Parquet, with every bad cell named by file, column and row."""
+"""Typed columns of tables in CSV, Parquet or JSON. Errors name file, column and row of bad cells."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ from trainer.data.table_files import is_csv, read_json, read_rows, refuse_ragged
 from trainer.errors import DataError
 
 _SHOWN = 3
-"""Bad cells named in one message."""
+"""Largest number of bad cells that one message names."""
 
 _FIRST_LINE = 2
-"""Of a CSV, that holds data; rows of files without a header line count from 1."""
+"""Number of the first line of a CSV that holds data, after the header."""
 
 
 class Table:
-    """The columns of one file: CSV, ``.parquet`` or a mapping in ``.json``; text until asked for in a type.
+    """The columns of one table: a CSV, a ``.parquet`` file, or a mapping in ``.json``.
 
-    A folder whose name ends in ``.parquet`` is one table too: the files of that kind in it, in order of their names.
+    A folder whose name ends in ``.parquet`` is one table too: its ``.parquet`` files in order of their names. Columns
+    are text until a method converts them. Null and empty cells are missing.
 
-    A null and an empty cell are missing.
+    Attributes:
+        path: Path of the file.
+        first_row: Number of the first row in the file, from 0; above 0 for a later block.
+        frame: Columns of the table, missing cells null.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], separator: str = ",", quote: str = '"') -> None:
         """Reads the named columns.
 
         Raises:
-            DataError: the file cannot be read, a line has too many or too few cells, or a column is absent.
+            DataError: The file cannot be read, a line has too many or too few cells, or a column is absent.
         """
         with _explained(path):
             frame = _open(path, columns, separator, quote).collect()
@@ -39,10 +43,10 @@ class Table:
 
     @staticmethod
     def blocks(path: Path, columns: Sequence[str], separator: str, quote: str, rows: int) -> Iterator[Table]:
-        """Yields the named columns in tables of about so many rows, in their order: the file may exceed the memory.
+        """Yields the table in blocks of about `rows` rows, in order; the file may be larger than memory.
 
         Raises:
-            DataError: as the constructor does, but for what stands further on only when it is met.
+            DataError: As for the constructor; raised at the block that holds the bad cells.
         """
         with _explained(path):
             batches = iter(_open(path, columns, separator, quote).collect_batches(chunk_size=rows, maintain_order=True))
@@ -65,14 +69,14 @@ class Table:
             raise DataError(f"{path}: no rows")
 
     def __len__(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.frame.height
 
     def strings(self, column: str, *, required: bool = False) -> pl.Series:
         """Returns a column as text.
 
         Raises:
-            DataError: a cell is missing, where `required`.
+            DataError: A cell is missing, and `required` is set.
         """
         series = self._cast(column, pl.String)
         if required and series.null_count():
@@ -83,14 +87,14 @@ class Table:
         """Returns a column as Float64, finite where present.
 
         Raises:
-            DataError: a cell is no finite number, or is missing where `required`.
+            DataError: A cell is not a finite number, or is missing and `required` is set.
         """
         series = self._cast(column, pl.Float64)
         bad = (series.is_null() & self.frame[column].is_not_null()) | series.is_nan() | series.is_infinite()
         self._refuse(
             column,
             bad.fill_null(value=False),
-            "is no finite number; mend it (12.5, with a point and without a unit), leave it empty, or list it as "
+            "is not a finite number; mend it (12.5, with a point and without a unit), leave it empty, or list it as "
             "missing in the recipe",
         )
         if required:
@@ -101,15 +105,15 @@ class Table:
         """Returns a column as Int64.
 
         Raises:
-            DataError: a cell is no whole number.
+            DataError: A cell is not a whole number.
         """
         floats = self.floats(column)
         series = self.frame[column].cast(pl.Int64, strict=False)
-        # "1995.0" is a whole number too: what wrote the file may have known only floats.
+        # "1995.0" is a whole number too: some programs write every number as a float.
         series = series.fill_null(floats.cast(pl.Int64, strict=False))
         bad = ((series.cast(pl.Float64) - floats).abs() > 0) | (series.is_null() & floats.is_not_null())
         self._refuse(
-            column, bad.fill_null(value=False), "is no whole number; mend it, or give the attribute type float"
+            column, bad.fill_null(value=False), "is not a whole number; mend it, or give the attribute type float"
         )
         return series
 
@@ -117,14 +121,14 @@ class Table:
         """Returns a column as text.
 
         Raises:
-            DataError: a cell is missing, or none of `allowed`.
+            DataError: A cell is missing, or is not one of `allowed`.
         """
         series = self.strings(column, required=True)
-        self._refuse(column, ~series.is_in(allowed), f"is none of {', '.join(allowed)}; mend it or remove the row")
+        self._refuse(column, ~series.is_in(allowed), f"is not one of {', '.join(allowed)}; mend it or remove the row")
         return series
 
     def string_lists(self, column: str, separator: str) -> pl.Series:
-        """Returns a column as lists of text: cells split at `separator`, blanks around values dropped."""
+        """Returns a column as lists of text: cells split at `separator`, blanks stripped, empty values left out."""
         raw = self.frame[column]
         is_list = isinstance(raw.dtype, pl.List)
         lists = self._cast(column, pl.List(pl.String)) if is_list else self.strings(column).str.split(separator)
@@ -132,7 +136,7 @@ class Table:
         return stripped.list.eval(pl.element().filter(pl.element() != ""))  # drops nulls too
 
     def mark_missing(self, column: str, cells: Sequence[str]) -> None:
-        """Makes the cells of a column that read one of `cells` missing."""
+        """Makes the cells of a column missing whose text is one of `cells`."""
         marked = pl.when(pl.col(column).cast(pl.String).is_in(cells)).then(None).otherwise(pl.col(column))
         self.frame = self.frame.with_columns(marked.alias(column))
 
@@ -140,7 +144,7 @@ class Table:
         """Returns a column of times as Float64 seconds since 1970.
 
         Raises:
-            DataError: a cell is missing, or neither a number nor a date and time.
+            DataError: A cell is missing, or is neither a number nor a date and time.
         """
         raw = self.frame[column]
         if raw.dtype == pl.Date:
@@ -150,24 +154,24 @@ class Table:
         elif raw.dtype == pl.String and raw.drop_nulls().head(1).cast(pl.Float64, strict=False).null_count():
             try:
                 series = raw.str.to_datetime(strict=False, time_unit="us").dt.epoch("us").cast(pl.Float64) / 1e6
-            except pl.exceptions.ComputeError:  # the first one looks like no date at all
+            except pl.exceptions.ComputeError:  # the first cell is in no known form of a date
                 series = pl.Series(column, [None] * len(raw), dtype=pl.Float64)
         else:
             series = self._cast(column, pl.Float64)
         bad = (series.is_null() | series.is_nan() | series.is_infinite()).fill_null(value=True)
         self._refuse(
-            column, bad, "is no time; write seconds since 1970 or 2026-11-24T03:16:45, the same way in every row"
+            column, bad, "is not a time; write seconds since 1970 or 2026-11-24T03:16:45, the same way in every row"
         )
         return series
 
     def refuse_duplicates(self, column: str) -> None:
-        """Raises where two rows have the same id.
+        """Raises an error if two rows have the same id.
 
         Raises:
-            DataError: names them.
+            DataError: Names the rows.
         """
         series = self.frame[column]
-        self._refuse(column, series.is_duplicated() & series.is_not_null(), "stands in several rows; keep one of them")
+        self._refuse(column, series.is_duplicated() & series.is_not_null(), "is in several rows; keep one of them")
 
     def _refuse(self, column: str, bad: pl.Series, what: str) -> None:
         rows = bad.arg_true().to_list()
@@ -180,7 +184,7 @@ class Table:
         raise DataError(f"{self.path}, column {column!r}: {shown}{more} {what}")
 
     def _cast(self, column: str, dtype: pl.DataType | type[pl.DataType]) -> pl.Series:
-        """Returns a column in another type, null where a cell cannot be."""
+        """Returns a column in another type, null where a cell cannot be converted."""
         raw = self.frame[column]
         try:
             return raw.cast(dtype, strict=False)
@@ -192,7 +196,7 @@ class Table:
 
 
 def _open(path: Path, columns: Sequence[str], separator: str, quote: str) -> pl.LazyFrame:
-    """Returns the named columns of a file, not yet read but for what is checked of it."""
+    """Returns the named columns of a file, checked, as a lazy frame."""
     if not path.is_file() and not (path.suffix == ".parquet" and path.is_dir()):
         raise DataError(f"{path}: no such file; name the folder that holds it with --data")
     wanted = list(dict.fromkeys(columns))
@@ -220,7 +224,7 @@ def _open(path: Path, columns: Sequence[str], separator: str, quote: str) -> pl.
 
 
 def _parts(path: Path) -> list[Path]:
-    """Returns the files that a Parquet table is in, in order of their names: itself, or those of the folder."""
+    """Returns the files of a Parquet table: the file itself, or those of the folder in order of their names."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: a folder without a *.parquet file; name the file, or the folder that holds its parts")

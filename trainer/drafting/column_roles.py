@@ -1,8 +1,7 @@
-"""Which columns are the user, the item and the time: told by names, by content, and by the ids of the other tables."""
+"""Infers which columns are user, item and time, from names, from content, and from the ids of the other tables."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,42 +9,24 @@ from itertools import permutations
 
 import polars as pl
 
+from trainer.drafting.column_names import names_id, names_role, words_of
 from trainer.drafting.csv_dialect import Source
 from trainer.errors import DataError
 
-_WORDS = {
-    "user": (
-        "user users uid userid customer client buyer purchaser member visitor household account person people player "
-        "reviewer shopper reader subscriber viewer listener guest patient student profile kunde kunden nutzer benutzer"
-    ),
-    "item": (
-        "item items iid itemid product products movie film article sku asin isbn book track song artist video content "
-        "offer listing game recipe news doc document course job story post restaurant business artikel produkt"
-    ),
-    "time": (
-        "time timestamp ts date datetime day when unix created at on occurred purchased bought viewed clicked zeit "
-        "datum zeitpunkt zeitstempel"
-    ),
-    "rating": "rating ratings star stars score overall grade vote bewertung",
-    "weight": "weight gewicht",
-    "amount": "quantity qty count plays amount n times frequency menge anzahl",
-}
-_VOCABULARY = {role: frozenset(words.split()) for role, words in _WORDS.items()}
-_ID = frozenset(("id", "ids", "key", "code", "no", "nr", "uuid", "token", "hash"))
 _UNSURE = 1.5
-"""Another choice whose score is nearer than this is told to the person."""
+"""Difference in score below which another column is mentioned as a doubt."""
 
 
 @dataclass(frozen=True)
-class Link:
+class IdColumn:
     """The id column of a users or items table.
 
     Attributes:
-        column: of the table.
-        overlap: share of the ids of the interactions that stand in it.
-        coverage: share of its ids that the interactions have.
-        is_unique: whether no id stands there twice, and none is missing.
-        score: how likely it is the id that the interactions mean.
+        column: Name of the column.
+        overlap: Share of the ids of the interactions that are in the column.
+        coverage: Share of the ids of the column that are in the interactions.
+        is_unique: Whether no id is duplicated or missing.
+        score: Score of the column; the column with the highest score is chosen.
     """
 
     column: str
@@ -56,25 +37,25 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Roles:
-    """What the columns of the interactions are.
+class ColumnRoles:
+    """The roles of the columns of the interactions.
 
     Attributes:
-        user: column of the user id.
-        item: column of the item id.
-        users: id column of the users table, where there is one.
-        items: id column of the items table, where there is one.
-        time: column of the time; None: the order of the rows.
-        rating: column of a rating, where there is one.
-        weight: column of a weight, where there is one and all are above 0.
-        amounts: columns that might serve as a weight.
-        doubts: what is not sure, a sentence each.
+        user: Column of the user id.
+        item: Column of the item id.
+        users: Id column of the users table; None without such a table.
+        items: Id column of the items table; None without such a table.
+        time: Column of the time; None if the order of the rows is used.
+        rating: Column of a rating; None if there is none.
+        weight: Column of a weight whose values are all above 0; None if there is none.
+        amounts: Columns that might be used as a weight.
+        doubts: Sentences about choices that are not certain.
     """
 
     user: str
     item: str
-    users: Link | None
-    items: Link | None
+    users: IdColumn | None
+    items: IdColumn | None
     time: str | None
     rating: str | None
     weight: str | None
@@ -82,18 +63,16 @@ class Roles:
     doubts: tuple[str, ...]
 
 
-def words_of(column: str) -> list[str]:
-    """Returns the words of a column's name in small letters: ``CustomerID`` and ``customer-id:token`` are the same."""
-    name = re.sub(r":\w+$", "", column)  # the type that RecBole writes behind
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-    return [word for word in re.split(r"[\W_]+", name.lower()) if word]
+def infer(interactions: Source, items: Source | None, users: Source | None) -> ColumnRoles:
+    """Returns the roles of the columns of the interactions.
 
-
-def infer(interactions: Source, items: Source | None, users: Source | None) -> Roles:
-    """Returns the roles of the columns.
+    Args:
+        interactions: Table of events.
+        items: Items table, if there is one.
+        users: Users table, if there is one.
 
     Raises:
-        DataError: no two columns can be ids.
+        DataError: No two columns can be ids.
     """
     frame, doubts = interactions.frame, []
     suitable = [name for name in frame.columns if _may_be_id(frame[name])]
@@ -102,23 +81,23 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> R
             f"{interactions.path}: no two columns can be a user and an item (complete, not all alike); its columns are "
             f"{frame.columns}"
         )
-    links = {
-        "user": {name: _link(frame[name], users) for name in suitable},
-        "item": {name: _link(frame[name], items) for name in suitable},
+    id_columns = {
+        "user": {name: _match_ids(frame[name], users) for name in suitable},
+        "item": {name: _match_ids(frame[name], items) for name in suitable},
     }
 
     def score(role: str, name: str) -> float:
-        link, other = links[role][name], "item" if role == "user" else "user"
-        named = 3.0 * _names(name, role) - 3.0 * _names(name, other)
-        return named + _content_score(frame[name]) + (0.0 if link is None else link.score)
+        id_column, other = id_columns[role][name], "item" if role == "user" else "user"
+        named = 3.0 * names_role(name, role) - 3.0 * names_role(name, other)
+        return named + _content_score(frame[name]) + (0.0 if id_column is None else id_column.score)
 
     ranked = sorted(
         permutations(suitable, 2), key=lambda pair: score("user", pair[0]) + score("item", pair[1]), reverse=True
     )
     user, item = ranked[0]
     for role, chosen in (("user", user), ("item", item)):
-        link = links[role][chosen]
-        if not _names(chosen, role) and (link is None or link.overlap < 0.9):
+        id_column = id_columns[role][chosen]
+        if not names_role(chosen, role) and (id_column is None or id_column.overlap < 0.9):
             doubts.append(f"interactions.{role} is column {chosen!r}, though its name does not say so.")
         near = [
             name for name in suitable if name not in (user, item) and score(role, chosen) - score(role, name) < _UNSURE
@@ -128,31 +107,33 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> R
     if score("user", user) + score("item", item) - score("user", item) - score("item", user) < _UNSURE:
         doubts.append(f"interactions.user is {user!r} and .item {item!r}; it might be the other way round.")
     for role, source, chosen in (("user", users, user), ("item", items, item)):
-        doubts += _link_doubts(role, source, chosen, links[role][chosen])
-    roles = Roles(user, item, links["user"][user], links["item"][item], None, None, None, (), tuple(doubts))
+        doubts += _id_doubts(role, source, chosen, id_columns[role][chosen])
+    roles = ColumnRoles(
+        user, item, id_columns["user"][user], id_columns["item"][item], None, None, None, (), tuple(doubts)
+    )
     return _infer_others(interactions, roles)
 
 
-def _infer_others(interactions: Source, roles: Roles) -> Roles:
+def _infer_others(interactions: Source, roles: ColumnRoles) -> ColumnRoles:
     frame, doubts = interactions.frame, list(roles.doubts)
     rest = [name for name in frame.columns if name not in (roles.user, roles.item)]
     scores = {name: _time_score(interactions, name) for name in rest}
-    timely = sorted((name for name in rest if scores[name] >= 3), key=lambda name: -scores[name])
+    candidates = sorted((name for name in rest if scores[name] >= 3), key=lambda name: -scores[name])
     time = None
-    for name in timely:
+    for name in candidates:
         try:
             times = interactions.table.times(name)
         except DataError as error:
             doubts.append(f"Column {name!r} seems to hold times that cannot be read, so it is left out: {error}.")
             continue
         time = name
-        others = [other for other in timely if other != name and scores[name] - scores[other] < _UNSURE]
+        others = [other for other in candidates if other != name and scores[name] - scores[other] < _UNSURE]
         if others:
             doubts.append(f"interactions.time is column {name!r}; it might be {_either(others)} instead.")
         numbers = _numbers(frame[name])
         if numbers is not None and not _is_epoch(numbers):
             doubts.append(
-                f"interactions.time is column {name!r}, whose numbers are no seconds since 1970: they serve as the "
+                f"interactions.time is column {name!r}, whose numbers are not seconds since 1970: they serve as the "
                 "order of events, not as dates."
             )
         if frame[name].dtype == pl.String and numbers is None:
@@ -166,37 +147,31 @@ def _infer_others(interactions: Source, roles: Roles) -> Roles:
     if time is None:
         doubts.append("No column holds a time that can be read: the order of the rows counts as the order of time.")
     numbers = [name for name in rest if name != time and _numbers(frame[name]) is not None]
-    rating = next((name for name in numbers if _names(name, "rating")), None)
-    weight = next((n for n in numbers if _names(n, "weight") and n != rating and (_floor(frame[n]) or 0) > 0), None)
-    amounts = tuple(n for n in numbers if _names(n, "amount") and n not in (rating, weight))
+    rating = next((name for name in numbers if names_role(name, "rating")), None)
+    weight = next((n for n in numbers if names_role(n, "weight") and n != rating and (_floor(frame[n]) or 0) > 0), None)
+    amounts = tuple(n for n in numbers if names_role(n, "amount") and n not in (rating, weight))
     return replace(roles, time=time, rating=rating, weight=weight, amounts=amounts, doubts=tuple(doubts))
 
 
 def _date_doubts(name: str, cells: pl.Series, times: pl.Series) -> list[str]:
-    """Returns how a date is read where the order of day, month and year is not plain from its form."""
+    """Returns a doubt that shows how a date is read, if its form leaves the order of day and month open."""
     if cells[0][:4].isdigit():
         return []
     read = datetime.fromtimestamp(times[0], UTC).strftime("%Y-%m-%d")
     return [f"{cells[0]!r} in {name!r} is read as {read}; write dates as year-month-day if that is wrong."]
 
 
-def _names(column: str, role: str) -> bool:
-    """Whether the name of a column says the role, as a word of its own or run together: ``userid``."""
-    words = words_of(column)
-    known = _VOCABULARY[role]
-    return any(word in known or re.sub(r"(id|key|code|nr)$", "", word) in known for word in words)
-
-
 def _may_be_id(series: pl.Series) -> bool:
+    """Returns whether a column may hold ids: complete, of a plain type, and with more than one value."""
     if isinstance(series.dtype, pl.List | pl.Struct) or series.dtype.is_temporal() or series.dtype == pl.Boolean:
         return False
     return series.null_count() == 0 and series.n_unique() > 1
 
 
 def _content_score(series: pl.Series) -> float:
-    """Returns what the cells say against an id, at most 0: as long as a text, broken numbers, dates, few values."""
+    """Returns a score of the cells as ids: below 0 for long texts, fractions, dates and few values."""
     score, distinct = 0.0, series.n_unique()
-    if distinct == len(series) and distinct > 10:  # such as the number of the order
+    if distinct == len(series) and distinct > 10:  # such as an order number
         score -= 2.0
     if distinct <= 10 < len(series) / 10:
         score -= 2.0
@@ -211,15 +186,15 @@ def _content_score(series: pl.Series) -> float:
         score -= 4.0
     if numbers is not None and _is_epoch(numbers):
         score -= 3.0
-    return score + 0.5 * bool(_ID & set(words_of(series.name)))
+    return score + 0.5 * names_id(series.name)
 
 
-def _link(met: pl.Series, source: Source | None) -> Link | None:
-    """Returns the column of a users or items table whose ids those of the interactions are; None where no table is."""
+def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
+    """Returns the column of a users or items table that matches the ids of the interactions; None without a table."""
     if source is None:
         return None
-    ids = met.cast(pl.String).unique()
-    found: list[Link] = []
+    ids = event_ids.cast(pl.String).unique()
+    columns: list[IdColumn] = []
     for position, name in enumerate(source.frame.columns):
         column = source.frame[name]
         if isinstance(column.dtype, pl.List | pl.Struct):
@@ -229,39 +204,44 @@ def _link(met: pl.Series, source: Source | None) -> Link | None:
         overlap = float(ids.is_in(distinct.implode()).mean() or 0.0)  # type: ignore[arg-type]
         coverage = float(distinct.is_in(ids.implode()).mean() or 0.0) if len(distinct) else 0.0  # type: ignore[arg-type]
         is_unique = len(distinct) == len(column)
-        is_named = 1.5 * bool(_ID & set(words_of(name))) + (words_of(name) == words_of(met.name))
-        found.append(
-            Link(name, overlap, coverage, is_unique, 3 * overlap + coverage + is_unique + is_named - 0.01 * position)
+        is_named = 1.5 * names_id(name) + (words_of(name) == words_of(event_ids.name))
+        columns.append(
+            IdColumn(
+                name, overlap, coverage, is_unique, 3 * overlap + coverage + is_unique + is_named - 0.01 * position
+            )
         )
-    return max(found, key=lambda link: link.score) if found else None
+    return max(columns, key=lambda column: column.score) if columns else None
 
 
-def _link_doubts(role: str, source: Source | None, column: str, link: Link | None) -> list[str]:
-    if source is None or link is None:
+def _id_doubts(role: str, source: Source | None, column: str, id_column: IdColumn | None) -> list[str]:
+    """Returns doubts about the id column of a users or items table."""
+    if source is None or id_column is None:
         return []
     doubts: list[str] = []
-    if link.overlap < 0.9:
+    if id_column.overlap < 0.9:
         doubts.append(
-            f"Only {link.overlap:.0%} of the ids in column {column!r} are in column {link.column!r} of "
+            f"Only {id_column.overlap:.0%} of the ids in column {column!r} are in column {id_column.column!r} of "
             f"{source.path.name}: is that its id, written the same way ('7', '7.0' and '007' differ)?"
         )
-    if not link.is_unique:
+    if not id_column.is_unique:
         doubts.append(
-            f"Column {link.column!r} of {source.path.name} is its likeliest id, but an id is missing or stands there "
-            f"twice; `train` refuses that: keep one row for each {role}."
+            f"Column {id_column.column!r} of {source.path.name} is its likeliest id, but an id is missing or "
+            f"duplicated; `train` refuses that: keep one row for each {role}."
         )
     return doubts
 
 
 def _time_score(interactions: Source, name: str) -> float:
-    """Returns how much a column looks like times: at least 3 where it may be one."""
+    """Returns a score of a column as the time: at least 3 if it may be one."""
     series = interactions.frame[name]
-    named = 3.0 * _names(name, "time")
+    named = 3.0 * names_role(name, "time")
     if series.dtype in (pl.Date, pl.Datetime) or isinstance(series.dtype, pl.Datetime):
         return named + 4.0
     numbers = _numbers(series)
     if numbers is not None:
-        return named + 3.0 if _is_epoch(numbers) else named - 0.5 * (_names(name, "amount") or numbers.n_unique() < 10)
+        return (
+            named + 3.0 if _is_epoch(numbers) else named - 0.5 * (names_role(name, "amount") or numbers.n_unique() < 10)
+        )
     if series.dtype != pl.String:
         return 0.0
     dates = series.drop_nulls().head(1000).str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]|$)").mean()
@@ -269,13 +249,13 @@ def _time_score(interactions: Source, name: str) -> float:
 
 
 def _is_epoch(numbers: pl.Series) -> bool:
-    """Whether numbers may be times since 1970, in seconds (from 1973 on) or a smaller unit."""
+    """Returns whether numbers may be times since 1970, in seconds (from 1973 on) or a smaller unit."""
     middle = numbers.median()
     return isinstance(middle, float) and 1e8 < middle < 3e18 and numbers.n_unique() > 1
 
 
 def _numbers(series: pl.Series) -> pl.Series | None:
-    """Returns a column as numbers; None where it is something else."""
+    """Returns the present cells of a column as numbers; None if a cell is not a number."""
     if series.dtype != pl.String and not series.dtype.is_numeric():
         return None
     numbers = series.cast(pl.Float64, strict=False)
@@ -283,6 +263,7 @@ def _numbers(series: pl.Series) -> pl.Series | None:
 
 
 def _floor(series: pl.Series) -> float | None:
+    """Returns the smallest number of a column; None if it is not a column of numbers."""
     numbers = _numbers(series)
     return None if numbers is None or numbers.null_count() else numbers.min()  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""What an attribute of a person's table is: how its column is read, and whether it makes a feature."""
+"""Infers how a column is read as an attribute, and whether it becomes a feature."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from trainer.drafting.column_roles import words_of
+from trainer.drafting.column_names import words_of
 
 _NO_VALUE = frozenset(("N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "\\N"))
-"""Cells that say that there is no value, in any column."""
+"""Cells that mean a missing value in any column."""
 _NO_NUMBER = _NO_VALUE | {"NA", "None", "none", "-", "?", "unknown", "Unknown"}
-"""Cells that say so among numbers; among texts they may be values, such as the occupation ``none``."""
+"""Cells that mean a missing value among numbers; among texts they may be values, as the occupation ``none``."""
 _CODES = frozenset(
     ("id", "code", "class", "type", "category", "group", "zip", "postcode", "plz", "brand", "department")
 )
@@ -23,22 +23,22 @@ _TITLES = frozenset(
 )
 _SEPARATORS = ("|", ";", ", ", ",", " ")
 _FEW = 12
-"""Whole numbers with at most so many values are taken as categories."""
+"""Largest number of distinct whole numbers that are treated as categories."""
 _MANY = 50_000
-"""Values above which a vocabulary gives way to hashing."""
+"""Number of distinct values above which they are hashed instead of kept in a vocabulary."""
 
 
 @dataclass(frozen=True)
-class Guess:
-    """What a column is taken for.
+class ColumnType:
+    """The inferred type of a column.
 
     Attributes:
-        column: of the table.
-        type: as of `trainer.recipe.recipe.Attribute`; None: it is left out.
-        keys: further ones of the attribute: ``separator``, ``missing``.
-        feature: kind and further keys of the feature; empty: it is for display and filters alone.
-        why: in a few words, for the comment beside it.
-        doubt: a sentence with the alternative; empty where there is none.
+        column: Name of the column.
+        type: Type of the attribute, see `trainer.recipe.tables.Attribute`; None if the column is left out.
+        keys: Further keys of the attribute: ``separator``, ``missing``.
+        feature: Kind and further keys of the feature; empty if the attribute is for display and filters only.
+        why: Short reason, for a comment in the recipe.
+        doubt: Sentence with the alternative; empty if the type is certain.
     """
 
     column: str
@@ -49,40 +49,40 @@ class Guess:
     doubt: str = ""
 
 
-def guess(series: pl.Series) -> Guess:
-    """Returns what a column is taken for."""
+def infer_type(series: pl.Series) -> ColumnType:
+    """Returns the inferred type of a column."""
     column, dtype = series.name, series.dtype
     present = series.drop_nulls()
     if isinstance(dtype, pl.List):
         if dtype.inner.is_nested():
-            return Guess(column, None, why="nested lists", doubt=f"{column!r} holds nested lists and is left out.")
+            return ColumnType(column, None, why="nested lists", doubt=f"{column!r} holds nested lists and is left out.")
         return _list(column, present.cast(pl.List(pl.String)), {})
     if isinstance(dtype, pl.Struct):
-        return Guess(column, None, why="nested", doubt=f"{column!r} is nested and is left out.")
+        return ColumnType(column, None, why="nested", doubt=f"{column!r} is nested and is left out.")
     if dtype.is_temporal():
         why = f"{column!r} holds dates, which no feature reads: left out. Its year or age as a number would do."
-        return Guess(column, None, why="dates", doubt=why)
+        return ColumnType(column, None, why="dates", doubt=why)
     missing: tuple[str, ...] = ()
     if dtype in (pl.String, pl.Categorical, pl.Boolean) or isinstance(dtype, pl.Enum):
         present = present.cast(pl.String)
         missing = tuple(sorted(set(present.unique()) & _NO_VALUE))
         present = present.filter(~present.is_in(missing))
     if present.is_empty():
-        return Guess(column, None, why="empty", doubt=f"{column!r} has no value in any row and is left out.")
+        return ColumnType(column, None, why="empty", doubt=f"{column!r} has no value in any row and is left out.")
     if present.dtype != pl.String:
         return _number(column, present.cast(pl.Float64), missing)
     numbers = present.cast(pl.Float64, strict=False)
     bad = numbers.is_null() | numbers.is_infinite()
     odd = set(present.filter(bad).unique()) - _NO_NUMBER
-    has_zeros = present.str.contains(r"^0\d").any()  # an article number or a postcode: 007 is not 7
+    has_zeros = present.str.contains(r"^0\d").any()  # an article number or a postcode, in which 007 is not 7
     is_odd = present.is_in(sorted(odd))
     if not has_zeros and len(odd) <= 3 and is_odd.sum() <= 0.02 * len(present) and not bad.all():
         missing = tuple(sorted({*missing, *present.filter(bad).unique()}))
-        taken = _number(column, numbers.filter(~bad), missing)
+        inferred = _number(column, numbers.filter(~bad), missing)
         if odd:
             doubt = f"{column!r} holds numbers but for {', '.join(map(repr, sorted(odd)))}, which count as missing."
-            return replace(taken, doubt=doubt)
-        return taken
+            return replace(inferred, doubt=doubt)
+        return inferred
     return _text(column, present, _keys(missing))
 
 
@@ -90,35 +90,37 @@ def _keys(missing: tuple[str, ...]) -> dict[str, Any]:
     return {"missing": list(missing)} if missing else {}
 
 
-def _number(column: str, numbers: pl.Series, missing: tuple[str, ...]) -> Guess:
+def _number(column: str, numbers: pl.Series, missing: tuple[str, ...]) -> ColumnType:
     keys, distinct = _keys(missing), numbers.n_unique()
     whole = bool(((numbers % 1) == 0).all())
     kind = "int" if whole else "float"
     if distinct == 1:
-        return Guess(column, kind, keys, {}, "the same in every row, so no feature")
+        return ColumnType(column, kind, keys, {}, "the same in every row, so no feature")
     is_code = bool(_CODES & set(words_of(column)))
     if whole and (is_code or distinct <= _FEW):
         feature = _categorical(distinct)
         if is_code:
-            return Guess(column, "int", keys, feature, f"{distinct:,} values; its name says a code, not a quantity")
-        doubt = f"{column!r} has {distinct} whole numbers, taken as categories; kind numeric if it is a quantity."
-        return Guess(column, "int", keys, feature, f"{distinct} values", doubt)
-    return Guess(column, kind, keys, {"kind": "numeric"}, f"{numbers.min():g} to {numbers.max():g}")
+            return ColumnType(
+                column, "int", keys, feature, f"{distinct:,} values; its name says a code, not a quantity"
+            )
+        doubt = f"{column!r} has {distinct} whole numbers, treated as categories; kind numeric if it is a quantity."
+        return ColumnType(column, "int", keys, feature, f"{distinct} values", doubt)
+    return ColumnType(column, kind, keys, {"kind": "numeric"}, f"{numbers.min():g} to {numbers.max():g}")
 
 
-def _text(column: str, present: pl.Series, keys: dict[str, Any]) -> Guess:
+def _text(column: str, present: pl.Series, keys: dict[str, Any]) -> ColumnType:
     distinct, count = present.n_unique(), len(present)
     for separator in _SEPARATORS:
         if _is_list(present, separator):
-            found = _list(column, present.str.split(separator), {**keys, "separator": separator})
+            inferred = _list(column, present.str.split(separator), {**keys, "separator": separator})
             if separator in ("|", ";"):
-                return found
+                return inferred
             doubt = (
                 f"{column!r} is split at {separator!r}; type string and kind categorical if its cells are one value."
             )
-            return replace(found, doubt=doubt)
+            return replace(inferred, doubt=doubt)
     if distinct == 1:
-        return Guess(column, "string", keys, {}, "the same in every row, so no feature")
+        return ColumnType(column, "string", keys, {}, "the same in every row, so no feature")
     is_title = bool(_TITLES & set(words_of(column))) and distinct > 0.2 * count
     words = float(present.str.count_matches(r"\s+").mean() or 0) + 1  # type: ignore[arg-type]
     if is_title or distinct > 0.5 * count or (words > 5 and distinct > 100):
@@ -128,12 +130,12 @@ def _text(column: str, present: pl.Series, keys: dict[str, Any]) -> Guess:
                 f"{column!r} has {distinct:,} values in {count:,} rows: too many to learn from, so no "
                 "feature; add one of kind categorical with min_count if they repeat."
             )
-        return Guess(column, "string", keys, {}, "for display: nearly every row has its own", doubt)
-    return Guess(column, "string", keys, _categorical(distinct), f"{distinct:,} values")
+        return ColumnType(column, "string", keys, {}, "for display: nearly every row has its own", doubt)
+    return ColumnType(column, "string", keys, _categorical(distinct), f"{distinct:,} values")
 
 
 def _is_list(present: pl.Series, separator: str) -> bool:
-    """Whether cells are lists: the parts of many cells repeat, and do so more than the cells."""
+    """Returns whether cells are lists: many have several parts, and the parts repeat more often than the cells."""
     split = present.str.split(separator)
     lengths = split.list.len()
     if (lengths > 1).mean() < (0.05 if separator in ("|", ";") else 0.2):  # type: ignore[operator]
@@ -141,18 +143,18 @@ def _is_list(present: pl.Series, separator: str) -> bool:
     parts = split.explode().str.strip_chars()
     distinct = parts.n_unique()
     if (parts.str.len_chars() > 30).mean() > 0.1:  # type: ignore[operator]
-        return False  # a text
+        return False  # texts with punctuation
     often = 3 if separator in ("|", ";") else 10
     return distinct < present.n_unique() and len(parts) >= often * distinct
 
 
-def _list(column: str, lists: pl.Series, keys: dict[str, Any]) -> Guess:
+def _list(column: str, lists: pl.Series, keys: dict[str, Any]) -> ColumnType:
     counts = Counter(part.strip() for cell in lists.to_list() for part in cell if part and part.strip())
     lengths = lists.list.len()
     most = int(lengths.max()) if len(lengths) else 1  # type: ignore[arg-type]
     kept = most if most <= 10 else max(10, math.ceil(float(lengths.quantile(0.95) or 1)))
     feature = {"kind": "multi_categorical", "max_values": max(1, min(kept, 50)), **_slots(max(len(counts), 1))}
-    return Guess(column, "string_list", keys, feature, f"lists of {len(counts):,} values, at most {most} a row")
+    return ColumnType(column, "string_list", keys, feature, f"lists of {len(counts):,} values, at most {most} a row")
 
 
 def _categorical(distinct: int) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def _categorical(distinct: int) -> dict[str, Any]:
 
 
 def _slots(distinct: int) -> dict[str, Any]:
-    """Returns size of the embeddings and of what they are for; rare values of many share a slot, or hash."""
+    """Returns the keys for embedding size, and for the vocabulary or the hash buckets, of so many distinct values."""
     dimension = min(32, max(2, 2 ** round(math.log2(distinct) / 2)))
     if distinct > _MANY:
         return {"embedding_dim": dimension, "hash_buckets": 2 ** math.floor(math.log2(distinct))}

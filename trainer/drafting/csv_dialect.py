@@ -1,4 +1,4 @@
-"""Opens a table of which nothing is known: finds separator and quote character of a CSV."""
+"""Opens a table of unknown form: detects separator and quote character of a CSV."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from trainer.data.tables import Table
 from trainer.errors import DataError
 
 _SEPARATORS = (",", "\t", ";", "|")
-_ROWS = 1000
-"""Rows that separator and quote are chosen by; then all are read with them."""
+_SAMPLE_ROWS = 1000
+"""Number of rows by which separator and quote character are chosen."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A table of a person's, opened.
+    """A table of a person, opened.
 
     Attributes:
-        path: of the file.
-        table: all of its columns that have a name.
-        separator: of a CSV.
-        quote: of a CSV; empty where there is none.
+        path: Path of the file.
+        table: Columns of the table that have a name.
+        separator: Separator of a CSV.
+        quote: Quote character of a CSV; empty if it has none.
     """
 
     path: Path
@@ -38,15 +38,15 @@ class Source:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """All rows: text where CSV, missing cells null."""
+        """All rows, missing cells null; the cells of a CSV are text."""
         return self.table.frame
 
 
 def open_source(path: Path) -> Source:
-    """Returns a table, opened.
+    """Opens a table.
 
     Raises:
-        DataError: it cannot be read, has one column, two of the same name, or no line of names.
+        DataError: The file cannot be read, or has one column, two columns of the same name, or no header.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -61,7 +61,7 @@ def open_source(path: Path) -> Source:
         _check_names(path, names)
         try:
             table = Table(path, [name for name in names if name.strip()], separator, quote)
-        except DataError as error:  # of the first, which fits best
+        except DataError as error:  # the first failure is reported, as its dialect fits best
             failure = failure or error
             continue
         return Source(path, table, separator, quote)
@@ -73,29 +73,29 @@ def open_source(path: Path) -> Source:
 
 
 def _candidates(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """Yields separator, quote and header: first those with which all rows are equally wide, then the widest header."""
-    found: list[tuple[bool, int, int, str, str, list[str]]] = []
+    """Yields separator, quote character and header, those first with which all rows have the same number of cells."""
+    candidates: list[tuple[bool, int, int, str, str, list[str]]] = []
     try:
         with path.open(encoding="utf-8-sig") as file:
             quotes = ("'",) if file.read(1) == "'" else ('"', "")
         for rank, quote in enumerate(quotes):
             for separator in _SEPARATORS:
-                rows = [row for row in islice(read_rows(path, separator, quote), _ROWS) if row]
+                rows = [row for row in islice(read_rows(path, separator, quote), _SAMPLE_ROWS) if row]
                 if rows and len(rows[0]) > 1:
                     is_ragged = len(Counter(map(len, rows))) > 1
-                    found.append((is_ragged, rank, -len(rows[0]), separator, quote, rows[0]))
+                    candidates.append((is_ragged, rank, -len(rows[0]), separator, quote, rows[0]))
     except UnicodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    for *_, separator, quote, names in sorted(found, key=lambda candidate: candidate[:3]):
+    for *_, separator, quote, names in sorted(candidates, key=lambda candidate: candidate[:3]):
         yield separator, quote, names
 
 
 def _check_names(path: Path, names: list[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
-    if twice:
-        raise DataError(f"{path}: column {twice[0]!r} stands there twice; give each column a name of its own")
+    duplicated = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
+    if duplicated:
+        raise DataError(f"{path}: column {duplicated[0]!r} is duplicated; give each column a name of its own")
     if all(_is_number(name) for name in names):
         raise DataError(
             f"{path}: the first line, {names}, looks like data; put a line with the names of the columns before it"

@@ -1,4 +1,4 @@
-"""A recipe for a person's tables, as far as they tell, with what is unsure about it."""
+"""Drafts a recipe from a person's tables, with doubts about what is not certain."""
 
 from __future__ import annotations
 
@@ -13,58 +13,59 @@ import polars as pl
 
 from trainer.data.data_checks import MANY_REPEATS
 from trainer.drafting import column_roles, column_types
-from trainer.drafting.column_roles import Link, Roles, words_of
-from trainer.drafting.column_types import Guess
+from trainer.drafting.column_names import words_of
+from trainer.drafting.column_roles import ColumnRoles, IdColumn
+from trainer.drafting.column_types import ColumnType
 from trainer.drafting.csv_dialect import Source, open_source
 from trainer.recipe.recipe import CLOCK, ID, ITEM_ID, USER_ID
 
 SMALL_CATALOGUE = 20_000
-"""Items up to which each step ranks the whole catalogue."""
+"""Largest number of items for which the loss ``full_softmax`` is chosen."""
 
 
 @dataclass(frozen=True)
-class Described:
+class EntityTable:
     """A users or items table.
 
     Attributes:
-        source: as it was opened.
-        id: column of the id.
-        guesses: what its other columns are taken for, by the name of the attribute.
+        source: Opened table.
+        id: Column of the id.
+        types: Inferred types of the other columns, by name of the attribute.
     """
 
     source: Source
     id: str
-    guesses: Mapping[str, Guess]
+    types: Mapping[str, ColumnType]
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
-        """Those that make features: kind and further keys by name."""
-        return {name: guess.feature for name, guess in self.guesses.items() if guess.feature}
+        """Features of the table: kind and further keys, by name."""
+        return {name: column.feature for name, column in self.types.items() if column.feature}
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a recipe is written from.
+    """The content of a drafted recipe.
 
     Attributes:
-        name: of the recipe.
-        interactions: the table of events.
-        roles: of its columns.
-        items: the items table, where there is one.
-        users: the users table, where there is one.
-        event_guesses: what the other columns of the interactions are taken for, by name.
-        event_count: rows of the interactions.
-        item_count: of the catalogue.
-        split: kind of the split.
-        doubts: what is not sure, a sentence each.
+        name: Name of the recipe.
+        interactions: Table of events.
+        roles: Roles of the columns of the interactions.
+        items: Items table; None if there is none.
+        users: Users table; None if there is none.
+        event_types: Inferred types of the other columns of the interactions, by name of the attribute.
+        event_count: Number of rows of the interactions.
+        item_count: Number of items of the catalogue.
+        split: Kind of the split.
+        doubts: Sentences about choices that are not certain.
     """
 
     name: str
     interactions: Source
-    roles: Roles
-    items: Described | None
-    users: Described | None
-    event_guesses: Mapping[str, Guess]
+    roles: ColumnRoles
+    items: EntityTable | None
+    users: EntityTable | None
+    event_types: Mapping[str, ColumnType]
     event_count: int
     item_count: int
     split: str
@@ -72,7 +73,7 @@ class Draft:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Returns the keys of ``[training]``: fewer epochs and larger steps the more there is to learn from."""
+        """Keys of ``[training]``: the more events, the fewer epochs and the larger batches."""
         sizes = ((20_000, 30, 256), (200_000, 20, 1024), (2_000_000, 10, 2048))
         epochs, batch_size = next(((e, b) for most, e, b in sizes if self.event_count <= most), (5, 4096))
         keys: dict[str, Any] = {"dimension": 32 if self.item_count < 1000 else 64}
@@ -83,41 +84,43 @@ class Draft:
 
 
 def draft(interactions: Path, items: Path | None, users: Path | None, name: str) -> Draft:
-    """Returns what the tables tell.
+    """Returns the draft of a recipe for some tables.
 
     Args:
-        interactions: the table of events.
-        items: the items table.
-        users: the users table.
-        name: of the recipe.
+        interactions: Path of the table of events.
+        items: Path of the items table; None if there is none.
+        users: Path of the users table; None if there is none.
+        name: Name of the recipe.
 
     Raises:
-        DataError: a table cannot be read, or holds no two columns of ids.
+        DataError: A table cannot be read, or the interactions have no two columns that can be ids.
     """
     events = open_source(interactions)
     sources = {what: None if path is None else open_source(path) for what, path in (("items", items), ("users", users))}
-    found = column_roles.infer(events, sources["items"], sources["users"])
-    described = {
-        "items": _describe("item", sources["items"], found.items),
-        "users": _describe("user", sources["users"], found.users),
+    roles = column_roles.infer(events, sources["items"], sources["users"])
+    tables = {
+        "items": _entity_table("item", sources["items"], roles.items),
+        "users": _entity_table("user", sources["users"], roles.users),
     }
-    doubts = list(found.doubts)
-    for table, entity in described.items():
-        doubts += [f"{table}: {guess.doubt}" for guess in (entity.guesses if entity else {}).values() if guess.doubt]
-    taken = {found.user, found.item, found.time, found.rating, found.weight, *found.amounts}
-    rest = _guesses([events.frame[c] for c in events.frame.columns if c not in taken], {USER_ID, ITEM_ID, *CLOCK})
-    doubts += _event_doubts(events, found, rest)
-    item_count = events.frame[found.item].n_unique()
+    doubts = list(roles.doubts)
+    for name_of_table, table in tables.items():
+        doubts += [
+            f"{name_of_table}: {column.doubt}" for column in (table.types if table else {}).values() if column.doubt
+        ]
+    used = {roles.user, roles.item, roles.time, roles.rating, roles.weight, *roles.amounts}
+    others = _infer_types([events.frame[c] for c in events.frame.columns if c not in used], {USER_ID, ITEM_ID, *CLOCK})
+    doubts += _event_doubts(events, roles, others)
+    item_count = events.frame[roles.item].n_unique()
     if sources["items"] is not None:
         item_count = max(item_count, len(sources["items"].frame))
-    split, doubt = _split(events.frame[found.user], found.time is not None)
+    split, doubt = _split(events.frame[roles.user], roles.time is not None)
     return Draft(
         name,
         events,
-        found,
-        described["items"],
-        described["users"],
-        rest,
+        roles,
+        tables["items"],
+        tables["users"],
+        others,
         len(events.frame),
         item_count,
         split,
@@ -126,60 +129,62 @@ def draft(interactions: Path, items: Path | None, users: Path | None, name: str)
 
 
 def relative_path(path: Path, folder: Path) -> str:
-    """Returns a path as the recipe in `folder` names it: relative where it is in that folder or beside it."""
+    """Returns a path for the recipe in `folder`: relative if it is in that folder or in its parent, else absolute."""
     target, folder = path.resolve(), folder.resolve()
-    near = target.is_relative_to(folder) or target.is_relative_to(folder.parent)
-    return os.path.relpath(target, folder) if near else str(target)
+    is_near = target.is_relative_to(folder) or target.is_relative_to(folder.parent)
+    return os.path.relpath(target, folder) if is_near else str(target)
 
 
-def attribute_name(column: str, taken: Iterable[str]) -> str:
-    """Returns a name that a recipe allows: ``Release year:token`` is ``release_year``."""
+def attribute_name(column: str, reserved: Iterable[str]) -> str:
+    """Returns a valid name for an attribute that is not in `reserved`: ``release_year`` for ``Release year:token``."""
     name = "_".join(re.sub(r"[^a-z0-9]", "", word) for word in words_of(column)).strip("_") or "attribute"
     name = f"_{name}" if name[0].isdigit() else name
-    taken, number, unique = set(taken), 1, name
-    while unique in taken:
+    reserved, number, unique = set(reserved), 1, name
+    while unique in reserved:
         number += 1
         unique = f"{name}_{number}"
     return unique
 
 
-def _describe(what: str, source: Source | None, link: Link | None) -> Described | None:
-    if source is None or link is None:
+def _entity_table(what: str, source: Source | None, id_column: IdColumn | None) -> EntityTable | None:
+    if source is None or id_column is None:
         return None
     reserved = {ID, USER_ID, ITEM_ID, "history"}
-    guesses = _guesses([source.frame[c] for c in source.frame.columns if c != link.column], reserved)
-    if what == "user":  # nobody is shown attributes of users, so those that are no feature are left out
-        guesses = {n: guess if guess.feature else replace(guess, type=None) for n, guess in guesses.items()}
-    return Described(source, link.column, guesses)
+    types = _infer_types([source.frame[c] for c in source.frame.columns if c != id_column.column], reserved)
+    if what == "user":  # attributes of users are not displayed, so those that are not features are left out
+        types = {n: column if column.feature else replace(column, type=None) for n, column in types.items()}
+    return EntityTable(source, id_column.column, types)
 
 
-def _guesses(columns: Iterable[pl.Series], reserved: Iterable[str]) -> dict[str, Guess]:
-    found: dict[str, Guess] = {}
+def _infer_types(columns: Iterable[pl.Series], reserved: Iterable[str]) -> dict[str, ColumnType]:
+    """Returns the inferred types of columns, by name of the attribute."""
+    types: dict[str, ColumnType] = {}
     for column in columns:
-        found[attribute_name(column.name, {*reserved, *found})] = column_types.guess(column)
-    return found
+        types[attribute_name(column.name, {*reserved, *types})] = column_types.infer_type(column)
+    return types
 
 
-def _event_doubts(events: Source, found: Roles, rest: Mapping[str, Guess]) -> list[str]:
+def _event_doubts(events: Source, roles: ColumnRoles, others: Mapping[str, ColumnType]) -> list[str]:
+    """Returns doubts about ratings, amounts, repeated interactions and unused columns of the interactions."""
     doubts: list[str] = []
-    if found.rating is not None:
-        numbers, rating = events.frame[found.rating].cast(pl.Float64), found.rating
+    if roles.rating is not None:
+        numbers, rating = events.frame[roles.rating].cast(pl.Float64), roles.rating
         doubts.append(
             f"Every row counts as an interaction, whatever its {rating!r} ({numbers.min():g} to {numbers.max():g}); "
             "set interactions.min_rating if low ones mean dislike."
         )
     doubts += [
         f"Column {amount!r} might weigh the interactions (interactions.weight); it is not used."
-        for amount in found.amounts
+        for amount in roles.amounts
     ]
-    pairs = events.frame.select(found.user, found.item)
+    pairs = events.frame.select(roles.user, roles.item)
     repeated = 1 - pairs.n_unique() / max(1, len(pairs))
     if repeated > MANY_REPEATS:
         doubts.append(
             f"{repeated:.0%} of the rows are of an item that their user had before. Only what is new to a user is "
-            "measured; set split.repeats = true if what people take again should count too."
+            "measured; set split.repeats = true if repeated interactions should count too."
         )
-    usable = [guess.column for guess in rest.values() if guess.feature]
+    usable = [column.column for column in others.values() if column.feature]
     if usable:
         doubts.append(
             f"Not used of the interactions: {', '.join(map(repr, usable))}. As attributes of the event they can help "
@@ -189,7 +194,7 @@ def _event_doubts(events: Source, found: Roles, rest: Mapping[str, Guess]) -> li
 
 
 def _split(users: pl.Series, has_time: bool) -> tuple[str, list[str]]:
-    """Returns the kind of the split, and what to say of it."""
+    """Returns the kind of the split, and doubts about it."""
     counts = users.value_counts()["count"]
     share = float((counts >= 3).mean() or 0)  # type: ignore[arg-type]
     if share >= 0.2:

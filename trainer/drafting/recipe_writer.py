@@ -11,26 +11,26 @@ import polars as pl
 import tomlkit
 
 from retrieval.bundle.features.event_kinds import TIME
-from trainer.drafting.column_types import Guess
+from trainer.drafting.column_types import ColumnType
 from trainer.drafting.csv_dialect import Source
-from trainer.drafting.draft import SMALL_CATALOGUE, Described, Draft, attribute_name, relative_path
+from trainer.drafting.draft import SMALL_CATALOGUE, Draft, EntityTable, attribute_name, relative_path
 from trainer.recipe.recipe import CLOCK, ID, ITEM_ID, USER_ID
 
 _WIDTH = 118
-_OF_TIMES = (TIME, "age", "gap")
-"""Names that a value of a history cannot have."""
+_TIME_NAMES = (TIME, "age", "gap")
+"""Names that an event feature cannot have."""
 _RELEVANCES = ("relevance", "label", "clicked", "click", "is_click")
-"""Names of columns that may be a relevance."""
+"""Names of columns that may hold a relevance."""
 _FEW_ITEMS = 1000
-"""Below so many, recall@100 says little."""
+"""Number of items below which recall@100 says little."""
 
 
 def write_recipe(draft: Draft, folder: Path) -> str:
-    """Returns the text of the recipe.
+    """Returns the TOML text of a drafted recipe, with comments.
 
     Args:
-        draft: what it says.
-        folder: that it will stand in, and that its paths are relative to.
+        draft: Content of the recipe.
+        folder: Folder of the recipe, which its paths are relative to.
     """
     blocks = [
         _head(draft),
@@ -65,53 +65,53 @@ def _interactions(draft: Draft, folder: Path) -> str:
         lines.append(f"# min_rating = {_good_rating(draft):g}  # leaves out the rows that are rated lower")
     lines += [f"# weight = {_value(amount)}" for amount in roles.amounts]
     lines += [
-        f"# relevance = {_value(guess.column)}  # where it says, by 0 to 1, how well the item answers"
-        for name, guess in draft.event_guesses.items()
+        f"# relevance = {_value(column.column)}  # if it is the relevance of the item, 0 to 1"
+        for name, column in draft.event_types.items()
         if name.lower() in _RELEVANCES
     ]
-    past = _of_past_events(draft)
-    if draft.event_guesses or past:
+    past = _event_features(draft)
+    if draft.event_types or past:
         lines += [
             "",
             *_comment(
                 "Other columns. Take those that are known when a request is made, and name them in [query_tower] too; "
-                "others can be values of the history."
+                "others can be event features of the history."
             ),
             "# [interactions.attributes]",
-            *(f"# {_attribute(name, guess)}" for name, guess in draft.event_guesses.items() if guess.type),
-            *(f"# {name} = {_inline(keys)}" for name, (keys, _) in past.items() if name not in draft.event_guesses),
+            *(f"# {_attribute(name, column)}" for name, column in draft.event_types.items() if column.type),
+            *(f"# {name} = {_inline(keys)}" for name, (keys, _) in past.items() if name not in draft.event_types),
         ]
     return "\n".join(lines)
 
 
-def _of_past_events(draft: Draft) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Returns what the history can read of its events, by name of the attribute: its keys, and those of the value."""
-    found: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
-    for name, guess in draft.event_guesses.items():
-        kind = (guess.feature or {}).get("kind")
-        if kind in ("numeric", "categorical") and name not in _OF_TIMES:
-            found[name] = (guess.keys, {"name": name, "kind": kind})
+def _event_features(draft: Draft) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Returns possible event features of the history by name: keys of the attribute, and of the event feature."""
+    features: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
+    for name, column in draft.event_types.items():
+        kind = (column.feature or {}).get("kind")
+        if kind in ("numeric", "categorical") and name not in _TIME_NAMES:
+            features[name] = (column.keys, {"name": name, "kind": kind})
     for column in (draft.roles.rating, *draft.roles.amounts):
         if column is not None:
-            name = attribute_name(column, {*draft.event_guesses, *found, ID, USER_ID, ITEM_ID, *CLOCK, *_OF_TIMES})
+            name = attribute_name(column, {*draft.event_types, *features, ID, USER_ID, ITEM_ID, *CLOCK, *_TIME_NAMES})
             log = {} if column == draft.roles.rating else {"log": True}
-            found[name] = ({"column": column, "type": "float"}, {"name": name, "kind": "numeric", **log})
-    return found
+            features[name] = ({"column": column, "type": "float"}, {"name": name, "kind": "numeric", **log})
+    return features
 
 
 def _good_rating(draft: Draft) -> float:
-    """Returns four fifths of the best: 4 of 5."""
+    """Returns four fifths of the highest rating, such as 4 of 5."""
     best = draft.interactions.frame[draft.roles.rating or ""].cast(pl.Float64).max()
     return round(0.8 * float(best), 1)  # type: ignore[arg-type]
 
 
-def _entities(name: str, table: Described, folder: Path) -> str:
+def _entities(name: str, table: EntityTable, folder: Path) -> str:
     lines = [f"[{name}]", *_source(table.source, folder), f"id = {_value(table.id)}"]
-    if table.guesses:
+    if table.types:
         lines += ["", f"[{name}.attributes]"]
-        for attribute, guess in table.guesses.items():
-            left_out = _comment(f"{guess.column} is left out: {guess.why}")
-            lines += [_attribute(attribute, guess)] if guess.type else left_out
+        for attribute, column in table.types.items():
+            left_out = _comment(f"{column.column} is left out: {column.why}")
+            lines += [_attribute(attribute, column)] if column.type else left_out
     return "\n".join(lines)
 
 
@@ -119,21 +119,21 @@ def _query_tower(draft: Draft) -> str:
     history = {"kind": "history", "encoder": "positions", "max_values": 50, "dropout": 0.2}
     features = {"history": history}
     for name, feature in (draft.users.features if draft.users else {}).items():
-        # Callers rarely know all of a user; the tower learns to do without.
+        # Feature dropout, as requests rarely have every attribute of a user.
         features[name] = {**feature, "dropout": 0.3}
-    values = [value for _, value in _of_past_events(draft).values()]
+    event_features = [keys for _, keys in _event_features(draft).values()]
     comment: list[str] = []
-    if values:
-        values += [{"kind": "age"}] if draft.roles.time else []
+    if event_features:
+        event_features += [{"kind": "age"}] if draft.roles.time else []
         comment = [
             *_comment("The history can read more of its events; declare the attributes, and add to its keys:"),
-            f"# values = [{', '.join(map(_inline, values))}]",
+            f"# event_features = [{', '.join(map(_inline, event_features))}]",
         ]
     return "\n".join(["[query_tower]", "hidden_units = [128]", "dropout = 0.2", *comment, *_features(features)])
 
 
 def _item_tower(draft: Draft) -> str:
-    # An item that is new to the trained tower is placed by its attributes: they have to be learned without the id.
+    # Feature dropout of the id, so that new items are embedded well by their attributes alone.
     others = draft.items.features if draft.items else {}
     features = {"item_id": {"kind": "categorical", **({"dropout": 0.1} if others else {})}, **others}
     return "\n".join(["[item_tower]", "hidden_units = [128]", "dropout = 0.2", *_features(features)])
@@ -161,9 +161,9 @@ def _features(features: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield "]"
 
 
-def _attribute(name: str, guess: Guess) -> str:
-    keys = {"column": guess.column, **({} if guess.type == "string" else {"type": guess.type}), **guess.keys}
-    return f"{name} = {_inline(keys)}" + (f"  # {guess.why}" if guess.why else "")
+def _attribute(name: str, column: ColumnType) -> str:
+    keys = {"column": column.column, **({} if column.type == "string" else {"type": column.type}), **column.keys}
+    return f"{name} = {_inline(keys)}" + (f"  # {column.why}" if column.why else "")
 
 
 def _source(source: Source, folder: Path) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _value(value: Any) -> str:
 
 
 def _comment(text: str) -> list[str]:
-    """Returns lines of a comment; `text` may hold what a person's file holds, line breaks too."""
+    """Returns the lines of a comment; line breaks in `text` are removed, as it may contain cells of a person's file."""
     return textwrap.wrap(
         " ".join(text.split()), _WIDTH, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.data.splits import Parts, of_drawn_users
+from trainer.data.splits import Data, Parts, sample_users
 from trainer.evaluation.baseline_methods import (
     Known,
     ease,
@@ -72,9 +72,7 @@ BASELINES: Mapping[str, Baseline] = {
 
 
 def fit_all(
-    parts: Parts,
-    user_count: int,
-    item_count: int,
+    data: Data,
     *,
     repeats: bool = False,
     progress: Progress = SILENT,
@@ -82,13 +80,12 @@ def fit_all(
     """Returns every method by name, fitted on training and validation with what was best on validation; and notes.
 
     Args:
-        parts: of which the test is not looked at.
-        user_count: of the data set.
-        item_count: size of the catalogue.
+        data: Data set and its split; the test part is not read.
         repeats: whether known items are ranked too.
         progress: what it reports to.
     """
-    notes: list[str] = []
+    parts, notes = data.parts, list[str]()
+    user_count, item_count = len(data.dataset.user_ids), len(data.dataset.items.ids)
     before = Known(parts.train, user_count, item_count)
     known = Known(parts.known, user_count, item_count)
     names: list[str] = []
@@ -142,5 +139,5 @@ def _shown(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _validation(parts: Parts, item_count: int, *, repeats: bool) -> HeldOut:
-    known, asked = of_drawn_users(parts.train, parts.valid, _TUNING_USERS)
+    known, asked = sample_users(parts.train, parts.valid, _TUNING_USERS)
     return HeldOut.of(known.pairs, asked.pairs, item_count, repeats=repeats)

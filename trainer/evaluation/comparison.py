@@ -11,8 +11,7 @@ from retrieval.bundle.errors import BundleNotFound
 from retrieval.index.recall import exact_top_k
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
-from trainer.data.dataset import Dataset
-from trainer.data.splits import Parts, of_drawn_users
+from trainer.data.splits import Data, sample_users
 from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
 from trainer.evaluation.evaluate import TEST_USERS, reads_requests
 from trainer.evaluation.metrics import HeldOut, evaluate
@@ -54,8 +53,7 @@ class Comparison:
 def compare(
     store: BundleStore,
     recipe: Recipe,
-    dataset: Dataset,
-    parts: Parts,
+    data: Data,
     *,
     users: np.ndarray,
     queries: np.ndarray,
@@ -66,12 +64,12 @@ def compare(
     Args:
         store: whose live bundle to ask.
         recipe: of the new model.
-        dataset: of the new model.
-        parts: the test part is what both are evaluated on.
+        data: Data set and its split; both models are evaluated on the test part.
         users: [n] rows, held out, whose answers are compared.
         queries: [n, dim] float32, theirs, by the new model.
         vectors: [item_count, dim] float32, of the new model.
     """
+    dataset, parts = data
     item_count = len(dataset.items.ids)
     log_popularity = np.log1p(parts.known.item_counts(item_count))
     top = exact_top_k(queries, vectors, _TOP)  # [n, k]
@@ -93,16 +91,15 @@ def compare(
     live_top = rows[exact_top_k(live_queries, live.vectors, _TOP)]  # [n, k]
     return Comparison(
         **new,
-        live_metrics=_evaluate(live, rows, recipe, dataset, parts),
+        live_metrics=_evaluate(live, rows, recipe, data),
         live_mean_log_popularity=float(np.where(live_top < 0, 0.0, log_popularity[live_top])[:, :10].mean()),
         overlap_at_10=_overlap(live_top[:, :10], top[:, :10]),
         overlap_at_100=_overlap(live_top, top),
     )
 
 
-def _evaluate(
-    live: DeployedBundle, rows: np.ndarray, recipe: Recipe, dataset: Dataset, parts: Parts
-) -> dict[str, float]:
+def _evaluate(live: DeployedBundle, rows: np.ndarray, recipe: Recipe, data: Data) -> dict[str, float]:
+    dataset, parts = data
     item_count = len(dataset.items.ids)
     shared = rows >= 0
     vectors = live.vectors[shared]
@@ -114,7 +111,7 @@ def _evaluate(
         return scores
 
     counts = parts.known.item_counts(item_count)
-    known, asked = of_drawn_users(parts.known, parts.test, TEST_USERS)
+    known, asked = sample_users(parts.known, parts.test, TEST_USERS)
     new_users = reads_requests(recipe)
     held_out = HeldOut.of(
         known.pairs, asked.pairs, item_count, repeats=recipe.split.repeats, item_counts=counts, new_users=new_users

@@ -10,37 +10,37 @@ from retrieval.bundle.manifest import Manifest
 from retrieval.index.errors import FaissMissing
 from retrieval.index.registry import open_index
 from retrieval.store.store import BundleStore
-from trainer.data.dataset import Dataset
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.errors import RunError
 from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
 from trainer.evaluation.metrics import Scorer
-from trainer.training.run import Run
+from trainer.recipe.recipe import Recipe
 
 _TOP = 100
 
 
-def served_scorer(store: BundleStore, version: str | None, run: Run, dataset: Dataset, parts: Parts) -> Scorer:
+def deployed_scorer(store: BundleStore, version: str | None, model_version: str, recipe: Recipe, data: Data) -> Scorer:
     """Returns what scores the items that the index finds by their cosine, and all others as not found.
 
     The index is asked for 100 items more than the user knows, with the search budget of the bundle raised in the same
     proportion, as a caller does who excludes them.
 
     Args:
-        store: that holds the bundle.
-        version: of the bundle. Default: the newest one of this run.
-        run: that the bundle is of.
-        dataset: of the run.
-        parts: what is known makes the histories.
+        store: Store that holds the bundle.
+        version: Bundle version. None: the newest bundle of this model.
+        model_version: Version of the model that the bundle was published from.
+        recipe: Recipe of the model.
+        data: Data set and its split; training and validation events make the histories.
 
     Raises:
         RunError: there is no such bundle of this run.
         BundleRefused: it is damaged.
     """
-    manifest = _find(store, version, run)
+    dataset, parts = data
+    manifest = _find(store, version, model_version)
     store.verify(manifest.bundle_version, [INDEX])
     try:
-        bundle = open_bundle(store, manifest.bundle_version, run.recipe, dataset)
+        bundle = open_bundle(store, manifest.bundle_version, recipe, dataset)
     except NotComparable as error:
         raise RunError(f"bundle {manifest.bundle_version}: {error}; publish the run again") from error
     rows = bundle.rows(dataset.items.rows)  # [item_count of the bundle]
@@ -53,7 +53,7 @@ def served_scorer(store: BundleStore, version: str | None, run: Run, dataset: Da
 
     def score(users: np.ndarray) -> np.ndarray:
         scores = np.full((len(users), len(dataset.items.ids)), -np.inf, dtype=np.float32)
-        embeddings = embed_users(bundle, run.recipe, dataset, parts.known, users, parts.test)
+        embeddings = embed_users(bundle, recipe, dataset, parts.known, users, parts.test)
         for at, embedding in enumerate(embeddings):
             known = int(starts[users[at] + 1] - starts[users[at]])
             budget = index.raise_budget(spec.search_budget, _TOP, _TOP + known)
@@ -66,20 +66,20 @@ def served_scorer(store: BundleStore, version: str | None, run: Run, dataset: Da
     return score
 
 
-def _find(store: BundleStore, version: str | None, run: Run) -> Manifest:
+def _find(store: BundleStore, version: str | None, model_version: str) -> Manifest:
     if version is not None:
         try:
             manifest = store.manifest(version)
         except BundleNotFound as error:
             raise RunError(f"{store.root} holds no bundle {version}; `trainer bundles` lists them") from error
-        if manifest.model_version != run.model_version:
+        if manifest.model_version != model_version:
             raise RunError(
-                f"bundle {version} is of model {manifest.model_version}, the run made {run.model_version}; "
+                f"bundle {version} is of model {manifest.model_version}, the run made {model_version}; "
                 "evaluate the run that the bundle was published from"
             )
         return manifest
     for candidate in sorted(store.versions(), reverse=True):
         manifest = store.manifest(candidate)
-        if manifest.model_version == run.model_version:
+        if manifest.model_version == model_version:
             return manifest
     raise RunError(f"{store.root} holds no bundle of this run; `python -m trainer publish` makes one")

@@ -6,19 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import keras
 import numpy as np
 
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
-from trainer.data.splits import Parts, of_drawn_users
+from trainer.data.splits import Data, sample_users
 from trainer.evaluation import bootstrap
 from trainer.evaluation.metrics import HeldOut, Scorer, Scores, evaluate
 from trainer.evaluation.slices import slices_of
-from trainer.features.schemas import Schemas
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
-from trainer.recipe.recipe import HistoryInput, Recipe
-from trainer.recipe.text import TextInput
+from trainer.model.trained_model import TrainedModel
+from trainer.recipe.feature_inputs import HistoryInput, TextInput
+from trainer.recipe.recipe import Recipe
 
 MODEL, POPULARITY = "two-tower", "popularity"
 """Names of the methods."""
@@ -29,7 +28,6 @@ VALIDATION_USERS = 5000
 TEST_USERS = 50_000
 """Users that a test is judged by, at most: the standard error is under half a percent of most figures."""
 
-Towers = tuple[keras.Model, keras.Model]
 Metrics = Mapping[str, float]
 Figures = Mapping[str, Metrics]
 
@@ -75,25 +73,21 @@ class Task:
     """What is evaluated: a model, on held-out events of known users.
 
     Attributes:
-        recipe: of the model.
-        dataset: users and items.
-        schemas: of the model.
-        towers: query tower and item tower.
-        known: what histories are made of.
-        asked: the held-out events.
+        model: Model to evaluate.
+        dataset: Users and items.
+        known: Events that the histories are made of.
+        asked: Held-out events.
     """
 
-    recipe: Recipe
+    model: TrainedModel
     dataset: Dataset
-    schemas: Schemas
-    towers: Towers
     known: Events
     asked: Events
 
     @cached_property
     def vectors(self) -> np.ndarray:
         """What the item tower makes of the catalogue: [item_count, dim] float32."""
-        return embed_items(self.towers[1], self.schemas, self.dataset)
+        return embed_items(self.model.towers[1], self.model.schemas, self.dataset)
 
     def scorer(self, keep: Callable[[str], bool] = lambda _: True) -> Scorer:
         """Returns what scores users by the dot product of the two towers.
@@ -101,11 +95,12 @@ class Task:
         Args:
             keep: whether a feature, by its name, is sent at all.
         """
+        recipe, schemas, query_tower = self.model.recipe, self.model.schemas, self.model.towers[0]
 
         def score(users: np.ndarray) -> np.ndarray:
-            raw = raw_queries(self.recipe, self.dataset, self.schemas, self.known, users, self.asked)
+            raw = raw_queries(recipe, self.dataset, schemas, self.known, users, self.asked)
             sent = {name: column for name, column in raw.items() if keep(name)}
-            return embed_queries(self.towers[0], self.schemas, sent, len(users)) @ self.vectors.T
+            return embed_queries(query_tower, schemas, sent, len(users)) @ self.vectors.T  # [n, item_count]
 
         return score
 
@@ -121,14 +116,13 @@ def reads_requests(recipe: Recipe) -> bool:
     return any(isinstance(feature, TextInput) for feature in recipe.query_tower.features)
 
 
-def evaluate_validation(
-    recipe: Recipe, dataset: Dataset, schemas: Schemas, towers: Towers, parts: Parts
-) -> dict[str, float]:
+def evaluate_validation(model: TrainedModel, data: Data) -> dict[str, float]:
     """Returns the model's metrics on the validation part: what may guide choices.
 
     Of more than `VALIDATION_USERS` users, the same ones are drawn each time.
     """
-    known, asked = of_drawn_users(parts.train, parts.valid, VALIDATION_USERS)
+    recipe, (dataset, parts) = model.recipe, data
+    known, asked = sample_users(parts.train, parts.valid, VALIDATION_USERS)
     held_out = HeldOut.of(
         known.pairs,
         asked.pairs,
@@ -136,16 +130,13 @@ def evaluate_validation(
         repeats=recipe.split.repeats,
         new_users=reads_requests(recipe),
     )
-    task = Task(recipe, dataset, schemas, towers, parts.train, parts.valid)
+    task = Task(model, dataset, parts.train, parts.valid)
     return dict(evaluate(held_out, task.scorer()).means)
 
 
 def evaluate_test(
-    recipe: Recipe,
-    dataset: Dataset,
-    schemas: Schemas,
-    towers: Towers,
-    parts: Parts,
+    model: TrainedModel,
+    data: Data,
     *,
     refitted: bool = False,
     repeats: bool | None = None,
@@ -155,25 +146,23 @@ def evaluate_test(
     """Returns model and baselines on the test part.
 
     Args:
-        recipe: of the model.
-        dataset: users and items.
-        schemas: of the model.
-        towers: query tower and item tower.
-        parts: training and validation items are known, and excluded from the ranking.
+        model: Model to evaluate.
+        data: Data set and its split. Training and validation items are known, and excluded from the ranking.
         refitted: whether the towers saw validation too.
         repeats: whether known items are ranked and count. Default: as the recipe says.
         others: more methods by name, beside the model and popularity.
         columns: of the users table, to slice by.
     """
+    recipe, (dataset, parts) = model.recipe, data
     repeats = recipe.split.repeats if repeats is None else repeats
     known, item_count = parts.known, len(dataset.items.ids)
     counts = known.item_counts(item_count)
-    theirs, asked = of_drawn_users(known, parts.test, TEST_USERS)
+    theirs, asked = sample_users(known, parts.test, TEST_USERS)
     known_pairs, test_pairs = theirs.pairs, asked.pairs
     held_out = HeldOut.of(
         known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts, new_users=reads_requests(recipe)
     )
-    task = Task(recipe, dataset, schemas, towers, known, asked)
+    task = Task(model, dataset, known, asked)
     rivals = {POPULARITY: popularity_scorer(known, item_count), **(others or {})}
     methods = {MODEL: task.scorer(), **rivals}
     scores = {name: evaluate(held_out, method) for name, method in methods.items()}
@@ -220,14 +209,14 @@ def _differences(model: Scores, other: Scores) -> dict[str, tuple[float, float, 
 
 def _by_inputs(task: Task, held_out: HeldOut, complete: Scores) -> Figures:
     """Returns the model's metrics by what the caller sends of the features."""
-    features = task.recipe.query_tower.features
+    features = task.model.recipe.query_tower.features
     every = {f.name for f in features}
     sent: dict[str, set[str]] = {}
     for what, kind in (("text", TextInput), ("history", HistoryInput)):
         of_kind = {f.name for f in features if isinstance(f, kind)}
         if of_kind and of_kind != every:
             sent |= {f"{what} only": of_kind, f"all but the {what}": every - of_kind}
-    if any(f.values or f.reads_times for f in features if isinstance(f, HistoryInput)):
+    if any(f.event_features or f.reads_times for f in features if isinstance(f, HistoryInput)):
         sent["all but the values of events"] = every
     sent["nothing"] = set()
     partly = {

@@ -14,12 +14,11 @@ from trainer.errors import RunError
 from trainer.evaluation import bootstrap, graded_queries
 from trainer.evaluation.graded_queries import DEPTH, METRICS, Graded
 from trainer.model.embeddings import embed_items, embed_queries
+from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress
-from trainer.publishing.lexical import texts_of
+from trainer.recipe.feature_inputs import TextInput
 from trainer.recipe.recipe import Recipe, lexical_attributes
-from trainer.recipe.text import TextInput
 from trainer.text import building
-from trainer.training.run import Run
 
 MODEL, FUSED, BM25, FROZEN = "two-tower", "two-tower + BM25", "BM25", "frozen encoder"
 Rankings = list[list[str]]
@@ -47,11 +46,13 @@ class SearchEvaluation:
     queries: Sequence[str]
 
 
-def evaluate_search(run: Run, dataset: Dataset, queries: Graded, progress: Progress = SILENT) -> SearchEvaluation:
-    """Returns the towers of a run beside BM25, the fused answer and the frozen encoder.
+def evaluate_search(
+    model: TrainedModel, dataset: Dataset, queries: Graded, progress: Progress = SILENT
+) -> SearchEvaluation:
+    """Returns the metrics of a model beside BM25, the fused ranking and the frozen encoder.
 
     Args:
-        run: whose query tower reads one text, which the queries are sent as.
+        model: Model whose query tower reads one text, as which the queries are sent.
         dataset: the catalogue.
         queries: graded.
         progress: what it reports to.
@@ -60,17 +61,17 @@ def evaluate_search(run: Run, dataset: Dataset, queries: Graded, progress: Progr
         RunError: its towers read no text.
     """
     asked = list(queries.queries)
-    dense = _dense(run, dataset, asked)
-    attributes = lexical_attributes(run.recipe)
+    dense = _dense(model, dataset, asked)
+    attributes = lexical_attributes(model.recipe)
     if not attributes:
         raise RunError(
-            f"{run.recipe.name}: its items have no text; name attributes under [search], or use a text feature"
+            f"{model.recipe.name}: its items have no text; name attributes under [search], or use a text feature"
         )
-    index, ids = Bm25.of(texts_of(dataset.items, attributes)), dataset.items.ids
+    index, ids = Bm25.of(dataset.items.texts(attributes)), dataset.items.ids
     lexical = [[ids[row] for row in index.rank(query, DEPTH)] for query in asked]
     fused = [graded_queries.fuse(*pair) for pair in zip(dense, lexical, strict=True)]
     rankings = {MODEL: dense, FUSED: fused, BM25: lexical}
-    if frozen := _frozen(run.recipe, dataset, asked, progress):
+    if frozen := _frozen(model.recipe, dataset, asked, progress):
         rankings[FROZEN] = frozen
     return summarise(queries, rankings)
 
@@ -99,12 +100,12 @@ def summarise(queries: Graded, rankings: Mapping[str, Rankings]) -> SearchEvalua
     )
 
 
-def _dense(run: Run, dataset: Dataset, asked: Sequence[str]) -> Rankings:
-    names = [feature.name for feature in run.recipe.query_tower.features if isinstance(feature, TextInput)]
+def _dense(model: TrainedModel, dataset: Dataset, asked: Sequence[str]) -> Rankings:
+    names = [feature.name for feature in model.recipe.query_tower.features if isinstance(feature, TextInput)]
     if len(names) != 1:
-        raise RunError(f"{run.recipe.name}: its query tower reads {len(names)} texts; graded queries need one")
-    vectors = embed_items(run.towers[1], run.schemas, dataset)
-    found = embed_queries(run.towers[0], run.schemas, {names[0]: list(asked)}, len(asked))
+        raise RunError(f"{model.recipe.name}: its query tower reads {len(names)} texts; graded queries need one")
+    vectors = embed_items(model.towers[1], model.schemas, dataset)
+    found = embed_queries(model.towers[0], model.schemas, {names[0]: list(asked)}, len(asked))
     return _nearest(found, vectors, dataset)
 
 

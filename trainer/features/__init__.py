@@ -1,1 +1,1 @@
-"""Feature schemas, learned from training data."""
+"""Learns feature schemas from training data: vocabularies, means and standard deviations."""

@@ -1,4 +1,4 @@
-"""Histories and the features of their events: learned from training data, and as raw columns."""
+"""The event features of histories: their schema, learned from training data, and the raw columns of a request."""
 
 from __future__ import annotations
 
@@ -23,31 +23,39 @@ from retrieval.bundle.features.vocabulary import Vocabulary
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.features.statistics import Column, blocks_of, mean_and_std, vocabulary_of
-from trainer.recipe.event_values import CategoricalValue, NumericValue
-from trainer.recipe.recipe import HistoryInput, Recipe
+from trainer.recipe.feature_inputs import CategoricalEventInput, HistoryInput, NumericEventInput
+from trainer.recipe.recipe import Recipe
 
-_PARALLEL = "one for each id of {history}, oldest first; missing: leave the list out, or {missing} for a single one"
+_LIST_DESCRIPTION = (
+    "one for each id of {history}, oldest first; missing: leave the list out, or {missing} for a single one"
+)
 
 
 def extend(schema: FeatureSchema, recipe: Recipe, train: Events) -> FeatureSchema:
-    """Returns the schema of the query tower with the features of its histories' events appended."""
+    """Returns the schema of the query tower, extended with the event features of its histories.
+
+    Args:
+        schema: Schema of the query tower without event features.
+        recipe: Recipe that names the event features.
+        train: Training events, of which vocabularies, means and standard deviations are learned.
+    """
     types = {name: attribute.type for name, attribute in recipe.interactions.attributes.items()}
     histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
     features: list[Feature] = []
     vocabularies: dict[str, Vocabulary] = {}
     for history in histories:
-        for value in history.values:
-            if isinstance(value, CategoricalValue):
-                feature = _categorical(history, value, types[value.name])
+        for spec in history.event_features:
+            if isinstance(spec, CategoricalEventInput):
+                feature = _categorical(history, spec, types[spec.name])
                 if feature.vocabulary:
-                    values = blocks_of(train, value.name)()
-                    vocabularies[feature.vocabulary] = vocabulary_of(values, value.min_count)
+                    blocks = blocks_of(train, spec.name)()
+                    vocabularies[feature.vocabulary] = vocabulary_of(blocks, spec.min_count)
                 features.append(feature)
-            elif isinstance(value, NumericValue):
-                features.append(_numeric(history, value, blocks_of(train, value.name)))
+            elif isinstance(spec, NumericEventInput):
+                features.append(_numeric(history, spec, blocks_of(train, spec.name)))
         if history.reads_times:
             name = value_name(history.name, TIME)
-            description = "when each event was, in seconds since 1970; " + _said(history, "NaN")
+            description = "when each event was, in seconds since 1970; " + _describe_list(history, "NaN")
             features.append(HistoryTimes(name, history.name, history.max_values, description=description))
     if any(history.reads_ages for history in histories):
         description = "when the request is made, in seconds since 1970; missing: now"
@@ -59,40 +67,40 @@ def extend(schema: FeatureSchema, recipe: Recipe, train: Events) -> FeatureSchem
     )
 
 
-def _said(history: HistoryInput, missing: str) -> str:
-    return _PARALLEL.format(history=history.name, missing=missing)
+def _describe_list(history: HistoryInput, missing: str) -> str:
+    return _LIST_DESCRIPTION.format(history=history.name, missing=missing)
 
 
-def _categorical(history: HistoryInput, value: CategoricalValue, attribute_type: str) -> HistoryCategorical:
+def _categorical(history: HistoryInput, spec: CategoricalEventInput, attribute_type: str) -> HistoryCategorical:
     value_type = "int" if attribute_type == "int" else "string"
-    name = value_name(history.name, value.name)
-    described = value.description or f"{value.name} of each event"
+    name = value_name(history.name, spec.name)
+    described = spec.description or f"{spec.name} of each event"
     return HistoryCategorical(
         name,
         history.name,
         history.max_values,
         value_type,
-        vocabulary="" if value.hash_buckets else f"query/{name}",
-        hash_buckets=value.hash_buckets,
-        description=f"{described}; " + _said(history, '""' if value_type == "string" else "-2^63"),
+        vocabulary="" if spec.hash_buckets else f"query/{name}",
+        hash_buckets=spec.hash_buckets,
+        description=f"{described}; " + _describe_list(history, '""' if value_type == "string" else "-2^63"),
     )
 
 
-def _numeric(history: HistoryInput, value: NumericValue, column: Column) -> HistoryNumeric:
-    mean, std = mean_and_std(_logarithms(column) if value.log else column, f"{history.name}: value {value.name}")
+def _numeric(history: HistoryInput, spec: NumericEventInput, column: Column) -> HistoryNumeric:
+    mean, std = mean_and_std(_logarithms(column) if spec.log else column, f"{history.name}: event feature {spec.name}")
     return HistoryNumeric(
-        value_name(history.name, value.name),
+        value_name(history.name, spec.name),
         history.name,
         history.max_values,
         mean,
         std if std > 1e-9 else 1.0,
-        value.log,
-        description=f"{value.description or f'{value.name} of each event'}; " + _said(history, "NaN"),
+        spec.log,
+        description=f"{spec.description or f'{spec.name} of each event'}; " + _describe_list(history, "NaN"),
     )
 
 
 def _logarithms(column: Column) -> Column:
-    """Returns a column of log(1 + value), the logarithm that `retrieval.bundle.features.event_kinds.HistoryNumeric` takes."""
+    """Returns a column of log(1 + value), as `HistoryNumeric` computes it of requests."""
     return lambda: (
         ([None if value is None else float(np.log1p(max(value, 0.0))) for value in values], counts)
         for values, counts in column()
@@ -100,22 +108,22 @@ def _logarithms(column: Column) -> Column:
 
 
 def attribute_of(feature: EventValue) -> str:
-    """Returns the name of the event attribute that a feature of a history's events is read from."""
+    """Returns the name of the event attribute that an event feature is read from."""
     return feature.name.removeprefix(value_name(feature.history, ""))
 
 
 def history_columns(
-    schema: FeatureSchema, dataset: Dataset, known: Events, users: np.ndarray, asked: Events | None = None
+    schema: FeatureSchema, dataset: Dataset, known: Events, users: np.ndarray, requests: Events | None = None
 ) -> dict[str, list[Any]]:
-    """Returns the raw histories of `users` [n] and the features of their events, as a caller would send them.
+    """Returns the raw histories of `users` and their event features by name, [n] each, as a caller would send them.
 
     Args:
-        schema: schema of the query tower.
-        dataset: items and users.
-        known: events that make the histories, oldest first.
-        users: [n] rows.
-        asked: later events; a user's first one gives the time of the request. It is missing without these events, and
-            for users who have none.
+        schema: Schema of the query tower.
+        dataset: Items and users.
+        known: Events of the histories, oldest first.
+        users: [n] rows of the users.
+        requests: Later events; the time of a user's first one is the time of the request. Default: the requests have no
+            time. The time is also missing for users without later events.
     """
     starts = known.starts(len(dataset.user_ids))
     ids = dataset.items.ids
@@ -132,12 +140,15 @@ def history_columns(
             given = known.times if isinstance(value, HistoryTimes) else known.attributes.get(attribute_of(value))
             if given is not None:
                 columns[value.name] = [given[start:end].tolist() for start, end in bounds]
-    if asked is not None and any(isinstance(feature, RequestTime) for feature in schema.features):
-        columns[REQUEST_TIME] = request_times(asked, users, len(dataset.user_ids))
+    if requests is not None and any(isinstance(feature, RequestTime) for feature in schema.features):
+        columns[REQUEST_TIME] = request_times(requests, users, len(dataset.user_ids))
     return columns
 
 
-def request_times(asked: Events, users: np.ndarray, user_count: int) -> list[float | None]:
-    """Returns when each of `users` [n] has the first event in `asked`, in seconds since 1970; None for no event."""
-    starts = asked.starts(user_count)
-    return [float(asked.times[starts[u]]) if starts[u + 1] > starts[u] else None for u in users]
+def request_times(requests: Events, users: np.ndarray, user_count: int) -> list[float | None]:
+    """Returns the time of the first event in `requests` of each of `users` [n], in seconds since 1970.
+
+    It is None for users without an event in `requests`.
+    """
+    starts = requests.starts(user_count)
+    return [float(requests.times[starts[u]]) if starts[u + 1] > starts[u] else None for u in users]

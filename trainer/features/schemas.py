@@ -1,4 +1,4 @@
-"""The feature schema of each tower: vocabularies and statistics, learned from training data alone."""
+"""Learns the feature schema of each tower from the training events, so that nothing of held-out events leaks in."""
 
 from __future__ import annotations
 
@@ -16,25 +16,21 @@ from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.features import event_features
 from trainer.features.statistics import Column, blocks_of, mean_and_std, vocabulary_of, whole
-from trainer.recipe.recipe import (
-    ITEM_ID,
-    USER_ID,
+from trainer.recipe.feature_inputs import (
     CategoricalInput,
     HistoryInput,
     Input,
     MultiCategoricalInput,
     NumericInput,
-    Recipe,
-    Tower,
-    query_attributes,
+    TextInput,
 )
-from trainer.recipe.text import TextInput
+from trainer.recipe.recipe import ITEM_ID, USER_ID, Recipe, Tower, query_attributes
 
 ITEMS = "items"
-"""Name of the vocabulary that histories and ``item_id`` share."""
+"""Name of the item vocabulary, which histories and ``item_id`` share."""
 
 TextColumn = tuple[TextInput, list[str | None]]
-"""A text feature of a recipe, and the texts that training knows."""
+"""A text feature of a recipe, and its texts in the training data."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Schemas:
     Attributes:
         query: Features of the query tower.
         item: Features of the item tower.
-        text_encoders: Text encoders of both towers, which stand beside the schemas and are not part of them.
+        text_encoders: Text encoders of both towers; the schemas hold their specifications only.
     """
 
     query: FeatureSchema
@@ -63,13 +59,13 @@ class Schemas:
 def learn_schemas(
     recipe: Recipe, dataset: Dataset, train: Events, text_encoders: Mapping[TextInput, TextEncoder] | None = None
 ) -> Schemas:
-    """Returns the schemas; vocabularies and statistics come from `train`, so that nothing of later events leaks in.
+    """Returns the schemas of both towers, with vocabularies, means and standard deviations of the training events.
 
     Args:
-        recipe: features of both towers.
-        dataset: users and items.
-        train: training events.
-        text_encoders: text encoder of each text feature, as `trainer.text.building.build` makes them. Default: none,
+        recipe: Recipe that names the features of both towers.
+        dataset: Users and items.
+        train: Training events.
+        text_encoders: Text encoder of each text feature, as `trainer.text.building.build` makes them. Default: none,
             for recipes without text features.
     """
     text_encoders = text_encoders or {}
@@ -84,7 +80,7 @@ def learn_schemas(
 
 
 def text_columns(recipe: Recipe, dataset: Dataset, train: Events) -> list[TextColumn]:
-    """Returns the text features of both towers with the texts that training knows: what encoders are built from."""
+    """Returns the text features of both towers with their texts in the training data, which encoders are built from."""
     sides = (
         (recipe.query_tower, _query_values(recipe, dataset, train)),
         (recipe.item_tower, _item_values(recipe, dataset, train)),
@@ -98,13 +94,14 @@ def text_columns(recipe: Recipe, dataset: Dataset, train: Events) -> list[TextCo
 
 
 def _item_vocabulary(recipe: Recipe, dataset: Dataset, train: Events) -> Vocabulary:
+    """Returns the ids of the items with enough training events."""
     item_id = next((f for f in recipe.item_tower.features if f.name == ITEM_ID), None)
     min_count = item_id.min_count if isinstance(item_id, CategoricalInput) else 1
     return vocabulary_of([(dataset.items.ids, train.item_counts(len(dataset.items.ids)))], min_count)
 
 
 def _query_values(recipe: Recipe, dataset: Dataset, train: Events) -> dict[str, Column]:
-    """Returns the raw values of the query features by name: those of the users, and those of the requests."""
+    """Returns the raw values of the query features by name, those of users and those of requests."""
     user_rows = np.diff(train.starts(len(dataset.user_ids)))
     profiles = {name: whole(values, user_rows) for name, values in query_columns(recipe, dataset).items()}
     return {**profiles, **{name: blocks_of(train, name) for name in event_names(recipe, train)}}
@@ -122,14 +119,14 @@ def _item_values(recipe: Recipe, dataset: Dataset, train: Events) -> dict[str, C
 
 
 def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
-    """Returns the raw values of the query features that describe the user, without histories: each [user_count]."""
+    """Returns [user_count] raw values of each query feature that describes the user, by name, without histories."""
     columns = {USER_ID: dataset.user_ids, **dataset.user_columns}
     names = (f.name for f in recipe.query_tower.features if not isinstance(f, HistoryInput))
     return {name: columns[name] for name in names if name in columns}
 
 
 def event_names(recipe: Recipe, events: Events) -> list[str]:
-    """Returns the attributes of the events that are query features and describe the request, not the user."""
+    """Returns the names of the query features that describe the request and are read from its event."""
     of_users: Container[str] = {USER_ID} if recipe.users is None else {USER_ID, *recipe.users.attributes}
     features = {feature.name for feature in recipe.query_tower.features}
     return [name for name in events.attributes if name in features and name not in of_users]
@@ -143,18 +140,27 @@ def _schema(
     items: Vocabulary,
     specs: Mapping[TextInput, TextEncoderSpec],
 ) -> FeatureSchema:
-    """Returns the schema of a tower, with `columns` and `types` by feature name."""
+    """Returns the schema of a tower.
+
+    Args:
+        side: ``query`` or ``item``, for names of vocabularies and for messages.
+        tower: Part of the recipe.
+        columns: Raw values by feature name.
+        types: Type of the attribute by feature name.
+        items: Item vocabulary.
+        specs: Specification of the text encoder of each text feature.
+    """
     features: list[Feature] = []
     vocabularies: dict[str, Vocabulary] = {}
     used: dict[str, TextEncoderSpec] = {}
-    for given in tower.features:
-        if isinstance(given, TextInput):
-            if given not in specs:
-                raise ValueError(f"{side}: text feature {given.name} has no text encoder; build it before the schema")
-            spec = used[specs[given].name] = specs[given]
-            features.append(Text(given.name, spec.name, spec.width, description=given.description))
+    for spec in tower.features:
+        if isinstance(spec, TextInput):
+            if spec not in specs:
+                raise ValueError(f"{side}: text feature {spec.name} has no text encoder; build it before the schema")
+            encoder = used[specs[spec].name] = specs[spec]
+            features.append(Text(spec.name, encoder.name, encoder.width, description=spec.description))
             continue
-        feature, vocabulary = _feature(side, given, columns.get(given.name, tuple), types)
+        feature, vocabulary = _feature(side, spec, columns.get(spec.name, tuple), types)
         features.append(feature)
         if feature.vocabulary:
             vocabularies[feature.vocabulary] = items if vocabulary is None else vocabulary
@@ -162,6 +168,7 @@ def _schema(
 
 
 def _feature(side: str, spec: Input, column: Column, types: Mapping[str, str]) -> tuple[Feature, Vocabulary | None]:
+    """Returns a feature, and its vocabulary; None if it has none or uses the item vocabulary."""
     if isinstance(spec, HistoryInput):
         return History(spec.name, spec.max_values, vocabulary=ITEMS, description=spec.description), None
     if isinstance(spec, NumericInput):

@@ -14,18 +14,18 @@ from trainer.data.events import Events
 from trainer.errors import DataError
 
 Blocks = Iterable[tuple[Sequence[Any], np.ndarray]]
-"""Parts of a column in order: raw values [n], and the number of training events of each, [n] int64."""
+"""Blocks of a column in order: raw values [n], and the number of training events of each, [n] int64."""
 Column = Callable[[], Blocks]
-"""Function that returns the blocks of a column from the first on."""
+"""Function that returns the blocks of a column, from the first block in each call."""
 
 
 def whole(values: Sequence[Any], counts: np.ndarray) -> Column:
-    """Returns a column that is in memory: raw values [n], and the number of training events of each, [n] int64."""
+    """Returns a column of one block: raw values [n], and the number of training events of each, [n] int64."""
     return lambda: [(values, counts)]
 
 
 def blocks_of(events: Events, name: str) -> Column:
-    """Returns the column of an attribute of the events; each event counts once."""
+    """Returns the column of an attribute of the events, with one training event for each value."""
     column = events.attributes[name]
 
     def read() -> Blocks:
@@ -36,14 +36,14 @@ def blocks_of(events: Events, name: str) -> Column:
 
 
 def mean_and_std(column: Column, name: str) -> tuple[float, float]:
-    """Returns mean and standard deviation, weighted by training events; both 0 if there are no values.
+    """Returns mean and standard deviation, weighted by the number of training events; both 0 if there are no values.
 
     Args:
-        column: column of numbers.
-        name: name of the column, for messages.
+        column: Column of numbers.
+        name: Name of the column, for messages.
 
     Raises:
-        DataError: the numbers are too large to be added up.
+        DataError: The numbers are too large to be added up.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = _mean_and_std(column)
@@ -62,13 +62,14 @@ def _mean_and_std(column: Column) -> tuple[float, float]:
 
 
 def _present(block: tuple[Sequence[Any], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the present values of a block that have training events, [m] float64, and their event counts."""
     values, counts = block
-    there = np.array([value is not None for value in values], dtype=bool) & (counts > 0)
-    return np.array([value for value, shown in zip(values, there, strict=True) if shown], np.float64), counts[there]
+    is_used = np.array([value is not None for value in values], dtype=bool) & (counts > 0)
+    return np.array([value for value, used in zip(values, is_used, strict=True) if used], np.float64), counts[is_used]
 
 
 def vocabulary_of(blocks: Blocks, min_count: int) -> Vocabulary:
-    """Returns the values with at least `min_count` training events, sorted; list values count each."""
+    """Returns the values with at least `min_count` training events, sorted; each value of a list counts."""
     counts: Counter[Any] = Counter()
     for column, row_counts in blocks:
         for value, count in zip(column, row_counts.tolist(), strict=True):

@@ -11,8 +11,7 @@ from keras import ops
 from retrieval.bundle.features.event_kinds import HistoryCategorical, HistoryTimes
 from retrieval.bundle.features.schema import FeatureSchema
 from trainer.model.slot_embedding import look_up
-from trainer.recipe.event_values import AgeValue, CategoricalValue, GapValue
-from trainer.recipe.recipe import HistoryInput
+from trainer.recipe.feature_inputs import AgeInput, CategoricalEventInput, GapInput, HistoryInput
 
 _SPAN_BINS = 32
 """Of a span of time, each twice as long as the one before: from under a second to over a century."""
@@ -117,7 +116,9 @@ def _bins(pairs):
 
 def specs_of(given: HistoryInput, schema: FeatureSchema) -> list[dict[str, Any]]:
     """Returns what `EventValues` has to know of the values of a history."""
-    dims = {value.name: value.embedding_dim for value in given.values if isinstance(value, CategoricalValue)}
+    dims = {
+        value.name: value.embedding_dim for value in given.event_features if isinstance(value, CategoricalEventInput)
+    }
     specs: list[dict[str, Any]] = []
     for feature in schema.event_values(given.name):
         spec: dict[str, Any] = {"name": feature.name, "kind": feature.kind.removeprefix("history_")}
@@ -125,7 +126,7 @@ def specs_of(given: HistoryInput, schema: FeatureSchema) -> list[dict[str, Any]]
             spec["slot_count"] = schema.slots(feature).slot_count
             spec["embedding_dim"] = dims[feature.name.partition(".")[2]]
         elif isinstance(feature, HistoryTimes):
-            spec["age"] = any(isinstance(value, AgeValue) for value in given.values)
-            spec["gap"] = any(isinstance(value, GapValue) for value in given.values)
+            spec["age"] = any(isinstance(value, AgeInput) for value in given.event_features)
+            spec["gap"] = any(isinstance(value, GapInput) for value in given.event_features)
         specs.append(spec)
     return specs

@@ -178,11 +178,11 @@ class MixedSoftmax(_Sampled):
 class SampledSoftmax(_Sampled):
     """Softmax of each pair among drawn negatives, with mined hard negatives and a share of binary cross-entropy.
 
-    The binary loss of `training.binary_share` runs over the same pairs and negatives.
+    The binary loss of `training.bce_weight` runs over the same pairs and negatives.
     """
 
     def __init__(self, training: Training, counts: np.ndarray) -> None:
-        super().__init__(training, counts, bias=training.binary_share > 0.0)
+        super().__init__(training, counts, bias=training.bce_weight > 0.0)
         self._training = training
 
     def draw(self, batch: Mapping[str, Any]) -> Draw | None:
@@ -198,8 +198,8 @@ class SampledSoftmax(_Sampled):
         )
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns `losses.sampled_softmax`, or its mean with `losses.binary_cross_entropy` by `binary_share`."""
-        share = self._training.binary_share
+        """Returns `losses.sampled_softmax`, or its mean with `losses.binary_cross_entropy` by `bce_weight`."""
+        share = self._training.bce_weight
         candidates = Candidates(
             negatives, draw.rows, draw.log_count, draw.guarded, self._training.hard_negative_ceiling
         )

@@ -20,7 +20,8 @@ from trainer.model.feature_dropout import PresenceDropout, SlotDropout, TextDrop
 from trainer.model.history import encoders
 from trainer.model.history.encoders import HistoryEncoder, SlotMask
 from trainer.model.slot_embedding import SlotEmbedding
-from trainer.recipe.recipe import ITEM_ID, HistoryInput, Recipe, Tower
+from trainer.recipe.feature_inputs import HistoryInput
+from trainer.recipe.recipe import ITEM_ID, Recipe, Tower
 
 _register = keras.saving.register_keras_serializable(package="two_tower")
 
@@ -200,7 +201,7 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
                 items,
                 encoders.encoder(given, f"{name}_encoder"),
                 given.dropout,
-                EventValues(specs, dimension, given.values_dropout, name=f"{name}_values") if specs else None,
+                EventValues(specs, dimension, given.event_feature_dropout, name=f"{name}_values") if specs else None,
                 name=name,
             )
             histories[feature.name] = layer

@@ -14,7 +14,8 @@ from trainer.model import devices, objectives
 from trainer.model.objectives import Draw, Pairs
 from trainer.model.towers import ItemTower, QueryTower
 from trainer.model.trained_texts import TrainedTexts
-from trainer.recipe.recipe import HistoryInput, Recipe
+from trainer.recipe.feature_inputs import HistoryInput
+from trainer.recipe.recipe import Recipe
 
 _BATCH = 4096
 

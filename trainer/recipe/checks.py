@@ -1,4 +1,4 @@
-"""What of a recipe does not go together: features without attributes, keys that a loss or a format has no use for."""
+"""Checks across the keys of a recipe: features without attributes, keys that a loss or a table format does not use."""
 
 from __future__ import annotations
 
@@ -6,30 +6,53 @@ import dataclasses
 
 from retrieval.bundle.features.event_kinds import REQUEST_TIME, TIME
 from trainer.errors import RecipeError
-from trainer.recipe.event_values import CategoricalValue, NumericValue
+from trainer.recipe.feature_inputs import (
+    CategoricalEventInput,
+    CategoricalInput,
+    HistoryInput,
+    NumericEventInput,
+    TextInput,
+)
 from trainer.recipe.recipe import (
     CLOCK,
     ID,
     ITEM_ID,
     USER_ID,
-    CategoricalInput,
-    HistoryInput,
     Recipe,
     lexical_attributes,
     query_attributes,
 )
 from trainer.recipe.tables import Interactions
-from trainer.recipe.text import TextInput
 from trainer.recipe.training import Training
 
 
 def check(recipe: Recipe, source: str) -> None:
-    """Raises RecipeError where keys do not go together.
+    """Raises an error if keys contradict each other.
 
     Args:
-        recipe: each key of which is in its range.
-        source: its name, for messages.
+        recipe: Recipe whose keys are each in range.
+        source: Name of the recipe, for messages.
+
+    Raises:
+        RecipeError: Names the keys.
     """
+    _check_features(recipe, source)
+    _check_search(recipe, source)
+    _check_format(recipe.interactions, source)
+    if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
+        raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
+    _check_training(recipe.training, source)
+    if recipe.training.prior_weight:
+        _check_prior(recipe, source)
+    _check_histories(recipe, source)
+    if recipe.training.ensemble_size > 1:
+        _check_ensemble(recipe, source)
+    _check_split(recipe, source)
+    _check_attribute_names(recipe, source)
+
+
+def _check_features(recipe: Recipe, source: str) -> None:
+    """Raises an error if a feature has no attribute, or one of a type that it cannot read."""
     sides = (
         ("query_tower", recipe.query_tower, query_attributes(recipe), USER_ID),
         ("item_tower", recipe.item_tower, {} if recipe.items is None else recipe.items.attributes, ITEM_ID),
@@ -43,7 +66,7 @@ def check(recipe: Recipe, source: str) -> None:
             if isinstance(feature, HistoryInput):
                 if side == "item_tower":
                     raise RecipeError(f"{where}: a history belongs to the query tower")
-                _check_values(feature, recipe.interactions, where)
+                _check_event_features(feature, recipe.interactions, where)
                 continue
             if feature.name == id_name:
                 if not isinstance(feature, CategoricalInput):
@@ -68,11 +91,15 @@ def check(recipe: Recipe, source: str) -> None:
                     f"{where}: kind {feature.kind} reads type {' or '.join(types[feature.kind])}, "
                     f"the attribute is of type {attributes[feature.name].type}"
                 )
+
+
+def _check_search(recipe: Recipe, source: str) -> None:
+    """Raises an error if lexical search has no text to read."""
     item_types = {} if recipe.items is None else {name: a.type for name, a in recipe.items.attributes.items()}
     for name in recipe.search.attributes:
         if item_types.get(name) != "string":
             raise RecipeError(
-                f"{source}: search.attributes: {name} is no attribute of the items of type string (there are "
+                f"{source}: search.attributes: {name} is not an attribute of the items of type string (there are "
                 f"{sorted(n for n, kind in item_types.items() if kind == 'string')})"
             )
     if recipe.search.serve and not lexical_attributes(recipe):
@@ -80,12 +107,10 @@ def check(recipe: Recipe, source: str) -> None:
             f"{source}: search.serve needs a text of the items; name attributes under [search], or give the item tower "
             "a feature of kind text"
         )
-    _check_format(recipe.interactions, source)
-    if recipe.interactions.min_rating is not None and recipe.interactions.rating is None:
-        raise RecipeError(f"{source}: interactions.min_rating needs interactions.rating, the column it applies to")
-    _check_training(recipe.training, source)
-    if recipe.training.prior_weight:
-        _check_prior(recipe, source)
+
+
+def _check_histories(recipe: Recipe, source: str) -> None:
+    """Raises an error if histories, the order of events and the times of events do not go together."""
     if recipe.training.event_order == "shuffled" and recipe.training.history_lag is not None:
         raise RecipeError(
             f"{source}: training.history_lag {recipe.training.history_lag} makes no sense where training.event_order "
@@ -104,11 +129,13 @@ def check(recipe: Recipe, source: str) -> None:
         )
     if len(histories) > 1 and any(feature.encoder == "transformer" for feature in histories):
         raise RecipeError(
-            f"{source}: query_tower: a history with encoder transformer has to be the only one, as it counts places "
+            f"{source}: query_tower: a history with encoder transformer has to be the only one, as it counts positions "
             f"from the oldest item of a training sequence; there are {[feature.name for feature in histories]}"
         )
-    if recipe.training.members > 1:
-        _check_members(recipe, source)
+
+
+def _check_split(recipe: Recipe, source: str) -> None:
+    """Raises an error if the kind of split lacks a column, or does not use the one that is named."""
     if recipe.split.kind == "column" and recipe.split.column is None:
         raise RecipeError(
             f"{source}: split.kind column needs split.column, the column of the interactions that says train, valid or "
@@ -123,6 +150,10 @@ def check(recipe: Recipe, source: str) -> None:
         raise RecipeError(f"{source}: split.kind column needs interactions of format table")
     if recipe.split.kind == "global_temporal" and recipe.interactions.time is None:
         raise RecipeError(f"{source}: split.kind global_temporal needs interactions.time, the column of the time")
+
+
+def _check_attribute_names(recipe: Recipe, source: str) -> None:
+    """Raises an error if an attribute has the name of an id or of another attribute."""
     users = {} if recipe.users is None else recipe.users.attributes
     items = {} if recipe.items is None else recipe.items.attributes
     events = recipe.interactions.attributes
@@ -137,47 +168,49 @@ def check(recipe: Recipe, source: str) -> None:
             )
 
 
-def _check_members(recipe: Recipe, source: str) -> None:
-    """Raises where several pairs of towers could not be made one."""
-    where = f"{source}: training.members {recipe.training.members}"
+def _check_ensemble(recipe: Recipe, source: str) -> None:
+    """Raises an error if the pairs of towers of an ensemble could not be joined."""
+    where = f"{source}: training.ensemble_size {recipe.training.ensemble_size}"
     for feature in (*recipe.query_tower.features, *recipe.item_tower.features):
-        if isinstance(feature, TextInput) and feature.rate is not None:
+        if isinstance(feature, TextInput) and feature.encoder_learning_rate is not None:
             raise RecipeError(
-                f"{where}: feature {feature.name} trains its text encoder, of which there is one for all members; "
-                "freeze it, or leave members at 1"
+                f"{where}: feature {feature.name} trains its text encoder, which all pairs of towers of an "
+                "ensemble share; freeze it, or leave ensemble_size at 1"
             )
 
 
-def _check_values(history: HistoryInput, interactions: Interactions, where: str) -> None:
-    """Raises where what a history reads of its events is not there, or stands twice."""
+def _check_event_features(history: HistoryInput, interactions: Interactions, where: str) -> None:
+    """Raises an error if an event feature of a history is duplicated, or has no attribute that it can read."""
     types = {name: attribute.type for name, attribute in interactions.attributes.items()}
     names = [
-        value.name if isinstance(value, CategoricalValue | NumericValue) else value.kind for value in history.values
+        f.name if isinstance(f, CategoricalEventInput | NumericEventInput) else f.kind for f in history.event_features
     ]
     if len(set(names)) != len(names):
-        raise RecipeError(f"{where}: values {names} are not distinct")
-    for value in history.values:
-        if not isinstance(value, CategoricalValue | NumericValue):
+        raise RecipeError(f"{where}: event features {names} are not distinct")
+    for feature in history.event_features:
+        if not isinstance(feature, CategoricalEventInput | NumericEventInput):
             continue
-        allowed = ("string", "int") if isinstance(value, CategoricalValue) else ("int", "float")
-        if value.name in (TIME, "age", "gap"):
-            raise RecipeError(f"{where}: value {value.name}: the name is taken by the times; choose another one")
-        if value.name not in types:
+        allowed = ("string", "int") if isinstance(feature, CategoricalEventInput) else ("int", "float")
+        if feature.name in (TIME, "age", "gap"):
             raise RecipeError(
-                f"{where}: value {value.name}: no such attribute; add it under [interactions.attributes] "
+                f"{where}: event feature {feature.name}: the name is taken by the times; choose another one"
+            )
+        if feature.name not in types:
+            raise RecipeError(
+                f"{where}: event feature {feature.name}: no such attribute; add it under [interactions.attributes] "
                 f"(there are {sorted(types)})"
             )
-        if types[value.name] not in allowed:
+        if types[feature.name] not in allowed:
             raise RecipeError(
-                f"{where}: value {value.name}: kind {value.kind} reads type {' or '.join(allowed)}, the attribute is "
-                f"of type {types[value.name]}"
+                f"{where}: event feature {feature.name}: kind {feature.kind} reads type {' or '.join(allowed)}, "
+                f"the attribute is of type {types[feature.name]}"
             )
     if history.reads_times and interactions.time is None:
-        raise RecipeError(f"{where}: values of kind age and gap need interactions.time, the column of the time")
+        raise RecipeError(f"{where}: event features of kind age and gap need interactions.time, the column of the time")
 
 
 def _check_format(interactions: Interactions, source: str) -> None:
-    """Raises where a table lacks a column, or sequences have a key that only a table can have."""
+    """Raises an error if a table lacks a column, or sequences have a key that only a table can have."""
     if interactions.format == "table":
         for key in ("user", "item"):
             if getattr(interactions, key) is None:
@@ -196,23 +229,24 @@ def _check_format(interactions: Interactions, source: str) -> None:
 
 
 def _check_prior(recipe: Recipe, source: str) -> None:
+    """Raises an error if the recent-popularity prior has no item ids or no times."""
     if all(f.name != ITEM_ID for f in recipe.item_tower.features):
         raise RecipeError(
             f"{source}: training.prior_weight needs the feature item_id in the item_tower: each item has its own"
         )
     if recipe.interactions.time is None:
-        raise RecipeError(f"{source}: training.prior_weight needs interactions.time, to know what was taken lately")
+        raise RecipeError(f"{source}: training.prior_weight needs interactions.time, which says what is recent")
 
 
 def _check_training(training: Training, source: str) -> None:
-    """Raises where keys do not go together: a loss would quietly not use one, or use it wrongly."""
-    for wrong, key, losses in (
+    """Raises an error if the loss would ignore a key, or use it wrongly."""
+    for is_used, key, losses in (
         (training.queue > 0, "queue", ("in_batch_softmax",)),
         (training.log_q == "streaming", 'log_q = "streaming"', ("in_batch_softmax",)),
         (training.hard_negatives > 0, "hard_negatives", ("sampled_softmax",)),
-        (training.binary_share > 0, "binary_share", ("sampled_softmax",)),
+        (training.bce_weight > 0, "bce_weight", ("sampled_softmax",)),
     ):
-        if wrong and training.loss not in losses:
+        if is_used and training.loss not in losses:
             raise RecipeError(f"{source}: training.{key} goes with loss {' or '.join(losses)}, not {training.loss}")
     if training.loss == "gbce" and training.sampling != "uniform":
         raise RecipeError(

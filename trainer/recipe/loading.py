@@ -1,4 +1,4 @@
-"""Reads recipes: those that ship in this folder, and a person's own."""
+"""Reads recipes: the shipped ones, and a person's own."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from trainer.recipe.recipe import ADAPTER, KEYS, Recipe
 
 
 def shipped() -> list[str]:
-    """Returns the names of the recipes that come with the trainer."""
+    """Returns the names of the recipes that ship with the trainer, sorted."""
     folder = resources.files("trainer") / "recipe" / "shipped"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load(name_or_path: str) -> Recipe:
-    """Returns a recipe, by the name of a shipped one or the path of a TOML file.
+    """Returns a recipe by the name of a shipped one or by the path of a TOML file.
 
     Raises:
-        RecipeError: there is none, it is no TOML, or a key is unknown, missing or out of range.
+        RecipeError: There is no such recipe, it is not TOML, or a key is unknown, missing or out of range.
     """
     if name_or_path in shipped():
         text = (resources.files("trainer") / "recipe" / "shipped" / f"{name_or_path}.toml").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def load(name_or_path: str) -> Recipe:
         return parse(tomllib.loads(text), name_or_path)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(
-            f"{name_or_path}: not valid TOML: {error}; text stands in quotes, true and false in small letters"
+            f"{name_or_path}: not valid TOML: {error}; text needs quotes, true and false small letters"
         ) from error
 
 
@@ -53,23 +53,23 @@ def _reason(error: OSError | UnicodeError) -> str:
 
 
 def parse(raw: Mapping[str, Any], source: str) -> Recipe:
-    """Returns the recipe in `raw`.
+    """Returns the recipe that plain values describe.
 
     Args:
-        raw: as read from TOML or made by `Recipe.to_json`.
-        source: its name, for messages.
+        raw: Values as read from TOML, or made by `Recipe.to_json`.
+        source: Name of the recipe, for messages.
 
     Raises:
-        RecipeError: names each bad key.
+        RecipeError: Names each bad key.
     """
     try:
         recipe = ADAPTER.validate_python(raw)
     except ValidationError as error:
         errors = error.errors()
-        # Of a tower whose only feature is bad, pydantic also says that it has too few.
+        # pydantic also reports too few features for a tower whose only feature is bad.
         inner = [e["loc"] for e in errors]
         errors = [e for e in errors if e["type"] != "too_short" or not any(_is_inside(loc, e["loc"]) for loc in inner)]
-        lines = [f"  {_place(e['loc'], raw)}: {_advise(e)}" for e in errors]
+        lines = [f"  {_key_path(e['loc'], raw)}: {_advise(e)}" for e in errors]
         head = f"{source}: {len(lines)} key{'s' if len(lines) > 1 else ''} to mend (docs/recipes.md lists all)"
         raise RecipeError("\n".join([head, *lines])) from error
     check(recipe, source)
@@ -79,32 +79,39 @@ def parse(raw: Mapping[str, Any], source: str) -> Recipe:
 def parse_stored(raw: Mapping[str, Any], source: str) -> Recipe:
     """Returns a recipe that this trainer or an earlier one stored in a bundle, run, checkpoint or study.
 
-    Keys that no longer exist are left out; `trainer.recipe.retired_keys.used` tells which of them mattered.
+    Renamed keys are read under their new names. Removed keys are left out; `trainer.recipe.retired_keys.unsupported`
+    names those that shaped the towers.
 
     Args:
-        raw: made by `Recipe.to_json`.
-        source: its name, for messages.
+        raw: Values made by `Recipe.to_json`.
+        source: Name of the recipe, for messages.
 
     Raises:
-        RecipeError: names each bad key.
+        RecipeError: Names each bad key.
     """
-    return parse(retired_keys.without(raw), source)
+    return parse(retired_keys.migrate(raw), source)
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Returns a phrase for each key of two recipes that differs."""
+    """Returns a phrase for each key whose value differs between two recipes, such as ``"seed was 1 and is 2"``.
+
+    Args:
+        before: Plain values of a recipe, or of a part of it.
+        now: Plain values to compare.
+        name: Name of the part, for the phrases.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*now, *(key for key in before if key not in now)]
         pairs = [(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in keys]
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = [(f"{name}[{at}]", *pair) for at, pair in enumerate(zip(before, now, strict=True))]
+        pairs = [(f"{name}[{position}]", *pair) for position, pair in enumerate(zip(before, now, strict=True))]
     else:
         return [] if before == now else [f"{name} was {before!r} and is {now!r}"]
     return [phrase for key, old, new in pairs for phrase in differences(old, new, key)]
 
 
-def _place(keys: Sequence[int | str], raw: Any) -> str:
-    """Returns the place of a bad key, a feature by its name, not by its number and kind."""
+def _key_path(keys: Sequence[int | str], raw: Any) -> str:
+    """Returns the dotted path of a bad key; features are written by name, ``query_tower.features['age'].kind``."""
     words: list[str] = []
     for key in keys:
         inside = raw[key] if isinstance(raw, Mapping) and key in raw else None
@@ -113,7 +120,7 @@ def _place(keys: Sequence[int | str], raw: Any) -> str:
             name = inside.get("name") if isinstance(inside, Mapping) else None
             words[-1] += f"[{name!r}]" if name else f"[{key}]"
         elif inside is None and isinstance(raw, Mapping) and key == raw.get("kind") and key != keys[-1]:
-            continue  # pydantic names the kind that it took the feature for
+            continue  # the kind of the feature, which pydantic adds
         else:
             words.append(str(key))
         raw = raw if inside is None else inside
@@ -121,6 +128,7 @@ def _place(keys: Sequence[int | str], raw: Any) -> str:
 
 
 def _advise(error: ErrorDetails) -> str:
+    """Returns what is wrong with a key, and what to do."""
     if error["type"] != "unexpected_keyword_argument":
         got = error.get("input")
         if got == retired_keys.AGE_DECAY:
@@ -128,12 +136,12 @@ def _advise(error: ErrorDetails) -> str:
         return error["msg"] + (f", not {got!r}" if isinstance(got, str | int | float) else "")
     key = str(error["loc"][-1])
     if key in KEYS:
-        return "no key of this part; it belongs elsewhere"
+        return "not a key of this part; it belongs to another part"
     if key in retired_keys.ADVICE:
         return retired_keys.ADVICE[key]
     near = difflib.get_close_matches(key, KEYS, n=1)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _is_inside(place: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
-    return len(place) > len(whole) and place[: len(whole)] == whole
+def _is_inside(path: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
+    return len(path) > len(outer) and path[: len(outer)] == outer

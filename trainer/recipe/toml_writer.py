@@ -1,4 +1,4 @@
-"""Writes a whole recipe as TOML, which `trainer.recipe.loading.load` reads back as the same one."""
+"""Writes a recipe as TOML; `trainer.recipe.loading.load` reads the same recipe from it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import Any
 import tomlkit
 from tomlkit.items import Table
 
-from trainer.recipe.recipe import HistoryInput, Recipe, Tower
+from trainer.recipe.feature_inputs import HistoryInput
+from trainer.recipe.recipe import Recipe, Tower
 from trainer.recipe.training import Training
 
 _IN_FULL = (Training, Tower, HistoryInput)
-"""What is written even where it is the default: these decide how good the towers are."""
+"""Parts that are written with every key, defaults too, as these decide the quality of the towers."""
 
 
 def to_toml(recipe: Recipe, comment: str = "") -> str:
-    """Returns the text; keys that have their default are left out, but in `_IN_FULL`.
+    """Returns the TOML text of a recipe, without the keys that have their default, except in `_IN_FULL`.
 
     Args:
-        recipe: to write.
-        comment: stands above it, a line.
+        recipe: Recipe to write.
+        comment: Comment for the first line; empty for none.
     """
     document = tomlkit.document()
-    line = "".join(letter if letter.isprintable() else " " for letter in comment)  # TOML wants no control characters
+    line = "".join(letter if letter.isprintable() else " " for letter in comment)  # TOML allows no control characters
     if comment:
         document.add(tomlkit.comment(" ".join(line.split())))
     keys = dict(_keys(recipe))
-    for name in sorted(keys, key=lambda name: _is_table(keys[name])):  # a key below a table would belong to it
+    for name in sorted(keys, key=lambda name: _is_table(keys[name])):  # a key after a table would belong to that table
         document.add(name, _table(keys[name]) if _is_table(keys[name]) else _value(keys[name]))
     return tomlkit.dumps(document)
 
 
 def _table(value: Any) -> Table:
-    """Returns a part of a recipe as a table, or several of them by name as a table of tables."""
+    """Returns a part of a recipe as a table; parts by name become a table of tables."""
     if isinstance(value, Mapping):
         tables = tomlkit.table(is_super_table=True)
         for name, part in value.items():
@@ -48,7 +49,7 @@ def _table(value: Any) -> Table:
 
 
 def _keys(part: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the keys of a part of a recipe that have to be written."""
+    """Yields name and value of the keys of a part of a recipe that have to be written."""
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         default = field.default_factory() if callable(field.default_factory) else field.default

@@ -1,4 +1,4 @@
-"""What a recipe says of how the towers are fitted."""
+"""The recipe's ``[training]``: loss, negatives, optimizer, early stopping, ensemble."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from trainer.recipe.tables import STRICT
-
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+from trainer.recipe.tables import STRICT, Positive, Share
 
 Metric = Literal[
     "recall@10", "recall@20", "recall@50", "recall@100", "ndcg@10", "ndcg@20", "ndcg@100", "mrr", "hr@10", "map@10",
@@ -20,48 +17,56 @@ Metric = Literal[
 
 @dataclass(frozen=True, config=STRICT)
 class Training:
-    """How the towers are fitted.
+    """How the towers are trained.
 
     Attributes:
-        dimension: length of the embeddings, one less than that of the vectors where they hold a prior.
-        epochs: passes over the training events, at most.
-        batch_size: events a step, about. Fewer where little data would give an epoch under 20 steps.
-        learning_rate: of AdamW at the start; it decays to 0 along a cosine.
-        weight_decay: of AdamW.
-        event_order: of a user in training. ``time``: as they happened. ``shuffled``: each item once, in an order that
-            each epoch draws anew, so that any of a user's items are the history of any other, as for an autoencoder of
-            them (Liang et al. 2018, "Variational Autoencoders for Collaborative Filtering"): where taste says more than
-            the order does. `novel_targets` then says nothing more.
-        novel_targets: whether an event whose item the user had before is context alone and no target: where people buy
-            the same again, and new items are what is asked for.
-        history_lag: seconds before a target within which events stay out of its history in training; 0: those at the
-            same time, as where a basket has one time and live requests come before the basket. Default: order alone
-            decides.
-        loss: see `trainer.model.losses`. ``full_softmax`` ranks the whole catalogue each step: for small ones.
-        negatives: drawn from the catalogue each step, by ``sampled_softmax``, ``mixed_softmax``, ``gbce`` and ``bce``.
-        sampling: how they are drawn: all items alike, or by their training events to a power.
-        sampling_power: that power.
-        queue: item vectors of earlier steps that are negatives too, of ``in_batch_softmax``.
-        hard_negatives: a step, from the nearest items of its queries when the epoch began; with ``sampled_softmax``.
-        hard_negative_ceiling: a query does not see one of them whose cosine is above this share of its positive's: it
-            may well be an answer too. 1: as near as the positive.
-        binary_share: of ``bce`` in the loss, over the same pairs and negatives; the rest is ``sampled_softmax``.
-        calibration: t of ``gbce``; 0 is binary cross-entropy.
-        log_q: whether popularity in the batch is the share of the training events, or, with ``in_batch_softmax``,
-            estimated as they stream by.
-        temperature: divides the logits; the start value where it is learned.
-        learn_temperature: whether it is.
-        initial_norm: about the length of an embedding at the start. Small ones learn faster where items are rare.
-        prior_weight: of what was taken lately, as one more dimension of the vectors that is added when the towers are
-            fitted, see `trainer.training.popularity_prior`; 0: none.
-        prior_days: how long ago the events are, at most, that it counts: those that may be targets.
-        precision: in which the towers compute while they are fitted. ``mixed_bfloat16`` and ``mixed_float16`` (with its
-            loss scaled) halve time and memory on a GPU that has them; weights, loss and what is exported are float32.
-        patience: epochs without a better validation `metric` before training stops and goes back to the best; 0: never.
-        metric: that choice is by.
-        members: pairs of towers, each fitted from a seed of its own and made one, see `trainer.model.ensemble`: better by
-            some percent, for as many times the training, dimension of the vectors and work of the query tower.
-        refit: whether the towers are fitted again, on training and validation, for as many epochs as were best.
+        dimension: Length of the embeddings. With a recent-popularity prior the published vectors are one longer.
+        epochs: Largest number of passes over the training events.
+        batch_size: Approximate number of events of a step; smaller where an epoch would have fewer than 20 steps.
+        learning_rate: Initial learning rate of AdamW; it decays to 0 along a cosine.
+        weight_decay: Weight decay of AdamW.
+        event_order: Order of a user's events in training. ``time``: as they happened. ``shuffled``: each item once, in
+            an order that is drawn anew for each epoch, so that any items of a user are the history of any other one, as
+            in an autoencoder (Liang et al. 2018, "Variational Autoencoders for Collaborative Filtering"); suits data in
+            which taste matters more than order. `novel_targets` has no effect then.
+        novel_targets: Whether an event whose item the user had interacted with before is context only and not a target;
+            suits data with repeated purchases where new items are to be recommended.
+        history_lag: Seconds before a target; events within them are left out of its history in training. 0 leaves out
+            events of the same time, for baskets with one time whose items are requested before the basket is known.
+            Default: all earlier events are in the history.
+        loss: Loss function, see `trainer.model.losses`. ``full_softmax`` ranks the whole catalogue in each step, which
+            suits small catalogues.
+        negatives: Number of negatives that are drawn from the catalogue in each step, for ``sampled_softmax``,
+            ``mixed_softmax``, ``gbce`` and ``bce``.
+        sampling: Distribution of the negatives: ``uniform``, or ``popularity``: proportional to a power of the number
+            of training events.
+        sampling_power: Exponent of ``popularity``.
+        queue: Number of item embeddings of earlier steps that are further negatives of ``in_batch_softmax``.
+        hard_negatives: Number of hard negatives of a step, drawn from the nearest items of its queries at the start of
+            the epoch; for ``sampled_softmax``.
+        hard_negative_ceiling: Largest ratio of a hard negative's cosine to the positive's cosine; items above it are
+            masked for that query, as they may well be relevant. 1: as near as the positive.
+        bce_weight: Weight of ``bce`` in the loss, over the same pairs and negatives; ``sampled_softmax`` has the rest.
+        calibration: The parameter t of ``gbce``; 0 is binary cross-entropy.
+        log_q: Source of the popularity in the logQ correction of a batch: ``counts`` of the training events, or
+            ``streaming`` estimates, for ``in_batch_softmax``.
+        temperature: Divisor of the logits; the initial value where it is learned.
+        learn_temperature: Whether the temperature is learned.
+        initial_norm: Approximate length of an embedding at initialisation. Small values learn faster where items have
+            few events.
+        prior_weight: Weight of the recent-popularity prior, which is added as one more dimension of the vectors after
+            training, see `trainer.training.popularity_prior`. 0: no prior.
+        prior_days: Days before the newest training event whose events the recent-popularity prior counts, as far as
+            they may be targets.
+        precision: Precision of the layers in training. ``mixed_bfloat16`` and ``mixed_float16`` (with loss scaling)
+            halve time and memory on a GPU that supports them; weights, loss and exported towers are float32.
+        patience: Epochs without a better validation `metric` before training stops and returns to the best epoch; 0:
+            no early stopping.
+        metric: Validation metric of early stopping and tuning.
+        ensemble_size: Number of pairs of towers that are trained with different seeds and joined to one, see
+            `trainer.model.ensemble`. Improves the metrics by several percent, and multiplies training time, dimension
+            of the vectors and work of the query tower.
+        refit: Whether the towers are trained again, on training and validation events, for the best number of epochs.
     """
 
     dimension: Annotated[int, Field(ge=2, le=2048)] = 64
@@ -75,13 +80,13 @@ class Training:
     loss: Literal["in_batch_softmax", "sampled_softmax", "mixed_softmax", "full_softmax", "gbce", "bce"] = (
         "in_batch_softmax"
     )
-    negatives: Annotated[int, Field(ge=1)] = 2048
+    negatives: Positive = 2048
     sampling: Literal["uniform", "popularity"] = "uniform"
     sampling_power: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
     queue: Annotated[int, Field(ge=0)] = 0
     hard_negatives: Annotated[int, Field(ge=0)] = 0
     hard_negative_ceiling: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
-    binary_share: Share = 0.0
+    bce_weight: Share = 0.0
     calibration: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
     log_q: Literal["counts", "streaming"] = "counts"
     temperature: Annotated[float, Field(gt=0.0)] = 0.1
@@ -92,5 +97,5 @@ class Training:
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     patience: Annotated[int, Field(ge=0)] = 0
     metric: Metric = "ndcg@10"
-    members: Annotated[int, Field(ge=1, le=16)] = 1
+    ensemble_size: Annotated[int, Field(ge=1, le=16)] = 1
     refit: bool = False

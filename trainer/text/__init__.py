@@ -1,1 +1,1 @@
-"""Text in the towers: checkpoints, encoders, their cache, distillation and export."""
+"""Text encoders of the towers: checkpoints, encoders, distillation, and the cache of vectors."""

@@ -12,8 +12,8 @@ from retrieval.bundle.features.text import TextEncoderSpec
 from trainer.data import download
 from trainer.errors import TextError
 from trainer.progress import SILENT, Progress
+from trainer.recipe.feature_inputs import TextInput
 from trainer.recipe.tables import Download
-from trainer.recipe.text import TextInput
 from trainer.text import checkpoints
 from trainer.text.checkpoints import Checkpoint
 from trainer.text.distillation import distil, weigh_by_idf
@@ -27,8 +27,8 @@ _VECTORS = "text_vectors"
 _SETTINGS = ("checkpoint", "mode", "max_tokens", "width", "learning_rate", "token_weights", "trained_layers",
              "precision")  # fmt: skip
 """Settings that features with a shared encoder have in common."""
-_TAUGHT_TOKENS = 64
-"""Tokens of a text that a static table is learned from, at most."""
+_DISTILLATION_TOKENS = 64
+"""Largest number of tokens of a text that a static table is learned from."""
 
 _frozen: dict[tuple[str, str, Progress], KerasText] = {}
 _distilled: dict[str, list[Any]] = {}
@@ -39,15 +39,16 @@ def build(
     downloads: Mapping[str, Download],
     progress: Progress = SILENT,
 ) -> dict[TextInput, KerasText]:
-    """Returns the text encoder of each feature; those with the same settings get the same one.
+    """Returns the text encoder of each feature; features with the same settings share one.
 
     Args:
-        columns: text features with the texts that training knows.
-        downloads: checkpoints that the recipe downloads.
-        progress: what distilling, and embedding with these encoders, reports to.
+        columns: Text features with their texts in the training data.
+        downloads: Checkpoints that the recipe downloads, by name.
+        progress: Progress reporter of distillation, and of embedding with these encoders.
 
     Raises:
-        TextError: a checkpoint cannot be used.
+        TextError: A checkpoint cannot be used.
+        DownloadError: A checkpoint cannot be downloaded.
     """
     groups: dict[tuple[Any, ...], list[tuple[TextInput, Sequence[str | None]]]] = {}
     for feature, column in columns:
@@ -95,7 +96,7 @@ def _spec(feature: TextInput, checkpoint: Checkpoint) -> TextEncoderSpec:
 def _frozen_encoder(feature: TextInput, checkpoint: Checkpoint, progress: Progress) -> KerasText:
     spec = _spec(feature, checkpoint)
     key = (checkpoint.digest, spec.name, progress)
-    if key not in _frozen:  # the same in every training of this process
+    if key not in _frozen:  # cached, as it is the same in every training of this process
         model = transformer_encoder(checkpoint.backbone(), spec.pad_id, spec.name)
         model.trainable = False
         folder = download.cache_folder() / _VECTORS / f"{checkpoint.digest[:16]}-{spec.max_tokens}"
@@ -114,29 +115,31 @@ def _finetuned_encoder(feature: TextInput, checkpoint: Checkpoint, progress: Pro
     for layer in backbone.layers:
         if feature.trained_layers < len(layers):
             layer.trainable = id(layer) in trained
-        elif layer.name == "pooled_dense":  # of BERT, behind the states that are pooled here: never used
+        elif layer.name == "pooled_dense":  # BERT's pooler is not used, as its input is pooled here
             layer.trainable = False
     model = transformer_encoder(backbone, spec.pad_id, spec.name)
-    return KerasText(spec, checkpoint.tokenizer(spec.max_tokens), model, feature.rate, progress=progress)
+    return KerasText(
+        spec, checkpoint.tokenizer(spec.max_tokens), model, feature.encoder_learning_rate, progress=progress
+    )
 
 
 def _distilled_encoder(
     feature: TextInput, checkpoint: Checkpoint, texts: Sequence[str], progress: Progress
 ) -> KerasText:
-    # The table learns what its tokens weigh as well from the starts of long texts, which take the teacher a fraction.
-    tokens = min(feature.max_tokens, _TAUGHT_TOKENS)
+    # The first tokens of long texts suffice to learn the weights of tokens, and the teacher embeds them much faster.
+    tokens = min(feature.max_tokens, _DISTILLATION_TOKENS)
     frozen = TextInput(feature.name, "text", feature.checkpoint, max_tokens=tokens)
     teacher, tokenizer = _frozen_encoder(frozen, checkpoint, progress), checkpoint.tokenizer(feature.max_tokens)
     spec = dataclasses.replace(_spec(feature, checkpoint), width=min(feature.width, checkpoint.width), kind="static")
     corpus = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
     key = f"{spec.name} {corpus}"
-    if key not in _distilled:  # the same in every training of this process
-        by_idf = feature.token_weights == "idf"  # which says what fitting would teach: what a token weighs
+    if key not in _distilled:  # cached, as it is the same in every training of this process
+        by_idf = feature.token_weights == "idf"  # replaces the weights that training would learn
         student = distil(teacher, () if by_idf else texts, spec.width, spec.name)
         if by_idf:
             weigh_by_idf(student, tokenizer.tokenize(texts))
         _distilled[key] = student.get_weights()
     model = static_encoder(tokenizer.vocabulary_size, spec.width, spec.pad_id, spec.name)
     model.set_weights(_distilled[key])
-    model.trainable = feature.rate is not None
-    return KerasText(spec, tokenizer, model, feature.rate, progress=progress)
+    model.trainable = feature.encoder_learning_rate is not None
+    return KerasText(spec, tokenizer, model, feature.encoder_learning_rate, progress=progress)

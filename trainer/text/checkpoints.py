@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints: where they are, what tells them apart, and what is read of them."""
+"""Finds Hugging Face checkpoints, and reads their tokenizer and weights."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Checkpoint:
     """A checkpoint on disk.
 
     Attributes:
-        name: as the recipe has it.
-        folder: that holds it.
-        config: of ``config.json``.
+        name: Name in the recipe.
+        folder: Folder of the files.
+        config: Content of ``config.json``.
         digest: SHA-256 of configuration, tokenizer and weights, in hex.
     """
 
@@ -39,26 +39,26 @@ class Checkpoint:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that it has positions for."""
+        """Largest number of tokens of a text."""
         positions = int(self.config["max_position_embeddings"])
-        # RoBERTa counts positions from behind its padding id.
+        # Positions of RoBERTa start after its padding id.
         return positions - self.pad_id - 1 if self.config["model_type"] == "roberta" else positions
 
     @property
     def pad_id(self) -> int:
-        """Token id behind the end of a text."""
+        """Token id of padding."""
         return int(self.config.get("pad_token_id") or 0)
 
     @property
     def width(self) -> int:
-        """Length of its vectors."""
+        """Length of the vectors."""
         return int(self.config["dim" if self.config["model_type"] == "distilbert" else "hidden_size"])
 
     def tokenizer(self, max_tokens: int) -> Tokenizer:
-        """Returns its tokenizer, as Hugging Face's transformers make it.
+        """Returns the tokenizer, as the library transformers builds it.
 
         Raises:
-            TextError: it has none that works without Python.
+            TextError: The folder has no fast tokenizer.
         """
         from transformers import AutoTokenizer
 
@@ -71,12 +71,12 @@ class Checkpoint:
             ) from error
 
     def backbone(self, dtype: str | None = None) -> keras.Model:
-        """Returns a KerasHub backbone with its weights, on its own.
+        """Returns a new KerasHub backbone with the weights of the checkpoint.
 
         Raises:
-            TextError: the weights cannot be read.
+            TextError: The weights cannot be read.
         """
-        # Takes seconds to import.
+        # The import takes seconds.
         import keras_hub
 
         try:
@@ -89,16 +89,16 @@ class Checkpoint:
 
 
 def find(name: str, downloads: Mapping[str, Download], cache: Path | None = None) -> Checkpoint:
-    """Returns a checkpoint: one that the recipe fetches, a folder, or one of the Hugging Face hub.
+    """Returns a checkpoint: one that the recipe downloads, a folder, or one of the Hugging Face hub.
 
     Args:
-        name: as the recipe has it.
-        downloads: the recipe's ``[checkpoints]``.
-        cache: folder for downloads. Default: as of `trainer.data.download.cache_folder`.
+        name: Name in the recipe.
+        downloads: Downloads under ``[checkpoints]`` of the recipe, by name.
+        cache: Folder for downloads. Default: `trainer.data.download.cache_folder`.
 
     Raises:
-        TextError: there is none, or it is of another family.
-        DownloadError: it cannot be fetched.
+        TextError: There is no such checkpoint, or it is of another family.
+        DownloadError: It cannot be downloaded.
     """
     if name in downloads:
         folder = download.fetch(downloads[name], cache or download.cache_folder())

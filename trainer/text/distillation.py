@@ -1,7 +1,8 @@
-"""A vector for each token, learned from a frozen encoder: the mean of a text's vectors is near what that makes of it.
+"""Distils a frozen text encoder into a static one: a table with one vector for each token, averaged over a text.
 
-Start: each token embedded alone, on its principal directions (Tulkens & van Dongen 2024, "Model2Vec"). Then the table
-is fitted to the encoder's vectors of real texts, which teaches it what a token weighs among others.
+The table starts with the encoder's vector of each single token, projected to the principal directions (Tulkens & van
+Dongen 2024, "Model2Vec"). It is then trained so that the mean of a text's token vectors is near the encoder's vector of
+the text, which teaches it the weight of each token.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trainer.text.batches import embed_rows
 from trainer.text.encoders import KerasText
 from trainer.text.layers import static_encoder, static_vectors
 
-_MOST_TEXTS = 50_000
+_MAX_TEXTS = 50_000
 _BATCH = 512
 _STEPS = 600
 _LEARNING_RATE = 0.01
@@ -27,27 +28,27 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
     """Returns a static encoder of `width`, [n, length] int32 to [n, width] float32.
 
     Args:
-        teacher: the frozen encoder; the work is reported to its progress.
-        texts: distinct, of those that it will meet; of many, a sample is taken. None at all: each token stays as it
-            is alone.
-        width: at most that of the teacher.
-        name: of the model.
-        seed: of the sample and the order.
+        teacher: Frozen encoder, whose progress reporter is used.
+        texts: Distinct texts of the training data; at most 50,000 of them are used, drawn at random. Without texts the
+            vectors are those of single tokens.
+        width: Length of the vectors, at most that of the teacher.
+        name: Name of the model.
+        seed: Seed of the sample and of the batches.
     """
     spec, generator = teacher.spec, np.random.default_rng(seed)
-    if len(texts) > _MOST_TEXTS:
-        texts = [texts[int(row)] for row in generator.choice(len(texts), _MOST_TEXTS, replace=False)]
+    if len(texts) > _MAX_TEXTS:
+        texts = [texts[int(row)] for row in generator.choice(len(texts), _MAX_TEXTS, replace=False)]
     tokens = teacher.tokenizer.vocabulary_size
-    around = teacher.tokenizer.special_ids
-    alone = [[*around[:1], token, *around[1:]] for token in range(tokens)]
+    special = teacher.tokenizer.special_ids
+    alone = [[*special[:1], token, *special[1:]] for token in range(tokens)]
     with teacher.progress.counting("embedding tokens", tokens) as advance:
         single = embed_rows(alone, spec, lambda ids: teacher.run(ids).numpy(), advance)
     vectors = teacher.embed(texts)
     both = np.concatenate([single, vectors])
-    # Without taking the mean off: dot products are to stay what they are.
+    # The mean is not subtracted, as that would change dot products.
     directions = np.linalg.eigh(both.T @ both)[1][:, ::-1][:, :width]  # [teacher width, width]
     if width == spec.width:
-        directions = np.eye(width, dtype=np.float32)  # the teacher's own space
+        directions = np.eye(width, dtype=np.float32)  # keeps the space of the teacher
     student = static_encoder(tokens, width, spec.pad_id, name)
     student.layers[1].set_weights([(single @ directions).astype(np.float32)])
     _fit(student, teacher, texts, (vectors @ directions).astype(np.float32), generator)
@@ -55,18 +56,19 @@ def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed
 
 
 def weigh_by_idf(student: keras.Model, rows: Sequence[Sequence[int]]) -> None:
-    """Gives each token's vector of a static encoder the length ``log(n / texts with it)``; what no text holds, log(n).
+    """Scales the vector of each token of a static encoder to the length of its inverse document frequency.
 
-    The mean of a text is then as in word search: its rare words decide, and what stands in every text counts nothing
-    (Spärck Jones 1972, "A statistical interpretation of term specificity and its application in retrieval").
+    That is ``log(n / texts with the token)``, and ``log(n)`` for a token without texts (Spärck Jones 1972, "A
+    statistical interpretation of term specificity and its application in retrieval"). The mean of a text is then
+    decided by its rare words, and a token of every text has no weight.
 
     Args:
-        student: of `distil`.
-        rows: token ids of the n texts that count.
+        student: Static encoder made by `distil`.
+        rows: Token ids of each of the n texts.
     """
     (table,) = student.layers[1].get_weights()  # [tokens, width]
-    holding = np.bincount([token for row in rows for token in set(row)], minlength=len(table))
-    idf = np.log(max(len(rows), 2) / np.maximum(holding, 1))
+    text_counts = np.bincount([token for row in rows for token in set(row)], minlength=len(table))
+    idf = np.log(max(len(rows), 2) / np.maximum(text_counts, 1))
     lengths = np.maximum(np.linalg.norm(table, axis=1), 1e-9)
     student.layers[1].set_weights([(table * (idf / lengths)[:, None]).astype(np.float32)])
 
@@ -74,7 +76,7 @@ def weigh_by_idf(student: keras.Model, rows: Sequence[Sequence[int]]) -> None:
 def _fit(
     student: keras.Model, teacher: KerasText, texts: Sequence[str], targets: np.ndarray, generator: np.random.Generator
 ) -> None:
-    """Fits the table to unit-length `targets` [n, width] of `texts` [n], by the cosine."""
+    """Trains the table by cosine similarity to `targets` [n, width] float32, the teacher's vectors of `texts` [n]."""
     if not texts:
         return
     targets = targets / np.maximum(np.linalg.norm(targets, axis=1, keepdims=True), 1e-9)
@@ -86,10 +88,10 @@ def _fit(
     @tf.function(
         input_signature=[tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, targets.shape[1]), tf.float32)]
     )
-    def step(ids: tf.Tensor, wanted: tf.Tensor) -> None:
+    def step(ids: tf.Tensor, batch_targets: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             loss = 1.0 - tf.reduce_mean(
-                tf.reduce_sum(static_vectors(student, ids, teacher.spec.pad_id) * wanted, axis=-1)
+                tf.reduce_sum(static_vectors(student, ids, teacher.spec.pad_id) * batch_targets, axis=-1)
             )
         variables = student.trainable_variables
         optimizer.apply([tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)], variables)

@@ -1,4 +1,4 @@
-"""Text encoders of the trainer: Keras models behind the interface that schemas use."""
+"""Text encoders of the trainer: Keras models with the interface `retrieval.bundle.features.text.TextEncoder`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _KERAS, _NOTES = "encoder.keras", "encoder.json"
 
 @dataclass(frozen=True, eq=False)
 class KerasText:
-    """A text encoder in Keras; `retrieval.bundle.features.text.TextEncoder` says what it promises. For one thread.
+    """A text encoder in Keras with the interface `retrieval.bundle.features.text.TextEncoder`. Not thread-safe.
 
     Attributes:
-        spec: what it is.
-        tokenizer: makes token ids.
-        model: [n, length] int32 to [n, width] float32.
-        rate: learning rate, where it is trained with the towers; None: it stays as it is.
-        store: keeps vectors of an encoder that stays as it is; None: nothing is kept.
-        progress: what `embed` reports to.
+        spec: Specification of the encoder.
+        tokenizer: Tokenizer of the texts.
+        model: Keras model, [n, length] int32 to [n, width] float32.
+        rate: Learning rate of the encoder; None if it is not trained with the towers.
+        store: Store of the vectors of an encoder that is not trained; None if vectors are not kept.
+        progress: Progress reporter of `embed`.
     """
 
     spec: TextEncoderSpec
@@ -46,18 +46,21 @@ class KerasText:
     progress: Progress = SILENT
 
     def embed(self, texts: Sequence[str | None]) -> np.ndarray:
-        """Returns [n, width] float32 of [n] texts; each distinct text is embedded once."""
+        """Returns the vectors of `texts`: [n, width] float32, zeros for None or an empty text.
+
+        Each distinct text is embedded once.
+        """
         distinct = list(dict.fromkeys(text for text in texts if text))
-        vectors = self._kept(distinct) if self.store is not None else self._embed(distinct)
+        vectors = self._embed_with_store(distinct) if self.store is not None else self._embed(distinct)
         row_of = {text: row for row, text in enumerate(distinct)}
-        nothing = np.zeros((1, self.spec.width), dtype=np.float32)
-        return np.concatenate([vectors, nothing])[[row_of[text] if text else -1 for text in texts]]
+        missing = np.zeros((1, self.spec.width), dtype=np.float32)
+        return np.concatenate([vectors, missing])[[row_of[text] if text else -1 for text in texts]]
 
     def token_ids(self, texts: Sequence[str | None]) -> np.ndarray:
-        """Returns [n, max_tokens] int32, padded: what `model` takes, of texts that it is trained on."""
+        """Returns the token ids of `texts` as the input of `model`: [n, max_tokens] int32, right-padded."""
         return pad_token_ids(self.tokenizer.tokenize(texts), self.spec.pad_id, self.spec.max_tokens)
 
-    def _kept(self, texts: list[str]) -> np.ndarray:
+    def _embed_with_store(self, texts: list[str]) -> np.ndarray:
         assert self.store is not None
         new = [text for text, row in zip(texts, self.store.find(texts), strict=True) if row < 0]
         if new:
@@ -71,15 +74,15 @@ class KerasText:
 
     @cached_property
     def run(self) -> Callable[[np.ndarray], tf.Tensor]:
-        """Takes [n, length] int32, returns [n, width] float32."""
+        """Compiled function of the model without training: [n, length] int32 to [n, width] float32."""
         signature = [tf.TensorSpec((None, None), tf.int32)]
         return tf.function(lambda ids: self.model(ids, training=False), input_signature=signature)
 
     def save(self, folder: Path) -> None:
-        """Writes it to a folder of its own below `folder`, which exists.
+        """Writes the encoder to a new folder in `folder`, called by its name.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: The folder cannot be written.
         """
         own = folder / self.spec.name
         own.mkdir(parents=True, exist_ok=True)
@@ -90,12 +93,12 @@ class KerasText:
 
     @staticmethod
     def load(folder: Path, spec: TextEncoderSpec, progress: Progress = SILENT) -> KerasText:
-        """Returns what `save` wrote; its `embed` reports to `progress`.
+        """Returns the encoder that `save` wrote; its `embed` reports to `progress`.
 
         Raises:
-            RunError: it is not there, or damaged.
+            RunError: The encoder is missing or damaged.
         """
-        # Registers the backbones; takes seconds.
+        # The import registers the backbones, and takes seconds.
         import keras_hub  # noqa: F401
 
         own = folder / spec.name
@@ -105,4 +108,4 @@ class KerasText:
             tokenizer = Tokenizer.read(own / TOKENIZER, spec.max_tokens)
             return KerasText(spec, tokenizer, model, rate, progress=progress)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{own}: no text encoder that can be read: {error}; train again") from error
+            raise RunError(f"{own}: the text encoder cannot be read: {error}; train again") from error

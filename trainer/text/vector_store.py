@@ -1,4 +1,4 @@
-"""Vectors of texts on disk, by distinct text: what a frozen checkpoint makes of a text is asked of it once."""
+"""Cache of text vectors on disk, so that a frozen checkpoint embeds each distinct text once."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _KEY_BYTES = 16
 
 
 class VectorStore:
-    """Texts and their vectors in a folder of one checkpoint; several processes may share it.
+    """Vectors of distinct texts in a folder of one checkpoint. Several processes may share the folder.
 
-    Each `add` is a file of its own, renamed into place: nobody reads half of one, and nothing is rewritten.
+    Each `add` writes a new file and renames it into place, so that no process reads an incomplete file.
     """
 
     def __init__(self, folder: Path, width: int) -> None:
-        """Reads what is there.
+        """Reads the vectors in the folder.
 
         Args:
-            folder: of this checkpoint and these settings alone; made where it is missing.
-            width: of the vectors.
+            folder: Folder for one checkpoint and its settings; created if it is missing.
+            width: Length of the vectors.
 
         Raises:
-            TextError: a file there is damaged, or the folder cannot be made.
+            TextError: A file in the folder is damaged, or the folder cannot be created.
         """
         self._folder, self._width = folder, width
         self._rows: dict[bytes, int] = {}
@@ -41,18 +41,18 @@ class VectorStore:
         self._extend([key for keys, _ in parts for key in keys], [vectors for _, vectors in parts])
 
     def find(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns the rows of `texts`: [n] int64, -1 for one that is not there."""
+        """Returns the row of each text: [n] int64, -1 for a text that is not in the store."""
         return np.array([self._rows.get(key_of(text), -1) for text in texts], dtype=np.int64)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Returns [n, width] float32 of rows [n]."""
+        """Returns the vectors of rows [n]: [n, width] float32."""
         return self._vectors[rows]
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Keeps vectors [n, width] float32 of `texts` [n], which are distinct and not there yet.
+        """Adds the vectors [n, width] float32 of `texts` [n], which are distinct and not yet in the store.
 
         Raises:
-            TextError: the folder cannot be written.
+            TextError: The folder cannot be written.
         """
         keys = [key_of(text) for text in texts]
         temporary = self._folder / f".{secrets.token_hex(8)}"
@@ -73,7 +73,7 @@ class VectorStore:
 
 
 def key_of(text: str) -> bytes:
-    """Returns 16 bytes that tell a text from all others."""
+    """Returns the key of a text: a hash of 16 bytes."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
 
 

@@ -98,7 +98,7 @@ def read(folder: Path, origin: Origin, variables: Sequence[Any]) -> State:
             # Keys that came since have their defaults.
             begun_with = loading.parse_stored(head["recipe"], str(path)).to_json()
             changed = loading.differences(begun_with, origin.recipe)
-            changed += [f"{key} no longer exists" for key in retired_keys.used(head["recipe"])]
+            changed += [f"{key} no longer exists" for key in retired_keys.unsupported(head["recipe"])]
             if head["events_sha256"] != origin.events_sha256:
                 changed.append("the training events have changed")
             if changed:

@@ -9,7 +9,8 @@ from retrieval.bundle.features.schema import FeatureSchema
 from trainer.data import spill
 from trainer.data.events import Events
 from trainer.features.event_features import attribute_of
-from trainer.recipe.recipe import HistoryInput, Recipe
+from trainer.recipe.feature_inputs import HistoryInput
+from trainer.recipe.recipe import Recipe
 
 
 class EventInputs:

@@ -74,7 +74,7 @@ class Examples:
         """
         self._shuffled = recipe.training.event_order == "shuffled"
         if self._shuffled:
-            train = train.where(train.first_times)
+            train = train.where(train.is_first)
         self._events = train
         profiles = query_columns(recipe, dataset)
         schema = schemas.query
@@ -92,7 +92,7 @@ class Examples:
         self._seen_until = None if lag is None else _seen_until(train, starts, lag)
         self._first, self._target, self._end = _sequences(starts, self._seen_until, context, targets)
         novel = recipe.training.novel_targets and not self._shuffled  # shuffled ones are novel all
-        self._is_target = train.first_times if novel else None
+        self._is_target = train.is_first if novel else None
         counts = self._end - self._target if self._is_target is None else _count_in(self._is_target, self._target)
         self.count = int(counts.sum())
         self._first, self._target, self._end = (a[counts > 0] for a in (self._first, self._target, self._end))

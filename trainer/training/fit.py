@@ -27,7 +27,8 @@ from trainer.model.negatives import mine_hard_negatives
 from trainer.model.trained_texts import LayeredAdamW, TrainedTexts
 from trainer.model.two_tower import TwoTower
 from trainer.progress import SilentTraining, TrainingProgress
-from trainer.recipe.recipe import HistoryInput, Recipe
+from trainer.recipe.feature_inputs import HistoryInput
+from trainer.recipe.recipe import Recipe
 from trainer.training import checkpoints, popularity_prior
 from trainer.training.checkpoints import Origin, State
 from trainer.training.examples import Examples, encode_items, history_slots
@@ -141,9 +142,9 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     query_tower, item_tower = towers.build(recipe, schemas, spec.precision)
     texts = TrainedTexts(schemas)
     inputs = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
-    if inputs and train.mismatches is not None:
+    if inputs and train.irrelevant is not None:
         raise DataError(
-            f"{len(train.mismatches):,} interactions have {recipe.interactions.relevance} 0, and the query tower reads "
+            f"{len(train.irrelevant):,} interactions have {recipe.interactions.relevance} 0, and the query tower reads "
             f"the history {inputs[0].name}, which is made of what a user took: leave out those rows, or the history"
         )
     histories = [(given, query_tower.histories[given.name].encoder) for given in inputs]
@@ -246,7 +247,7 @@ class _Loop:
         for batch in self._examples.epoch(0):
             # The last target of a user in a batch is their latest query there.
             queries[batch["user"]] = self._model.embed_queries(_tensors(batch), training=False).numpy()
-        answers = self._train.answers
+        answers = self._train.relevant
         known = np.split(answers.items, answers.starts(user_count)[1:-1])
         return mine_hard_negatives(queries, vectors, known, _HARD_POOL, _HARD_SKIP)
 

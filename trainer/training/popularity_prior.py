@@ -108,7 +108,7 @@ def add(towers: Towers, recipe: Recipe, dataset: Dataset, schemas: Schemas, fitt
     vocabulary = schemas.item.vocabularies[ITEMS]
     layer = ItemPopularity(vocabulary.slot_count, math.sqrt(weight), dtype="float32", name="item_prior")
     layer.assign(
-        vocabulary.lookup(dataset.items.ids), lately(recipe.training, fitted_on.answers, len(dataset.items.ids))
+        vocabulary.lookup(dataset.items.ids), lately(recipe.training, fitted_on.relevant, len(dataset.items.ids))
     )
     queries, items = _inputs(query_tower), _inputs(item_tower)
     return (
@@ -137,7 +137,7 @@ def count_lately(training: Training, events: Events, item_count: int) -> np.ndar
         item_count: of the catalogue.
     """
     novel = training.novel_targets or training.event_order == "shuffled"
-    counted = events.first_times if novel else np.broadcast_to(True, len(events))
+    counted = events.is_first if novel else np.broadcast_to(True, len(events))
     blocks = spill.blocks(len(events))
     newest = max(events.times[block].max(where=counted[block], initial=-np.inf) for block in blocks)
     since = newest - training.prior_days * _DAY_S

@@ -30,9 +30,9 @@ from retrieval.bundle.manifest import new_version
 from trainer.errors import RunError
 from trainer.evaluation.evaluate import Evaluation
 from trainer.features.schemas import Schemas
+from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress
 from trainer.recipe import loading, retired_keys
-from trainer.recipe.recipe import Recipe
 from trainer.training.run_folder import RUN
 
 
@@ -41,39 +41,34 @@ class Run:
     """A finished training.
 
     Attributes:
-        model_version: of the embedding space that it made.
-        recipe: resolved.
-        data_folder: that the recipe's paths are relative to.
-        schemas: what the towers read.
-        towers: query tower and item tower.
-        git_commit: of the code, empty where unknown.
-        refitted: whether the towers were fitted on training and validation, for as many epochs as were best.
-        epochs: what each epoch measured.
-        before: where refitted, the run as it was before, fitted on training alone; not kept on disk.
+        model_version: Version of the model, which names its embedding space.
+        model: Recipe, feature schemas and towers.
+        data_folder: Folder that the recipe's paths are relative to.
+        git_commit: Commit of the code; empty where it is unknown.
+        refitted: Whether the towers were fitted on training and validation, for as many epochs as were best.
+        epochs: Measurements of each epoch, see `trainer.training.fit.fit`.
+        before_refit: The model fitted on training alone, where it was fitted again; not kept on disk.
     """
 
     model_version: str
-    recipe: Recipe
+    model: TrainedModel
     data_folder: Path
-    schemas: Schemas
-    towers: tuple[keras.Model, keras.Model]
     git_commit: str
     refitted: bool
     epochs: list[dict[str, Any]]
-    before: Run | None = None
+    before_refit: TrainedModel | None = None
 
     @staticmethod
     def of(
-        recipe: Recipe,
+        model: TrainedModel,
         data_folder: Path,
-        schemas: Schemas,
-        towers: tuple[keras.Model, keras.Model],
         *,
-        refitted: bool = False,
         epochs: list[dict[str, Any]],
+        refitted: bool = False,
+        before_refit: TrainedModel | None = None,
     ) -> Run:
-        """Returns a run of this moment, with a new model version."""
-        return Run(new_version(), recipe, data_folder.resolve(), schemas, towers, _git_commit(), refitted, epochs)
+        """Returns the run of a model that was just trained, with a new model version."""
+        return Run(new_version(), model, data_folder.resolve(), _git_commit(), refitted, epochs, before_refit)
 
     def save(self, folder: Path) -> None:
         """Writes the run to a folder, which may exist.
@@ -83,19 +78,19 @@ class Run:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            query_tower, item_tower = self.towers
+            query_tower, item_tower = self.model.towers
             query_tower.save(folder / "query_tower.keras")
             item_tower.save(folder / "item_tower.keras")
-            for encoder in self.schemas.text_encoders.by_name.values():
+            for encoder in self.model.schemas.text_encoders.by_name.values():
                 encoder.save(folder / TEXT_ENCODERS)
-            _write_json(
-                folder / "schemas.json", {s: _schema_to_json(getattr(self.schemas, s)) for s in ("query", "item")}
-            )
+            schemas = self.model.schemas
+            both = {"query": _schema_to_json(schemas.query), "item": _schema_to_json(schemas.item)}
+            _write_json(folder / "schemas.json", both)
             _write_json(
                 folder / RUN,
                 {
                     "model_version": self.model_version,
-                    "recipe": self.recipe.to_json(),
+                    "recipe": self.model.recipe.to_json(),
                     "data_folder": str(self.data_folder),
                     "git_commit": self.git_commit,
                     "refitted": self.refitted,
@@ -114,20 +109,21 @@ class Run:
         """
         try:
             raw = json.loads((folder / RUN).read_text(encoding="utf-8"))
-            if gone := retired_keys.used(raw["recipe"]):
+            if gone := retired_keys.unsupported(raw["recipe"]):
                 raise RunError(
                     f"{folder}: its towers were trained with {' and '.join(gone)}, which this trainer no longer has; "
                     "train again without it. Bundles published from the run are still served, and take `add-items`"
                 )
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
+            model = TrainedModel(
+                loading.parse_stored(raw["recipe"], str(folder / RUN)),
+                _load_schemas(schemas, folder / TEXT_ENCODERS, progress),
+                (_load_tower(folder / "query_tower.keras"), _load_tower(folder / "item_tower.keras")),
+            )
             return Run(
                 raw["model_version"],
-                loading.parse_stored(raw["recipe"], str(folder / RUN)),
+                model,
                 Path(raw["data_folder"]),
-                _load_schemas(schemas, folder / TEXT_ENCODERS, progress),
-                tuple(
-                    keras.saving.load_model(folder / f"{t}.keras", compile=False) for t in ("query_tower", "item_tower")
-                ),
                 raw["git_commit"],
                 raw["refitted"],
                 json.loads((folder / "history.json").read_text(encoding="utf-8")),
@@ -147,6 +143,10 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 def _schema_to_json(schema: FeatureSchema) -> dict[str, Any]:
     return {**schema.to_json(), "vocabularies": {n: list(v.values) for n, v in schema.vocabularies.items()}}
+
+
+def _load_tower(path: Path) -> keras.Model:
+    return keras.saving.load_model(path, compile=False)
 
 
 def _load_schemas(raw: dict[str, Any], folder: Path, progress: Progress) -> Schemas:

@@ -12,11 +12,12 @@ import tensorflow as tf
 
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.errors import RunError
 from trainer.evaluation.evaluate import evaluate_validation
 from trainer.features.schemas import Schemas, learn_schemas, text_columns
 from trainer.model.ensemble import Towers, join
+from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress, format_validation
 from trainer.recipe.recipe import Recipe
 from trainer.recipe.training import Training
@@ -34,8 +35,7 @@ _SEED_STEP = 1000
 def fit_and_choose(
     recipe: Recipe,
     data_folder: Path,
-    dataset: Dataset,
-    parts: Parts,
+    data: Data,
     folder: Path,
     *,
     resume: bool,
@@ -45,15 +45,14 @@ def fit_and_choose(
     """Returns the finished run, not yet saved. The test part is not looked at.
 
     Args:
-        recipe: all of it.
-        data_folder: that its paths are relative to.
-        dataset: users and items.
-        parts: training, and validation to choose the epoch by.
-        folder: of the run; made where it is missing. Holds the checkpoints.
-        resume: whether to go on from them.
-        refit_only: fit on training and validation at once, for all epochs of the recipe: half the time, where these
-            were chosen before.
-        progress: what it reports to.
+        recipe: Training configuration.
+        data_folder: Folder that the recipe's paths are relative to.
+        data: Data set and its split; the epoch is chosen on the validation part.
+        folder: Folder of the run, created if missing. Holds the checkpoints.
+        resume: Whether to go on from the checkpoints.
+        refit_only: Fit on training and validation at once, for all epochs of the recipe, which takes half the time
+            where the number of epochs is known.
+        progress: Receives what the training reports.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -68,10 +67,10 @@ def fit_and_choose(
         progress.note(f"note: {folder} holds a checkpoint, which is replaced; --resume would go on from it.")
     try:
         if refit_only:
-            best_epochs = [recipe.training.epochs] * recipe.training.members
-            towers, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume, progress=progress)
-            return Run.of(recipe, data_folder, schemas, towers, refitted=True, epochs=[])
-        return _fit(recipe, data_folder, dataset, parts, folder, resume=resume, progress=progress)
+            best_epochs = [recipe.training.epochs] * recipe.training.ensemble_size
+            model = _refit(recipe, data, folder, best_epochs, resume=resume, progress=progress)
+            return Run.of(model, data_folder, refitted=True, epochs=[])
+        return _fit(recipe, data_folder, data, folder, resume=resume, progress=progress)
     except KeyboardInterrupt:
         progress.note(f"stopped; go on with the same command and --run {folder} --resume")
         raise
@@ -97,7 +96,7 @@ def note_precision(spec: Training, progress: Progress) -> None:
     """Reports a note where 16 bits are asked for and there is no GPU."""
     if spec.precision != "float32" and not tf.config.list_physical_devices("GPU"):
         progress.note(
-            f"note: fit.precision is {spec.precision} and no GPU is found: a CPU computes the same, seldom faster "
+            f"note: training.precision is {spec.precision} and no GPU is found: a CPU computes the same, seldom faster "
             "and often much slower than in float32; leave the key out here."
         )
 
@@ -105,7 +104,7 @@ def note_precision(spec: Training, progress: Progress) -> None:
 def note_prior(spec: Training, train: Events, item_count: int, progress: Progress) -> None:
     """Reports what the prior is made of, where there is one."""
     if spec.prior_weight:
-        counts = popularity_prior.count_lately(spec, train.answers, item_count)
+        counts = popularity_prior.count_lately(spec, train.relevant, item_count)
         progress.note(
             f"prior: {counts.sum():,} events of {np.count_nonzero(counts):,} items in the newest {spec.prior_days:g} "
             f"days of training, weight {spec.prior_weight:g}"
@@ -115,14 +114,14 @@ def note_prior(spec: Training, train: Events, item_count: int, progress: Progres
 def _fit(
     recipe: Recipe,
     data_folder: Path,
-    dataset: Dataset,
-    parts: Parts,
+    data: Data,
     folder: Path,
     *,
     resume: bool,
     progress: Progress,
 ) -> Run:
     note_precision(recipe.training, progress)
+    dataset, parts = data
     train = parts.to_fit_on(parts.train)
     note_prior(recipe.training, train, len(dataset.items.ids), progress)
     schemas = build_schemas(recipe, dataset, train, progress)
@@ -132,7 +131,7 @@ def _fit(
             dataset,
             schemas,
             train,
-            validate=lambda towers: evaluate_validation(recipe, dataset, schemas, towers, parts),
+            validate=lambda towers: evaluate_validation(TrainedModel(recipe, schemas, towers), data),
             folder=_member_folder(folder, number),
             resume=resume,
             title=f"training{_which(recipe, number)}",
@@ -141,29 +140,28 @@ def _fit(
         for number, member in enumerate(_members(recipe))
     ]
     epochs = [measured for number, fitted in enumerate(members, 1) for measured in _named(recipe, fitted, number)]
-    towers = join([fitted.towers for fitted in members])
+    model = TrainedModel(recipe, schemas, join([fitted.towers for fitted in members]))
     if len(members) > 1:
-        found = evaluate_validation(recipe, dataset, schemas, towers, parts)
-        progress.note(f"all {len(members)} as one  valid: {format_validation(found)}")
-    run = Run.of(recipe, data_folder, schemas, towers, epochs=epochs)
+        metrics = evaluate_validation(model, data)
+        progress.note(f"all {len(members)} as one  valid: {format_validation(metrics)}")
     if not recipe.training.refit:
-        return run
+        return Run.of(model, data_folder, epochs=epochs)
     best_epochs = [fitted.best_epoch for fitted in members]
-    again, schemas = _refit(recipe, dataset, parts, folder, best_epochs, resume=resume, progress=progress)
-    return dataclasses.replace(run, schemas=schemas, towers=again, refitted=True, before=run)
+    refitted = _refit(recipe, data, folder, best_epochs, resume=resume, progress=progress)
+    return Run.of(refitted, data_folder, epochs=epochs, refitted=True, before_refit=model)
 
 
 def _refit(
     recipe: Recipe,
-    dataset: Dataset,
-    parts: Parts,
+    data: Data,
     folder: Path,
     best_epochs: Sequence[int],
     *,
     resume: bool,
     progress: Progress,
-) -> tuple[Towers, Schemas]:
-    """Returns towers fitted on all that is known before the test, each for the epochs that validation chose."""
+) -> TrainedModel:
+    """Returns a model fitted on training and validation, for the numbers of epochs that validation chose."""
+    dataset, parts = data
     known = parts.to_fit_on(parts.known)
     schemas = build_schemas(recipe, dataset, known, progress)
     members: list[Towers] = []
@@ -181,12 +179,14 @@ def _refit(
             progress=progress,
         )
         members.append(fitted.towers)
-    return join(members), schemas
+    return TrainedModel(recipe, schemas, join(members))
 
 
 def _members(recipe: Recipe) -> list[Recipe]:
     """Returns what each member is fitted from: seeds that no other run of a few seeds shares."""
-    return [dataclasses.replace(recipe, seed=recipe.seed + _SEED_STEP * at) for at in range(recipe.training.members)]
+    return [
+        dataclasses.replace(recipe, seed=recipe.seed + _SEED_STEP * at) for at in range(recipe.training.ensemble_size)
+    ]
 
 
 def _member_folder(folder: Path, number: int) -> Path:
@@ -194,12 +194,12 @@ def _member_folder(folder: Path, number: int) -> Path:
 
 
 def _which(recipe: Recipe, number: int) -> str:
-    return f" {number + 1} of {recipe.training.members}" if recipe.training.members > 1 else ""
+    return f" {number + 1} of {recipe.training.ensemble_size}" if recipe.training.ensemble_size > 1 else ""
 
 
 def _named(recipe: Recipe, fitted: Fitted, number: int) -> list[dict[str, Any]]:
     """Returns what each epoch measured, and of which member where there are several."""
-    return [{"member": number, **each} if recipe.training.members > 1 else each for each in fitted.epochs]
+    return [{"member": number, **each} if recipe.training.ensemble_size > 1 else each for each in fitted.epochs]
 
 
 def _fit_member(

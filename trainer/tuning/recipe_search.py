@@ -23,10 +23,10 @@ import optuna
 import tensorflow as tf
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from trainer.data.dataset import Dataset
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.errors import RunError, TrainingError
 from trainer.evaluation.evaluate import evaluate_validation
+from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress, TrainingProgress
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
@@ -89,8 +89,7 @@ class Search:
     Args:
         study: as of `trainer.tuning.studies.open_study`.
         space: of the recipes.
-        dataset: users and items.
-        parts: to train on and to validate by.
+        data: Data set and its split; trials are trained on the training part and judged on the validation part.
         seed: of what is tried.
         progress: what the text encoders report to; `run` takes what the search itself reports to.
     """
@@ -99,12 +98,11 @@ class Search:
         self,
         study: optuna.Study,
         space: SearchSpace,
-        dataset: Dataset,
-        parts: Parts,
+        data: Data,
         seed: int,
         progress: Progress = SILENT,
     ) -> None:
-        self._study, self._space, self._dataset, self._parts, self._seed = study, space, dataset, parts, seed
+        self._study, self._space, self._data, self._seed = study, space, data, seed
         self._progress = progress
         self._metric = space.recipe.training.metric
         # The first quarter of the epochs tells little: a low learning rate starts slowly.
@@ -200,16 +198,16 @@ class Search:
         self._study.tell(trial, value)
 
     def _train(self, recipe: Recipe, trial: Trial, watch: SearchProgress, deadline: float) -> float:
-        parts = self._parts
+        dataset, parts = self._data
         train = parts.to_fit_on(parts.train)
-        schemas = build_schemas(recipe, self._dataset, train, self._progress)
+        schemas = build_schemas(recipe, dataset, train, self._progress)
         try:
             fitted = fit(
                 recipe,
-                self._dataset,
+                dataset,
                 schemas,
                 train,
-                validate=lambda towers: evaluate_validation(recipe, self._dataset, schemas, towers, parts),
+                validate=lambda towers: evaluate_validation(TrainedModel(recipe, schemas, towers), self._data),
                 progress=_Judge(trial, self._metric, recipe.training.epochs, watch, deadline),
             )
         except (TrainingError, tf.errors.ResourceExhaustedError) as error:

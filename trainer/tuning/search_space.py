@@ -127,7 +127,7 @@ class SearchSpace:
         if training["loss"] != own["training"]["loss"]:  # what another loss has no use for
             if training["loss"] != "sampled_softmax":
                 training["hard_negatives"] = 0
-                training["binary_share"] = 0.0
+                training["bce_weight"] = 0.0
             if training["loss"] != "in_batch_softmax":
                 training["queue"], training["log_q"] = 0, "counts"
             if training["loss"] == "gbce":

@@ -106,8 +106,8 @@ def _agree(study: optuna.Study, space: SearchSpace, data_sha256: str, path: Path
         return
     before = study.user_attrs
     stored = before.get(_RECIPE, {})
-    changed = differences(retired_keys.without(stored), now[_RECIPE])
-    changed += [f"{key} no longer exists" for key in retired_keys.used(stored)]
+    changed = differences(retired_keys.migrate(stored), now[_RECIPE])
+    changed += [f"{key} no longer exists" for key in retired_keys.unsupported(stored)]
     if before.get(_DATA) != data_sha256:
         changed.append("the data has changed")
     if not changed and before.get(_SPACE) != now[_SPACE]:

@@ -1,1 +1,1 @@
-"""The `two-tower` command line."""
+"""The command line `two-tower`."""

@@ -1,4 +1,4 @@
-"""What each command of the command line does; each returns its exit code."""
+"""The commands of the command line. Each returns its exit code."""
 
 import argparse
 import sys
@@ -6,22 +6,23 @@ import time
 from collections.abc import Sequence
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-from two_tower_client.ann import AnnClient, Search, SearchOptions
+from two_tower_client.ann import AnnClient
 from two_tower_client.channel import Tls
 from two_tower_client.cli import comparison, tables
+from two_tower_client.cli.arguments import parse_condition, parse_features
 from two_tower_client.cli.recording import read_queries
-from two_tower_client.client import ConnectionOptions
 from two_tower_client.errors import InvalidRequest, NoBundle
-from two_tower_client.features import parse_features
-from two_tower_client.filters import Filter, all_of, parse_condition
+from two_tower_client.filters import Filter, all_of
 from two_tower_client.fleet import Fleet, Replica, find_faults, find_ready
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Retrieval
 from two_tower_client.retriever import Retriever
+from two_tower_client.search import Search, SearchOptions
+from two_tower_client.service_client import ConnectionOptions
 
 
 def retrieve(arguments: argparse.Namespace) -> int:
-    """Prints the items nearest to the features given, or those that a text names."""
+    """Prints the best items for the features, for the text, or for both."""
     with Retriever(arguments.query_tower, arguments.ann, **_connection(arguments)) as retriever:
         lexical = arguments.ranking == "lexical"
         features = {} if lexical else parse_features(arguments.feature, _schema(retriever.query_tower.status()))
@@ -31,7 +32,7 @@ def retrieve(arguments: argparse.Namespace) -> int:
 
 
 def similar(arguments: argparse.Namespace) -> int:
-    """Prints the items nearest to the items given."""
+    """Prints the items nearest to one item, or to the mean of several items."""
     with AnnClient(arguments.ann, **_connection(arguments)) as ann:
         options = _options(arguments, ann)
         answer = ann.search([Search(similar_to=arguments.item, text=arguments.text, k=arguments.k, **options)])
@@ -40,7 +41,7 @@ def similar(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Prints what each replica serves; returns 0 if all is well, else 1."""
+    """Prints the status of each replica. Returns 0 if the system is healthy, else 1."""
     with _fleet(arguments) as fleet:
         while True:
             replicas = fleet.ask()
@@ -57,7 +58,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def wait(arguments: argparse.Namespace) -> int:
-    """Waits until a quorum of each service can answer for a bundle; returns 0 then, else 1."""
+    """Waits until a quorum of replicas of each service can serve a bundle. Returns 0 if they can, else 1."""
     bundle_version, end_s = arguments.bundle_version, time.monotonic() + arguments.timeout_s
     counts = {"query_tower": len(_addresses(arguments.query_tower)), "ann": len(_addresses(arguments.ann))}
     for service, count in counts.items():
@@ -74,26 +75,28 @@ def wait(arguments: argparse.Namespace) -> int:
             refused = [replica for replica in replicas if replica not in ready and _refused(replica, bundle_version)]
             hopeless = any(counts[service] - _count(refused, service) < quorum for service, quorum in quorums.items())
             if hopeless or time.monotonic() >= end_s:
-                why = "was refused" if hopeless else f"was not loaded in {arguments.timeout_s:g} s"
-                _complain(f"{bundle_version} {why}; {_shares(ready, counts)} have it; `two-tower status` says more")
+                reason = "was refused" if hopeless else f"was not loaded in {arguments.timeout_s:g} s"
+                _print_error(
+                    f"{bundle_version} {reason}; {_shares(ready, counts)} have it; `two-tower status` says more"
+                )
                 for fault in find_faults(replicas):
-                    _complain(fault)
+                    _print_error(fault)
                 return 1
             time.sleep(min(arguments.every_s, max(0.0, end_s - time.monotonic())))
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Replays recorded queries against two open bundles, and prints how far their answers differ."""
+    """Replays recorded queries against two open bundles, and prints how far their results differ."""
     queries = read_queries(arguments.queries, arguments.limit)
     connection = _connection(arguments)
     with (
         QueryTowerClient(arguments.query_tower, **connection) as query_tower,
         AnnClient(arguments.ann, **connection) as ann,
     ):
-        found = comparison.compare(
+        result = comparison.compare(
             query_tower, ann, arguments.old, arguments.new, queries, k=arguments.k, title=arguments.title
         )
-    print(tables.comparison_to_json(found) if arguments.json else tables.comparison_to_table(found))
+    print(tables.comparison_to_json(result) if arguments.json else tables.comparison_to_table(result))
     return 0
 
 
@@ -163,5 +166,5 @@ def _print(retrieval: Retrieval, arguments: argparse.Namespace) -> None:
     print(tables.retrieval_to_json(retrieval) if arguments.json else tables.retrieval_to_table(retrieval))
 
 
-def _complain(line: str) -> None:
+def _print_error(line: str) -> None:
     print(f"two-tower: {line}", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""Replays recorded queries against two open bundles, and says how far their answers differ.
+"""Compares the results of two open bundles for recorded queries.
 
-    recorded queries ─┬─► EmbedQueries, model of OLD ─► SearchItems, pinned to OLD ─┬─► overlap, correlation, shift
+    recorded queries ─┬─► EmbedQueries, model of OLD ─► SearchItems, pinned to OLD ─┬─► agreement, score shift
                       └─► EmbedQueries, model of NEW ─► SearchItems, pinned to NEW ─┘
 
-Callers see nothing of it: both bundles are open anyway, and the live one goes on answering.
+Other callers are not affected: both bundles are open anyway, and the live one continues to answer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _EXAMPLE_COUNT = 5
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a figure is distributed over the queries: mean, 10th, 50th and 90th percentile, and of how many queries."""
+    """Distribution of a value over queries: mean, 10th, 50th and 90th percentile, and the number of queries."""
 
     mean: float
     p10: float
@@ -35,7 +35,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds a query, as this client saw them: the time of each call divided by the queries in it."""
+    """Latency in milliseconds per query, measured at this client: duration of a call divided by its queries."""
 
     median_ms: float
     p99_ms: float
@@ -43,12 +43,12 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """See `agreement.overlap`.
+    """Overlap of the two rankings of each query; see `ranking_agreement.overlap`.
 
     Attributes:
-        cutoff: How many items of each answer count.
-        spread: Over the queries.
-        bins: Queries with an overlap of 0 to 0.1, 0.1 to 0.2, and so on to 1.
+        cutoff: Number of items of each ranking that are compared.
+        spread: Distribution over the queries.
+        bins: [10] numbers of queries with an overlap of 0 to 0.1, 0.1 to 0.2, and so on to 1.
     """
 
     cutoff: int
@@ -61,13 +61,14 @@ class Side:
     """One of the two bundles.
 
     Attributes:
-        bundle_version: The bundle.
-        model_version: Its model.
-        top_score: Mean score of the first item.
-        mean_score: Mean score of all items returned.
-        embed: Of the query tower service.
-        search: Of the ANN service.
-        left_out: Queries a feature was left out of, by its name: the model does not know it, or reads another type.
+        bundle_version: Version of the bundle.
+        model_version: Version of its model.
+        top_score: Mean score of the first item, over the queries.
+        mean_score: Mean over the queries of the mean score of their items.
+        embed: Latency of the query tower service.
+        search: Latency of the ANN service.
+        left_out: Number of queries without a feature that was recorded, by feature name, because the model does not
+            read it or reads another type.
     """
 
     bundle_version: str
@@ -81,14 +82,14 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query that the two answer differently.
+    """A query whose results differ.
 
     Attributes:
-        line: Where it stands in the file.
-        features: What was sent.
-        overlap: At the smallest cutoff.
-        old: What the old bundle answers, up to that cutoff; attributes as asked for.
-        new: What the new one answers.
+        line: Line number in the file of queries.
+        features: Features of the query.
+        overlap: Overlap at the smallest cutoff.
+        old: Results of the old bundle, up to that cutoff, with the title attribute.
+        new: Results of the new bundle, up to that cutoff, with the title attribute.
     """
 
     line: int
@@ -100,19 +101,20 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What replaying the queries showed.
+    """Results of a comparison.
 
     Attributes:
-        old: The bundle compared from.
-        new: The bundle compared to.
-        query_count: How many queries.
-        k: How many items were asked for.
-        overlaps: At 10 and 100, or at `k` where that is less.
-        correlation: See `agreement.rank_correlation`; None if no query has two items in common.
-        top_score_shift: New minus old mean score of the first item.
-        mean_score_shift: New minus old mean score of all items returned.
-        title: The attribute that examples show; empty if none.
-        examples: Those that differ most, by overlap at the smallest cutoff, then at the largest.
+        old: Old bundle.
+        new: New bundle.
+        query_count: Number of replayed queries.
+        k: Number of requested items per query.
+        overlaps: Overlap at cutoffs 10 and 100, or at `k` if `k` is smaller.
+        correlation: Rank correlation, see `ranking_agreement.rank_correlation`, over the queries with at least two
+            common items; None if there are none.
+        top_score_shift: Top score of the new bundle minus that of the old one.
+        mean_score_shift: Mean score of the new bundle minus that of the old one.
+        title: Item attribute of the examples; empty for none.
+        examples: The five queries that differ most, by overlap at the smallest cutoff, then at the largest.
     """
 
     old: Side
@@ -140,25 +142,25 @@ def compare(
     """Replays queries against two bundles.
 
     Args:
-        query_tower: Has the models of both open.
-        ann: Has both open. Of several replicas, each has to.
-        old: Version of a bundle, or "live" or "previous": the first and second that are open.
-        new: The same.
-        queries: At least one.
-        k: How many items to ask for.
-        title: Item attribute to show in the examples. Default: none.
+        query_tower: Client of a query tower service whose replicas have the models of both bundles open.
+        ann: Client of an ANN service whose replicas have both bundles open.
+        old: Version of the old bundle, or "live" or "previous": the first and the second open bundle.
+        new: Version of the new bundle, or "live" or "previous".
+        queries: Queries to replay, at least one.
+        k: Number of items per query.
+        title: Item attribute to look up for the examples. Default: none.
 
     Raises:
-        BundleNotServed: If a bundle is not open; the message says which are.
-        ModelNotServed: If the query tower does not have its model.
-        NoBundle: If a service has none.
+        BundleNotServed: If a bundle is not open. The message names the open bundles.
+        ModelNotServed: If the model of a bundle is not open at the query tower service.
+        NoBundle: If a service has no bundle open.
         InvalidRequest: If a bundle has no attribute `title`, or `k` is out of range.
         TwoTowerError: See `two_tower_client.errors`.
     """
     first, second = open_replays(query_tower, ann, (old, new), k, title)
     batch_size = min(_BATCH_SIZE, first.max_batch_size)
     for number, batch in enumerate(_batches(queries, batch_size)):
-        # In turn, so that neither gains from what the other has just warmed.
+        # Alternate, so that neither bundle always profits from caches that the other has just filled.
         for replay in (first, second) if number % 2 == 0 else (second, first):
             replay.answer([query.features for query in batch])
     pairs = list(zip(first.rankings, second.rankings, strict=True))

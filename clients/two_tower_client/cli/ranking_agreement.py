@@ -1,18 +1,19 @@
-"""How far two rankings agree, and how figures spread: pure functions."""
+"""Agreement of two rankings, and statistics of a list of values. All functions are pure."""
 
 import math
 from collections.abc import Sequence
 
 
 def overlap(old: Sequence[str], new: Sequence[str], cutoff: int) -> float:
-    """Returns the share of the first `cutoff` items that both rankings have, 0 to 1; their order does not count.
+    """Returns the share of the first `cutoff` items that both rankings contain, 0 to 1, whatever their order.
 
-    Where the longer of the two is shorter than `cutoff`, the share is of its length. Two empty rankings agree: 1.
+    If both rankings are shorter than `cutoff`, the share refers to the length of the longer one. The overlap of two
+    empty rankings is 1.
 
     Args:
-        old: Item ids, best first, each once.
-        new: The same.
-        cutoff: How many of each count, at least 1.
+        old: Distinct item ids, best first.
+        new: Distinct item ids, best first.
+        cutoff: Number of items of each ranking to compare, at least 1.
     """
     first, second = set(old[:cutoff]), set(new[:cutoff])
     longest = max(len(first), len(second))
@@ -20,15 +21,15 @@ def overlap(old: Sequence[str], new: Sequence[str], cutoff: int) -> float:
 
 
 def rank_correlation(old: Sequence[str], new: Sequence[str]) -> float | None:
-    """Returns Spearman's rank correlation over the items that both rankings have, -1 to 1; None for less than two.
+    """Returns Spearman's rank correlation of the items that both rankings contain, -1 to 1.
 
-    The common items are ranked anew, 1 to m, within each ranking: rho = 1 - 6 sum(d^2) / (m (m^2 - 1)), where d is the
-    difference of the two ranks of an item (Spearman 1904; without ties). It says nothing of the items that only one
-    ranking has: read it beside the overlap.
+    The m common items are ranked 1 to m within each ranking: rho = 1 - 6 sum(d^2) / (m (m^2 - 1)), where d is the
+    difference of the two ranks of an item (Spearman 1904; without ties). Items that only one ranking contains do not
+    count, so read it together with the overlap. None if there are fewer than two common items.
 
     Args:
-        old: Item ids, best first, each once.
-        new: The same.
+        old: Distinct item ids, best first.
+        new: Distinct item ids, best first.
     """
     common = set(old) & set(new)
     count = len(common)
@@ -40,11 +41,11 @@ def rank_correlation(old: Sequence[str], new: Sequence[str]) -> float | None:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Returns the value below which `share` of the values lie, interpolated (Hyndman and Fan 1996, definition 7).
+    """Returns a percentile, interpolated linearly between values (Hyndman and Fan 1996, definition 7).
 
     Args:
-        values: At least one, in any order.
-        share: 0 to 1; 0.5 is the median.
+        values: At least one value, in any order.
+        share: Share of the values below the percentile, 0 to 1; 0.5 is the median.
     """
     ordered = sorted(values)
     position = share * (len(ordered) - 1)
@@ -54,7 +55,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def count_bins(values: Sequence[float], bin_count: int) -> tuple[int, ...]:
-    """Returns how many values fall into each of `bin_count` equal parts of 0 to 1; 1 itself falls into the last."""
+    """Returns the number of values in each of `bin_count` equal parts of 0 to 1. The last part includes 1."""
     counts = [0] * bin_count
     for value in values:
         counts[min(int(value * bin_count), bin_count - 1)] += 1

@@ -1,4 +1,4 @@
-"""Recorded queries: the query log of a query tower service -> features."""
+"""Reads recorded queries from the query log of a query tower service."""
 
 import json
 from collections import deque
@@ -13,11 +13,11 @@ _FLAG = "--queries"
 
 @dataclass(frozen=True, slots=True)
 class RecordedQuery:
-    """One query, and where it stands in its file.
+    """A recorded query.
 
     Attributes:
-        line: Number of its line, from 1 on.
-        features: What was sent.
+        line: Line number in the file, from 1.
+        features: Features of the query.
     """
 
     line: int
@@ -28,12 +28,12 @@ def read_queries(path: str, limit: int) -> list[RecordedQuery]:
     """Returns the newest queries of a file, oldest first.
 
     Args:
-        path: Of a file with one JSON object a line: `{"features": {name: value or list of values}}`. Empty lines, and
-            a last one that is still being written, are passed over.
-        limit: How many, at least 1; the last ones of the file.
+        path: Path of a file with one JSON object per line: `{"features": {name: value or list of values}}`. Empty
+            lines and an incomplete last line are skipped.
+        limit: Largest number of queries, at least 1. The last lines of the file are read.
 
     Raises:
-        InvalidRequest: If the file cannot be read or holds no query, or one of those lines is no query.
+        InvalidRequest: If the file cannot be read or contains no query, or one of these lines is not a query.
     """
     kept = deque[tuple[int, bytes]](maxlen=limit)
     try:
@@ -48,12 +48,12 @@ def read_queries(path: str, limit: int) -> list[RecordedQuery]:
         except (ValueError, RecursionError) as error:
             if not line.endswith(b"\n"):
                 break
-            raise InvalidRequest.in_field(_FLAG, f"{path}, line {number}: is no JSON ({error})") from error
+            raise InvalidRequest.in_field(_FLAG, f"{path}, line {number}: is not JSON ({error})") from error
         except InvalidRequest as error:
             raise InvalidRequest.in_field(_FLAG, f"{path}, line {number}: {error.violations[0][1]}") from error
     if not queries:
         raise InvalidRequest.in_field(
-            _FLAG, f"{path} holds no query; run the query tower service with --query-log FILE to record some"
+            _FLAG, f"{path} contains no query; run the query tower service with --query-log FILE to record some"
         )
     return queries
 

@@ -1,4 +1,4 @@
-"""One open bundle under replay: queries -> its rankings, and how long they took."""
+"""Replays queries against one open bundle, and records its rankings, scores and latencies."""
 
 import time
 from collections import Counter
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-from two_tower_client.ann import AnnClient, Search, to_searches
+from two_tower_client.ann import AnnClient
 from two_tower_client.errors import BundleNotServed, InvalidRequest, ModelNotServed, NoBundle
 from two_tower_client.features import Features, to_query
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Hit, Retrieval
+from two_tower_client.search import Search, with_embeddings
 
 _SCALARS = (
     query_pb2.FEATURE_KIND_CATEGORICAL,
@@ -26,18 +27,28 @@ _VALUE_TYPES = {
 
 
 class Replay:
-    """Asks one bundle, always the same, and keeps what it answered.
+    """Replays queries against one open bundle.
+
+    Args:
+        query_tower: Client of a query tower service with the model of the bundle.
+        ann: Client of an ANN service with the bundle.
+        bundle: Bundle to search.
+        model: Model of the bundle.
+        max_batch_size: Largest number of queries in one call.
+        k: Number of items per query.
+        title: Item attribute that `look_up` returns; empty for none.
 
     Attributes:
-        bundle_version: The bundle.
-        model_version: Its model.
-        max_batch_size: How many queries both services take at once.
-        rankings: Item ids of each query so far, best first.
-        top_scores: Score of the first item of each query.
-        mean_scores: Mean score of the items of each query.
-        embed_ms: Of each call, milliseconds a query.
-        search_ms: The same.
-        left_out: Queries a feature was left out of, by its name: the model does not know it, or reads another type.
+        bundle_version: Version of the bundle.
+        model_version: Version of its model.
+        max_batch_size: Largest number of queries in one call.
+        rankings: Item ids of each query, best first.
+        top_scores: Score of the first item of each query that has items.
+        mean_scores: Mean score of the items of each query that has items.
+        embed_ms: Duration of each EmbedQueries call, in milliseconds per query.
+        search_ms: Duration of each SearchItems call, in milliseconds per query.
+        left_out: Number of queries without a feature that was recorded, by feature name, because the model does not
+            read it or reads another type.
     """
 
     def __init__(
@@ -51,9 +62,8 @@ class Replay:
         k: int,
         title: str,
     ) -> None:
-        """Takes the clients, what they have open, and what to ask for."""
         self._query_tower, self._ann = query_tower, ann
-        self._known = {feature.name: feature for feature in model.features}
+        self._schema = {feature.name: feature for feature in model.features}
         self._k, self._title = k, title
         self.bundle_version, self.model_version = bundle.bundle_version, bundle.model_version
         self.max_batch_size = max_batch_size
@@ -63,16 +73,16 @@ class Replay:
         self.left_out = Counter[str]()
 
     def answer(self, batch: Sequence[Features]) -> None:
-        """Embeds and searches a batch; notes rankings, scores and times.
+        """Embeds and searches a batch, and records rankings, scores and durations.
 
         Raises:
-            BundleNotServed: If the bundle was closed meanwhile.
+            BundleNotServed: If the bundle is no longer open.
             TwoTowerError: See `two_tower_client.errors`.
         """
-        known = [self._select(features) for features in batch]
-        for features, selected in zip(batch, known, strict=True):
+        readable = [self._select(features) for features in batch]
+        for features, selected in zip(batch, readable, strict=True):
             self.left_out.update(features.keys() - selected.keys())
-        retrievals, embed_s, search_s = self._retrieve(known)
+        retrievals, embed_s, search_s = self._retrieve(readable)
         self.embed_ms.append(1000 * embed_s / len(batch))
         self.search_ms.append(1000 * search_s / len(batch))
         for retrieval in retrievals:
@@ -82,7 +92,7 @@ class Replay:
                 self.mean_scores.append(sum(retrieval.scores) / len(retrieval.scores))
 
     def look_up(self, features: Features, count: int) -> tuple[Hit, ...]:
-        """Returns the first `count` items of a query with their titles; asked apart, so that no time counts them."""
+        """Returns the first `count` items of a query with their titles. Its calls are not recorded."""
         retrievals, _, _ = self._retrieve([self._select(features)], self._title)
         return tuple(retrievals[0])[:count]
 
@@ -92,9 +102,9 @@ class Replay:
         started_s = time.perf_counter()
         embeddings = self._query_tower.embed(batch, model)
         embedded_s = time.perf_counter()
-        asked = [Search(k=self._k, return_attributes=attributes)] * len(batch)
+        searches = [Search(k=self._k, return_attributes=attributes)] * len(batch)
         try:
-            answer = self._ann.search(to_searches(embeddings, asked), model_version=model, bundle_version=bundle)
+            answer = self._ann.search(with_embeddings(searches, embeddings), model_version=model, bundle_version=bundle)
         except BundleNotServed as error:
             raise BundleNotServed(
                 f"{bundle} is no longer open at {self._ann.target}; open are {_series(error.bundle_versions)}; "
@@ -104,15 +114,16 @@ class Replay:
         return answer.retrievals, embedded_s - started_s, time.perf_counter() - embedded_s
 
     def _select(self, features: Features) -> Features:
+        """Returns the features that the model can read."""
         sent = to_query(features).features
         kept = {
             name: value
             for name, value in features.items()
-            if name not in sent or (name in self._known and _fits(self._known[name], sent[name]))
+            if name not in sent or (name in self._schema and _fits(self._schema[name], sent[name]))
         }
-        # What is known of the events of a history means nothing without it.
-        lost = {name for name in kept if name in sent and self._known[name].history not in ("", *kept)}
-        return {name: value for name, value in kept.items() if name not in lost}
+        # A feature of the events of a history is meaningless without the history.
+        orphaned = {name for name in kept if name in sent and self._schema[name].history not in ("", *kept)}
+        return {name: value for name, value in kept.items() if name not in orphaned}
 
 
 def open_replays(
@@ -121,16 +132,16 @@ def open_replays(
     """Returns the replays of two bundles.
 
     Args:
-        query_tower: Has the models of both open.
-        ann: Has both open.
-        names: Versions, or "live" or "previous".
-        k: How many items to ask for.
-        title: Attribute of the items to look up; empty for none.
+        query_tower: Client of a query tower service with the models of both bundles.
+        ann: Client of an ANN service with both bundles.
+        names: Version of each bundle, or "live" or "previous".
+        k: Number of items per query.
+        title: Item attribute to look up; empty for none.
 
     Raises:
-        BundleNotServed: If a bundle is not open; the message says which are.
-        ModelNotServed: If the query tower does not have its model.
-        NoBundle: If a service has none.
+        BundleNotServed: If a bundle is not open. The message names the open bundles.
+        ModelNotServed: If the model of a bundle is not open at the query tower service.
+        NoBundle: If a service has no bundle open.
         InvalidRequest: If a bundle has no attribute `title`, or `k` is out of range.
     """
     tower, catalogues = query_tower.status(), ann.status()
@@ -161,9 +172,9 @@ def _find_bundle(flag: str, name: str, bundles: Sequence[ann_pb2.OpenBundle], ta
     if position is not None and position < len(bundles):
         return bundles[position]
     if name not in versions:
-        what = "no previous bundle" if name == "previous" else f"bundle {name}, which is not open"
+        fault = "there is no previous bundle" if name == "previous" else f"bundle {name} is not open"
         raise BundleNotServed(
-            f"{flag}: {target} has {what}; open are {_series(versions)}, the live one first", versions
+            f"{flag}: {fault} at {target}; open are {_series(versions)}, the live one first", versions
         )
     return bundles[versions.index(name)]
 
@@ -181,6 +192,7 @@ def _find_model(bundle: ann_pb2.OpenBundle, models: Sequence[query_pb2.OpenModel
 
 
 def _fits(feature: query_pb2.Feature, values: query_pb2.FeatureValues) -> bool:
+    """Returns whether values have the type that a feature reads, and are single if it is a scalar."""
     kind = values.WhichOneof("kind")
     if kind is None or feature.value_type not in _VALUE_TYPES[kind]:
         return False

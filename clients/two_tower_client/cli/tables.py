@@ -1,4 +1,4 @@
-"""What the command line prints: aligned tables, and JSON of the same."""
+"""The output of the command line: aligned tables, or JSON."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ from two_tower_client.results import AttributeValue, Retrieval
 
 
 def to_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns the rows under the header, columns padded to the same width and two spaces apart."""
-    # A tab or line break in a title would break the columns.
+    """Returns a table with aligned columns, two spaces apart. Empty cells become "-"."""
+    # A tab or line break in a cell would break the alignment.
     lines = [list(header), *[[" ".join(cell.split()) or "-" for cell in row] for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
@@ -22,12 +22,12 @@ def to_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Returns `value` as JSON that keeps other letters than ASCII readable."""
+    """Returns `value` as indented JSON. Letters outside ASCII are not escaped."""
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def retrieval_to_table(retrieval: Retrieval) -> str:
-    """Returns one row for each item: rank, id, score and attributes."""
+    """Returns a table with one row for each item: rank, id, score and attributes."""
     header = ["rank", "item", "score", *retrieval.attributes]
     rows = [
         [str(rank), hit.item_id, f"{hit.score:.4f}", *[to_cell(value) for value in hit.attributes.values()]]
@@ -37,7 +37,7 @@ def retrieval_to_table(retrieval: Retrieval) -> str:
 
 
 def retrieval_to_json(retrieval: Retrieval) -> str:
-    """Returns the versions and the items."""
+    """Returns the versions and the items as JSON."""
     items = [{"item_id": hit.item_id, "score": hit.score, "attributes": dict(hit.attributes)} for hit in retrieval]
     return to_json(
         {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version, "items": items}
@@ -45,9 +45,14 @@ def retrieval_to_json(retrieval: Retrieval) -> str:
 
 
 def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms: int) -> str:
-    """Returns one row for each replica, and one line for each fault.
+    """Returns a table with one row for each replica, followed by one line for each fault.
 
-    `opened` and `age` tell when the live bundle was swapped in, in UTC, and how long ago that was.
+    The columns `opened` and `age` show when the live bundle was opened, in UTC, and how long ago.
+
+    Args:
+        replicas: Status of each replica.
+        faults: Faults of the system.
+        now_ms: Current time, in milliseconds since 1970-01-01 UTC.
     """
     header = [
         "service",
@@ -83,34 +88,34 @@ def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms
 
 
 def replicas_to_json(replicas: Sequence[Replica], faults: Sequence[str]) -> str:
-    """Returns all that is known of the replicas, and the faults."""
+    """Returns the status of the replicas and the faults as JSON."""
     return to_json({"ok": not faults, "faults": list(faults), "replicas": [asdict(replica) for replica in replicas]})
 
 
 def comparison_to_table(comparison: Comparison) -> str:
-    """Returns the two bundles side by side, how far they agree, and the queries that they answer most differently."""
+    """Returns tables of the two bundles, of their agreement, and of the queries whose results differ most."""
     old, new = comparison.old, comparison.new
     parts = [
         to_table(["", "old", "new", "new - old"], _compare_sides(comparison)),
         to_table(["agreement", "mean", "p10", "p50", "p90", "queries"], _compare_rankings(comparison)),
-        *[f"! {line}" for line in _tell_left_out(comparison)],
+        *[f"! {line}" for line in _left_out_lines(comparison)],
     ]
     for example in comparison.examples:
         header = ["rank", f"in {old.bundle_version}", "score", f"in {new.bundle_version}", "score"]
         table = to_table(header, _compare_hits(example, comparison.title))
         parts.append(f"line {example.line}, overlap {example.overlap:.2f}: {_to_features(example)}\n{table}")
     if comparison.examples:
-        parts.append("- only the old bundle has it, + only the new one")
+        parts.append("-: in the results of the old bundle only, +: of the new bundle only")
     return "\n\n".join(parts)
 
 
 def comparison_to_json(comparison: Comparison) -> str:
-    """Returns all that the comparison found."""
+    """Returns the comparison as JSON."""
     return to_json(asdict(comparison))
 
 
 def _compare_sides(comparison: Comparison) -> list[list[str]]:
-    """Returns one row for each property of the two bundles: its name, old, new, and the difference."""
+    """Returns one row for each property of the two bundles: name, old value, new value, difference."""
     old, new = comparison.old, comparison.new
     return [
         ["bundle", old.bundle_version, new.bundle_version, ""],
@@ -123,7 +128,7 @@ def _compare_sides(comparison: Comparison) -> list[list[str]]:
 
 
 def _compare_rankings(comparison: Comparison) -> list[list[str]]:
-    """Returns one row for each measure of agreement: its name, mean, three percentiles, and how many queries."""
+    """Returns one row for each measure of agreement: name, mean, three percentiles, number of queries."""
     rows = [[f"overlap@{each.cutoff}", *_to_figures(each.spread)] for each in comparison.overlaps]
     if comparison.correlation is not None:
         rows.append(["rank correlation", *_to_figures(comparison.correlation)])
@@ -131,7 +136,10 @@ def _compare_rankings(comparison: Comparison) -> list[list[str]]:
 
 
 def _compare_hits(example: Example, title: str) -> list[list[str]]:
-    """Returns one row for each rank: the old item and score, the new item and score; - and + mark what one lacks."""
+    """Returns one row for each rank: item and score of the old bundle, item and score of the new bundle.
+
+    An item that only the old bundle returns is marked "-", one that only the new bundle returns "+".
+    """
     old_ids, new_ids = ({hit.item_id for hit in hits} for hits in (example.old, example.new))
     rows = list[list[str]]()
     for rank in range(max(len(example.old), len(example.new))):
@@ -148,17 +156,17 @@ def _compare_hits(example: Example, title: str) -> list[list[str]]:
     return rows
 
 
-def _tell_left_out(comparison: Comparison) -> list[str]:
-    """Returns a sentence for each feature that one of the models does not take."""
+def _left_out_lines(comparison: Comparison) -> list[str]:
+    """Returns a sentence for each recorded feature that one of the models does not read."""
     return [
-        f"model {side.model_version} does not take feature {name!r}: left out of {count} queries"
+        f"model {side.model_version} does not read feature {name!r}: left out of {count} queries"
         for side in (comparison.old, comparison.new)
         for name, count in side.left_out.items()
     ]
 
 
 def _to_features(example: Example) -> str:
-    """Returns the features of a query on one line, in order of name."""
+    """Returns the features of a query on one line, sorted by name."""
     return " ".join(
         f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
         for name, value in sorted(example.features.items())
@@ -167,7 +175,7 @@ def _to_features(example: Example) -> str:
 
 def _compare_latency(name: str, old: Latency, new: Latency) -> list[list[str]]:
     return [
-        [f"{name} {what}, ms a query", f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}"]
+        [f"{name} {what}, ms per query", f"{a:.3f}", f"{b:.3f}", f"{b - a:+.3f}"]
         for what, a, b in (("median", old.median_ms, new.median_ms), ("p99", old.p99_ms, new.p99_ms))
     ]
 
@@ -178,7 +186,7 @@ def _to_figures(spread: Spread) -> list[str]:
 
 
 def to_cell(value: AttributeValue) -> str:
-    """Returns an attribute as a person reads it."""
+    """Returns the text of an attribute value; "-" if there is none."""
     if value is None:
         return "-"
     return ", ".join(value) if isinstance(value, tuple) else str(value)

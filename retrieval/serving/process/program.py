@@ -30,6 +30,7 @@ from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.cores import pin
 from retrieval.serving.runtime.logs import configure_logs
+from retrieval.version import version
 
 C = TypeVar("C", bound=ServerConfig)
 
@@ -45,21 +46,21 @@ def run_program(
     """Runs a service until a signal stops it, and ends the process. Returns only if no service was started.
 
     Args:
-        name: package name, used in the help text and as the prefix of environment variables.
+        name: package name; workers are started with ``python -m NAME``, and environment variables have it as prefix.
         help_text: description of the service.
         config_class: frozen dataclass whose fields are the settings.
         assemble: builds the server from the settings.
         arguments: arguments of the command line.
 
     Returns:
-        Exit code: 0 for ``--help``, 2 for settings that cannot be used.
+        Exit code: 0 for ``--help`` and ``--version``, 2 for settings that cannot be used.
     """
     lifeline = Lifeline.inherited()
     if lifeline is not None:
         return _run_worker(name, config_class, assemble, lifeline)
     prefix = f"{name.upper()}_"
     env = Env(prefix)
-    app = App(name=f"python -m {name}", help=help_text, version="0.1.0", config=[env], result_action="return_value")
+    app = App(name=_command(name), help=help_text, version=version(), config=[env], result_action="return_value")
 
     def start(config: Any) -> NoReturn:
         if config.worker_count > 1:
@@ -89,6 +90,22 @@ def run_program(
     return result if isinstance(result, int) else 0
 
 
+def _command(name: str) -> str:
+    """Returns the command that started this process, for the help text."""
+    program = Path(sys.argv[0])
+    return f"python -m {name}" if program.suffix == ".py" else program.name
+
+
+def _worker_command(name: str) -> list[str]:
+    """Returns the command that starts a worker, which imports the same modules as this process.
+
+    ``python -m`` searches the current folder before the installed packages, an installed command does not. Without -P,
+    a module of a user's folder could take the place of one of ours in the workers alone.
+    """
+    safe_path = [] if sys.path[0] == os.getcwd() else ["-P"]
+    return [sys.executable, *safe_path, "-m", name]
+
+
 def _check_environment(prefix: str, config_class: type[ServerConfig]) -> None:
     names = {field.name for field in dataclasses.fields(config_class)} - {_INTERNAL} | {"config"}
     known = {f"{prefix}{name.upper()}" for name in names}
@@ -111,7 +128,7 @@ def _run_worker(name: str, config_class: type[C], assemble: Callable[[C], Server
 def _supervise(name: str, config: ServerConfig) -> NoReturn:
     _log_settings(config)
     wakes = _watch_signals(second_exits=False)
-    code = Workers([sys.executable, "-m", name], config).run(wakes)
+    code = Workers(_worker_command(name), config).run(wakes)
     _log.info("stopped", exit_code=code)
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""The command line, against real servers: what it prints, and its exit codes."""
+"""Output and exit codes of the command line, against scripted services."""
 
 import json
 import re
@@ -12,12 +12,13 @@ import grpc
 import pytest
 
 from tests.clients.conftest import World
-from tests.clients.test_retriever import free_port
-from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, serving
+from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, free_port, serving
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
-from two_tower_client.__main__ import main, make_parser
+from two_tower_client.cli.main import main
+from two_tower_client.cli.parser import make_parser
 
 Output = pytest.CaptureFixture[str]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +62,12 @@ def test_retrieve_prints_json(world: World, capsys: Output) -> None:
         (["--min-score", "0.5", "--exact"], ["east", "northeast"]),
     ],
 )
-def test_retrieve_narrows_down(world: World, capsys: Output, arguments: list[str], items: list[str]) -> None:
+def test_retrieve_filters_items(world: World, capsys: Output, arguments: list[str], items: list[str]) -> None:
     assert main(["retrieve", *world.flags, *arguments, "--json"]) == 0
     assert [item["item_id"] for item in json.loads(capsys.readouterr().out)["items"]] == items
 
 
-def test_similar_asks_the_ann_service_alone(world: World, capsys: Output) -> None:
+def test_similar_calls_only_the_ann_service(world: World, capsys: Output) -> None:
     assert main(["similar", "--ann", world.ann_address, "--item", "north", "--k", "1"]) == 0
     assert "1     northeast  0.8000" in capsys.readouterr().out
     assert world.query_tower.requests == []
@@ -123,7 +124,7 @@ def test_a_failure_is_one_line_and_exit_code_1(world: World, capsys: Output) -> 
     )
 
 
-def test_swapped_addresses_are_told(world: World, capsys: Output) -> None:
+def test_says_that_addresses_may_be_swapped(world: World, capsys: Output) -> None:
     assert main(["retrieve", "--query-tower", world.ann_address, "--ann", world.query_tower_address]) == 1
     assert "are not swapped" in capsys.readouterr().err
 
@@ -144,7 +145,7 @@ def test_status_of_a_healthy_system(world: World, capsys: Output) -> None:
     assert lines[-1] == "ok: all replicas answer and agree"
 
 
-def test_status_is_not_well_while_a_replica_loads(world: World, capsys: Output) -> None:
+def test_status_is_unhealthy_while_a_replica_loads(world: World, capsys: Output) -> None:
     world.ann.loading = "b2"
     assert main(["status", *world.flags]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -153,18 +154,18 @@ def test_status_is_not_well_while_a_replica_loads(world: World, capsys: Output) 
     assert lines[-1] == f"! {world.ann_address} is still loading b2"
 
 
-def test_status_asks_each_replica_and_tells_faults(world: World, capsys: Output) -> None:
+def test_status_reports_the_faults_of_each_replica(world: World, capsys: Output) -> None:
     world.query_tower.problems = [("b2", "canaries", "cosine 0.3, at least 0.999")]
     port = free_port()
     addresses = ["--query-tower", world.query_tower_address, "--ann", f"{world.ann_address},127.0.0.1:{port}"]
     assert main(["status", *addresses, "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is False
-    assert [replica["error"] == "" for replica in told["replicas"]] == [True, True, False]
-    assert told["faults"][0] == (
+    status = json.loads(capsys.readouterr().out)
+    assert status["ok"] is False
+    assert [replica["error"] == "" for replica in status["replicas"]] == [True, True, False]
+    assert status["faults"][0] == (
         f"{world.query_tower_address} refused b2 at gate 'canaries': cosine 0.3, at least 0.999"
     )
-    assert f"127.0.0.1:{port} is unavailable" in told["faults"][1]
+    assert f"127.0.0.1:{port} is unavailable" in status["faults"][1]
 
 
 @pytest.mark.parametrize(
@@ -194,12 +195,12 @@ def test_status_with_a_wrong_address_exits_with_2(capsys: Output) -> None:
     )
 
 
-def test_watch_asks_again_until_interrupted(world: World, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_repeats_until_interrupted(world: World, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = iter([None, KeyboardInterrupt()])
-    asked_s = []
+    pauses_s = []
 
     def pause(seconds: float) -> None:
-        asked_s.append(seconds)
+        pauses_s.append(seconds)
         if (interrupt := next(pauses)) is not None:
             raise interrupt
 
@@ -208,23 +209,23 @@ def test_watch_asks_again_until_interrupted(world: World, capsys: Output, monkey
     output = capsys.readouterr()
     assert output.out.count("ok: all replicas answer and agree") == 2
     assert output.err == ""
-    assert asked_s == [2.0, 2.0]
+    assert pauses_s == [2.0, 2.0]
 
 
 def test_wait_returns_once_all_have_the_bundle(world: World, capsys: Output) -> None:
     world.query_tower.bundles = [("b2", "m2")]
 
-    def load_at_the_third_look() -> None:
+    def load_at_the_third_request() -> None:
         if len(world.ann.requests) == 3:
             world.ann.bundles = [("b2", "m2"), ("b1", "m1")]
 
-    world.ann.on_status = load_at_the_third_look
+    world.ann.on_status = load_at_the_third_request
     assert main(["wait", "--for", "b2", *world.flags, "--every-s", "0.001"]) == 0
     assert capsys.readouterr().out == "b2 is loaded by 1 of 1 query_tower and 1 of 1 ann\n"
     assert len(world.ann.requests) == 3
 
 
-def test_wait_is_content_with_a_quorum(capsys: Output) -> None:
+def test_wait_returns_once_a_quorum_has_the_bundle(capsys: Output) -> None:
     services = [ScriptedQueryTower(("b2", "m2")), ScriptedAnn(("b1", "m1")), ScriptedAnn(("b2", "m2"))]
     with serving(*services) as (query_tower, *anns):
         flags = ["--query-tower", query_tower, "--ann", ",".join(anns)]
@@ -248,7 +249,7 @@ def test_wait_gives_up_as_soon_as_the_bundle_is_refused(world: World, capsys: Ou
     assert "at gate 'sha256': index.ann differs" in error
 
 
-def test_help_teaches_every_command_by_example() -> None:
+def test_help_shows_an_example_of_every_command() -> None:
     text = make_parser().format_help()
     for command in ("retrieve", "similar", "status", "wait", "compare"):
         assert f"two-tower {command}" in text
@@ -257,6 +258,13 @@ def test_help_teaches_every_command_by_example() -> None:
             check=True,
             capture_output=True,
             text=True,
-            env={"PYTHONPATH": str(Path(__file__).parents[3] / "clients")},
+            env={"PYTHONPATH": str(ROOT / "clients")},
         )
         assert f"two-tower {command} " in result.stdout
+
+
+def test_prints_the_version(capsys: Output) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"two-tower {(ROOT / 'clients' / 'VERSION').read_text()}"

@@ -33,7 +33,7 @@ def test_overlap_is_the_share_of_common_items(old: str, new: str, cutoff: int, e
         ("abcd", "bacd", 0.8),
         # d = 1, 1, 2: 1 - 6 * 6 / (3 * 8)
         ("abc", "bca", -0.5),
-        # Common are a, b and c, in that order in both, whatever stands between them.
+        # Common are a, b and c, in that order in both, whatever lies between them.
         ("axbc", "abyzc", 1.0),
         # Common are a and b.
         ("xab", "bya", -1.0),

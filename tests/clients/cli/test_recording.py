@@ -17,7 +17,7 @@ def fault(path: Path) -> str:
     return caught.value.violations[0][1].replace(str(path), "FILE")
 
 
-def test_reads_features_and_remembers_the_lines(tmp_path: Path) -> None:
+def test_reads_features_and_line_numbers(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_bytes(LINES)
     assert read_queries(str(path), 10) == [
@@ -28,7 +28,7 @@ def test_reads_features_and_remembers_the_lines(tmp_path: Path) -> None:
     assert [query.line for query in read_queries(str(path), 2)] == [3, 4]
 
 
-def test_passes_over_a_last_line_that_is_still_being_written(tmp_path: Path) -> None:
+def test_skips_an_incomplete_last_line(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_bytes(LINES + b'{"features": {"ag')
     assert [query.line for query in read_queries(str(path), 10)] == [1, 3, 4]
@@ -39,7 +39,7 @@ def test_passes_over_a_last_line_that_is_still_being_written(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"age=24\n", "FILE, line 5: is no JSON (Expecting value: line 1 column 1 (char 0))"),
+        (b"age=24\n", "FILE, line 5: is not JSON (Expecting value: line 1 column 1 (char 0))"),
         (b"[1]\n", 'FILE, line 5: is not {"features": {name: values}}'),
         (b'{"age": 24}\n', 'FILE, line 5: is not {"features": {name: values}}'),
         (b'{"features": [24]}\n', 'FILE, line 5: is not {"features": {name: values}}'),
@@ -53,21 +53,21 @@ def test_passes_over_a_last_line_that_is_still_being_written(tmp_path: Path) -> 
         ),
     ],
 )
-def test_tells_the_line_that_is_no_query(tmp_path: Path, line: bytes, message: str) -> None:
+def test_names_the_line_that_is_not_a_query(tmp_path: Path, line: bytes, message: str) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_bytes(LINES + line + b'{"features": {}}\n')
     assert fault(path) == message
 
 
-def test_tells_a_line_that_is_no_text(tmp_path: Path) -> None:
+def test_names_the_line_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_bytes(b'{"features": {"a": "\xff"}}\n')
-    assert fault(path).startswith("FILE, line 1: is no JSON ('utf-8' codec can't decode byte 0xff")
+    assert fault(path).startswith("FILE, line 1: is not JSON ('utf-8' codec can't decode byte 0xff")
 
 
-def test_tells_a_file_that_is_missing_or_empty(tmp_path: Path) -> None:
+def test_names_a_file_that_is_missing_or_empty(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     assert fault(path) == "cannot read 'FILE': No such file or directory"
     path.write_bytes(b"\n")
-    assert fault(path) == ("FILE holds no query; run the query tower service with --query-log FILE to record some")
+    assert fault(path) == ("FILE contains no query; run the query tower service with --query-log FILE to record some")
     assert fault(tmp_path) == "cannot read 'FILE': Is a directory"

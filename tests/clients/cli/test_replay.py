@@ -1,4 +1,4 @@
-"""What a replay sends of a recorded query: what the model of the bundle can read."""
+"""A replay sends those features of a recorded query that the model reads."""
 
 from unittest.mock import Mock
 
@@ -9,7 +9,7 @@ from two_tower_client.results import Embeddings
 
 
 def replay_of(*features: query_pb2.Feature) -> tuple[Replay, Mock]:
-    """Returns a replay of a model with such features, and the query tower that it asks."""
+    """Returns a replay against a model with these features, and its query tower client."""
     query_tower, ann = Mock(), Mock()
     query_tower.embed.return_value = Embeddings(((1.0,),), "m")
     ann.search.return_value.retrievals = [()]
@@ -34,18 +34,18 @@ def sent(query_tower: Mock) -> object:
     return query_tower.embed.call_args.args[0][0]
 
 
-def test_values_of_the_events_go_with_their_history() -> None:
+def test_sends_an_event_feature_with_its_history() -> None:
     replay, query_tower = replay_of(HISTORY, STARS)
     features = {"history": ["50", "181"], "history.stars": [4, None]}
     replay.look_up(features, 1)
     assert sent(query_tower) == features
 
 
-def test_values_of_the_events_are_left_out_where_their_history_is() -> None:
-    # The model reads a history of ints, and so not this one.
-    of_ints = query_pb2.Feature(
+def test_leaves_out_an_event_feature_without_its_history() -> None:
+    # The model reads a history of ints, so it cannot read this history of strings.
+    int_history = query_pb2.Feature(
         name="history", kind=query_pb2.FEATURE_KIND_HISTORY, value_type=query_pb2.VALUE_TYPE_INT, max_values=5
     )
-    replay, query_tower = replay_of(of_ints, STARS)
+    replay, query_tower = replay_of(int_history, STARS)
     replay.look_up({"history": ["50", "181"], "history.stars": [4, 5]}, 1)
     assert sent(query_tower) == {}

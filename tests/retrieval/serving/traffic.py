@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from two_tower_client.ann import AnnClient, Search
+from two_tower_client import Search
+from two_tower_client.ann import AnnClient
 from two_tower_client.errors import ModelNotServed
 from two_tower_client.model_agreement import Embed, Embedded, NotServed, Outcome, Pin, Searched, exchange
 from two_tower_client.query_tower import QueryTowerClient

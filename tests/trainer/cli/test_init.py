@@ -14,13 +14,13 @@ import pytest
 
 from tests.trainer import world
 from trainer.data.dataset import load_dataset
-from trainer.drafting.column_roles import words_of
-from trainer.drafting.column_types import guess
+from trainer.drafting.column_names import words_of
+from trainer.drafting.column_types import infer_type
 from trainer.drafting.csv_dialect import open_source
 from trainer.drafting.draft import attribute_name, draft, relative_path
 from trainer.errors import DataError, RecipeError
 from trainer.recipe import loading
-from trainer.recipe.recipe import HistoryInput
+from trainer.recipe.feature_inputs import HistoryInput
 
 # 40 people and 12 things; 240 meetings, each person six of them, none with all values of another.
 MEETINGS = [(f"u{n % 40}", f"i{(n * 7 + n // 40) % 12}") for n in range(240)]
@@ -163,9 +163,9 @@ def test_every_line_of_advice_in_the_recipe_can_be_taken(tmp_path: Path) -> None
     events = write(tmp_path / "events.csv", ["user", "item", "stars", "qty", "device"], rows)
     init(tmp_path, interactions=events)
     text = (tmp_path / "mine.toml").read_text()
-    # What may stand in the history, past device, rating and amount, as there is no time.
-    values = next(line for line in text.splitlines() if line.startswith("# values = ")).removeprefix("# ")
-    text = text.replace('name = "history", ', f'name = "history", {values}, ')
+    # The possible event features: device, rating and amount, as there is no time.
+    chosen = next(line for line in text.splitlines() if line.startswith("# event_features = ")).removeprefix("# ")
+    text = text.replace('name = "history", ', f'name = "history", {chosen}, ')
     of_events = ("[interactions.attributes]", "device = {", "stars = {", "qty = {")
     for line in ("min_rating = 4", 'weight = "qty"', *of_events):
         assert f"\n# {line}" in text
@@ -174,7 +174,7 @@ def test_every_line_of_advice_in_the_recipe_can_be_taken(tmp_path: Path) -> None
     assert (recipe.interactions.min_rating, recipe.interactions.weight) == (4, "qty")
     (history,) = recipe.query_tower.features
     assert isinstance(history, HistoryInput)
-    assert [(value.kind, getattr(value, "name", ""), getattr(value, "log", False)) for value in history.values] == [
+    assert [(each.kind, getattr(each, "name", ""), getattr(each, "log", False)) for each in history.event_features] == [
         ("categorical", "device", False), ("numeric", "stars", False), ("numeric", "qty", True)
     ]  # fmt: skip
     # Of stars 1 to 5 in turn, 4 and 5 are kept.
@@ -192,7 +192,7 @@ def test_tables_that_cannot_be_trained_on_are_told_with_the_reason(tmp_path: Pat
     events = write(tmp_path / "events.csv", ["user_id", "item_id"], MEETINGS)
     items = write(tmp_path / "items.csv", ["item_id", "price"], [(f"i{n % 12}", n % 7) for n in range(24)])
     printed, _ = init(tmp_path, interactions=events, items=items)
-    assert [d for d in printed["doubts"] if "cannot be trained on" in d and "stands in several rows" in d]
+    assert [d for d in printed["doubts"] if "cannot be trained on" in d and "is in several rows" in d]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_tables_that_cannot_be_trained_on_are_told_with_the_reason(tmp_path: Pat
     [
         ("1,2,3\n4,5,6\n", r"the first line, \['1', '2', '3'\], looks like data; put a line with the names"),
         ("user\nu1\n", "no table with several columns"),
-        ("user,item,user\na,b,c\n", "column 'user' stands there twice"),
+        ("user,item,user\na,b,c\n", "column 'user' is duplicated"),
         ("", "no table with several columns"),
         ("user,item\na,b\nc\n", "line 3: 1 cells, the header has 2"),
         ("user,item\n", "no rows"),
@@ -259,7 +259,7 @@ def test_names_in_many_spellings_are_known(tmp_path: Path, name: tuple[str, str]
     ],
 )
 def test_kinds_follow_from_the_cells(cells: list[Any], type_: str | None, kind: str | None, keys: dict) -> None:
-    found = guess(pl.Series("column", cells, dtype=pl.String))
+    found = infer_type(pl.Series("column", cells, dtype=pl.String))
     assert (found.type, found.feature.get("kind"), found.keys) == (type_, kind, keys)
 
 
@@ -267,7 +267,7 @@ def test_sizes_of_embeddings_grow_with_the_values_and_many_are_hashed() -> None:
     # Of 4, 400 and 60,000 values: 2 ** round(log2(n) / 2) is 2, 16 and 256, which is cut to 32.
     sizes = []
     for count in (4, 400, 60_000):
-        sizes.append(guess(pl.Series("shelf", [f"v{n % count}" for n in range(3 * count)])).feature)
+        sizes.append(infer_type(pl.Series("shelf", [f"v{n % count}" for n in range(3 * count)])).feature)
     assert sizes == [
         {"kind": "categorical", "embedding_dim": 2},
         {"kind": "categorical", "embedding_dim": 16, "min_count": 2},

@@ -19,7 +19,7 @@ from trainer.training.examples import Examples
 
 
 def main(folder: Path, budget_mib: int, block: int, in_memory_bytes: int) -> None:
-    spill.BLOCK, spill.IN_MEMORY_BYTES, data_checks._SEARCHED = block, in_memory_bytes, block
+    spill.BLOCK, spill.IN_MEMORY_BYTES, data_checks._SAMPLE_SIZE = block, in_memory_bytes, block
     recipe = made_recipe()
     (folder / "tiny").mkdir(exist_ok=True)
     write_events(folder / "tiny" / "events.parquet", 1000, 50, 20)
@@ -36,7 +36,7 @@ def read(folder: Path) -> tuple[int, int]:
     recipe = made_recipe()
     dataset = load_dataset(recipe, folder)
     parts = splits.split(dataset, recipe.split)
-    Summary.of(recipe, dataset, parts)
+    Summary.of(recipe, splits.Data(dataset, parts))
     schemas = learn_schemas(recipe, dataset, parts.known)
     examples = Examples(recipe, dataset, schemas, parts.known, context=20, targets=20)
     for _ in itertools.islice(examples.epoch(0), 5):

@@ -88,7 +88,7 @@ def test_weights_are_read_and_those_not_above_zero_refused(tmp_path: Path) -> No
     assert events(found) == [("amy", "p1", 1.0, 2.5)]
     for bad in ("0", "-1"):
         text = f"buyer,product,bought_at,n\namy,p1,1,2.5\namy,p2,1,{bad}\n"
-        with pytest.raises(DataError, match=r"purchases\.csv, column 'n': .*row 2.* is no weight; .*remove the row"):
+        with pytest.raises(DataError, match=r"purchases\.csv, column 'n': .*row 2.* is not a weight; .*remove the row"):
             load(tmp_path, purchases=text, interactions=weighed)
     with pytest.raises(
         DataError, match=r"purchases\.csv, column 'n': line 2: an empty cell where every row needs a number"
@@ -116,7 +116,9 @@ def test_missing_cells_of_the_recipe_are_missing(tmp_path: Path) -> None:
     }
     dataset = load(tmp_path, products=products, items={"attributes": attributes})
     assert dataset.item_column("year") == [None, None, 1999]
-    with pytest.raises(DataError, match=r"products\.csv, column 'year': line 2: 'V', line 3: 'unknown' is no finite"):
+    with pytest.raises(
+        DataError, match=r"products\.csv, column 'year': line 2: 'V', line 3: 'unknown' is not a finite"
+    ):
         load(tmp_path, products=products)
 
 
@@ -133,14 +135,14 @@ def test_missing_cells_of_the_recipe_are_missing(tmp_path: Path) -> None:
             "buyer,product,bought_at\namy,,1\n",
             "column 'product': line 2: an empty cell where every row needs a value",
         ),
-        ("purchases", "buyer,product,bought_at\namy,p1,now\n", "column 'bought_at': line 2: 'now' is no time"),
+        ("purchases", "buyer,product,bought_at\namy,p1,now\n", "column 'bought_at': line 2: 'now' is not a time"),
         (
             "products",
             "product,title,year,genres\n,x,1,\n",
             "column 'product': line 2: an empty cell where every row needs a value",
         ),
-        ("products", "product,title,year,genres\na,x,1,\na,y,2,\n", "line 2: 'a', line 3: 'a' stands in several rows"),
-        ("products", "product,title,year,genres\na,x,old,\n", "column 'year': line 2: 'old' is no finite number"),
+        ("products", "product,title,year,genres\na,x,1,\na,y,2,\n", "line 2: 'a', line 3: 'a' is in several rows"),
+        ("products", "product,title,year,genres\na,x,old,\n", "column 'year': line 2: 'old' is not a finite number"),
     ],
 )
 def test_bad_cells_are_named(tmp_path: Path, table: str, text: str, message: str) -> None:

@@ -63,7 +63,7 @@ def test_a_table_without_attributes_has_none(tmp_path: Path) -> None:
 
 
 def test_a_bad_cell_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"purchases\.csv, column 'device': line 2: 'phone'.* is no finite number"):
+    with pytest.raises(DataError, match=r"purchases\.csv, column 'device': line 2: 'phone'.* is not a finite number"):
         load(tmp_path, interactions={"attributes": {"device": {"column": "device", "type": "int"}}})
 
 

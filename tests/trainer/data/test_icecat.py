@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from trainer.data.icecat import catalogue, categories, pairs
-from trainer.data.icecat.catalogue import Product
+from trainer.data.icecat.products import Product
 from trainer.errors import DataError
 
 COLOURS = ("Black", "White", "Red", "Blue", "Grey")
@@ -30,7 +30,7 @@ def products() -> list[Product]:
 
 
 def test_categories_come_from_titles_names_and_neighbours() -> None:
-    named = categories.name(products())
+    named = categories.infer(products())
     assert {named[str(at)] for at in range(5)} == {"network cable"}
     assert named["20"] == "network cable"
     # Where "usb" follows every mouse, it is taken for part of the category.
@@ -66,7 +66,7 @@ def test_tables_are_made_once_and_the_same_each_time(tmp_path: Path, monkeypatch
     first, second = (catalogue.prepare(folder, tmp_path / cache) for cache in ("a", "b"))
     for name in (catalogue.PRODUCTS, catalogue.PAIRS):
         assert pl.read_parquet(first / name).equals(pl.read_parquet(second / name))
-    monkeypatch.setattr(catalogue, "_read", lambda _: pytest.fail("the catalogue was read again"))
+    monkeypatch.setattr(catalogue.products, "read", lambda _: pytest.fail("the catalogue was read again"))
     assert catalogue.prepare(folder, tmp_path / "a") == first
     products = pl.read_parquet(first / catalogue.PRODUCTS).sort("id")
     assert len(products) == 13
@@ -116,5 +116,5 @@ def test_a_folder_without_the_catalogue_is_named(tmp_path: Path) -> None:
         catalogue.prepare(tmp_path, tmp_path / "cache")
     folder = write_catalogue(tmp_path / "data")
     (folder / "3.json.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"3\.json\.zip: no catalogue of products"):
+    with pytest.raises(DataError, match=r"3\.json\.zip: not a catalogue of products"):
         catalogue.prepare(folder, tmp_path / "cache")

@@ -124,7 +124,7 @@ def test_parts_and_summary_are_those_from_memory(folder: Path, request: pytest.F
     found = []
     for dataset in in_memory_and(folder, of, request):
         parts = splits.split(dataset, of.split)
-        figures = profile.Summary.of(of, dataset, parts).to_json()
+        figures = profile.Summary.of(of, splits.Data(dataset, parts)).to_json()
         found.append(([content(part) for part in (parts.train, parts.valid, parts.test, parts.known)], figures))
     assert found[0] == found[1]
     assert sum(len(part["users"]) for part in found[0][0][:3]) == EVENTS
@@ -136,10 +136,10 @@ def test_pairs_and_first_times_are_those_from_memory(folder: Path, on_disk: None
     assert [tuple(pair) for pair in events.pairs.tolist()] == sorted(set(pairs))
     assert events.pair_count == len(set(pairs))
     seen: set[tuple[int, int]] = set()
-    for pair, is_first in zip(pairs, events.first_times.tolist(), strict=True):
+    for pair, is_first in zip(pairs, events.is_first.tolist(), strict=True):
         assert is_first == (pair not in seen)
         seen.add(pair)
-    some = events.of(np.array([7, 3]))
+    some = events.of_users(np.array([7, 3]))
     assert some.users.tolist() == [user for user, _ in pairs if user in (3, 7)]
 
 

@@ -13,7 +13,7 @@ from tests.trainer.world import dataset, recipe
 from trainer.data import data_checks
 from trainer.data.dataset import Dataset, Events
 from trainer.data.profile import Part, Spread, Summary
-from trainer.data.splits import Parts, split
+from trainer.data.splits import Data, Parts, split
 from trainer.recipe.recipe import Recipe
 
 DAY = 86_400.0
@@ -23,7 +23,7 @@ NOW = NOON + 100 * DAY
 
 
 def notes(data: Dataset, recipe_: Recipe | None = None) -> list[str]:
-    return data_checks.find(recipe_ or recipe(), data, now=NOW)
+    return data_checks.find_mistakes(recipe_ or recipe(), data, now=NOW)
 
 
 def purchases(times: Sequence[float]) -> list[tuple[str, str, float]]:
@@ -50,7 +50,7 @@ def test_figures_are_those_of_the_data() -> None:
     data = dataset(bought, {u: {} for u in ("amy", "bob", "cem")}, {f"p{n}": {} for n in range(1, 6)})
     part = split(data, recipe(split={"kind": "global_temporal", "valid_share": 0.2, "test_share": 0.2}).split)
     # Of times 0 to 5 days: test begins at index int(.8 * 6) = 4, validation at int(.6 * 6) = 3.
-    summary = Summary.of(recipe(split={"kind": "global_temporal"}), data, part)
+    summary = Summary.of(recipe(split={"kind": "global_temporal"}), Data(data, part))
     assert (summary.user_count, summary.item_count, summary.event_count, summary.pair_count) == (3, 5, 6, 5)
     assert summary.density == pytest.approx(5 / 15)
     assert (summary.first, summary.last) == ("2023-11-14T22:13:20Z", "2023-11-19T22:13:20Z")
@@ -66,7 +66,7 @@ def test_a_summary_is_json_and_rows() -> None:
     data = clean()
     third = np.arange(40) % 3
     parts = Parts(*(data.events.where(third == n) for n in range(3)))
-    summary = Summary.of(recipe(), data, parts)
+    summary = Summary.of(recipe(), Data(data, parts))
     read = json.loads(json.dumps(summary.to_json()))
     assert read["parts"]["test"] == {"event_count": 13, "cold_user_share": 1.0, "cold_item_share": 0.0}
     assert read["events_per_user"] == {"median": 1.0, "p95": 1.0, "largest": 1}
@@ -79,7 +79,7 @@ def test_a_summary_is_json_and_rows() -> None:
 def test_the_range_of_times_is_left_out_where_rows_stand_for_them() -> None:
     data = clean(range(40))
     without = recipe(interactions={"time": None})
-    summary = Summary.of(without, data, Parts(data.events, data.events, data.events))
+    summary = Summary.of(without, Data(data, Parts(data.events, data.events, data.events)))
     assert (summary.first, summary.last, summary.notes) == (None, None, ())
     assert dict(summary.rows())["times"] == "none: the order of the rows counts"
 

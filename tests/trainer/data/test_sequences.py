@@ -60,7 +60,7 @@ def test_the_last_of_each_user_is_held_out(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         ("1 2 3\n4\n", r"Beauty\.txt, line 2: user '4' has no item"),
-        ("1 2 3\n\n1 4\n", r"Beauty\.txt, line 3: user '1' stands in line 1 too; make it one line"),
+        ("1 2 3\n\n1 4\n", r"Beauty\.txt, line 3: user '1' is in line 1 too; make it one line"),
         ("\n \n", r"Beauty\.txt: no rows"),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_mapping_to_objects_gives_columns(tmp_path: Path) -> None:
         ('{"a": {"size": {"x": 1}}}', r"items\.json, id 'a', attribute 'size': is nested"),
         ('{"a": [[1], [2]]}', r"items\.json, id 'a', attribute 'values': is nested"),
         ('{"a": {"id": 3}}', r"items\.json, id 'a': an attribute 'id' beside the key"),
-        ('{"a": {"price": "dear"}, "b": {"price": 3}}', r"items\.json, column 'price': row 1: 'dear' is no finite"),
+        ('{"a": {"price": "dear"}, "b": {"price": 3}}', r"items\.json, column 'price': row 1: 'dear' is not a finite"),
         ("{}", r"items\.json: no rows"),
     ],
 )
@@ -111,7 +111,7 @@ def test_bad_json_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_an_id_that_stands_twice_in_a_mapping_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"column 'id': row 1: '10', row 3: '10' stands in several rows"):
+    with pytest.raises(DataError, match=r"column 'id': row 1: '10', row 3: '10' is in several rows"):
         beauty(tmp_path, attributes='{"10": [1], "20": [1], "10": [2]}')
 
 

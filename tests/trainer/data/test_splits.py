@@ -130,7 +130,7 @@ def test_a_column_says_which_part_an_event_is_of(own_parts: Path) -> None:
 
 def test_a_cell_that_names_no_part_is_refused(own_parts: Path) -> None:
     (own_parts / "e.csv").write_text("u,i,part\na,x,test\na,y,later\nb,x,valid\nb,z,train\n")
-    with pytest.raises(DataError, match="column 'part': line 3: 'later' is none of train, valid, test"):
+    with pytest.raises(DataError, match="column 'part': line 3: 'later' is not one of train, valid, test"):
         load_dataset(loading.load(str(own_parts / "r.toml")), own_parts)
 
 

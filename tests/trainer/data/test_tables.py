@@ -96,7 +96,7 @@ def test_rows_of_parquet_are_counted_from_one(tmp_path: Path) -> None:
 def test_bad_number_is_named(tmp_path: Path, cell: str) -> None:
     table = csv(tmp_path, f'price\n1.5\n"{cell}"\n', "price")
     message = refusal(lambda: table.floats("price"))
-    assert f"films.csv, column 'price': line 3: '{cell}' is no finite number; mend it" in message
+    assert f"films.csv, column 'price': line 3: '{cell}' is not a finite number; mend it" in message
 
 
 def test_missing_number_is_named_where_required(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_missing_number_is_named_where_required(tmp_path: Path) -> None:
 def test_fraction_is_no_whole_number(tmp_path: Path) -> None:
     table = csv(tmp_path, "year\n1995.0\n1995.5\n", "year")
     message = refusal(lambda: table.ints("year"))
-    assert "column 'year': line 3: '1995.5' is no whole number; mend it, or give the attribute type float" in message
+    assert "column 'year': line 3: '1995.5' is not a whole number; mend it, or give the attribute type float" in message
 
 
 def test_only_the_first_bad_cells_are_shown(tmp_path: Path) -> None:
@@ -133,13 +133,13 @@ def test_bad_time_is_named(tmp_path: Path, cells: tuple[str, str], line: int) ->
     table = csv(tmp_path, f"id,at\n1,{cells[0]}\n2,{cells[1]}\n", "at")
     message = refusal(lambda: table.times("at"))
     assert f"films.csv, column 'at': line {line}: " in message
-    assert "is no time; write seconds since 1970 or 2026-11-24T03:16:45" in message
+    assert "is not a time; write seconds since 1970 or 2026-11-24T03:16:45" in message
 
 
 def test_duplicate_id_is_named(tmp_path: Path) -> None:
     table = csv(tmp_path, "id\na\nb\na\n", "id")
     message = refusal(lambda: table.refuse_duplicates("id"))
-    assert "column 'id': line 2: 'a', line 4: 'a' stands in several rows; keep one of them" in message
+    assert "column 'id': line 2: 'a', line 4: 'a' is in several rows; keep one of them" in message
 
 
 def test_list_where_text_is_expected_is_an_error(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from retrieval.bundle.catalogue.items import ItemTable
 from tests.trainer.world import Recorded
-from trainer.data.dataset import Events
-from trainer.data.splits import Parts
+from trainer.data.dataset import Dataset, Events
+from trainer.data.splits import Data, Parts
 from trainer.evaluation import baseline_methods, baselines
 from trainer.evaluation.baselines import BASELINES, Baseline, Known, fit_all
 from trainer.evaluation.metrics import HeldOut, Scorer, evaluate
@@ -128,6 +129,12 @@ def test_ials_finds_two_tastes() -> None:
         assert missing > foreign.max() + 0.3
 
 
+def made(parts: Parts) -> Data:
+    """Returns the data set of a split: 40 users and 30 items."""
+    items = ItemTable.of(tuple(f"i{item:02}" for item in range(30)), {})
+    return Data(Dataset(parts.known, tuple(f"u{user:02}" for user in range(40)), items, {}, ()), parts)
+
+
 def parts() -> Parts:
     """Users of even and odd rows like even and odd items; the last two of each user are held out."""
     generator = np.random.default_rng(2)
@@ -143,7 +150,7 @@ def parts() -> Parts:
 def test_all_are_fitted_and_those_that_know_the_user_beat_popularity() -> None:
     split = parts()
     progress = Recorded()
-    fitted, notes = fit_all(split, 40, 30, progress=progress)
+    fitted, notes = fit_all(made(split), progress=progress)
     assert set(fitted) == set(BASELINES) - {"repeat frequency"}
     assert any(note.startswith("EASE: ridge") for note in notes)
     assert any(step.startswith("iALS, setting") for step in progress.steps)
@@ -157,7 +164,7 @@ def test_the_test_part_changes_nothing() -> None:
     split = parts()
     other = Parts(split.train, split.valid, events(*((user, 29, 9.0) for user in range(40))))
     users = np.arange(40)
-    for (name, one), two in zip(fit_all(split, 40, 30)[0].items(), fit_all(other, 40, 30)[0].values(), strict=True):
+    for (name, one), two in zip(fit_all(made(split))[0].items(), fit_all(made(other))[0].values(), strict=True):
         np.testing.assert_array_equal(one(users), two(users), err_msg=name)
 
 
@@ -172,33 +179,33 @@ def test_settings_are_chosen_by_fits_on_training_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr(baselines, "BASELINES", {"a": Baseline(fit, [{"likes_high": False}, {"likes_high": True}])})
     train = split.train.where(split.train.items != 29)
     valid = events(*((user, 29, 7.0) for user in range(40)))
-    notes = fit_all(Parts(train, valid, split.test), 40, 30)[1]
+    notes = fit_all(made(Parts(train, valid, split.test)))[1]
     assert notes == ["a: likes_high 1, chosen on validation"]
     assert fitted == [(False, len(train)), (True, len(train)), (True, len(train) + 40)]
 
 
 def test_a_setting_that_two_methods_share_is_tried_once() -> None:
     progress = Recorded()
-    fit_all(parts(), 40, 30, progress=progress)
+    fit_all(made(parts()), progress=progress)
     assert not [step for step in progress.steps if step.startswith("EASE, setting")]
     assert "EASE with recency, setting 54 of 54" in progress.steps  # 6 ridges, 9 decays
     assert progress.steps[-5:] == ["recent popularity", "ItemKNN", "EASE", "EASE with recency", "iALS"]
 
 
 def test_repeat_frequency_is_there_where_repeats_count() -> None:
-    assert "repeat frequency" in fit_all(parts(), 40, 30, repeats=True)[0]
+    assert "repeat frequency" in fit_all(made(parts()), repeats=True)[0]
 
 
 def test_methods_that_hold_all_events_are_left_out_of_many_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "_IN_MEMORY_EVENTS", 20)
-    fitted, notes = fit_all(parts(), 40, 30)
+    fitted, notes = fit_all(made(parts()))
     assert list(fitted) == ["popularity"]
     assert any(note.startswith("iALS is left out: it needs all events in memory, at most 20,") for note in notes)
 
 
 def test_dense_methods_are_left_out_of_large_catalogues_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "_DENSE_ITEMS", 20)
-    fitted, notes = fit_all(parts(), 40, 30)
+    fitted, notes = fit_all(made(parts()))
     assert "EASE" not in fitted
     assert "ItemKNN" in fitted
     assert any(note.startswith("EASE is left out") for note in notes)

@@ -16,6 +16,7 @@ from retrieval.store.store import BundleStore
 from tests.worlds import SCHEMA, tower, write_bundle
 from trainer.data import splits
 from trainer.data.dataset import Dataset, load_dataset
+from trainer.data.splits import Data
 from trainer.evaluation.comparison import compare
 from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
 from trainer.recipe import loading
@@ -83,7 +84,7 @@ def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) ->
     # 13 items of the data set are in the bundle of 300; ask a "new" model that has the same space and only these.
     by_id = {item_id: row for row, item_id in enumerate(live.item_ids)}
     vectors = live.vectors[[by_id[item_id] for item_id in dataset.items.ids]]
-    found = compare(store, chosen, dataset, parts, users=users, queries=queries, vectors=vectors)
+    found = compare(store, chosen, Data(dataset, parts), users=users, queries=queries, vectors=vectors)
     assert (found.live, found.not_comparable, found.query_count) == (version, "", 4)
     assert len(dataset.items.ids) == 13
     assert found.never_retrieved == 0.0
@@ -110,7 +111,7 @@ def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) ->
         ranks.append(len(better) + 1)
     assert found.live_metrics["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
     counting = dataclasses.replace(chosen, split=dataclasses.replace(chosen.split, repeats=True))
-    found = compare(store, counting, dataset, parts, users=users, queries=queries, vectors=vectors)
+    found = compare(store, counting, Data(dataset, parts), users=users, queries=queries, vectors=vectors)
     targets = [ids.index(f"i{30 + user}") for user in users]  # now all 13 items compete
     ranks = [int((scores[user] > scores[user, target]).sum()) + 1 for user, target in zip(users, targets, strict=True)]
     assert found.live_metrics["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
@@ -129,11 +130,11 @@ def test_live_bundle_that_cannot_be_asked_is_told_and_is_no_failure(hand: Any, s
     with pytest.raises(NotComparable, match="'gender' is categorical, this recipe's is of type string_list"):
         open_bundle(store, version, other_type, dataset)
     arguments = {"users": np.arange(4), "queries": np.eye(4, dtype=np.float32), "vectors": np.eye(13, 4)}
-    found = compare(store, without, dataset, parts, **arguments)
+    found = compare(store, without, Data(dataset, parts), **arguments)
     assert (found.live, found.live_metrics, found.overlap_at_10) == (version, {}, None)
     assert "do not have" in found.not_comparable
     path = store.path(version) / VECTORS
     path.write_bytes(path.read_bytes()[:-4])
-    assert "damaged" in compare(store, chosen, dataset, parts, **arguments).not_comparable
+    assert "damaged" in compare(store, chosen, Data(dataset, parts), **arguments).not_comparable
     empty = BundleStore(store.root / "other")
-    assert compare(empty, chosen, dataset, parts, **arguments).not_comparable == "no bundle is live"
+    assert compare(empty, chosen, Data(dataset, parts), **arguments).not_comparable == "no bundle is live"

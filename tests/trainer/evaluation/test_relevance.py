@@ -82,7 +82,7 @@ def lead(of: Recipe, folder: Path) -> float:
         {"loss": "bce"},
         {"loss": "gbce"},
         {"loss": "sampled_softmax"},
-        {"loss": "sampled_softmax", "binary_share": 0.5},
+        {"loss": "sampled_softmax", "bce_weight": 0.5},
         {"loss": "in_batch_softmax"},
         {"loss": "full_softmax"},
     ],
@@ -101,10 +101,10 @@ def test_held_out_pairs_of_relevance_0_are_no_answers(folder: Path) -> None:
     parts = splits.split(load_dataset(of, folder), of.split)
     assert [len(part) for part in (parts.train, parts.valid, parts.test)] == [30 * 8, 30, 30]
     assert min(part.relevance.min() for part in (parts.train, parts.valid, parts.test)) == 1.0
-    assert parts.mismatches is not None
-    assert (len(parts.mismatches), parts.mismatches.relevance.max()) == (30 * 8, 0.0)
+    assert parts.irrelevant is not None
+    assert (len(parts.irrelevant), parts.irrelevant.relevance.max()) == (30 * 8, 0.0)
     assert len(parts.to_fit_on(parts.train)) == 30 * 16
-    notes = " ".join(Summary.of(of, load_dataset(of, folder), parts).notes)
+    notes = " ".join(Summary.of(of, splits.Data(load_dataset(of, folder), parts)).notes)
     assert "300 interactions have relevance 0" in notes
     assert "60 of them stand among what is held out" in notes
 
@@ -115,8 +115,8 @@ def test_the_last_answers_are_held_out_whatever_comes_behind(folder: Path) -> No
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
     dataset = load_dataset(recipe(), folder)
     parts = splits.split(dataset, Split("leave_last_one_out"))
-    assert parts.mismatches is not None
-    held = (parts.train, parts.valid, parts.test, parts.mismatches)
+    assert parts.irrelevant is not None
+    held = (parts.train, parts.valid, parts.test, parts.irrelevant)
     assert ["".join(dataset.items.ids[row] for row in part.items) for part in held] == ["ac", "d", "f", "b"]
 
 
@@ -160,10 +160,10 @@ def test_a_relevance_outside_0_to_1_is_refused_by_row(folder: Path, bad: str) ->
     lines = path.read_text().splitlines()
     lines[5] = f"u0,i4,{bad},train"
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=r"pairs.csv, column 'relevance': .* in data row 5 is no relevance; give"):
+    with pytest.raises(DataError, match=r"pairs.csv, column 'relevance': .* in data row 5 is not a relevance; give"):
         load_dataset(recipe(), folder)
 
 
 def test_a_mix_of_losses_goes_with_the_sampled_softmax() -> None:
-    with pytest.raises(RecipeError, match=r"training\.binary_share goes with loss sampled_softmax, not gbce"):
-        recipe(loss="gbce", binary_share=0.5)
+    with pytest.raises(RecipeError, match=r"training\.bce_weight goes with loss sampled_softmax, not gbce"):
+        recipe(loss="gbce", bce_weight=0.5)

@@ -13,6 +13,7 @@ from trainer.evaluation.evaluate import Task
 from trainer.evaluation.metrics import HeldOut, evaluate
 from trainer.features.schemas import learn_schemas
 from trainer.model import towers
+from trainer.model.trained_model import TrainedModel
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -43,7 +44,8 @@ def task(made: Dataset, parts: Parts) -> Task:
     chosen = recipe()
     schemas = learn_schemas(chosen, made, parts.train)
     query_tower, item_tower = towers.build(chosen, schemas)
-    return Task(chosen, made, schemas, (query_tower.model, item_tower.model), parts.train, parts.test)
+    model = TrainedModel(chosen, schemas, (query_tower.model, item_tower.model))
+    return Task(model, made, parts.train, parts.test)
 
 
 HEAD, MIDDLE, TAIL = "head (half of the events)", "middle (up to 90 %)", "tail"

@@ -12,7 +12,7 @@ import pytest
 from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer.data import splits
 from trainer.data.dataset import Dataset, Events
-from trainer.data.splits import Parts
+from trainer.data.splits import Data, Parts
 from trainer.evaluation.evaluate import (
     POPULARITY,
     Evaluation,
@@ -22,8 +22,9 @@ from trainer.evaluation.evaluate import (
     popularity_scorer,
 )
 from trainer.evaluation.metrics import HeldOut, Scorer, evaluate
-from trainer.features.schemas import Schemas, learn_schemas
+from trainer.features.schemas import learn_schemas
 from trainer.model import towers
+from trainer.model.trained_model import TrainedModel
 from trainer.recipe.recipe import Split
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
@@ -41,20 +42,18 @@ class Market:
     Attributes:
         dataset: all of it.
         parts: leave-last-one-out.
-        schemas: of the training part.
-        towers: not trained.
+        model: Towers that were not trained, with schemas of the training part.
     """
 
     dataset: Dataset
     parts: Parts
-    schemas: Schemas
-    towers: tuple[keras.Model, keras.Model]
+    model: TrainedModel
 
     def evaluate(self, parts: Parts, repeats: bool = False, **others: Scorer) -> Evaluation:
-        return evaluate_test(RECIPE, self.dataset, self.schemas, self.towers, parts, repeats=repeats, others=others)
+        return evaluate_test(self.model, Data(self.dataset, parts), repeats=repeats, others=others)
 
     def scores(self, known: Events, asked: Events) -> np.ndarray:
-        task = Task(RECIPE, self.dataset, self.schemas, self.towers, known, asked)
+        task = Task(self.model, self.dataset, known, asked)
         return task.scorer()(np.arange(USER_COUNT))
 
 
@@ -72,7 +71,7 @@ def market() -> Market:
     schemas = learn_schemas(RECIPE, data, parts.train)
     keras.utils.set_random_seed(2)
     query_tower, item_tower = towers.build(RECIPE, schemas)
-    return Market(data, parts, schemas, (query_tower.model, item_tower.model))
+    return Market(data, parts, TrainedModel(RECIPE, schemas, (query_tower.model, item_tower.model)))
 
 
 def remembering(events: Events) -> Scorer:
@@ -145,15 +144,15 @@ def test_knowing_what_a_user_had_is_worth_nothing_where_repeats_do_not_count(mar
 
 def test_a_recipe_says_whether_repeats_count_in_validation_and_test(market: Market) -> None:
     counting = dataclasses.replace(RECIPE, split=dataclasses.replace(RECIPE.split, repeats=True))
-    given = (market.dataset, market.schemas, market.towers, market.parts)
-    assert evaluate_test(counting, *given) == market.evaluate(market.parts, repeats=True)
-    assert evaluate_test(RECIPE, *given) == market.evaluate(market.parts, repeats=False)
-    assert evaluate_test(counting, *given, repeats=False) == market.evaluate(market.parts, repeats=False)
+    data, counting_model = Data(market.dataset, market.parts), dataclasses.replace(market.model, recipe=counting)
+    assert evaluate_test(counting_model, data) == market.evaluate(market.parts, repeats=True)
+    assert evaluate_test(market.model, data) == market.evaluate(market.parts, repeats=False)
+    assert evaluate_test(counting_model, data, repeats=False) == market.evaluate(market.parts, repeats=False)
     known, asked = market.parts.train, market.parts.valid
-    for chosen, repeats in ((counting, True), (RECIPE, False)):
+    for model, repeats in ((counting_model, True), (market.model, False)):
         held_out = HeldOut.of(known.pairs, asked.pairs, ITEM_COUNT, repeats=repeats)
-        task = Task(RECIPE, market.dataset, market.schemas, market.towers, known, asked)
-        assert evaluate_validation(chosen, *given) == evaluate(held_out, task.scorer()).means
+        task = Task(model, market.dataset, known, asked)
+        assert evaluate_validation(model, data) == evaluate(held_out, task.scorer()).means
 
 
 def test_constant_scores_are_at_chance_and_an_oracle_at_one(market: Market) -> None:
@@ -216,7 +215,7 @@ def test_a_later_event_changes_the_figures_of_its_own_user_alone(market: Market)
     per_user = []
     for test in (parts.test, splits.merge(parts.test, future)):
         held_out = HeldOut.of(parts.known.pairs, test.pairs, ITEM_COUNT)
-        task = Task(RECIPE, market.dataset, market.schemas, market.towers, parts.known, test)
+        task = Task(market.model, market.dataset, parts.known, test)
         found = evaluate(held_out, task.scorer())
         per_user.append(dict(zip(found.users.tolist(), found.per_user["mrr"].tolist(), strict=True)))
     before, after = per_user

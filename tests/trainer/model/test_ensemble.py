@@ -15,6 +15,7 @@ from trainer.data.dataset import load_dataset
 from trainer.errors import RecipeError
 from trainer.features.schemas import Schemas, learn_schemas
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
+from trainer.model.ensemble import Towers
 from trainer.recipe import loading
 from trainer.training import train
 from trainer.training.checkpoints import CHECKPOINT
@@ -23,7 +24,7 @@ from trainer.training.run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
-OF = recipe(training={"epochs": 2, "members": 2})
+OF = recipe(training={"epochs": 2, "ensemble_size": 2})
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shop(tmp_path_factory.mktemp("shop") / "data").parent
 
 
-def scores(of: loading.Recipe, folder: Path, schemas: Schemas, towers: fit.Towers) -> np.ndarray:
+def scores(of: loading.Recipe, folder: Path, schemas: Schemas, towers: Towers) -> np.ndarray:
     dataset = load_dataset(of, folder)
     known = splits.split(dataset, of.split).train
     users = np.arange(len(dataset.user_ids))
@@ -44,8 +45,8 @@ def scores(of: loading.Recipe, folder: Path, schemas: Schemas, towers: fit.Tower
 
 def fit_run(of: loading.Recipe, folder: Path, run: Path, *, resume: bool = False) -> Run:
     dataset = load_dataset(of, folder)
-    parts = splits.split(dataset, of.split)
-    return train.fit_and_choose(of, folder, dataset, parts, run, resume=resume)
+    data = splits.Data(dataset, splits.split(dataset, of.split))
+    return train.fit_and_choose(of, folder, data, run, resume=resume)
 
 
 def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(folder: Path, tmp_path: Path) -> None:
@@ -59,7 +60,9 @@ def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(folder: Path, t
         fitted: Fitted = fit(of, dataset, schemas, train, validate=None)
         alone.append(scores(of, folder, schemas, fitted.towers))
     assert not np.allclose(*alone, atol=0.01)
-    np.testing.assert_allclose(scores(OF, folder, run.schemas, run.towers), np.mean(alone, axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        scores(OF, folder, run.model.schemas, run.model.towers), np.mean(alone, axis=0), atol=1e-5
+    )
     assert [(each["member"], each["epoch"]) for each in run.epochs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
@@ -71,8 +74,8 @@ def test_it_is_kept_and_published_as_any_other(folder: Path, tmp_path: Path) -> 
     (bundle,) = (store / "bundles").iterdir()
     manifest = json.loads((bundle / "manifest.json").read_text())
     run = Run.load(tmp_path / "run")
-    assert manifest["dimension"] == 2 * run.recipe.training.dimension
-    assert run.towers[0].output_shape == (None, manifest["dimension"])
+    assert manifest["dimension"] == 2 * run.model.recipe.training.dimension
+    assert run.model.towers[0].output_shape == (None, manifest["dimension"])
 
 
 def test_stopped_within_a_member_it_goes_on_from_there(folder: Path, tmp_path: Path) -> None:
@@ -81,18 +84,18 @@ def test_stopped_within_a_member_it_goes_on_from_there(folder: Path, tmp_path: P
     fit_run(OF, folder, begun)
     (begun / "member-2" / CHECKPOINT).unlink()  # as if it had been stopped behind the first one
     again = fit_run(OF, folder, begun, resume=True)
-    for one, other in zip(whole.towers, again.towers, strict=True):
+    for one, other in zip(whole.model.towers, again.model.towers, strict=True):
         for weight, same in zip(one.weights, other.weights, strict=True):
             np.testing.assert_array_equal(np.array(weight), np.array(same))
 
 
 def test_each_member_is_fitted_again_for_its_own_epochs(folder: Path, tmp_path: Path) -> None:
-    run = fit_run(recipe(training={"epochs": 2, "members": 2, "refit": True}), folder, tmp_path)
+    run = fit_run(recipe(training={"epochs": 2, "ensemble_size": 2, "refit": True}), folder, tmp_path)
     assert run.refitted
-    assert run.before is not None
+    assert run.before_refit is not None
     assert [(tmp_path / "refit" / name / CHECKPOINT).exists() for name in ("", "member-2")] == [True, True]
 
 
 def test_no_members_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"training\.members"):
-        recipe(training={"members": 0})
+    with pytest.raises(RecipeError, match=r"training\.ensemble_size"):
+        recipe(training={"ensemble_size": 0})

@@ -49,7 +49,8 @@ ENCODERS = ("mean", "positions", "rank_decay", "gru", "transformer")
 def shop(encoder: str, values: list[dict[str, Any]], items: str = "tied", **training: Any) -> Recipe:
     # A sequence of `gru` and `transformer` may be cut elsewhere than a request, so theirs are not cut at all.
     width = 20 if encoder in ("gru", "transformer") else MAX_VALUES
-    given = {"encoder": encoder, "values": values, "max_values": width, "items": items, "values_dropout": 0.0}
+    given = {"encoder": encoder, "event_features": values, "max_values": width, "items": items}
+    given["event_feature_dropout"] = 0.0
     return recipe(
         interactions={"attributes": ATTRIBUTES},
         query_tower={"features": [{"name": "history", "kind": "history", **given}], "hidden_units": []},
@@ -237,15 +238,15 @@ def test_statistics_are_those_of_training_events() -> None:
 @pytest.mark.parametrize(
     ("values", "interactions", "message"),
     [
-        ([{"kind": "numeric", "name": "stars"}], {}, r"value stars: no such attribute; .*'action', 'dwell', 'rating'"),
-        ([{"kind": "numeric", "name": "action"}], {}, "value action: kind numeric reads type int or float"),
-        ([{"kind": "categorical", "name": "rating"}], {}, "value rating: kind categorical reads type string or int"),
-        ([{"kind": "gap"}, {"kind": "gap"}], {}, r"values \['gap', 'gap'\] are not distinct"),
+        ([{"kind": "numeric", "name": "stars"}], {}, r"event feature stars: no such attribute; .*'action', 'dwell', 'rating'"),
+        ([{"kind": "numeric", "name": "action"}], {}, "event feature action: kind numeric reads type int or float"),
+        ([{"kind": "categorical", "name": "rating"}], {}, "event feature rating: kind categorical reads type string or int"),
+        ([{"kind": "gap"}, {"kind": "gap"}], {}, r"event features \['gap', 'gap'\] are not distinct"),
         ([{"kind": "age"}], {"time": None}, r"need interactions\.time"),
         ([{"kind": "rating"}], {}, "rating"),
     ],
 )  # fmt: skip
 def test_values_that_are_not_there_are_refused(values: list[Any], interactions: dict[str, Any], message: str) -> None:
-    given = {"name": "history", "kind": "history", "values": values}
+    given = {"name": "history", "kind": "history", "event_features": values}
     with pytest.raises(RecipeError, match=message):
         recipe(interactions={"attributes": ATTRIBUTES, **interactions}, query_tower={"features": [given]})

@@ -13,7 +13,7 @@ from trainer.model.history import encoders
 from trainer.model.history.encoders import HistoryEncoder, Positions, RankDecay, Transformer
 from trainer.model.towers import EncodedHistory
 from trainer.publishing.export import export_query_tower
-from trainer.recipe.recipe import HistoryInput
+from trainer.recipe.feature_inputs import HistoryInput
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 

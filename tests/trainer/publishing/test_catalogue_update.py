@@ -115,7 +115,7 @@ def test_new_item_is_where_the_item_tower_puts_it(shop: Shop, shop_store: Bundle
     run = Run.load(shop.runs[0])
     # An independent way to the same: the run's own tower and schema.
     columns = {"item_id": ["z1", "z2"], "year": [None, 2001], "genres": [["western"], ["drama", "new"]]}
-    expected = run.towers[1].predict(run.schemas.item.encode(columns, 2), verbose=0)
+    expected = run.model.towers[1].predict(run.model.schemas.item.encode(columns, 2), verbose=0)
     np.testing.assert_allclose(vectors[[items.rows["z1"], items.rows["z2"]]], expected, atol=1e-6)
 
 
@@ -158,7 +158,7 @@ def test_rows_as_they_are_make_no_bundle(shop_store: BundleStore, tmp_path: Path
         (None, ["p01", "x9", "x8"], r"2 of 3 ids to remove are not in bundle .*'x8', 'x9'"),
         ("p01,Other,1981,drama\n", ["p01"], r"1 of 1 ids to remove are in .*new\.csv too, for instance 'p01'"),
         ("", [], "no rows"),
-        ("z1,a,1999,drama\nz1,b,1999,drama\n", [], "'z1'.*stands in several rows"),
+        ("z1,a,1999,drama\nz1,b,1999,drama\n", [], "'z1'.*is in several rows"),
         ("z1,a,MCM,drama\n", [], r"column 'year': line 2: 'MCM'"),
         (None, [f"p{n:02}" for n in range(40)], "all 40 items would be removed"),
     ],

@@ -17,9 +17,11 @@ EVALUATION: dict[str, Any] = {"user_count": 2, "cold_user_count": 0, "repeats": 
 def facts(**training: Any) -> dict[str, str]:
     of = recipe(training=training)
     data = dataset(EVENTS, items={each: {} for each in "abcd"})
-    run: Any = SimpleNamespace(recipe=of, model_version="m1", git_commit="", refitted=True)
+    run: Any = SimpleNamespace(model=SimpleNamespace(recipe=of), model_version="m1", git_commit="", refitted=True)
     spec = IndexSpec("annoy", "angular", {"trees": 5}, 100, 0.99)
-    return facts_of(run, data, splits.split(data, of.split), EVALUATION, version="b1", parent=None, spec=spec)
+    return facts_of(
+        run, splits.Data(data, splits.split(data, of.split)), EVALUATION, version="b1", parent=None, spec=spec
+    )
 
 
 def test_states_sizes_and_how_it_was_evaluated() -> None:
@@ -27,10 +29,10 @@ def test_states_sizes_and_how_it_was_evaluated() -> None:
     assert (found["Users"], found["Items"], found["Interactions"]) == ("2", "4", "6, density 75.00%")
     assert found["Evaluated"].endswith("50.0% of the test events repeat an item that the user had, and count")
     assert "Prior" not in found
-    assert "Members" not in found
+    assert "Ensemble" not in found
 
 
 def test_states_what_was_added_to_the_towers() -> None:
-    found = facts(prior_weight=0.2, prior_days=14.0, members=3)
+    found = facts(prior_weight=0.2, prior_days=14.0, ensemble_size=3)
     assert found["Prior"] == "what was taken in the newest 14 days, weight 0.2"
-    assert found["Members"] == "the mean of 3 pairs of towers"
+    assert found["Ensemble"] == "the mean of 3 pairs of towers"

@@ -17,7 +17,7 @@ from tests.trainer.world import KERAS_AND_NUMPY
 from trainer.errors import ExportError, TextError
 from trainer.model.trained_texts import LayeredAdamW
 from trainer.publishing import text_export
-from trainer.recipe.text import TextInput
+from trainer.recipe.feature_inputs import TextInput
 from trainer.text import checkpoints
 from trainer.text.building import build
 from trainer.text.encoders import KerasText

@@ -148,7 +148,7 @@ def test_a_lexical_index_needs_texts() -> None:
 def test_a_key_of_another_part_is_called_so_and_nothing_else_is_said() -> None:
     raw = tomllib.loads(RECIPE)
     raw["query_tower"]["features"] = [{"name": "history", "kind": "history", "embedding_dim": 3}]
-    place = r"query_tower\.features\['history'\]\.embedding_dim: no key of this part"
+    place = r"query_tower\.features\['history'\]\.embedding_dim: not a key of this part"
     with pytest.raises(RecipeError, match=rf"mine: 1 key to mend .*\n  {place}"):
         loading.parse(raw, "mine")
 

@@ -1,4 +1,4 @@
-"""Keys that no longer exist: refused in a person's recipe, read past in what earlier trainings stored."""
+"""Renamed and removed keys: refused in a person's recipe with advice, migrated in what earlier trainings stored."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from retrieval.bundle.catalogue.items import ItemTable
-from retrieval.bundle.manifest import ITEMS
+from retrieval.bundle.layout import ITEMS
 from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command, recipe
 from trainer.errors import RecipeError, RunError
 from trainer.recipe import loading, retired_keys
+from trainer.recipe.feature_inputs import HistoryInput
 from trainer.training import checkpoints
 from trainer.training.checkpoints import Origin, State
 from trainer.training.run import Run
@@ -40,6 +41,35 @@ USED = [
     (stored(interests=3), "query_tower.interests = 3"),
 ]
 """Recipes whose towers have layers that no longer exist, and what is said of them."""
+
+
+def test_a_renamed_key_is_told_its_new_name() -> None:
+    raw = recipe().to_json()
+    raw["training"]["members"] = 3
+    with pytest.raises(RecipeError, match=r"mine: 1 key to mend .*\n  training\.members: is now called ensemble_size$"):
+        loading.parse(raw, "mine")
+    raw = recipe().to_json()
+    raw["query_tower"]["features"][0]["values"] = [{"kind": "gap"}]
+    with pytest.raises(RecipeError, match=r"query_tower\.features\['history'\]\.values: is now called event_features$"):
+        loading.parse(raw, "mine")
+
+
+def test_a_stored_recipe_keeps_the_values_of_renamed_keys() -> None:
+    raw = recipe().to_json()
+    training, history = raw["training"], raw["query_tower"]["features"][0]
+    for old, new in (("members", "ensemble_size"), ("binary_share", "bce_weight")):
+        del training[new]
+        training[old] = {"members": 3, "binary_share": 0.5}[old]
+    training["loss"] = "sampled_softmax"
+    del history["event_features"], history["event_feature_dropout"]
+    history |= {"values": [{"kind": "gap"}], "values_dropout": 0.4}
+    history["description"] = "ids of the items the user met before, oldest first; missing: a new user"
+    migrated = loading.parse_stored(raw, "stored")
+    assert (migrated.training.ensemble_size, migrated.training.bce_weight) == (3, 0.5)
+    read = migrated.query_tower.features[0]
+    assert isinstance(read, HistoryInput)
+    assert ([feature.kind for feature in read.event_features], read.event_feature_dropout) == (["gap"], 0.4)
+    assert read.description == "ids of the items that the user interacted with, oldest first; missing: a new user"
 
 
 @pytest.mark.parametrize(
@@ -87,18 +117,18 @@ def test_a_stored_recipe_is_read_without_them_and_stays_as_it_is(raw: dict[str, 
 
 
 def test_only_values_that_shaped_the_towers_count_as_used() -> None:
-    assert retired_keys.used(recipe().to_json()) == []
-    assert retired_keys.used(stored()) == []
+    assert retired_keys.unsupported(recipe().to_json()) == []
+    assert retired_keys.unsupported(stored()) == []
     for raw, said in USED:
-        assert " and ".join(retired_keys.used(raw)) == said
+        assert " and ".join(retired_keys.unsupported(raw)) == said
 
 
 @pytest.mark.parametrize(
     "raw", [{}, {"training": 3}, {"query_tower": {"features": [3]}}, {"query_tower": {"features": None}}]
 )
 def test_damaged_recipes_are_left_to_the_parser(raw: dict[str, Any]) -> None:
-    assert retired_keys.without(raw) == raw
-    assert retired_keys.used(raw) == []
+    assert retired_keys.migrate(raw) == raw
+    assert retired_keys.unsupported(raw) == []
 
 
 def with_recipe(run: Path, target: Path, raw: dict[str, Any]) -> Path:
@@ -111,7 +141,7 @@ def with_recipe(run: Path, target: Path, raw: dict[str, Any]) -> Path:
 
 def test_a_run_that_did_not_use_them_opens(shop: Shop, tmp_path: Path) -> None:
     run = Run.load(with_recipe(shop.runs[0], tmp_path / "run", stored()))
-    assert run.recipe == recipe()
+    assert run.model.recipe == recipe()
 
 
 @pytest.mark.parametrize(("raw", "said"), USED)

@@ -19,7 +19,7 @@ from tests.trainer.text.checkpoints import VOCABULARY, bert, write_checkpoint
 from tests.trainer.world import KERAS_AND_NUMPY, command
 from trainer.errors import RunError
 from trainer.model.embeddings import embed_queries
-from trainer.recipe.text import TextInput
+from trainer.recipe.feature_inputs import TextInput
 from trainer.text import building
 from trainer.text.distillation import weigh_by_idf
 from trainer.text.encoders import KerasText
@@ -110,7 +110,7 @@ def test_a_service_embeds_texts_as_the_training_does(keys: str, tmp_path: Path) 
     assert live is not None
     store.verify(live.version)
     run = Run.load(tmp_path / "run")
-    expected = embed_queries(run.towers[0], run.schemas, {"query": TEXTS}, len(TEXTS))
+    expected = embed_queries(run.model.towers[0], run.model.schemas, {"query": TEXTS}, len(TEXTS))
     with query_tower_service(store) as running:
         running.wait_for_bundle(live.version)
         queries = [pb.Query(features={"query": pb.FeatureValues(strings=pb.StringList(values=[t]))}) for t in TEXTS]
@@ -130,7 +130,7 @@ def test_finetuning_changes_the_layers_that_it_names(tmp_path: Path) -> None:
     keys = 'mode = "finetune", learning_rate = 0.01, trained_layers = 1'
     recipe = write_search_shop(tmp_path / "data", checkpoint, keys)
     command("train", recipe, "--run", tmp_path / "run")
-    (trained,) = Run.load(tmp_path / "run").schemas.text_encoders.encoders
+    (trained,) = Run.load(tmp_path / "run").model.schemas.text_encoders.encoders
     start = encoder_of(checkpoint, mode="finetune", learning_rate=0.01, trained_layers=1)
     moved = {
         new.path.split("/", 1)[0]

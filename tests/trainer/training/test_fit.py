@@ -14,6 +14,7 @@ from trainer.data import splits
 from trainer.data.dataset import load_dataset
 from trainer.errors import RunError, TrainingError
 from trainer.features.schemas import learn_schemas
+from trainer.model.trained_model import TrainedModel
 from trainer.progress import SilentTraining
 from trainer.recipe.recipe import Recipe
 from trainer.training import fit as fit_module
@@ -121,7 +122,7 @@ def test_each_epoch_tells_what_it_measured(folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learning_rate": 0.01}, r"of another training: fit.learning_rate was 0.03 and is 0.01"),
+        ({"learning_rate": 0.01}, r"of another training: training.learning_rate was 0.03 and is 0.01"),
         ({}, "is damaged"),
     ],
 )
@@ -159,7 +160,7 @@ def test_every_loss_learns_the_shop(folder: Path, loss: str) -> None:
     fitted = fit(of, dataset, schemas, parts.train, validate=None)
     from trainer.evaluation.evaluate import evaluate_validation
 
-    found = evaluate_validation(of, dataset, schemas, fitted.towers, parts)
+    found = evaluate_validation(TrainedModel(of, schemas, fitted.towers), splits.Data(dataset, parts))
     # The held-out item is one of two of the loved genre that the user does not have: by chance recall@10 is under 0.4.
     assert found["recall@10"] > 0.9
 
@@ -187,7 +188,7 @@ def test_other_events_are_not_gone_on_with(folder: Path, tmp_path: Path) -> None
     fewer = dataset.events.where(dataset.events.items > 0)
     schemas = learn_schemas(of, dataset, fewer)
     with pytest.raises(RunError, match="the training events have changed"):
-        fit(of, dataset, schemas, fewer, validate=None, folder=tmp_path, resume=True)
+        fit_module.fit(of, dataset, schemas, fewer, validate=None, folder=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("flag", ["--promote", "--force"])

@@ -14,8 +14,10 @@ import pytest
 from tests.trainer.world import KERAS_AND_NUMPY, Recorded, recipe, write_shop
 from trainer.data import splits
 from trainer.data.dataset import load_dataset
+from trainer.data.splits import Data
 from trainer.evaluation.evaluate import evaluate_validation
 from trainer.features.schemas import learn_schemas
+from trainer.model.trained_model import TrainedModel
 from trainer.progress import SilentTraining
 from trainer.publishing.export import export_query_tower
 from trainer.recipe.recipe import Recipe
@@ -69,7 +71,7 @@ class Task:
 def test_mixed_precision_learns_the_shop(folder: Path, precision: str, history: dict[str, Any]) -> None:
     task = Task(folder, precision, **history)
     fitted = task.fit()
-    found = evaluate_validation(task.recipe, task.dataset, task.schemas, fitted.towers, task.parts)
+    found = evaluate_validation(TrainedModel(task.recipe, task.schemas, fitted.towers), Data(task.dataset, task.parts))
     # By chance recall@10 is under 0.4, see test_training.
     assert found["recall@10"] > 0.8
 

@@ -15,11 +15,12 @@ import pytest
 from tests.trainer.world import KERAS_AND_NUMPY, command, recipe, write_shop
 from trainer.cli.rich_progress import TrialBars
 from trainer.data import splits
-from trainer.data.dataset import Dataset, load_dataset
-from trainer.data.splits import Parts
+from trainer.data.dataset import load_dataset
+from trainer.data.splits import Data
 from trainer.errors import RecipeError, RunError, TrainingError
 from trainer.evaluation.evaluate import evaluate_validation
 from trainer.features.schemas import learn_schemas
+from trainer.model.trained_model import TrainedModel
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
 from trainer.training.fit import fit
@@ -47,20 +48,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shop(folder: Path) -> tuple[Dataset, Parts]:
+def shop(folder: Path) -> Data:
     """The shop, whose test part breaks whatever reads it."""
     dataset = load_dataset(recipe(), folder)
-    return dataset, dataclasses.replace(splits.split(dataset, recipe().split), test=None)
+    return Data(dataset, dataclasses.replace(splits.split(dataset, recipe().split), test=None))
 
 
 OF = recipe(training={"epochs": 1})
 
 
 @contextmanager
-def searching(path: Path, shop: tuple[Dataset, Parts], of: Recipe = OF, **changes: Any) -> Iterator[Search]:
+def searching(path: Path, shop: Data, of: Recipe = OF, **changes: Any) -> Iterator[Search]:
     space = space_of(of, *changes.get("fixed", FEW))
     with open_study(path, space, changes.get("sha256", "of the data")) as study:
-        yield Search(study, space, *shop, seed=3)
+        yield Search(study, space, shop, seed=3)
 
 
 class Notes(SilentSearch):
@@ -85,7 +86,7 @@ class Notes(SilentSearch):
         return [(tried.value, tried.recipe) for tried in self.all]
 
 
-def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path: Path, shop: tuple[Dataset, Parts]) -> None:
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path: Path, shop: Data) -> None:
     whole = Notes()
     with searching(tmp_path / "whole.db", shop) as search:
         assert search.run(3, watch=whole)
@@ -101,7 +102,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path: Path, sho
     assert len({str(settings) for _, settings in whole.values}) == 3
 
 
-def test_the_first_trial_is_the_recipe_as_it_is(tmp_path: Path, shop: tuple[Dataset, Parts]) -> None:
+def test_the_first_trial_is_the_recipe_as_it_is(tmp_path: Path, shop: Data) -> None:
     notes = Notes()
     with searching(tmp_path / "tune.db", shop) as search:
         search.run(1, watch=notes)
@@ -113,12 +114,12 @@ def test_the_first_trial_is_the_recipe_as_it_is(tmp_path: Path, shop: tuple[Data
         dataset,
         schemas,
         parts.train,
-        validate=lambda towers: evaluate_validation(OF, dataset, schemas, towers, parts),
+        validate=lambda towers: evaluate_validation(TrainedModel(OF, schemas, towers), shop),
     )
     assert [(t.value, t.recipe) for t in notes.all] == [(alone.epochs[-1]["val_ndcg@10"], OF.to_json())]
 
 
-def test_a_trial_that_ran_when_the_search_was_killed_is_done_again(tmp_path: Path, shop: tuple[Dataset, Parts]) -> None:
+def test_a_trial_that_ran_when_the_search_was_killed_is_done_again(tmp_path: Path, shop: Data) -> None:
     path, space = tmp_path / "tune.db", space_of(OF, *FEW)
     with open_study(path, space, "of the data") as study:
         for _ in range(2):
@@ -130,7 +131,7 @@ def test_a_trial_that_ran_when_the_search_was_killed_is_done_again(tmp_path: Pat
         assert [space.choose(study.ask()) for _ in range(2)] == [OF, killed]
 
 
-def test_a_trial_below_the_median_is_given_up(tmp_path: Path, shop: tuple[Dataset, Parts]) -> None:
+def test_a_trial_below_the_median_is_given_up(tmp_path: Path, shop: Data) -> None:
     notes, of = Notes(), recipe(training={"epochs": 3})
     with searching(tmp_path / "tune.db", shop, of) as search:
         # Five earlier trials had 1.0 after each epoch, which nothing reaches.
@@ -149,7 +150,7 @@ def test_a_trial_below_the_median_is_given_up(tmp_path: Path, shop: tuple[Datase
     assert [(t.value, t.epochs, t.why) for t in notes.all] == [(None, 1, "below the median after epoch 1")]
 
 
-def test_the_key_that_decides_is_named_first(tmp_path: Path, shop: tuple[Dataset, Parts]) -> None:
+def test_the_key_that_decides_is_named_first(tmp_path: Path, shop: Data) -> None:
     number = optuna.distributions.FloatDistribution(0.0, 1.0)
     with searching(tmp_path / "tune.db", shop) as search:
         for at in range(20):
@@ -165,7 +166,7 @@ def test_the_key_that_decides_is_named_first(tmp_path: Path, shop: tuple[Dataset
 
 
 def test_a_trial_that_leads_nowhere_does_not_end_the_search(
-    tmp_path: Path, shop: tuple[Dataset, Parts], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shop: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit(*_: Any, **__: Any) -> Any:
         raise TrainingError("the loss is not finite; and so on")
@@ -181,7 +182,7 @@ def test_a_trial_that_leads_nowhere_does_not_end_the_search(
     assert [t.why for t in notes.all] == ["the loss is not finite; and so on", ""]
 
 
-def test_a_search_whose_time_is_over_can_go_on(tmp_path: Path, shop: tuple[Dataset, Parts]) -> None:
+def test_a_search_whose_time_is_over_can_go_on(tmp_path: Path, shop: Data) -> None:
     with searching(tmp_path / "tune.db", shop) as search:
         assert not search.run(1, max_seconds=0.0)
         assert not search.run(1, max_seconds=0.001)
@@ -202,9 +203,7 @@ def test_a_search_whose_time_is_over_can_go_on(tmp_path: Path, shop: tuple[Datas
     ],
     ids=["recipe", "list", "data", "fixed"],
 )
-def test_a_study_of_something_else_is_refused(
-    tmp_path: Path, shop: tuple[Dataset, Parts], change: dict[str, Any], said: str
-) -> None:
+def test_a_study_of_something_else_is_refused(tmp_path: Path, shop: Data, change: dict[str, Any], said: str) -> None:
     path = tmp_path / "tune.db"
     with searching(path, shop):
         pass
@@ -215,7 +214,7 @@ def test_a_study_of_something_else_is_refused(
         pass
 
 
-def test_a_file_that_is_no_study_is_refused_and_kept(tmp_path: Path, shop: tuple[Dataset, Parts]) -> None:
+def test_a_file_that_is_no_study_is_refused_and_kept(tmp_path: Path, shop: Data) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("no database, but a text that is long enough to be taken for one\n" * 20)
     before = path.read_bytes()
@@ -226,7 +225,7 @@ def test_a_file_that_is_no_study_is_refused_and_kept(tmp_path: Path, shop: tuple
         pass
 
 
-def test_two_searches_in_one_file_at_a_time_are_refused(tmp_path: Path, shop: tuple[Dataset, Parts]) -> None:
+def test_two_searches_in_one_file_at_a_time_are_refused(tmp_path: Path, shop: Data) -> None:
     refused = pytest.raises(RunError, match="another process searches in")
     with searching(tmp_path / "tune.db", shop), refused, searching(tmp_path / "tune.db", shop):
         pass

@@ -88,7 +88,7 @@ def test_a_fixed_key_stays_and_what_no_key_is_called_is_named() -> None:
     "own",
     [
         {"loss": "in_batch_softmax", "log_q": "streaming", "queue": 30},
-        {"loss": "sampled_softmax", "sampling": "popularity", "hard_negatives": 8, "binary_share": 0.3},
+        {"loss": "sampled_softmax", "sampling": "popularity", "hard_negatives": 8, "bce_weight": 0.3},
         {"loss": "bce", "sampling": "popularity"},
         {"loss": "mixed_softmax", "sampling": "popularity"},
     ],

@@ -1,1 +1,1 @@
-"""The Icecat product catalogue as tables of a recipe."""
+"""Converts the Icecat product catalogue into the tables of a recipe, with search queries generated from it."""

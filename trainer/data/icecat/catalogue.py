@@ -1,142 +1,80 @@
-"""The product catalogue of querqy/chorus (Icecat Open Content) as the tables that a recipe reads."""
+"""Converts the product catalogue of querqy/chorus (Icecat Open Content) into the tables that a recipe reads."""
 
 from __future__ import annotations
 
 import hashlib
-import html
-import json
 import os
-import re
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from retrieval.bundle.files import sha256_of
-from trainer.data.icecat import categories, pairs
+from trainer.data.icecat import categories, pairs, products
+from trainer.data.icecat.products import Product
 from trainer.errors import DataError
 from trainer.progress import SILENT, Progress
 
 FILES = ("1.json.zip", "2.json.zip", "3.json.zip", "4.json.zip")
-"""What the folder of the catalogue holds."""
-_MADE_BY = "6"
-"""Raised with every change of what the tables hold."""
+"""File names of the catalogue."""
+_CONVERSION = "6"
+"""Version of the conversion; a change of the resulting tables raises it."""
 PRODUCTS, PAIRS = "products.parquet", "pairs.parquet"
 
 
-@dataclass(frozen=True)
-class Product:
-    """One product.
-
-    Attributes:
-        id: of the catalogue.
-        brand: who makes it.
-        name: what the maker calls it.
-        title: brand, name, category and some properties, as Icecat writes them.
-        description: a few words more, or empty.
-        properties: its attributes by name, such as ``product_colour``: text, numbers or True.
-    """
-
-    id: str
-    brand: str
-    name: str
-    title: str
-    description: str
-    properties: Mapping[str, str | float | bool]
-
-
 def prepare(folder: Path, cache: Path, seed: int = 0, progress: Progress = SILENT) -> Path:
-    """Returns a folder with ``products.parquet`` and ``pairs.parquet``; made once for the same files.
+    """Returns a folder with ``products.parquet`` and ``pairs.parquet``; the same files are converted once.
 
     Args:
-        folder: with the four ``N.json.zip`` of the catalogue.
-        cache: folder to make it in.
-        seed: of the pairs.
-        progress: what it reports to.
+        folder: Folder with the four ``N.json.zip`` of the catalogue.
+        cache: Folder in which the result is kept.
+        seed: Seed of the generated queries.
+        progress: Progress reporter.
 
     Raises:
-        DataError: a file is missing or is no such catalogue, or the cache cannot be written.
+        DataError: A file is missing or is not such a catalogue, or the cache cannot be written.
     """
     paths = [folder / name for name in FILES]
     if absent := [path.name for path in paths if not path.is_file()]:
         raise DataError(f"{folder}: no {' and '.join(absent)}; name the folder that holds the catalogue with --data")
-    digest = hashlib.sha256(f"{_MADE_BY} {seed} {[sha256_of(path) for path in paths]}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{_CONVERSION} {seed} {[sha256_of(path) for path in paths]}".encode()).hexdigest()[:16]
     target = cache / f"icecat-{digest}"
     if target.is_dir():
         return target
     with progress.working(f"data: making search pairs of the catalogue in {folder}"):
-        _make(paths, cache, target, seed)
+        _convert(paths, cache, target, seed)
     return target
 
 
-def _make(paths: Sequence[Path], cache: Path, target: Path, seed: int) -> None:
-    """Writes both tables to the folder `target` in `cache`, whole or not at all."""
-    products = [product for path in paths for product in _read(path)]
+def _convert(paths: Sequence[Path], cache: Path, target: Path, seed: int) -> None:
+    """Writes both tables to the folder `target` in `cache`, atomically."""
+    catalogue = [product for path in paths for product in products.read(path)]
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".icecat-") as temporary:
-            made = Path(temporary) / "tables"
-            made.mkdir()
-            named = categories.name(products)
-            table = _table(products, named)
-            table.write_parquet(made / PRODUCTS)
-            rows = pairs.make(products, named, table["full_text"].to_list(), seed)
-            pl.DataFrame(rows, orient="row", schema=pairs.COLUMNS).write_parquet(made / PAIRS)
+            tables = Path(temporary) / "tables"
+            tables.mkdir()
+            category_of = categories.infer(catalogue)
+            table = _products_table(catalogue, category_of)
+            table.write_parquet(tables / PRODUCTS)
+            rows = pairs.generate(catalogue, category_of, table["full_text"].to_list(), seed)
+            pl.DataFrame(rows, orient="row", schema=pairs.COLUMNS).write_parquet(tables / PAIRS)
             # Another process may have been faster: its result is the same.
             if not target.is_dir():
-                os.rename(made, target)
+                os.rename(tables, target)
     except OSError as error:
         raise DataError(f"cannot write to the cache {cache}: {error}") from error
 
 
-def _read(path: Path) -> list[Product]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            raw = json.loads(archive.read(archive.namelist()[0]))
-        return [_product(entry) for entry in raw]
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{path}: no catalogue of products: {error!r}; fetch it again") from error
-
-
-def _product(entry: Mapping[str, Any]) -> Product:
-    properties = {
-        re.sub(r"_+", "_", key[7:]).strip("_"): value
-        for key, value in entry.items()
-        if key.startswith(("attr_t_", "attr_n_", "attr_b_")) and value is not False
-    }
-    texts = (clean(entry.get(key) or "") for key in ("supplier", "name", "title", "short_description"))
-    return Product(str(entry["id"]), *texts, properties)
-
-
-def clean(text: str) -> str:
-    """Returns a text without markup, entities and double blanks."""
-    return " ".join(re.sub(r"<[^>]+>", " ", html.unescape(text)).split())
-
-
-def _table(products: list[Product], named: Mapping[str, str]) -> pl.DataFrame:
+def _products_table(catalogue: Sequence[Product], category_of: Mapping[str, str]) -> pl.DataFrame:
     return pl.DataFrame(
         {
-            "id": [p.id for p in products],
-            "title": [p.title for p in products],
-            "text": [text_of(p) for p in products],
-            "full_text": [f"{text_of(p)} {_words_of(p)}".strip() for p in products],
-            "brand": [p.brand or None for p in products],
-            "category": [named.get(p.id) for p in products],
+            "id": [product.id for product in catalogue],
+            "title": [product.title for product in catalogue],
+            "text": [product.text for product in catalogue],
+            "full_text": [product.full_text for product in catalogue],
+            "brand": [product.brand or None for product in catalogue],
+            "category": [category_of.get(product.id) for product in catalogue],
         }
     )
-
-
-def text_of(product: Product) -> str:
-    """Returns what an encoder reads of a product: title and description."""
-    described = product.description if product.description not in product.title else ""
-    return f"{product.title}. {described}" if described else product.title
-
-
-def _words_of(product: Product) -> str:
-    """Returns its properties as words: texts as they are, and the names of those that it has or has not."""
-    words = [value for value in product.properties.values() if isinstance(value, str)]
-    return " ".join([*words, *(name.replace("_", " ") for name, v in product.properties.items() if v is True)])

@@ -1,8 +1,8 @@
-"""What kind of thing a product is, learned from its title.
+"""Infers the category of products from their titles.
 
-Icecat writes a title as ``BRAND NAME category properties``, with the category in small letters, but leaves it out where
-the name holds it. So: categories are the phrases that stand behind many names; a product without one is of the category
-that its name ends in, or else of the one that its nearest neighbours by words and properties agree on.
+Icecat writes a title as ``BRAND NAME category properties``, with the category in small letters, but omits the category
+if the name contains it. So categories are the phrases that follow many names; a product without such a phrase gets the
+category that its name contains, or else the one that most of its nearest neighbours by words and properties have.
 """
 
 from __future__ import annotations
@@ -10,54 +10,54 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-if TYPE_CHECKING:
-    from trainer.data.icecat.catalogue import Product
+from trainer.data.icecat.products import Product
 
-_FEWEST = 4
-"""Products that a phrase has to stand behind to be a category."""
-_NEIGHBOURS, _AGREE = 7, 5
-_LONGEST = 4
-"""Words of a phrase."""
-_NO_KIND = frozenset({"usb", "vga", "dvi", "hdmi", "not categorized", "component"})
-"""Phrases that stand there without saying what a product is."""
-_PLAIN = re.compile(r"[a-z][a-z/&-]+")
+_MIN_PRODUCTS = 4
+"""Smallest number of products of a category."""
+_NEIGHBOURS, _MIN_VOTES = 7, 5
+"""Number of nearest neighbours, and how many of them have to have the same category."""
+_MAX_WORDS = 4
+"""Largest number of words of a phrase."""
+_NOT_CATEGORIES = frozenset({"usb", "vga", "dvi", "hdmi", "not categorized", "component"})
+"""Phrases that follow names and are not categories."""
+_LOWER = re.compile(r"[a-z][a-z/&-]+")
 _UPPER = frozenset(
     {"USB", "DVD", "KVM", "VGA", "DVI", "HDMI", "UPS", "TV", "LCD", "PC", "NAS", "Notebook", "Smartphone"}
 )
-"""Words of categories that are not written small."""
+"""Words of categories that are written with capital letters."""
 
 
-def name(products: Sequence[Product]) -> dict[str, str]:
-    """Returns the category of each product that one is found for, by its id, in small letters."""
-    written = {p.id: phrase for p in products if (phrase := _phrase(p))}
-    counts = Counter(written.values())
-    # "keyboard USB" is a keyboard with a property.
+def infer(products: Sequence[Product]) -> dict[str, str]:
+    """Returns categories in small letters by product id; products whose category stays unknown are absent."""
+    phrases = {p.id: phrase for p in products if (phrase := _phrase(p))}
+    counts = Counter(phrases.values())
+    # "keyboard USB" becomes "keyboard": the rest is a property.
     known = {
         phrase: _shortest(phrase, counts)
         for phrase, count in counts.items()
-        if count >= _FEWEST and phrase not in _NO_KIND
+        if count >= _MIN_PRODUCTS and phrase not in _NOT_CATEGORIES
     }
-    named = {key: known[phrase] for key, phrase in written.items() if phrase in known}
+    category_of = {key: known[phrase] for key, phrase in phrases.items() if phrase in known}
     categories = sorted(set(known.values()), key=lambda phrase: -len(phrase))
     for product in products:
-        if product.id not in named and (found := _in_name(product.name, categories)):
-            named[product.id] = found
-    return named | _of_neighbours(products, named)
+        if product.id not in category_of and (category := _in_name(product.name, categories)):
+            category_of[product.id] = category
+    return category_of | _of_neighbours(products, category_of)
 
 
 def _phrase(product: Product) -> str:
-    at = product.title.find(product.name)
-    if at < 0 or not product.name:
+    """Returns the words of a title that follow the name, up to the first that cannot be part of a category."""
+    start = product.title.find(product.name)
+    if start < 0 or not product.name:
         return ""
     words: list[str] = []
-    for word in product.title[at + len(product.name) :].split():
+    for word in product.title[start + len(product.name) :].split():
         bare = word.strip(",")
-        if not (_PLAIN.fullmatch(bare) or bare in _UPPER) or len(words) == _LONGEST:
+        if not (_LOWER.fullmatch(bare) or bare in _UPPER) or len(words) == _MAX_WORDS:
             break
         words.append(bare)
         if word.endswith(","):
@@ -66,6 +66,7 @@ def _phrase(product: Product) -> str:
 
 
 def _shortest(phrase: str, counts: Mapping[str, int]) -> str:
+    """Returns the shortest beginning of a phrase that is more frequent than the phrase, or the phrase itself."""
     words = phrase.split()
     for length in range(1, len(words)):
         start = " ".join(words[:length])
@@ -74,38 +75,38 @@ def _shortest(phrase: str, counts: Mapping[str, int]) -> str:
     return phrase
 
 
-def _in_name(name_: str, categories: Sequence[str]) -> str | None:
-    """Returns the longest category that a name holds as whole words."""
-    text = f" {' '.join(re.findall(r'[a-z0-9/&-]+', name_.lower()))} "
+def _in_name(name: str, categories: Sequence[str]) -> str | None:
+    """Returns the first of `categories` that a name contains as whole words."""
+    text = f" {' '.join(re.findall(r'[a-z0-9/&-]+', name.lower()))} "
     return next((category for category in categories if f" {category} " in text), None)
 
 
-def _of_neighbours(products: Sequence[Product], named: Mapping[str, str]) -> dict[str, str]:
-    """Returns categories for the others, where most of their nearest neighbours are of one."""
+def _of_neighbours(products: Sequence[Product], category_of: Mapping[str, str]) -> dict[str, str]:
+    """Returns categories, by id, of products that have none yet and whose nearest neighbours mostly agree on one."""
     vectors = _tf_idf([_features(product) for product in products])
-    labelled = [row for row, product in enumerate(products) if product.id in named]
-    others = [row for row, product in enumerate(products) if product.id not in named]
+    labelled = [row for row, product in enumerate(products) if product.id in category_of]
+    others = [row for row, product in enumerate(products) if product.id not in category_of]
     if not labelled or not others:
         return {}
-    targets, found = vectors[labelled].T.tocsr(), {}
+    targets, inferred = vectors[labelled].T.tocsr(), {}
     for start in range(0, len(others), 500):
         rows = others[start : start + 500]
-        near = (vectors[rows] @ targets).toarray()
-        for row, scores in zip(rows, near, strict=True):
+        cosines = (vectors[rows] @ targets).toarray()  # [batch, labelled]
+        for row, scores in zip(rows, cosines, strict=True):
             best = np.argpartition(-scores, min(_NEIGHBOURS, len(scores) - 1))[:_NEIGHBOURS]
-            category, votes = Counter(named[products[labelled[at]].id] for at in best).most_common(1)[0]
-            if votes >= _AGREE:
-                found[products[row].id] = category
-    return found
+            category, votes = Counter(category_of[products[labelled[i]].id] for i in best).most_common(1)[0]
+            if votes >= _MIN_VOTES:
+                inferred[products[row].id] = category
+    return inferred
 
 
 def _features(product: Product) -> list[str]:
     words = re.findall(r"[a-z]{2,}", f"{product.title} {product.description}".lower())
-    return [*set(words), *(f"={name_}" for name_ in product.properties)]
+    return [*set(words), *(f"={name}" for name in product.properties)]
 
 
 def _tf_idf(documents: Sequence[Sequence[str]]) -> sparse.csr_matrix:
-    """Returns [n, words] of unit length."""
+    """Returns TF-IDF vectors: [document_count, word_count] float64, unit length."""
     column: dict[str, int] = {}
     indices = [[column.setdefault(word, len(column)) for word in words] for words in documents]
     lengths = [len(row) for row in indices]

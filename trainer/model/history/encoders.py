@@ -19,7 +19,7 @@ from keras import ops
 
 from retrieval.bundle.features.vocabulary import FIRST_VALUE, PADDING
 from trainer.model.slot_embedding import look_up
-from trainer.recipe.recipe import HistoryInput
+from trainer.recipe.feature_inputs import HistoryInput
 
 _register = keras.saving.register_keras_serializable(package="two_tower")
 _MASKED = -1e9

@@ -1,4 +1,4 @@
-"""What ``report.html`` says of the bundle in words: where it comes from, and what it was made of."""
+"""The summary of ``report.html``: where the bundle comes from, and what it was made of."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from retrieval.bundle.manifest import IndexSpec
-from trainer.data.dataset import Dataset
-from trainer.data.splits import Parts
+from trainer.data.splits import Data
 from trainer.recipe.training import Training
 
 if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
@@ -16,26 +15,25 @@ if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
 
 def facts_of(
     run: Run,
-    dataset: Dataset,
-    parts: Parts,
+    data: Data,
     evaluation: Mapping[str, Any],
     *,
     version: str,
     parent: str | None,
     spec: IndexSpec,
 ) -> dict[str, str]:
-    """Returns what stands on top of the report, by label.
+    """Returns the lines of the summary at the top of the report, by label.
 
     Args:
-        run: that was published.
-        dataset: users and items.
-        parts: of the split.
-        evaluation: of the run.
-        version: of the bundle.
-        parent: the bundle that was live before; None: none.
-        spec: of the index.
+        run: run that is published.
+        data: data set and its split.
+        evaluation: content of ``evaluation.json``.
+        version: version of the new bundle.
+        parent: version of the live bundle. None: no bundle is live.
+        spec: kind, parameters and search budget of the index.
     """
-    recipe, pairs = run.recipe, dataset.events.pair_count
+    dataset, parts = data
+    recipe, pairs = run.model.recipe, dataset.events.pair_count
     users, items = len(dataset.user_ids), len(dataset.items.ids)
     sizes = ", ".join(f"{len(getattr(parts, name)):,} {name}" for name in ("train", "valid", "test"))
     warm, cold = evaluation["user_count"], evaluation["cold_user_count"]
@@ -52,7 +50,7 @@ def facts_of(
         "Interactions": f"{len(dataset.events):,}, density {pairs / (users * items):.2%}",
         "Split": f"{recipe.split.kind}: {sizes}",
         "Fitted on": "training and validation" if run.refitted else "training",
-        **({"Members": f"the mean of {training.members} pairs of towers"} if training.members > 1 else {}),
+        **({"Ensemble": f"the mean of {training.ensemble_size} pairs of towers"} if training.ensemble_size > 1 else {}),
         **({"Prior": _of_prior(training)} if training.prior_weight else {}),
         "Evaluated": f"{warm:,} users; {cold:,} without any known item are left out{_of_repeats(evaluation)}",
         "Index": f"{spec.kind}, " + ", ".join(f"{name} {value}" for name, value in spec.parameters.items()),
@@ -62,7 +60,7 @@ def facts_of(
 
 
 def _of_repeats(evaluation: Mapping[str, Any]) -> str:
-    """Returns what to say of items that users had before."""
+    """Returns the share of test events that repeat a known item, and whether they count, as words."""
     share = f"{evaluation['repeat_share']:.1%} of the test events repeat an item that the user had, and"
     if evaluation["repeats"]:
         return f"; {share} count"

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AnnServiceStub:
-    """Finds the items nearest to an embedding, or to other items, or those that a text names.
+    """Finds the items nearest to an embedding or to other items, or the items that match a text.
     """
 
     def __init__(self, channel):
@@ -48,28 +48,36 @@ class AnnServiceStub:
 
 
 class AnnServiceServicer:
-    """Finds the items nearest to an embedding, or to other items, or those that a text names.
+    """Finds the items nearest to an embedding or to other items, or the items that match a text.
     """
 
     def SearchItems(self, request, context):
         """Returns one result for each search, in the order of the request, all from one bundle.
 
-        INVALID_ARGUMENT: no searches or more than `max_batch_size`, no `model_version` beside an embedding, a wrong
-        dimension, NaN, infinite or a zero vector, `k` out of range, an unknown attribute, a filter of another type
-        than its attribute, an empty or too long `text` or one that the ranking has no use for. Mend the request; a retry
-        will fail again.
-        FAILED_PRECONDITION, reason MODEL_NOT_SERVED: no bundle of `model_version` is open here. The ErrorInfo metadata
-        "model_versions" lists the models that are, comma-separated, the live one first: embed again with one of them.
-        FAILED_PRECONDITION, reason BUNDLE_NOT_SERVED: `bundle_version` is not open here, or is of another model. The
-        ErrorInfo metadata "bundle_versions" lists the open ones, comma-separated, the live one first.
-        FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, and the bundle has no lexical index
-        (OpenBundle.lexical_attributes is empty). The ErrorInfo metadata "bundle_versions" lists the open bundles that
-        have one, comma-separated; it is empty where none has. Rank by the embedding, or publish a bundle with one.
-        NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The ErrorInfo metadata "item_ids"
-        lists the first ten of those.
-        UNAVAILABLE, reason NO_BUNDLE: nothing has been loaded yet. Retry with backoff.
-        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or elsewhere.
-        UNAUTHENTICATED: a token is required and the metadata `authorization: Bearer <token>` is absent or wrong.
+        Errors:
+
+        INVALID_ARGUMENT: a field is out of the range that its comment gives, an attribute is unknown, a value has another
+        type than its attribute, `model_version` is empty although a search has an embedding, or target, `text` and
+        `ranking` do not fit together. Correct the request; a retry fails again.
+        FAILED_PRECONDITION, reason MODEL_NOT_SERVED: no bundle of `model_version` is open. The metadata "model_versions"
+        lists the open models, separated by commas, the live one first. Embed again with one of them.
+        FAILED_PRECONDITION, reason BUNDLE_NOT_SERVED: `bundle_version` is not open, or belongs to another model. The
+        metadata "bundle_versions" lists the open bundles, separated by commas, the live one first. Search again without
+        `bundle_version`, or with one of them.
+        FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
+        (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
+        index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+        NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
+        the first ten unknown ids, separated by commas. Leave these ids out.
+        UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
+        UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
+        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
+        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
+        many calls arrive at once. Send fewer searches or fewer exclusions, or retry with backoff.
+        UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
+        `authorization: Bearer <token>` is missing or wrong. Send the right token.
+        DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer searches.
+        INTERNAL: a bug. The log of the service has the details.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,8 +86,10 @@ class AnnServiceServicer:
     def GetServingStatus(self, request, context):
         """Returns the open bundles and how they are searched.
 
-        Never fails for want of a bundle: `bundles` is empty then, and `problems` says why.
-        UNAUTHENTICATED: as above.
+        The call succeeds without an open bundle too: `bundles` is then empty, and `problems` says why.
+
+        Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
+        same meanings as for SearchItems.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +117,7 @@ def add_AnnServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnnService:
-    """Finds the items nearest to an embedding, or to other items, or those that a text names.
+    """Finds the items nearest to an embedding or to other items, or the items that match a text.
     """
 
     @staticmethod

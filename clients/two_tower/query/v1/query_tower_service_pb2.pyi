@@ -3,13 +3,13 @@
 isort:skip_file
 The query side of a two-tower retrieval pair.
 
-A query tower maps the features of a user, and of what this user asks for now, to an embedding: a vector of unit
-length that ranks items by its dot product with the item vectors OF THE SAME MODEL. Embeddings of two models have
-nothing in common, even where their dimension agrees, so every embedding travels with the `model_version` that
-made it.
+A query tower maps the features of a user and of a request to an embedding: a vector of unit length whose dot product
+with the item vectors of the same model ranks the items. Embeddings of different models are not comparable, even if
+their dimensions agree. Each embedding is therefore sent with the `model_version` that made it.
 
-Errors follow google.rpc.Status: INVALID_ARGUMENT carries google.rpc.BadRequest with one violation a field, the
-others carry google.rpc.ErrorInfo with domain "two-tower". Branch on the code and the reason, never on the text.
+Errors follow google.rpc.Status. INVALID_ARGUMENT carries google.rpc.BadRequest with one violation for each invalid
+field, at most 20. Most other errors carry google.rpc.ErrorInfo with domain "two-tower", a reason, and metadata.
+Branch on code and reason, never on the text.
 """
 
 from collections import abc as _abc
@@ -35,40 +35,40 @@ class _FeatureKind:
 class _FeatureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FEATURE_KIND_UNSPECIFIED: _FeatureKind.ValueType  # 0
-    """Not a kind."""
+    """Not a known kind."""
     FEATURE_KIND_CATEGORICAL: _FeatureKind.ValueType  # 1
-    """One value out of a vocabulary; an unknown one takes the out-of-vocabulary slot."""
+    """One value from a vocabulary. An unknown value is read as the out-of-vocabulary value."""
     FEATURE_KIND_NUMERIC: _FeatureKind.ValueType  # 2
-    """One real value."""
+    """One real number."""
     FEATURE_KIND_HISTORY: _FeatureKind.ValueType  # 3
-    """The ids of the items that the user met before, oldest first."""
+    """Ids of the items that the user has interacted with, from the oldest to the newest interaction."""
     FEATURE_KIND_MULTI_CATEGORICAL: _FeatureKind.ValueType  # 4
-    """Several values out of a vocabulary, in no order."""
+    """Several values from a vocabulary, in any order."""
     FEATURE_KIND_TEXT: _FeatureKind.ValueType  # 5
-    """Free text."""
+    """One free text."""
     FEATURE_KIND_TIME: _FeatureKind.ValueType  # 6
-    """Seconds since 1970-01-01 UTC. With `Feature.history`: when each event was. Without: when the request is made, by
-    default when it arrives.
+    """Time in seconds since 1970-01-01 UTC. If Feature.history is set: the time of each event. Otherwise: the time of the
+    request; default: the time when the service receives it.
     """
 
 class FeatureKind(_FeatureKind, metaclass=_FeatureKindEnumTypeWrapper):
-    """How the value of a feature is read."""
+    """How the values of a feature are read."""
 
 FEATURE_KIND_UNSPECIFIED: FeatureKind.ValueType  # 0
-"""Not a kind."""
+"""Not a known kind."""
 FEATURE_KIND_CATEGORICAL: FeatureKind.ValueType  # 1
-"""One value out of a vocabulary; an unknown one takes the out-of-vocabulary slot."""
+"""One value from a vocabulary. An unknown value is read as the out-of-vocabulary value."""
 FEATURE_KIND_NUMERIC: FeatureKind.ValueType  # 2
-"""One real value."""
+"""One real number."""
 FEATURE_KIND_HISTORY: FeatureKind.ValueType  # 3
-"""The ids of the items that the user met before, oldest first."""
+"""Ids of the items that the user has interacted with, from the oldest to the newest interaction."""
 FEATURE_KIND_MULTI_CATEGORICAL: FeatureKind.ValueType  # 4
-"""Several values out of a vocabulary, in no order."""
+"""Several values from a vocabulary, in any order."""
 FEATURE_KIND_TEXT: FeatureKind.ValueType  # 5
-"""Free text."""
+"""One free text."""
 FEATURE_KIND_TIME: FeatureKind.ValueType  # 6
-"""Seconds since 1970-01-01 UTC. With `Feature.history`: when each event was. Without: when the request is made, by
-default when it arrives.
+"""Time in seconds since 1970-01-01 UTC. If Feature.history is set: the time of each event. Otherwise: the time of the
+request; default: the time when the service receives it.
 """
 Global___FeatureKind: _TypeAlias = FeatureKind  # noqa: Y015
 
@@ -79,25 +79,25 @@ class _ValueType:
 class _ValueTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ValueType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     VALUE_TYPE_UNSPECIFIED: _ValueType.ValueType  # 0
-    """Not a type."""
+    """Never sent."""
     VALUE_TYPE_STRING: _ValueType.ValueType  # 1
-    """FeatureValues.strings."""
+    """Strings: FeatureValues.strings."""
     VALUE_TYPE_INT: _ValueType.ValueType  # 2
-    """FeatureValues.ints."""
+    """Integers: FeatureValues.ints."""
     VALUE_TYPE_FLOAT: _ValueType.ValueType  # 3
-    """FeatureValues.floats."""
+    """Real numbers: FeatureValues.floats."""
 
 class ValueType(_ValueType, metaclass=_ValueTypeEnumTypeWrapper):
     """The type of the values of a feature."""
 
 VALUE_TYPE_UNSPECIFIED: ValueType.ValueType  # 0
-"""Not a type."""
+"""Never sent."""
 VALUE_TYPE_STRING: ValueType.ValueType  # 1
-"""FeatureValues.strings."""
+"""Strings: FeatureValues.strings."""
 VALUE_TYPE_INT: ValueType.ValueType  # 2
-"""FeatureValues.ints."""
+"""Integers: FeatureValues.ints."""
 VALUE_TYPE_FLOAT: ValueType.ValueType  # 3
-"""FeatureValues.floats."""
+"""Real numbers: FeatureValues.floats."""
 Global___ValueType: _TypeAlias = ValueType  # noqa: Y015
 
 @_typing.final
@@ -109,10 +109,12 @@ class EmbedQueriesRequest(_message.Message):
     QUERIES_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """The model to use. Default (empty): the model of the live bundle."""
+    """Model to embed with. Default (empty): the model of the live bundle."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Query]:
-        """1 to `max_batch_size` (see GetServingStatusResponse) queries. One call of 32 costs far less than 32 calls."""
+        """[batch] queries, 1 to `max_batch_size` (see GetServingStatusResponse). One call with 32 queries is much cheaper
+        than 32 calls.
+        """
 
     def __init__(
         self,
@@ -158,8 +160,8 @@ class Query(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def features(self) -> _containers.MessageMap[_builtins.str, Global___FeatureValues]:
-        """Raw values by feature name, as the schema in GetServingStatusResponse describes them. Any subset may be sent,
-        even none: a feature that is left out counts as missing. An unknown name is an error.
+        """Raw values by feature name; OpenModel.features describes the features. Each feature is optional, and a feature that
+        is left out counts as missing. Unknown names are errors.
         """
 
     def __init__(
@@ -177,8 +179,8 @@ Global___Query: _TypeAlias = Query  # noqa: Y015
 
 @_typing.final
 class FeatureValues(_message.Message):
-    """The values of one feature of one query: one for a scalar feature, any number for a list, oldest first for a history.
-    An empty list means missing.
+    """The values of one feature of one query: one value for a scalar feature, 0 to 10,000 values for a list feature. The
+    values of a history are ordered from the oldest to the newest. An empty list counts as missing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -188,15 +190,15 @@ class FeatureValues(_message.Message):
     FLOATS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def strings(self) -> Global___StringList:
-        """Values of a feature with value type VALUE_TYPE_STRING."""
+        """Values of a feature of type VALUE_TYPE_STRING."""
 
     @_builtins.property
     def ints(self) -> Global___IntList:
-        """Values of a feature with value type VALUE_TYPE_INT."""
+        """Values of a feature of type VALUE_TYPE_INT."""
 
     @_builtins.property
     def floats(self) -> Global___FloatList:
-        """Values of a feature with value type VALUE_TYPE_FLOAT."""
+        """Values of a feature of type VALUE_TYPE_FLOAT."""
 
     def __init__(
         self,
@@ -217,14 +219,14 @@ Global___FeatureValues: _TypeAlias = FeatureValues  # noqa: Y015
 
 @_typing.final
 class StringList(_message.Message):
-    """Text values."""
+    """String values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """UTF-8, at most 1,024 characters each. In a feature with `Feature.history`, an empty one is missing."""
+        """[n] strings of at most 1,024 characters. If Feature.history is set, "" means that the event has no value."""
 
     def __init__(
         self,
@@ -248,7 +250,7 @@ class IntList(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The full range of int64. In a feature with `Feature.history`, -2^63 is missing."""
+        """[n] integers, -2^63 to 2^63 - 1. If Feature.history is set, -2^63 means that the event has no value."""
 
     def __init__(
         self,
@@ -272,7 +274,7 @@ class FloatList(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Finite. In a feature with `Feature.history`, NaN is missing."""
+        """[n] finite numbers. If Feature.history is set, NaN means that the event has no value."""
 
     def __init__(
         self,
@@ -296,10 +298,10 @@ class EmbedQueriesResponse(_message.Message):
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """The model that made them all. Send it to SearchItems along with them."""
+    """Model that made the embeddings. Send it to SearchItems with them."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
-        """One for each query, in the order of the request."""
+        """[batch] embeddings, one for each query, in the order of the request."""
 
     def __init__(
         self,
@@ -317,14 +319,14 @@ Global___EmbedQueriesResponse: _TypeAlias = EmbedQueriesResponse  # noqa: Y015
 
 @_typing.final
 class Embedding(_message.Message):
-    """A point in the space of one model."""
+    """A vector in the space of one model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """[dimension] values, unit length (the Euclidean norm is 1 within 1e-3)."""
+        """[dimension] values of unit length: the Euclidean norm is 1 within 1e-3."""
 
     def __init__(
         self,
@@ -341,7 +343,7 @@ Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
 
 @_typing.final
 class GetServingStatusRequest(_message.Message):
-    """Asks what is served; has no fields."""
+    """Request of the serving status; has no fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -358,7 +360,7 @@ Global___GetServingStatusRequest: _TypeAlias = GetServingStatusRequest  # noqa: 
 
 @_typing.final
 class GetServingStatusResponse(_message.Message):
-    """What this replica serves."""
+    """The serving status of the replica that answers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -371,28 +373,28 @@ class GetServingStatusResponse(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     newest_model_version: _builtins.str
-    """The model that answers when a request names none: that of the live bundle. Empty: none yet."""
+    """Model of the live bundle, which answers requests that name no model. Empty: no bundle has been loaded yet."""
     max_batch_size: _builtins.int
-    """The most queries that one EmbedQueries may carry."""
+    """Largest number of queries in one EmbedQueries request, 1 to 1,000."""
     live_bundle_version: _builtins.str
-    """The version that the store names as live. Empty: none. Differs from the first of `models` while a bundle loads
-    and after one was refused.
+    """Version that the store names as live. Empty: none. It differs from the bundle of the first of `models` while a
+    bundle loads, and after a bundle was refused.
     """
     loading_bundle_version: _builtins.str
-    """The bundle that is being verified or opened at this moment. Empty: none."""
+    """Bundle that is being verified or opened now. Empty: none."""
     worker: _builtins.int
-    """Which of the worker processes behind this address answered, from 1 on; 0: there is one alone. All that this message
-    says is of that one. Each connection leads to one of them: ask over further connections for the others.
+    """Number of the worker process that answered, from 1; 0 if there is only one process. This response describes only
+    this process. Each connection leads to one process, so open further connections to reach the others.
     """
     worker_count: _builtins.int
-    """How many worker processes share this address, at least 1."""
+    """Number of worker processes that share this address, at least 1."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenModel]:
-        """The open models, the live one first. Empty: no bundle has been loaded yet."""
+        """Open models, the live one first. Empty: no bundle has been loaded yet."""
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___BundleProblem]:
-        """Bundles that the store names and this replica does not serve. Empty when all is well."""
+        """Bundles that the store names but this replica does not serve. Empty: none."""
 
     def __init__(
         self,
@@ -416,7 +418,7 @@ Global___GetServingStatusResponse: _TypeAlias = GetServingStatusResponse  # noqa
 
 @_typing.final
 class OpenModel(_message.Message):
-    """A model that can be asked for."""
+    """A model that a request may name."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -426,16 +428,16 @@ class OpenModel(_message.Message):
     FEATURES_FIELD_NUMBER: _builtins.int
     OPENED_AT_MS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """The version to name in a request."""
+    """Version of the model."""
     bundle_version: _builtins.str
-    """The bundle that its tower was read from."""
+    """Bundle that contains its query tower."""
     dimension: _builtins.int
-    """Length of its embeddings."""
+    """Length of its embeddings, at least 1."""
     opened_at_ms: _builtins.int
-    """When requests could first ask for it, in milliseconds since 1970-01-01 UTC."""
+    """Time from which this process answered with the model, in milliseconds since 1970-01-01 UTC."""
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
-        """What a query may carry."""
+        """Features that a query may have."""
 
     def __init__(
         self,
@@ -467,20 +469,21 @@ class Feature(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The key in Query.features."""
+    """Name of the feature: its key in Query.features."""
     kind: Global___FeatureKind.ValueType
-    """How the value is read."""
+    """How its values are read."""
     value_type: Global___ValueType.ValueType
-    """The type that values have to have."""
+    """Type of its values."""
     max_values: _builtins.int
-    """The most values that count: 1 for a scalar. A history keeps the newest (the last ones sent), another list the
-    first. More may be sent, up to 10,000.
+    """Largest number of values that the model reads, at least 1; 1 for a scalar feature. It reads the last values of a
+    history, and the first values of any other list. A request may contain more, up to 10,000.
     """
     description: _builtins.str
-    """What the feature is, and what leaving it out means."""
+    """Meaning of the feature, and of leaving it out. May be empty."""
     history: _builtins.str
-    """Name of the history whose events the values are of, such as their ratings: a list with one value for each id of
-    that history, in the same order, whatever `kind` is. Left out: missing for all of them. Empty: of no history.
+    """Name of the history whose events this feature describes, for instance by their ratings. The feature is then a list
+    with one value for each id of the history, in the same order, whatever its `kind`. If it is left out, no event has
+    a value. Empty: the feature does not describe events.
     """
     def __init__(
         self,
@@ -502,7 +505,7 @@ Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 @_typing.final
 class BundleProblem(_message.Message):
-    """A bundle that is not served, and why."""
+    """A bundle that is not served, and the reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -511,13 +514,15 @@ class BundleProblem(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     REFUSED_AT_MS_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
-    """The bundle. Empty where the store itself could not be read."""
+    """Version of the bundle. Empty if the store itself could not be read."""
     gate: _builtins.str
-    """The check that refused it, for instance "sha256", "canaries", "format_version"."""
+    """Name of the check that refused the bundle, for instance "sha256", "canaries" (the golden queries) or
+    "format_version".
+    """
     message: _builtins.str
-    """What was found, what was expected, and what to do."""
+    """What was wrong, what was expected, and what to do."""
     refused_at_ms: _builtins.int
-    """When it was refused, in milliseconds since 1970-01-01 UTC."""
+    """Time of the refusal, in milliseconds since 1970-01-01 UTC."""
     def __init__(
         self,
         *,

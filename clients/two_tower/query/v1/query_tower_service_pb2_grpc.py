@@ -54,24 +54,34 @@ class QueryTowerServiceServicer:
     def EmbedQueries(self, request, context):
         """Returns one embedding for each query, in the order of the request.
 
-        INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
-        schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN
-        or infinite where it is not allowed. Mend the request; a retry will fail again.
-        FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open here. The ErrorInfo metadata
-        "model_versions" lists those that are, comma-separated, the live one first. Ask again with one of them.
-        UNAVAILABLE, reason NO_BUNDLE: nothing has been loaded yet. Retry with backoff.
-        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or elsewhere.
-        UNAUTHENTICATED: a token is required and the metadata `authorization: Bearer <token>` is absent or wrong.
+        Errors:
+
+        INVALID_ARGUMENT: there are no queries or more than `max_batch_size`, a feature is unknown, a value has another
+        type than in the schema or is out of range, a scalar feature has several values, or the values of the events of a
+        history are not as many as its ids. Correct the request; a retry fails again.
+        FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open. The metadata "model_versions" lists the
+        open models, separated by commas, the live one first. Embed with one of them.
+        UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
+        UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
+        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
+        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
+        many calls arrive at once. Send fewer queries, or retry with backoff.
+        UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
+        `authorization: Bearer <token>` is missing or wrong. Send the right token.
+        DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer queries.
+        INTERNAL: a bug. The log of the service has the details.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServingStatus(self, request, context):
-        """Returns what is open, and the features that a query may carry.
+        """Returns the open models, and the features that they read.
 
-        Never fails for want of a bundle: `models` is empty then, and `problems` says why.
-        UNAUTHENTICATED: as above.
+        The call succeeds without an open bundle too: `models` is then empty, and `problems` says why.
+
+        Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
+        same meanings as for EmbedQueries.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

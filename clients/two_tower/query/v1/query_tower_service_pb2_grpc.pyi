@@ -3,13 +3,13 @@
 isort:skip_file
 The query side of a two-tower retrieval pair.
 
-A query tower maps the features of a user, and of what this user asks for now, to an embedding: a vector of unit
-length that ranks items by its dot product with the item vectors OF THE SAME MODEL. Embeddings of two models have
-nothing in common, even where their dimension agrees, so every embedding travels with the `model_version` that
-made it.
+A query tower maps the features of a user and of a request to an embedding: a vector of unit length whose dot product
+with the item vectors of the same model ranks the items. Embeddings of different models are not comparable, even if
+their dimensions agree. Each embedding is therefore sent with the `model_version` that made it.
 
-Errors follow google.rpc.Status: INVALID_ARGUMENT carries google.rpc.BadRequest with one violation a field, the
-others carry google.rpc.ErrorInfo with domain "two-tower". Branch on the code and the reason, never on the text.
+Errors follow google.rpc.Status. INVALID_ARGUMENT carries google.rpc.BadRequest with one violation for each invalid
+field, at most 20. Most other errors carry google.rpc.ErrorInfo with domain "two-tower", a reason, and metadata.
+Branch on code and reason, never on the text.
 """
 
 from collections import abc as _abc
@@ -45,20 +45,30 @@ class QueryTowerServiceStub:
     EmbedQueries: _grpc.UnaryUnaryMultiCallable[_query_tower_service_pb2.EmbedQueriesRequest, _query_tower_service_pb2.EmbedQueriesResponse]
     """Returns one embedding for each query, in the order of the request.
 
-    INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
-      schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN
-      or infinite where it is not allowed. Mend the request; a retry will fail again.
-    FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open here. The ErrorInfo metadata
-      "model_versions" lists those that are, comma-separated, the live one first. Ask again with one of them.
-    UNAVAILABLE, reason NO_BUNDLE: nothing has been loaded yet. Retry with backoff.
-    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or elsewhere.
-    UNAUTHENTICATED: a token is required and the metadata `authorization: Bearer <token>` is absent or wrong.
+    Errors:
+
+    INVALID_ARGUMENT: there are no queries or more than `max_batch_size`, a feature is unknown, a value has another
+      type than in the schema or is out of range, a scalar feature has several values, or the values of the events of a
+      history are not as many as its ids. Correct the request; a retry fails again.
+    FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open. The metadata "model_versions" lists the
+      open models, separated by commas, the live one first. Embed with one of them.
+    UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
+    UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
+    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
+    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
+      many calls arrive at once. Send fewer queries, or retry with backoff.
+    UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
+      `authorization: Bearer <token>` is missing or wrong. Send the right token.
+    DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer queries.
+    INTERNAL: a bug. The log of the service has the details.
     """
     GetServingStatus: _grpc.UnaryUnaryMultiCallable[_query_tower_service_pb2.GetServingStatusRequest, _query_tower_service_pb2.GetServingStatusResponse]
-    """Returns what is open, and the features that a query may carry.
+    """Returns the open models, and the features that they read.
 
-    Never fails for want of a bundle: `models` is empty then, and `problems` says why.
-    UNAUTHENTICATED: as above.
+    The call succeeds without an open bundle too: `models` is then empty, and `problems` says why.
+
+    Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
+    same meanings as for EmbedQueries.
     """
 
 @_typing.type_check_only
@@ -69,20 +79,30 @@ class QueryTowerServiceAsyncStub(QueryTowerServiceStub):
     EmbedQueries: _aio.UnaryUnaryMultiCallable[_query_tower_service_pb2.EmbedQueriesRequest, _query_tower_service_pb2.EmbedQueriesResponse]  # type: ignore[assignment]
     """Returns one embedding for each query, in the order of the request.
 
-    INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
-      schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN
-      or infinite where it is not allowed. Mend the request; a retry will fail again.
-    FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open here. The ErrorInfo metadata
-      "model_versions" lists those that are, comma-separated, the live one first. Ask again with one of them.
-    UNAVAILABLE, reason NO_BUNDLE: nothing has been loaded yet. Retry with backoff.
-    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or elsewhere.
-    UNAUTHENTICATED: a token is required and the metadata `authorization: Bearer <token>` is absent or wrong.
+    Errors:
+
+    INVALID_ARGUMENT: there are no queries or more than `max_batch_size`, a feature is unknown, a value has another
+      type than in the schema or is out of range, a scalar feature has several values, or the values of the events of a
+      history are not as many as its ids. Correct the request; a retry fails again.
+    FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open. The metadata "model_versions" lists the
+      open models, separated by commas, the live one first. Embed with one of them.
+    UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
+    UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
+    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
+    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
+      many calls arrive at once. Send fewer queries, or retry with backoff.
+    UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
+      `authorization: Bearer <token>` is missing or wrong. Send the right token.
+    DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer queries.
+    INTERNAL: a bug. The log of the service has the details.
     """
     GetServingStatus: _aio.UnaryUnaryMultiCallable[_query_tower_service_pb2.GetServingStatusRequest, _query_tower_service_pb2.GetServingStatusResponse]  # type: ignore[assignment]
-    """Returns what is open, and the features that a query may carry.
+    """Returns the open models, and the features that they read.
 
-    Never fails for want of a bundle: `models` is empty then, and `problems` says why.
-    UNAUTHENTICATED: as above.
+    The call succeeds without an open bundle too: `models` is then empty, and `problems` says why.
+
+    Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
+    same meanings as for EmbedQueries.
     """
 
 class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -96,14 +116,22 @@ class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_query_tower_service_pb2.EmbedQueriesResponse, _abc.Awaitable[_query_tower_service_pb2.EmbedQueriesResponse]]:
         """Returns one embedding for each query, in the order of the request.
 
-        INVALID_ARGUMENT: no queries or more than `max_batch_size`, an unknown feature, a value of another type than the
-          schema's, a scalar feature with several values, values of a history's events in another number than its ids, NaN
-          or infinite where it is not allowed. Mend the request; a retry will fail again.
-        FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open here. The ErrorInfo metadata
-          "model_versions" lists those that are, comma-separated, the live one first. Ask again with one of them.
-        UNAVAILABLE, reason NO_BUNDLE: nothing has been loaded yet. Retry with backoff.
-        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or elsewhere.
-        UNAUTHENTICATED: a token is required and the metadata `authorization: Bearer <token>` is absent or wrong.
+        Errors:
+
+        INVALID_ARGUMENT: there are no queries or more than `max_batch_size`, a feature is unknown, a value has another
+          type than in the schema or is out of range, a scalar feature has several values, or the values of the events of a
+          history are not as many as its ids. Correct the request; a retry fails again.
+        FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open. The metadata "model_versions" lists the
+          open models, separated by commas, the live one first. Embed with one of them.
+        UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
+        UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
+        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
+        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
+          many calls arrive at once. Send fewer queries, or retry with backoff.
+        UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
+          `authorization: Bearer <token>` is missing or wrong. Send the right token.
+        DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer queries.
+        INTERNAL: a bug. The log of the service has the details.
         """
 
     @_abc_1.abstractmethod
@@ -112,10 +140,12 @@ class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_tower_service_pb2.GetServingStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_tower_service_pb2.GetServingStatusResponse, _abc.Awaitable[_query_tower_service_pb2.GetServingStatusResponse]]:
-        """Returns what is open, and the features that a query may carry.
+        """Returns the open models, and the features that they read.
 
-        Never fails for want of a bundle: `models` is empty then, and `problems` says why.
-        UNAUTHENTICATED: as above.
+        The call succeeds without an open bundle too: `models` is then empty, and `problems` says why.
+
+        Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
+        same meanings as for EmbedQueries.
         """
 
 def add_QueryTowerServiceServicer_to_server(servicer: QueryTowerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,8 @@ from tests.harness import ROOT, process
 from tests.worlds import wait_for, write_bundle
 from two_tower.ann.v1 import ann_service_pb2, ann_service_pb2_grpc
 from two_tower.query.v1 import query_tower_service_pb2, query_tower_service_pb2_grpc
+
+COMMANDS = [("query_tower_service", "two-tower-query-tower"), ("ann_service", "two-tower-ann")]
 
 
 def run(*arguments: str, program: str = "query_tower_service", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -130,6 +134,19 @@ def test_neither_service_loads_tensorflow_and_both_stay_small(store: BundleStore
                 if line.startswith("VmRSS:")
             )
             assert resident_kib < 200 * 1024
+
+
+@pytest.mark.parametrize(("program", "command"), COMMANDS)
+def test_the_installed_command_names_itself_and_states_the_version(
+    program: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(f"{program}.__main__").main
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{command}", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.strip() == metadata.version("two-tower-retrieval")
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{command}", "--help"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith(f"Usage: {command} ")
 
 
 @pytest.mark.parametrize("program", ["query_tower_service", "ann_service"])

@@ -24,7 +24,7 @@ from retrieval.serving.process.lifeline import decode_settings, encode_settings
 from retrieval.serving.process.workers import Workers, reserve_port
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.store.store import BundleStore
-from tests.harness import process
+from tests.harness import ROOT, process
 from tests.retrieval.serving.process.test_program import run
 from tests.retrieval.serving.traffic import Caller
 from tests.worlds import unit_vectors, wait_for, write_bundle
@@ -58,6 +58,22 @@ def wait_for_answers(callers: list[Caller], answers: int = 20) -> None:
         lambda: all(c.wrong or c.answered >= r for c, r in zip(callers, reached, strict=True)),
         "callers get further answers",
     )
+
+
+def test_workers_of_an_installed_command_import_nothing_from_the_current_folder(
+    store: BundleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "structlog.py").write_text("raise SystemExit('imported from the current folder')")
+    # As an installed command does, this parent does not search the current folder; -P would reach the workers too.
+    script = "import sys; sys.path.remove(''); import ann_service.__main__ as program; sys.exit(program.main())"
+    port_file = tmp_path / "port"
+    command = [sys.executable, "-c", script, "--store", str(store.root), "--port", "0", "--port-file", str(port_file)]
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'clients'}")
+    write_bundle(store)
+    with subprocess.Popen([*command, *FLAGS], cwd=tmp_path) as parent:
+        wait_for(lambda: port_file.exists() or parent.poll() is not None, "the workers listen")
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(20) == 0
 
 
 def test_no_request_fails_or_mixes_bundles_while_two_workers_swap_independently(

@@ -1,4 +1,4 @@
-"""What the clients of both services share: a channel, its credentials, deadlines and errors."""
+"""The base classes of the clients of both services: channels, credentials, deadlines and errors."""
 
 import math
 from types import TracebackType
@@ -8,7 +8,7 @@ import grpc
 
 from two_tower_client.channel import Address, Connection, Tls, connect
 from two_tower_client.errors import InvalidRequest
-from two_tower_client.grpc_errors import our_errors
+from two_tower_client.grpc_errors import mapped_errors
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -17,19 +17,19 @@ _CONNECTIONS_MAX = 64
 
 
 class ConnectionOptions(TypedDict, total=False):
-    """How to reach a service.
+    """Settings of the connection to a service.
 
     Attributes:
-        timeout_s: Seconds that a call may take where the call does not say otherwise. Default: 1.
-        token: Sent as `authorization: Bearer <token>`. Default: none.
-        token_file: File that holds the token, read once. Excludes `token`.
-        tls: Secures the channel. Default: plain text.
-        allow_plaintext_token: Send the token in plain text to other hosts than this one. Default: refuse.
-        check_health: Make no call to a replica that says NOT_SERVING. Default: so.
-        connections: To each address, 1 to 64; calls take them in turn. Default: 1. A service with several workers deals
-            out connections to them, not calls, so one connection keeps one of them busy: take a few for each worker.
-        own_connection: Share no connection with other clients in this process. Default: those of one address share
-            one, unless they ask for several.
+        timeout_s: Seconds that a call may take, unless the call sets its own timeout. Default: 1.
+        token: Bearer token, sent as `authorization: Bearer <token>`. Default: none.
+        token_file: File with the bearer token, read once. Excludes `token`.
+        tls: TLS settings. Default: plain text.
+        allow_plaintext_token: Whether the token may be sent in plain text to another host. Default: False.
+        check_health: Whether calls avoid replicas that report NOT_SERVING. Default: True.
+        connections: Number of connections to each address, 1 to 64; calls use them in turn. Default: 1. Each connection
+            leads to one worker process of a service, so a service with several workers needs several for each worker.
+        own_connection: Whether this client keeps its connections to itself. Default: False: clients of the same address
+            in this process share one connection, unless `connections` is above 1.
     """
 
     timeout_s: float
@@ -42,7 +42,9 @@ class ConnectionOptions(TypedDict, total=False):
     own_connection: bool
 
 
-class _Client:
+class _ServiceClient:
+    """The settings of a client, synchronous or asyncio."""
+
     def __init__(
         self,
         address: Address,
@@ -72,11 +74,11 @@ class _Client:
 
     @property
     def target(self) -> str:
-        """The gRPC target that calls go to."""
+        """The gRPC target of this client."""
         return self._connection.target
 
     def __repr__(self) -> str:
-        """Returns the class and target; never the token."""
+        """Returns the class and the target, without the token."""
         return f"{type(self).__name__}({self.target!r})"
 
     def _call_options(self, timeout_s: float | None) -> dict[str, Any]:
@@ -84,11 +86,11 @@ class _Client:
         return {"timeout": timeout_s, "metadata": self._connection.metadata}
 
 
-# The callables of gRPC take type arguments in its stubs alone, so their annotations are strings.
+# gRPC's callables are generic in its type stubs only, so their annotations below are strings.
 
 
-class Client(_Client):
-    """A channel to one service, or several. Threads may share it; `close` once all are done."""
+class ServiceClient(_ServiceClient):
+    """Base class of the synchronous clients. Threads may share a client. Close it after the last call."""
 
     def _open(self) -> list[grpc.Channel]:
         self._channels = [self._open_channel() for _ in range(self._connections)]
@@ -104,11 +106,11 @@ class Client(_Client):
         self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
     ) -> Response:
         options = self._call_options(timeout_s)
-        with our_errors(self.target):
+        with mapped_errors(self.target):
             return method(request, **options)
 
     def close(self) -> None:
-        """Closes the channels, which cancels the calls in flight."""
+        """Closes the channels and cancels the calls in flight."""
         for channel in self._channels:
             channel.close()
 
@@ -123,8 +125,8 @@ class Client(_Client):
         self.close()
 
 
-class AsyncClient(_Client):
-    """A channel to one service, or several, for asyncio. Create, use and close it within one running event loop."""
+class AsyncServiceClient(_ServiceClient):
+    """Base class of the asyncio clients. Create, use and close a client within one running event loop."""
 
     def _open(self) -> list[grpc.aio.Channel]:
         self._channels = [self._open_channel() for _ in range(self._connections)]
@@ -140,11 +142,11 @@ class AsyncClient(_Client):
         self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request, timeout_s: float | None
     ) -> Response:
         options = self._call_options(timeout_s)
-        with our_errors(self.target):
+        with mapped_errors(self.target):
             return await method(request, **options)
 
     async def close(self) -> None:
-        """Closes the channels, which cancels the calls in flight."""
+        """Closes the channels and cancels the calls in flight."""
         for channel in self._channels:
             await channel.close()
 
@@ -160,10 +162,10 @@ class AsyncClient(_Client):
 
 
 def check_timeout(timeout_s: float) -> float:
-    """Returns `timeout_s`.
+    """Returns `timeout_s` if it is valid. Every call needs a deadline, since without one it could wait for ever.
 
     Raises:
-        InvalidRequest: If it is not a positive number of seconds; without a deadline a call may hang for ever.
+        InvalidRequest: If `timeout_s` is not a positive, finite number of seconds.
     """
     if not 0 < timeout_s < math.inf:
         raise InvalidRequest.in_field("timeout_s", f"has to be a positive number of seconds, got {timeout_s!r}")

@@ -1,0 +1,29 @@
+"""The entry point of the command line."""
+
+import sys
+from collections.abc import Sequence
+
+from two_tower_client.cli.parser import make_parser
+from two_tower_client.errors import InvalidRequest, TwoTowerError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, 1, 2 or 130, as `two-tower --help` explains.
+
+    Args:
+        argv: Command line arguments. Default: the arguments of the process.
+
+    Raises:
+        SystemExit: With code 2 if the arguments cannot be parsed, 0 after `--help` and `--version`.
+    """
+    arguments = make_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except InvalidRequest as error:
+        print(f"two-tower: {error.message}", file=sys.stderr)
+        return 2
+    except TwoTowerError as error:
+        print(f"two-tower: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,273 @@
+"""The commands and options of the command line."""
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from importlib import metadata
+
+from two_tower_client import ann, query_tower
+from two_tower_client.cli import commands
+
+_DESCRIPTION = """Retrieves items from a two-tower system, and shows the status of its replicas.
+
+  two-tower status   --query-tower localhost:50051 --ann localhost:50052
+  two-tower retrieve --feature age=24 --feature history=50,181 --k 10 --attribute title
+  two-tower retrieve --ranking lexical --text 'usb fan' --attribute title
+  two-tower similar  --item 50 --k 5 --where genres=Comedy --where 'year>=1990'
+  two-tower wait     --for 20261124T031645Z-3f9a1c --quorum 2
+  two-tower compare  --from previous --to live --queries queries.jsonl --title title
+"""
+
+_EPILOG = """environment variables, used if the option is not given:
+  TWO_TOWER_QUERY_TOWER  addresses of the query tower service, separated by commas (default: localhost:50051)
+  TWO_TOWER_ANN          addresses of the ANN service, separated by commas (default: localhost:50052)
+  TWO_TOWER_TOKEN_FILE   file with the bearer token
+
+exit codes: 0 success, 1 failure or an unhealthy system, 2 wrong usage, 130 interrupted
+"""
+
+_RETRIEVE = """Prints the best items for a query.
+
+  two-tower retrieve --feature age=24 --feature history=50,181 --k 10 --attribute title
+
+`two-tower status` shows whether the services are up. The model determines the features; the error message for an
+unknown feature lists them. Separate the values of a list by commas, or repeat the option for each value.
+
+If the bundle has a lexical index, a text can rank the items: alone, without the query tower, or fused with the
+embedding.
+
+  two-tower retrieve --ranking lexical --text 'usb fan' --attribute title
+  two-tower retrieve --ranking fused --text 'usb fan' --feature query='usb fan' --attribute title
+"""
+
+_SIMILAR = """Prints the items nearest to an item, or to the mean of several items.
+
+  two-tower similar --item 50 --item 181 --k 5 --attribute title
+"""
+
+_STATUS = """Prints the status of every replica.
+
+  two-tower status --query-tower 10.0.0.1:50051,10.0.0.2:50051 --ann 10.0.0.3:50052 --watch 2
+
+Returns 0 if all replicas answer, none has refused a bundle or is loading one, all agree on the live model, and the ANN
+replicas answer from the live bundle. Returns 1 otherwise.
+"""
+
+_WAIT = """Waits until the replicas have loaded a published bundle.
+
+  two-tower wait --for 20261124T031645Z-3f9a1c --quorum all --timeout-s 60
+
+Returns 0 as soon as the replicas have loaded it. Returns 1 after the timeout, or as soon as too many have refused it.
+"""
+
+_COMPARE = """Replays recorded queries against two open bundles, and prints how far their results differ.
+
+  python -m query_tower_service --query-log queries.jsonl ...
+  two-tower compare --from previous --to live --queries queries.jsonl --title title
+
+Name a bundle by its version, or as `live` or `previous`: the first and the second open bundle of the ANN replica.
+Each line of the file is one query, such as {"features": {"age": [24.0], "history": ["50", "181"]}}.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser. Environment variables give the defaults of the addresses and the token file."""
+    parser = _formatted(argparse.ArgumentParser(prog="two-tower"), _DESCRIPTION, _EPILOG)
+    parser.add_argument("--version", action="version", version=f"two-tower {_version()}")
+    subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    retrieve = _formatted(subcommands.add_parser("retrieve", help="print the best items for a query"), _RETRIEVE)
+    retrieve.set_defaults(run=commands.retrieve)
+    retrieve.add_argument(
+        "--feature", action="append", default=[], metavar="NAME=VALUE", help="a feature of the query; repeatable"
+    )
+    _add_search(retrieve, rankings=("embedding", "lexical", "fused"))
+    _add_connection(retrieve, timeout_s=5.0)
+
+    similar = _formatted(subcommands.add_parser("similar", help="print the items nearest to an item"), _SIMILAR)
+    similar.set_defaults(run=commands.similar)
+    similar.add_argument("--item", action="append", required=True, metavar="ID", help="id of an item; repeatable")
+    _add_search(similar, rankings=("embedding", "fused"))
+    _add_connection(similar, timeout_s=5.0, with_query_tower=False)
+
+    status = _formatted(subcommands.add_parser("status", help="print the status of every replica"), _STATUS)
+    status.set_defaults(run=commands.status)
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.add_argument(
+        "--watch",
+        type=_seconds,
+        nargs="?",
+        const=2.0,
+        metavar="SECONDS",
+        help="repeat after so many seconds (default: 2)",
+    )
+    _add_connection(status, timeout_s=5.0)
+
+    wait = _formatted(subcommands.add_parser("wait", help="wait until a bundle is loaded"), _WAIT)
+    wait.set_defaults(run=commands.wait)
+    wait.add_argument(
+        "--for", dest="bundle_version", required=True, metavar="BUNDLE_VERSION", help="version of the bundle"
+    )
+    wait.add_argument(
+        "--quorum",
+        type=_quorum,
+        default=None,
+        metavar="N|all",
+        help="number of replicas of each service that have to load it (default: all)",
+    )
+    wait.add_argument(
+        "--every-s", type=_seconds, default=0.5, help="seconds between two status requests (default: 0.5)"
+    )
+    _add_connection(wait, timeout_s=60.0, timeout_of="the whole wait")
+
+    compare = _formatted(subcommands.add_parser("compare", help="compare two bundles by recorded queries"), _COMPARE)
+    compare.set_defaults(run=commands.compare)
+    compare.add_argument(
+        "--from", dest="old", required=True, metavar="OLD", help="old bundle: version, live or previous"
+    )
+    compare.add_argument("--to", dest="new", required=True, metavar="NEW", help="new bundle: version, live or previous")
+    compare.add_argument(
+        "--queries", required=True, metavar="FILE", help="file of recorded queries, one JSON object per line"
+    )
+    compare.add_argument("--k", type=int, default=100, help="number of items per query (default: 100)")
+    compare.add_argument(
+        "--limit", type=_count, default=1000, metavar="N", help="replay only the last N queries (default: 1000)"
+    )
+    compare.add_argument("--title", default="", metavar="ATTRIBUTE", help="item attribute to show in the examples")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    _add_connection(compare, timeout_s=30.0)
+    return parser
+
+
+def _formatted(parser: argparse.ArgumentParser, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    parser.description, parser.epilog = description, epilog
+    # The default formatter would join the lines of the examples.
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> None:
+    parser.add_argument("--k", type=int, default=10, help="number of items (default: 10)")
+    parser.add_argument(
+        "--ranking", choices=rankings, default="embedding", help="what orders the items (default: %(default)s)"
+    )
+    parser.add_argument("--text", default="", help="query text, for ranking lexical or fused")
+    parser.add_argument(
+        "--fusion-constant",
+        type=int,
+        default=0,
+        metavar="N",
+        help="constant of ranking fused: the larger, the less the first ranks outweigh later ones (default: 60)",
+    )
+    parser.add_argument(
+        "--attribute", action="append", default=[], metavar="NAME", help="item attribute to print; repeatable"
+    )
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ID",
+        help="ids of items to leave out, separated by spaces",
+    )
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="name=value, name!=value, name>=number or name<=number; repeatable, all conditions have to hold",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="SCORE",
+        help="smallest score of an item, in the unit of the printed scores (default: no limit)",
+    )
+    parser.add_argument("--exact", action="store_true", help="scan every item instead of using the index")
+    parser.add_argument(
+        "--search-budget",
+        type=int,
+        default=0,
+        metavar="N",
+        help="effort of the index, in the unit of its kind (default: the budget measured by the publisher)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_connection(
+    parser: argparse.ArgumentParser,
+    *,
+    timeout_s: float,
+    timeout_of: str = "each call",
+    with_query_tower: bool = True,
+) -> None:
+    group = parser.add_argument_group("connection")
+    if with_query_tower:
+        group.add_argument(
+            "--query-tower",
+            default=os.environ.get("TWO_TOWER_QUERY_TOWER") or query_tower.DEFAULT_ADDRESS,
+            metavar="ADDR[,ADDR...]",
+            help="addresses of the query tower service (default: %(default)s)",
+        )
+    group.add_argument(
+        "--ann",
+        default=os.environ.get("TWO_TOWER_ANN") or ann.DEFAULT_ADDRESS,
+        metavar="ADDR[,ADDR...]",
+        help="addresses of the ANN service (default: %(default)s)",
+    )
+    group.add_argument(
+        "--timeout-s",
+        type=_seconds,
+        default=timeout_s,
+        metavar="SECONDS",
+        help=f"timeout of {timeout_of}, in seconds (default: %(default)g)",
+    )
+    group.add_argument(
+        "--token-file",
+        default=os.environ.get("TWO_TOWER_TOKEN_FILE") or None,
+        metavar="FILE",
+        help="file with the bearer token",
+    )
+    group.add_argument("--tls", action="store_true", help="use TLS; implied by the options below")
+    group.add_argument(
+        "--ca-file", metavar="FILE", help="certificate authorities to trust, PEM (default: those that gRPC ships)"
+    )
+    group.add_argument("--cert-file", metavar="FILE", help="client certificate, PEM")
+    group.add_argument("--key-file", metavar="FILE", help="private key of the client certificate, PEM")
+    group.add_argument(
+        "--server-name",
+        metavar="NAME",
+        help="host name in the certificate of the service (default: the host of the address)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"has to be a positive number of seconds, got {text}")
+    return seconds
+
+
+def _quorum(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"has to be a whole number of at least 1, or 'all', got {text}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"has to be a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("two-tower-client")
+    except metadata.PackageNotFoundError:  # run from a checkout, without an installed distribution
+        return "(version unknown: two-tower-client is not installed)"
