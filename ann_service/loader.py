@@ -15,7 +15,7 @@ from retrieval.bundle.errors import BundleRefused
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, LEXICAL, LEXICAL_DESCRIPTION, LEXICAL_FILES, VECTORS
 from retrieval.bundle.manifest import Manifest
-from retrieval.index.faiss_index import FaissMissing
+from retrieval.index.errors import FaissMissing
 from retrieval.index.lexical import files as lexical_files
 from retrieval.index.lexical.files import LexicalIndex
 from retrieval.index.registry import Index, open_index

@@ -1,1 +1,1 @@
-"""Learns two towers from interactions, evaluates them, and publishes them as a bundle."""
+"""The trainer: trains two towers on interactions, evaluates them, and publishes them as a bundle."""

@@ -1,12 +1,12 @@
-"""``python -m trainer``: train, evaluate and publish two towers; promote, roll back and prune bundles."""
+"""The program ``two-tower-trainer``, or ``python -m trainer``: train, evaluate and publish two towers; promote, roll back and prune bundles."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-# TensorFlow reads these when it is imported. Its start-up notes would drown what a person should read; its oneDNN
-# kernels round differently from one machine to the next.
+# TensorFlow reads these when it is imported. Its start-up notes would hide our own messages; its oneDNN kernels round
+# differently on different machines.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -17,7 +17,7 @@ from trainer.errors import TrainerError
 
 
 def main() -> None:
-    """Runs the command line; an error that a person can mend is one message and exit code 1."""
+    """Runs the command line. An expected error is shown as one message without a traceback, with exit code 1."""
     try:
         app()
     except (TrainerError, BundleError) as error:

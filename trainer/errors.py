@@ -1,18 +1,18 @@
-"""What the trainer tells the person who runs it.
+"""The errors of the trainer, whose messages are for the person who runs it.
 
 TrainerError
 ├── RecipeError       the recipe is wrong; names the key
 ├── DataError         a table is wrong; names file, column and row
-├── DownloadError     data could not be fetched, or is not what the recipe expects
+├── DownloadError     data cannot be downloaded, or differs from what the recipe expects
 ├── TextError         a text checkpoint cannot be used; names it
-├── TrainingError     the training went astray
-├── RunError          a run folder cannot be read or written
-└── ExportError       a tower that was exported answers differently
+├── TrainingError     the training failed, for instance because the loss is not finite
+├── RunError          a run folder or another argument of a command cannot be used
+└── ExportError       an exported model or an index cannot be written, or does not pass its checks
 """
 
 
 class TrainerError(Exception):
-    """Base of every error of this package; its text is shown without a traceback."""
+    """Base of every error of this package. The command line shows its message without a traceback."""
 
 
 class RecipeError(TrainerError):
@@ -24,20 +24,20 @@ class DataError(TrainerError):
 
 
 class DownloadError(TrainerError):
-    """The data of a recipe could not be fetched."""
+    """The data of a recipe cannot be downloaded, or differs from what the recipe expects."""
 
 
 class TextError(TrainerError):
-    """A text checkpoint, or what was made of one, cannot be used."""
+    """A text checkpoint, or an encoder made from one, cannot be used."""
 
 
 class TrainingError(TrainerError):
-    """The training led nowhere."""
+    """The training failed, for instance because the loss is not finite."""
 
 
 class RunError(TrainerError):
-    """A run folder cannot be read or written."""
+    """A run folder cannot be read or written, or an argument of a command cannot be used."""
 
 
 class ExportError(TrainerError):
-    """An exported tower is not the tower that was trained."""
+    """An exported model or an index cannot be written, or does not pass its checks."""

@@ -1,4 +1,4 @@
-"""What long work reports while it runs. The command line implements it and hands it down; nothing else prints."""
+"""The interface through which long work reports its progress. The command line implements it; nothing else prints."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from typing import Any, Protocol
 
 
 class TrainingProgress(Protocol):
-    """What a training reports. A subclass overrides the methods that it needs; the others do nothing."""
+    """Receives the progress of one training. A subclass overrides the methods that it needs; the others do nothing."""
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
-        """Reports the start.
+        """Reports the start of the training.
 
         Args:
-            epochs: number of epochs in all.
+            epochs: largest number of epochs.
             steps: number of steps in an epoch.
-            done: number of epochs that are done already; above 0 only in a resumed training.
+            done: number of finished epochs; above 0 only in a resumed training.
         """
 
     def step(self, loss: float) -> None:
-        """Reports a step and its loss."""
+        """Reports a finished step and its loss."""
 
     def epoch(self, measured: Mapping[str, Any]) -> None:
-        """Reports an epoch and its measurements; `trainer.training.fit.fit` lists their names."""
+        """Reports a finished epoch and its measurements; `trainer.training.fit.fit` lists their names."""
 
 
 class Progress(Protocol):
-    """What the trainer reports to the person who runs it. Not thread-safe; contexts may be nested."""
+    """Shows progress to the person who runs the trainer. Not thread-safe; contexts may be nested."""
 
     def note(self, text: str) -> None:
         """Reports one sentence."""
         ...
 
     def working(self, title: str) -> AbstractContextManager[Callable[[str], None]]:
-        """Reports work of unknown length until the context ends; call the result with the name of each step."""
+        """Reports work of unknown length until the context ends; call its value with the name of each step."""
         ...
 
     def counting(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Reports work on `total` pieces until the context ends; call the result with how many more are done."""
+        """Reports work on `total` pieces until the context ends; call its value with the number of newly finished pieces."""
         ...
 
     def training(self, title: str) -> AbstractContextManager[TrainingProgress]:
-        """Reports a training until the context ends; `trainer.training.fit.fit` takes the result."""
+        """Reports a training until the context ends; pass its value to `trainer.training.fit.fit`."""
         ...
 
 
 class SilentTraining(TrainingProgress):
-    """Reports nothing of a training."""
+    """A `TrainingProgress` that reports nothing."""
 
 
 class Silent(Progress):
-    """Reports nothing."""
+    """A `Progress` that reports nothing."""
 
     def note(self, text: str) -> None:
         """Does nothing."""
@@ -71,7 +71,7 @@ class Silent(Progress):
 
 
 SILENT: Progress = Silent()
-"""For callers of the library that want no reports."""
+"""The default of functions that take a `Progress`."""
 
 
 def format_validation(metrics: Mapping[str, float]) -> str:

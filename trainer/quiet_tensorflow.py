@@ -1,4 +1,4 @@
-"""Imports TensorFlow without its start-up notes, and lets it reuse the memory that it frees."""
+"""Imports TensorFlow without its start-up notes, and keeps the memory that it frees in the process."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _MIB = 1 << 20
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
 _MALLOC_OPTIONS = {_M_TRIM_THRESHOLD: 512 * _MIB, _M_TOP_PAD: 64 * _MIB, _M_MMAP_THRESHOLD: 32 * _MIB}
 
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Sends to nowhere what native code writes to stderr meanwhile.
+    """Discards everything that is written to stderr inside the context, by native code too. Exceptions pass.
 
-    TensorFlow and LiteRT write a few notes before any log level of theirs applies. Exceptions pass as ever.
+    TensorFlow and LiteRT write a few notes before their log levels apply.
     """
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
@@ -32,7 +32,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def import_tensorflow() -> None:
-    """Imports it; later imports are quiet by themselves."""
+    """Imports TensorFlow and Keras; later imports of them print nothing."""
     _keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("absl").addFilter(_is_worth_reading)
@@ -55,5 +55,5 @@ def _keep_freed_memory() -> None:
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:
-    """Whether a note is of use: history.rating has another name inside TensorFlow, and its own wherever it is seen."""
+    """Whether a log record is useful. TensorFlow warns that it renames inputs such as history.rating; nobody sees that."""
     return "is not a valid tf.function parameter name" not in record.getMessage()

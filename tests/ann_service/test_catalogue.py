@@ -1,4 +1,4 @@
-"""Bundles that are not what they should be: none of them replaces the running one, and status says why."""
+"""The load gates: a faulty bundle never replaces the open one, and status says why it was refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def answers(service: Running, manifest: Manifest) -> None:
 
 
 def point_at(store: BundleStore, *versions: str) -> None:
-    """Names bundles as live without the checks of `promote`, as a faulty copy of a store would."""
+    """Names bundles as live without the checks of `promote`, as a faulty copy of a store could."""
     (store.root / "LIVE.new").write_text("".join(f"{version}\n" for version in versions))
     os.replace(store.root / "LIVE.new", store.root / "LIVE")
 
@@ -181,11 +181,11 @@ def test_bundle_that_does_not_fit_beside_another_is_refused(
         service.wait_for_bundle(manifest.bundle_version)
 
 
-def test_available_memory_is_that_of_the_machine_or_less() -> None:
+def test_available_memory_is_plausible() -> None:
     assert 1 << 20 < verification.available_bytes() < 1 << 50
 
 
-def test_half_copied_bundle_is_served_once_it_is_whole(store: BundleStore, tmp_path: Path) -> None:
+def test_a_half_copied_bundle_is_served_once_it_is_complete(store: BundleStore, tmp_path: Path) -> None:
     good = write_bundle(store)
     with ann_service(store, retry_after_s=0.05) as service:
         service.wait_for_bundle(good.bundle_version)
@@ -199,7 +199,7 @@ def test_half_copied_bundle_is_served_once_it_is_whole(store: BundleStore, tmp_p
         assert not service.status().problems
 
 
-def test_serves_the_one_before_where_it_starts_on_a_damaged_live_bundle(store: BundleStore) -> None:
+def test_serves_the_previous_bundle_if_the_live_one_is_damaged_at_the_start(store: BundleStore) -> None:
     good = write_bundle(store)
     bad = write_bundle(store, seed=2).bundle_version
     flip_a_bit(store.path(bad))
@@ -208,7 +208,7 @@ def test_serves_the_one_before_where_it_starts_on_a_damaged_live_bundle(store: B
         assert service.wait_for_problem(bad).gate == "sha256"
 
 
-def test_goes_on_when_the_store_cannot_be_read(store: BundleStore) -> None:
+def test_keeps_serving_when_the_store_cannot_be_read(store: BundleStore) -> None:
     good = write_bundle(store)
     with ann_service(store) as service:
         service.wait_for_bundle(good.bundle_version)
@@ -223,8 +223,8 @@ def test_goes_on_when_the_store_cannot_be_read(store: BundleStore) -> None:
         assert not service.status().problems
 
 
-def of_kind(kind: str, budget: int, **parameters: int) -> dict[str, Any]:
-    """Fields of a bundle whose index is of a kind."""
+def with_index(kind: str, budget: int, **parameters: int) -> dict[str, Any]:
+    """Returns the arguments of `write_bundle` for a bundle with an index of a kind."""
 
     def build(vectors: np.ndarray, path: Path) -> None:
         build_file(kind, {**parameters, "seed": 3}, vectors, path)
@@ -235,7 +235,7 @@ def of_kind(kind: str, budget: int, **parameters: int) -> dict[str, Any]:
     }
 
 
-KINDS = [of_kind("faiss_ivf", 9, lists=10), of_kind("faiss_hnsw", 100, links=8, ef_construction=40), {}]
+KINDS = [with_index("faiss_ivf", 9, lists=10), with_index("faiss_hnsw", 100, links=8, ef_construction=40), {}]
 
 
 def test_swaps_from_one_kind_of_index_to_another(store: BundleStore) -> None:

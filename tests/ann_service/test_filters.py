@@ -1,4 +1,4 @@
-"""Filters, against a plain evaluation item by item."""
+"""Filters, against an item-by-item evaluation in plain Python."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def evaluate(condition: pb.Filter, row: dict[str, Any]) -> bool:
         return (all if kind == "all_of" else any)([evaluate(sub, row) for sub in part.filters])
     if kind == "not":
         return not evaluate(part, row)
-    found = row[part.attribute]
-    if found is None:
+    value = row[part.attribute]
+    if value is None:
         return False
     if kind == "range":
-        return (not part.HasField("min") or part.min <= found) and (not part.HasField("max") or found <= part.max)
+        return (not part.HasField("min") or part.min <= value) and (not part.HasField("max") or value <= part.max)
     wanted = [getattr(v, v.WhichOneof("kind")) for v in ([part.value] if kind == "equals" else part.values)]
-    return any(value in wanted for value in (found if isinstance(found, list) else [found]))
+    return any(each in wanted for each in (value if isinstance(value, list) else [value]))
 
 
 texts = st.sampled_from(["a", "b", "c", "x", "y", "z", "", "nowhere"])

@@ -1,4 +1,4 @@
-"""The ANN service, for real on a free port."""
+"""The RPCs of the ANN service, from a running service."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ def test_returns_the_nearest_items_in_the_order_of_the_request(world: World) -> 
 
 
 @pytest.mark.parametrize("scale", [1e-30, 7.0, 1e38])
-def test_only_the_direction_of_an_embedding_counts(world: World, scale: float) -> None:
+def test_only_the_direction_of_an_embedding_matters(world: World, scale: float) -> None:
     [result] = ask(world, search_of(QUERY * scale)).results
     assert list(result.item_ids) == nearest(QUERY, 5)
 
 
-def test_leaves_out_what_is_excluded_and_ignores_unknown_exclusions(world: World) -> None:
+def test_leaves_out_excluded_items_and_ignores_unknown_ones(world: World) -> None:
     first, second, *_ = nearest(QUERY, 2)
     [result] = ask(world, search_of(exclude_item_ids=[first, "nowhere", second, first])).results
     assert list(result.item_ids) == nearest(QUERY, 7)[2:]
 
 
 @pytest.mark.parametrize("more", [{}, {"exact": True}, {"k": 200}])
-def test_leaves_out_what_is_excluded_among_thousands(world: World, more: dict[str, Any]) -> None:
+def test_leaves_out_thousands_of_excluded_items(world: World, more: dict[str, Any]) -> None:
     first, second, third, *_ = nearest(QUERY, 3)
     unknown = [f"unknown-{number}" for number in range(3000)]
     excluded = [first, second, *unknown, third, *unknown]
@@ -83,7 +83,7 @@ def test_leaves_out_what_is_excluded_among_thousands(world: World, more: dict[st
     assert list(result.item_ids) == nearest(near, search["k"] + 2)[2:]
 
 
-def test_filter_returns_k_items_where_k_match(world: World) -> None:
+def test_filter_returns_k_items_if_k_match(world: World) -> None:
     comedy = pb.Filter(
         equals=pb.Equals(attribute="genres", value=pb.AttributeValue(string_value="comedy")),
     )
@@ -92,19 +92,19 @@ def test_filter_returns_k_items_where_k_match(world: World) -> None:
     assert sorted(int(item[1:]) for item in result.item_ids) == [row for row in range(300) if row % 2 == 1]
 
 
-def test_min_score_cuts_the_tail(world: World) -> None:
+def test_min_score_leaves_out_lower_scores(world: World) -> None:
     [result] = ask(world, search_of(k=200, min_score=0.5)).results
     assert len(result.item_ids) == int(np.count_nonzero(VECTORS @ QUERY >= 0.5))
     assert min(result.scores) >= 0.5
 
 
-def test_items_similar_to_items_leave_those_out(world: World) -> None:
+def test_similar_to_leaves_out_the_items_that_it_names(world: World) -> None:
     mean = (VECTORS[4] + VECTORS[9]) / 2
     [result] = ask(world, similar_to("i4", "i9", "i4"), model_version="").results
     assert list(result.item_ids) == nearest(mean / np.linalg.norm(mean), 5, (4, 9))
 
 
-def test_attributes_come_as_columns_that_say_what_is_missing(world: World) -> None:
+def test_attributes_are_columns_that_list_missing_values(world: World) -> None:
     names = ["title", "genres", "year", "price"]
     search = pb.Search(embedding=pb.Embedding(values=VECTORS[35]), k=200, return_attributes=names)
     [result] = ask(world, search).results
@@ -165,7 +165,7 @@ def test_says_everything_that_is_wrong_at_once(world: World) -> None:
     ]
 
 
-def test_batch_has_to_hold_one_to_the_limit(world: World) -> None:
+def test_refuses_an_empty_or_too_large_batch(world: World) -> None:
     assert fields(refusal(world)[2]) == ["searches"]
     assert fields(refusal(world, *[search_of()] * 21)[2]) == ["searches"]
     assert len(ask(world, *[search_of()] * 20).results) == 20
@@ -220,7 +220,7 @@ def test_status_describes_the_open_bundles(world: World) -> None:
     }
 
 
-def test_searches_each_embedding_in_its_own_model_across_a_swap(store: BundleStore) -> None:
+def test_searches_each_embedding_in_the_bundle_of_its_model_across_a_swap(store: BundleStore) -> None:
     old = write_bundle(store, seed=1, catalogue_seed=1)
     with ann_service(store) as service:
         service.wait_for_bundle(old.bundle_version)

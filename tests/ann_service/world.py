@@ -1,4 +1,4 @@
-"""An ANN service over a made bundle, on a free port."""
+"""A running ANN service over a synthetic bundle, on a free port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ World = tuple[Running, Manifest]
 
 @contextmanager
 def serving(folder: Path, **bundle: Any) -> Iterator[World]:
-    """Runs the service over one bundle, made as `tests.worlds.write_bundle` says."""
+    """Runs the service over one bundle; `bundle` are arguments of `tests.worlds.write_bundle`."""
     store = BundleStore(folder)
     manifest = write_bundle(store, **bundle)
     with ann_service(store, max_batch_size=20, max_k=200) as service:
@@ -26,8 +26,8 @@ def serving(folder: Path, **bundle: Any) -> Iterator[World]:
         yield service, manifest
 
 
-def ask(world: World, *searches: pb.Search, **more: Any) -> pb.SearchItemsResponse:
-    """Returns the response to searches; `more` are fields of the request."""
+def ask(world: World, *searches: pb.Search, **fields: Any) -> pb.SearchItemsResponse:
+    """Returns the response to searches; `fields` are further fields of the request."""
     service, manifest = world
-    request = pb.SearchItemsRequest(searches=searches, **{"model_version": manifest.model_version, **more})
+    request = pb.SearchItemsRequest(searches=searches, **{"model_version": manifest.model_version, **fields})
     return service.stub.SearchItems(request, timeout=10)

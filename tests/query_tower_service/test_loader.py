@@ -1,4 +1,4 @@
-"""Towers that are not what they should be: none replaces the running one."""
+"""The load gates: a faulty query tower never replaces the open one."""
 
 from __future__ import annotations
 

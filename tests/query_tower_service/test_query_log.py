@@ -1,4 +1,4 @@
-"""The query log: what it holds, how large it grows, and that no request ever suffers from it."""
+"""The query log: its content, its size limit, and that it never blocks or fails a request."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def total(registry: CollectorRegistry) -> float:
     return written + sum(drops.values())
 
 
-def test_the_service_records_the_features_of_what_it_answered_and_nothing_else(
+def test_the_service_records_the_features_of_answered_queries_and_nothing_else(
     store: BundleStore, tmp_path: Path
 ) -> None:
     manifest = write_bundle(store)
@@ -102,7 +102,7 @@ def test_it_is_off_by_default(store: BundleStore) -> None:
     assert (config.query_log, config.query_log_share, config.query_log_max_bytes) == (None, 0.01, 67_108_864)
 
 
-def test_a_service_goes_on_answering_when_the_folder_is_gone(store: BundleStore, tmp_path: Path) -> None:
+def test_a_service_keeps_answering_when_the_folder_is_removed(store: BundleStore, tmp_path: Path) -> None:
     manifest = write_bundle(store)
     folder = tmp_path / "logs"
     folder.mkdir()
@@ -121,7 +121,7 @@ def test_a_service_goes_on_answering_when_the_folder_is_gone(store: BundleStore,
     assert "No such file" in warnings[0]["why"]
 
 
-def test_what_waits_is_written_when_the_program_is_told_to_stop(store: BundleStore, tmp_path: Path) -> None:
+def test_the_backlog_is_written_when_the_program_stops(store: BundleStore, tmp_path: Path) -> None:
     write_bundle(store)
     path = tmp_path / "queries.jsonl"
     flags = ("--drain-delay-s", "0", "--query-log", str(path), "--query-log-share", "1")
@@ -149,7 +149,7 @@ def test_a_share_of_0_records_nothing_and_a_share_of_1_everything(tmp_path: Path
         assert (path.read_text().splitlines() if path.exists() else []) == expected
 
 
-def test_samples_its_share_whatever_the_batches(tmp_path: Path) -> None:
+def test_samples_the_share_for_any_batch_size(tmp_path: Path) -> None:
     random.seed(5)
     log = QueryLog(tmp_path / "queries.jsonl", 0.1, MAX_BYTES, CollectorRegistry())
     for first in range(0, 20_000, 100):
@@ -165,7 +165,7 @@ def test_samples_its_share_whatever_the_batches(tmp_path: Path) -> None:
     assert ages == sorted(set(ages))
 
 
-def test_the_smallest_share_is_no_error(tmp_path: Path) -> None:
+def test_the_smallest_share_is_not_an_error(tmp_path: Path) -> None:
     log = QueryLog(tmp_path / "queries.jsonl", 5e-324, MAX_BYTES, CollectorRegistry())
     log.record([query(1)])
     log.close()
@@ -199,7 +199,7 @@ def test_drops_a_line_that_no_file_can_hold(tmp_path: Path) -> None:
     assert counts(registry) == (2.0, {"size": 1.0})
 
 
-def test_a_full_disk_leaves_whole_lines_and_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_complete_lines_and_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, registry = tmp_path / "queries.jsonl", CollectorRegistry()
     log = QueryLog(path, 1.0, 1024, registry)
     free_bytes = [60]
@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_whole_lines_and_is_told_once(tmp_path: Path, monkeyp
     with capture_logs() as logs:
         for age in (10, 11, 12, 13):
             log.record([query(age)])
-            # One after another, so that each meets the disk by itself.
+            # One after another, so that each line is written by itself.
             wait_for(lambda: total(registry) == age - 9, "the line is dealt with")  # noqa: B023
         log.close()
     assert len(logs) == 1
@@ -250,7 +250,7 @@ def test_a_disk_that_hangs_blocks_no_request(tmp_path: Path, monkeypatch: pytest
     assert counts(registry) == (4.0, {"backlog": 3.0})
 
 
-def test_after_its_end_nothing_is_recorded_or_raised(tmp_path: Path) -> None:
+def test_a_closed_log_records_and_raises_nothing(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     log = QueryLog(tmp_path / "queries.jsonl", 1.0, MAX_BYTES, registry)
     log.close()

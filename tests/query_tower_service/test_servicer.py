@@ -1,4 +1,4 @@
-"""The query tower service, for real on a free port."""
+"""The RPCs of the query tower service, from a running service."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def embeddings(response: pb.EmbedQueriesResponse) -> np.ndarray:
     return np.array([list(embedding.values) for embedding in response.embeddings])
 
 
-def test_answers_as_keras_does_in_the_order_of_the_request(world: tuple[Running, Manifest]) -> None:
+def test_returns_the_embeddings_of_keras_in_the_order_of_the_request(world: tuple[Running, Manifest]) -> None:
     service, manifest = world
     response = embed(service, *(golden_query(row) for row in (2, 0, 3, 1)))
     assert response.model_version == manifest.model_version

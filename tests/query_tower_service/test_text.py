@@ -1,4 +1,4 @@
-"""Texts in the service: cached within bounds, grouped by length, counted."""
+"""Text features: the cache of text embeddings and its metrics, and batches of texts of similar length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def vectors(*values: float) -> np.ndarray:
     return np.array([[value, -value] for value in values], dtype=np.float32)
 
 
-def test_the_cache_forgets_what_was_asked_longest_ago() -> None:
+def test_the_cache_drops_the_least_recently_used_text() -> None:
     registry = CollectorRegistry()
     cache = TextCache(2, TextMetrics(registry))
     cache.add(["a", "b"], vectors(1, 2))
@@ -29,7 +29,7 @@ def test_the_cache_forgets_what_was_asked_longest_ago() -> None:
     cache.add(["c"], vectors(3))
     assert set(cache.find(["a", "b", "c"])) == {"a", "c"}
     assert len(cache) == 2
-    # One found of one, then two of three.
+    # One hit of one lookup, then two of three.
     assert (counted(registry, "hit"), counted(registry, "miss")) == (3, 1)
 
 
@@ -41,8 +41,8 @@ def test_a_cache_of_size_0_holds_nothing() -> None:
 
 def test_a_cache_never_holds_more_than_its_size() -> None:
     cache = TextCache(3, TextMetrics(CollectorRegistry()))
-    cache.add([str(at) for at in range(10)], vectors(*range(10)))
-    assert set(cache.find([str(at) for at in range(10)])) == {"7", "8", "9"}
+    cache.add([str(number) for number in range(10)], vectors(*range(10)))
+    assert set(cache.find([str(number) for number in range(10)])) == {"7", "8", "9"}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_cache_never_holds_more_than_its_size() -> None:
         ([10, 9, 8, 7, 6, 5, 4], [[0, 1, 2, 3, 4, 5], [6]]),
     ],
 )
-def test_rows_of_like_length_run_together(lengths: list[int], expected: list[list[int]]) -> None:
+def test_texts_of_similar_length_run_together(lengths: list[int], expected: list[list[int]]) -> None:
     assert groups_by_length(lengths) == expected
 
 

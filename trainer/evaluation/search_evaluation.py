@@ -16,7 +16,6 @@ from trainer.evaluation.graded_queries import DEPTH, METRICS, Graded
 from trainer.model.embeddings import embed_items, embed_queries
 from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress
-from trainer.publishing.lexical import texts_of
 from trainer.recipe.feature_inputs import TextInput
 from trainer.recipe.recipe import Recipe, lexical_attributes
 from trainer.text import building
@@ -68,7 +67,7 @@ def evaluate_search(
         raise RunError(
             f"{model.recipe.name}: its items have no text; name attributes under [search], or use a text feature"
         )
-    index, ids = Bm25.of(texts_of(dataset.items, attributes)), dataset.items.ids
+    index, ids = Bm25.of(dataset.items.texts(attributes)), dataset.items.ids
     lexical = [[ids[row] for row in index.rank(query, DEPTH)] for query in asked]
     fused = [graded_queries.fuse(*pair) for pair in zip(dense, lexical, strict=True)]
     rankings = {MODEL: dense, FUSED: fused, BM25: lexical}

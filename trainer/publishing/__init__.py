@@ -1,1 +1,1 @@
-"""Turns a run into a bundle: export, index, golden queries, gates, report."""
+"""Publishes a finished run as a bundle: export, index selection, golden queries, gates, report; catalogue updates."""

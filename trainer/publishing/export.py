@@ -1,7 +1,8 @@
-"""Exports the query tower as SavedModel and as LiteRT file, and checks both against the trained tower."""
+"""Exports the towers of a model. Both exports of the query tower are checked against the trained tower."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,28 +10,57 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from retrieval.bundle.layout import EMBEDDING, SIGNATURE
+from retrieval.bundle.layout import (
+    EMBEDDING,
+    ITEM_TOWER,
+    QUERY_TOWER,
+    QUERY_TOWER_SAVED_MODEL,
+    SIGNATURE,
+    VOCABULARIES,
+)
 from retrieval.inference.interpreter_pool import InterpreterPool
 from trainer.errors import ExportError
+from trainer.model.trained_model import TrainedModel
 from trainer.quiet_tensorflow import quiet_stderr
 
 TOLERANCE = 1e-5
-"""Largest difference allowed between an exported and the trained embedding, per component."""
+"""Largest allowed difference between a component of an exported tower's embedding and of the trained tower's."""
+
+
+def export_model(model: TrainedModel, inputs: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Writes both towers and the vocabularies into the folder of a bundle.
+
+    Args:
+        model: model to export; its text encoders are exported by `trainer.publishing.exported_text_encoders`.
+        inputs: inputs of the query tower for a few real queries by feature name, each [n, ...].
+        folder: folder of the bundle.
+
+    Raises:
+        ExportError: an export of the query tower cannot be written, or does not pass its checks.
+    """
+    query_tower, item_tower = model.towers
+    export_query_tower(query_tower, inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
+    item_tower.save(folder / ITEM_TOWER)
+    vocabularies = {**model.schemas.query.vocabularies, **model.schemas.item.vocabularies}
+    text = json.dumps({name: list(vocabulary.values) for name, vocabulary in vocabularies.items()}, ensure_ascii=False)
+    (folder / VOCABULARIES).write_text(text, encoding="utf-8")
 
 
 def export_query_tower(
     tower: keras.Model, inputs: Mapping[str, np.ndarray], saved_model: Path, flatbuffer: Path
 ) -> None:
-    """Writes SavedModel and LiteRT file: signature ``serve``, inputs by feature name, output ``embedding``.
+    """Writes the query tower as SavedModel and as LiteRT file, and checks both.
+
+    Both have the signature ``serve``, with inputs by feature name and the output ``embedding``.
 
     Args:
         tower: query tower, as `trainer.model.towers.build` makes it.
-        inputs: inputs of a few real queries by feature name, each [n, ...], to compare the embeddings of.
+        inputs: inputs of a few real queries by feature name, each [n, ...]; their embeddings are compared.
         saved_model: folder to write.
         flatbuffer: LiteRT file to write.
 
     Raises:
-        ExportError: one cannot be written, lacks weights, or makes embeddings that differ by more than `TOLERANCE`.
+        ExportError: an export cannot be written, lacks weights, or its embeddings differ by more than `TOLERANCE`.
     """
     try:
         _write(tower, saved_model, flatbuffer)

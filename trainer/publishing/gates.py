@@ -1,19 +1,20 @@
-"""The publish gates: what a bundle has to reach before it may go live.
+"""The publish gates: the checks that a bundle has to pass before it may go live.
 
 | gate                    | figure                                     | passes where                                  |
 |-------------------------|--------------------------------------------|-----------------------------------------------|
 | worse_than_live/METRIC  | the metric on the test part                | >= (1 - max_loss_to_live) x the live bundle's |
 | beats_popularity/METRIC | the metric on the test part                | > (1 + min_gain_over_popularity) x popularity |
 | ann_recall              | recall@100 of the written index            | >= index.min_recall_at_100                    |
-| never_retrieved         | share of the catalogue in nobody's top 100 | <= max_never_retrieved                        |
+| never_retrieved         | share of the catalogue in no top 100       | <= max_never_retrieved                        |
 
-The rules alone, without files or models: `trainer.evaluation.comparison` measures.
+This module compares figures with thresholds; `trainer.evaluation.comparison` measures the figures.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrieval.bundle.manifest import GateResult
 from trainer.recipe.recipe import Recipe
@@ -35,11 +36,11 @@ def judge(
     """Returns the result of each gate, by name.
 
     Args:
-        recipe: names metrics and thresholds.
-        metrics: of the new bundle, by name.
-        popularity: of the baseline, by name.
-        ann_recall: of the new bundle's index.
-        comparison: with the live bundle. Where the two cannot be compared, ``worse_than_live`` is not asked.
+        recipe: recipe, which holds the names of the metrics and the thresholds.
+        metrics: metrics of the new bundle by name.
+        popularity: metrics of the popularity baseline by name.
+        ann_recall: recall@100 of the new bundle's index, 0 to 1.
+        comparison: comparison with the live bundle. If the two cannot be compared, there is no ``worse_than_live``.
     """
     results: dict[str, GateResult] = {}
     if comparison.live_metrics:
@@ -53,10 +54,20 @@ def judge(
 
 
 def judge_ann_recall(recall: float, floor: float) -> GateResult:
-    """Returns whether the index finds enough of the exact 100 nearest items: both 0 to 1."""
+    """Returns the result of the gate ``ann_recall``.
+
+    Args:
+        recall: recall@100 of the index, 0 to 1.
+        floor: smallest recall that passes, 0 to 1.
+    """
     passed = recall >= floor
     message = f"recall@100 of the index is {recall:.4f}, at least {floor:.4f} is required (index.min_recall_at_100)"
     return GateResult(recall, floor, passed, message + ("" if passed else ": add more trees to index.trees"))
+
+
+def to_json(results: Mapping[str, GateResult]) -> dict[str, dict[str, Any]]:
+    """Returns the results of the gates by name, as ``evaluation.json`` holds them."""
+    return {name: dataclasses.asdict(result) for name, result in results.items()}
 
 
 def _worse_than_live(recipe: Recipe, name: str, figure: float, comparison: Comparison) -> GateResult:
@@ -72,7 +83,7 @@ def _worse_than_live(recipe: Recipe, name: str, figure: float, comparison: Compa
 
 def _beats_popularity(recipe: Recipe, name: str, figure: float, popularity: float) -> GateResult:
     gain = recipe.gates.min_gain_over_popularity
-    # Nothing is above 1: in a catalogue of less than 100 items everybody's recall@100 is.
+    # No metric is above 1, and in a catalogue of fewer than 100 items every recall@100 is 1.
     threshold = min((1 + gain) * popularity, 1.0)
     passed = figure > threshold or figure >= 1.0 or gain <= -1.0
     message = (
@@ -89,7 +100,6 @@ def _beats_popularity(recipe: Recipe, name: str, figure: float, popularity: floa
 def _never_retrieved(share: float, limit: float) -> GateResult:
     passed = share <= limit
     message = (
-        f"{share:.4f} of the catalogue stands in nobody's top 100, at most {limit:.4f} is allowed "
-        "(gates.max_never_retrieved)"
+        f"{share:.4f} of the catalogue is in no top 100, at most {limit:.4f} is allowed (gates.max_never_retrieved)"
     )
     return GateResult(share, limit, passed, message + ("" if passed else ": raise training.temperature or the limit"))

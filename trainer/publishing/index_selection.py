@@ -1,4 +1,4 @@
-"""The index of a bundle: its parameters and search budget chosen by measurement."""
+"""Chooses the parameters and the search budget of a bundle's index by measuring recall, and writes the index."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from trainer.errors import ExportError
 from trainer.recipe.recipe import Index as IndexSettings
 
 _STEP = 1.25
-"""Between one budget and the next."""
+"""Ratio between one budget to try and the next."""
 
-WHAT_TO_RAISE = {"annoy": "index.trees", "faiss_hnsw": "index.links", "faiss_ivf": "index.lists"}
+_KEY_TO_RAISE = {"annoy": "index.trees", "faiss_hnsw": "index.links", "faiss_ivf": "index.lists"}
+"""Recipe key that allows a higher recall, by kind of index."""
 
 
 def parameter_grid(settings: IndexSettings, item_count: int, seed: int) -> list[dict[str, int]]:
@@ -66,20 +67,20 @@ def build(
     seed: int,
     tell: Tell = lambda step: None,
 ) -> IndexSpec:
-    """Writes the index of the cheapest parameters that find enough, and returns how to search it.
+    """Writes the index with the quickest search that reaches the recall of the settings; returns how to search it.
 
-    Cheap is a search that takes little time by `retrieval.index.registry.Index.cost`; of equals, the smaller index.
+    The time of a search is estimated by `retrieval.index.registry.Index.cost`; of equals, the smaller index wins.
 
     Args:
         vectors: [item_count, dim] float32, unit length.
-        queries: [n, dim] float32, unit length, held out: recall is measured on them.
+        queries: [n, dim] float32, unit length: held-out queries on which recall is measured.
         path: file to make.
-        settings: of the recipe: the kind, what to try, and the recall to reach.
-        seed: of the build.
+        settings: index settings of the recipe: the kind, the parameters to try, and the recall to reach.
+        seed: seed of every build.
         tell: called with the name of each step.
 
     Raises:
-        ExportError: the index cannot be written, or nothing finds enough.
+        ExportError: the index cannot be written, or no parameters reach the recall.
     """
     exact = recall.exact_top_k(queries, vectors, recall.NEIGHBOURS)
     best: tuple[float, IndexSpec] | None = None
@@ -97,54 +98,53 @@ def build(
             measured = recall.index_recall(index, queries, exact, budget)
             if measured >= settings.min_recall_at_100:
                 best = cost, IndexSpec(settings.kind, METRIC, parameters, budget, measured)
-                # Other indexes may be open on a file of this name: a new one takes the name, none is overwritten.
+                # A rename, not a copy: an index that is open on the old file would crash if it were overwritten.
                 candidate.replace(path)
                 break
         candidate.unlink(missing_ok=True)
     if best is None:
         raise ExportError(
             f"no {settings.kind} index of {grid} reaches recall {settings.min_recall_at_100}; "
-            f"add larger values to {WHAT_TO_RAISE[settings.kind]}"
+            f"add larger values to {_KEY_TO_RAISE[settings.kind]}"
         )
     return best[1]
 
 
 def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexSpec, min_recall: float) -> IndexSpec:
-    """Writes the index of changed vectors with kind, parameters and seed of the old one; returns how to search it.
+    """Writes an index of changed vectors with kind, parameters and seed of the old one; returns how to search it.
 
-    The search budget is the old one, raised by a quarter at a time where it finds too little.
+    The search budget is the old one, raised by a quarter at a time until it reaches the recall. If none does, it is the
+    largest one, and the gate ``ann_recall`` will fail.
 
     Args:
         vectors: [item_count, dim] float32, unit length.
-        queries: [n, dim] float32, unit length: recall is measured on them.
+        queries: [n, dim] float32, unit length: queries on which recall is measured.
         path: file to make.
-        old: of the index before.
-        min_recall: of the exact 100 nearest, the share to find.
+        old: kind, parameters and search budget of the old index.
+        min_recall: recall@100 to reach, 0 to 1.
 
     Raises:
         ExportError: the index cannot be written.
     """
     parameters = dict(old.parameters)
-    if "lists" in parameters:  # no more than there are items
+    if "lists" in parameters:  # there cannot be more lists than items
         parameters["lists"] = min(parameters["lists"], len(vectors))
     exact = recall.exact_top_k(queries, vectors, recall.NEIGHBOURS)
     write_index(old.kind, parameters, vectors, path)
     index = open_index(old.kind, METRIC, path, vectors)
-    tried = [
-        old.search_budget,
-        *(b for b in budgets(old.kind, parameters, len(vectors)) if b > old.search_budget),
-    ]
+    larger = [b for b in budgets(old.kind, parameters, len(vectors)) if b > old.search_budget]
+    tried = [old.search_budget, *larger]
     results = ((budget, recall.index_recall(index, queries, exact, budget)) for budget in tried)
     budget, measured = next(((b, r) for b, r in results if r >= min_recall), (0, 0.0))
-    if not budget:  # the gate will say that even the last one finds too little
+    if not budget:
         budget, measured = tried[-1], recall.index_recall(index, queries, exact, tried[-1])
     return IndexSpec(old.kind, old.metric, parameters, budget, measured)
 
 
 def budgets(kind: str, parameters: Mapping[str, int], item_count: int) -> list[int]:
-    """Returns the budgets to try, ascending by a quarter; the last one finds all that the index can."""
+    """Returns the search budgets to try, each a quarter above the one before; the last one gives the highest recall."""
     match kind:
-        case "annoy":  # every leaf of every tree
+        case "annoy":  # the last budget inspects every leaf of every tree
             first, last = recall.NEIGHBOURS, max(recall.NEIGHBOURS, 2 * item_count * parameters["trees"])
         case "faiss_hnsw":
             first, last = recall.NEIGHBOURS, max(recall.NEIGHBOURS, item_count)

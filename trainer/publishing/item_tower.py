@@ -1,4 +1,4 @@
-"""The item tower of a bundle, asked for single rows."""
+"""Embeds items with the item tower of a bundle."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ _BATCH = 4096
 
 
 def embed_rows(path: Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns what the tower in a file makes of its inputs: [n, dimension] float32, unit length.
+    """Returns the embeddings of items: [n, dimension] float32, unit length.
 
     Args:
-        path: of ``item_tower.keras``, already verified.
-        inputs: by feature, each [n, ...], as of `retrieval.bundle.features.schema.FeatureSchema.encode`.
+        path: ``item_tower.keras`` of the bundle, already verified.
+        inputs: inputs of the tower by feature name, each [n, ...], as
+            `retrieval.bundle.features.schema.encode_inputs` returns them.
 
     Raises:
-        RunError: the file holds no tower that this trainer knows, or one that answers NaN.
+        RunError: the file does not hold a tower that this trainer can read, or the tower returns NaN or infinity.
     """
     try:
         tower = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: no tower that this trainer can read: {error}; publish the bundle again") from error
+        raise RunError(f"{path}: not a tower that this trainer can read: {error}; publish the bundle again") from error
     vectors = np.asarray(tower.predict(dict(inputs), batch_size=_BATCH, verbose=0), dtype=np.float32)
     if not np.isfinite(vectors).all():
-        raise RunError(f"{path}: the tower answers NaN or infinity; publish the bundle again")
+        raise RunError(f"{path}: the tower returns NaN or infinity; publish the bundle again")
     return vectors

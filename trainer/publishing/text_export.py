@@ -1,4 +1,4 @@
-"""Text encoders as LiteRT files. Each file is checked: a conversion can succeed and lose the weights."""
+"""Exports a text encoder as LiteRT file and checks it, because a conversion can succeed and lose the weights."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from trainer.quiet_tensorflow import quiet_stderr
 from trainer.text.encoders import KerasText
 
 MIN_COSINE = {"float32": 0.99999, "int8": 0.99}
-"""Smallest cosine allowed between the exported and the trained vector of a text, by precision."""
+"""Smallest allowed cosine between the exported and the trained vector of a text, by precision."""
 _SIZES = {"float32": (0.9, 1.5), "int8": (0.2, 0.6)}
-"""Smallest and largest size of a file relative to its weights as float32, by precision."""
+"""Smallest and largest file size as a share of the size of the weights in float32, by precision."""
 _PROBES = ("wireless mouse", "Misérables, Les (1995)", "a " * 40, "x", "日本語 ☂ שלום", "1.5 m HDMI cable")
 
 
 def export_text_encoder(
     encoder: KerasText, folder: Path, texts: Sequence[str]
 ) -> tuple[LiteRtTextEncoder, dict[str, float]]:
-    """Writes tokenizer and LiteRT file of an encoder to the folder of a bundle.
+    """Writes tokenizer and LiteRT file of an encoder to the folder of a bundle, and checks the file.
 
     Args:
         encoder: encoder to write, in the precision of its spec.
         folder: folder of the bundle.
-        texts: real texts to compare the vectors of, beside a few difficult ones.
+        texts: real texts whose vectors are compared, beside a few difficult ones.
 
     Returns:
-        The exported encoder, opened; and ``min_cosine``, ``mean_cosine`` and ``size_bytes``.
+        The exported encoder, opened; and its ``min_cosine``, ``mean_cosine`` and ``size_bytes`` by name.
 
     Raises:
-        ExportError: the file needs ops that are not built in, lacks weights, or makes NaN or different vectors.
+        ExportError: the file needs ops that are not built in, lacks weights, or returns NaN or different vectors.
     """
     spec = encoder.spec
     path = folder / spec.encoder_path
@@ -46,7 +46,7 @@ def export_text_encoder(
     (path.parent / TOKENIZER).write_text(encoder.tokenizer.json_text, encoding="utf-8")
     try:
         path.write_bytes(_convert(encoder.model, spec.precision))
-    except Exception as error:  # the converter raises its own, which is no public class
+    except Exception as error:  # the converter raises an exception that is not a public class
         reason = str(error).strip().splitlines()[0][:300]
         raise ExportError(f"text encoder {spec.name} cannot be converted to built-in ops: {reason}") from error
     _check_ops(path)
@@ -56,13 +56,13 @@ def export_text_encoder(
     probes = list(dict.fromkeys([*_PROBES, *texts]))
     expected = KerasText(spec, encoder.tokenizer, encoder.model).embed(probes)
     vectors = exported.embed(probes)
-    singly = np.concatenate([exported.embed([probe]) for probe in probes[:32]])
-    if not (np.isfinite(vectors).all() and np.isfinite(singly).all()):
-        raise ExportError(f"{path.name} of {spec.name} answers NaN or infinity; its conversion lost the weights")
-    full = np.linalg.norm(expected, axis=1) > 0
-    cosines = np.sum(expected * vectors, axis=1)[full]
-    alone = np.sum(expected[: len(singly)] * singly, axis=1)[full[: len(singly)]]
-    worst = float(min(cosines.min(), alone.min()))
+    single = np.concatenate([exported.embed([probe]) for probe in probes[:32]])
+    if not (np.isfinite(vectors).all() and np.isfinite(single).all()):
+        raise ExportError(f"{path.name} of {spec.name} returns NaN or infinity: the conversion lost the weights")
+    has_text = np.linalg.norm(expected, axis=1) > 0
+    cosines = np.sum(expected * vectors, axis=1)[has_text]  # [texts]
+    single_cosines = np.sum(expected[: len(single)] * single, axis=1)[has_text[: len(single)]]
+    worst = float(min(cosines.min(), single_cosines.min()))
     if not worst > MIN_COSINE[spec.precision]:
         raise ExportError(
             f"{path.name} of {spec.name} ({spec.precision}) differs from the trained encoder: cosine {worst:.6f}, "
@@ -92,17 +92,17 @@ def _check_ops(path: Path) -> None:
         names = op_names(path)
     bad = sorted(n for n in names if n in ("VAR_HANDLE", "READ_VARIABLE", "CUSTOM") or n.startswith("Flex"))
     if bad:
-        raise ExportError(f"{path.name} needs {', '.join(bad)}, which no service has; only built-in ops can be served")
+        raise ExportError(f"{path.name} needs {', '.join(bad)}, which the services lack; only built-in ops are served")
 
 
 def _check_size(path: Path, encoder: KerasText) -> None:
     size = path.stat().st_size
-    full = 4 * sum(int(np.prod(w.shape)) for w in encoder.model.weights)
+    float32_size = 4 * sum(int(np.prod(w.shape)) for w in encoder.model.weights)
     low, high = _SIZES[encoder.spec.precision]
     if encoder.spec.kind == "static":
         high = _SIZES["float32"][1]
-    if not low * full <= size <= high * full + (1 << 20):
+    if not low * float32_size <= size <= high * float32_size + (1 << 20):
         raise ExportError(
-            f"{path.name} of {encoder.spec.name} has {size} bytes, expected {low:g} to {high:g} of the {full} that its "
-            "weights have as float32: the conversion lost or doubled them"
+            f"{path.name} of {encoder.spec.name} has {size} bytes, expected {low:g} to {high:g} of the "
+            f"{float32_size} that its weights have as float32: the conversion lost or doubled them"
         )

@@ -153,6 +153,11 @@ class ItemTable:
         """Types by attribute name, in the form of the manifest."""
         return {name: column.type for name, column in self.attributes.items()}
 
+    def texts(self, attributes: Sequence[str]) -> list[str]:
+        """Returns the text of each item, [item_count]: the values of these string attributes, joined by blanks."""
+        columns = [self.attributes[name] for name in attributes]
+        return [" ".join(str(value) for c in columns if (value := c.at(row))) for row in range(len(self.ids))]
+
     def write(self, path: Path) -> None:
         """Writes the table to a new file."""
         arrays: dict[str, np.ndarray] = {}

@@ -165,7 +165,7 @@ def test_tables_say_what_the_figures_show() -> None:
         "|Heat, two-tower|0.0789|",  # a slice
         "|beats_popularity/ndcg@10|FAILED|0.1100|0.0450|is less: Heat|",
         "|50|0.8750|0.0625|0.1250|200|",
-        "|100|as published|0.9675|0.2500|0.5000|200|",
+        "|100|published|0.9675|0.2500|0.5000|200|",
         "|exact scan|1|0.0300|",
         "|4-7|33.3%|83.3%|80.0%|",  # 1 of 3 items, 5 of 6 events, 8 of 10 recommendations
         "|Heat |0.9876 ✓ held out|",

@@ -1,1 +1,1 @@
-"""The HTML report of a bundle."""
+"""The page ``report.html`` of a bundle: measurements, tables, figures and the template."""

@@ -1,4 +1,4 @@
-"""What ``report.html`` says of the bundle in words: where it comes from, and what it was made of."""
+"""The summary of ``report.html``: where the bundle comes from, and what it was made of."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def facts_of(
     parent: str | None,
     spec: IndexSpec,
 ) -> dict[str, str]:
-    """Returns what stands on top of the report, by label.
+    """Returns the lines of the summary at the top of the report, by label.
 
     Args:
-        run: that was published.
-        data: Data set and its split.
-        evaluation: of the run.
-        version: of the bundle.
-        parent: the bundle that was live before; None: none.
-        spec: of the index.
+        run: run that is published.
+        data: data set and its split.
+        evaluation: content of ``evaluation.json``.
+        version: version of the new bundle.
+        parent: version of the live bundle. None: no bundle is live.
+        spec: kind, parameters and search budget of the index.
     """
     dataset, parts = data
     recipe, pairs = run.model.recipe, dataset.events.pair_count
@@ -60,7 +60,7 @@ def facts_of(
 
 
 def _of_repeats(evaluation: Mapping[str, Any]) -> str:
-    """Returns what to say of items that users had before."""
+    """Returns the share of test events that repeat a known item, and whether they count, as words."""
     share = f"{evaluation['repeat_share']:.1%} of the test events repeat an item that the user had, and"
     if evaluation["repeats"]:
         return f"; {share} count"

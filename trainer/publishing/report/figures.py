@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from trainer.publishing.report.page_data import ItemMap, Popularity, ReportData, SearchCurve
 
-# Okabe and Ito 2008, Color Universal Design: told apart by colour-blind readers too, on light and dark.
+# Okabe and Ito 2008, Color Universal Design: colour-blind readers can tell them apart, on light and dark pages.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7A00", "#7B61C4")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 _OTHER = "#999999"
@@ -23,13 +23,13 @@ _FIRST_SHOWN = frozenset({"ndcg@10", "recall@100"})
 
 
 def draw_epochs(epochs: Sequence[Mapping[str, Any]], best_metric: str) -> go.Figure:
-    """Returns the loss, and beside it the validation metrics, by epoch."""
+    """Returns the training loss and the validation metrics by epoch, in two panels."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("training loss", "validation metrics"))
-    numbers = list(range(1, len(epochs) + 1))  # those of one member behind those of another
+    numbers = list(range(1, len(epochs) + 1))  # the epochs of an ensemble's models follow one another
     losses = [epoch.get("loss") for epoch in epochs]
     figure.add_trace(go.Scatter(x=numbers, y=losses, name="loss", line_color=_OTHER, mode="lines+markers"), 1, 1)
-    for at, name in enumerate(validation_metrics(epochs)):
-        line = {"color": _COLOURS[at % len(_COLOURS)], "width": 3 if name == best_metric else 1.5}
+    for number, name in enumerate(validation_metrics(epochs)):
+        line = {"color": _COLOURS[number % len(_COLOURS)], "width": 3 if name == best_metric else 1.5}
         values = [epoch.get(_VALID + name) for epoch in epochs]
         shown = True if name in _FIRST_SHOWN or name == best_metric else "legendonly"
         trace = go.Scatter(
@@ -50,7 +50,7 @@ def draw_methods(
     intervals: Mapping[str, Mapping[str, Sequence[float]]],
     names: Sequence[str],
 ) -> go.Figure:
-    """Returns a panel for each named metric: methods from the first, on top, with their 95 % intervals."""
+    """Returns a panel for each named metric, with all methods from top to bottom and their 95 % intervals."""
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=[_plain(n) for n in names], shared_yaxes=True)
     methods = list(metrics)
     for column, name in enumerate(names, 1):
@@ -79,15 +79,15 @@ def draw_methods(
 
 
 def draw_search(search: SearchCurve) -> go.Figure:
-    """Returns recall by budget, and recall by time beside the exact scan."""
+    """Returns two panels: recall by search budget, and recall by time, with the exact scan as a point."""
     titles = ("by search budget", "by time of a query")
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=True)
     budgets = [point.budget for point in search.points]
     recalls = [point.recall_at_100 for point in search.points]
     published = budgets.index(search.published_budget) if search.published_budget in budgets else -1
     marker = {
-        "size": [15 if at == published else 8 for at in range(len(budgets))],
-        "symbol": ["star" if at == published else "circle" for at in range(len(budgets))],
+        "size": [15 if point == published else 8 for point in range(len(budgets))],
+        "symbol": ["star" if point == published else "circle" for point in range(len(budgets))],
     }
     line = {"color": _COLOURS[0]}
     for column, x in ((1, budgets), (2, [point.median_ms for point in search.points])):
@@ -97,7 +97,7 @@ def draw_search(search: SearchCurve) -> go.Figure:
             mode="lines+markers",
             marker=marker,
             line=line,
-            name=f"{search.kind} (star: as published)",
+            name=f"{search.kind} (star: published budget)",
             text=[f"budget {budget:,}" for budget in budgets],
             showlegend=column == 1,
         )
@@ -112,9 +112,10 @@ def draw_search(search: SearchCurve) -> go.Figure:
 
 
 def popularity_bins(popularity: Popularity) -> list[tuple[str, float, float, float]]:
-    """Returns, by powers of two of an item's events, shares of the catalogue, of the events, of what is recommended.
+    """Returns a histogram of the items by number of events, in bins that double in width.
 
-    Each row: the bin, for instance ``4-7``, and three shares that sum to 1 over all rows (0 where there is nothing).
+    Each row holds the label of a bin, for instance ``4-7`` events, and the shares of the catalogue, of the events and
+    of the recommendations that its items have. Each share sums to 1 over all rows, or to 0 if there are none.
     """
     # log2 rounds just below a power of two for large counts; frexp is exact: 0 -> 0, 1 -> 1, 2-3 -> 2, 4-7 -> 3.
     bins = np.frexp(popularity.events.astype(np.float64))[1]
@@ -141,17 +142,17 @@ def draw_popularity(popularity: Popularity) -> go.Figure:
 
 
 def draw_map(item_map: ItemMap) -> go.Figure:
-    """Returns a point for each item, its title on hover; the eight most frequent groups have a colour of their own."""
+    """Returns a point for each item, with its title on hover; each of the eight largest groups has its own colour."""
     figure = go.Figure()
     groups = np.array(item_map.groups or ["items"] * len(item_map.titles), dtype=object)
     titles = np.array([_plain(title) for title in item_map.titles], dtype=object)
     ranked = [group for group, _ in Counter(groups.tolist()).most_common()]
     shown = ranked[: len(_COLOURS)]
     rest = ~np.isin(groups, shown)
-    # The rest first: it lies beneath.
+    # The other groups are drawn first, below the coloured ones.
     traces = [(f"{len(ranked) - len(shown)} others", rest, _OTHER, "circle-open")] if rest.any() else []
-    for at, group in enumerate(shown):
-        traces.append((group, groups == group, _COLOURS[at], _SYMBOLS[at]))
+    for number, group in enumerate(shown):
+        traces.append((group, groups == group, _COLOURS[number], _SYMBOLS[number]))
     for name, mask, colour, symbol in traces:
         trace = go.Scatter(
             x=item_map.points[mask, 0].astype(np.float32),
@@ -159,8 +160,8 @@ def draw_map(item_map: ItemMap) -> go.Figure:
             mode="markers",
             name=_plain(name),
             text=titles[mask].tolist(),
-            hovertemplate="%{text}"
-            + ("" if item_map.groups else "<extra></extra>"),  # beside it, the name of the trace
+            # The name of the group is shown beside the title, unless <extra></extra> hides it.
+            hovertemplate="%{text}" + ("" if item_map.groups else "<extra></extra>"),
             hoverlabel_namelength=-1,
             marker={"size": 6, "color": colour, "symbol": symbol, "opacity": 0.75},
         )
@@ -175,12 +176,12 @@ def draw_map(item_map: ItemMap) -> go.Figure:
 def draw_all(
     data: ReportData, methods: Mapping[str, Mapping[str, float]], names: Sequence[str]
 ) -> dict[str, go.Figure]:
-    """Returns every figure that the data has something for, by name.
+    """Returns the figures of the page by name; figures without data are left out.
 
     Args:
-        data: of the report.
-        methods: metrics by method, the two towers first.
-        names: of the metrics to draw.
+        data: content of the page.
+        methods: metrics by method, the two-tower model first.
+        names: names of the metrics to draw.
     """
     figures: dict[str, go.Figure] = {}
     if data.epochs:
@@ -197,12 +198,12 @@ def draw_all(
 
 
 def _plain(text: str) -> str:
-    """Returns `text` so that plotly shows it as it is; it knows no entities for quotes."""
+    """Returns `text` escaped so that plotly shows it literally; plotly does not know entities for quotes."""
     return escape(text, quote=False)
 
 
 def _styled(figure: go.Figure, *, height: int = 380, show_legend: bool = True) -> go.Figure:
-    """Returns the figure without a background, so that the page's shows; the page sets the colour of the text."""
+    """Returns the figure with a transparent background; ``report.js`` sets the colour of its text."""
     figure.update_layout(
         template="none",
         height=height,

@@ -1,8 +1,8 @@
-r"""``report.html``: one page on a bundle that needs nothing else, neither network nor server.
+r"""``report.html``: one self-contained page about a bundle, which needs neither network nor server.
 
-Whatever comes from the data is escaped: by the template where it is text, by ``\u003c`` where it is inside a script
-block, by `trainer.publishing.report.figures` where plotly would read it as markup. On top of that the page's content security
-policy runs the two scripts that belong to it, known by their hashes, and loads nothing.
+Everything that comes from the data is escaped: text by the template, JSON in a script block by ``\u003c``, and labels
+that plotly would read as markup by `trainer.publishing.report.figures`. In addition, the content security policy of the
+page lets only its own two scripts run, known by their hashes, and lets nothing be loaded.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from trainer.publishing.report.tables import Table
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _NOTES = "<!-- notes -->"
-"""Where `add_note` puts one."""
-_OF_EVALUATION = frozenset({"metrics", "intervals", "differences", "comparison", "gates"})
-"""Parts of ``evaluation.json`` that have tables of their own here."""
+"""The marker in the page below which `add_note` adds notes."""
+_KNOWN_KEYS = frozenset({"metrics", "intervals", "differences", "comparison", "gates"})
+"""Keys of ``evaluation.json`` that the page shows in its own tables; further keys get a generic table."""
 
 
 def render(data: ReportData) -> str:
-    """Returns the text of the page."""
+    """Returns the HTML of the page."""
     methods = _methods(data.evaluation)
     figures = draw_all(data, methods, _drawn_metrics(data, methods))
     plotly, draw = get_plotlyjs(), (_TEMPLATES / "report.js").read_text(encoding="utf-8")
@@ -56,17 +56,17 @@ def render(data: ReportData) -> str:
 
 
 def write(path: Path, data: ReportData) -> None:
-    """Writes the page."""
+    """Writes the page to a file."""
     path.write_text(render(data), encoding="utf-8", newline="\n")
 
 
 def add_note(page: str, note: str) -> str:
-    """Returns a page with a note on top, above those that it has."""
+    """Returns a page with another note at the top, above its earlier notes."""
     return page.replace(_NOTES, f'{_NOTES}\n<p class="note" role="note">{escape(note)}</p>', 1)
 
 
 def _methods(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
-    """Returns metrics by method, those of the live bundle on the same test part last."""
+    """Returns the metrics by method; the last method is the live bundle, evaluated on the same test part."""
     methods = dict(evaluation.get("metrics") or {})
     comparison = evaluation.get("comparison") or {}
     if comparison.get("live_metrics"):
@@ -75,14 +75,14 @@ def _methods(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
 
 
 def _drawn_metrics(data: ReportData, methods: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Returns the metrics of the publish gates that there are, or the first three of all."""
+    """Returns the names of up to three metrics to draw: those of the publish gates, or else the first three."""
     names = tables.metric_names(methods.values())
     wanted = (data.recipe.get("gates") or {}).get("metrics") or ()
     return [name for name in names if name in wanted][:3] or names[:3]
 
 
 def _tables(data: ReportData, methods: Mapping[str, Mapping[str, float]]) -> dict[str, list[Table]]:
-    """Returns the tables of each section, by its name; no key for a section that has none."""
+    """Returns the tables by section; sections without a table are left out."""
     evaluation = data.evaluation
     sections: dict[str, list[Table]] = {}
     if data.epochs:
@@ -93,7 +93,7 @@ def _tables(data: ReportData, methods: Mapping[str, Mapping[str, float]]) -> dic
             model = next(iter(methods))
             sections["methods"].append(tables.tabulate_differences(evaluation["differences"], model))
         for name, value in evaluation.items():
-            if name not in _OF_EVALUATION and isinstance(value, Mapping) and value:
+            if name not in _KNOWN_KEYS and isinstance(value, Mapping) and value:
                 sections["methods"].append(tables.tabulate_groups(name.replace("_", " ").capitalize(), value))
     if data.gates:
         sections["gates"] = [tables.tabulate_gates(data.gates)]
@@ -105,10 +105,10 @@ def _tables(data: ReportData, methods: Mapping[str, Mapping[str, float]]) -> dic
 
 
 def _script_json(text: str) -> Markup:
-    """Returns JSON that can stand in a script block: without ``<``, no tag or comment begins in it."""
+    """Returns JSON that is safe inside a script block: without ``<``, no tag or comment can begin in it."""
     return Markup(text.replace("<", "\\u003c"))
 
 
 def _content_hash(script: str) -> str:
-    """Returns a script's name in a content security policy (W3C CSP 3, hash-source)."""
+    """Returns the hash that names a script in a content security policy (W3C CSP 3, hash-source)."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What ``report.html`` shows, as plain values: measured by `trainer.publishing.report.measures`, rendered by `trainer.publishing.report.page`."""
+"""The content of ``report.html`` as plain values; `trainer.publishing.report.collect` makes them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from retrieval.bundle.manifest import GateResult
 
 @dataclass(frozen=True)
 class SearchPoint:
-    """What a search of the index finds, and takes, at one budget.
+    """Recall and time of a search at one budget.
 
     Attributes:
-        budget: of a search, in the unit of the kind of index; at least 1.
-        recall_at_100: mean share of the exact 100 nearest items that are found, 0 to 1.
-        median_ms: of one query.
-        p95_ms: likewise.
-        query_count: that were measured.
+        budget: Search budget, in the unit of the kind of index; at least 1.
+        recall_at_100: Mean recall of the exact 100 nearest items, 0 to 1.
+        median_ms: Median time of one query.
+        p95_ms: 95th percentile of the time of one query.
+        query_count: Number of measured queries.
     """
 
     budget: int
@@ -32,13 +32,13 @@ class SearchPoint:
 
 @dataclass(frozen=True)
 class SearchCurve:
-    """The index against the exact scan.
+    """Recall and time of the index by search budget, and the time of the exact scan.
 
     Attributes:
-        kind: of the index, see `retrieval.index.registry`.
-        points: ascending by budget.
-        published_budget: that the services use where a caller names none.
-        exact_ms: median time of one query by a scan of all vectors.
+        kind: Kind of index, see `retrieval.index.registry`.
+        points: Measurements, ascending by budget.
+        published_budget: Search budget of the bundle, the default of the ANN service.
+        exact_ms: Median time of one query by a scan of all vectors.
     """
 
     kind: str
@@ -49,12 +49,12 @@ class SearchCurve:
 
 @dataclass(frozen=True)
 class Popularity:
-    """How often items were met before the test, and how often they are recommended.
+    """Popularity of the items, and how often each is recommended.
 
     Attributes:
-        events: [item_count] int64, known events of each item.
-        recommended: [item_count] int64, top 10s that each item stands in.
-        user_count: whose top 10s these are.
+        events: [item_count] int64, number of events of each item before the test.
+        recommended: [item_count] int64, number of users whose top 10 holds the item.
+        user_count: Number of users whose top 10 was computed.
     """
 
     events: np.ndarray
@@ -64,15 +64,15 @@ class Popularity:
 
 @dataclass(frozen=True)
 class ItemMap:
-    """Item vectors in their two main directions.
+    """Item vectors in their first two principal components.
 
     Attributes:
-        points: [n, 2] float, by principal component.
-        titles: [n].
-        groups: [n] values of the attribute that colours the points; empty where there is none.
-        group_name: of that attribute; empty where there is none.
-        explained: shares of the variance of both directions, 0 to 1.
-        item_count: of the catalogue that the n are of.
+        points: [n, 2] float64, first and second principal component.
+        titles: [n] titles of the items.
+        groups: [n] values of the attribute that colours the points; empty if no attribute does.
+        group_name: Name of that attribute; empty if no attribute colours the points.
+        explained: Shares of the variance along both components, 0 to 1.
+        item_count: Number of items of the catalogue, at least n.
     """
 
     points: np.ndarray
@@ -85,12 +85,12 @@ class ItemMap:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One line of a user's top 10.
+    """One item of a user's top 10.
 
     Attributes:
-        title: of the item.
-        score: dot product of query and item.
-        held_out: whether the user met the item in the test part.
+        title: Title of the item.
+        score: Dot product of the query and the item vector.
+        held_out: Whether the user interacted with the item in the test part.
     """
 
     title: str
@@ -100,11 +100,11 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class HeldOutItem:
-    """What a user met in the test part.
+    """An item that a user interacted with in the test part.
 
     Attributes:
-        title: of the item.
-        rank: among the items that are ranked, from 1: those that the user did not know, or all where repeats count.
+        title: Title of the item.
+        rank: Rank of the item, from 1, among the items that the user does not know, or among all if repeats count.
     """
 
     title: str
@@ -113,14 +113,14 @@ class HeldOutItem:
 
 @dataclass(frozen=True)
 class Example:
-    """One user.
+    """One user with the recommendations.
 
     Attributes:
-        user: external id.
-        history: titles of the last known items, newest first.
-        known_count: distinct items that the user knew; they are not recommended, unless repeats count.
-        recommendations: best first.
-        held_out: items of the test part that count, best rank first.
+        user: External id of the user.
+        history: Titles of the last items before the test, newest first.
+        known_count: Number of distinct items before the test; they are not recommended unless repeats count.
+        recommendations: Top 10, best first.
+        held_out: Relevant items of the test part, best rank first.
     """
 
     user: str
@@ -132,20 +132,20 @@ class Example:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All of the page. Whatever is empty is left out of it.
+    """Content of the whole page. Sections without content are left out of the page.
 
     Attributes:
-        title: of the page.
-        facts: of the summary, by label.
-        recipe: resolved, as `trainer.recipe.recipe.Recipe.to_json`.
-        epochs: what each epoch measured: numbers by name, with ``epoch`` from 1 and ``val_METRIC`` of the validation.
-        best_metric: of the validation, that early stopping goes by, for instance ``ndcg@10``.
-        evaluation: as in ``evaluation.json``: ``metrics`` by method and name, and what else was evaluated.
-        gates: results of the publish gates by name.
-        search: of the index.
-        popularity: of what is recommended.
-        item_map: of the item vectors.
-        examples: users with their recommendations.
+        title: Title of the page.
+        facts: Lines of the summary by label.
+        recipe: Resolved recipe, as `trainer.recipe.recipe.Recipe.to_json` returns it.
+        epochs: Measurements of each epoch by name, with ``epoch`` from 1 and validation metrics as ``val_NAME``.
+        best_metric: Validation metric that early stopping uses, for instance ``ndcg@10``.
+        evaluation: Content of ``evaluation.json``: ``metrics`` by method and name, and further results.
+        gates: Results of the publish gates by name.
+        search: Recall and time of the index; None: not measured.
+        popularity: Popularity of the recommendations; None: not measured.
+        item_map: Map of the item vectors; None: too few items.
+        examples: Users with their recommendations.
     """
 
     title: str

@@ -1,8 +1,8 @@
-"""The tables of ``report.html``: what a reader without JavaScript sees of the figures, and what no figure shows."""
+"""The tables of ``report.html``. They hold the numbers of the figures too, for readers without JavaScript."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ _ORDER = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell, with a smaller line beneath."""
+    """A cell of a table, with a note in smaller print below its text."""
 
     text: str
     note: str = ""
@@ -26,12 +26,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows beneath a head; the first cell of a row names it.
+    """A table whose first column names the rows.
 
     Attributes:
-        caption: above the table.
-        head: [column_count].
-        rows: each [column_count].
+        caption: Caption above the table.
+        head: [column_count] names of the columns.
+        rows: Cells of each row, each [column_count].
     """
 
     caption: str
@@ -40,16 +40,16 @@ class Table:
 
 
 def tabulate_epochs(epochs: Sequence[Mapping[str, Any]]) -> Table:
-    """Returns a row for each epoch, with all that any epoch measured."""
+    """Returns a row for each epoch, with a column for every measurement."""
     names = list(dict.fromkeys(name for epoch in epochs for name in epoch))
     rows = [[Cell(_number(epoch.get(name))) for name in names] for epoch in epochs]
-    return Table("What each epoch measured; val_ is of the validation part", names, rows)
+    return Table("Measurements of each epoch; val_ stands for the validation part", names, rows)
 
 
 def tabulate_methods(
     metrics: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> Table:
-    """Returns a row for each method, with 95 % intervals where there are any."""
+    """Returns a row for each method and a column for each metric, with 95 % intervals where they were computed."""
     names = metric_names(metrics.values())
     rows = [
         [Cell(method), *(Cell(_number(v.get(n)), _interval(intervals.get(method, {}).get(n))) for n in names)]
@@ -58,32 +58,32 @@ def tabulate_methods(
     caption = "Test part, full ranking of the catalogue" + (", with 95 % intervals" if intervals else "")
     if "novelty@10" in names:
         caption += (
-            "; novelty@10 in bits, mean of -log2 of an item's share of the known events: higher, less known items are "
-            "shown; popularity_lift@10 above 0: they are better known than what people take"
+            "; novelty@10, in bits, is the mean of -log2 of an item's share of the known events: higher means less "
+            "popular items; popularity_lift@10 above 0 means that recommendations are more popular than held-out items"
         )
     return Table(caption, ["method", *names], rows)
 
 
 def tabulate_differences(differences: Mapping[str, Mapping[str, Sequence[float]]], model: str) -> Table:
-    """Returns a row for each other method: the model less that one, with the 95 % interval of the pairs.
+    """Returns a row for each other method: the metrics of the model minus those of the method, with 95 % intervals.
 
     Args:
-        differences: by method and metric: difference, low and high.
-        model: its name.
+        differences: difference and both ends of its paired interval, by method and metric.
+        model: name of the model.
     """
     names = metric_names(differences.values())
     rows = []
     for method, by_name in differences.items():
         cells = [by_name.get(name) for name in names]
         rows.append([Cell(method), *(Cell(f"{c[0]:+.4f}", _interval(c[1:])) if c else Cell("") for c in cells)])
-    return Table(f"{model} less each method, on the same users", [f"{model} less", *names], rows)
+    return Table(f"{model} minus each method, on the same users", [f"{model} minus", *names], rows)
 
 
 def tabulate_groups(caption: str, groups: Mapping[str, Any]) -> Table:
-    """Returns a row for each innermost mapping of numbers, named by the keys that lead to it."""
-    found = list(_flatten(groups))
-    names = metric_names([numbers for _, numbers in found])
-    rows = [[Cell(path), *(Cell(_number(numbers.get(name))) for name in names)] for path, numbers in found]
+    """Returns a row for each mapping of numbers in nested mappings, named by the keys on its path."""
+    flat = list(_flatten(groups))
+    names = metric_names([numbers for _, numbers in flat])
+    rows = [[Cell(path), *(Cell(_number(numbers.get(name))) for name in names)] for path, numbers in flat]
     return Table(caption, ["", *names], rows)
 
 
@@ -103,10 +103,10 @@ def tabulate_gates(gates: Mapping[str, GateResult]) -> Table:
 
 
 def tabulate_search(search: SearchCurve) -> Table:
-    """Returns a row for each budget, and one for the exact scan."""
+    """Returns a row for each search budget, and one for the exact scan."""
     rows = [
         [
-            Cell(f"{point.budget:,}", "as published" if point.budget == search.published_budget else ""),
+            Cell(f"{point.budget:,}", "published" if point.budget == search.published_budget else ""),
             Cell(_number(point.recall_at_100)),
             Cell(_number(point.median_ms)),
             Cell(_number(point.p95_ms)),
@@ -120,21 +120,22 @@ def tabulate_search(search: SearchCurve) -> Table:
 
 
 def tabulate_popularity(popularity: Popularity) -> Table:
-    """Returns a row for each bin of `popularity_bins`."""
+    """Returns a row for each bin of `popularity_bins`, with its three shares."""
     rows = [
         [Cell(label), *(Cell(f"{share:.1%}") for share in shares)] for label, *shares in popularity_bins(popularity)
     ]
-    head = ["events of the item", "of the catalogue", "of the events", "of what is recommended"]
+    head = ["events of the item", "of the catalogue", "of the events", "of the recommendations"]
     return Table("Shares by the popularity of the item", head, rows)
 
 
-def metric_names(methods: Sequence[Mapping[str, Any]] | Any) -> list[str]:
-    """Returns the metrics that any of the methods has: the usual ones in their order, then others in theirs."""
-    found = dict.fromkeys(name for numbers in methods for name in numbers)
-    return [name for name in _ORDER if name in found] + [name for name in found if name not in _ORDER]
+def metric_names(methods: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the names of all metrics of the methods: the usual ones in a fixed order, then others as they appear."""
+    names = dict.fromkeys(name for numbers in methods for name in numbers)
+    return [name for name in _ORDER if name in names] + [name for name in names if name not in _ORDER]
 
 
 def _flatten(groups: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the numbers of each mapping in nested mappings, with the keys on its path joined by commas."""
     numbers = {name: value for name, value in groups.items() if isinstance(value, int | float)}
     if numbers:
         yield path, numbers
@@ -144,7 +145,7 @@ def _flatten(groups: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, M
 
 
 def _number(value: Any) -> str:
-    """Returns a number with four digits that count, other values as they are, nothing for None."""
+    """Returns a number as text with about four significant digits, other values unchanged; empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool | str):

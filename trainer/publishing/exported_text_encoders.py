@@ -1,4 +1,4 @@
-"""The text encoders of a bundle: exported once, and used to compute what the services are checked with."""
+"""The text encoders of a run as they are served: exported, checked, and used to encode queries for the bundle."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from trainer.features.schemas import Schemas
 from trainer.model.embeddings import embed_queries
 
 _COMPARED = 500
-"""Largest number of texts of each tower that the export of an encoder is checked on."""
+"""Largest number of texts of each tower on which the export of an encoder is checked."""
 _TOP = 10
 
 
-class ExportedTexts:
-    """The exported text encoders of a run, in a temporary folder until they are written to a bundle.
+class ExportedTextEncoders:
+    """The exported text encoders of a run, kept in a temporary folder until they are written to a bundle.
 
-    Without text features it does nothing.
+    A run without text features has none; then nothing is exported or written.
 
     Attributes:
         schemas: Schemas of the run with the exported encoders, which encode queries as the services will.
@@ -40,11 +40,11 @@ class ExportedTexts:
 
         Args:
             schemas: schemas of the run, with the trained encoders.
-            columns: raw queries, whose texts are compared.
-            dataset: items, whose texts are compared.
+            columns: raw queries by feature name; their texts are used to compare the encoders.
+            dataset: data set whose item texts are used to compare the encoders.
 
         Raises:
-            ExportError: an exported encoder makes different vectors.
+            ExportError: an encoder cannot be exported, or its vectors differ from the trained encoder's.
         """
         self._trained, self.schemas = schemas, schemas
         self._folder: Path | None = None
@@ -73,12 +73,14 @@ class ExportedTexts:
     def measure(
         self, query_tower: keras.Model, columns: Mapping[str, Sequence[Any]], vectors: np.ndarray
     ) -> dict[str, Any]:
-        """Returns the loss by export, for ``evaluation.json``: cosines, and agreement of the exact top 10.
+        """Returns how much the export changes, for ``evaluation.json``: cosines, and agreement of the exact top 10.
+
+        Without text features it returns an empty dictionary.
 
         Args:
             query_tower: query tower of the run.
-            columns: raw queries.
-            vectors: [item_count, dimension] float32.
+            columns: raw queries by feature name.
+            vectors: [item_count, dimension] float32, unit length.
         """
         if self._folder is None:
             return {}
@@ -96,6 +98,6 @@ class ExportedTexts:
 
 
 def _texts_of(encoder: str, schema: FeatureSchema, columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Returns the distinct texts of the features that use an encoder."""
+    """Returns the distinct texts in the columns of the features that use an encoder."""
     names = [feature.name for feature in schema.texts if feature.encoder == encoder]
     return list(dict.fromkeys(text for name in names for text in columns.get(name, ()) if text))

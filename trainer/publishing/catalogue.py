@@ -1,0 +1,37 @@
+"""Writes the catalogue of a bundle: item vectors, items, and the lexical index if the recipe has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.layout import ITEMS, VECTORS
+from retrieval.index.errors import LexicalMissing
+from retrieval.index.lexical import files
+from trainer.errors import ExportError
+from trainer.recipe.recipe import Recipe, lexical_attributes
+
+
+def write_catalogue(folder: Path, recipe: Recipe, items: ItemTable, vectors: np.ndarray) -> None:
+    """Writes ``vectors.npy``, ``items.npz``, and the lexical index if the recipe has ``search.serve``.
+
+    Args:
+        folder: folder of the bundle.
+        recipe: recipe, which names the attributes that the lexical index is made of.
+        items: items of the catalogue.
+        vectors: [item_count, dim] float32, unit length: embeddings of the items, in the same order.
+
+    Raises:
+        ExportError: the recipe has a lexical index and bm25s is not installed.
+    """
+    np.save(folder / VECTORS, vectors, allow_pickle=False)
+    items.write(folder / ITEMS)
+    if not recipe.search.serve:
+        return
+    attributes = lexical_attributes(recipe)
+    try:
+        files.write(folder, attributes, items.texts(attributes), items.ids)
+    except LexicalMissing as error:
+        raise ExportError(str(error)) from error
