@@ -25,7 +25,8 @@ from retrieval.index.recall import measure_recall
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data, Parts
 from trainer.evaluation.comparison import compare
-from trainer.evaluation.evaluate import MODEL, POPULARITY, Evaluation, reads_requests
+from trainer.evaluation.evaluate import MODEL, POPULARITY, Evaluation
+from trainer.evaluation.task import reads_requests
 from trainer.features.schemas import Schemas
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
 from trainer.progress import SILENT, Progress
