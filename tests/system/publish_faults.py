@@ -1,6 +1,6 @@
 """Faults of publishers: killed, out of disk, two at once, a clock set back. The store and what is live outlast them.
 
-But for the first, the publishers withdraw an item, which takes a second: `python -m trainer add-items`.
+But for the first, the publishers withdraw an item, which takes a second: `python -m trainer update-catalogue`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _withdraw(store: BundleStore, item: str, size_limit_blocks: int | None = Non
         sys.executable,
         "-m",
         "trainer",
-        "add-items",
+        "update-catalogue",
         "--store",
         str(store.root),
         "--remove-id",

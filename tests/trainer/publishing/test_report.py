@@ -247,10 +247,10 @@ def test_published_bundle_lists_a_report_of_itself(shop: Shop) -> None:
     assert {trace["name"] for trace in page.figures()["map"]["data"]} == {"comedy", "drama", "horror", "western"}
 
 
-def test_fresh_items_keep_the_report_with_a_note(shop: Shop, tmp_path: Path) -> None:
+def test_a_catalogue_update_keeps_the_report_with_a_note(shop: Shop, tmp_path: Path) -> None:
     store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
-    result = json.loads(command("add-items", "--store", store.root, "--remove-id", "p05", "--json"))
+    result = json.loads(command("update-catalogue", "--store", store.root, "--remove-id", "p05", "--json"))
     store.verify(result["bundle_version"])
     old = (store.path(base) / "report.html").read_text(encoding="utf-8")
     new = (store.path(result["bundle_version"]) / "report.html").read_text(encoding="utf-8")
@@ -259,7 +259,7 @@ def test_fresh_items_keep_the_report_with_a_note(shop: Shop, tmp_path: Path) -> 
     assert new.replace(note[0], "") == old
 
 
-def test_fresh_items_of_a_bundle_without_a_report_have_none(shop: Shop, tmp_path: Path) -> None:
+def test_a_catalogue_update_of_a_bundle_without_a_report_has_none(shop: Shop, tmp_path: Path) -> None:
     store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
     folder = store.path(base)
@@ -267,5 +267,5 @@ def test_fresh_items_of_a_bundle_without_a_report_have_none(shop: Shop, tmp_path
     del raw["files"]["report.html"]
     (folder / "manifest.json").write_text(json.dumps(raw))
     (folder / "report.html").unlink()
-    result = json.loads(command("add-items", "--store", store.root, "--remove-id", "p05", "--json"))
+    result = json.loads(command("update-catalogue", "--store", store.root, "--remove-id", "p05", "--json"))
     assert "report.html" not in store.verify(result["bundle_version"]).files
