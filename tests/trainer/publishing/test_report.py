@@ -247,7 +247,7 @@ def test_published_bundle_lists_a_report_of_itself(shop: Shop) -> None:
     assert {trace["name"] for trace in page.figures()["map"]["data"]} == {"comedy", "drama", "horror", "western"}
 
 
-def test_fresh_items_keep_the_report_with_a_note(shop: Shop, tmp_path: Path) -> None:
+def test_a_catalogue_update_keeps_the_report_with_a_note(shop: Shop, tmp_path: Path) -> None:
     store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
     result = json.loads(command("add-items", "--store", store.root, "--remove-id", "p05", "--json"))
@@ -259,7 +259,7 @@ def test_fresh_items_keep_the_report_with_a_note(shop: Shop, tmp_path: Path) -> 
     assert new.replace(note[0], "") == old
 
 
-def test_fresh_items_of_a_bundle_without_a_report_have_none(shop: Shop, tmp_path: Path) -> None:
+def test_a_catalogue_update_of_a_bundle_without_a_report_has_none(shop: Shop, tmp_path: Path) -> None:
     store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
     folder = store.path(base)
