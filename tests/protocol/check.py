@@ -1,6 +1,6 @@
 """`make check-protocol`: every interleaving of swaps, faults and a request, within bounds; and that it would notice.
 
-The real state machines of the services (`retrieval.serving.bundles.lifecycle`) and of the client (`two_tower_client.model_agreement`) run in a
+The real state machines of the services (`retrieval.serving.bundles.swap_policy`) and of the client (`two_tower_client.model_agreement`) run in a
 small world of two query tower replicas, two ANN replicas, one store and one request: see `tests.protocol.world`
 for what may happen and what is assumed. Every reachable state is visited once. What has to hold:
 

@@ -13,7 +13,7 @@ from retrieval.index.recall import exact_top_k
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data, sample_users
-from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
+from trainer.evaluation.deployed_queries import NotComparable, embed_users, open_bundle
 from trainer.evaluation.evaluate import TEST_USERS
 from trainer.evaluation.metrics import HeldOut, evaluate
 from trainer.evaluation.task import reads_requests

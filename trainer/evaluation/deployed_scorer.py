@@ -12,7 +12,7 @@ from retrieval.index.registry import open_index
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data
 from trainer.errors import RunError
-from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
+from trainer.evaluation.deployed_queries import NotComparable, embed_users, open_bundle
 from trainer.evaluation.metrics import Scorer
 from trainer.recipe.recipe import Recipe
 

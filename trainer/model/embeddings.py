@@ -11,7 +11,7 @@ from retrieval.bundle.features.kinds import History
 from retrieval.bundle.features.vocabulary import OUT_OF_VOCABULARY
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
-from trainer.features.event_features import history_columns
+from trainer.features.event_schema import history_columns
 from trainer.features.schemas import Schemas, event_names, query_columns
 from trainer.recipe.recipe import ITEM_ID, Recipe
 

@@ -8,7 +8,7 @@ from retrieval.bundle.features.event_kinds import HistoryCategorical, HistoryNum
 from retrieval.bundle.features.schema import FeatureSchema
 from trainer.data import spill
 from trainer.data.events import Events
-from trainer.features.event_features import attribute_of
+from trainer.features.event_schema import attribute_of
 from trainer.recipe.feature_inputs import HistoryInput
 from trainer.recipe.recipe import Recipe
 

@@ -16,7 +16,7 @@ from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.errors import RunError
-from trainer.features.event_features import history_columns
+from trainer.features.event_schema import history_columns
 from trainer.features.schemas import Schemas, learn_schemas
 from trainer.model import towers
 from trainer.model.two_tower import TwoTower

@@ -23,7 +23,7 @@ from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import DataError
 from trainer.publishing import catalogue_update, index_selection
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 

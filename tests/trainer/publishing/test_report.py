@@ -17,7 +17,7 @@ import pytest
 from retrieval.bundle.manifest import GateResult
 from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
-from trainer.publishing.report.figures import draw_map, draw_methods, popularity_bins
+from trainer.publishing.report.charts import draw_map, draw_methods, popularity_bins
 from trainer.publishing.report.page import add_note, render
 from trainer.publishing.report.page_data import (
     Example,

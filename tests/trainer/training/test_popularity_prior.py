@@ -130,7 +130,7 @@ def test_a_process_that_did_not_train_can_load_it(fitted: Any, tmp_path: Path) -
         tower.save(tmp_path / f"{number}.keras")
     # What `evaluate` and `publish` import.
     load = (
-        "import sys, trainer.training.run, keras; "
+        "import sys, trainer.training.saved_run, keras; "
         "print([keras.models.load_model(path).output_shape for path in sys.argv[1:]])"
     )
     command = [sys.executable, "-c", load, *map(str, sorted(tmp_path.glob("*.keras")))]

@@ -14,7 +14,7 @@ from retrieval.bundle.features.text import Text
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
 from trainer.data.dataset import Dataset, Events
-from trainer.features.event_features import attribute_of, history_columns
+from trainer.features.event_schema import attribute_of, history_columns
 from trainer.model.embeddings import context_columns
 from trainer.quiet_tensorflow import quiet_stderr
 from trainer.recipe.recipe import USER_ID, Recipe, query_attributes

@@ -25,8 +25,8 @@ from trainer.text import building
 from trainer.training import popularity_prior
 from trainer.training.checkpoints import CHECKPOINT
 from trainer.training.fit import Fitted, Validate, fit
-from trainer.training.run import Run
 from trainer.training.run_folder import check_run_folder
+from trainer.training.saved_run import Run
 
 _REFIT = "refit"
 _SEED_STEP = 1000
