@@ -1,4 +1,5 @@
 PYTHON ?= python3.11
+PYTHONS ?= python3.12 python3.13
 VENV ?= .venv
 STORE ?= store
 EPOCHS ?= 10
@@ -12,14 +13,14 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint types protos check-protos check-protocol soak demo-search quality throughput ghz load-test bench serve wheel clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak demo-search quality throughput ghz load-test bench serve wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(READY) ## Make the environment in .venv
 $(READY): constraints.txt pyproject.toml clients/pyproject.toml clients/VERSION deploy/check_machine.sh
-	@sh deploy/check_machine.sh $(PYTHON)
+	@sh deploy/check_machine.sh "$(PYTHON)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'
 	@touch $@
@@ -29,6 +30,13 @@ demo: $(READY) ## Train on MovieLens-100k, serve, recommend, train again, swap u
 
 test: $(READY) ## Run the whole test suite (JOBS=2 processes)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
+test-pythons: ## Run the suite under Python 3.12 and 3.13, where they are at hand (PYTHONS="python3.12 python3.13")
+	@failed=""; for python in $(PYTHONS); do \
+	  if version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); \
+	    then $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version || failed="$$failed $$python"; \
+	    else echo "make test-pythons: $$python is not on this machine, so the suite was not run with it"; fi; \
+	done; [ -z "$$failed" ] || { echo "make test-pythons: failed with$$failed"; exit 1; }
 
 check: lint types check-protos ## Format, lint, types, import rules, protos
 

@@ -68,10 +68,11 @@ def _rate(
     raw, context = [message.SerializeToString() for message in messages], _NoDeadline()
     for each in raw:
         handle(read(each), context).SerializeToString()
-    count, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds:
+    count, elapsed, began = 0, 0.0, time.perf_counter()
+    while not count or elapsed < seconds:
         handle(read(raw[count % len(raw)]), context).SerializeToString()
         count += 1
+        elapsed = time.perf_counter() - began
     return count / elapsed
 
 

@@ -92,7 +92,7 @@ class Target:
 
         def call(caller: int) -> None:
             for request in itertools.cycle(self._requests):
-                if time.perf_counter() - began >= seconds:
+                if counts[caller] and time.perf_counter() - began >= seconds:
                     return
                 self._call(request, timeout=30)
                 counts[caller] += 1
@@ -108,10 +108,11 @@ class Target:
 def measure_here(action: Callable[[int], object], seconds: float, series: Series) -> None:
     """Calls `action` with 0, 1, 2 and so on for `seconds`, and adds the CPU time of this thread to a series."""
     action(0)
-    count, began, cpu_began = 0, time.perf_counter(), time.thread_time()
-    while (elapsed := time.perf_counter() - began) < seconds:
+    count, elapsed, began, cpu_began = 0, 0.0, time.perf_counter(), time.thread_time()
+    while not count or elapsed < seconds:
         action(count)
         count += 1
+        elapsed = time.perf_counter() - began
     series.cpu_us.append((time.thread_time() - cpu_began) / count * 1e6)
     series.rate.append(count / elapsed)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.loadtest import page
+from benchmarks.loadtest.ghz import CONFIGS, read_config
 from benchmarks.loadtest.judge import Threshold, judge, percentile, read_calls, read_thresholds, steps, to_table
 
+THRESHOLDS = CONFIGS.parent / "thresholds.toml"
 START = "2026-11-24T16:11:%09.6fZ"
 
 
@@ -65,7 +66,7 @@ def test_latencies_and_their_ratio_are_judged() -> None:
 
 def test_a_handler_that_sleeps_for_20_ms_is_noticed() -> None:
     # Two threads that each sleep 20 ms answer 100 calls a second; in process the same handler answers 5,000.
-    threshold = read_thresholds(Path("benchmarks/loadtest/thresholds.toml"))["search-single"]
+    threshold = read_thresholds(THRESHOLDS)["search-single"]
     asleep = judge("search-single", report([40.0] * 100, every_s=0.01), threshold, 5000.0)
     awake = judge("search-single", report([2.0] * 100, every_s=0.001), threshold, 5000.0)
     assert asleep.misses == ("p50 40.0 ms, at most 15", "0.020 of the in-process limit, at least 0.06")
@@ -109,8 +110,8 @@ def test_table_and_page_show_what_was_missed() -> None:
 
 
 def test_every_configuration_counts_errors_and_has_thresholds() -> None:
-    names = {path.stem for path in Path("loadtest/configs").glob("*.json")}
-    assert names == set(read_thresholds(Path("benchmarks/loadtest/thresholds.toml")))
+    names = {path.stem for path in CONFIGS.glob("*.json")}
+    assert names == set(read_thresholds(THRESHOLDS))
     for name in names:
-        config = json.loads(Path(f"loadtest/configs/{name}.json").read_text())
+        config = read_config(name)
         assert (config["name"], config["count-errors"]) == (name, True)

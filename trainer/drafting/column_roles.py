@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,28 +9,10 @@ from itertools import permutations
 
 import polars as pl
 
+from trainer.drafting.column_names import names_id, names_role, words_of
 from trainer.drafting.csv_dialect import Source
 from trainer.errors import DataError
 
-_WORDS = {
-    "user": (
-        "user users uid userid customer client buyer purchaser member visitor household account person people player "
-        "reviewer shopper reader subscriber viewer listener guest patient student profile kunde kunden nutzer benutzer"
-    ),
-    "item": (
-        "item items iid itemid product products movie film article sku asin isbn book track song artist video content "
-        "offer listing game recipe news doc document course job story post restaurant business artikel produkt"
-    ),
-    "time": (
-        "time timestamp ts date datetime day when unix created at on occurred purchased bought viewed clicked zeit "
-        "datum zeitpunkt zeitstempel"
-    ),
-    "rating": "rating ratings star stars score overall grade vote bewertung",
-    "weight": "weight gewicht",
-    "amount": "quantity qty count plays amount n times frequency menge anzahl",
-}
-_VOCABULARY = {role: frozenset(words.split()) for role, words in _WORDS.items()}
-_ID = frozenset(("id", "ids", "key", "code", "no", "nr", "uuid", "token", "hash"))
 _UNSURE = 1.5
 """Difference in score below which another column is mentioned as a doubt."""
 
@@ -82,13 +63,6 @@ class ColumnRoles:
     doubts: tuple[str, ...]
 
 
-def words_of(column: str) -> list[str]:
-    """Returns the words of a column's name in small letters: the same for ``CustomerID`` and ``customer-id:token``."""
-    name = re.sub(r":\w+$", "", column)  # the type that RecBole appends
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-    return [word for word in re.split(r"[\W_]+", name.lower()) if word]
-
-
 def infer(interactions: Source, items: Source | None, users: Source | None) -> ColumnRoles:
     """Returns the roles of the columns of the interactions.
 
@@ -114,7 +88,7 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> C
 
     def score(role: str, name: str) -> float:
         id_column, other = id_columns[role][name], "item" if role == "user" else "user"
-        named = 3.0 * _names(name, role) - 3.0 * _names(name, other)
+        named = 3.0 * names_role(name, role) - 3.0 * names_role(name, other)
         return named + _content_score(frame[name]) + (0.0 if id_column is None else id_column.score)
 
     ranked = sorted(
@@ -123,7 +97,7 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> C
     user, item = ranked[0]
     for role, chosen in (("user", user), ("item", item)):
         id_column = id_columns[role][chosen]
-        if not _names(chosen, role) and (id_column is None or id_column.overlap < 0.9):
+        if not names_role(chosen, role) and (id_column is None or id_column.overlap < 0.9):
             doubts.append(f"interactions.{role} is column {chosen!r}, though its name does not say so.")
         near = [
             name for name in suitable if name not in (user, item) and score(role, chosen) - score(role, name) < _UNSURE
@@ -173,9 +147,9 @@ def _infer_others(interactions: Source, roles: ColumnRoles) -> ColumnRoles:
     if time is None:
         doubts.append("No column holds a time that can be read: the order of the rows counts as the order of time.")
     numbers = [name for name in rest if name != time and _numbers(frame[name]) is not None]
-    rating = next((name for name in numbers if _names(name, "rating")), None)
-    weight = next((n for n in numbers if _names(n, "weight") and n != rating and (_floor(frame[n]) or 0) > 0), None)
-    amounts = tuple(n for n in numbers if _names(n, "amount") and n not in (rating, weight))
+    rating = next((name for name in numbers if names_role(name, "rating")), None)
+    weight = next((n for n in numbers if names_role(n, "weight") and n != rating and (_floor(frame[n]) or 0) > 0), None)
+    amounts = tuple(n for n in numbers if names_role(n, "amount") and n not in (rating, weight))
     return replace(roles, time=time, rating=rating, weight=weight, amounts=amounts, doubts=tuple(doubts))
 
 
@@ -185,13 +159,6 @@ def _date_doubts(name: str, cells: pl.Series, times: pl.Series) -> list[str]:
         return []
     read = datetime.fromtimestamp(times[0], UTC).strftime("%Y-%m-%d")
     return [f"{cells[0]!r} in {name!r} is read as {read}; write dates as year-month-day if that is wrong."]
-
-
-def _names(column: str, role: str) -> bool:
-    """Returns whether the name of a column contains a word for the role, also joined with an ending: ``userid``."""
-    words = words_of(column)
-    known = _VOCABULARY[role]
-    return any(word in known or re.sub(r"(id|key|code|nr)$", "", word) in known for word in words)
 
 
 def _may_be_id(series: pl.Series) -> bool:
@@ -219,7 +186,7 @@ def _content_score(series: pl.Series) -> float:
         score -= 4.0
     if numbers is not None and _is_epoch(numbers):
         score -= 3.0
-    return score + 0.5 * bool(_ID & set(words_of(series.name)))
+    return score + 0.5 * names_id(series.name)
 
 
 def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
@@ -237,7 +204,7 @@ def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
         overlap = float(ids.is_in(distinct.implode()).mean() or 0.0)  # type: ignore[arg-type]
         coverage = float(distinct.is_in(ids.implode()).mean() or 0.0) if len(distinct) else 0.0  # type: ignore[arg-type]
         is_unique = len(distinct) == len(column)
-        is_named = 1.5 * bool(_ID & set(words_of(name))) + (words_of(name) == words_of(event_ids.name))
+        is_named = 1.5 * names_id(name) + (words_of(name) == words_of(event_ids.name))
         columns.append(
             IdColumn(
                 name, overlap, coverage, is_unique, 3 * overlap + coverage + is_unique + is_named - 0.01 * position
@@ -267,12 +234,14 @@ def _id_doubts(role: str, source: Source | None, column: str, id_column: IdColum
 def _time_score(interactions: Source, name: str) -> float:
     """Returns a score of a column as the time: at least 3 if it may be one."""
     series = interactions.frame[name]
-    named = 3.0 * _names(name, "time")
+    named = 3.0 * names_role(name, "time")
     if series.dtype in (pl.Date, pl.Datetime) or isinstance(series.dtype, pl.Datetime):
         return named + 4.0
     numbers = _numbers(series)
     if numbers is not None:
-        return named + 3.0 if _is_epoch(numbers) else named - 0.5 * (_names(name, "amount") or numbers.n_unique() < 10)
+        return (
+            named + 3.0 if _is_epoch(numbers) else named - 0.5 * (names_role(name, "amount") or numbers.n_unique() < 10)
+        )
     if series.dtype != pl.String:
         return 0.0
     dates = series.drop_nulls().head(1000).str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]|$)").mean()

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from trainer.drafting.column_roles import words_of
+from trainer.drafting.column_names import words_of
 
 _NO_VALUE = frozenset(("N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "\\N"))
 """Cells that mean a missing value in any column."""

@@ -13,7 +13,8 @@ import polars as pl
 
 from trainer.data.data_checks import MANY_REPEATS
 from trainer.drafting import column_roles, column_types
-from trainer.drafting.column_roles import ColumnRoles, IdColumn, words_of
+from trainer.drafting.column_names import words_of
+from trainer.drafting.column_roles import ColumnRoles, IdColumn
 from trainer.drafting.column_types import ColumnType
 from trainer.drafting.csv_dialect import Source, open_source
 from trainer.recipe.recipe import CLOCK, ID, ITEM_ID, USER_ID

@@ -112,7 +112,7 @@ class Run:
             if gone := retired_keys.unsupported(raw["recipe"]):
                 raise RunError(
                     f"{folder}: its towers were trained with {' and '.join(gone)}, which this trainer no longer has; "
-                    "train again without it. Bundles published from the run are still served, and take `update-catalogue`"
+                    "train again without it. Bundles of the run are still served, and `update-catalogue` works on them"
                 )
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
             model = TrainedModel(

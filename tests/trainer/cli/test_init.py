@@ -14,7 +14,7 @@ import pytest
 
 from tests.trainer import world
 from trainer.data.dataset import load_dataset
-from trainer.drafting.column_roles import words_of
+from trainer.drafting.column_names import words_of
 from trainer.drafting.column_types import infer_type
 from trainer.drafting.csv_dialect import open_source
 from trainer.drafting.draft import attribute_name, draft, relative_path
