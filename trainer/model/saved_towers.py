@@ -7,6 +7,7 @@ tower; importing this module does.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -24,4 +25,5 @@ def load_tower(path: Path) -> keras.Model:
         ValueError: The file does not hold a tower of this version.
         TypeError: The file does not hold a tower of this version.
     """
-    return keras.saving.load_model(path, compile=False)
+    tower: Any = keras.saving.load_model(path, compile=False)
+    return tower

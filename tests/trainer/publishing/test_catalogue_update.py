@@ -1,4 +1,4 @@
-"""Fresh items: only what changed is embedded, the rest stays bit by bit."""
+"""Catalogue updates: only new and changed items are embedded, all other vectors stay the same to the last bit."""
 
 from __future__ import annotations
 
