@@ -111,11 +111,7 @@ class Run:
             if gone := retired_keys.unsupported(raw["recipe"]):
                 raise RunError(
                     f"{folder}: its towers were trained with {' and '.join(gone)}, which this trainer no longer has; "
-<<<<<<< HEAD:trainer/training/saved_run.py
                     "train again without it. Bundles published from the run are still served, and take `add-items`"
-=======
-                    "train again without it. Bundles of the run are still served, and `update-catalogue` works on them"
->>>>>>> p-upper:trainer/training/run.py
                 )
             schemas = json.loads((folder / "schemas.json").read_text(encoding="utf-8"))
             model = TrainedModel(
