@@ -238,7 +238,6 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
 
 for command in (init, tune, tune_index, bundles, promote_bundle, rollback, add_items, prune):
     app.command(command)
-app.command(add_items, show=False)
 
 
 def _title(recipe: Recipe) -> str:
