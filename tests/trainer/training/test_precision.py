@@ -126,7 +126,7 @@ def test_a_processor_without_a_gpu_is_told_of(folder: Path) -> None:
     for precision, said in (("mixed_bfloat16", True), ("float32", False)):
         progress = Recorded()
         fit_and_refit.note_precision(dataclasses.replace(task.recipe.training, precision=precision), progress)
-        assert ["no GPU is found" in note for note in progress.notes] == [True] * said
+        assert ["there is no GPU" in note for note in progress.notes] == [True] * said
 
 
 @pytest.mark.parametrize("precision", MIXED)
