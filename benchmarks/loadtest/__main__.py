@@ -31,7 +31,7 @@ from two_tower_client.fleet import Fleet
 
 _THRESHOLDS = Path(__file__).parent / "thresholds.toml"
 _SWAP_ITEMS = 20_000
-"""Items of the made-up catalogue that is promoted in the middle of a run."""
+"""Number of items of the synthetic bundle that is promoted in the middle of a run."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import psutil
 from benchmarks.timing import spread
 
 Call = Callable[[int], object]
-"""Sends the call of a number: 0, 1, 2 and so on."""
+"""Function that makes one call; its argument is the number of the call, 0, 1, 2 and so on."""
 
 
 @dataclass(frozen=True)

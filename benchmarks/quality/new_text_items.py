@@ -27,7 +27,7 @@ from trainer.recipe.recipe import Recipe
 _TIMES = 3.0
 _TITLE = {"name": "title", "kind": "text", "checkpoint": "minilm", "mode": "frozen", "max_tokens": 32}
 _ID_DROPOUT = 0.1
-"""Of item_id: an item that is new is one without it."""
+"""Feature dropout of item_id in training, since a new item has no item_id that the model knows."""
 
 
 def main() -> int:

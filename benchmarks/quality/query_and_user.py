@@ -30,7 +30,7 @@ from trainer.recipe.recipe import Recipe
 _TEXT = {"kind": "text", "checkpoint": "minilm", "mode": "frozen", "max_tokens": 32}
 _METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr")
 BOTH, QUERY, USER, NOTHING = "all features", "text only", "all but the text", "nothing"
-"""Names of `trainer.evaluation.evaluate` for what is sent."""
+"""Names in `trainer.evaluation.evaluate` of the features that a request has."""
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ import psutil
 from benchmarks.timing import spread
 
 CALLERS = 4
-"""Unless said otherwise."""
+"""Default number of threads that send calls."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from trainer.text.checkpoints import Checkpoint
 
 _OPSET = 20
-"""The first with GELU as one operation."""
+"""ONNX operator set; the first that has GELU as one operation."""
 
 
 class _Graph:
