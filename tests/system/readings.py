@@ -30,7 +30,10 @@ def read_metric(port: int, name: str) -> float:
 
 
 def resources(pid: int) -> Mapping[str, float]:
-    """Returns the resources of a process by name: private memory in MiB; counts of mapped files, descriptors, threads."""
+    """Returns the resources of a process by name: private memory in MiB, and three counts.
+
+    The counts are those of mapped files, descriptors and threads.
+    """
     process = psutil.Process(pid)
     memory = process.memory_full_info()
     bundle_files = {m.path for m in process.memory_maps(grouped=True) if "/bundles/" in m.path}

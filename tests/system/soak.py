@@ -180,7 +180,7 @@ def swaps(
 
 
 def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row]:
-    """Swaps one large index for another, and returns a table row with the longest delay measured by the stall ticker."""
+    """Swaps one large index for another, and returns a row with the longest delay measured by the stall ticker."""
     print(f"building two indexes of {scale.large_items:,} items …", flush=True)
     large = [write_large_bundle(store, base, scale.large_items, seed).bundle_version for seed in (1, 2)]
     store.promote(large[0])
