@@ -1,1 +1,1 @@
-"""Measurements that docs/ quotes: each one command, everything compared side by side in one run."""
+"""Measurements that docs/ quotes. Each is one command, which measures all contenders in the same run."""

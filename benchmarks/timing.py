@@ -1,4 +1,4 @@
-"""Times side by side: every contender in every round, so that what else the machine does hits all alike."""
+"""Timing of contenders that run alternately, so that other load of the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds of one call.
+    """Distribution of the times of many calls, in µs.
 
     Attributes:
-        median: of all calls.
-        low: first quartile.
-        high: third quartile.
+        median: Median.
+        low: First quartile.
+        high: Third quartile.
     """
 
     median: float
@@ -23,12 +23,19 @@ class Timing:
     high: float
 
     def __str__(self) -> str:
-        """Shows the median and the quartiles."""
+        """Returns the median and the quartiles as text."""
         return f"{self.median:,.0f} ({self.low:,.0f} to {self.high:,.0f})"
 
 
 def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, Timing]:
-    """Returns the time of each contender, called with the number of the round; one round before is not counted."""
+    """Calls all contenders in each round, and returns the timing of each by name.
+
+    One more round runs first, as a warm-up, and does not count.
+
+    Args:
+        contenders: functions by name; the argument of a call is the number of the round.
+        rounds: number of rounds, at least 1.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(-1, rounds):
         for name, run in contenders.items():
@@ -41,12 +48,23 @@ def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) ->
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Shows the median of some rounds, and their range, each in a format such as ``.2f``."""
+    """Returns the median and the range of some values as text.
+
+    Args:
+        values: values, at least one.
+        form: format of each number, for instance ``.2f``.
+    """
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """Prints a Markdown table, as docs/ takes it."""
+    """Prints a table in Markdown.
+
+    Args:
+        title: title above the table.
+        head: cell of each column's head.
+        rows: cells of each row.
+    """
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         print(f"| {' | '.join(row)} |")

@@ -1,1 +1,1 @@
-"""Programs that show the pair at work."""
+"""Demos: programs that train a model, serve it with both services, and retrieve items."""

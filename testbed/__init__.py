@@ -1,1 +1,1 @@
-"""Runs the pair for real, as its users do: processes, traffic, swaps. Behind `make demo` and `make soak`."""
+"""Parts to run both services as real processes, with traffic and bundle swaps, for tests, benchmarks and examples."""

@@ -1,4 +1,4 @@
-"""Traffic that judges every answer, in a closed loop or at a steady rate."""
+"""Sends requests to both services, in a closed loop or at a steady rate, and checks every answer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from testbed.offline import OfflineBundle
 from two_tower_client import Retrieval, Retriever, TwoTowerError
 
 Offline = Callable[[str], OfflineBundle]
-"""Returns a bundle by version, opened with the queries of the load."""
+"""Function from a bundle version to that bundle, opened without services, with the queries of the load."""
 
 
 @dataclass
 class Tally:
-    """What became of the requests.
+    """Counts of requests and of their outcomes.
 
     Attributes:
-        sent: all of them.
-        failures: by message.
-        mixed: answers that are not those of the bundle that they name.
-        bundles: answers by bundle version.
-        latencies: (moment of the end, seconds) of each answer, by the monotonic clock.
+        sent: Number of requests sent.
+        failures: Number of failed requests by error message.
+        mixed: Number of wrong answers: not what the bundle that they name answers, for instance because the query
+            embedding and the index are of different models.
+        bundles: Number of answers by bundle version.
+        latencies: For each answer the time of its arrival by the monotonic clock, and its latency, both in seconds.
     """
 
     sent: int = 0
@@ -37,15 +38,15 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """All failures."""
+        """Number of failed requests."""
         return self.failures.total()
 
 
 class Load:
-    """Clients that send requests until told to stop; a context manager.
+    """Context in which client threads send requests to both services and check the answers.
 
     Attributes:
-        tally: of the finished requests; complete after the context.
+        tally: Counts of the finished requests; final after the end of the context.
     """
 
     def __init__(
@@ -58,24 +59,24 @@ class Load:
         rate: float | None = None,
         k: int = 10,
     ) -> None:
-        """Takes the parts; `__enter__` starts the clients.
+        """Prepares the client threads; `__enter__` starts them.
 
         Args:
-            retriever: shared by all clients.
-            queries: sent in turn.
-            offline: what answers are judged by.
-            clients: threads.
-            rate: requests a second, of all clients together; a request that is late is sent at once, and those that it
-                delayed are not made up for. Default: a closed loop, in which each client sends the next request as soon
-                as the last one is answered.
-            k: items asked for.
+            retriever: client of both services, shared by all threads.
+            queries: features of the queries, which are sent in turn.
+            offline: function from a bundle version to the bundle opened without services, which checks the answers.
+            clients: number of threads.
+            rate: requests per second of all threads together. A late request is sent at once; requests that could not
+                be sent meanwhile are skipped. Default: a closed loop, in which each thread sends the next request as
+                soon as the previous one is answered.
+            k: number of items to request.
         """
         self._retriever, self._queries, self._offline, self._k = retriever, queries, offline, k
         self._period_s = clients / rate if rate else 0.0
         self._turn = itertools.count()
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        # An answer is judged once: the same bundle has to give the same answer to the same query ever after.
+        # Each distinct answer is checked once, since later answers of a bundle to the same query have to be equal.
         self._judged: dict[tuple[str, int], tuple[str, ...]] = {}
         self.tally = Tally()
         self._threads = [
@@ -84,19 +85,23 @@ class Load:
         ]
 
     def __enter__(self) -> Load:
-        """Starts the clients."""
+        """Starts the client threads."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Lets each finish its request."""
+        """Stops the client threads after their current requests."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def _run(self, phase: float) -> None:
-        """Sends requests until told to stop; `phase` is the share of a period to wait before the first one."""
+        """Sends requests until the context ends.
+
+        Args:
+            phase: time to wait before the first request, as a share of the period between two requests.
+        """
         due = time.monotonic() + phase * self._period_s
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due, time.monotonic()) + self._period_s

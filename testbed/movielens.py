@@ -1,4 +1,4 @@
-"""MovieLens-100k for tests, benchmarks and examples: trained in a process of its own, and queries of its users."""
+"""Training on MovieLens-100k in a separate process, and queries of its users, for tests, benchmarks and examples."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _QUERIES = 200
 
 
 def print_heading(text: str) -> None:
-    """Prints a heading, at once."""
+    """Prints a heading, and flushes the output."""
     print(f"\n=== {text}", flush=True)
 
 
 def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bool = False) -> str:
-    """Trains, publishes and promotes in a process of its own; returns the version that is live then.
+    """Trains on MovieLens-100k in a separate process, promotes the bundle, and returns its version.
 
-    The towers are not fitted again on training and validation, which would take as long again.
+    The towers are not refitted on training and validation part together, which would double the time.
 
     Args:
-        folder: the run goes below it.
-        store: to publish to.
-        epochs: of the training.
-        seed: of the training.
-        force: promote past publish gates.
+        folder: folder in which the folder of the run is created.
+        store: store to publish the bundle to.
+        epochs: number of epochs.
+        seed: seed of the training.
+        force: whether to promote the bundle even if it fails publish gates.
     """
     run_folder = folder / "runs" / f"seed-{seed}"
     command = [sys.executable, "-m", "trainer", "train", _RECIPE, "--store", str(store.root), "--promote"]
@@ -49,14 +49,14 @@ def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bo
 
 @functools.cache
 def read_dataset() -> Dataset:
-    """Returns MovieLens-100k."""
+    """Returns the data set MovieLens-100k: users, items and events."""
     recipe = loading.load(_RECIPE)
     assert recipe.download is not None
     return load_dataset(recipe, download.fetch(recipe.download, download.cache_folder()))
 
 
 def read_queries() -> list[dict[str, object]]:
-    """Returns the features of some users, as a caller would send them."""
+    """Returns the query features of some users of MovieLens-100k, by feature name, in the form that clients send."""
     dataset = read_dataset()
     events, starts = dataset.events, dataset.events.starts(len(dataset.user_ids))
     queries: list[dict[str, object]] = []

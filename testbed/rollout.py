@@ -1,4 +1,4 @@
-"""Waits for a promotion to arrive."""
+"""Waits until all replicas serve a promoted bundle."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from two_tower_client.fleet import Fleet, find_faults
 
 
 def wait_for_live(store: BundleStore, fleet: Fleet, timeout_s: float = 120.0) -> None:
-    """Returns once every replica answers with the live bundle, loads nothing more and refuses nothing.
+    """Waits until every replica answers with the live bundle, with no load running and no bundle refused.
 
-    A query tower keeps the tower of another bundle of the same model open: there, the model counts.
+    A query tower replica may have opened the tower from another bundle of the same model, so its model is compared.
+
+    Args:
+        store: store of the replicas.
+        fleet: replicas of both services.
+        timeout_s: longest time to wait, in seconds.
 
     Raises:
-        PairError: they did not in time.
+        PairError: a replica did not get there in time.
     """
 
     def agreed() -> bool:

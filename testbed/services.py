@@ -1,4 +1,4 @@
-"""Both services as processes on free ports."""
+"""Runs both services as processes on free ports."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ SERVICES = ("query_tower_service", "ann_service")
 
 
 class PairError(Exception):
-    """A service did not start, or not in time; says where its log is."""
+    """A service did not reach an expected state in time, or ended; the message says where its log is."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Returns once `condition` holds.
+    """Waits until a condition holds.
+
+    Args:
+        condition: function that returns whether the condition holds.
+        what: description of the condition, for the error message.
+        timeout_s: longest time to wait, in seconds.
 
     Raises:
-        PairError: it did not within `timeout_s` seconds.
+        PairError: the condition did not hold in time.
     """
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -37,15 +42,16 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0
 
 @dataclass
 class Replica:
-    """One process of one service.
+    """A replica of a service, run as one process, which can be stopped and started again.
 
     Attributes:
-        service: its package.
-        store: of bundles.
-        folder: for its log and its port file.
-        flags: further ones.
-        program: arguments of the interpreter that start the service; empty: its package.
-        port: it listens on; the same again after a restart.
+        service: Package of the service.
+        store: Folder of the bundle store.
+        folder: Folder for the log and the port file of the replica.
+        flags: Further flags of the service, by name.
+        program: Arguments of the Python interpreter that start the service. Empty: ``-m`` and the package.
+        port: Port that the replica listens on, also after a restart; 0 before the first start.
+        process: Process of the replica; None before the first start.
     """
 
     service: str
@@ -58,19 +64,19 @@ class Replica:
 
     @property
     def address(self) -> str:
-        """For clients."""
+        """Address of the replica for clients, ``host:port``."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def log(self) -> Path:
-        """Of all its lives."""
+        """Path of the log file, to which every process of the replica appends."""
         return self.folder / "log"
 
     def start(self) -> None:
         """Starts the process and waits until it listens.
 
         Raises:
-            PairError: it ended, or did not listen in time.
+            PairError: the process ended, or did not listen in time.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         port_file = self.folder / "port"
@@ -92,7 +98,7 @@ class Replica:
         self.port = int(port_file.read_text())
 
     def is_serving(self) -> bool:
-        """Asks its health."""
+        """Returns whether the replica's health service reports SERVING; False if it does not answer."""
         with grpc.insecure_channel(self.address) as channel:
             try:
                 reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
@@ -101,10 +107,11 @@ class Replica:
         return reply.status == health_pb2.HealthCheckResponse.SERVING
 
     def wait_until_serving(self, timeout_s: float = 60.0) -> None:
-        """Returns once it serves.
+        """Waits until the replica's health service reports SERVING.
 
         Raises:
-            PairError: it did not within `timeout_s` seconds; with the end of its log, which may be gone by then.
+            PairError: it did not within `timeout_s` seconds. The message has the end of the log, because the log file
+                may have been removed when the message is read.
         """
         try:
             wait_until(self.is_serving, f"{self.service} to serve", timeout_s)
@@ -112,13 +119,13 @@ class Replica:
             raise PairError(f"{error}; its log ends with:\n{self._last_lines()}") from None
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would."""
+        """Kills the process with SIGKILL, to simulate a crash."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
     def stop(self) -> None:
-        """Lets it drain; kills it where that takes too long."""
+        """Stops the process with SIGTERM, so that it drains; kills it if that takes too long."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -132,11 +139,11 @@ class Replica:
 
 
 class Pair:
-    """Replicas of both services over one store; a context manager that leaves no process behind.
+    """Context in which replicas of both services run on one store; no process is left behind at its end.
 
     Attributes:
-        query_towers: replicas of the query tower service.
-        anns: replicas of the ANN service.
+        query_towers: Replicas of the query tower service.
+        anns: Replicas of the ANN service.
     """
 
     def __init__(
@@ -147,14 +154,15 @@ class Pair:
         flags: Mapping[str, str] | None = None,
         programs: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Takes the parts; `__enter__` starts the processes.
+        """Prepares the replicas; `__enter__` starts them.
 
         Args:
-            store: of bundles.
-            folder: for logs and port files.
-            replicas: of each service.
-            flags: for all of them.
-            programs: by service, what starts it in the place of its package.
+            store: folder of the bundle store.
+            folder: folder for logs and port files.
+            replicas: number of replicas of each service.
+            flags: flags of every replica, by name.
+            programs: arguments of the Python interpreter that start a service, by its package. Default: ``-m`` and the
+                package.
         """
         flags = {"poll-interval-s": "0.2", "drain-delay-s": "0", **(flags or {})}
         self.query_towers, self.anns = (
@@ -167,11 +175,11 @@ class Pair:
 
     @property
     def replicas(self) -> list[Replica]:
-        """All of them."""
+        """Replicas of both services."""
         return [*self.query_towers, *self.anns]
 
     def __enter__(self) -> Pair:
-        """Starts all and waits until each serves a bundle."""
+        """Starts all replicas, and waits until each serves a bundle."""
         try:
             for replica in self.replicas:
                 replica.start()
@@ -183,10 +191,10 @@ class Pair:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stops all."""
+        """Stops all replicas."""
         self.stop()
 
     def stop(self) -> None:
-        """Stops all."""
+        """Stops all replicas."""
         for replica in self.replicas:
             replica.stop()

@@ -1,1 +1,1 @@
-"""Kinds of index beside each other and beside other libraries."""
+"""Measurements of the kinds of index, compared with each other and with other libraries."""

@@ -1,1 +1,1 @@
-"""Load tests with ghz: configurations, data made from a bundle, and what judges the output."""
+"""Load tests with ghz: configurations, requests made from a bundle, and thresholds for the results."""

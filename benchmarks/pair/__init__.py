@@ -1,1 +1,1 @@
-"""Both services together, beside another vector database."""
+"""Measurements of both services together, compared with another vector database."""

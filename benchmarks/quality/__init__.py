@@ -1,1 +1,1 @@
-"""Quality and speed of trainings."""
+"""Measurements of the quality of trained models: recipes against their targets, new items, and search."""

@@ -1,1 +1,1 @@
-"""What a call of each service costs."""
+"""Measurements of the latency and CPU time of calls to the services."""

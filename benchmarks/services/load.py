@@ -1,4 +1,4 @@
-"""Load on a server, and the CPU time that it costs the server's process."""
+"""Sends load to a server, and measures the CPU time of the server's process."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ import psutil
 from benchmarks.timing import spread
 
 CALLERS = 4
-"""Unless said otherwise."""
+"""Default number of threads that send calls."""
 
 
 @dataclass
 class Series:
-    """Measurements of one thing, one a round.
+    """Measurements of one contender, one per round.
 
     Attributes:
-        cpu_us: CPU time a call, in µs.
-        rate: calls a second.
+        cpu_us: CPU time per call of each round, in µs.
+        rate: Calls per second of each round.
     """
 
     cpu_us: list[float] = field(default_factory=list[float])
     rate: list[float] = field(default_factory=list[float])
 
     def times(self, *parts: tuple[float, Series]) -> str:
-        """Returns this over the sum of parts, each a factor and a series of the same rounds: the median, and the range.
+        """Returns, as text, the CPU time per call relative to a weighted sum of other series: median and range.
 
-        Of ratios within a round, since a shared host is quicker in one round than in another.
+        The ratio is computed within each round, because a shared host is faster in one round than in another.
+
+        Args:
+            parts: pairs of a weight and a series of the same rounds.
         """
         rounds = zip(*(series.cpu_us for _, series in parts), strict=True)
         whole = [sum(factor * us for (factor, _), us in zip(parts, each, strict=True)) for each in rounds]
@@ -42,26 +45,26 @@ class Series:
         return spread(ratios, ".2f")
 
     def show(self) -> str:
-        """Returns the median and the range of the rounds."""
+        """Returns, as text, the median and the range over the rounds of the CPU time per call."""
         return spread(self.cpu_us, ",.0f")
 
 
 class Target:
-    """A method of a server in a process of its own, and the requests to send.
+    """A method of a server in a process of its own, and the requests to send to it.
 
     Attributes:
-        series: what was measured so far.
+        series: Measurements so far.
     """
 
     def __init__(self, address: str, method: str, requests: Sequence[bytes], pid: int, callers: int = CALLERS) -> None:
-        """Connects; requests and responses stay bytes here, so that the load costs little.
+        """Connects to the server. Requests and responses stay bytes, so that sending load takes little CPU time.
 
         Args:
-            address: of the server.
-            method: full name, as ``/package.Service/Method``.
-            requests: sent in turn.
-            pid: of the process whose CPU time counts.
-            callers: threads that send, each with one call under way.
+            address: address of the server.
+            method: full name of the method, ``/package.Service/Method``.
+            requests: serialized requests, which are sent in turn.
+            pid: process id of the server, whose CPU time is measured.
+            callers: number of threads, each of which has one call in flight.
         """
         self.series = Series()
         self._process = psutil.Process(pid)
@@ -71,7 +74,7 @@ class Target:
         self._callers = callers
 
     def measure(self, seconds: float) -> None:
-        """Sends calls, as many at a time as there are callers, and adds a round to the series."""
+        """Sends calls from all callers for `seconds`, and adds a round to `series`."""
         self._send(0.2)
         before = self._cpu_s()
         calls, elapsed = self._send(seconds)
@@ -79,7 +82,7 @@ class Target:
         self.series.rate.append(calls / elapsed)
 
     def close(self) -> None:
-        """Closes the channel."""
+        """Closes the connection to the server."""
         self._channel.close()
 
     def _cpu_s(self) -> float:
@@ -106,7 +109,7 @@ class Target:
 
 
 def measure_here(action: Callable[[int], object], seconds: float, series: Series) -> None:
-    """Calls `action` with 0, 1, 2 and so on for `seconds`, and adds the CPU time of this thread to a series."""
+    """Calls `action` with 0, 1, 2 and so on for `seconds`, and adds a round with this thread's CPU time to `series`."""
     action(0)
     count, elapsed, began, cpu_began = 0, 0.0, time.perf_counter(), time.thread_time()
     while not count or elapsed < seconds:
@@ -118,12 +121,15 @@ def measure_here(action: Callable[[int], object], seconds: float, series: Series
 
 
 def one_core() -> contextlib.AbstractContextManager[None]:
-    """Keeps this thread, and the processes that it starts, on the first core meanwhile."""
+    """Returns a context that pins this thread, and the processes that it starts, to the first core."""
     return _on({min(os.sched_getaffinity(0))})
 
 
 def other_cores() -> contextlib.AbstractContextManager[None]:
-    """Keeps them on all cores but the first meanwhile, where there are others."""
+    """Returns a context that pins this thread, and the processes that it starts, to all cores but the first.
+
+    On a machine with one core it has no effect.
+    """
     allowed = os.sched_getaffinity(0)
     return _on(allowed - {min(allowed)} or allowed)
 

@@ -1,1 +1,1 @@
-"""Speed and memory of trainings."""
+"""Measurements of the speed and memory of trainings."""

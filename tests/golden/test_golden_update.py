@@ -31,7 +31,7 @@ def test_a_new_item_gets_the_recorded_vector(golden: Golden, tmp_path: Path) -> 
     table = tmp_path / "new.csv"
     table.write_text(golden.answers["new_item"]["table"])
     arguments = ("--store", golden.store.root, "--items", table, "--promote", "--json")
-    added = json.loads(command("update-catalogue", *arguments))["bundle_version"]
+    added = json.loads(command("add-items", *arguments))["bundle_version"]
     assert golden.store.live_version() == added
     before, after = (np.load(golden.store.path(version) / "vectors.npy") for version in (golden.version, added))
     np.testing.assert_array_equal(after[:-1], before)

@@ -14,9 +14,9 @@ from retrieval.store.store import BundleStore
 from retrieval.version import version
 from trainer.cli import console
 from trainer.cli.data_commands import init
+from trainer.cli.graded_search_commands import evaluate_graded
 from trainer.cli.index_commands import tune_index
 from trainer.cli.rich_progress import RichProgress
-from trainer.cli.search_commands import evaluate_graded
 from trainer.cli.store_commands import (
     Json,
     Store,
@@ -27,7 +27,6 @@ from trainer.cli.store_commands import (
     prune,
     report_published,
     rollback,
-    update_catalogue,
 )
 from trainer.cli.store_commands import promote as promote_bundle
 from trainer.cli.tune_command import tune
@@ -106,8 +105,8 @@ def train(
     import_tensorflow()
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.publishing.publish import publish as publish_run
-    from trainer.training.run import write_evaluation
-    from trainer.training.train import fit_and_choose
+    from trainer.training.fit_and_refit import fit_and_choose
+    from trainer.training.saved_run import write_evaluation
 
     finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress)
     finished.save(run_folder)
@@ -175,7 +174,7 @@ def evaluate(
     from trainer.evaluation.deployed_scorer import deployed_scorer
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.evaluation.slices import check_columns
-    from trainer.training.run import Run, write_evaluation
+    from trainer.training.saved_run import Run, write_evaluation
 
     progress = RichProgress()
     finished = Run.load(run, progress)
@@ -222,7 +221,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     import_tensorflow()
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.publishing.publish import publish as publish_run
-    from trainer.training.run import Run
+    from trainer.training.saved_run import Run
 
     progress = RichProgress()
     finished = Run.load(run, progress)
@@ -237,9 +236,8 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     report_published(opened, manifest, promote=promote, force=force)
 
 
-for command in (init, tune, tune_index, bundles, promote_bundle, rollback, update_catalogue, prune):
+for command in (init, tune, tune_index, bundles, promote_bundle, rollback, add_items, prune):
     app.command(command)
-app.command(add_items, show=False)
 
 
 def _title(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The commands that work on a store alone: `bundles`, `promote`, `rollback`, `update-catalogue`, `prune`."""
+"""The commands that work on a store alone: `bundles`, `promote`, `rollback`, `add-items`, `prune`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from retrieval.bundle.layout import EVALUATION
 from retrieval.bundle.manifest import Manifest
 from retrieval.store.store import BundleStore
 from trainer.cli import console
-from trainer.errors import RunError
 from trainer.publishing import catalogue_update, gates
 from trainer.quiet_tensorflow import import_tensorflow
 
@@ -83,7 +82,7 @@ def rollback(*, store: Store) -> None:
     console.console.print(f"live: {pointer.version}")
 
 
-def update_catalogue(
+def add_items(
     *,
     store: Store,
     items: Path | None = None,
@@ -95,7 +94,7 @@ def update_catalogue(
 ) -> None:
     """Publish a bundle of the same model with new, changed or withdrawn items, without a training.
 
-    Example: `python -m trainer update-catalogue --store store --items new.csv --remove withdrawn.txt --promote`
+    Example: `python -m trainer add-items --store store --items new.csv --remove withdrawn.txt --promote`
 
     Args:
         store: Folder of bundles.
@@ -141,15 +140,6 @@ def update_catalogue(
     print_json(result, as_json)
     console.console.print(f"all gates but {gates.ANN_RECALL} are those of {start}: only that one was measured again")
     report_published(opened, manifest, promote=promote, expected_live=None if bundle else start)
-
-
-def add_items(*_: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
-    """Refuse the old name of `update-catalogue`.
-
-    Raises:
-        RunError: always; it names the new command.
-    """
-    raise RunError("add-items is now called update-catalogue: use `python -m trainer update-catalogue`, same options")
 
 
 def prune(*, store: Store, keep: int = 5) -> None:

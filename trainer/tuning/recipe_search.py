@@ -31,7 +31,7 @@ from trainer.progress import SILENT, Progress, TrainingProgress
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
 from trainer.training.fit import fit
-from trainer.training.train import build_schemas
+from trainer.training.fit_and_refit import build_schemas
 from trainer.tuning.search_space import SearchSpace
 from trainer.tuning.studies import try_again
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical, Numeric
-from retrieval.bundle.features.numbers import EXTREME
+from retrieval.bundle.features.standardisation import EXTREME
 from retrieval.bundle.features.vocabulary import OUT_OF_VOCABULARY, Vocabulary
 
 _pack_pair = Struct("2f").pack
@@ -43,7 +43,7 @@ def row_encoder(feature: Any, vocabulary: Vocabulary | None) -> Callable[[Any], 
 
 
 def _encode_number(value: float | None, mean: float, std: float) -> np.ndarray:
-    """Returns [1, 2] float32."""
+    """Returns the model input of one number, value and presence: [1, 2] float32."""
     if value is None or math.isnan(value):
         return np.zeros((1, 2), dtype=np.float32)
     return np.ndarray((1, 2), np.float32, _pack_pair(min(max((value - mean) / std, -EXTREME), EXTREME), 1.0))

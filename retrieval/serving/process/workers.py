@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import structlog
 
 from retrieval.bundle.files import replace_text
-from retrieval.serving.process.lifeline import LISTENING, VARIABLE, encode_settings
+from retrieval.serving.process.worker_link import LISTENING, VARIABLE, encode_settings
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.cores import THREAD_VARIABLES, library_threads
 
@@ -109,7 +109,10 @@ class _Worker:
 
 
 class Workers:
-    """Starts and watches the workers, in the parent. One thread calls `run`, once."""
+    """The worker processes of a service, as the parent process starts, watches and stops them.
+
+    Call `run` once; it returns when all workers have ended.
+    """
 
     def __init__(self, program: Sequence[str], config: ServerConfig) -> None:
         """Prepares the workers; `run` starts them.

@@ -197,11 +197,6 @@ def test_a_mistake_is_one_line_and_exit_code_1(arguments: tuple[str, ...], messa
     assert done.stdout == ""
 
 
-def test_an_old_command_names_the_new_one(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"add-items is now called update-catalogue.*trainer update-catalogue"):
-        command("add-items", "--store", tmp_path, "--items", "new.csv", "--promote")
-
-
 def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no finished run"):
         command("evaluate", tmp_path)

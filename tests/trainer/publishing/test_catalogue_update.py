@@ -23,7 +23,7 @@ from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import DataError
 from trainer.publishing import catalogue_update, index_selection
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -36,8 +36,8 @@ def shop_store(shop: Shop, tmp_path: Path) -> BundleStore:
     return BundleStore(tmp_path / "store")
 
 
-def update_catalogue(store: BundleStore, *arguments: Any) -> dict[str, Any]:
-    return json.loads(command("update-catalogue", "--store", store.root, "--json", *arguments) or "{}")
+def add_items(store: BundleStore, *arguments: Any) -> dict[str, Any]:
+    return json.loads(command("add-items", "--store", store.root, "--json", *arguments) or "{}")
 
 
 def catalogue(store: BundleStore, version: str) -> tuple[ItemTable, np.ndarray]:
@@ -53,7 +53,7 @@ def test_new_changed_and_withdrawn_items(shop_store: BundleStore, tmp_path: Path
         HEADER + "z1,Brand new,1999,horror\n" + 'p01,"Title 1, the film",1981,drama\n' + "p03,Renamed,1990,comedy\n"
     )
     (tmp_path / "gone.txt").write_text("p05\n\n p06 \n")
-    result = update_catalogue(
+    result = add_items(
         shop_store,
         "--items",
         tmp_path / "new.csv",
@@ -110,7 +110,7 @@ def test_new_changed_and_withdrawn_items(shop_store: BundleStore, tmp_path: Path
 
 def test_new_item_is_where_the_item_tower_puts_it(shop: Shop, shop_store: BundleStore, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text(HEADER + "z1,New,,western\nz2,New,2001,drama|new\n")
-    version = update_catalogue(shop_store, "--items", tmp_path / "new.csv")["bundle_version"]
+    version = add_items(shop_store, "--items", tmp_path / "new.csv")["bundle_version"]
     items, vectors = catalogue(shop_store, version)
     run = Run.load(shop.runs[0])
     # An independent way to the same: the run's own tower and schema.
@@ -128,7 +128,7 @@ def test_a_bundle_whose_recipe_holds_a_removed_key_that_was_switched_off_takes_n
     manifest["recipe"]["query_tower"]["interests"] = 1  # as earlier versions wrote it
     path.write_text(json.dumps(manifest))
     (tmp_path / "new.csv").write_text(HEADER + "z1,New,,western\n")
-    assert update_catalogue(shop_store, "--items", tmp_path / "new.csv")["added"] == 1
+    assert add_items(shop_store, "--items", tmp_path / "new.csv")["added"] == 1
 
 
 def test_new_item_is_near_its_kind(shop: Shop, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_new_item_is_near_its_kind(shop: Shop, tmp_path: Path) -> None:
     command(*train, "--store", store.root, "--promote")
     genres = ("comedy", "drama", "horror", "western")
     (tmp_path / "new.csv").write_text(HEADER + "".join(f"z{n},New,2000,{g}\n" for n, g in enumerate(genres)))
-    items, vectors = catalogue(store, update_catalogue(store, "--items", tmp_path / "new.csv")["bundle_version"])
+    items, vectors = catalogue(store, add_items(store, "--items", tmp_path / "new.csv")["bundle_version"])
     for number in range(4):
         scores = vectors[:40] @ vectors[items.rows[f"z{number}"]]
         of_genre = [scores[genre::4].mean() for genre in range(4)]
@@ -148,7 +148,7 @@ def test_new_item_is_near_its_kind(shop: Shop, tmp_path: Path) -> None:
 def test_rows_as_they_are_make_no_bundle(shop_store: BundleStore, tmp_path: Path) -> None:
     (tmp_path / "same.csv").write_text(HEADER + 'p01,"Title 1, the film",1981,drama\n')
     before = shop_store.versions()
-    assert update_catalogue(shop_store, "--items", tmp_path / "same.csv")["bundle_version"] is None
+    assert add_items(shop_store, "--items", tmp_path / "same.csv")["bundle_version"] is None
     assert shop_store.versions() == before
 
 
@@ -180,11 +180,11 @@ def test_wrong_command_lines_are_told(
 ) -> None:
     for arguments, message in (([], "nothing to add or remove"), (["--remove", tmp_path / "no"], "no: cannot be read")):
         with pytest.raises((SystemExit, DataError)) as caught:
-            update_catalogue(shop_store, *arguments)
+            add_items(shop_store, *arguments)
         assert message in f"{capsys.readouterr().err} {caught.value}"
     (tmp_path / "short.csv").write_text("product,title\nz1,New\n")
     with pytest.raises(DataError, match=r"no column .*'genres'.*; its columns are \['product', 'title'\]"):
-        update_catalogue(shop_store, "--items", tmp_path / "short.csv")
+        add_items(shop_store, "--items", tmp_path / "short.csv")
 
 
 def test_changes_of_a_bundle_that_is_live_no_more_are_not_promoted(
@@ -198,7 +198,7 @@ def test_changes_of_a_bundle_that_is_live_no_more_are_not_promoted(
 
     monkeypatch.setattr(catalogue_update, "publish_changes", overtaken)
     with pytest.raises(StoreError, match=f"was made from {shop.versions[0]}, but {shop.versions[1]} is live now"):
-        update_catalogue(shop_store, "--remove-id", "p01", "--promote")
+        add_items(shop_store, "--remove-id", "p01", "--promote")
     assert shop_store.live().version == shop.versions[1]
 
 
@@ -208,9 +208,9 @@ def test_refused_model_does_not_go_live_by_way_of_a_catalogue_update(shop_store:
     failed = GateResult(0.1, 0.2, False, "mrr is 0.1000, at least 0.2000 is required")
     path.write_text(replace(shop_store.manifest(bad), gates={"beats_popularity/mrr": failed}).to_json())
     with pytest.raises(BundleRefused, match="beats_popularity/mrr"):
-        update_catalogue(shop_store, "--bundle", bad, "--remove-id", "p01", "--promote")
+        add_items(shop_store, "--bundle", bad, "--remove-id", "p01", "--promote")
     shop_store.promote(bad, force=True)
-    version = update_catalogue(shop_store, "--remove-id", "p01", "--promote")["bundle_version"]
+    version = add_items(shop_store, "--remove-id", "p01", "--promote")["bundle_version"]
     assert shop_store.manifest(version).forced_gates == ("beats_popularity/mrr",)
 
 

@@ -17,7 +17,7 @@ import pytest
 from retrieval.bundle.manifest import GateResult
 from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
-from trainer.publishing.report.figures import draw_map, draw_methods, popularity_bins
+from trainer.publishing.report.charts import draw_map, draw_methods, popularity_bins
 from trainer.publishing.report.page import add_note, render
 from trainer.publishing.report.page_data import (
     Example,
@@ -250,7 +250,7 @@ def test_published_bundle_lists_a_report_of_itself(shop: Shop) -> None:
 def test_a_catalogue_update_keeps_the_report_with_a_note(shop: Shop, tmp_path: Path) -> None:
     store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
-    result = json.loads(command("update-catalogue", "--store", store.root, "--remove-id", "p05", "--json"))
+    result = json.loads(command("add-items", "--store", store.root, "--remove-id", "p05", "--json"))
     store.verify(result["bundle_version"])
     old = (store.path(base) / "report.html").read_text(encoding="utf-8")
     new = (store.path(result["bundle_version"]) / "report.html").read_text(encoding="utf-8")
@@ -267,5 +267,5 @@ def test_a_catalogue_update_of_a_bundle_without_a_report_has_none(shop: Shop, tm
     del raw["files"]["report.html"]
     (folder / "manifest.json").write_text(json.dumps(raw))
     (folder / "report.html").unlink()
-    result = json.loads(command("update-catalogue", "--store", store.root, "--remove-id", "p05", "--json"))
+    result = json.loads(command("add-items", "--store", store.root, "--remove-id", "p05", "--json"))
     assert "report.html" not in store.verify(result["bundle_version"]).files

@@ -20,7 +20,7 @@ from trainer.recipe import loading, retired_keys
 from trainer.recipe.feature_inputs import HistoryInput
 from trainer.training import checkpoints
 from trainer.training.checkpoints import Origin, State
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -163,7 +163,7 @@ def test_a_bundle_takes_new_items_and_keeps_the_recipe_as_it_was_stored(
     manifest = replace(store.manifest(base), recipe=raw)
     (store.path(base) / "manifest.json").write_text(manifest.to_json())
     (tmp_path / "new.csv").write_text("product,title,year,genres\nz1,New,1999,horror\n")
-    told = command("update-catalogue", "--store", store.root, "--items", tmp_path / "new.csv", "--promote", "--json")
+    told = command("add-items", "--store", store.root, "--items", tmp_path / "new.csv", "--promote", "--json")
     version = json.loads(told)["bundle_version"]
     assert store.live().version == version
     added = store.verify(version)

@@ -24,7 +24,7 @@ from trainer.text import building
 from trainer.text.distillation import weigh_by_idf
 from trainer.text.encoders import KerasText
 from trainer.text.layers import static_encoder, static_vectors
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 pytestmark = [
@@ -173,7 +173,7 @@ def test_new_items_are_embedded_by_the_bundle_alone(tmp_path: Path) -> None:
     command("train", recipe, "--store", store.root, "--run", tmp_path / "run", "--promote")
     (checkpoint / "model.safetensors").unlink()
     (tmp_path / "new.csv").write_text('product,title\nz1,"The new red bag, 4 (11)"\nz2,usb\n')
-    command("update-catalogue", "--store", store.root, "--items", tmp_path / "new.csv", "--promote")
+    command("add-items", "--store", store.root, "--items", tmp_path / "new.csv", "--promote")
     live = store.live()
     assert live is not None
     folder = store.path(live.version)

@@ -10,7 +10,7 @@ from trainer.data.splits import Data
 from trainer.recipe.training import Training
 
 if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
-    from trainer.training.run import Run
+    from trainer.training.saved_run import Run
 
 
 def facts_of(

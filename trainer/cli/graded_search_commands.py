@@ -49,7 +49,7 @@ def evaluate_graded(run: Path | None, qrels: Path, queries: Path | None, relevan
     folder = run or newest_run(Path("runs"))
     import_tensorflow()
     from trainer.evaluation.search_evaluation import evaluate_search
-    from trainer.training.run import Run
+    from trainer.training.saved_run import Run
 
     progress = RichProgress()
     finished = Run.load(folder, progress)
