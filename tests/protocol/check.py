@@ -29,9 +29,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.protocol.exploration import GONE, Bounds, Exploration, Result
+from tests.protocol.bounds import GONE, Bounds, Result
+from tests.protocol.exploration import Exploration
 from tests.protocol.mutations import MUTATIONS, what_breaks
-from tests.protocol.world import Rules
+from tests.protocol.rules import Rules
 
 NEW_ITEMS_FIRST = {"A": "a", "B": "a", "C": "c"}
 NEW_ITEMS_LAST = {"A": "a", "B": "b", "C": "b"}

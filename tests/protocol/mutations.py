@@ -11,7 +11,7 @@ from dataclasses import replace
 from retrieval.serving.bundles import swap_policy
 from retrieval.serving.bundles.swap_policy import Decision, Event, GraceElapsed, LoadRefused, RetryDue, State
 from retrieval.store.live import LivePointer
-from tests.protocol.world import Models, Rules, answer
+from tests.protocol.rules import Models, Rules, answer
 from two_tower_client import model_agreement
 from two_tower_client.errors import ModelNotServed
 from two_tower_client.model_agreement import Embed, Embedded, Exchange, NotServed, Outcome, Pin, Search, Searched, Step

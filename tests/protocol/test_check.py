@@ -13,7 +13,9 @@ import pytest
 from retrieval.store.store import BundleStore, LivePointer
 from tests.protocol.check import SHORT, catch, explore, main
 from tests.protocol.mutations import MUTATIONS
-from tests.protocol.world import End, Requests, Rules, answer, promote, roll_back
+from tests.protocol.requests import End, Requests
+from tests.protocol.rules import Rules, answer
+from tests.protocol.world import promote, roll_back
 from two_tower_client.model_agreement import Embed, Outcome, Pin, exchange
 
 

@@ -16,13 +16,10 @@ The assumptions, which hold for the services:
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
-from retrieval.serving.bundles import swap_policy
 from retrieval.serving.bundles.swap_policy import (
     Event,
     GraceElapsed,
@@ -33,46 +30,13 @@ from retrieval.serving.bundles.swap_policy import (
     State,
 )
 from retrieval.store.live import LivePointer
-from two_tower_client import model_agreement
-from two_tower_client.model_agreement import Embed, Embedded, NotServed, Outcome, Pin, Searched, Step
-
-Models = tuple[str, ...]
-"""Models that a replica has open, the one that answers by default first."""
+from tests.protocol.rules import Models, Rules, series
+from two_tower_client.model_agreement import Outcome, Step
 
 
 @dataclass(frozen=True)
 class Restart:
     """Event: a replica is killed and starts again, without open bundles."""
-
-
-def answer(step: Step, models: Models) -> Outcome:
-    """Returns the outcome of a step at a replica, as the proto of its service defines it.
-
-    Args:
-        step: step of a request.
-        models: models that the replica has open.
-    """
-    if step.model_version and step.model_version not in models:
-        return NotServed(models)
-    model = step.model_version or models[0]
-    return Embedded(model) if isinstance(step, Embed) else Searched(model, models[0])
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The functions under check. A mutation replaces one of them by a wrapper around it.
-
-    Attributes:
-        step: State machine of a replica.
-        exchange: State machine of a request in the client.
-        served: Function from the live pointer to the bundles that a replica keeps open.
-        answer: Function from a step of a request and the open models to the outcome of the step.
-    """
-
-    step: Callable[..., tuple[State, tuple[swap_policy.Decision, ...]]] = swap_policy.step
-    exchange: Callable[[Pin], model_agreement.Exchange] = model_agreement.exchange
-    served: Callable[[LivePointer], tuple[str, ...]] = lambda pointer: pointer.open_versions
-    answer: Callable[[Step, Models], Outcome] = answer
 
 
 def promote(pointer: LivePointer | None, version: str) -> LivePointer:
@@ -244,88 +208,10 @@ class Replicas:
         known[state] = True
         kept = served[:1] if self._unload_first else served
         if not moved and (state.open[:1] != served[:1] or set(state.open) != set(kept)):
-            return [], f"ends with {_series(state.open)} open, while the store names {_series(served)}"
+            return [], f"ends with {series(state.open)} open, while the store names {series(served)}"
         return None
-
-
-class End(NamedTuple):
-    """The end of a request.
-
-    Attributes:
-        failure: Reason of the failure; empty if the request was answered.
-        mixed: Models of the embedding and of the index, in words, if they differ; else empty.
-    """
-
-    failure: str
-    mixed: str
-
-
-class Requests:
-    """Numbers for the histories of a request: its pin, then the outcome of every step.
-
-    Histories after which the client's generator is at the same line with equal variables have the same future, so they
-    share a number.
-    """
-
-    def __init__(self, rules: Rules) -> None:
-        """Makes an empty numbering.
-
-        Args:
-            rules: code under check.
-        """
-        self._rules = rules
-        self.histories: list[tuple[str, tuple[Outcome, ...]]] = []
-        self.steps: list[Step] = []
-        self._numbers: dict[object, int] = {}
-        self.begin = cache(self._begin)
-        self.advance = cache(self._advance)
-
-    def _begin(self, pin: str) -> int:
-        request = self._add(pin, ())
-        if isinstance(request, End):
-            raise TypeError(f"a request ended before its first step: {request}")
-        return request
-
-    def _advance(self, request: int, outcome: Outcome) -> int | End:
-        """Returns the number of the history after one more outcome, or the end of the request."""
-        pin, past = self.histories[request]
-        embedded = [o.model_version for o in past if isinstance(o, Embedded)]
-        after = self._add(pin, (*past, outcome))
-        if isinstance(after, End) and not after.failure and isinstance(outcome, Searched):
-            mixed = embedded[-1:] != [outcome.model_version]
-            return End("", f"an embedding of {_series(embedded[-1:])} in the index of {outcome.model_version}" * mixed)
-        return after
-
-    def _add(self, pin: str, outcomes: tuple[Outcome, ...]) -> int | End:
-        exchange = self._rules.exchange(Pin(pin))
-        try:
-            step = next(exchange)
-            for outcome in outcomes:
-                step = exchange.send(outcome)
-        except StopIteration:
-            return End("", "")
-        except Exception as error:
-            return End(f"{type(error).__name__}: {error}", "")
-        known = self._numbers.setdefault(_standing(exchange, step, pin, outcomes), len(self.steps))
-        if known == len(self.steps):
-            self.histories.append((pin, outcomes))
-            self.steps.append(step)
-        return known
-
-
-def _standing(exchange: model_agreement.Exchange, step: Step, pin: str, outcomes: tuple[Outcome, ...]) -> object:
-    # The pin is only read at the start, and the last outcome is overwritten by the next one, so both are left out.
-    variables = {k: v for k, v in inspect.getgeneratorlocals(exchange).items() if k not in ("pin", "outcome")}
-    if exchange.gi_code is not model_agreement.exchange.__code__:
-        return pin, outcomes  # a mutation, whose variables may hold anything
-    embedded = [o.model_version for o in outcomes if isinstance(o, Embedded)]
-    return exchange.gi_frame.f_lasti, step, tuple(embedded[-1:]), repr(variables)
 
 
 def _order(replica: Replica) -> tuple[object, ...]:
     state = replica.state
     return state.wanted, state.open, state.loading, sorted(state.refused), sorted(state.retiring), sorted(replica.aging)
-
-
-def _series(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names) or "nothing"
