@@ -21,6 +21,7 @@ from trainer.data.dataset import load_dataset
 from trainer.features.schemas import learn_schemas
 from trainer.progress import SilentTraining
 from trainer.recipe.recipe import Recipe
+from trainer.training import fit as fit_module
 from trainer.training.fit import Fitted, fit
 
 
@@ -39,7 +40,7 @@ def main(folder: Path, run: Path, changes: dict[str, Any], history: dict[str, An
     if plain:
         # Keras squares the rows of a sparse gradient one by one, so that Adam sees an item that both devices have as
         # two smaller ones. Plain descent sees the sum, and shows whether it is right.
-        fit.LayeredAdamW = lambda *arguments, **named: keras.optimizers.SGD(0.1)
+        fit_module.LayeredAdamW = lambda *arguments, **named: keras.optimizers.SGD(0.1)
     # Without dropout: each device draws its own part, so the draws differ from those of one device.
     of = recipe(
         query_tower={"features": features, "dropout": 0.0},
