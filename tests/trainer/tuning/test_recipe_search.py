@@ -221,7 +221,7 @@ def test_a_file_that_is_no_study_is_refused_and_kept(tmp_path: Path, shop: Data)
     with pytest.raises(RunError, match=r"notes\.txt is not a study.*--study"), searching(path, shop):
         pass
     assert path.read_bytes() == before
-    with pytest.raises(RunError, match="cannot write beside the study"), searching(tmp_path / "no" / "a.db", shop):
+    with pytest.raises(RunError, match="cannot write the lock file"), searching(tmp_path / "no" / "a.db", shop):
         pass
 
 
