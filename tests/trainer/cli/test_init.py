@@ -14,10 +14,9 @@ import pytest
 
 from tests.trainer import world
 from trainer.data.dataset import load_dataset
-from trainer.drafting.column_names import words_of
 from trainer.drafting.column_types import infer_type
 from trainer.drafting.csv_dialect import open_source
-from trainer.drafting.draft import attribute_name, draft, relative_path
+from trainer.drafting.draft import draft
 from trainer.errors import DataError, RecipeError
 from trainer.recipe import loading
 from trainer.recipe.feature_inputs import HistoryInput
@@ -285,21 +284,6 @@ def test_single_quotes_are_recognised(tmp_path: Path) -> None:
     rows = [(f"'{user}'", f"'{item}, x'") for user, item in MEETINGS]
     source = open_source(write(tmp_path / "events.csv", ["'user'", "'item'"], rows))
     assert (source.separator, source.quote, source.frame["item"][0]) == (",", "'", "i0, x")
-
-
-def test_paths_are_relative_where_the_table_is_near(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    assert relative_path(tmp_path / "a" / "b" / "x.csv", tmp_path / "a") == "b/x.csv"
-    assert relative_path(tmp_path / "x.csv", tmp_path / "a") == "../x.csv"
-    assert relative_path(Path("/x.csv"), tmp_path / "a") == "/x.csv"
-
-
-def test_names_of_attributes_are_allowed_and_distinct() -> None:
-    assert words_of("CustomerID:token") == ["customer", "id"]
-    assert attribute_name("Release year", ()) == "release_year"
-    assert attribute_name("Release-Year", {"release_year"}) == "release_year_2"
-    assert attribute_name("3 sizes?", ()) == "_3_sizes"
-    assert attribute_name("价格", ()) == "attribute"
 
 
 def test_odd_names_are_written_as_toml(tmp_path: Path) -> None:
