@@ -294,10 +294,3 @@ def test_odd_names_are_written_as_toml(tmp_path: Path) -> None:
     _, recipe = init(tmp_path, interactions=events, items=items)
     assert recipe["items"]["attributes"]["the_colour"] == {"column": names[2]}
     assert recipe["items"]["attributes"]["id_2"]["column"] == "id"  # `id` is no name of an attribute
-
-
-def test_a_shipped_recipe_without_data_says_where_it_comes_from() -> None:
-    with pytest.raises(DataError) as caught:
-        world.command("train", "amazon_beauty")
-    for part in ("Beauty.txt and Beauty_item2attributes.json", "--data", "RUCAIBox/CIKM2020-S3Rec", "not stated"):
-        assert part in str(caught.value)
