@@ -1,4 +1,4 @@
-"""`make bench`: every measurement that does not need an hour, one after another: ``python -m bench``."""
+"""`make bench`: runs the measurements that take less than an hour, one after another."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from testbed.services import ROOT
 
 
 def main() -> int:
-    """Runs them all; returns 1 where one failed, after the others."""
-    parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").split(": ")[1])
-    parser.add_argument("--store", type=Path, help="whose live bundle gives query tower and items (default: train one)")
+    """Runs all measurements and returns the exit code: 1 if one of them failed."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument(
+        "--store", type=Path, help="store whose live bundle supplies query tower and items (default: train one)"
+    )
     parser.add_argument("--to", type=Path, default=Path("runs/bench"), help="folder for figures (default: runs/bench)")
     parser.add_argument("--short", action="store_true", help="at most 20,000 items, few rounds: under 5 minutes")
     arguments = parser.parse_args()
@@ -40,20 +42,20 @@ def commands(store: Path, folder: Path, short: bool) -> list[list[str]]:
     """Returns the module and arguments of each measurement, in order.
 
     Args:
-        store: whose live bundle is measured with.
-        folder: for figures.
-        short: with less of everything.
+        store: folder of the store whose live bundle is measured.
+        folder: folder for JSON files and plots.
+        short: whether to use fewer items and rounds.
     """
-    of_store = ["--store", str(store)]
+    from_store = ["--store", str(store)]
     kinds = str(folder / "index-kinds.json")
     serve = ["--items", "20000", "--trees", "20", "--rounds", "3", "--seconds", "0.5"] if short else []
     sizes = ["3000", "10000"] if short else ["10000", "100000"]
     return [
-        ["benchmarks.services.calls", *of_store, *serve, "--json", str(folder / "serve.json")],
-        *([] if short else [["benchmarks.services.tail", *of_store]]),
+        ["benchmarks.services.calls", *from_store, *serve, "--json", str(folder / "serve.json")],
+        *([] if short else [["benchmarks.services.tail", *from_store]]),
         [
             "benchmarks.pair.compare",
-            *of_store,
+            *from_store,
             *(["--short"] if short else []),
             "--json",
             str(folder / "serve-pair.json"),

@@ -1,4 +1,4 @@
-"""Times side by side: every contender in every round, so that what else the machine does hits all alike."""
+"""Times of contenders that take turns in every round, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds of one call.
+    """Duration of one call, in microseconds.
 
     Attributes:
-        median: of all calls.
+        median: median of all calls.
         low: first quartile.
         high: third quartile.
     """
@@ -23,12 +23,15 @@ class Timing:
     high: float
 
     def __str__(self) -> str:
-        """Shows the median and the quartiles."""
+        """Returns the median and the quartiles as text."""
         return f"{self.median:,.0f} ({self.low:,.0f} to {self.high:,.0f})"
 
 
 def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, Timing]:
-    """Returns the time of each contender, called with the number of the round; one round before is not counted."""
+    """Returns the duration of each contender, called once a round with the number of the round.
+
+    A first round warms up and is not counted.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(-1, rounds):
         for name, run in contenders.items():
@@ -41,12 +44,12 @@ def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) ->
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Shows the median of some rounds, and their range, each in a format such as ``.2f``."""
+    """Returns the median and the range of `values` as text, in a format such as ``.2f``."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """Prints a Markdown table, as docs/ takes it."""
+    """Prints a Markdown table, which can be copied into docs/."""
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         print(f"| {' | '.join(row)} |")

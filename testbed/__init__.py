@@ -1,1 +1,1 @@
-"""Runs the pair for real, as its users do: processes, traffic, swaps. Behind `make demo` and `make soak`."""
+"""Starts real services, sends them load, and makes synthetic bundles; for tests, benchmarks and examples."""

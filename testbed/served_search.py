@@ -1,4 +1,4 @@
-"""Graded queries through running services, ranked in each way that they offer."""
+"""Graded queries sent to running services, with each ranking that the services offer."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from trainer.evaluation.graded_queries import METRICS, Graded
 from two_tower_client import Ranking, Retrieval, Retriever
 
 GRADED = "queries_dev.csv"
-"""Graded queries in the folder of the product catalogue. For validation: what is chosen by them is measured on others."""
+"""File of graded queries in the folder of the product catalogue. They are for validation: final figures come from others."""
 RANKINGS: dict[str, Ranking] = {"BM25": "lexical", "towers": "embedding", "towers and BM25": "fused"}
-"""By what a person calls them."""
+"""Ranking of the ANN service, by the name to show."""
 
 
 def ask(retriever: Retriever, feature: str, query: str, return_attributes: Sequence[str] = ()) -> dict[str, Retrieval]:
     """Returns the first hundred items for a query, by the name of the ranking.
 
     Args:
-        retriever: of both services.
-        feature: of the query tower, that the query is sent as.
-        query: that was typed.
-        return_attributes: of the items.
+        retriever: client of both services.
+        feature: feature of the query tower that holds the text of the query.
+        query: text that was typed.
+        return_attributes: item attributes to return.
     """
     return {
         name: retriever.retrieve(
@@ -38,7 +38,12 @@ def ask(retriever: Retriever, feature: str, query: str, return_attributes: Seque
 
 
 def measure(queries: Graded, answers: Sequence[dict[str, Retrieval]]) -> dict[str, dict[str, float]]:
-    """Returns the means of `trainer.evaluation.graded_queries.METRICS` by ranking; `answers` are those to `queries`, in order."""
+    """Returns the mean of each metric in `trainer.evaluation.graded_queries.METRICS`, by ranking.
+
+    Args:
+        queries: graded queries.
+        answers: results of `ask` for each query, in the same order.
+    """
     means: dict[str, dict[str, float]] = {}
     for name in RANKINGS:
         found = graded_queries.measure(queries, [answer[name].item_ids for answer in answers])  # [n, metrics]

@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Settings and fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from retrieval.store.store import BundleStore
 
-# As of `python -m trainer`; TensorFlow reads them when it is imported.
+# The same values as in `python -m trainer`. TensorFlow reads them when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-# How fast a busy machine draws examples is no property of the code.
+# The speed of a busy machine is not a property of the code.
 hypothesis.settings.register_profile("ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("ours")
 

@@ -1,6 +1,7 @@
-"""Draws the growth of the indexes: ``python -m benchmarks.index.plots --kinds runs/bench/index-kinds.json --to docs/growth.svg``.
+"""Draws how time and memory of the indexes grow with the number of items.
 
-The figures are those of ``python -m benchmarks.index.kinds --items 10000 100000 1000000 --json FILE``.
+First ``python -m benchmarks.index.kinds --items 10000 100000 1000000 --json FILE``, then ``python -m
+benchmarks.index.plots --kinds FILE --to docs/growth.svg``.
 """
 
 from __future__ import annotations

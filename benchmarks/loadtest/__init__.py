@@ -1,1 +1,4 @@
-"""Load tests with ghz: configurations, data made from a bundle, and what judges the output."""
+"""Throughput and latency of both services under ghz, judged by `thresholds.toml`.
+
+- `python -m benchmarks.loadtest`, or `make load-test`: every configuration in `configs/`, with a table and an HTML page.
+"""

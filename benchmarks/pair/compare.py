@@ -1,12 +1,13 @@
-"""The served pair beside Qdrant's engine in process.
+"""Both services beside Qdrant's engine in process.
 
 ```console
 $ python -m benchmarks.pair.compare --store store --items 100000
 ```
 
-Each service runs as one process; this one sends the load and competes with them for the cores. Bundles have the query
-tower of the live bundle of `--store`, and items spread around its items (`testbed.synthetic_vectors.spread_items`), so that
-what the tower makes of a query is near to some. Budgets are chosen on other queries; recall is that of the answers.
+Each service runs as one process. This process sends the load and competes with them for the cores. The bundles have the
+query tower of the live bundle of `--store`. Their items lie around its items (see
+`testbed.synthetic_vectors.spread_items`), so that query embeddings have near items. Search budgets are chosen on other
+queries than those that are measured. Recall is that of the measured answers.
 """
 
 from __future__ import annotations
@@ -90,13 +91,13 @@ def _run(world: World, arguments: argparse.Namespace, folder: Path) -> dict[str,
 
 
 class _Served:
-    """Both services over one bundle, and clients of them.
+    """Both services with one bundle, and clients of them.
 
     Attributes:
-        manifest: of the bundle.
-        retriever: over several connections.
-        ann_pids: processes of the ANN service.
-        pids: of both services.
+        manifest: manifest of the bundle.
+        retriever: client with several connections.
+        ann_pids: process ids of the ANN service.
+        pids: process ids of both services.
     """
 
     def __init__(self, store: BundleStore, manifest: Manifest, folder: Path, workers: int, stack: ExitStack) -> None:
@@ -119,7 +120,7 @@ class _Served:
         self._methods = itertools.cycle([channel.unary_unary(SEARCH) for channel in channels])
 
     def search(self, request: bytes) -> bytes:
-        """Sends a SearchItems as it stands on the wire, over the next connection."""
+        """Sends a serialized SearchItemsRequest over the next connection and returns the serialized response."""
         return next(self._methods)(request, timeout=60)
 
     @staticmethod
@@ -164,10 +165,10 @@ def _throughput(world: World, pairs: dict[str, _Served], arguments: argparse.Nam
 
 
 def _compare(contenders: Sequence[Contender]) -> None:
-    """Prints how each does beside the peer, by time and by the CPU time of services and load generator together.
+    """Prints the ratio of each contender to the peer, by time and by CPU time of services and load generator together.
 
-    The latter is what holds on a machine that does other work too: the peer runs in one process, whose threads wait
-    for one another, and the pair in several, which get less of a busy machine.
+    The CPU time depends less on other work on the machine: the peer runs in one process whose threads wait for one
+    another, the services in several processes, which get a smaller share of a busy machine.
     """
     peers = [each for each in contenders if not each.pids]
     if not peers:
@@ -183,7 +184,10 @@ def _compare(contenders: Sequence[Contender]) -> None:
 
 
 def _searches(world: World, kind: str, pair: _Served) -> list[Contender]:
-    """Returns the ANN service alone, asked one search at a time and 100; requests and responses stay bytes."""
+    """Returns contenders that call the ANN service alone, with 1 and with 100 searches a request.
+
+    Requests and responses stay bytes, so that the load generator costs little.
+    """
     found: list[Contender] = []
     searches = [Search(embedding=each, k=K) for each in world.embeddings.tolist()]
     for size in (1, _BATCH):

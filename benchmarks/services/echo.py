@@ -1,7 +1,7 @@
-"""An echo by gRPC's own server, as its documentation starts one with two threads: the floor of gRPC in Python.
+"""An echo on gRPC's own server with two threads: the least that a call costs in gRPC for Python.
 
-``python -m benchmarks.services.echo --port-file FILE``: messages of both services come back as they are. What else a service is told
-makes no difference here.
+``python -m benchmarks.services.echo --port-file FILE`` sends messages of both services back as they are. It accepts the
+other flags of a service and ignores them.
 """
 
 from __future__ import annotations

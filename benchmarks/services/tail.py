@@ -1,13 +1,17 @@
-"""The tail at half load, and what it brings to keep workers on cores: ``python -m benchmarks.services.tail --store STORE``.
+"""Latency of the query tower service at half of its highest load, with and without workers pinned to cores.
 
-Query towers get the same load by ghz in turns: a closed loop, and an even rate of half of what that one reached (a
-shared host may do half as much in one round as in another). A process on a core of its own has the others to ghz;
-beside it an echo, whose tail is that of gRPC, of ghz and of the machine. Two workers share all cores with ghz, with
-``--pin`` and with ``--no-pin``.
+```console
+$ python -m benchmarks.services.tail --store STORE
+```
 
-Calls of the first half second do not count: ghz opens its connections then. Its garbage collector is off: it stops ghz
-for milliseconds, and then all calls that are due are sent at once. A shared host that pauses a core does the same, and
-is part of the tail that is shown: compare it with that of the echo.
+ghz sends the same load to each variant in turn: a closed loop, then an even rate of half of what the closed loop
+reached, since a shared host may be half as fast in one round as in another. A process on one core leaves the other
+cores to ghz. Beside it runs an echo, whose tail is that of gRPC, of ghz and of the machine. Two workers share all cores
+with ghz, with ``--pin`` and with ``--no-pin``.
+
+Calls of the first half second do not count, because ghz opens its connections then. The garbage collector of ghz is off,
+because it stops ghz for milliseconds and all calls that are due are then sent at once. A shared host that pauses a core
+does the same. This is part of the tail that is shown: compare it with the tail of the echo.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ _WARM_UP_S = 0.5
 
 def main() -> int:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(prog="benchmarks.services.tail", description=(__doc__ or "").split(":")[0])
+    parser = argparse.ArgumentParser(prog="benchmarks.services.tail", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--store", type=Path, required=True, help="whose live bundle is served")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="a round (default: 4)")

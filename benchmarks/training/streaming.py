@@ -27,7 +27,11 @@ _MIB = 2**20
 
 
 def main() -> int:
-    """Runs the rehearsal; fails where more memory is asked for than allowed."""
+    """Runs the measurement and returns 0.
+
+    Raises:
+        MemoryError: the training allocates more than ``--budget-mb``.
+    """
     parser = argparse.ArgumentParser(prog="benchmarks.training.streaming", description=__doc__)
     parser.add_argument("--millions", type=float, default=50, help="of events (default: 50)")
     parser.add_argument("--users", type=int, default=1_000_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,11 +38,10 @@ from trainer.recipe.recipe import Recipe
 from trainer.training.run_folder import check_run_folder
 
 app = App(
-    name="trainer",
     help="""Learns two towers from interactions and publishes them as bundles that two services serve.
 
     Start with `python -m trainer train movielens_100k --store store --promote`; the README shows the rest.""",
-    version="0.1.0",
+    version=lambda: metadata.version("two-tower-retrieval"),
     default_parameter=Parameter(negative=()),
 )
 
