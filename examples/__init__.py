@@ -1,1 +1,1 @@
-"""Programs that show the pair at work."""
+"""Programs that show trainer, services and client together."""

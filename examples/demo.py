@@ -18,15 +18,19 @@ from two_tower_client import Retriever
 
 _SHOWN_USERS = 3
 _ANSWERS = 200
-"""To wait for from the second bundle, once it answers."""
+"""Number of answers to wait for after the first one from the second bundle."""
 
 
 def main() -> int:
     """Runs the demo and returns the exit code."""
     parser = argparse.ArgumentParser(prog="examples.demo", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=10, help="of each of the two trainings (default: 10)")
-    parser.add_argument("--clients", type=int, default=4, help="that send requests during the swap (default: 4)")
-    parser.add_argument("--rate", type=float, default=40.0, help="requests a second, of all clients (default: 40)")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of each of the two trainings (default: 10)")
+    parser.add_argument(
+        "--clients", type=int, default=4, help="clients that send requests during the swap (default: 4)"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=40.0, help="requests a second of all clients together (default: 40)"
+    )
     parser.add_argument("--keep", type=Path, help="leave store, runs and logs in this folder (default: remove them)")
     arguments = parser.parse_args()
     if min(arguments.epochs, arguments.clients) < 1 or not arguments.rate > 0:
@@ -36,13 +40,13 @@ def main() -> int:
 
 
 def run(folder: Path, epochs: int, clients: int, rate: float) -> int:
-    """Runs the demo in `folder`; returns 0 where no request failed and none was mixed.
+    """Runs the demo in `folder`; returns 0 if no request failed and every answer was that of its own bundle.
 
     Args:
-        folder: for store, runs and logs.
-        epochs: of each of the two trainings.
-        clients: threads that send requests during the second training and the swap.
-        rate: requests a second, of all clients together.
+        folder: folder for store, runs and logs.
+        epochs: number of epochs of each of the two trainings.
+        clients: number of threads that send requests during the second training and the swap.
+        rate: requests a second of all clients together.
     """
     began = time.monotonic()
 
@@ -91,7 +95,7 @@ def run(folder: Path, epochs: int, clients: int, rate: float) -> int:
 
 
 def show(retriever: Retriever, queries: list[dict[str, object]]) -> None:
-    """Prints what users watched beside what is retrieved for them."""
+    """Prints the films that users watched last beside the films recommended to them."""
     items = read_dataset().items
     titles = items.attributes["title"]
     for query in queries[:_SHOWN_USERS]:

@@ -1,8 +1,8 @@
 """`make demo-search`: products for typed queries, ranked by words, by the towers and by both, from running services.
 
-Takes the bundle of product_search in the store, or trains one first. Then it starts both services on free ports, types
-development queries, and prints the products of each ranking side by side, each with its grade: 0 (irrelevant) to 3, or
-a dot where nobody graded it. At the end stands how well each ranking does on all of the queries.
+Takes the bundle of product_search in the store, or trains one first. Then it starts both services on free ports, sends
+graded queries, and prints the products of each ranking side by side, each with its grade: 0 (irrelevant) to 3, or a dot
+if it has no grade. At the end it prints the metrics of each ranking on all queries.
 """
 
 from __future__ import annotations
@@ -70,21 +70,21 @@ def main() -> int:
 
 
 def live_bundle(store: BundleStore) -> Manifest | None:
-    """Returns the manifest of the live bundle, None where there is none."""
+    """Returns the manifest of the live bundle, or None if no bundle is live."""
     live = store.live()
     return None if live is None else store.manifest(live.version)
 
 
 def has_words(manifest: Manifest) -> bool:
-    """Returns whether a bundle can be searched by words."""
+    """Returns whether a bundle has a lexical index."""
     return LEXICAL_DESCRIPTION in manifest.files
 
 
 def train(store: BundleStore, recipe: str, data: Path, epochs: int | None) -> Manifest:
-    """Trains, publishes and promotes in a process of its own, and returns the manifest.
+    """Trains, publishes and promotes a bundle in a separate process, and returns its manifest.
 
     Raises:
-        TrainerError: that failed; it has said why.
+        TrainerError: the training failed; its process has printed the reason.
     """
     print_heading(f"Train {recipe} and publish it to {store.root}: some minutes, once")
     command = [sys.executable, "-m", "trainer", "train", recipe, "--data", str(data), "--store", str(store.root)]
@@ -101,7 +101,7 @@ def train(store: BundleStore, recipe: str, data: Path, epochs: int | None) -> Ma
 
 
 def run(store: BundleStore, manifest: Manifest, queries: Graded, *, shown: int, k: int) -> int:
-    """Asks both services, prints, and returns the exit code."""
+    """Sends the queries to both services, prints the rankings and their metrics, and returns 0."""
     (feature, *others) = [f["name"] for f in manifest.feature_schema["features"] if f["kind"] == "text"]
     if others:
         raise TrainerError(f"the query tower reads {1 + len(others)} texts; a query is one")
@@ -126,7 +126,7 @@ def run(store: BundleStore, manifest: Manifest, queries: Graded, *, shown: int, 
 
 
 def _cells(answer: Retrieval, grades: Mapping[str, int], k: int) -> list[str]:
-    """Returns k lines, of equal width: the grade of a product, and its title."""
+    """Returns k lines of equal width, each with the grade and the title of a product."""
     titles = [textwrap.shorten(str(hit.attributes["title"]), _TITLE_WIDTH, placeholder="…") for hit in answer]
     lines = [f"{grades.get(item, '.')} {title}" for item, title in zip(answer.item_ids, titles, strict=True)][:k]
     return [line.ljust(2 + _TITLE_WIDTH) for line in [*lines, *[""] * (k - len(lines))]]

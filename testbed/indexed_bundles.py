@@ -1,4 +1,4 @@
-"""A bundle of any size to search: made vectors in clusters, with an index whose recall is known."""
+"""Bundles of any size over synthetic vectors, with an index whose recall is known."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ K = NEIGHBOURS
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A bundle that is live.
+    """A live bundle and queries for it.
 
     Attributes:
-        manifest: of it.
-        queries: [n, dimension] float32, unit length, drawn as the items are.
-        recall: recall@100 of its index with its search budget, on these queries.
-        index: the file.
+        manifest: manifest of the bundle.
+        queries: [n, dim] float32, unit length, drawn from the distribution of the items.
+        recall: recall@100 of the index with its search budget, on these queries.
+        index: path of the index file.
     """
 
     manifest: Manifest
@@ -38,43 +38,43 @@ class Made:
 
 
 def make(store: BundleStore, base: str, item_count: int, trees: int, recall: float, seed: int = 1) -> Made:
-    """Writes and promotes a bundle of the model of `base` with an Annoy index; see `make_of`.
+    """Writes and promotes a bundle with synthetic items, an Annoy index and the query tower of `base`; see `make_of`.
 
     Args:
-        store: that holds `base`.
-        base: bundle whose tower it takes.
-        item_count: rows, at least 1,000.
-        trees: of the index.
+        store: store that holds `base`, and gets the new bundle.
+        base: version of the bundle whose query tower is copied.
+        item_count: number of items, at least 1,000.
+        trees: number of trees of the index.
         recall: recall@100 to reach.
-        seed: of vectors and index.
+        seed: random seed of vectors and index.
 
     Raises:
-        ExportError: so many trees do not reach that recall with any budget.
+        ExportError: no search budget reaches that recall with so many trees.
     """
     data = make_data(item_count, seed=seed, dimension=store.manifest(base).dimension)
     return make_of(store, base, data, Index(trees=(trees,), min_recall_at_100=recall), seed)
 
 
 def make_of(store: BundleStore, base: str, data: Data, settings: Index, seed: int = 1) -> Made:
-    """Writes and promotes a bundle of the model of `base`.
+    """Writes and promotes a bundle with the items in `data` and the query tower of `base`.
 
     Args:
-        store: that holds `base`.
-        base: bundle whose tower it takes.
-        data: vectors, and queries to choose the search budget with: the least, of steps by a quarter, that finds
-            enough.
-        settings: of the index: its kind, and the recall to reach.
-        seed: of the index.
+        store: store that holds `base`, and gets the new bundle.
+        base: version of the bundle whose query tower is copied.
+        data: item vectors, and the queries that choose the search budget: the smallest one that reaches the recall,
+            tried in steps of a quarter.
+        settings: kind of the index, and the recall to reach.
+        seed: random seed of the index.
 
     Raises:
-        ExportError: no budget reaches that recall.
+        ExportError: no search budget reaches that recall.
     """
     reached: list[float] = []
 
     def build(path: Path, golden_queries: np.ndarray) -> IndexSpec:
         spec = index_selection.build(data.vectors, data.queries, path, settings=settings, seed=seed)
         reached.append(spec.recall_at_100)
-        # A service checks the recall on the golden queries, which are not drawn as the items are.
+        # A service checks the recall on the golden queries, which have another distribution.
         golden_recall = measure_recall(path, data.vectors, golden_queries, spec)
         return dataclasses.replace(spec, recall_at_100=golden_recall)
 

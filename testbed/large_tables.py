@@ -1,4 +1,4 @@
-"""Tables too large for memory, made on the fly, and limits on what a process may allocate while it reads them."""
+"""Generated tables that are larger than memory, and limits on the memory that a process may allocate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
 
 _PART = 1_000_000
-"""Rows of a Parquet file."""
+"""Number of rows in each Parquet file."""
 
 
 def made_recipe() -> Recipe:
-    """Returns a small model of the table that `write_events` makes."""
+    """Returns the recipe of a small model for the table that `write_events` writes."""
     return loading.parse(
         {
             "name": "streaming",
@@ -39,7 +39,7 @@ def made_recipe() -> Recipe:
 
 
 def write_events(path: Path, count: int, user_count: int, item_count: int) -> None:
-    """Writes a table as a folder of Parquet files, in no order of users; few items have most of the events."""
+    """Writes a folder of Parquet files with `count` events; users are in random order, few items have most events."""
     path.mkdir()
     generator = np.random.default_rng(1)
     for number, start in enumerate(range(0, count, _PART)):
@@ -55,13 +55,18 @@ def write_events(path: Path, count: int, user_count: int, item_count: int) -> No
 
 
 def limit_data(budget_bytes: int) -> None:
-    """Makes each allocation fail that would take more than `budget_bytes` beside those of now."""
-    taken = _status("VmData")
-    resource.setrlimit(resource.RLIMIT_DATA, (taken + budget_bytes, resource.RLIM_INFINITY))
+    """Limits further allocations of this process to `budget_bytes`; larger ones raise MemoryError."""
+    allocated = _status("VmData")
+    resource.setrlimit(resource.RLIMIT_DATA, (allocated + budget_bytes, resource.RLIM_INFINITY))
 
 
 class Memory:
-    """Watches what the process allocates, in bytes, from `idle` on: `most` is the largest growth seen."""
+    """Memory that this process allocates while the context is open; a thread samples it.
+
+    Attributes:
+        idle: bytes of anonymous memory when the context was entered.
+        most: largest growth since then, in bytes.
+    """
 
     def __init__(self) -> None:
         self.idle, self.most = 0, 0
@@ -69,13 +74,13 @@ class Memory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Memory:
-        """Begins to watch."""
+        """Starts sampling."""
         self.idle = _status("RssAnon")
         self._thread.start()
         return self
 
     def __exit__(self, *_exception: Any) -> None:
-        """Ends."""
+        """Stops sampling."""
         self._done.set()
         self._thread.join()
 
@@ -85,6 +90,6 @@ class Memory:
 
 
 def _status(name: str) -> int:
-    """Returns a figure of the process in bytes."""
+    """Returns a field of ``/proc/self/status``, in bytes."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))

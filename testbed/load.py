@@ -1,4 +1,4 @@
-"""Traffic that judges every answer, in a closed loop or at a steady rate."""
+"""Load on both services, in a closed loop or at a steady rate; every answer is compared with the bundle's own."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Offline = Callable[[str], OfflineBundle]
 
 @dataclass
 class Tally:
-    """What became of the requests.
+    """Counts of requests by their outcome.
 
     Attributes:
-        sent: all of them.
-        failures: by message.
-        mixed: answers that are not those of the bundle that they name.
-        bundles: answers by bundle version.
-        latencies: (moment of the end, seconds) of each answer, by the monotonic clock.
+        sent: number of finished requests.
+        failures: number of failed requests by error message.
+        mixed: number of answers that differ from what the bundle that they name answers offline.
+        bundles: number of answers by bundle version.
+        latencies: end on the monotonic clock and duration of each answered request, both in seconds.
     """
 
     sent: int = 0
@@ -37,15 +37,15 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """All failures."""
+        """Number of failed requests."""
         return self.failures.total()
 
 
 class Load:
-    """Clients that send requests until told to stop; a context manager.
+    """Client threads that send requests as long as the context is open.
 
     Attributes:
-        tally: of the finished requests; complete after the context.
+        tally: counts of the finished requests; complete once the context has ended.
     """
 
     def __init__(
@@ -58,24 +58,24 @@ class Load:
         rate: float | None = None,
         k: int = 10,
     ) -> None:
-        """Takes the parts; `__enter__` starts the clients.
+        """Prepares the clients; `__enter__` starts them.
 
         Args:
-            retriever: shared by all clients.
-            queries: sent in turn.
-            offline: what answers are judged by.
-            clients: threads.
-            rate: requests a second, of all clients together; a request that is late is sent at once, and those that it
-                delayed are not made up for. Default: a closed loop, in which each client sends the next request as soon
-                as the last one is answered.
-            k: items asked for.
+            retriever: client of both services, shared by all threads.
+            queries: features of the queries, sent in turn.
+            offline: opens the bundle that an answer is compared with.
+            clients: number of threads.
+            rate: requests a second of all clients together. A late request is sent at once, and the requests that it
+                delayed are skipped. Default: a closed loop, in which each client sends the next request as soon as
+                the last one is answered.
+            k: number of items that a request asks for.
         """
         self._retriever, self._queries, self._offline, self._k = retriever, queries, offline, k
         self._period_s = clients / rate if rate else 0.0
-        self._turn = itertools.count()
+        self._numbers = itertools.count()
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        # An answer is judged once: the same bundle has to give the same answer to the same query ever after.
+        # Only the first answer of a bundle to a query is compared with the offline answer; later ones have to equal it.
         self._judged: dict[tuple[str, int], tuple[str, ...]] = {}
         self.tally = Tally()
         self._threads = [
@@ -90,7 +90,7 @@ class Load:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Lets each finish its request."""
+        """Stops the clients once their current requests have ended."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -100,7 +100,7 @@ class Load:
         due = time.monotonic() + phase * self._period_s
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due, time.monotonic()) + self._period_s
-            query = next(self._turn) % len(self._queries)
+            query = next(self._numbers) % len(self._queries)
             began = time.monotonic()
             try:
                 answer = self._retriever.retrieve(self._queries[query], self._k)
@@ -118,6 +118,7 @@ class Load:
                 self.tally.latencies.append((ended, ended - began))
 
     def _is_own(self, query: int, answer: Retrieval) -> bool:
+        """Returns whether an answer is the one that its bundle gives offline."""
         key = (answer.bundle_version, query)
         if key not in self._judged:
             if not self._offline(answer.bundle_version).agrees(query, answer.item_ids, answer.scores):

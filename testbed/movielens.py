@@ -1,4 +1,4 @@
-"""MovieLens-100k for tests, benchmarks and examples: trained in a process of its own, and queries of its users."""
+"""MovieLens-100k: a training in a separate process, and queries of real users."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _QUERIES = 200
 
 
 def print_heading(text: str) -> None:
-    """Prints a heading, at once."""
+    """Prints a heading and flushes the output."""
     print(f"\n=== {text}", flush=True)
 
 
 def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bool = False) -> str:
-    """Trains, publishes and promotes in a process of its own; returns the version that is live then.
+    """Trains, publishes and promotes a bundle in a separate process, and returns its version.
 
-    The towers are not fitted again on training and validation, which would take as long again.
+    The refit on training and validation data is left out; it would double the time.
 
     Args:
-        folder: the run goes below it.
-        store: to publish to.
-        epochs: of the training.
-        seed: of the training.
-        force: promote past publish gates.
+        folder: folder below which the run folder is made.
+        store: store to publish to.
+        epochs: number of epochs.
+        seed: random seed of the training.
+        force: whether to promote the bundle even if a publish gate fails.
     """
     run_folder = folder / "runs" / f"seed-{seed}"
     command = [sys.executable, "-m", "trainer", "train", _RECIPE, "--store", str(store.root), "--promote"]
@@ -56,7 +56,7 @@ def read_dataset() -> Dataset:
 
 
 def read_queries() -> list[dict[str, object]]:
-    """Returns the features of some users, as a caller would send them."""
+    """Returns the features of some users, as a client sends them."""
     dataset = read_dataset()
     events, starts = dataset.events, dataset.events.starts(len(dataset.user_ids))
     queries: list[dict[str, object]] = []

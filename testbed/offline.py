@@ -1,4 +1,4 @@
-"""What a bundle answers when it is asked by itself, without any service: what served answers are held against."""
+"""Answers computed from a bundle without any service, to compare the services' answers with."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
 
 SCORE_TOLERANCE = 1e-4
-"""Scores of one bundle computed twice differ by less; those of two models by far more."""
+"""Largest difference between two computations of the same score. Scores of two models differ by far more."""
 
 
 class OfflineBundle:
-    """One bundle and a fixed list of queries."""
+    """A bundle and a fixed list of queries, embedded once."""
 
     def __init__(self, store: BundleStore, version: str, queries: Sequence[Mapping[str, Any]]) -> None:
         """Opens the bundle and embeds the queries.
 
         Args:
-            store: that holds it.
-            version: of the bundle.
-            queries: features by name, scalars or lists.
+            store: store that holds the bundle.
+            version: version of the bundle.
+            queries: features of each query by name, scalars or lists.
         """
         folder = store.path(version)
         self.manifest = store.manifest(version)
@@ -46,7 +46,7 @@ class OfflineBundle:
         return index
 
     def top_scores(self, query: int, k: int) -> np.ndarray:
-        """Returns the scores of the k items that its index finds for a query, best first: [n] float32."""
+        """Returns the scores of the k items that the index finds for a query: [k] float32, best first."""
         budget = self.manifest.index.search_budget
         rows = self._index.get_nns_by_vector(self.embeddings[query], k, budget)
         return np.sort(self._scores(query, rows))[::-1]
@@ -54,9 +54,9 @@ class OfflineBundle:
     def agrees(self, query: int, item_ids: Sequence[str], scores: Sequence[float]) -> bool:
         """Returns whether an answer is the one that this bundle gives to a query.
 
-        Every item has to have the score that this bundle's own vectors give it, and the scores as a whole have to be
-        those that its index finds, or an exact scan, which the service prefers on small catalogues. An embedding or an
-        index of another model fails both.
+        Two checks: the score of every item is the one computed from this bundle's vectors, and the scores together are
+        those of the index or of the exact scan, which the service prefers on small catalogues. An answer computed with
+        an embedding or an index of another model fails both.
         """
         rows = [self.items.rows.get(item_id, -1) for item_id in item_ids]
         if -1 in rows or len(set(rows)) != len(rows):

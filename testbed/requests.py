@@ -31,18 +31,18 @@ BATCH = 32
 K = 100
 EXCLUDED = 100
 _REQUESTS = 50
-"""Requests a file, at most."""
+"""Largest number of requests in a file."""
 
 _SEEN_ITEMS = 10_000
-"""Items to look at for the value of the filter."""
+"""Number of items that are read to choose the value of the filter."""
 
 
 def make_requests(store: BundleStore, version: str) -> dict[str, list[Message]]:
-    """Returns the requests of each file, by its name.
+    """Returns the requests of each file by the name of the file, without its suffix.
 
     Args:
-        store: of bundles.
-        version: of the bundle to ask.
+        store: store that holds the bundle.
+        version: version of the bundle that the requests are for.
     """
     manifest, folder = store.manifest(version), store.path(version)
     golden_queries = GoldenQueries.read(folder / GOLDEN_QUERIES)
@@ -70,7 +70,7 @@ def make_requests(store: BundleStore, version: str) -> dict[str, list[Message]]:
 
 
 def write_requests(requests: Mapping[str, Sequence[Message]], folder: Path) -> None:
-    """Writes a file for each name into a folder, which is made."""
+    """Writes a JSON file for each name into `folder`, which is created if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, messages in requests.items():
         text = json.dumps([MessageToDict(message) for message in messages], ensure_ascii=False)
@@ -111,7 +111,7 @@ def _filter(items: ItemTable, manifest: Manifest) -> Filter | None:
 def main() -> int:
     """Writes the files for the live bundle of a store."""
     parser = argparse.ArgumentParser(prog="testbed.requests", description=__doc__)
-    parser.add_argument("--store", type=Path, required=True, help="of bundles; its live one is asked")
+    parser.add_argument("--store", type=Path, required=True, help="store whose live bundle the requests are for")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     arguments = parser.parse_args()
     store = BundleStore(arguments.store)

@@ -1,4 +1,4 @@
-"""Waits for a promotion to arrive."""
+"""Waiting until all replicas have swapped to the live bundle."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from two_tower_client.fleet import Fleet, find_faults
 
 
 def wait_for_live(store: BundleStore, fleet: Fleet, timeout_s: float = 120.0) -> None:
-    """Returns once every replica answers with the live bundle, loads nothing more and refuses nothing.
+    """Returns once every replica answers from the live bundle, loads no other one and has refused none.
 
-    A query tower keeps the tower of another bundle of the same model open: there, the model counts.
+    A query tower may keep another bundle of the same model open; then its model is compared instead of its bundle.
 
     Raises:
-        PairError: they did not in time.
+        PairError: not all replicas did so within `timeout_s` seconds.
     """
 
     def agreed() -> bool:

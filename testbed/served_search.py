@@ -11,7 +11,7 @@ from trainer.evaluation.graded_queries import METRICS, Graded
 from two_tower_client import Ranking, Retrieval, Retriever
 
 GRADED = "queries_dev.csv"
-"""File of graded queries in the folder of the product catalogue. They are for validation: final figures come from others."""
+"""File of graded queries in the folder of the product catalogue, for validation alone."""
 RANKINGS: dict[str, Ranking] = {"BM25": "lexical", "towers": "embedding", "towers and BM25": "fused"}
 """Ranking of the ANN service, by the name to show."""
 

@@ -1,4 +1,4 @@
-"""Both services as processes on free ports."""
+"""Both services as processes on free ports of this machine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SERVICES = ("query_tower_service", "ann_service")
 
 
 class PairError(Exception):
-    """A service did not start, or not in time; says where its log is."""
+    """A service did not start, or a condition did not hold in time. The message names the log."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Returns once `condition` holds.
+    """Returns once `condition` holds; `what` describes it in the error message.
 
     Raises:
-        PairError: it did not within `timeout_s` seconds.
+        PairError: it did not hold within `timeout_s` seconds.
     """
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -37,15 +37,16 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0
 
 @dataclass
 class Replica:
-    """One process of one service.
+    """A process of a service, which can be started again.
 
     Attributes:
-        service: its package.
-        store: of bundles.
-        folder: for its log and its port file.
-        flags: further ones.
-        program: arguments of the interpreter that start the service; empty: its package.
-        port: it listens on; the same again after a restart.
+        service: name of the package.
+        store: folder of the bundle store.
+        folder: folder for log and port file.
+        flags: further flags of the service, by name without dashes.
+        program: arguments of the Python interpreter that start the service. Default: ``-m`` and the package.
+        port: port that the service listens on, kept after a restart. 0 before the first start.
+        process: running or ended process; None before the first start.
     """
 
     service: str
@@ -58,19 +59,19 @@ class Replica:
 
     @property
     def address(self) -> str:
-        """For clients."""
+        """Address for clients."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def log(self) -> Path:
-        """Of all its lives."""
+        """Path of the log, which every start appends to."""
         return self.folder / "log"
 
     def start(self) -> None:
         """Starts the process and waits until it listens.
 
         Raises:
-            PairError: it ended, or did not listen in time.
+            PairError: the process ended, or did not listen in time.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         port_file = self.folder / "port"
@@ -92,7 +93,7 @@ class Replica:
         self.port = int(port_file.read_text())
 
     def is_serving(self) -> bool:
-        """Asks its health."""
+        """Returns whether the health check answers SERVING."""
         with grpc.insecure_channel(self.address) as channel:
             try:
                 reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
@@ -101,10 +102,11 @@ class Replica:
         return reply.status == health_pb2.HealthCheckResponse.SERVING
 
     def wait_until_serving(self, timeout_s: float = 60.0) -> None:
-        """Returns once it serves.
+        """Returns once the health check answers SERVING.
 
         Raises:
-            PairError: it did not within `timeout_s` seconds; with the end of its log, which may be gone by then.
+            PairError: it did not within `timeout_s` seconds. The message holds the end of the log, since the file may
+                be removed before somebody reads it.
         """
         try:
             wait_until(self.is_serving, f"{self.service} to serve", timeout_s)
@@ -112,13 +114,13 @@ class Replica:
             raise PairError(f"{error}; its log ends with:\n{self._last_lines()}") from None
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would."""
+        """Kills the process, as a crash would."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
     def stop(self) -> None:
-        """Lets it drain; kills it where that takes too long."""
+        """Lets the process drain and end; kills it after 20 seconds."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -132,7 +134,7 @@ class Replica:
 
 
 class Pair:
-    """Replicas of both services over one store; a context manager that leaves no process behind.
+    """Replicas of both services with one store; a context manager that ends all processes.
 
     Attributes:
         query_towers: replicas of the query tower service.
@@ -147,14 +149,14 @@ class Pair:
         flags: Mapping[str, str] | None = None,
         programs: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Takes the parts; `__enter__` starts the processes.
+        """Prepares the replicas; `__enter__` starts the processes.
 
         Args:
-            store: of bundles.
-            folder: for logs and port files.
-            replicas: of each service.
-            flags: for all of them.
-            programs: by service, what starts it in the place of its package.
+            store: folder of the bundle store.
+            folder: folder for logs and port files.
+            replicas: number of replicas of each service.
+            flags: flags of all replicas, by name without dashes.
+            programs: arguments of the Python interpreter that start a service, by service. Default: its package.
         """
         flags = {"poll-interval-s": "0.2", "drain-delay-s": "0", **(flags or {})}
         self.query_towers, self.anns = (
@@ -167,11 +169,11 @@ class Pair:
 
     @property
     def replicas(self) -> list[Replica]:
-        """All of them."""
+        """Replicas of both services."""
         return [*self.query_towers, *self.anns]
 
     def __enter__(self) -> Pair:
-        """Starts all and waits until each serves a bundle."""
+        """Starts all replicas and waits until each serves a bundle."""
         try:
             for replica in self.replicas:
                 replica.start()
@@ -183,10 +185,10 @@ class Pair:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stops all."""
+        """Stops all replicas."""
         self.stop()
 
     def stop(self) -> None:
-        """Stops all."""
+        """Stops all replicas."""
         for replica in self.replicas:
             replica.stop()

@@ -1,4 +1,4 @@
-"""Bundles with made-up catalogues of any size, over the tower of a real one."""
+"""Bundles with synthetic catalogues of any size, and the query tower of a trained bundle."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from trainer.publishing import index_selection
 from trainer.publishing.golden_queries import make_golden_queries
 
 Build = Callable[[Path, np.ndarray], IndexSpec]
-"""Writes an index to a path; returns how to search it, its recall on the golden queries, [n, dim] float32."""
+"""Writes an index to a path, and returns its spec with the recall on the golden queries: [n, dim] float32."""
 
 _TREES = 2
 _BUDGET = 20_000
 
 
 def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: Build) -> Manifest:
-    """Writes a bundle of the model of `base` over some vectors, not promoted, and returns its manifest.
+    """Writes a bundle with the given item vectors and the query tower of `base`, and returns its manifest.
+
+    The bundle is not promoted.
 
     Args:
-        store: that holds `base`.
-        base: bundle whose tower and golden queries it takes.
+        store: store that holds `base`, and gets the new bundle.
+        base: version of the bundle whose query tower and golden queries are copied.
         vectors: [item_count, dim] float32, unit length, of the items ``item-0``, ``item-1`` and so on.
-        build: makes the index.
+        build: builds the index.
     """
     source, given = store.path(base), store.manifest(base)
     items = ItemTable.of((f"item-{row}" for row in range(len(vectors))), {})
@@ -61,13 +63,13 @@ def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: B
 
 
 def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int) -> Manifest:
-    """Writes a bundle of random unit vectors, to swap something that takes long to read; see `write_bundle_of`.
+    """Writes a bundle of random unit vectors, for swaps that take long; see `write_bundle_of`.
 
     Args:
-        store: that holds `base`.
-        base: bundle whose tower and golden queries it takes.
-        item_count: rows, for instance 1,000,000.
-        seed: of vectors and index.
+        store: store that holds `base`, and gets the new bundle.
+        base: version of the bundle whose query tower and golden queries are copied.
+        item_count: number of items, for instance 1,000,000.
+        seed: random seed of vectors and index.
     """
     generator = np.random.default_rng(seed)
     vectors = generator.standard_normal((item_count, store.manifest(base).dimension), dtype=np.float32)
@@ -82,10 +84,10 @@ def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int
 
 
 def copy_live(source: BundleStore, store: BundleStore) -> str:
-    """Copies the live bundle of `source`, which stays as it is, into an empty store; promotes and returns it.
+    """Copies the live bundle of `source` into an empty store, promotes it there and returns its version.
 
     Raises:
-        BundleNotFound: no bundle is live.
+        BundleNotFound: no bundle is live in `source`.
     """
     version = source.live_version()
     shutil.copytree(source.path(version), store.path(version))

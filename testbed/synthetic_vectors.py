@@ -1,4 +1,4 @@
-"""Vectors to measure indexes on: made ones, or those of a trained bundle."""
+"""Vectors to measure indexes on: synthetic ones, or those of a trained bundle."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ROWS_AT_ONCE = 100_000
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What an index is measured on.
+    """Item vectors and queries to measure an index on.
 
     Attributes:
-        name: for the table.
-        vectors: [item_count, dimension] float32, unit length.
-        queries: [n, dimension] float32, unit length, none of them a row.
+        name: name of the data in tables.
+        vectors: [item_count, dim] float32, unit length.
+        queries: [n, dim] float32, unit length; none equals an item vector.
     """
 
     name: str
@@ -35,8 +35,9 @@ class Data:
 def make_data(item_count: int, query_count: int = 200, seed: int = 1, dimension: int = DIMENSION) -> Data:
     """Returns clustered unit vectors, and queries drawn in the same way.
 
-    sqrt(item_count) centres and the items around them, both normal with a spread that falls as 1 / sqrt(i) over the
-    dimensions i, as that of learned embeddings falls; items spread 0.8 as wide as centres, so that clusters overlap.
+    There are sqrt(item_count) centres with items around them. Both are normal, with a standard deviation that falls as
+    1 / sqrt(i) over the dimensions i, as in learned embeddings. That of the items is 0.8 times that of the centres, so
+    that clusters overlap.
     """
     generator = np.random.default_rng(seed)
     scale = (1.0 / np.sqrt(np.arange(1, dimension + 1))).astype(np.float32)
@@ -55,16 +56,16 @@ def make_data(item_count: int, query_count: int = 200, seed: int = 1, dimension:
 
 
 def spread_items(items: np.ndarray, item_count: int, seed: int = 1) -> np.ndarray:
-    """Returns a larger catalogue of the shape of a trained one: [item_count, dim] float32, unit length.
+    """Returns a larger catalogue that resembles a trained one: [item_count, dim] float32, unit length.
 
-    Items of the trained one, drawn with replacement, and half as far again in a random direction, normal with the
-    covariance of the trained items. So what its query tower is near to it stays near to, which made clusters are not:
-    an index finds less of what lies far from every item with the same budget.
+    Each vector is an item of the trained catalogue, drawn with replacement, plus half of a normal deviation with the
+    covariance of the trained items. Query embeddings of the trained tower then have near items, as they have in a
+    trained catalogue. Clusters from `make_data` lie far from them, where the same search budget gives a lower recall.
 
     Args:
-        items: [n, dim] float32, unit length: those of a trained bundle.
-        item_count: rows to make.
-        seed: of the draw.
+        items: [n, dim] float32, unit length: vectors of a trained bundle.
+        item_count: number of vectors to return.
+        seed: random seed.
     """
     generator = np.random.default_rng(seed)
     dimension = items.shape[1]
@@ -80,14 +81,14 @@ def spread_items(items: np.ndarray, item_count: int, seed: int = 1) -> np.ndarra
 
 
 def read_bundle(store: Path, version: str | None = None) -> Data:
-    """Returns the vectors of a bundle, and queries near its golden queries.
+    """Returns the item vectors of a bundle, and the embeddings of its golden queries.
 
     Args:
-        store: folder of bundles.
-        version: of the bundle. Default: the live one.
+        store: folder of the bundle store.
+        version: version of the bundle. Default: the live one.
 
     Raises:
-        BundleNotFound: there is none.
+        BundleNotFound: there is no such bundle, or none is live.
     """
     opened = BundleStore(store)
     chosen = version or opened.live_version()

@@ -1,6 +1,6 @@
 """Time and memory of a build: ``python -m benchmarks.index.build --items 1000000 --trees 10``.
 
-The vectors lie in a file, mapped. Memory that is not backed by a file counts: what is, the system may write out.
+The vectors are in a mapped file. Only anonymous memory counts, since the system can write out file pages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOOK_EVERY_S = 0.05
 
 def main() -> None:
     """Builds an index of each kind and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.index.build", description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--trees", type=int, default=10)
     parser.add_argument("--kinds", nargs="*", default=["annoy", "faiss_ivf"], choices=list(KINDS))
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 class _Peak:
-    """The most anonymous memory while a build runs, looked at from another thread."""
+    """Peak of anonymous memory during a build; a thread samples it."""
 
     def __init__(self) -> None:
         self._highest = 0
@@ -71,11 +71,11 @@ class _Peak:
         self._thread.start()
 
     def tell(self, step: str) -> None:
-        """Prints what goes on, over itself."""
+        """Prints a step of the build over the last one."""
         print(f"\r{step:60}", end="", flush=True)
 
     def stop(self) -> int:
-        """Returns the most bytes."""
+        """Stops sampling and returns the peak, in bytes."""
         self._over.set()
         self._thread.join()
         print(f"\r{'':60}\r", end="")

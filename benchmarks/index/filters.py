@@ -1,4 +1,4 @@
-"""Filtered searches and exclusions beside the exact scan over what is left: ``python -m benchmarks.index.filters``."""
+"""Searches with filters and excluded items, beside the exact scan: ``python -m benchmarks.index.filters``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EXCLUDED = 10_000
 
 def main() -> None:
     """Builds an index of each kind and prints two tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.index.filters", description=__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _matches(vectors: np.ndarray, share: float, how: str) -> Matches:
-    """Returns items drawn at random, or those on one side of a plane: near some queries and far from others."""
+    """Returns a share of the items: at random, or on one side of a plane, near some queries and far from others."""
     generator = np.random.default_rng(7)
     value = generator.random(len(vectors)) if how == "spread evenly" else vectors[:, 0]
     return Matches.of(pack(value <= np.quantile(value, share)), len(vectors), with_rows=True)
@@ -103,7 +103,7 @@ def _measure_filter(catalogue: Catalogue, queries: np.ndarray, allowed: Matches,
 
 
 def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) -> list[str]:
-    """Returns times with and without excluded ids: of all that the service does but the wire, and of the search."""
+    """Returns times with and without excluded ids: of a whole request without gRPC, and of the search alone."""
     chosen = np.random.default_rng(9).choice(len(catalogue.vectors), _EXCLUDED, replace=False)
     ids = [catalogue.items.ids[int(row)] for row in chosen]
     excluded = np.sort(chosen)
@@ -130,7 +130,7 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
         },
         rounds,
     )
-    # Apart: reading the ids leaves nothing of the index in the processor's caches.
+    # Measured apart, because reading the ids evicts the index from the caches of the processor.
     timed |= alternate(
         {
             "search": lambda n: run(catalogue, [_plan(queries[n % len(queries)], budget, None)]),

@@ -1,6 +1,6 @@
-"""Kinds of index, and peers in process, side by side: ``python -m benchmarks.index.kinds``.
+"""Kinds of index beside other libraries in this process: ``python -m benchmarks.index.kinds``.
 
-One thread and one query at a time; all are built first and measured in turns, query by query.
+One thread sends one query at a time. All indexes are built first; then they take turns, query by query.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _USUAL_PEERS = ["hnswlib", "qdrant"]
 
 @dataclass(frozen=True)
 class Result:
-    """One contender on one data set.
+    """Figures of one contender on one data set.
 
     Attributes:
-        data: name.
-        item_count: rows.
-        contender: name.
-        budget: the first that finds enough.
-        recall: at it.
-        timing: of one search.
-        bytes_per_item: of the file, beside the vectors.
-        build_s: seconds.
-        open_ms: to map and check the file, in the page cache; 0 of a peer.
+        data: name of the data set.
+        item_count: number of items.
+        contender: name of the contender.
+        budget: smallest search budget that reaches the recall; 0 for the exact scan.
+        recall: recall@100 with that budget.
+        timing: duration of one search.
+        bytes_per_item: size of the index file for an item, without the vectors.
+        build_s: duration of the build, in seconds.
+        open_ms: time to map and check the file from the page cache, in milliseconds; 0 for another library.
     """
 
     data: str
@@ -63,8 +63,8 @@ class Result:
 
 
 def main() -> None:
-    """Measures what the command line names, and prints tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measures the contenders that the command line names, and prints tables."""
+    parser = argparse.ArgumentParser(prog="benchmarks.index.kinds", description=__doc__)
     parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000], help="made vectors")
     parser.add_argument("--store", type=Path, help="and the live bundle of this store")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Result]:
-    """Returns a result for each contender that finds enough, the exact scan first."""
+    """Returns a result for each contender that reaches the recall, the exact scan first."""
     exact = exact_top_k(data.queries, data.vectors, _K)
     contenders: list[tuple[str, int, float, float, float, float]] = [("exact scan", 0, 1.0, 0.0, 0.0, 0.0)]
     searches: dict[str, Callable[[int], object]] = {"exact scan": lambda n: scan(data.vectors, _query(data, n), _K)}
@@ -145,7 +145,7 @@ def show(title: str, results: list[Result]) -> None:
 
 
 def show_growth(results: list[Result]) -> None:
-    """Prints the exponent of the time of a search in the number of items: the slope on logarithmic axes."""
+    """Prints for each index the exponent of its search time in the number of items: the slope on logarithmic axes."""
     rows: list[list[str]] = []
     for family in dict.fromkeys(result.contender.split(",")[0] for result in results):
         own = [result for result in results if result.contender.split(",")[0] == family]
@@ -157,14 +157,14 @@ def show_growth(results: list[Result]) -> None:
 
 
 def _query(data: Data, number: int) -> np.ndarray:
-    at = number % len(data.queries)
-    return data.queries[at : at + 1]
+    position = number % len(data.queries)
+    return data.queries[position : position + 1]  # [1, dim]
 
 
 def _peer_recall(peer: Peer, data: Data, exact: np.ndarray, budget: int) -> float:
     hits = sum(
-        len(set(peer.search(data.queries[at : at + 1], _K, budget)) & set(nearest))
-        for at, nearest in enumerate(exact.tolist())
+        len(set(peer.search(_query(data, number), _K, budget)) & set(nearest))
+        for number, nearest in enumerate(exact.tolist())
     )
     return hits / exact.size
 

@@ -1,4 +1,4 @@
-"""Peers in process. The extra ``bench`` installs hnswlib and Qdrant's engine.
+"""Indexes of other libraries in this process. The extra ``bench`` installs hnswlib and Qdrant's engine.
 
 For the record alone, as they are meant for prototypes: the local mode of Qdrant's client, which scans, and Milvus Lite,
 a Milvus in Python over FAISS. `python -m pip install -c constraints.txt qdrant-client milvus-lite` brings these.
@@ -24,11 +24,11 @@ class Peer:
     """A built index of another library.
 
     Attributes:
-        name: for the table.
-        build_s: seconds.
-        bytes_per_item: on disk.
-        budgets: to try, ascending.
-        search: takes [1, dim] float32, k and a budget; returns the rows found.
+        name: name in the table.
+        build_s: duration of the build, in seconds.
+        bytes_per_item: size on disk for an item.
+        budgets: search budgets to try, ascending.
+        search: takes [1, dim] float32, k and a budget; returns the rows of the hits.
         search_batch: takes [n, dim] float32, k and a budget; returns the rows of each. None: it has no such call.
     """
 
@@ -63,7 +63,7 @@ def build_hnswlib(vectors: np.ndarray, folder: Path) -> Peer:
 def build_qdrant(vectors: np.ndarray, folder: Path) -> Peer:
     """Returns Qdrant's segment, m = 16, ef_construct = 100, optimised, without payloads.
 
-    One that lies in `folder` already, as this function left it, is opened instead; its build time is 0 then.
+    If `folder` holds a segment of an earlier call, that one is opened; its build time is then 0.
     """
     import qdrant_edge as qdrant
 

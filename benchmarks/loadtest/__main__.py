@@ -1,8 +1,8 @@
-"""`make load-test`: both services on a real bundle, under ghz, judged.
+"""`make load-test`: load from ghz on both services with a trained bundle, judged by thresholds.
 
-Prints a table, writes a page, and exits with 1 where a threshold is missed, with 2 where it could not run. The bundle
-is that of ``--store``, whose copy is served, or one that is trained for it. ``--slow-ms 20`` shows that a handler that
-sleeps is noticed.
+Prints a table and writes a page. The exit code is 1 if a threshold is missed, 2 if the test could not run. The services
+get a copy of the live bundle of ``--store``, or a bundle that is trained first. ``--slow-ms 20`` shows that the test
+notices a slow handler.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ _SWAP_ITEMS = 20_000
 
 @dataclass(frozen=True)
 class Scale:
-    """How long everything takes, in seconds; epochs of a bundle that is trained for it; whether the tails count."""
+    """Length of a load test.
+
+    Attributes:
+        run_s: duration of each configuration, in seconds.
+        step_s: duration of each step of a stepped load, in seconds.
+        limit_s: duration of each measurement in process, in seconds.
+        epochs: number of epochs if a bundle is trained first.
+        judges_tails: whether p99 thresholds are judged.
+    """
 
     run_s: float
     step_s: float

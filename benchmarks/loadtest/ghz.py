@@ -1,4 +1,4 @@
-"""Running ghz: a configuration, completed for this run, to its JSON report."""
+"""Completes a configuration, runs ghz with it, and reads the JSON report."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _TIMEOUT_S = 300
 
 
 class GhzError(Exception):
-    """It is not there, or could not run; says what to do."""
+    """The program ghz is missing or failed. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a configuration is completed with.
+    """Values that complete a configuration.
 
     Attributes:
         host: address of the service.
-        folder: of the run: data below ``data``, and what ghz reads and writes.
-        seconds: of the run.
-        step_s: of each step of a stepped load, in seconds.
-        rate: calls a second to offer, for steps in the last one; None: as fast as the answers come.
-        warm_up_s: of what is offered at an even rate, so much is left out of the report, failures too.
+        folder: folder of the run: requests in ``data``, configurations and reports of ghz.
+        seconds: duration of the run, in seconds.
+        step_s: duration of each step of a stepped load, in seconds.
+        rate: calls a second to offer; of a stepped load, in the last step. None: a closed loop.
+        warm_up_s: seconds at an even rate that are left out of the report, with their failures.
     """
 
     host: str
@@ -42,12 +42,12 @@ class Run:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Returns the configuration of this name."""
+    """Returns the configuration with this name, as parsed JSON."""
     return json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def complete(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """Returns the configuration with all that depends on the run, so that ``ghz --config`` repeats it."""
+    """Returns the configuration with the values of a run filled in, as ``ghz --config`` takes it."""
     complete = {**config, "host": run.host, "data-file": str((run.folder / "data" / config["data-file"]).resolve())}
     complete["proto"] = str(ROOT / config["proto"])
     complete["import-paths"] = [str(ROOT / path) for path in config["import-paths"]]

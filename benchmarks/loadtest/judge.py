@@ -1,4 +1,4 @@
-"""Judging what ghz wrote: pure functions over its JSON and the thresholds."""
+"""Pure functions that judge a JSON report of ghz by thresholds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """What one configuration has to keep to; None is not judged. See ``thresholds.toml``."""
+    """Thresholds of one configuration, as ``thresholds.toml`` describes them; None is not judged."""
 
     of_limit: float | None = None
     p50_ms: float | None = None
@@ -26,7 +26,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Call:
-    """One call: when it began, in seconds since the first, how long it took, and its status."""
+    """Start in seconds since the first call, latency and gRPC status of one call."""
 
     began_s: float
     latency_ms: float
@@ -35,14 +35,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a configuration did.
+    """Result of a configuration.
 
     Attributes:
-        name: of the configuration.
-        calls: all of them, in the order in which they ended.
+        name: name of the configuration.
+        calls: all calls, in the order in which they ended.
         rate: calls a second.
-        limit: requests a second of the same servicer in process; None: not known.
-        misses: what was not kept to, in words; none where all is well.
+        limit: requests a second of the same servicer in process; None if not known.
+        misses: a message for each missed threshold.
     """
 
     name: str

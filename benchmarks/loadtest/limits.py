@@ -1,4 +1,4 @@
-"""How many requests a second the servicers answer in this process: what the services are measured against."""
+"""Requests a second that the servicers answer in this process: the limit that the services are compared with."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
     """Returns requests a second by name of the file, one thread, from bytes to bytes, without gRPC.
 
     Args:
-        store: its live bundle is opened.
-        requests: as of `testbed.requests.make`.
-        seconds: for each.
+        store: store whose live bundle is opened.
+        requests: requests by name of the file, from `testbed.requests.make_requests`.
+        seconds: duration of each measurement.
     """
     metrics = Metrics()
     query_config, ann_config = QueryTowerConfig(store=store.root), AnnConfig(store=store.root)

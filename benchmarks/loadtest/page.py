@@ -1,4 +1,4 @@
-"""The page of a load test: one HTML file that needs nothing else."""
+"""The report of a load test: one HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def render(
     """Returns the page.
 
     Args:
-        title: of it.
-        outcomes: one a configuration.
+        title: title of the page.
+        outcomes: result of each configuration.
         curves: by configuration, for each step calls a second, p50 and p99 in milliseconds.
-        note: how it was made.
+        note: text below the title that says how the figures were measured.
     """
     figures = [_histograms(outcomes), *([_curves(curves)] if curves else [])]
     drawn = "\n".join(figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures)
@@ -65,11 +65,13 @@ def _histograms(outcomes: Sequence[Outcome]) -> go.Figure:
         subplot_titles=[each.name for each in outcomes],
         vertical_spacing=0.25 / row_count,
     )
-    for at, each in enumerate(outcomes):
+    for index, each in enumerate(outcomes):
         # The slowest hundredth would squeeze the rest into one bar; the table has it.
         shown = sorted(call.latency_ms for call in each.calls)[: max(1, round(0.99 * len(each.calls)))]
         figure.add_trace(
-            go.Histogram(x=shown, nbinsx=40, showlegend=False, name=each.name), at // _COLUMNS + 1, at % _COLUMNS + 1
+            go.Histogram(x=shown, nbinsx=40, showlegend=False, name=each.name),
+            index // _COLUMNS + 1,
+            index % _COLUMNS + 1,
         )
     figure.update_layout(title="Latency of the fastest 99 % of the calls, ms", height=260 * row_count + 80)
     return figure

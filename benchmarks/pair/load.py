@@ -1,4 +1,4 @@
-"""A closed loop of load on a pair of services, with the CPU time of both sides."""
+"""A closed loop of load, with the CPU time of load generator and services."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import psutil
 from benchmarks.timing import spread
 
 Call = Callable[[int], object]
-"""Sends the call of a number: 0, 1, 2 and so on."""
+"""Sends one call; takes its number: 0, 1, 2 and so on."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What a round of load saw.
+    """Figures of one round of load.
 
     Attributes:
-        queries_per_s: answered.
-        load_us: CPU time of the load generator a query, in µs.
-        served_us: CPU time of the services a query, in µs; 0 where there is no service.
+        queries_per_s: answered queries a second.
+        load_us: CPU time of the load generator for a query, in microseconds.
+        served_us: CPU time of the services for a query, in microseconds; 0 without services.
     """
 
     queries_per_s: float
@@ -33,15 +33,16 @@ class Round:
 
 @dataclass
 class Contender:
-    """Something that answers queries, and the rounds so far.
+    """Something that answers queries, and its measured rounds.
 
     Attributes:
-        name: for the table.
+        name: name in the table.
         call: answers `queries_a_call` queries.
-        queries_a_call: at least 1.
-        callers: threads that call.
-        recall: of its answers.
-        pids: of the services; none where it answers in this process.
+        queries_a_call: number of queries in a call, at least 1.
+        callers: number of threads that call.
+        recall: recall@100 of the answers.
+        pids: process ids of the services; empty if the queries are answered in this process.
+        rounds: figures of each round so far.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Contender:
     rounds: list[Round] = field(default_factory=list[Round])
 
     def measure(self, seconds: float) -> None:
-        """Adds a round of a closed loop."""
+        """Runs a closed loop for `seconds` and adds its round."""
         self.rounds.append(closed_loop(self.call, self.callers, seconds, self.queries_a_call, self.pids))
 
     @property
@@ -63,12 +64,12 @@ class Contender:
 
     @property
     def served_us(self) -> float:
-        """CPU time of the services a query, in µs: the median of the rounds."""
+        """CPU time of the services for a query, in microseconds: the median of the rounds."""
         return statistics.median(each.served_us for each in self.rounds)
 
     @property
     def cpu_us(self) -> float:
-        """CPU time of services and load generator a query, in µs: the median of the rounds."""
+        """CPU time of services and load generator for a query, in microseconds: the median of the rounds."""
         return statistics.median(each.served_us + each.load_us for each in self.rounds)
 
     def show(self) -> list[str]:
@@ -84,7 +85,7 @@ class Contender:
 
 
 def closed_loop(call: Call, callers: int, seconds: float, queries_a_call: int = 1, pids: Sequence[int] = ()) -> Round:
-    """Returns a round in which each of some threads sends the next call when the last one is answered; one at least."""
+    """Returns a round in which each thread sends its next call once the last one is answered, and at least one."""
     end = time.perf_counter() + seconds
 
     def run(caller: int) -> int:
@@ -103,7 +104,7 @@ def closed_loop(call: Call, callers: int, seconds: float, queries_a_call: int = 
 
 
 def family(pid: int) -> list[int]:
-    """Returns a process and its children: a parent with its workers."""
+    """Returns the ids of a process and of its children, such as the workers of a service."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 

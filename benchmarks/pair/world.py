@@ -1,7 +1,7 @@
-"""What `benchmarks.pair.compare` measures: bundles of every kind over the same vectors, the peer, and queries.
+"""Bundles with each kind of index over the same vectors, Qdrant's segment over them, and queries.
 
-Bundles and the peer's segment are kept in a folder, since a million vectors take many minutes to index. Budgets are
-chosen on other queries than those that are measured.
+Bundles and segment are kept in a folder, since a million vectors take many minutes to index. Search budgets are chosen
+on other queries than those that are measured.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _MEASURED = 1000
 
 
 class World:
-    """Everything over `item_count` items that are spread around those of a trained bundle.
+    """Bundles, peer and queries for `item_count` items that lie around those of a trained bundle.
 
     Attributes:
-        item_count: rows.
-        features: [m] queries to measure with.
-        embeddings: [m, dim] float32, unit length: what the query tower makes of `features`.
+        item_count: number of items.
+        features: features of the m queries to measure with.
+        embeddings: [m, dim] float32, unit length: embeddings of `features`.
     """
 
     def __init__(self, folder: Path, base: Path, item_count: int, recall: float) -> None:
         """Makes vectors and queries.
 
         Args:
-            folder: to keep bundles in, and to find them again.
-            base: store whose live bundle gives query tower and items.
-            item_count: rows, at least 1,000.
-            recall: recall@100 that budgets have to reach.
+            folder: folder in which bundles are kept and found again.
+            base: store whose live bundle supplies query tower and items.
+            item_count: number of items, at least 1,000.
+            recall: recall@100 that search budgets have to reach.
         """
         self.item_count, self._recall, self._base, self._folder = item_count, recall, base, folder
         store = BundleStore(base)
@@ -59,12 +59,12 @@ class World:
         embedded = _embed(store, version, features)
         self._tuned_on, self.embeddings = embedded[:_TUNED_ON], embedded[_TUNED_ON:]
         self.features = features[_TUNED_ON:]
-        self._nearest = np.zeros((0, K), dtype=np.int64)  # of the first of `embeddings`, as far as was asked for
+        self._nearest = np.zeros((0, K), dtype=np.int64)  # exact, for as many of `embeddings` as were needed so far
 
     def bundle(self, kind: str, trees: int) -> tuple[BundleStore, Manifest]:
-        """Returns a store whose live bundle has an index of this kind, made now unless it lies there.
+        """Returns a store whose live bundle has an index of this kind, and the manifest.
 
-        Its search budget is the least, of steps by a quarter, that finds enough.
+        Builds the bundle if the store has none. The search budget is the smallest one that reaches the recall, tried in steps of a quarter.
         """
         store = BundleStore(self._folder / f"{self.item_count}-{kind}")
         pointer = store.live()
@@ -75,7 +75,7 @@ class World:
         return store, store.manifest(store.live_version())
 
     def peer(self) -> tuple[Peer, int]:
-        """Returns Qdrant's segment over the same vectors, made now unless it lies there, and its budget."""
+        """Returns Qdrant's segment over the same vectors and its search budget; builds it if the folder has none."""
         folder = self._folder / f"{self.item_count}-peer"
         folder.mkdir(parents=True, exist_ok=True)
         peer = build_qdrant(self._vectors, folder)
@@ -87,7 +87,7 @@ class World:
         return peer, peer.budgets[-1]
 
     def recall(self, found: Sequence[Sequence[int]]) -> float:
-        """Returns the share of the exact nearest in `found`: rows for each of the first of `features`."""
+        """Returns the recall of `found`: rows of the hits for each of the first queries."""
         if len(self._nearest) < len(found):
             self._nearest = exact_top_k(self.embeddings[: len(found)], self._vectors, K)
         return _recall(found, self._nearest[: len(found)])
@@ -99,7 +99,7 @@ def _recall(found: Sequence[Sequence[int]], nearest: np.ndarray) -> float:
 
 
 def mix_features(golden_queries: GoldenQueries, count: int, seed: int = 3) -> list[dict[str, Any]]:
-    """Returns `count` queries; each feature is drawn from another golden query, and of a list a random part."""
+    """Returns `count` queries; each feature is that of a random golden query, a list a random part of two of them."""
     generator = random.Random(seed)
     known = {name: [value for value in column if value is not None] for name, column in golden_queries.columns.items()}
 

@@ -1,4 +1,4 @@
-"""New items: hides a tenth of the catalogue from training, and looks for it by its attributes alone.
+"""New items: leaves a tenth of the catalogue out of training, and measures its recall by attributes alone.
 
 Two trainings on the same events and catalogue, without the hidden items: with the dropout of `item_id` that is asked
 for, and with none. Shown are, on the validation part, Recall@100 of the hidden items beside that of a random ranking,
@@ -83,9 +83,10 @@ def _with_dropout(recipe: Recipe, dropout: float) -> Recipe:
 
 
 def without(dataset: Dataset, train: Events, hidden: np.ndarray) -> tuple[Dataset, Events]:
-    """Returns what training would have had before the hidden items, [item_count] bool, were in the catalogue.
+    """Returns catalogue and training events without the hidden items; `hidden`: [item_count] bool.
 
-    Left in the catalogue they would be negatives: things that nobody wants, told by their attributes.
+    In the catalogue the hidden items would be negatives, and training would learn from their attributes that nobody
+    interacts with them.
     """
     rows = np.flatnonzero(~hidden)
     names = dataset.items.attributes

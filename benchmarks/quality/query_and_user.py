@@ -1,7 +1,7 @@
-"""One recipe, three towers: a query alone, a user alone, and both.
+"""Quality of one model that gets a query alone, a user alone, and both.
 
-MovieLens-100k, where each rating is given a search that led to the film: one of its genres or a word of its title, as
-chance has it. One training of the shipped recipe with the text of the query beside history and profile; shown is the
+MovieLens-100k, where each rating gets a search that could have led to the film: one of its genres or a word of its
+title, at random. One training of the shipped recipe with the text of the query beside history and profile; shown is the
 test part by what is sent. Exits with 1 where query and user together do not beat each of them alone.
 """
 
@@ -21,7 +21,6 @@ from trainer.cli.rich_progress import RichProgress
 from trainer.data import sources, splits
 from trainer.data.dataset import Dataset
 from trainer.data.splits import Data
-from trainer.evaluation.evaluate import evaluate_test
 from trainer.quiet_tensorflow import import_tensorflow
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
@@ -38,6 +37,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="trainings (default: 1)")
     arguments = parser.parse_args()
     import_tensorflow()
+    from trainer.evaluation.evaluate import evaluate_test
     from trainer.training.train import fit_and_choose
 
     shipped = loading.load("movielens_100k")
@@ -64,19 +64,19 @@ def with_query(recipe: Recipe) -> Recipe:
     raw = recipe.to_json()
     raw["checkpoints"] = loading.load("product_search").to_json()["checkpoints"]
     raw["interactions"]["attributes"]["query"] = {"column": "query"}
-    # A third of the searches is hidden in training, so that the tower learns users too; profiles are hidden already.
+    # Feature dropout of a third of the searches, so that the tower learns users too; profiles have dropout already.
     raw["query_tower"]["features"] += [{**_TEXT, "name": "query", "dropout": 0.3, "description": "what was typed"}]
     raw["item_tower"]["features"] += [{**_TEXT, "name": "title"}]
     return loading.parse(raw, "movielens_100k with searches")
 
 
 def searched(dataset: Dataset) -> Dataset:
-    """Returns the data set with a search for each event, the same ones each time."""
+    """Returns the data set with a search for each event; the searches are the same in every call."""
     generator = np.random.default_rng(0)
     titles, genres = dataset.item_column("title"), dataset.item_column("genres")
     queries = np.empty(len(dataset.events), dtype=object)
-    for at, item in enumerate(dataset.events.items.tolist()):
-        queries[at] = _search(titles[item] or "", genres[item] or (), generator)
+    for event, item in enumerate(dataset.events.items.tolist()):
+        queries[event] = _search(titles[item] or "", genres[item] or (), generator)
     events = dataset.events
     return dataclasses.replace(
         dataset, events=dataclasses.replace(events, attributes={**events.attributes, "query": queries})

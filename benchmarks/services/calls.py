@@ -1,13 +1,13 @@
-"""`make bench`: what a call costs each service, beside the same work in process and beside an echo.
+"""CPU time of a call to each service, beside the same work in process and beside an echo.
 
 ```console
 $ python -m benchmarks.services.calls --items 100000
 ```
 
-CPU time is that of the server's process (user and system), with the load generator's left out, since on few cores the
-two compete for them. Each server keeps to one core, as a worker of ``--workers auto`` does; so does what is measured in
-process. What a caller waits for is measured without. Everything is measured in turns, and the medians of the rounds are
-shown, with their range.
+CPU time is that of the server's process (user and system), without that of the load generator: on few cores the two
+compete. Each server is pinned to one core, as a worker of ``--workers auto`` is. So is the work in process. Servers are
+not pinned when the latency of a caller is measured. All contenders take turns; the table shows the median and the range
+of the rounds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _EXCLUDED = 10_000
 _FEW = 20
-_MET = 60
+_POSITIVES = 60
 _MANY_CALLERS = 16
 
 
@@ -117,7 +117,7 @@ class _Bench:
                 "EmbedQueries, gRPC's threads read": self._target(listener, EMBED, single),
                 "EmbedQueries, 32 queries": self._target(ours, EMBED, batch),
             }
-            self._take_turns(rows.values())
+            self._measure_in_turns(rows.values())
         finally:
             for replica in replicas:
                 replica.stop()
@@ -131,8 +131,8 @@ class _Bench:
         chosen = random.Random(9).sample(range(item_count), min(_EXCLUDED, item_count // 2))
         excluding = self._excluding([chosen] * _FEW)
         vectors = np.load(self._made.index.parent / VECTORS, mmap_mode="r")
-        # What a user has met: the nearest, of which the index finds none to keep.
-        met = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_MET].tolist())
+        # Positives of a user: the nearest items, so that nearly all hits of the index are excluded.
+        positives = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_POSITIVES].tolist())
         index = AnnoyIndex(self._made.manifest.dimension, "angular")
         index.load(str(self._made.index))
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
@@ -154,9 +154,9 @@ class _Bench:
                 "SearchItems": ours,
                 f"echo, {many} callers": echo_many,
                 f"SearchItems, {many} callers": ours_many,
-                "the same, 2 threads, which share nothing": self._target(replicas[2], SEARCH, single, many),
+                "the same, 2 threads": self._target(replicas[2], SEARCH, single, many),
                 "SearchItems, 100 searches": ours_hundred,
-                f"SearchItems, the {_MET} nearest excluded": self._target(replicas[1], SEARCH, met),
+                f"SearchItems, the {_POSITIVES} nearest excluded": self._target(replicas[1], SEARCH, positives),
                 f"SearchItems, {len(chosen):,} ids excluded": self._target(replicas[1], SEARCH, excluding),
             }
             for _ in range(self._rounds):
@@ -183,7 +183,7 @@ class _Bench:
         return {**found, "annoy in process": in_process.cpu_us}
 
     def _excluding(self, rows: Sequence[Sequence[int]]) -> list[bytes]:
-        """Returns requests of the first searches, each without items of its own."""
+        """Returns a request for each of the first searches that excludes the items at its `rows`."""
         version = self._made.manifest.model_version
         left_out = [
             dataclasses.replace(search, exclude=[f"item-{row}" for row in own])
@@ -260,7 +260,7 @@ class _Bench:
         assert replica.process is not None
         return Target(replica.address, method, requests, replica.process.pid, callers)
 
-    def _take_turns(self, targets: Any) -> None:
+    def _measure_in_turns(self, targets: Any) -> None:
         for _ in range(self._rounds):
             for target in targets:
                 target.measure(self._seconds)

@@ -1,4 +1,4 @@
-"""Load on a server, and the CPU time that it costs the server's process."""
+"""Load on a server, and CPU time of the server's process for each call."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import psutil
 from benchmarks.timing import spread
 
 CALLERS = 4
-"""Unless said otherwise."""
+"""Default number of threads that send calls."""
 
 
 @dataclass
 class Series:
-    """Measurements of one thing, one a round.
+    """Measurements of one contender, one for each round.
 
     Attributes:
-        cpu_us: CPU time a call, in µs.
+        cpu_us: CPU time of a call, in microseconds.
         rate: calls a second.
     """
 
@@ -32,9 +32,12 @@ class Series:
     rate: list[float] = field(default_factory=list[float])
 
     def times(self, *parts: tuple[float, Series]) -> str:
-        """Returns this over the sum of parts, each a factor and a series of the same rounds: the median, and the range.
+        """Returns the ratio of this series to a weighted sum of others, as text: the median and the range.
 
-        Of ratios within a round, since a shared host is quicker in one round than in another.
+        Ratios are taken within each round, since a shared host is faster in one round than in another.
+
+        Args:
+            parts: weight and series of each term; all series have the same rounds.
         """
         rounds = zip(*(series.cpu_us for _, series in parts), strict=True)
         whole = [sum(factor * us for (factor, _), us in zip(parts, each, strict=True)) for each in rounds]
@@ -42,26 +45,26 @@ class Series:
         return spread(ratios, ".2f")
 
     def show(self) -> str:
-        """Returns the median and the range of the rounds."""
+        """Returns the median and the range of the CPU time, as text."""
         return spread(self.cpu_us, ",.0f")
 
 
 class Target:
-    """A method of a server in a process of its own, and the requests to send.
+    """A method of a server in another process, and the requests to send.
 
     Attributes:
-        series: what was measured so far.
+        series: measurements so far.
     """
 
     def __init__(self, address: str, method: str, requests: Sequence[bytes], pid: int, callers: int = CALLERS) -> None:
-        """Connects; requests and responses stay bytes here, so that the load costs little.
+        """Opens a channel. Requests and responses stay bytes, so that the load generator costs little.
 
         Args:
-            address: of the server.
-            method: full name, as ``/package.Service/Method``.
-            requests: sent in turn.
-            pid: of the process whose CPU time counts.
-            callers: threads that send, each with one call under way.
+            address: address of the server.
+            method: full name of the method, such as ``/package.Service/Method``.
+            requests: serialized requests, sent in turn.
+            pid: process whose CPU time is measured.
+            callers: number of threads, each with one call at a time.
         """
         self.series = Series()
         self._process = psutil.Process(pid)
@@ -71,7 +74,7 @@ class Target:
         self._callers = callers
 
     def measure(self, seconds: float) -> None:
-        """Sends calls, as many at a time as there are callers, and adds a round to the series."""
+        """Sends calls from all callers for `seconds`, and adds a round to the series."""
         self._send(0.2)
         before = self._cpu_s()
         calls, elapsed = self._send(seconds)
@@ -106,7 +109,10 @@ class Target:
 
 
 def measure_here(action: Callable[[int], object], seconds: float, series: Series) -> None:
-    """Calls `action` with 0, 1, 2 and so on for `seconds`, and adds the CPU time of this thread to a series."""
+    """Calls `action` with 0, 1, 2 and so on for `seconds`, at least once, and adds a round to the series.
+
+    The round holds the CPU time of this thread. A first call, with 0, warms up and is not counted.
+    """
     action(0)
     count, elapsed, began, cpu_began = 0, 0.0, time.perf_counter(), time.thread_time()
     while not count or elapsed < seconds:
@@ -118,12 +124,12 @@ def measure_here(action: Callable[[int], object], seconds: float, series: Series
 
 
 def one_core() -> contextlib.AbstractContextManager[None]:
-    """Keeps this thread, and the processes that it starts, on the first core meanwhile."""
+    """Pins this thread, and the processes that it starts, to the first core as long as the context is open."""
     return _on({min(os.sched_getaffinity(0))})
 
 
 def other_cores() -> contextlib.AbstractContextManager[None]:
-    """Keeps them on all cores but the first meanwhile, where there are others."""
+    """Pins this thread, and the processes that it starts, to all cores but the first, if there are others."""
     allowed = os.sched_getaffinity(0)
     return _on(allowed - {min(allowed)} or allowed)
 

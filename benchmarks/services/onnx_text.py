@@ -20,7 +20,7 @@ _OPSET = 20
 
 
 class _Graph:
-    """Operations and weights, in order; every method returns the name of what it makes."""
+    """Operations and weights, in order; every method returns the name of its output."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -45,11 +45,13 @@ class _Graph:
 
 
 def write_onnx(checkpoint: Checkpoint, path: Path) -> Path:
-    """Writes the model, and returns its path: ``ids``, [n, length] int64, to ``embedding``, [n, width] float32.
+    """Writes the model and returns its path.
+
+    Its input is ``ids``: [n, length] int64, its output ``embedding``: [n, width] float32, unit length.
 
     Args:
-        checkpoint: of the BERT family proper.
-        path: of the file.
+        checkpoint: checkpoint of a BERT model.
+        path: path of the file to write.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -69,11 +71,11 @@ def write_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     axes = graph.weight([1, 2], np.int64)
     hidden = graph.add("Mul", graph.add("Cast", no_token, to=TensorProto.FLOAT), graph.weight(-1e9))
     hidden = graph.add("Unsqueeze", hidden, axes)  # [n, 1, 1, length]
-    places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+    positions = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
     length = graph.add("Shape", "ids", start=1, end=2)
     zero, one, last = (graph.weight([value], np.int64) for value in (0, 1, -1))
     states = graph.add("Gather", graph.weight(weights["embeddings.word_embeddings.weight"]), "ids")
-    states = graph.add("Add", states, graph.add("Slice", graph.weight(places), zero, length, zero))
+    states = graph.add("Add", states, graph.add("Slice", graph.weight(positions), zero, length, zero))
     states = normalise(states, "embeddings.LayerNorm")  # [n, length, width]
     split, joined = graph.weight([0, 0, heads, width // heads], np.int64), graph.weight([0, 0, width], np.int64)
     shrink = graph.weight(1.0 / math.sqrt(width // heads))

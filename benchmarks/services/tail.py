@@ -9,9 +9,9 @@ reached, since a shared host may be half as fast in one round as in another. A p
 cores to ghz. Beside it runs an echo, whose tail is that of gRPC, of ghz and of the machine. Two workers share all cores
 with ghz, with ``--pin`` and with ``--no-pin``.
 
-Calls of the first half second do not count, because ghz opens its connections then. The garbage collector of ghz is off,
-because it stops ghz for milliseconds and all calls that are due are then sent at once. A shared host that pauses a core
-does the same. This is part of the tail that is shown: compare it with the tail of the echo.
+Calls of the first half second do not count, because ghz opens its connections then. The garbage collector of ghz is
+off, because it stops ghz for milliseconds and all calls that are due are then sent at once. A shared host that pauses a
+core does the same. This is part of the tail that is shown: compare it with the tail of the echo.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Text encoders as they are served, beside the ones that were trained: equality, and time of one short query.
+"""Served text encoders beside the trained ones: largest difference, and time of one short query.
 
-all-MiniLM-L6-v2 over the titles of MovieLens-100k, with accents, and each of them with a slip: what the query tower
-service makes of a text (tokenizer and LiteRT, float32 and int8) beside Keras. Then the time of one text of 16 tokens,
-one thread, the ways in turn: LiteRT float32 and int8, a static table, ONNX Runtime and the SavedModel. Exits with 1
-where float32 is further than 1e-4 away, or int8 has a cosine below 0.99. Without the extra ``bench`` there is no ONNX
-Runtime, and the others are measured.
+Embeds the titles of MovieLens-100k with all-MiniLM-L6-v2, each as it is and with one character left out, as the query
+tower service does (tokenizer and LiteRT, float32 and int8), and compares them with Keras. Then measures one text of 16
+tokens on one thread, in turns: LiteRT float32 and int8, a static table, ONNX Runtime and the SavedModel. Returns exit
+code 1 if float32 differs by more than 1e-4, or int8 has a cosine below 0.99. Without the extra ``bench``, ONNX Runtime
+is left out.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _open_lite(path: Path) -> tuple[InterpreterPool, int]:
 
 
 def _open_onnx(path: Path) -> tuple[Any, int]:
-    """Returns a session, and what a second one takes, in bytes."""
+    """Returns a session, and the memory that a second one takes, in bytes."""
     ids = {"ids": np.full((1, _TOKENS), 2000, dtype=np.int64)}
     first = open_session(path)
     first.run(None, ids)
@@ -153,7 +153,7 @@ def _save(model: Any, folder: Path) -> str:
 
 
 def _time(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Returns milliseconds of each call, the ways in turn, so that a busy machine slows them alike."""
+    """Returns the duration of each call in milliseconds; contenders take turns, so that other load slows all alike."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()

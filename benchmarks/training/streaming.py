@@ -1,8 +1,12 @@
-"""Trains from a made Parquet table that may exceed the memory: `python -m benchmarks.training.streaming --millions 50`.
+"""Trains from a generated Parquet table that may be larger than memory.
 
-Says how large the table is, what memory it takes to read it and to train an epoch, and the share of the time that the
-training waits for its input. Memory is what the process allocates (RssAnon of Linux), beside what it takes with
-TensorFlow loaded and nothing done; pages of files, which the kernel takes back when it needs room, are told apart.
+```console
+$ python -m benchmarks.training.streaming --millions 50
+```
+
+Prints the size of the table, the memory that reading it and training an epoch take, and the share of time that the
+training waits for input. Memory is what the process allocates (RssAnon in Linux) beyond an idle process with TensorFlow
+loaded. Pages of files do not count, since the kernel takes them back when it needs room.
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ def run(recipe: Recipe, folder: Path, memory: Memory, *, train: bool) -> None:
 
 
 def text_mib(path: Path) -> float:
-    """Returns the size of the whole table in memory, by that of its first part: MiB."""
+    """Returns the size of the whole table in memory in MiB, estimated from its first file."""
     parts = sorted(path.iterdir())
     frame = pl.read_parquet(parts[0])
     rows = sum(pl.scan_parquet(part).select(pl.len()).collect().item() for part in parts)
@@ -86,7 +90,7 @@ def text_mib(path: Path) -> float:
 
 
 def warm_up(folder: Path) -> None:
-    """Reads and trains a tiny table, so that what an idle process takes holds every library and its threads."""
+    """Trains on a tiny table, so that the memory of the idle process includes every library and its threads."""
     from trainer.training.fit import fit
 
     recipe, tiny = made_recipe(), folder / "tiny"

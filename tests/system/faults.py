@@ -1,4 +1,4 @@
-"""Faults in the middle of swaps: nothing lost, nothing wrong, and the reason visible."""
+"""Faults in the middle of swaps: no wrong answer, no lost request, and a visible reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What hundreds of swaps leave behind in a service: nothing."""
+"""Leaks: resources of a service before and after hundreds of swaps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WARM_UP = 20
 _READINGS = 15
 _TOLERANCE = 0.05
 _SLACK = {"memory_mib": 0.0, "mapped_files": 0.0, "descriptors": 1.0, "threads": 1.0}
-"""5 % of a dozen threads is less than one; a service that is idle may have one more or less of these."""
+"""Allowed absolute difference: an idle service may have one more or less, and 5 % of a dozen is less than one."""
 
 
 def run(store: BundleStore, folder: Path, versions: Sequence[str], swaps: int) -> list[tuple[str, str, str, bool]]:

@@ -1,6 +1,7 @@
-"""Faults of publishers: killed, out of disk, two at once, a clock set back. The store and what is live outlast them.
+"""Faults of publishers: killed, disk full, two at once, clock set back. Store and live bundle stay intact.
 
-But for the first, the publishers withdraw an item, which takes a second: `python -m trainer add-items`.
+The first fault uses `python -m trainer publish`. The others remove an item with `python -m trainer add-items`, which
+takes a second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a running service shows of itself: metrics, memory, descriptors, threads."""
+"""Metrics, memory, file descriptors and threads of a running service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_metric(port: int, name: str) -> float:
     """Returns an unlabelled metric of the Prometheus endpoint on `port`.
 
     Raises:
-        KeyError: it shows none of this name.
+        KeyError: the endpoint has no metric with this name.
     """
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         for line in response.read().decode().splitlines():
@@ -30,7 +30,7 @@ def read_metric(port: int, name: str) -> float:
 
 
 def resources(pid: int) -> Mapping[str, float]:
-    """Returns what a process holds: private memory in MiB, mapped files, descriptors, threads."""
+    """Returns private memory in MiB and the number of mapped bundle files, descriptors and threads of a process."""
     process = psutil.Process(pid)
     memory = process.memory_full_info()
     bundle_files = {m.path for m in process.memory_maps(grouped=True) if "/bundles/" in m.path}

@@ -1,7 +1,7 @@
-"""`make soak`: many swaps under judged load, faults in the middle of swaps, and what hundreds of swaps leave behind.
+"""`make soak`: many swaps under checked load, faults in the middle of swaps, and leaks over hundreds of swaps.
 
-Prints a table and exits with 1 where a target is missed. ``--short`` does the same in less time, with fewer swaps; it
-shows times but does not judge them, since so few samples on a shared machine say little.
+Prints a table; the exit code is 1 if a target is missed. ``--short`` does the same with fewer swaps. It shows times but
+does not judge them, since few samples on a shared machine say little.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from two_tower_client import Retriever
 from two_tower_client.fleet import Fleet
 
 RETIRE_AFTER_S = 5.0
-"""Longer than any deadline of the load."""
+"""Grace period of a replaced bundle, longer than any deadline of the load."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything."""
+    """Numbers of swaps, requests, clients and faults, and durations in seconds."""
 
     promotions: int
     roll_backs: int
@@ -58,7 +58,7 @@ _VERDICTS = {True: "ok", False: "MISSED", None: "not judged"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what was to hold, what was seen, and whether it did; None where it is not judged."""
+    """One line of the table: measure, target, measured value, and whether the target is reached; None: not judged."""
 
     what: str
     target: str
@@ -103,7 +103,7 @@ def swaps(
     offline: Callable[[str], OfflineBundle],
     scale: Scale,
 ) -> list[Row]:
-    """Promotes and rolls back under load, two replicas of each service; each third swap does not wait for the last."""
+    """Promotes and rolls back under load with two replicas of each service; every third swap does not wait."""
     flags = {"retire-after-s": str(RETIRE_AFTER_S)}
     with (
         Pair(store.root, folder / "swaps", replicas=2, flags=flags) as pair,
@@ -157,7 +157,7 @@ def swaps(
 
 
 def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row]:
-    """Swaps a large index for another and reads how late the service's own clock thread woke at worst."""
+    """Swaps large indexes and reads the longest stall that the service measured."""
     print(f"building two indexes of {scale.large_items:,} items …", flush=True)
     large = [write_large_bundle(store, base, scale.large_items, seed).bundle_version for seed in (1, 2)]
     store.promote(large[0])
