@@ -8,8 +8,8 @@ from ann_service import requests, responses
 from ann_service.batching import Batcher
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
+from retrieval.serving.bundles.open_bundle import OpenBundle, Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.bundles.snapshot import OpenBundle, Snapshot
 from retrieval.serving.rpc.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from retrieval.serving.rpc.status import build_status
 from retrieval.serving.runtime.cores import own_cores

@@ -12,8 +12,8 @@ from query_tower_service.loader import Model
 from query_tower_service.query_log import QueryLog
 from retrieval.bundle.features.event_kinds import EventValue
 from retrieval.bundle.features.schema import Feature
+from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.bundles.snapshot import Snapshot
 from retrieval.serving.rpc.errors import ModelNotServed, NoBundle
 from retrieval.serving.rpc.status import build_status
 from retrieval.serving.runtime.metrics import Metrics

@@ -15,7 +15,7 @@ from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, V
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
 from retrieval.store.store import BundleStore
 from trainer.publishing import index_selection
-from trainer.publishing.golden_queries import make_golden_queries
+from trainer.publishing.golden_query_maker import make_golden_queries
 
 Build = Callable[[Path, np.ndarray], IndexSpec]
 """Writes an index to a path, and returns its spec with the recall on the golden queries: [n, dim] float32."""

@@ -1,4 +1,4 @@
-"""The program ``two-tower-trainer``, or ``python -m trainer``: train, evaluate and publish two towers; promote, roll back and prune bundles."""
+"""The program ``two-tower-trainer``, also run as ``python -m trainer``."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Progress(Protocol):
         ...
 
     def counting(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Reports work on `total` pieces until the context ends; call its value with the number of newly finished pieces."""
+        """Reports work on `total` pieces until the context ends; call its value with how many more are finished."""
         ...
 
     def training(self, title: str) -> AbstractContextManager[TrainingProgress]:

@@ -55,5 +55,5 @@ def _keep_freed_memory() -> None:
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:
-    """Whether a log record is useful. TensorFlow warns that it renames inputs such as history.rating; nobody sees that."""
+    """Whether a log record is useful. The warning that inputs such as history.rating get other names is not."""
     return "is not a valid tf.function parameter name" not in record.getMessage()

@@ -17,8 +17,8 @@ from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import ModelLoader
 from query_tower_service.servicer import QueryTowerServicer
 from query_tower_service.text_metrics import TextMetrics
+from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.bundles.snapshot import Snapshot
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.store import BundleStore
 from two_tower.ann.v1.ann_service_pb2 import SearchItemsRequest

@@ -64,7 +64,8 @@ class World:
     def bundle(self, kind: str, trees: int) -> tuple[BundleStore, Manifest]:
         """Returns a store whose live bundle has an index of this kind, and the manifest.
 
-        Builds the bundle if the store has none. The search budget is the smallest one that reaches the recall, tried in steps of a quarter.
+        Builds the bundle if the store has none. The search budget is the smallest one that reaches the recall,
+        tried in steps of a quarter.
         """
         store = BundleStore(self._folder / f"{self.item_count}-{kind}")
         pointer = store.live()

@@ -17,8 +17,8 @@ import numpy as np
 
 from testbed.served_search import GRADED
 from trainer.cli import console
+from trainer.cli.graded_search_commands import print_search
 from trainer.cli.rich_progress import RichProgress
-from trainer.cli.search_commands import print_search
 from trainer.data import sources
 from trainer.recipe.recipe import Recipe
 
@@ -38,7 +38,7 @@ def measure(recipe: Recipe, name: str, catalogue: Path, seeds: int, out: Path | 
     """
     from trainer.evaluation import graded_queries
     from trainer.evaluation.search_evaluation import BM25, FROZEN, MODEL, evaluate_search
-    from trainer.training.train import fit_and_choose
+    from trainer.training.fit_and_refit import fit_and_choose
 
     queries = graded_queries.read(catalogue / GRADED, None)
     progress = RichProgress()

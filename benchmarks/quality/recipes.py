@@ -91,7 +91,7 @@ def main() -> int:
     import_tensorflow()
     from trainer.evaluation.baselines import fit_all
     from trainer.evaluation.evaluate import evaluate_test
-    from trainer.training.train import fit_and_choose
+    from trainer.training.fit_and_refit import fit_and_choose
 
     began = time.monotonic()
     recipe = loading.load(arguments.recipe)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retrieval.index.annoy_index import sample_rows
-from retrieval.index.errors import FaissMissing
+from retrieval.index.errors import FaissMissing, IndexBuildError
 from retrieval.index.hits import Hits
 
 _HEADER = struct.Struct("<4siqqqBi")
@@ -27,6 +28,11 @@ _ROWS_A_RESULT = 10
 
 _LISTS_GROWTH = 1.2
 """At equal recall, the number of lists grows as the number of results to this power (benchmarks/index/filters.py)."""
+
+_ROWS_AT_ONCE = 20_000
+"""Number of rows between two reports of progress."""
+_TRAINING_ROWS_A_LIST = 64
+"""Rows that k-means is trained on, for each list. More rows take longer and hardly move the centroids."""
 
 
 def import_faiss() -> Any:
@@ -175,3 +181,47 @@ class IvfIndex(_FaissIndex):
     def raise_budget(self, budget: int, k: int, fetch: int) -> int:
         """Returns the budget for more results; see `retrieval.index.registry.Index.raise_budget`."""
         return math.ceil(budget * max(1.0, fetch / k) ** _LISTS_GROWTH)
+
+
+def write(
+    kind: str, parameters: Mapping[str, int], vectors: np.ndarray, path: Path, tell: Callable[[str], None]
+) -> None:
+    """Writes an index file; see `retrieval.index.build.build_file`."""
+    faiss = import_faiss()
+    item_count, dimension = vectors.shape
+    threads = faiss.omp_get_max_threads()
+    # With more threads, nodes are linked and centroids summed in an order that differs from run to run.
+    faiss.omp_set_num_threads(1)
+    try:
+        if kind == "faiss_hnsw":
+            index = faiss.IndexHNSWFlat(dimension, parameters["links"], faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = parameters["ef_construction"]
+            index.hnsw.rng = faiss.RandomGenerator(parameters["seed"])
+        else:
+            index = _train_lists(faiss, parameters, vectors, tell)
+        for start in range(0, item_count, _ROWS_AT_ONCE):
+            tell(f"adding row {start:,} of {item_count:,}")
+            index.add(np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE]))
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise IndexBuildError(f"cannot write the index to {path}: {error}") from error
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _train_lists(faiss: Any, parameters: Mapping[str, int], vectors: np.ndarray, tell: Callable[[str], None]) -> Any:
+    """Returns a trained, empty `faiss.IndexIVFFlat`; it owns its quantizer."""
+    item_count, dimension = vectors.shape
+    lists = parameters["lists"]
+    quantizer = faiss.IndexFlatIP(dimension)
+    index = faiss.IndexIVFFlat(quantizer, dimension, lists, faiss.METRIC_INNER_PRODUCT)
+    index.own_fields = True
+    quantizer.this.disown()
+    index.cp.seed = parameters["seed"]
+    index.cp.min_points_per_centroid = 1  # no warning about small catalogues
+    index.cp.max_points_per_centroid = _TRAINING_ROWS_A_LIST
+    sampled = min(item_count, lists * _TRAINING_ROWS_A_LIST)
+    rows = np.random.default_rng(parameters["seed"]).permutation(item_count)[:sampled]
+    tell(f"choosing {lists:,} centroids from {sampled:,} rows")
+    index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
+    return index

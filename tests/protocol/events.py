@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrieval.serving.bundles.lifecycle import GraceElapsed, LoadFinished, LoadRefused, PointerChanged, RetryDue
+from retrieval.serving.bundles.swap_policy import GraceElapsed, LoadFinished, LoadRefused, PointerChanged, RetryDue
 from retrieval.store.live import LivePointer
 from tests.protocol.world import Restart
 from two_tower_client.model_agreement import Embedded, NotServed, Outcome

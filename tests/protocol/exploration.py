@@ -10,7 +10,7 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from retrieval.serving.bundles.lifecycle import Event, LoadFinished, PointerChanged, State
+from retrieval.serving.bundles.swap_policy import Event, LoadFinished, PointerChanged, State
 from retrieval.store.live import LivePointer
 from tests.protocol.events import describe
 from tests.protocol.world import End, Replica, Replicas, Requests, Rules, promote, roll_back

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from retrieval.serving.bundles import lifecycle
-from retrieval.serving.bundles.lifecycle import Decision, Event, GraceElapsed, LoadRefused, RetryDue, State
+from retrieval.serving.bundles import swap_policy
+from retrieval.serving.bundles.swap_policy import Decision, Event, GraceElapsed, LoadRefused, RetryDue, State
 from retrieval.store.live import LivePointer
 from tests.protocol.world import Models, Rules, answer
 from two_tower_client import model_agreement
@@ -22,16 +22,16 @@ Stepped = tuple[State, tuple[Decision, ...]]
 
 def drop_old_at_once(state: State, event: Event, **options: bool) -> Stepped:
     """Drops a bundle that is no longer wanted without a grace period."""
-    after, decisions = lifecycle.step(state, event, **options)
+    after, decisions = swap_policy.step(state, event, **options)
     for version in sorted(after.retiring):
-        after, more = lifecycle.step(after, GraceElapsed(version), **options)
+        after, more = swap_policy.step(after, GraceElapsed(version), **options)
         decisions += more
     return after, decisions
 
 
 def drop_running_on_refusal(state: State, event: Event, **options: bool) -> Stepped:
     """Makes room for a bundle that was refused."""
-    after, decisions = lifecycle.step(state, event, **options)
+    after, decisions = swap_policy.step(state, event, **options)
     if isinstance(event, LoadRefused):
         after = replace(after, open=(), retiring=frozenset())
     return after, decisions
@@ -39,12 +39,12 @@ def drop_running_on_refusal(state: State, event: Event, **options: bool) -> Step
 
 def never_retry(state: State, event: Event, **options: bool) -> Stepped:
     """Forgets a refused bundle until the pointer changes."""
-    return (state, ()) if isinstance(event, RetryDue) else lifecycle.step(state, event, **options)
+    return (state, ()) if isinstance(event, RetryDue) else swap_policy.step(state, event, **options)
 
 
 def keep_answering_with_old(state: State, event: Event, **options: bool) -> Stepped:
     """Opens the live bundle, and goes on answering with the one before."""
-    after, decisions = lifecycle.step(state, event, **options)
+    after, decisions = swap_policy.step(state, event, **options)
     kept = [version for version in state.open[:1] if version in after.open]
     return replace(after, open=(*kept, *(version for version in after.open if version not in kept))), decisions
 

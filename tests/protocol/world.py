@@ -1,9 +1,15 @@
 """A small world for the swap protocol: one LIVE pointer, two replicas a side, one request. No threads, no clock.
 
+<<<<<<< HEAD
 Replicas and clients run the real code: `retrieval.serving.bundles.lifecycle.step` and
 `two_tower_client.model_agreement.exchange`. `retrieval.store.live.LivePointer` names the bundles to open. This module
 adds the events around them, and numbers every replica and every history of a request, so that a state of the whole
 world is a few small integers.
+=======
+What a replica and a client do is the real code, `retrieval.serving.bundles.swap_policy.step` and `two_tower_client.model_agreement.exchange`;
+`retrieval.store.live.LivePointer` names what is to be open. This module adds what may happen around them, and numbers every
+replica and every history of a request, so that a state of the whole world is a few small integers.
+>>>>>>> main
 
 Assumptions, each as the services have it:
 
@@ -22,8 +28,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
-from retrieval.serving.bundles import lifecycle
-from retrieval.serving.bundles.lifecycle import (
+from retrieval.serving.bundles import swap_policy
+from retrieval.serving.bundles.swap_policy import (
     Event,
     GraceElapsed,
     LoadFinished,
@@ -57,7 +63,7 @@ def answer(step: Step, models: Models) -> Outcome:
 class Rules:
     """The code under check. A mutation replaces one of these by a wrapper around it."""
 
-    step: Callable[..., tuple[State, tuple[lifecycle.Decision, ...]]] = lifecycle.step
+    step: Callable[..., tuple[State, tuple[swap_policy.Decision, ...]]] = swap_policy.step
     exchange: Callable[[Pin], model_agreement.Exchange] = model_agreement.exchange
     served: Callable[[LivePointer], tuple[str, ...]] = lambda pointer: pointer.open_versions
     answer: Callable[[Step, Models], Outcome] = answer

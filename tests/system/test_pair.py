@@ -106,7 +106,8 @@ def test_answers_are_those_of_the_bundle_and_as_good_as_evaluated(
     assert found / 60 == pytest.approx(shop.results[0]["metrics"]["two-tower"]["recall@10"])
     item = int(titled.item_ids[0][1:])
     assert titled.attributes["title"] == (f"Title {item}, the film",)
-    assert titled.attributes["genres"][0][0] == ("comedy", "drama", "horror", "western")[item % 4]
+    genres: Any = titled.attributes["genres"][0]
+    assert genres[0] == ("comedy", "drama", "horror", "western")[item % 4]
 
 
 def test_offline_tells_the_two_models_apart(shop: Shop, store: BundleStore, users: list[Asked]) -> None:

@@ -80,7 +80,8 @@ def test_new_items_are_found_by_their_words(trained: tuple[Path, dict[str, Any]]
     shutil.copytree(trained[0] / "store", tmp_path / "store")
     store = BundleStore(tmp_path / "store")
     (tmp_path / "new.csv").write_text('product,title\nz1,"Éclair of brass"\np03,"A brass keyboard"\n')
-    command("add-items", "--store", store.root, "--items", tmp_path / "new.csv", "--remove-id", "p04", "--promote")
+    items = ("--items", tmp_path / "new.csv", "--remove-id", "p04")
+    command("add-items", "--store", store.root, *items, "--promote")
     live = store.live()
     assert live is not None
     with ann_service(store) as ann:

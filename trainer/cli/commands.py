@@ -1,10 +1,9 @@
-"""The subcommands of ``python -m trainer``."""
+"""The command line of the trainer: the commands that train, evaluate and publish, and all others registered."""
 
 from __future__ import annotations
 
 import dataclasses
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,11 +11,12 @@ from cyclopts import App, Parameter
 
 from retrieval.bundle.layout import REPORT
 from retrieval.store.store import BundleStore
+from retrieval.version import version
 from trainer.cli import console
 from trainer.cli.data_commands import init
+from trainer.cli.graded_search_commands import evaluate_graded
 from trainer.cli.index_commands import tune_index
 from trainer.cli.rich_progress import RichProgress
-from trainer.cli.search_commands import evaluate_graded
 from trainer.cli.store_commands import (
     Json,
     Store,
@@ -38,10 +38,10 @@ from trainer.recipe.recipe import Recipe
 from trainer.training.run_folder import check_run_folder
 
 app = App(
-    help="""Learns two towers from interactions and publishes them as bundles that two services serve.
+    help="""Trains two towers on interactions and publishes them as bundles that two services serve.
 
     Start with `python -m trainer train movielens_100k --store store --promote`; the README shows the rest.""",
-    version=lambda: metadata.version("two-tower-retrieval"),
+    version=version,
     default_parameter=Parameter(negative=()),
 )
 
@@ -64,48 +64,48 @@ def train(
     cache: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Train the towers of a recipe, evaluate them, and publish them where a store is named.
+    """Train the towers of a recipe, evaluate them, and publish them if a store is named.
 
     Example: `python -m trainer train movielens_100k --store store --promote`
 
-    Times of interactions are seconds since 1970 (no milliseconds), or dates such as 2026-11-24 or
-    2026-11-24T03:16:45, in UTC unless they say otherwise, the same way in every row; docs/recipes.md has all keys.
+    Times of interactions are seconds since 1970 (not milliseconds), or dates such as 2026-11-24 or
+    2026-11-24T03:16:45, in UTC unless they name a time zone, and of one form in all rows. docs/recipes.md lists
+    all keys of a recipe.
 
     Args:
         recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,
             product_search), or the path of a TOML file.
-        data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
-        run: Folder for the towers, logs and evaluation; holds no finished run, but to --resume. Default:
-            runs/RECIPE-TIME.
+        data_folder: Folder of the recipe's tables. Default: its download, or the folder of the TOML file.
+        run: Folder for the towers, logs and evaluation, without a finished run. Default: runs/RECIPE-TIME.
         store: Publish a bundle to this store.
         promote: Make that bundle live, unless it fails a publish gate.
-        force: Promote it past gates that it fails; its manifest records which.
-        epochs: Instead of the recipe's.
-        seed: Instead of the recipe's.
-        split: Instead of the recipe's.
-        refit: Fit again on training and validation, for as many epochs as were best, instead of the recipe's choice.
-        resume: Go on from the checkpoint in the folder that --run names; ends with the same weights as without a stop.
+        force: Promote it although it fails gates; its manifest records which.
+        epochs: Number of epochs. Default: the recipe's.
+        seed: Seed of the training. Default: the recipe's.
+        split: Kind of split. Default: the recipe's.
+        refit: Fit again on training and validation, for the best number of epochs. Default: as the recipe says.
+        resume: Go on from the checkpoint in the folder that --run names, to the same weights as without a stop.
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the result as JSON on stdout.
     """
     if resume and run is None:
-        raise RunError("--resume needs --run, the folder of the run to go on with")
+        raise RunError("--resume needs --run, the folder of the run to resume")
     if store is None and (promote or force):
         raise RunError("--promote and --force need --store, the folder of bundles to publish to")
     chosen, progress = _override(loading.load(recipe_name), epochs, seed, split, refit), RichProgress()
     folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
     if store is not None:
-        BundleStore(store).live()  # says now, not after the training, where this can be no store
+        BundleStore(store).live()  # fails before the training, not after it, if this cannot be a store
     run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
-    check_run_folder(run_folder, resume=resume)  # likewise, before large tables are read
+    check_run_folder(run_folder, resume=resume)  # fails before large tables are read
     data = sources.read(chosen, folder)
     console.print_data(chosen, data)
 
     import_tensorflow()
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.publishing.publish import publish as publish_run
-    from trainer.training.run import write_evaluation
-    from trainer.training.train import fit_and_choose
+    from trainer.training.fit_and_refit import fit_and_choose
+    from trainer.training.saved_run import write_evaluation
 
     finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress)
     finished.save(run_folder)
@@ -143,7 +143,7 @@ def evaluate(
     bundle: str | None = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a finished run on its test part: beside baselines, by slices, and as it is served.
+    """Evaluate a finished run on its test part: compared with baselines, by slices, and as it is served.
 
     Example: `python -m trainer evaluate runs/mine --baselines --slice gender`
 
@@ -151,29 +151,29 @@ def evaluate(
 
     Args:
         run: Folder that `train` wrote. Default, with graded queries: the newest one below runs.
-        qrels: Graded queries, CSV with query, docid and rating: the towers beside BM25, the frozen encoder and both
-            fused, instead of the test part.
-        queries: CSV with a column query: those of the graded ones that count. Default: all.
+        qrels: CSV of graded queries, with the columns query, docid and rating. Evaluates on them instead of the test
+            part, and compares the towers with BM25, both fused, and the frozen text encoder.
+        queries: CSV with a column query: the graded queries that count. Default: all.
         relevant_from: Lowest rating that counts as relevant. Default: 1.
-        baselines: Beside popularity, recent popularity, ItemKNN, EASE (also with a query weighted by recency) and iALS,
-            their settings chosen on validation.
-        repeats: Rank known items too, and count purchases of them. Default: as the recipe says.
+        baselines: Compare with popularity, recent popularity, ItemKNN, EASE (also with a query weighted by recency) and
+            iALS, with settings chosen on validation.
+        repeats: Rank known items too, and count events that repeat them. Default: as the recipe says.
         slice_by: Attribute of the users to slice by; may be given several times.
-        store: With a bundle of this run, evaluated too as the services answer: exported tower and index.
-        bundle: Its version. Default: the newest bundle of this run in the store.
+        store: Store with a bundle of this run, whose exported tower and index are evaluated too, as they are served.
+        bundle: Version of that bundle. Default: the newest bundle of this run in the store.
         as_json: Print the result as JSON on stdout.
     """
     if qrels is not None:
         print_json(evaluate_graded(run, qrels, queries, 1 if relevant_from is None else relevant_from), as_json)
         return
     if run is None or queries is not None or relevant_from is not None:
-        missing = "RUN, the folder that `train` wrote" if run is None else "--qrels, the grades of the queries"
+        missing = "RUN, the folder that `train` wrote" if run is None else "--qrels, the file of graded queries"
         raise RunError(f"evaluate needs {missing}")
     import_tensorflow()
     from trainer.evaluation.deployed_scorer import deployed_scorer
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.evaluation.slices import check_columns
-    from trainer.training.run import Run, write_evaluation
+    from trainer.training.saved_run import Run, write_evaluation
 
     progress = RichProgress()
     finished = Run.load(run, progress)
@@ -212,15 +212,15 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
 
     Args:
         run: Folder that `train` wrote.
-        store: Folder of bundles; made where it is missing.
+        store: Folder of bundles; made if it is missing.
         promote: Make the bundle live, unless it fails a publish gate.
-        force: Promote it past gates that it fails; its manifest records which.
+        force: Promote it although it fails gates; its manifest records which.
         as_json: Print the result as JSON on stdout.
     """
     import_tensorflow()
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.publishing.publish import publish as publish_run
-    from trainer.training.run import Run
+    from trainer.training.saved_run import Run
 
     progress = RichProgress()
     finished = Run.load(run, progress)

@@ -1,4 +1,4 @@
-"""What a person sees: notes and tables, all on stderr, so that stdout stays for ``--json``."""
+"""Prints notes and tables on stderr, so that stdout is left to ``--json``."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `pr
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _WIDTH = 8
-"""Of a column of figures: a narrow terminal wraps the line, nothing is cut."""
+"""Smallest width of a column of figures: a narrow terminal wraps the line and does not cut the figure."""
 
 _DETAILED = ("ndcg@10", "recall@100")
 SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "hr@10", "coverage@10")
 
 
 def print_data(recipe: Recipe, data: Data) -> None:
-    """Prints what was read, and what of it looks suspicious."""
+    """Prints the size of the data set and its split, and notes on what looks wrong."""
     summary = Summary.of(recipe, data)
     table = Table(
         title=f"data of {recipe.name}", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0)
@@ -52,42 +52,41 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
         table.add_row(method, *(f"{metrics[name]:.4f}" for name in SHOWN_METRICS))
     console.print(table)
     repeats = "count" if evaluation.repeats else "do not count"
-    of_test = evaluation.user_count + evaluation.cold_user_count + evaluation.repeat_user_count
-    drawn = f", drawn of {evaluation.test_user_count:,}" if evaluation.test_user_count > of_test else ""
-    only_repeats = (
-        "" if evaluation.repeats else f", {evaluation.repeat_user_count:,} took nothing that they had not had"
-    )
+    test_users = evaluation.user_count + evaluation.cold_user_count + evaluation.repeat_user_count
+    drawn = f", drawn from {evaluation.test_user_count:,}" if evaluation.test_user_count > test_users else ""
+    only_repeats = "" if evaluation.repeats else f", {evaluation.repeat_user_count:,} interacted with known items only"
     console.print(
-        f"{evaluation.user_count:,} of the {of_test:,} users of the test{drawn}: {evaluation.cold_user_count:,} more "
-        f"have no known item{only_repeats}; they are left out. "
+        f"{evaluation.user_count:,} of the {test_users:,} users of the test{drawn}: {evaluation.cold_user_count:,} "
+        f"more have no known item{only_repeats}; they are left out. "
         f"{evaluation.repeat_share:.1%} of the test events repeat a known item and {repeats}; "
-        f"{evaluation.cold_item_share:.1%} of the rest name an item without training events and do."
+        f"{evaluation.cold_item_share:.1%} of the others are of an item without training events, and count."
     )
     if not evaluation.repeats and evaluation.repeat_share > MANY_REPEATS:
-        console.print(
-            "note: most of what people take here, they had before: split.repeats = true in the recipe counts it."
-        )
+        console.print("note: most test events repeat a known item: split.repeats = true in the recipe counts them.")
     if evaluation.repeats and not evaluation.repeat_share:
         console.print(
-            "note: repeats count, and nobody took anything again: are user and item the columns that you mean?"
+            "note: repeats count, but no test event repeats a known item: are user and item the right columns?"
         )
 
 
 def print_details(evaluation: Evaluation) -> None:
-    """Prints intervals, differences, slices, and what the model makes of a part of the features."""
+    """Prints intervals, differences to the other methods, slices, and the metrics with a part of the features."""
     table = _table("95 % intervals, bootstrap over users; and model minus method on the same users")
     table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.intervals)))
     for name in (*_DETAILED, *(f"minus method, {name}" for name in _DETAILED)):
         table.add_column(name, no_wrap=True, min_width=26 if name.startswith("minus") else 16)
-    for method, found in evaluation.intervals.items():
+    for method, intervals in evaluation.intervals.items():
         differences = evaluation.differences.get(method, {})
-        shown = [f"{found[name][0]:.4f} to {found[name][1]:.4f}" for name in _DETAILED]
+        shown = [f"{intervals[name][0]:.4f} to {intervals[name][1]:.4f}" for name in _DETAILED]
         minus = [
             "{:+.4f} [{:+.4f}, {:+.4f}]".format(*differences[name]) if name in differences else "" for name in _DETAILED
         ]
         table.add_row(method, *shown, *minus)
     console.print(table)
-    for title, groups in {**evaluation.slices, "the model, by what the caller sends": evaluation.inputs}.items():
+    for title, groups in {
+        **evaluation.slices,
+        "the model, by the features that the caller sends": evaluation.inputs,
+    }.items():
         table = _table(title)
         table.add_column("", no_wrap=True, min_width=max(len(group) for group in groups))
         names = [name for name in ("users", *SHOWN_METRICS) if any(name in metrics for metrics in groups.values())]
@@ -103,10 +102,10 @@ def _table(title: str) -> Table:
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a table with the keys of the first row as its head; None is an empty cell."""
+    """Prints a table whose head is the keys of the first row; None gives an empty cell."""
     table = _table(title)
     for name in rows[0]:
-        # Never cut: a version is there to be copied. A narrow terminal wraps the line instead.
+        # A narrow terminal wraps the line and never cuts a cell: versions have to be copied whole.
         widest = max(len(_cell(row.get(name))) for row in rows)
         table.add_column(name.replace("@", "\n@").replace("_", "\n"), no_wrap=True, min_width=widest)
     for row in rows:
@@ -119,7 +118,7 @@ def _cell(value: object) -> str:
 
 
 def print_gates(manifest: Manifest, *, explain: bool) -> None:
-    """Prints the publish gates of a bundle, a row each, and, to `explain`, what the failed ones say."""
+    """Prints the publish gates of a bundle as a table; with `explain` also the messages of the failed ones."""
     table = _table("publish gates")
     for name, justify in (("gate", "left"), ("figure", "right"), ("threshold", "right"), ("", "left")):
         table.add_column(name, justify=justify, no_wrap=True)
@@ -132,23 +131,27 @@ def print_gates(manifest: Manifest, *, explain: bool) -> None:
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """Prints a model beside the live bundle, as of `trainer.evaluation.comparison.Comparison`; nothing of it is a gate."""
+    """Prints the comparison of a model with the live bundle, which decides no gate.
+
+    Args:
+        comparison: `trainer.evaluation.comparison.Comparison` as plain values.
+    """
     c = comparison
     console.print(
         f"of {c['query_count']:,} held-out queries: {c['never_retrieved']:.1%} of the catalogue is in no top 100, mean "
         f"log popularity of the top 10 is {c['mean_log_popularity']:.3f} (the natural logarithm of 1 + the events of "
-        "an item before the test; lower: less known items are shown)"
+        "an item before the test; lower: less popular items)"
     )
     if c["not_comparable"]:
         console.print(f"not compared with {c['live'] or 'a live bundle'}: {escape(c['not_comparable'])}")
     else:
         console.print(
-            f"beside {c['live']}, which is live: overlap@10 {c['overlap_at_10']:.3f}, overlap@100 "
+            f"compared with {c['live']}, which is live: overlap@10 {c['overlap_at_10']:.3f}, overlap@100 "
             f"{c['overlap_at_100']:.3f}; its mean log popularity is {c['live_mean_log_popularity']:.3f}"
         )
 
 
 def fail(message: str) -> NoReturn:
-    """Prints an error and leaves with code 1."""
+    """Prints an error and exits with code 1."""
     console.print(f"[red]error:[/red] {escape(message)}")
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""The subcommand that works on a person's tables alone: `init`."""
+"""The command `init`, which writes a recipe for tables."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def init(
     force: Annotated[bool, Parameter(negative=())] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at your tables and write a recipe for them, with comments on what is unsure.
+    """Write a recipe for your tables, with comments on what is uncertain.
 
     Example: `python -m trainer init --interactions purchases.csv --items products.csv`
 
     Args:
-        interactions: Who met which item, and when: CSV with any separator, or Parquet.
-        items: What is known of items, a row each; JSON too.
-        users: What is known of users, a row each.
-        out: The recipe, for `python -m trainer train`.
-        force: Replace the recipe where it exists.
-        as_json: Print on stdout what the columns were taken for.
+        interactions: Table of events, with user and item, and time if known: CSV with any separator, or Parquet.
+        items: Table of items, one in a row: CSV, Parquet or JSON.
+        users: Table of users, one in a row: CSV, Parquet or JSON.
+        out: Recipe file to write, for `python -m trainer train`.
+        force: Replace the recipe file if it exists.
+        as_json: Print the recognised columns as JSON on stdout.
     """
     if out.exists() and not force:
         raise RecipeError(f"{out} exists and is kept; name another file with --out, or replace it with --force")
@@ -49,7 +49,7 @@ def init(
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{out}: cannot be written: {error}; name another file with --out") from error
-    doubts = [*drafted.doubts, *_trial(recipe, out.parent)]
+    doubts = [*drafted.doubts, *_try_to_read(recipe, out.parent)]
     console.console.print(f"[bold]{escape(str(out))}[/bold]: {escape(_describe(drafted))}")
     for doubt in doubts:
         console.console.print(f"not sure: {escape(doubt)}")
@@ -57,8 +57,8 @@ def init(
     print_json(_to_json(drafted, out, doubts), as_json)
 
 
-def _trial(recipe: Recipe, folder: Path) -> list[str]:
-    """Returns what would stop a training from reading the tables."""
+def _try_to_read(recipe: Recipe, folder: Path) -> list[str]:
+    """Returns the reason why a training could not read the tables; an empty list if it could."""
     try:
         load_dataset(recipe, folder)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""The subcommand that compares kinds of index on a bundle: `tune-index`."""
+"""The command `tune-index`, which compares kinds of index on a bundle."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from trainer.recipe.recipe import Index
 
 Kind = Literal["annoy", "faiss_hnsw", "faiss_ivf"]
 _QUERIES = 200
+"""Number of queries that recall and time are measured on."""
 
 
 def tune_index(
@@ -35,21 +36,21 @@ def tune_index(
 ) -> None:
     """Compare kinds and parameters of index on the vectors of a bundle, and recommend an [index] table.
 
-    Recall and time are measured as the ANN service searches, one query at a time. The queries are the bundle's
-    golden queries, held-out users, and made ones as far from their nearest item, 200 in all.
+    Recall and time are measured as the ANN service searches, one query at a time. There are 200 queries: the bundle's
+    golden queries, and synthetic ones whose nearest items are as far away.
 
     Example: `python -m trainer tune-index --store store`
 
     Args:
         store: Folder of bundles.
-        bundle: Version. Default: the live one.
-        kinds: annoy, faiss_hnsw, faiss_ivf. Default: all that are installed.
-        min_recall: Of the exact 100 nearest items, the share to find.
-        out: Page with the plots: recall against time, size, and time to build.
+        bundle: Version of the bundle. Default: the live one.
+        kinds: Kinds of index to compare. Default: all that are installed.
+        min_recall: Recall of the exact 100 nearest items to reach, above 0 and at most 1.
+        out: HTML page to write, with plots of recall by time, size, and build time.
         as_json: Print all measurements as JSON on stdout.
     """
     if not 0.0 < min_recall <= 1.0:
-        raise RunError(f"--min-recall {min_recall:g}: above 0, at most 1")
+        raise RunError(f"--min-recall is {min_recall:g}, expected above 0 and at most 1")
     opened = BundleStore(store)
     pointer = opened.live()
     if bundle is None and pointer is None:
@@ -59,51 +60,56 @@ def tune_index(
     vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
     golden_queries = GoldenQueries.read(folder / GOLDEN_QUERIES).embeddings[:_QUERIES]
 
-    # Here, because plotly takes time that other commands need not wait for.
+    # Imported here, because plotly takes time, and other commands do not need it.
     from trainer.tuning.index_plot import write_page
     from trainer.tuning.index_sweep import perturb_items, recommend, sweep, to_json, to_recipe
 
     queries = np.concatenate([golden_queries, perturb_items(vectors, golden_queries, _QUERIES - len(golden_queries))])
-    with RichProgress().working("measuring") as tell, tempfile.TemporaryDirectory() as scratch:
+    with RichProgress().working("measuring") as tell, tempfile.TemporaryDirectory() as temporary:
         settings = [Index(kind=kind) for kind in kinds or _installed_kinds()]
-        measured, scanned = sweep(vectors, queries, settings, Path(scratch), tell)
+        measured, exact_scan = sweep(vectors, queries, settings, Path(temporary), tell)
     rows = []
-    for one in measured:
-        point = one.cheapest(min_recall)
-        reached = point or one.points[-1]
+    for index in measured:
+        point = index.cheapest(min_recall)
+        shown = point or index.points[-1]
         rows.append(
             {
-                "index": one.name,
-                "budget": reached.budget,
-                "recall\n@100": f"{reached.recall_at_100:.4f}" + ("" if point else " (too low)"),
-                "median\nus": round(reached.median_us),
-                "p95\nus": round(reached.p95_us),
-                "bytes\nan item": round(one.bytes_per_item),
-                "build\ns": round(one.build_s, 1),
+                "index": index.name,
+                "budget": shown.budget,
+                "recall\n@100": f"{shown.recall_at_100:.4f}" + ("" if point else " (too low)"),
+                "median\nus": round(shown.median_us),
+                "p95\nus": round(shown.p95_us),
+                "bytes\nan item": round(index.bytes_per_item),
+                "build\ns": round(index.build_s, 1),
             }
         )
-    scan_row = {"index": "exact scan", "budget": "", "recall\n@100": "1.0000", "median\nus": round(scanned.median_us)}
+    scan_row = {
+        "index": "exact scan",
+        "budget": "",
+        "recall\n@100": "1.0000",
+        "median\nus": round(exact_scan.median_us),
+    }
     console.print_rows(
         f"{manifest.bundle_version}, {len(vectors):,} items, {len(golden_queries)} golden queries and "
-        f"{len(queries) - len(golden_queries)} made queries, at the first budget that finds {min_recall:g}",
+        f"{len(queries) - len(golden_queries)} synthetic queries, at the first budget with recall {min_recall:g}",
         [*rows, scan_row],
     )
     chosen, point = recommend(measured, min_recall)
-    write_page(out, f"index of {manifest.bundle_version}", measured, scanned, min_recall, chosen)
+    write_page(out, f"index of {manifest.bundle_version}", measured, exact_scan, min_recall, chosen)
     recipe = to_recipe(chosen, min_recall)
     console.console.print(f"plots: {out}\nrecommended, {point.median_us:,.0f} us a search:\n\n", end="")
     console.console.print(recipe, markup=False)
-    if scanned.median_us < point.median_us:
+    if exact_scan.median_us < point.median_us:
         console.console.print(
-            "\nthe exact scan is quicker than any index here, so the ANN service scans whatever the index"
+            "\nthe exact scan is quicker than every index here, so the ANN service scans whichever index it has"
         )
-    print_json({**to_json(measured, scanned), "recommended": recipe}, as_json)
+    print_json({**to_json(measured, exact_scan), "recommended": recipe}, as_json)
 
 
 def _installed_kinds() -> list[Kind]:
     try:
         import_faiss()
     except FaissMissing as error:
-        console.console.print(f"annoy alone: {error}")
+        console.console.print(f"only annoy is compared: {error}")
         return ["annoy"]
     return ["annoy", "faiss_hnsw", "faiss_ivf"]

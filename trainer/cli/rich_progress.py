@@ -1,4 +1,4 @@
-"""Progress of long work on the console: bars on a terminal, a line at least every 30 s in a log."""
+"""Shows the progress of long work: bars on a terminal, and a line every 30 s in a log."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands ne
     from trainer.tuning.search_space import SearchSpace
 
 _WORTH_A_BAR = 2000
-"""Smaller totals are done in a few seconds and are not shown."""
+"""Smallest total that gets a bar; less work takes a few seconds."""
 
 
 class RichProgress:
     """The `trainer.progress.Progress` of the command line.
 
     Args:
-        shown_on: where to print. Default: stderr.
-        every_s: seconds between two lines about the same work, where `shown_on` is not a terminal.
+        target: console to print on. Default: stderr.
+        every_s: seconds between two lines about the same work, if `target` is not a terminal.
     """
 
-    def __init__(self, shown_on: Console = console.console, every_s: float = 30.0) -> None:
-        self._console, self._every_s = shown_on, every_s
+    def __init__(self, target: Console = console.console, every_s: float = 30.0) -> None:
+        self._console, self._every_s = target, every_s
 
     def note(self, text: str) -> None:
         """Prints one sentence."""
@@ -62,7 +62,7 @@ class RichProgress:
 
     @contextmanager
     def counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Shows a bar with the time left, unless the total is small."""
+        """Shows a bar with the remaining time, unless the total is small."""
         if total < _WORTH_A_BAR:
             yield lambda more: None
             return
@@ -73,7 +73,7 @@ class RichProgress:
 
     @contextmanager
     def training(self, title: str) -> Iterator[EpochBar]:
-        """Shows a bar over all steps with the time left, and prints a line for each epoch."""
+        """Shows a bar over all steps with the remaining time, and prints a line for each epoch."""
         with self._bars() as bars:
             shown = EpochBar(bars, bars.add_task(title, total=None, figure=""))
             with self._lines(lambda: format_task(bars.tasks[0])):
@@ -85,7 +85,7 @@ class RichProgress:
 
         Args:
             metric: name of the metric that the search maximises.
-            space: search space; the line of a trial names what differs from its recipe.
+            space: search space; the line of a trial names the settings that differ from its recipe.
         """
         with self._bars() as bars:
             shown = TrialBars(bars, metric, space)
@@ -108,14 +108,14 @@ class RichProgress:
 
     @contextmanager
     def _lines(self, line: Callable[[], str]) -> Iterator[None]:
-        """Prints `line()` every `every_s` seconds where there is no terminal to show bars on."""
+        """Prints `line()` every `every_s` seconds, unless the target is a terminal, which shows bars."""
         if self._console.is_interactive:
             yield
             return
-        over = threading.Event()
+        done = threading.Event()
 
         def tell() -> None:
-            while not over.wait(self._every_s):
+            while not done.wait(self._every_s):
                 self._console.print(line(), markup=False)
 
         thread = threading.Thread(target=tell, name="progress", daemon=True)
@@ -123,7 +123,7 @@ class RichProgress:
         try:
             yield
         finally:
-            over.set()
+            done.set()
             thread.join()
 
 
@@ -166,7 +166,7 @@ class TrialBars:
         self._one = bars.add_task("steps", total=None, figure="")
 
     def trial(self, number: int, finished: int, total: int) -> None:
-        """Starts the bar of a trial anew."""
+        """Resets the bar of the steps for a new trial."""
         self._bars.update(self._all, completed=finished, total=total)
         self._bars.reset(self._one, description=f"trial {number}", total=None, figure="")
 
@@ -189,11 +189,11 @@ class TrialBars:
         self._bars.update(self._all, advance=1)
         chosen = self._space.settings(tried.recipe)
         changed = [f"{name} {value}" for name, value in chosen.items() if value != self._own.get(name)]
-        ended = f"given up: {tried.why}" if tried.value is None else f"{self._metric} {tried.value:.4f}"
+        ended = f"pruned: {tried.why}" if tried.value is None else f"{self._metric} {tried.value:.4f}"
         mark = "  best so far" if best is not None and best.number == tried.number else ""
         self._bars.console.print(
             f"trial {tried.number:>3}  {ended}  epochs {tried.epochs}, {tried.seconds:.0f} s{mark}\n"
-            f"           {', '.join(changed) or 'the recipe as it is'}",
+            f"           {', '.join(changed) or 'the recipe unchanged'}",
             markup=False,
         )
 

@@ -1,4 +1,4 @@
-"""The subcommands that work on a store alone: list, promote, roll back, add items, prune."""
+"""The commands that work on a store alone: `bundles`, `promote`, `rollback`, `add-items`, `prune`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Ids = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
 
 def bundles(*, store: Store, as_json: Json = False) -> None:
-    """List the bundles of a store, newest first, which one is live, and which failed a publish gate.
+    """List the bundles of a store, newest first: which one is live, and which failed a publish gate.
 
     Args:
         store: Folder of bundles.
@@ -35,7 +35,7 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
     for version in reversed(opened.versions()):
         state = ""
         if pointer is not None and version in pointer.open_versions:
-            state = "live" if version == pointer.version else "before it"
+            state = "live" if version == pointer.version else "previous"
         try:
             m = opened.manifest(version)
             ndcg = m.metrics.get("ndcg@10")
@@ -59,21 +59,21 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
 
 
 def promote(version: str, /, *, store: Store, force: bool = False) -> None:
-    """Make a bundle live, after verifying every file of it.
+    """Make a bundle live, after verifying all of its files.
 
-    Refused where the bundle failed a publish gate. The services load it within seconds, each by itself; `two-tower
-    wait` returns once they have, and `two-tower status` shows how far they are.
+    A bundle that failed a publish gate is refused. Each service loads the bundle within seconds; `two-tower wait`
+    returns when all have, and `two-tower status` shows which have.
 
     Args:
         version: As `bundles` lists it.
         store: Folder of bundles.
-        force: Promote it past the gates that it failed; its manifest records which.
+        force: Promote it although it failed gates; its manifest records which.
     """
     go_live(BundleStore(store), version, force=force)
 
 
 def rollback(*, store: Store) -> None:
-    """Make the bundle live that was live before, whatever its gates said: the services still have it open.
+    """Make the previous live bundle live again, without checking its gates: the services still have it open.
 
     Args:
         store: Folder of bundles.
@@ -98,11 +98,11 @@ def add_items(
 
     Args:
         store: Folder of bundles.
-        items: New and changed items: CSV or Parquet, with the columns of the recipe's items table.
-        remove: Text file of item ids to withdraw, one a line.
-        remove_id: Item ids to withdraw.
-        bundle: Version to start from. Default: the live one.
-        promote: Make the new bundle live, where the one it was made from still is.
+        items: Table of new and changed items: CSV or Parquet, with the columns of the recipe's items table.
+        remove: Text file with the ids of items to withdraw, one a line.
+        remove_id: Ids of items to withdraw.
+        bundle: Version of the bundle to start from. Default: the live one.
+        promote: Make the new bundle live; refused if --bundle is not given and another bundle went live meanwhile.
         as_json: Print the result as JSON on stdout.
     """
     started = time.monotonic()
@@ -138,16 +138,16 @@ def add_items(
         f"{manifest.model_version}"
     )
     print_json(result, as_json)
-    console.console.print(f"gates but {gates.ANN_RECALL} are those of {start}: nothing else was measured anew")
+    console.console.print(f"all gates but {gates.ANN_RECALL} are those of {start}: only that one was measured again")
     report_published(opened, manifest, promote=promote, expected_live=None if bundle else start)
 
 
 def prune(*, store: Store, keep: int = 5) -> None:
-    """Remove the oldest bundles; never the live one or the one before it.
+    """Remove the oldest bundles; the live one and the previous one always stay.
 
     Args:
         store: Folder of bundles.
-        keep: How many of the newest to leave, at least 1.
+        keep: Number of the newest bundles to keep, at least 1.
     """
     if keep < 1:
         console.fail(f"--keep is {keep}, expected at least 1")
@@ -163,10 +163,10 @@ def report_published(
     force: bool = False,
     expected_live: str | None = None,
 ) -> None:
-    """Prints what was published and what its gates say, and promotes it where asked.
+    """Prints a published bundle and the results of its gates, and makes it live if `promote` is set.
 
     Raises:
-        BundleError: as of `BundleStore.promote`.
+        BundleError: the bundle cannot be promoted, see `BundleStore.promote`.
     """
     index = manifest.index
     shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in index.parameters.items() if name != "seed")
@@ -184,16 +184,16 @@ def report_published(
 
 
 def print_comparison(store: BundleStore, version: str) -> None:
-    """Prints a new bundle beside the one that was live when it was published."""
+    """Prints the comparison of a new bundle with the one that was live when it was published."""
     report = json.loads((store.path(version) / EVALUATION).read_text(encoding="utf-8"))
     console.print_comparison(report["comparison"])
 
 
 def go_live(store: BundleStore, version: str, *, force: bool, expected_live: str | None = None) -> None:
-    """Promotes a bundle, and says loudly what was forced.
+    """Promotes a bundle, and prints each failed gate that was forced.
 
     Raises:
-        BundleError: as of `BundleStore.promote`.
+        BundleError: the bundle cannot be promoted, see `BundleStore.promote`.
     """
     manifest = store.manifest(version)
     pointer = store.promote(version, force=force, expected_live=expected_live)
@@ -208,7 +208,7 @@ def go_live(store: BundleStore, version: str, *, force: bool, expected_live: str
 
 
 def print_json(value: Any, wanted: bool) -> None:
-    """Prints a value on stdout, where it is wanted."""
+    """Prints a value as JSON on stdout if `wanted`."""
     if wanted:
         print(json.dumps(value, indent=2))
 

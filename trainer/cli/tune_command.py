@@ -1,4 +1,4 @@
-"""The subcommand that searches for a better recipe: `tune`."""
+"""The command `tune`, which searches for a better recipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands ne
     from trainer.tuning.search_space import SearchSpace
 
 _SHOWN = 5
-"""Best trials, and keys that matter most."""
+"""Number of the best trials, and of the most important keys, to print."""
 
 
 def tune(
@@ -47,31 +47,31 @@ def tune(
     cache: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Search for a better recipe and write it. Only validation is looked at, never the test part.
+    """Search for a better recipe and write it. Trials are judged on the validation part, never on the test part.
 
-    The same command goes on with a search that was stopped.
+    The same command resumes a search that was stopped.
 
     Example: `python -m trainer tune movielens_100k --trials 30`
 
     Args:
-        recipe_name: A shipped recipe or the path of a TOML file: the first trial, and what the others are near to.
-        data_folder: Folder that the recipe's tables are in. Default: its download, or the folder of the TOML file.
-        trials: How many are to be finished, those of earlier runs counted.
+        recipe_name: A shipped recipe or the path of a TOML file. It is the first trial; the others vary its keys.
+        data_folder: Folder of the recipe's tables. Default: its download, or the folder of the TOML file.
+        trials: Number of trials to finish, including those of earlier runs of the command.
         study: SQLite file that keeps the trials.
-        out: The recipe of the best trial.
-        force: Replace that file though this search has not written it.
-        metric: What is made as high as possible, on validation. Default: the recipe's training.metric.
-        epochs: Instead of the recipe's.
-        max_minutes: Stop when these are over. Default: never.
-        seed: Of what is tried.
-        fix: A key that stays as it is, such as dimension, or history.encoder; may be given several times.
+        out: File to write the recipe of the best trial to.
+        force: Replace that file although this search did not write it.
+        metric: Validation metric to maximise. Default: the recipe's training.metric.
+        epochs: Largest number of epochs of a trial. Default: the recipe's.
+        max_minutes: Time limit in minutes. Default: none.
+        seed: Seed of the choice of trials.
+        fix: Key that is not searched over, such as dimension or history.encoder; may be given several times.
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the trials as JSON on stdout.
     """
     if trials < 1:
-        raise RunError(f"--trials {trials}: at least 1")
+        raise RunError(f"--trials is {trials}, expected at least 1")
     if max_minutes is not None and not max_minutes > 0:
-        raise RunError(f"--max-minutes {max_minutes:g}: above 0")
+        raise RunError(f"--max-minutes is {max_minutes:g}, expected above 0")
     chosen = _override(loading.load(recipe_name), metric, epochs)
     progress = RichProgress()
     folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
@@ -79,7 +79,7 @@ def tune(
     print_data(chosen, data)
 
     import_tensorflow()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of graphs that each trial has to make anew
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each trial builds new graphs
     from trainer.tuning.recipe_search import Search
     from trainer.tuning.search_space import SearchSpace
     from trainer.tuning.studies import digest_data, open_study
@@ -97,22 +97,22 @@ def tune(
             raise RecipeError(f"{out} exists and is kept; name another file with --out, or replace it with --force")
         train = _train_command(chosen, out, folder, named=data_folder is not None)
         if search.finished:
-            console.print(f"going on with {study}, where {search.finished} trials are finished")
+            console.print(f"resuming {study}, where {search.finished} trials are finished")
         limit = math.inf if max_minutes is None else 60 * max_minutes
         try:
             with progress.trials(chosen.training.metric, space) as watch:
                 is_complete = search.run(trials, max_seconds=limit, watch=watch)
         except KeyboardInterrupt:
-            console.print("stopped; the same command goes on")
+            console.print("stopped; the same command resumes the search")
             if search.best(1):
                 _report(search, space, out, study, train, as_json)
             raise
         if not is_complete:
-            console.print(f"{max_minutes:g} minutes are over; the same command goes on")
+            console.print(f"{max_minutes:g} minutes are over; the same command resumes the search")
         if not search.best(1):
             raise TrainingError(
-                f"none of {search.finished} trials has led anywhere, so no recipe is written; give it more time "
-                "(--max-minutes), or look at the recipe: `train` says what goes wrong"
+                f"none of {search.finished} trials is complete, so no recipe is written; give it more time "
+                "(--max-minutes), or run `train` on the recipe to see what goes wrong"
             )
         _report(search, space, out, study, train, as_json)
 
@@ -126,7 +126,7 @@ def _override(chosen: Recipe, metric: str | None, epochs: int | None) -> Recipe:
 
 
 def _train_command(chosen: Recipe, out: Path, folder: Path, *, named: bool) -> str:
-    """Returns how the written recipe is trained: its paths are those of the recipe that the search started from."""
+    """Returns the command that trains the written recipe, whose paths are those of the original recipe."""
     words = ["python", "-m", "trainer", "train", str(out)]
     if named or (chosen.download is None and folder.resolve() != out.parent.resolve()):
         words += ["--data", str(folder)]
@@ -134,7 +134,7 @@ def _train_command(chosen: Recipe, out: Path, folder: Path, *, named: bool) -> s
 
 
 def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: str, as_json: bool) -> None:
-    """Writes the recipe of the best trial, and prints the best ones."""
+    """Writes the recipe of the best trial, and prints the best trials."""
     from trainer.tuning.recipe_search import recipe_of
 
     best, metric = search.best(_SHOWN), space.recipe.training.metric
@@ -147,7 +147,7 @@ def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: s
     print_rows(f"the best trials; {search.finished} are finished, {search.pruned} of them pruned", _rows(best, space))
     if importance:
         most = [f"{name} {share:.0%}" for name, share in list(importance.items())[:_SHOWN]]
-        console.print(f"what told good trials from others: {', '.join(most)}")
+        console.print(f"most important keys: {', '.join(most)}")
     console.print(f"recipe: {out}   train it: {train}")
     print_json(
         {
@@ -173,7 +173,7 @@ def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: s
 
 
 def _rows(best: Sequence[Tried], space: SearchSpace) -> list[dict[str, Any]]:
-    """Returns a row for each key: the recipe's value and those of the trials."""
+    """Returns a row for each key, with the value of the recipe and those of the trials."""
     chosen = [space.settings(tried.recipe) for tried in best]
     own = space.settings(space.recipe.to_json())
     figures = {

@@ -1,6 +1,7 @@
-"""Methods that need no gradient: popularity, neighbours, closed-form regression, factorisation.
+"""Methods of the baselines: popularity, nearest neighbours, closed-form regression and matrix factorisation.
 
-A method is fitted on events and gives a `trainer.evaluation.metrics.Scorer`. Users without any event get popularity.
+Each method is fitted on events and returns a `trainer.evaluation.metrics.Scorer`. Users without events get the scores
+of popularity.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from trainer.data.events import Events
 from trainer.evaluation.metrics import Scorer
 
 _BLOCK = 2048
-"""Items whose rows of an items x items matrix are made at once."""
+"""Number of rows of an items x items matrix that are computed at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Events that a method is fitted on. Equal to itself alone, so that it can be the key of a cache.
+    """Events that a method is fitted on. Compared by identity, so that it can be the key of a cache.
 
     Attributes:
-        events: sorted by user, then time.
-        user_count: of the data set.
-        item_count: size of the catalogue.
+        events: Events, sorted by user, then time.
+        user_count: Number of users of the data set.
+        item_count: Number of items of the catalogue.
     """
 
     events: Events
@@ -37,20 +38,20 @@ class Known:
     item_count: int
 
     def matrix(self) -> sp.csr_matrix:
-        """Returns [user_count, item_count] float32, 1 where a user met an item."""
+        """Returns the interactions: [user_count, item_count] float32, 1 where a user interacted with an item."""
         pairs = self.events.pairs
         ones = np.ones(len(pairs), dtype=np.float32)
         return sp.csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=(self.user_count, self.item_count))
 
     def ranks(self) -> np.ndarray:
-        """Returns how many events of the same user are newer, 0 for the newest: [n] int64."""
+        """Returns the number of newer events of the same user, 0 for the newest event: [n] int64."""
         ends = self.events.starts(self.user_count)[1:]
         return ends[self.events.users] - 1 - np.arange(len(self.events))
 
     def decayed(self, decay: float) -> sp.csr_matrix:
-        """Returns [user_count, item_count] float32, ``decay ** rank``: 0 is the rank of a user's newest event.
+        """Returns the interactions, weighted by recency: [user_count, item_count] float32, ``decay ** rank``.
 
-        Of an item that a user met several times, the newest counts.
+        Rank 0 is the newest event of a user. Of several events with an item, the newest one counts.
         """
         users, items = self.events.users, self.events.items
         weights = np.power(decay, self.ranks()).astype(np.float32)
@@ -60,22 +61,22 @@ class Known:
         return sp.csr_matrix((weights[newest], (users[newest], items[newest])), shape=shape)
 
     def popularity(self) -> np.ndarray:
-        """Returns the events of each item: [item_count] float32."""
+        """Returns the number of events of each item: [item_count] float32."""
         return self.events.item_counts(self.item_count).astype(np.float32)
 
 
 def popularity(known: Known) -> Scorer:
-    """Returns the events of each item, the same for everyone."""
+    """Returns a scorer: the number of events of each item, the same for all users."""
     return _same(known.popularity())
 
 
 def recent_popularity(known: Known, *, half_life: float) -> Scorer:
-    """Returns the events of each item, each worth half as much for every half-life that it is older than the newest.
+    """Returns a scorer: the events of each item with weights that halve with each half-life of age.
 
     Args:
-        known: the events.
-        half_life: share of the greatest age. Where the data has no time, an event's age is how many events its user
-            had since.
+        known: Events to fit on.
+        half_life: Half-life as a share of the greatest age. If the data has no times, the age of an event is the number
+            of newer events of its user.
     """
     age = _ages(known)
     weights = 0.5 ** (age / max(age.max(), 1e-9) / half_life)
@@ -83,9 +84,10 @@ def recent_popularity(known: Known, *, half_life: float) -> Scorer:
 
 
 def _ages(known: Known) -> np.ndarray:
-    """Returns [n] float64, 0 the newest: seconds, or rows of the table; or events of the same user since.
+    """Returns the age of each event, 0 for the newest: [n] float64, in seconds or rows, or as newer events of its user.
 
-    Events of sequences are numbered user by user, which tells nothing of who came later: no two users overlap there.
+    Events of sequences are numbered user by user, so that these numbers cannot order events of different users; no two
+    users overlap then.
     """
     times = known.events.times
     starts = known.events.starts(known.user_count)
@@ -98,10 +100,10 @@ def _ages(known: Known) -> np.ndarray:
 
 
 def item_knn(known: Known, *, neighbours: int, shrinkage: float) -> Scorer:
-    """Returns the sum of the cosines to the items that the user met, of the nearest neighbours alone.
+    """Returns a scorer: the sum of the cosines to the user's items, of the nearest neighbours only.
 
-    Sarwar et al. 2001, "Item-based Collaborative Filtering Recommendation Algorithms". ``shrinkage`` is added to the
-    denominator, so that few common users say little.
+    Sarwar et al. 2001, "Item-based Collaborative Filtering Recommendation Algorithms". `shrinkage` is added to the
+    denominator, which lowers the similarity of items with few common users.
     """
     matrix = known.matrix()
     norms = np.sqrt(np.asarray(matrix.sum(axis=0)).ravel())
@@ -118,21 +120,23 @@ def item_knn(known: Known, *, neighbours: int, shrinkage: float) -> Scorer:
 
 
 def ease(known: Known, *, ridge: float, decay: float = 1.0) -> Scorer:
-    """Returns ``x B`` with ``B = I - P diag(1 / diag(P))``, ``P = (X'X + ridge I)^-1`` (Steck 2019, "Embarrassingly
-    Shallow Autoencoders for Sparse Data", eq. 8).
+    """Returns a scorer: ``x B`` with ``B = I - P diag(1 / diag(P))`` and ``P = (X'X + ridge I)^-1``.
+
+    Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data", eq. 8.
 
     Args:
-        known: the events.
-        ridge: lambda, above 0.
-        decay: of the user's row x: ``decay ** rank``, 0 the rank of the newest event; 1 weighs all alike.
-    """  # noqa: D205
+        known: Events to fit on.
+        ridge: Regularisation lambda, above 0.
+        decay: Weight of an event in the user's row x is ``decay ** rank``, with rank 0 for the newest. 1: equal
+            weights.
+    """
     weights = ease_weights(known, ridge)
     return _linear(known, known.matrix() if decay == 1.0 else known.decayed(decay), weights)
 
 
 @lru_cache(maxsize=1)
 def ease_weights(known: Known, ridge: float) -> np.ndarray:
-    """Returns B: [item_count, item_count] float32, for which there is memory once and a half."""
+    """Returns B: [item_count, item_count] float32. Needs memory for one and a half such matrices."""
     matrix = known.matrix()
     transposed = matrix.T.tocsr()
     weights = np.empty((known.item_count, known.item_count), dtype=np.float32)
@@ -147,8 +151,8 @@ def ease_weights(known: Known, ridge: float) -> np.ndarray:
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Returns the inverse of a symmetric, positive matrix [n, n] float32, which it overwrites, by Cholesky."""
-    columns = matrix.T  # LAPACK works in place where columns are contiguous
+    """Returns the inverse of a symmetric, positive definite matrix [n, n] float32, which it overwrites."""
+    columns = matrix.T  # LAPACK works in place if columns are contiguous
     factor, failed = lapack.spotrf(columns, lower=1, overwrite_a=1)
     if failed:
         raise ValueError("the ridge is too small for these data: the matrix has no inverse")
@@ -162,9 +166,10 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def ials(known: Known, *, factors: int, alpha: float, regularisation: float, iterations: int) -> Scorer:
-    """Returns the dot products of factors by `implicit` (Hu et al. 2008, "Collaborative Filtering for Implicit Feedback
-    Datasets").
-    """  # noqa: D205
+    """Returns a scorer: the dot products of factors that `implicit` computes.
+
+    Hu et al. 2008, "Collaborative Filtering for Implicit Feedback Datasets".
+    """
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore")
         from implicit.als import AlternatingLeastSquares
@@ -178,7 +183,7 @@ def ials(known: Known, *, factors: int, alpha: float, regularisation: float, ite
 
 
 def repeat_frequency(known: Known) -> Scorer:
-    """Returns how often the user met each item; those that they never met follow by popularity."""
+    """Returns a scorer: the number of the user's events with each item; items without any are ranked by popularity."""
     events = known.events
     counts = sp.coo_matrix(
         (np.ones(len(events), dtype=np.float32), (events.users, events.items)),
@@ -195,20 +200,20 @@ def _same(scores: np.ndarray) -> Scorer:
 
 def _linear(known: Known, rows: sp.csr_matrix, weights: Any) -> Scorer:
     def score(users: np.ndarray) -> np.ndarray:
-        found = rows[users] @ weights
-        return np.asarray(found.todense() if sp.issparse(found) else found, dtype=np.float32)
+        scores = rows[users] @ weights  # [n, item_count]
+        return np.asarray(scores.todense() if sp.issparse(scores) else scores, dtype=np.float32)
 
     return _or_popular(known, score)
 
 
 def _or_popular(known: Known, score: Scorer) -> Scorer:
-    met = np.diff(known.events.starts(known.user_count)) > 0
+    has_events = np.diff(known.events.starts(known.user_count)) > 0
     popular = known.popularity()
-    return lambda users: np.where(met[users][:, None], score(users), popular[None, :])
+    return lambda users: np.where(has_events[users][:, None], score(users), popular[None, :])
 
 
 def _largest(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
-    """Returns the matrix with the `count` largest values of each row alone."""
+    """Returns the matrix with only the `count` largest values of each row."""
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
         values = matrix.data[start:end]
         if len(values) > count:

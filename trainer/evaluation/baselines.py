@@ -1,4 +1,4 @@
-"""What a team would otherwise use, each tuned on validation: the honest bar for a model."""
+"""Baselines, each with settings that are chosen on validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.evaluation.metrics import HeldOut, Scorer, evaluate
 from trainer.progress import SILENT, Progress
 
 _DENSE_ITEMS = 20_000
-"""Largest catalogue whose items x items matrix is made: 1.6 GB of float32."""
+"""Largest catalogue for methods with an items x items matrix: 1.6 GB of float32."""
 
 _UNITS = {
     "half_life": " of the greatest age of an event",
@@ -29,7 +29,7 @@ _UNITS = {
     "neighbours": " items",
 }
 _IN_MEMORY_EVENTS = 30_000_000
-"""Most events that a method is fitted on which holds them all: some take 100 bytes each."""
+"""Largest number of events for methods that hold all of them in memory, in up to 100 bytes each."""
 
 _TUNING_USERS = 4000
 _RIDGES = (50.0, 100.0, 200.0, 300.0, 500.0, 1000.0)
@@ -38,14 +38,21 @@ _DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97)
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method and the settings that validation chooses from."""
+    """A method with the settings that validation chooses from.
+
+    Attributes:
+        fit: Function from `Known` events and settings to a scorer.
+        grid: Settings to choose from.
+        is_dense: Whether the method has an items x items matrix.
+        counts_repeats: Whether the method only makes sense if known items are ranked too.
+        streams: Whether the method needs only counts, and never has all events in memory.
+    """
 
     fit: Callable[..., Scorer]
     grid: Sequence[Mapping[str, Any]] = ({},)
     is_dense: bool = False
     counts_repeats: bool = False
     streams: bool = False
-    """Whether it does with counts, and never has all events in memory."""
 
 
 BASELINES: Mapping[str, Baseline] = {
@@ -77,12 +84,14 @@ def fit_all(
     repeats: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[dict[str, Scorer], list[str]]:
-    """Returns every method by name, fitted on training and validation with what was best on validation; and notes.
+    """Returns the scorer of each method by name, fitted on training and validation events, and notes for people.
+
+    The settings of each method are the best ones on validation.
 
     Args:
         data: Data set and its split; the test part is not read.
-        repeats: whether known items are ranked too.
-        progress: what it reports to.
+        repeats: Whether known items are ranked too.
+        progress: Receives the current method and setting.
     """
     parts, notes = data.parts, list[str]()
     user_count, item_count = len(data.dataset.user_ids), len(data.dataset.items.ids)
@@ -117,18 +126,18 @@ def fit_all(
 def _choose(
     names: Sequence[str], before: Known, held_out: HeldOut, tell: Callable[[str], None]
 ) -> dict[str, Mapping[str, Any]]:
-    """Returns the settings by name that have the best NDCG@10 on `held_out`, fitted on `before`."""
+    """Returns the settings of each method with the best NDCG@10 on `held_out`, fitted on `before`."""
     figures: dict[Any, float] = {}
     chosen: dict[str, Mapping[str, Any]] = {}
-    for name in sorted(names, key=lambda name: -len(BASELINES[name].grid)):  # EASE finds its figures done
+    for name in sorted(names, key=lambda name: -len(BASELINES[name].grid)):  # EASE uses figures of EASE with recency
         fit, grid = BASELINES[name].fit, BASELINES[name].grid
         if len(grid) == 1:
             chosen[name] = grid[0]
             continue
         keys = [(fit, *settings.items()) for settings in grid]
-        for at, (key, settings) in enumerate(zip(keys, grid, strict=True), start=1):
+        for number, (key, settings) in enumerate(zip(keys, grid, strict=True), start=1):
             if key not in figures:
-                tell(f"{name}, setting {at} of {len(grid)}")
+                tell(f"{name}, setting {number} of {len(grid)}")
                 figures[key] = evaluate(held_out, fit(before, **settings)).means["ndcg@10"]
         chosen[name] = max(zip(keys, grid, strict=True), key=lambda pair: figures[pair[0]])[1]
     return chosen
@@ -139,5 +148,5 @@ def _shown(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _validation(parts: Parts, item_count: int, *, repeats: bool) -> HeldOut:
-    known, asked = sample_users(parts.train, parts.valid, _TUNING_USERS)
-    return HeldOut.of(known.pairs, asked.pairs, item_count, repeats=repeats)
+    known, valid = sample_users(parts.train, parts.valid, _TUNING_USERS)
+    return HeldOut.of(known.pairs, valid.pairs, item_count, repeats=repeats)

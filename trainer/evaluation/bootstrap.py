@@ -1,7 +1,7 @@
 """Bootstrap intervals of means over users (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13).
 
-`scipy.stats.bootstrap` gives the same intervals for three times the CPU time, as it gathers each drawn value where this
-multiplies counts: 2.8 s against 1.0 s a call for 22,363 users and 12 metrics, of 14 s to score one method.
+`scipy.stats.bootstrap` gives the same intervals in three times the CPU time, as it gathers every drawn value instead of
+multiplying counts: 2.8 s instead of 1.0 s for 22,363 users and 12 metrics, when scoring a method takes 14 s.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import numpy as np
 
 _CELLS = 2**22
-"""Draws held at once: 32 MiB each of indices and counts."""
+"""Number of draws that are held at once: 32 MiB each of indices and counts."""
 
 
 def bootstrap(values: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Returns low and high of the 95 % percentile interval of each mean: [2, m] float64.
+    """Returns the 95 % percentile interval of the mean of each metric, low and high: [2, m] float64.
 
     Args:
-        values: [n, m] float, a row for each user, n above 0; the same users are drawn for all m.
-        resamples: users drawn with replacement, so many times.
-        seed: of the draws.
+        values: [n, m] float, m metrics of n users, n above 0; all metrics have the same draws of users.
+        resamples: Number of bootstrap samples.
+        seed: Random seed.
 
     Raises:
-        ValueError: there are no users.
+        ValueError: There are no users.
     """
     count = len(values)
     if not count:
@@ -41,16 +41,16 @@ def paired(first: np.ndarray, second: np.ndarray, *, resamples: int = 1000, seed
     """Returns the means of ``first - second`` on the same users, and low and high of their intervals: [3, m] float64.
 
     Args:
-        first: [n, m] float, a row for each user.
-        second: [n, m] float, of the same users in the same order.
-        resamples: as of `bootstrap`.
-        seed: likewise.
+        first: [n, m] float, m metrics of n users.
+        second: [n, m] float, metrics of the same users in the same order.
+        resamples: Number of bootstrap samples.
+        seed: Random seed.
 
     Raises:
-        ValueError: they are not of the same users.
+        ValueError: The numbers of users differ.
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} users; a paired difference needs the same ones")
+        raise ValueError(f"{len(first)} and {len(second)} users; a paired difference needs the same users")
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return np.concatenate(
         [difference.mean(axis=0, keepdims=True), bootstrap(difference, resamples=resamples, seed=seed)]

@@ -1,7 +1,8 @@
-"""A new model beside the live bundle, on the same held-out data and for the same queries."""
+"""Compares a new model with the live bundle, on the same held-out events and queries."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,31 +13,32 @@ from retrieval.index.recall import exact_top_k
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data, sample_users
-from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
-from trainer.evaluation.evaluate import TEST_USERS, reads_requests
+from trainer.evaluation.deployed_queries import NotComparable, embed_users, open_bundle
+from trainer.evaluation.evaluate import TEST_USERS
 from trainer.evaluation.metrics import HeldOut, evaluate
+from trainer.evaluation.task import reads_requests
 from trainer.recipe.recipe import Recipe
 
 _TOP = 100
 _ABSENT = -2.0
-"""Score of an item that the live bundle lacks: below any cosine."""
+"""Score of an item that is not in the live bundle: below any cosine."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured. Answers are exact and of the whole catalogue, what the user knows included.
+    """Results of a comparison. Rankings are exact and over the whole catalogue, including known items.
 
     Attributes:
-        query_count: held-out queries that the answers are of.
-        never_retrieved: share of the new catalogue that stands in no top 100.
-        mean_log_popularity: mean of log(1 + events before the test) of the items in the top 10.
-        live: the live bundle; empty where none is.
-        not_comparable: why it could not be compared; empty where it could.
-        live_metrics: of the live bundle on the same test part. Items that it lacks stand last. It may have been
-            trained on a part of that data, where the split has changed since.
-        live_mean_log_popularity: of the live bundle's answers to the same queries.
-        overlap_at_10: mean share of its top 10 that the new top 10 has too.
-        overlap_at_100: likewise.
+        query_count: Number of held-out queries that are ranked.
+        never_retrieved: Share of the new catalogue that is in no top 100.
+        mean_log_popularity: Mean of log(1 + events before the test) of the items in the top 10.
+        live: Version of the live bundle; empty if there is none.
+        not_comparable: Reason why the live bundle cannot be compared; empty if it can.
+        live_metrics: Metrics of the live bundle on the same test part. Items that it does not have are ranked last. If
+            the split has changed, the live bundle may have been trained on a part of the test.
+        live_mean_log_popularity: `mean_log_popularity` of the live bundle.
+        overlap_at_10: Mean share of the live top 10 that is in the new top 10 too.
+        overlap_at_100: Mean share of the live top 100 that is in the new top 100 too.
     """
 
     query_count: int
@@ -59,38 +61,38 @@ def compare(
     queries: np.ndarray,
     vectors: np.ndarray,
 ) -> Comparison:
-    """Returns what is known of a new model beside the live bundle of a store, if there is one.
+    """Compares a new model with the live bundle of a store, if there is one.
 
     Args:
-        store: whose live bundle to ask.
-        recipe: of the new model.
+        store: Store with the live bundle.
+        recipe: Recipe of the new model.
         data: Data set and its split; both models are evaluated on the test part.
-        users: [n] rows, held out, whose answers are compared.
-        queries: [n, dim] float32, theirs, by the new model.
-        vectors: [item_count, dim] float32, of the new model.
+        users: [n] rows of users with held-out events, whose rankings are compared.
+        queries: [n, dim] float32, embeddings of their queries by the new model.
+        vectors: [item_count, dim] float32, embeddings of the catalogue by the new model.
     """
     dataset, parts = data
     item_count = len(dataset.items.ids)
     log_popularity = np.log1p(parts.known.item_counts(item_count))
     top = exact_top_k(queries, vectors, _TOP)  # [n, k]
-    new = {
-        "query_count": len(queries),
-        "never_retrieved": 1 - len(np.unique(top)) / item_count,
-        "mean_log_popularity": float(log_popularity[top[:, :10]].mean()),
-    }
     pointer = store.live()
+    comparison = Comparison(
+        query_count=len(queries),
+        never_retrieved=1 - len(np.unique(top)) / item_count,
+        mean_log_popularity=float(log_popularity[top[:, :10]].mean()),
+        live=pointer.version if pointer else "",
+    )
     if pointer is None:
-        return Comparison(**new, not_comparable="no bundle is live")
-    new["live"] = pointer.version
+        return dataclasses.replace(comparison, not_comparable="no bundle is live")
     try:
         live = open_bundle(store, pointer.version, recipe, dataset)
     except (NotComparable, BundleNotFound) as error:
-        return Comparison(**new, not_comparable=str(error))
+        return dataclasses.replace(comparison, not_comparable=str(error))
     rows = live.rows(dataset.items.rows)  # [live item_count]
     live_queries = embed_users(live, recipe, dataset, parts.known, users, parts.test)
     live_top = rows[exact_top_k(live_queries, live.vectors, _TOP)]  # [n, k]
-    return Comparison(
-        **new,
+    return dataclasses.replace(
+        comparison,
         live_metrics=_evaluate(live, rows, recipe, data),
         live_mean_log_popularity=float(np.where(live_top < 0, 0.0, log_popularity[live_top])[:, :10].mean()),
         overlap_at_10=_overlap(live_top[:, :10], top[:, :10]),
@@ -99,6 +101,7 @@ def compare(
 
 
 def _evaluate(live: DeployedBundle, rows: np.ndarray, recipe: Recipe, data: Data) -> dict[str, float]:
+    """Returns the metrics of the live bundle; `rows` are the catalogue rows of its items, -1 if not in it."""
     dataset, parts = data
     item_count = len(dataset.items.ids)
     shared = rows >= 0
@@ -111,15 +114,15 @@ def _evaluate(live: DeployedBundle, rows: np.ndarray, recipe: Recipe, data: Data
         return scores
 
     counts = parts.known.item_counts(item_count)
-    known, asked = sample_users(parts.known, parts.test, TEST_USERS)
+    known, test = sample_users(parts.known, parts.test, TEST_USERS)
     new_users = reads_requests(recipe)
     held_out = HeldOut.of(
-        known.pairs, asked.pairs, item_count, repeats=recipe.split.repeats, item_counts=counts, new_users=new_users
+        known.pairs, test.pairs, item_count, repeats=recipe.split.repeats, item_counts=counts, new_users=new_users
     )
     return evaluate(held_out, score).means
 
 
 def _overlap(old: np.ndarray, new: np.ndarray) -> float:
-    """Returns the mean share of each row of `old` [n, k] that the row of `new` has too."""
-    found = [len(set(a) & set(b)) / len(a) for a, b in zip(old.tolist(), new.tolist(), strict=True)]
-    return float(np.mean(found))
+    """Returns the mean share of each row of `old` [n, k] that is in the same row of `new` too."""
+    shares = [len(set(a) & set(b)) / len(a) for a, b in zip(old.tolist(), new.tolist(), strict=True)]
+    return float(np.mean(shares))

@@ -1,4 +1,4 @@
-"""A bundle of a run, asked as the services answer: what the export and the approximate index cost."""
+"""Scores items as the services do, with exported tower and index, to measure the loss of both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retrieval.index.registry import open_index
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data
 from trainer.errors import RunError
-from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
+from trainer.evaluation.deployed_queries import NotComparable, embed_users, open_bundle
 from trainer.evaluation.metrics import Scorer
 from trainer.recipe.recipe import Recipe
 
@@ -20,10 +20,10 @@ _TOP = 100
 
 
 def deployed_scorer(store: BundleStore, version: str | None, model_version: str, recipe: Recipe, data: Data) -> Scorer:
-    """Returns what scores the items that the index finds by their cosine, and all others as not found.
+    """Returns a scorer that gives the hits of the index their cosine, and all other items -inf.
 
-    The index is asked for 100 items more than the user knows, with the search budget of the bundle raised in the same
-    proportion, as a caller does who excludes them.
+    The index returns 100 hits more than the user has known items, with a proportionally larger search budget, like the
+    service for a request that excludes the known items.
 
     Args:
         store: Store that holds the bundle.
@@ -33,8 +33,8 @@ def deployed_scorer(store: BundleStore, version: str | None, model_version: str,
         data: Data set and its split; training and validation events make the histories.
 
     Raises:
-        RunError: there is no such bundle of this run.
-        BundleRefused: it is damaged.
+        RunError: There is no such bundle of this model.
+        BundleRefused: The bundle is damaged.
     """
     dataset, parts = data
     manifest = _find(store, version, model_version)
@@ -54,13 +54,13 @@ def deployed_scorer(store: BundleStore, version: str | None, model_version: str,
     def score(users: np.ndarray) -> np.ndarray:
         scores = np.full((len(users), len(dataset.items.ids)), -np.inf, dtype=np.float32)
         embeddings = embed_users(bundle, recipe, dataset, parts.known, users, parts.test)
-        for at, embedding in enumerate(embeddings):
-            known = int(starts[users[at] + 1] - starts[users[at]])
+        for row, (user, embedding) in enumerate(zip(users, embeddings, strict=True)):
+            known = int(starts[user + 1] - starts[user])
             budget = index.raise_budget(spec.search_budget, _TOP, _TOP + known)
             k = min(_TOP + known, manifest.item_count)
             hits = index.search(embedding[np.newaxis], k, budget)[0]
-            here = rows[hits.rows] >= 0  # a bundle may have items that came later
-            scores[at, rows[hits.rows][here]] = hits.scores[here]
+            in_catalogue = rows[hits.rows] >= 0  # the bundle may have newer items
+            scores[row, rows[hits.rows][in_catalogue]] = hits.scores[in_catalogue]
         return scores
 
     return score

@@ -1,32 +1,29 @@
-"""The model beside what anyone could do without one, on held-out events."""
+"""Evaluates a model on held-out events, beside popularity and other methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
-from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.data.splits import Data, sample_users
 from trainer.evaluation import bootstrap
 from trainer.evaluation.metrics import HeldOut, Scorer, Scores, evaluate
 from trainer.evaluation.slices import slices_of
-from trainer.model.embeddings import embed_items, embed_queries, raw_queries
+from trainer.evaluation.task import Task, reads_requests
 from trainer.model.trained_model import TrainedModel
 from trainer.recipe.feature_inputs import HistoryInput, TextInput
-from trainer.recipe.recipe import Recipe
 
 MODEL, POPULARITY = "two-tower", "popularity"
 """Names of the methods."""
 
 VALIDATION_USERS = 5000
-"""Users that an epoch is judged by, at most: enough for a standard error of a few percent of the figure."""
+"""Largest number of users that an epoch is evaluated on: the standard error is a few percent of a metric."""
 
 TEST_USERS = 50_000
-"""Users that a test is judged by, at most: the standard error is under half a percent of most figures."""
+"""Largest number of users that a test is evaluated on: the standard error is under half a percent of most metrics."""
 
 Metrics = Mapping[str, float]
 Figures = Mapping[str, Metrics]
@@ -37,20 +34,21 @@ class Evaluation:
     """Metrics of the test part.
 
     Attributes:
-        metrics: by method, then by metric; the model is the first.
-        user_count: users evaluated.
-        cold_user_count: users of the test without any known item, left out.
-        cold_item_share: share of the relevant items that no training event has; they stay in.
-        repeat_share: share of the test events whose user already had the item.
-        repeats: whether those count; if so, nothing is left out of the ranking.
-        fitted_on: what the towers saw: ``train``, or ``train + valid``.
-        intervals: 95 % of the bootstrap over users, by method and metric: low and high.
-        differences: model minus method on the same users, by method and metric: difference, low, high.
-        slices: the model by slice, then group: its metrics, and ``users``.
-        inputs: the model by what the caller sends.
-        test_user_count: users of the test part. Of more than `TEST_USERS`, so many are drawn, and all counts and
-            metrics are of these.
-        repeat_user_count: users whose test events all repeat items that they had, left out where repeats do not count.
+        metrics: Metrics by method, then name; the model is the first method.
+        user_count: Number of evaluated users.
+        cold_user_count: Number of test users without known items, who are not evaluated.
+        cold_item_share: Share of the relevant items without training events; they are evaluated.
+        repeat_share: Share of the test events with an item that the user had interacted with before.
+        repeats: Whether these events count; if so, known items are ranked too.
+        fitted_on: Parts that the towers were trained on: ``train``, or ``train + valid``.
+        intervals: 95 % bootstrap intervals over users, by method and metric: low and high.
+        differences: Model minus method on the same users, by method and metric: difference, low and high.
+        slices: Metrics of the model by slice, then group, with the number of its ``users``.
+        inputs: Metrics of the model by the features that the request has.
+        test_user_count: Number of users of the test part. Of more than `TEST_USERS`, as many are sampled, and all
+            counts and metrics are of these.
+        repeat_user_count: Number of users whose test events all have items that they interacted with before, who are
+            not evaluated unless `repeats`.
     """
 
     metrics: Figures
@@ -68,64 +66,22 @@ class Evaluation:
     repeat_user_count: int = 0
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is evaluated: a model, on held-out events of known users.
-
-    Attributes:
-        model: Model to evaluate.
-        dataset: Users and items.
-        known: Events that the histories are made of.
-        asked: Held-out events.
-    """
-
-    model: TrainedModel
-    dataset: Dataset
-    known: Events
-    asked: Events
-
-    @cached_property
-    def vectors(self) -> np.ndarray:
-        """What the item tower makes of the catalogue: [item_count, dim] float32."""
-        return embed_items(self.model.towers[1], self.model.schemas, self.dataset)
-
-    def scorer(self, keep: Callable[[str], bool] = lambda _: True) -> Scorer:
-        """Returns what scores users by the dot product of the two towers.
-
-        Args:
-            keep: whether a feature, by its name, is sent at all.
-        """
-        recipe, schemas, query_tower = self.model.recipe, self.model.schemas, self.model.towers[0]
-
-        def score(users: np.ndarray) -> np.ndarray:
-            raw = raw_queries(recipe, self.dataset, schemas, self.known, users, self.asked)
-            sent = {name: column for name, column in raw.items() if keep(name)}
-            return embed_queries(query_tower, schemas, sent, len(users)) @ self.vectors.T  # [n, item_count]
-
-        return score
-
-
 def popularity_scorer(known: Events, item_count: int) -> Scorer:
-    """Returns what scores all users alike: by how many events an item has in `known`."""
+    """Returns a scorer that ranks items by their number of events in `known`, for all users alike."""
     counts = known.item_counts(item_count).astype(np.float32)
     return lambda users: np.broadcast_to(counts, (len(users), item_count))
 
 
-def reads_requests(recipe: Recipe) -> bool:
-    """Whether the query tower reads a text: then a user of whom nothing is known can still be answered."""
-    return any(isinstance(feature, TextInput) for feature in recipe.query_tower.features)
-
-
 def evaluate_validation(model: TrainedModel, data: Data) -> dict[str, float]:
-    """Returns the model's metrics on the validation part: what may guide choices.
+    """Returns the metrics of a model on the validation part, for choices such as the best epoch.
 
-    Of more than `VALIDATION_USERS` users, the same ones are drawn each time.
+    Of more than `VALIDATION_USERS` users, a sample is evaluated, the same one in each call.
     """
     recipe, (dataset, parts) = model.recipe, data
-    known, asked = sample_users(parts.train, parts.valid, VALIDATION_USERS)
+    known, valid = sample_users(parts.train, parts.valid, VALIDATION_USERS)
     held_out = HeldOut.of(
         known.pairs,
-        asked.pairs,
+        valid.pairs,
         len(dataset.items.ids),
         repeats=recipe.split.repeats,
         new_users=reads_requests(recipe),
@@ -143,50 +99,50 @@ def evaluate_test(
     others: Mapping[str, Scorer] | None = None,
     columns: tuple[str, ...] = (),
 ) -> Evaluation:
-    """Returns model and baselines on the test part.
+    """Returns the metrics of the model, of popularity and of other methods on the test part.
 
     Args:
         model: Model to evaluate.
         data: Data set and its split. Training and validation items are known, and excluded from the ranking.
-        refitted: whether the towers saw validation too.
-        repeats: whether known items are ranked and count. Default: as the recipe says.
-        others: more methods by name, beside the model and popularity.
-        columns: of the users table, to slice by.
+        refitted: Whether the towers were trained on training and validation.
+        repeats: Whether known items are ranked and count. Default: `split.repeats` of the recipe.
+        others: Scorers of further methods by name.
+        columns: Columns of the users table to slice by.
     """
     recipe, (dataset, parts) = model.recipe, data
     repeats = recipe.split.repeats if repeats is None else repeats
     known, item_count = parts.known, len(dataset.items.ids)
     counts = known.item_counts(item_count)
-    theirs, asked = sample_users(known, parts.test, TEST_USERS)
-    known_pairs, test_pairs = theirs.pairs, asked.pairs
+    known_sample, test_sample = sample_users(known, parts.test, TEST_USERS)
+    known_pairs, test_pairs = known_sample.pairs, test_sample.pairs
     held_out = HeldOut.of(
         known_pairs, test_pairs, item_count, repeats=repeats, item_counts=counts, new_users=reads_requests(recipe)
     )
-    task = Task(model, dataset, known, asked)
+    task = Task(model, dataset, known, test_sample)
     rivals = {POPULARITY: popularity_scorer(known, item_count), **(others or {})}
     methods = {MODEL: task.scorer(), **rivals}
     scores = {name: evaluate(held_out, method) for name, method in methods.items()}
-    asked_count = int(np.count_nonzero(asked.user_counts))
-    cold_count = 0 if reads_requests(recipe) else len(np.setdiff1d(asked.users, theirs.users))
+    sample_count = int(np.count_nonzero(test_sample.user_counts))
+    cold_count = 0 if reads_requests(recipe) else len(np.setdiff1d(test_sample.users, known_sample.users))
     trained = parts.train.item_counts(item_count) > 0
-    had = np.isin(_keys(asked, item_count), known_pairs.astype(np.int64) @ [item_count, 1])
+    is_repeat = np.isin(_keys(test_sample, item_count), known_pairs.astype(np.int64) @ [item_count, 1])
     slices = {
-        name: {group: {**found.means, "users": float(len(found.users))} for group, found in groups.items()}
+        name: {group: {**part.means, "users": float(len(part.users))} for group, part in groups.items()}
         for name, groups in slices_of(task, held_out, scores[MODEL], trained, columns, rivals).items()
     }
     return Evaluation(
-        metrics={name: dict(found.means) for name, found in scores.items()},
+        metrics={name: dict(score.means) for name, score in scores.items()},
         user_count=len(held_out.users),
         cold_user_count=cold_count,
         cold_item_share=float((~trained[np.concatenate(held_out.relevant)]).mean()),
-        repeat_share=float(had.mean()),
+        repeat_share=float(is_repeat.mean()),
         repeats=repeats,
         fitted_on="train + valid" if refitted else "train",
-        intervals={name: _intervals(found) for name, found in scores.items()},
-        differences={name: _differences(scores[MODEL], found) for name, found in scores.items() if name != MODEL},
+        intervals={name: _intervals(score) for name, score in scores.items()},
+        differences={name: _differences(scores[MODEL], score) for name, score in scores.items() if name != MODEL},
         slices=slices,
         inputs=_by_inputs(task, held_out, scores[MODEL]),
-        repeat_user_count=asked_count - len(held_out.users) - cold_count,
+        repeat_user_count=sample_count - len(held_out.users) - cold_count,
         test_user_count=int(np.count_nonzero(parts.test.user_counts)),
     )
 
@@ -208,14 +164,14 @@ def _differences(model: Scores, other: Scores) -> dict[str, tuple[float, float, 
 
 
 def _by_inputs(task: Task, held_out: HeldOut, complete: Scores) -> Figures:
-    """Returns the model's metrics by what the caller sends of the features."""
+    """Returns the metrics of the model by the features that the request has."""
     features = task.model.recipe.query_tower.features
     every = {f.name for f in features}
     sent: dict[str, set[str]] = {}
-    for what, kind in (("text", TextInput), ("history", HistoryInput)):
-        of_kind = {f.name for f in features if isinstance(f, kind)}
-        if of_kind and of_kind != every:
-            sent |= {f"{what} only": of_kind, f"all but the {what}": every - of_kind}
+    for kind, input_type in (("text", TextInput), ("history", HistoryInput)):
+        names = {f.name for f in features if isinstance(f, input_type)}
+        if names and names != every:
+            sent |= {f"{kind} only": names, f"all but the {kind}": every - names}
     if any(f.event_features or f.reads_times for f in features if isinstance(f, HistoryInput)):
         sent["all but the values of events"] = every
     sent["nothing"] = set()

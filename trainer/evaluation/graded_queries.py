@@ -1,11 +1,13 @@
-"""Queries with graded answers, and how well a ranking does on them.
+"""Queries with graded items, and the metrics of rankings for them.
 
-``ndcg@10`` has gains of 2^rating - 1, and the ideal over all graded items of the query (Järvelin & Kekäläinen 2002;
-Burges et al. 2005 for the gains). ``recall@100`` is the share of the relevant items among the first 100, ``mrr`` 1 over
-the rank of the first relevant item among the first 100. An item that nobody graded counts as irrelevant; ``judged@10``
-says how many of the first 10 were graded: methods that find what the judges were never shown look worse than they are.
-``ndcg@10 judged`` leaves out of the first 100 what nobody graded (Sakai 2007, "condensed lists"); it says nothing of
-irrelevant items that crowd the answer, so it is no substitute.
+- ``ndcg@10``: gains of 2^rating - 1; the ideal ranking has all graded items of the query (Järvelin & Kekäläinen 2002;
+  Burges et al. 2005 for the gains). Items without a grade count as irrelevant.
+- ``recall@100``: share of the relevant items that are among the first 100.
+- ``mrr``: 1 / rank of the first relevant item among the first 100.
+- ``judged@10``: share of the first 10 items that have a grade. Methods with many ungraded items are underrated by the
+  other metrics.
+- ``ndcg@10 judged``: NDCG of the first 100 items without the ungraded ones (Sakai 2007, "condensed lists"). It does not
+  measure irrelevant ungraded items, so it does not replace ``ndcg@10``.
 """
 
 from __future__ import annotations
@@ -23,17 +25,17 @@ METRICS = ("ndcg@10", "recall@100", "mrr", "judged@10", "ndcg@10 judged")
 DEPTH = 100
 _SHALLOW = 10
 _BEST = 30
-"""The highest rating: gains double with each."""
+"""Highest rating; the gain doubles with each rating."""
 
 
 @dataclass(frozen=True)
 class Graded:
-    """What people thought of answers.
+    """Queries with graded items.
 
     Attributes:
-        queries: distinct, at least one of them with a relevant item.
-        ratings: for each, the rating of graded items by id; 0 is irrelevant.
-        relevant_from: the lowest rating that counts as relevant.
+        queries: Distinct queries with at least one relevant item.
+        ratings: Ratings of each query by item id; 0 is irrelevant.
+        relevant_from: Lowest rating of a relevant item.
     """
 
     queries: tuple[str, ...]
@@ -42,41 +44,41 @@ class Graded:
 
 
 def read(qrels: Path, queries: Path | None, relevant_from: int = 1) -> Graded:
-    """Returns graded queries.
+    """Reads graded queries.
 
     Args:
-        qrels: CSV with the columns ``query``, ``docid`` and ``rating``, whole numbers of 0 to 30.
-        queries: CSV with a column ``query``: those that count. Default: all that are graded.
-        relevant_from: the lowest rating that counts as relevant, at least 1.
+        qrels: CSV file with the columns ``query``, ``docid`` and ``rating``, which is an integer from 0 to 30.
+        queries: CSV file with the column ``query``: the queries to read. None: all graded queries.
+        relevant_from: Lowest rating of a relevant item, at least 1.
 
     Raises:
-        DataError: names file, line and what is wrong; or no query has a relevant item.
+        DataError: A file cannot be used, with its line; or no query has a relevant item.
     """
     if relevant_from < 1:
         raise DataError(f"--relevant-from {relevant_from}: a rating of 0 is irrelevant; give 1 or more")
     graded: dict[str, dict[str, int]] = {}
     for line, row in enumerate(_rows(qrels, ("query", "docid", "rating")), 2):
         if not row["rating"].isdecimal() or len(row["rating"]) > 2 or int(row["rating"]) > _BEST:
-            raise DataError(f"{qrels}, line {line}: rating {row['rating']!r:.40} is no whole number of 0 to {_BEST}")
+            raise DataError(f"{qrels}, line {line}: rating {row['rating']!r:.40} is not an integer from 0 to {_BEST}")
         ratings = graded.setdefault(row["query"], {})
         if row["docid"] in ratings:
             raise DataError(f"{qrels}, line {line}: {row['docid']!r} is graded twice for {row['query']!r}; keep one")
         ratings[row["docid"]] = int(row["rating"])
-    asked = list(graded) if queries is None else list(dict.fromkeys(r["query"] for r in _rows(queries, ("query",))))
-    if unknown := [query for query in asked if query not in graded]:
+    chosen = list(graded) if queries is None else list(dict.fromkeys(r["query"] for r in _rows(queries, ("query",))))
+    if unknown := [query for query in chosen if query not in graded]:
         raise DataError(f"{queries}: {len(unknown)} queries, for instance {unknown[0]!r}, have no grade in {qrels}")
-    kept = tuple(query for query in asked if max(graded[query].values()) >= relevant_from)
+    kept = tuple(query for query in chosen if max(graded[query].values()) >= relevant_from)
     if not kept:
         raise DataError(f"{qrels}: no query has an item rated {relevant_from} or higher; lower --relevant-from")
     return Graded(kept, tuple(graded[query] for query in kept), relevant_from)
 
 
 def measure(graded: Graded, rankings: Sequence[Sequence[str]]) -> np.ndarray:
-    """Returns [n, 5] float64, `METRICS` of each query.
+    """Returns the `METRICS` of each query: [n, 5] float64.
 
     Args:
-        graded: the queries.
-        rankings: for each, item ids, best first; those behind `DEPTH` do not count.
+        graded: Graded queries.
+        rankings: Ranking of each query: item ids, best first; items after the first `DEPTH` are ignored.
     """
     return np.array(
         [
@@ -87,7 +89,13 @@ def measure(graded: Graded, rankings: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def fuse(first: Sequence[str], second: Sequence[str], constant: int = 60) -> list[str]:
-    """Returns two rankings made one, best first: the sum of 1 / (constant + rank) (Cormack et al. 2009)."""
+    """Returns the reciprocal rank fusion of two rankings, best first (Cormack et al. 2009).
+
+    Args:
+        first: Item ids, best first.
+        second: Item ids, best first.
+        constant: An item's score is the sum of 1 / (`constant` + rank).
+    """
     scores: dict[str, float] = {}
     for ranking in (first, second):
         for rank, item in enumerate(ranking, 1):

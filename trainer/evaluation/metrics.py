@@ -1,7 +1,7 @@
-"""Full-ranking metrics: every item of the catalogue competes, what the user already has is left out.
+"""Full-ranking metrics: the whole catalogue is ranked, without the items that a user already interacted with.
 
-Ties are broken by one fixed random permutation of the items: never by their order (in MovieLens, low ids are popular)
-and never in favour of the target, which would make a constant scorer look good.
+Ties are broken by a fixed random permutation of the items: not by their order, as in MovieLens low ids are popular, and
+not in favour of relevant items, which would give a constant scorer good metrics.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ NDCG_AT = (10, 20, 100)
 _DEEPEST = 100
 _TIE_SEED = 20240229
 _CELLS = 2**25
-"""Scores asked for at once: 128 MiB of float32."""
+"""Number of scores that a scorer computes at once: 128 MiB of float32."""
 _BLOCK_CELLS = 2**20
-"""Scores ranked at once: what fits the caches of a processor is ranked twice as fast."""
+"""Number of scores that are ranked at once: twice as fast if they fit into the caches of a CPU."""
 _LIFT = "popularity_lift@10"
 
 _NOTHING = np.zeros(0, dtype=np.int64)
 
 Scorer = Callable[[np.ndarray], np.ndarray]
-"""Takes user rows [n], returns scores [n, item_count] float; larger is better, -inf is an item that is not found."""
+"""Function from user rows [n] to scores [n, item_count] float; larger is better, -inf excludes an item."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Whom to evaluate, on what.
+    """Users to evaluate, with their known and relevant items.
 
     Attributes:
-        users: [n] rows of the users with at least one held-out item and, unless new ones count, a known one.
-        known: for each, the item rows to leave out.
-        relevant: for each, the distinct item rows that were held out.
-        item_count: size of the catalogue.
-        item_counts: [item_count] known events of each item, for novelty and popularity lift; None: without these.
+        users: [n] rows of the users with at least one relevant item and, unless new users count, a known item.
+        known: Item rows that are excluded from the ranking of each user.
+        relevant: Distinct item rows that are relevant for each user.
+        item_count: Number of items of the catalogue.
+        item_counts: [item_count] int64, known events of each item, for novelty and popularity lift; None: without
+            these metrics.
     """
 
     users: np.ndarray
@@ -56,15 +57,15 @@ class HeldOut:
         item_counts: np.ndarray | None = None,
         new_users: bool = False,
     ) -> HeldOut:
-        """Returns what to evaluate.
+        """Returns the users to evaluate.
 
         Args:
             known_pairs: [m, 2] int, distinct and sorted (user, item) pairs before the test.
-            test_pairs: [k, 2] int, distinct and sorted.
-            item_count: size of the catalogue.
-            repeats: whether pairs that are known too count. If so, nothing is left out of the ranking.
-            item_counts: as of the class.
-            new_users: whether users without known items are evaluated too: their request says what they want.
+            test_pairs: [k, 2] int, distinct and sorted (user, item) pairs of the test.
+            item_count: Number of items of the catalogue.
+            repeats: Whether known pairs are relevant too. If so, no item is excluded from the ranking.
+            item_counts: [item_count] int64, known events of each item, see the class.
+            new_users: Whether users without known items are evaluated too.
         """
         relevant = test_pairs
         if not repeats:
@@ -79,37 +80,39 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Scores:
-    """How a method did.
+    """Metrics of a method.
 
     Attributes:
         users: [n] rows.
-        per_user: by metric, [n] float64.
-        top: [n, 10] int32 item rows, best first; -1 where there are fewer.
-        item_count: size of the catalogue.
-        taken: [n] float64, mean known events of each user's held-out items; None without `HeldOut.item_counts`.
+        per_user: Metrics of each user by name, [n] float64.
+        top: [n, 10] int32 item rows, best first; -1 where there are fewer items.
+        item_count: Number of items of the catalogue.
+        relevant_popularity: [n] float64, mean known events of each user's relevant items; None without
+            `HeldOut.item_counts`.
     """
 
     users: np.ndarray
     per_user: Mapping[str, np.ndarray]
     top: np.ndarray
     item_count: int
-    taken: np.ndarray | None = None
+    relevant_popularity: np.ndarray | None = None
 
     @cached_property
     def means(self) -> dict[str, float]:
-        """Means over users, and ``coverage@10``: the share of the catalogue in any user's top 10."""
+        """Means over users, and ``coverage@10``: the share of the catalogue that is in at least one top 10."""
         shown = np.unique(self.top)
         coverage = float((shown >= 0).sum() / self.item_count)
         return {**{name: float(values.mean()) for name, values in self.per_user.items()}, "coverage@10": coverage}
 
     def where(self, mask: np.ndarray) -> Scores:
-        """Returns the scores of the users at which `mask` [n] bool is true: as if there were no others."""
+        """Returns the metrics of the users where `mask` [n] bool is true, as if there were no other users."""
         per_user = {name: values[mask] for name, values in self.per_user.items()}
-        taken = None if self.taken is None else self.taken[mask]
-        if self.taken is not None and taken is not None:
-            recommended = (per_user[_LIFT] + 1.0) * (self.taken.mean() + 1.0) - 1.0
-            per_user[_LIFT] = _lift(recommended, taken)
-        return Scores(self.users[mask], per_user, self.top[mask], self.item_count, taken)
+        relevant = None
+        if self.relevant_popularity is not None:
+            relevant = self.relevant_popularity[mask]
+            recommended = (per_user[_LIFT] + 1.0) * (self.relevant_popularity.mean() + 1.0) - 1.0
+            per_user[_LIFT] = _lift(recommended, relevant)
+        return Scores(self.users[mask], per_user, self.top[mask], self.item_count, relevant)
 
 
 def _grouped(pairs: np.ndarray, users: np.ndarray) -> list[np.ndarray]:
@@ -121,40 +124,43 @@ def _grouped(pairs: np.ndarray, users: np.ndarray) -> list[np.ndarray]:
 def evaluate(held_out: HeldOut, score: Scorer) -> Scores:
     """Returns the metrics of each user.
 
-    ``recall@K`` is hits over relevant items, ``ndcg@K`` binary with the ideal over min(K, relevant), ``map@10`` the sum
-    of the precision at each hit over min(10, relevant), ``hr@10`` 1 where any hit, ``mrr`` 1 / rank of the first
-    relevant item over the full ranking. Of the first 10, each item with one event more than is known of it:
-    ``novelty@10`` is the mean of -log2 of an item's share of the events (Vargas & Castells 2011, "Rank and Relevance in
-    Novelty and Diversity Metrics for Recommender Systems"); ``popularity_lift@10`` the mean events of the items over
-    the mean, over all users, of those of the held-out ones, minus 1: above 0, what is shown is more popular than what
-    people take (Abdollahpouri et al. 2020, "The Connection Between Popularity Bias, Calibration, and Fairness in
-    Recommendation", who compare the means of a group of users likewise, but with their profiles).
+    - ``recall@K``: hits divided by relevant items.
+    - ``ndcg@K``: binary NDCG; the ideal ranking has min(K, relevant items) hits.
+    - ``map@10``: sum of the precision at each hit, divided by min(10, relevant items).
+    - ``hr@10``: 1 if there is a hit, else 0.
+    - ``mrr``: 1 / rank of the first relevant item in the full ranking.
+    - ``novelty@10``: mean of -log2 of each item's share of the events, plus one event for each item (Vargas & Castells
+      2011, "Rank and Relevance in Novelty and Diversity Metrics for Recommender Systems").
+    - ``popularity_lift@10``: mean events of the recommended items, divided by the mean events of the relevant items of
+      all users, minus 1, each plus one event. Above 0, recommended items are more popular than relevant ones
+      (Abdollahpouri et al. 2020, "The Connection Between Popularity Bias, Calibration, and Fairness in Recommendation",
+      who compare with the items of user profiles).
 
     Raises:
-        ValueError: a score is NaN, or there is nobody to evaluate.
+        ValueError: A score is NaN, or there are no users to evaluate.
     """
     if not len(held_out.users):
         raise ValueError("no user has both known and held-out items: nothing to evaluate")
     permutation = np.random.default_rng(_TIE_SEED).permutation(held_out.item_count)
-    place = np.empty_like(permutation)
-    place[permutation] = np.arange(held_out.item_count)
+    position = np.empty_like(permutation)
+    position[permutation] = np.arange(held_out.item_count)
     parts: dict[str, list[np.ndarray]] = {}
     tops: list[np.ndarray] = []
-    for asked in _slices(slice(0, len(held_out.users)), held_out.item_count, _CELLS):
-        scores = score(held_out.users[asked])
-        for rows in _slices(asked, held_out.item_count, _BLOCK_CELLS):
-            block = scores[rows.start - asked.start : rows.stop - asked.start]
-            per_user, top = _evaluate_block(held_out, rows, block, permutation, place)
+    for scored in _slices(slice(0, len(held_out.users)), held_out.item_count, _CELLS):
+        scores = score(held_out.users[scored])
+        for rows in _slices(scored, held_out.item_count, _BLOCK_CELLS):
+            block = scores[rows.start - scored.start : rows.stop - scored.start]
+            per_user, top = _evaluate_block(held_out, rows, block, permutation, position)
             tops.append(top)
             for name, values in per_user.items():
                 parts.setdefault(name, []).append(values)
     per_user, top = {name: np.concatenate(values) for name, values in parts.items()}, np.concatenate(tops)
-    taken = None
+    relevant = None
     if (counts := held_out.item_counts) is not None:
-        taken = np.array([counts[items].mean() for items in held_out.relevant])
+        relevant = np.array([counts[items].mean() for items in held_out.relevant])
         per_user["novelty@10"], recommended = _of_popularity(top, counts)
-        per_user[_LIFT] = _lift(recommended, taken)
-    return Scores(held_out.users, per_user, top, held_out.item_count, taken)
+        per_user[_LIFT] = _lift(recommended, relevant)
+    return Scores(held_out.users, per_user, top, held_out.item_count, relevant)
 
 
 def _slices(whole: slice, item_count: int, cells: int) -> Iterator[slice]:
@@ -164,23 +170,23 @@ def _slices(whole: slice, item_count: int, cells: int) -> Iterator[slice]:
 
 
 def _evaluate_block(
-    held_out: HeldOut, rows: slice, scores: np.ndarray, permutation: np.ndarray, place: np.ndarray
+    held_out: HeldOut, rows: slice, scores: np.ndarray, permutation: np.ndarray, position: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Returns metrics by name, each [n], and the top 10 [n, 10]."""
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
     known, relevant = held_out.known[rows], held_out.relevant[rows]
-    scores = scores[:, permutation]  # a copy; ties now fall to the lower column
+    scores = scores[:, permutation]  # a copy, in which the lower column wins a tie
     allowed = np.full(scores.shape, True)
     for row, items in enumerate(known):
-        allowed[row, place[items]] = False
+        allowed[row, position[items]] = False
     scores[~allowed] = -np.inf
-    allowed &= scores > -np.inf  # what is not found is no hit, not even by the order of ties
+    allowed &= scores > -np.inf  # an excluded item is not a hit
     order = _first(scores, _DEEPEST)  # [n, k]
     shown = np.take_along_axis(allowed, order, axis=1)
     is_relevant = np.zeros(scores.shape, dtype=bool)
     for row, items in enumerate(relevant):
-        is_relevant[row, place[items]] = True
+        is_relevant[row, position[items]] = True
     is_relevant &= allowed
     hits = np.take_along_axis(is_relevant, order, axis=1)
     relevant_count = np.array([len(items) for items in relevant])
@@ -191,20 +197,20 @@ def _evaluate_block(
 
 
 def _first(scores: np.ndarray, count: int) -> np.ndarray:
-    """Returns the columns of the largest scores, ties to the lower column: [n, min(count, m)]."""
+    """Returns the columns of the `count` largest scores, best first: [n, min(count, m)]; lower columns win ties."""
     columns = scores.shape[1]
     if columns <= 4 * count:
         return np.argsort(-scores, axis=1, kind="stable")[:, :count]
     bound = -np.partition(-scores, count - 1, axis=1)[:, count - 1]  # [n] the count-th largest score
-    found = np.empty((len(scores), count), dtype=np.int64)
+    first = np.empty((len(scores), count), dtype=np.int64)
     for row, (values, least) in enumerate(zip(scores, bound, strict=True)):
-        candidates = np.flatnonzero(values >= least)  # ascending; more than `count` where the last ones tie
-        found[row] = candidates[np.argsort(-values[candidates], kind="stable")[:count]]
-    return found
+        candidates = np.flatnonzero(values >= least)  # ascending; more than `count` if the last ones tie
+        first[row] = candidates[np.argsort(-values[candidates], kind="stable")[:count]]
+    return first
 
 
 def _first_rank(scores: np.ndarray, allowed: np.ndarray, is_relevant: np.ndarray) -> np.ndarray:
-    """Returns the rank of the first relevant item, from 1 on; infinite where there is none: [n] float64."""
+    """Returns the rank of the first relevant item, from 1: [n] float64; infinite if there is none."""
     best = np.where(is_relevant, scores, -np.inf).max(axis=1)  # [n]
     at_best = is_relevant & (scores == best[:, None])
     column = np.where(at_best.any(axis=1), at_best.argmax(axis=1), scores.shape[1])
@@ -217,7 +223,7 @@ def _lower(column: np.ndarray, count: int) -> np.ndarray:
 
 
 def _of_hits(hits: np.ndarray, relevant_count: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns metrics of [n, k] bool, best first."""
+    """Returns the metrics of hits [n, k] bool, best first: by name, each [n]."""
     depth = hits.shape[1]
     hits_to = hits.cumsum(axis=1)
     gains = 1.0 / np.log2(np.arange(2, _DEEPEST + 2))
@@ -226,8 +232,8 @@ def _of_hits(hits: np.ndarray, relevant_count: np.ndarray) -> dict[str, np.ndarr
     for k in RECALL_AT:
         metrics[f"recall@{k}"] = hits_to[:, min(k, depth) - 1] / relevant_count
     for k in NDCG_AT:
-        found = hits[:, :k]
-        metrics[f"ndcg@{k}"] = (found * gains[: found.shape[1]]).sum(axis=1) / ideal[
+        first = hits[:, :k]
+        metrics[f"ndcg@{k}"] = (first * gains[: first.shape[1]]).sum(axis=1) / ideal[
             np.minimum(min(k, depth), relevant_count)
         ]
     ten = hits[:, :10]
@@ -238,16 +244,20 @@ def _of_hits(hits: np.ndarray, relevant_count: np.ndarray) -> dict[str, np.ndarr
 
 
 def _of_popularity(top: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean information, in bits, and the mean events of the first 10: [n] float64 each."""
+    """Returns mean information in bits and mean events of the items in each top 10: [n] float64 each."""
     shown = top >= 0
     number = np.maximum(1, shown.sum(axis=1))
     information = -np.log2((counts + 1.0) / (counts + 1.0).sum())
     return (information[top] * shown).sum(axis=1) / number, (counts[top] * shown).sum(axis=1) / number
 
 
-def _lift(recommended: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Returns how much more popular than what people take each user's items are: [n] float64.
+def _lift(recommended: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    """Returns the popularity lift of each user: [n] float64.
 
-    The divisor is one mean: that of a single rare item would outweigh all other users.
+    The divisor is the mean over all users, as a user with a single rare item would dominate a mean of ratios.
+
+    Args:
+        recommended: [n] float64, mean events of the recommended items.
+        relevant: [n] float64, mean events of the relevant items.
     """
-    return (recommended + 1.0) / (taken.mean() + 1.0) - 1.0
+    return (recommended + 1.0) / (relevant.mean() + 1.0) - 1.0

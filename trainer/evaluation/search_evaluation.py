@@ -1,4 +1,4 @@
-"""A trained search beside what needs no training, on graded queries."""
+"""Evaluates a model for search on graded queries, beside BM25 and the frozen text encoder."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class SearchEvaluation:
     """Metrics of graded queries.
 
     Attributes:
-        query_count: those with a relevant item.
-        metrics: by method, then by metric, see `trainer.evaluation.graded_queries`.
-        intervals: 95 % of the bootstrap over queries, by method and metric: low and high.
-        differences: by method that is compared, other method and metric: difference, low and high of the paired
-            bootstrap.
-        per_query: ``ndcg@10`` of each query, by method.
-        queries: in that order.
+        query_count: Number of queries with a relevant item.
+        metrics: Metrics by method, then name, see `trainer.evaluation.graded_queries`.
+        intervals: 95 % bootstrap intervals over queries, by method and metric: low and high.
+        differences: Paired differences between two methods, by the first method, the second method and the metric:
+            difference, low and high.
+        per_query: ``ndcg@10`` of each query by method, in the order of `queries`.
+        queries: Evaluated queries.
     """
 
     query_count: int
@@ -53,64 +53,67 @@ def evaluate_search(
 
     Args:
         model: Model whose query tower reads one text, as which the queries are sent.
-        dataset: the catalogue.
-        queries: graded.
-        progress: what it reports to.
+        dataset: Data set with the catalogue.
+        queries: Graded queries.
+        progress: Receives what the text encoder reports.
 
     Raises:
-        RunError: its towers read no text.
+        RunError: The towers of the model read no text.
     """
-    asked = list(queries.queries)
-    dense = _dense(model, dataset, asked)
+    texts = list(queries.queries)
+    dense = _dense(model, dataset, texts)
     attributes = lexical_attributes(model.recipe)
     if not attributes:
         raise RunError(
             f"{model.recipe.name}: its items have no text; name attributes under [search], or use a text feature"
         )
     index, ids = Bm25.of(dataset.items.texts(attributes)), dataset.items.ids
-    lexical = [[ids[row] for row in index.rank(query, DEPTH)] for query in asked]
+    lexical = [[ids[row] for row in index.rank(query, DEPTH)] for query in texts]
     fused = [graded_queries.fuse(*pair) for pair in zip(dense, lexical, strict=True)]
     rankings = {MODEL: dense, FUSED: fused, BM25: lexical}
-    if frozen := _frozen(model.recipe, dataset, asked, progress):
+    if frozen := _frozen(model.recipe, dataset, texts, progress):
         rankings[FROZEN] = frozen
     return summarise(queries, rankings)
 
 
 def summarise(queries: Graded, rankings: Mapping[str, Rankings]) -> SearchEvaluation:
-    """Returns the metrics of rankings by method; the first two methods are compared with all others."""
-    found = {name: graded_queries.measure(queries, ranking) for name, ranking in rankings.items()}
-    lows = {name: bootstrap.bootstrap(values) for name, values in found.items()}
+    """Returns the metrics of rankings by method, and the differences between the first two methods and all others."""
+    values_of = {name: graded_queries.measure(queries, ranking) for name, ranking in rankings.items()}
+    intervals = {name: bootstrap.bootstrap(values) for name, values in values_of.items()}
     differences: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
-    for name in list(found)[:2]:
-        others = {other: bootstrap.paired(found[name], found[other]) for other in found if other != name}
+    for name in list(values_of)[:2]:
+        others = {other: bootstrap.paired(values_of[name], values_of[other]) for other in values_of if other != name}
         differences[name] = {
-            other: {metric: (float(d[0, at]), float(d[1, at]), float(d[2, at])) for at, metric in enumerate(METRICS)}
-            for other, d in others.items()
+            other: dict(zip(METRICS, zip(*difference.tolist(), strict=True), strict=True))
+            for other, difference in others.items()
         }
     return SearchEvaluation(
         query_count=len(queries.queries),
-        metrics={name: dict(zip(METRICS, values.mean(axis=0).tolist(), strict=True)) for name, values in found.items()},
+        metrics={
+            name: dict(zip(METRICS, values.mean(axis=0).tolist(), strict=True)) for name, values in values_of.items()
+        },
         intervals={
-            name: {metric: (float(low[0, at]), float(low[1, at])) for at, metric in enumerate(METRICS)}
-            for name, low in lows.items()
+            name: dict(zip(METRICS, zip(*interval.tolist(), strict=True), strict=True))
+            for name, interval in intervals.items()
         },
         differences=differences,
-        per_query={name: values[:, 0].tolist() for name, values in found.items()},
+        per_query={name: values[:, 0].tolist() for name, values in values_of.items()},
         queries=list(queries.queries),
     )
 
 
-def _dense(model: TrainedModel, dataset: Dataset, asked: Sequence[str]) -> Rankings:
+def _dense(model: TrainedModel, dataset: Dataset, queries: Sequence[str]) -> Rankings:
+    """Returns the rankings of the two towers."""
     names = [feature.name for feature in model.recipe.query_tower.features if isinstance(feature, TextInput)]
     if len(names) != 1:
         raise RunError(f"{model.recipe.name}: its query tower reads {len(names)} texts; graded queries need one")
     vectors = embed_items(model.towers[1], model.schemas, dataset)
-    found = embed_queries(model.towers[0], model.schemas, {names[0]: list(asked)}, len(asked))
-    return _nearest(found, vectors, dataset)
+    embeddings = embed_queries(model.towers[0], model.schemas, {names[0]: list(queries)}, len(queries))
+    return _nearest(embeddings, vectors, dataset)
 
 
-def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str], progress: Progress) -> Rankings | None:
-    """Returns what the checkpoint alone answers, by the cosine; None where the item tower reads no text."""
+def _frozen(recipe: Recipe, dataset: Dataset, queries: Sequence[str], progress: Progress) -> Rankings | None:
+    """Returns the rankings of the checkpoint's own vectors; None if the item tower reads no text."""
     sides = (recipe.query_tower, recipe.item_tower)
     query, *_ = (f for f in sides[0].features if isinstance(f, TextInput))
     items = [f for f in sides[1].features if isinstance(f, TextInput)]
@@ -119,7 +122,7 @@ def _frozen(recipe: Recipe, dataset: Dataset, asked: Sequence[str], progress: Pr
     item = next((f for f in items if f.checkpoint == query.checkpoint and f.mode == "frozen"), items[0])
     frozen = TextInput(item.name, "text", query.checkpoint, max_tokens=item.max_tokens)
     encoder = building.build([(frozen, ())], recipe.checkpoints, progress)[frozen]
-    return _nearest(encoder.embed(list(asked)), encoder.embed(dataset.item_column(item.name)), dataset)
+    return _nearest(encoder.embed(list(queries)), encoder.embed(dataset.item_column(item.name)), dataset)
 
 
 def _nearest(queries: np.ndarray, vectors: np.ndarray, dataset: Dataset) -> Rankings:

@@ -1,23 +1,20 @@
-"""Groups of users, each evaluated on its own: a mean hides whom a model fails."""
+"""Slices: metrics of groups of users, as a mean over all users hides groups with bad results."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.data.dataset import Dataset
 from trainer.errors import DataError
 from trainer.evaluation.metrics import HeldOut, Scorer, Scores, evaluate
-
-if TYPE_CHECKING:  # evaluation imports this module
-    from trainer.evaluation.evaluate import Task
+from trainer.evaluation.task import Task
 
 _SHOWN_VALUES = 12
-"""Values of a column that get a group of their own."""
+"""Number of values of a column that have a group of their own."""
 
 
 def slices_of(
@@ -28,16 +25,15 @@ def slices_of(
     columns: tuple[str, ...],
     others: Mapping[str, Scorer] | None = None,
 ) -> Mapping[str, Mapping[str, Scores]]:
-    """Returns the scores of the model by slice, then group; a group without users is left out.
+    """Returns the metrics of the model by slice, then group, without groups that have no users.
 
     Args:
-        task: the model.
-        held_out: what `scores` are of.
-        scores: of the model.
-        trained: [item_count] bool, whether training has an event of the item.
-        columns: of the users table, as of `check_columns`.
-        others: further methods by name, evaluated on the users without a known event too: of these, no other table
-            tells how anyone does.
+        task: Model and held-out events.
+        held_out: Users that `scores` are of.
+        scores: Metrics of the model.
+        trained: [item_count] bool, whether the item has training events.
+        columns: Columns of the users table to slice by, checked by `check_columns`.
+        others: Scorers of further methods by name, which are evaluated on the users without known events too.
     """
     slices = {
         "known events": _by_activity(task, scores),
@@ -50,7 +46,7 @@ def slices_of(
 
 
 def _groups(scores: Scores, labels: list[str], index: np.ndarray) -> dict[str, Scores]:
-    return {label: scores.where(index == at) for at, label in enumerate(labels) if (index == at).any()}
+    return {label: scores.where(index == group) for group, label in enumerate(labels) if (index == group).any()}
 
 
 def _by_activity(task: Task, scores: Scores) -> dict[str, Scores]:
@@ -62,10 +58,10 @@ def _by_activity(task: Task, scores: Scores) -> dict[str, Scores]:
 
 
 def _by_popularity(task: Task, held_out: HeldOut, scores: Scores) -> dict[str, Scores]:
-    """Groups users by their most popular relevant item: in the items that have half of the events, or beyond."""
+    """Groups users by their most popular relevant item, which is in the head, the middle or the tail of popularity."""
     counts = task.known.item_counts(held_out.item_count)
     order = np.argsort(-counts, kind="stable")
-    # Of the items before it: one that has most of the events itself is head, not tail.
+    # Share of the events of the more popular items, so that an item with most of the events is in the head.
     before = (np.cumsum(counts[order]) - counts[order]) / max(1, counts.sum())
     tier = np.empty(held_out.item_count, dtype=np.int64)
     tier[order] = np.searchsorted([0.5, 0.9], before, side="right")
@@ -80,23 +76,23 @@ def _by_cold_items(held_out: HeldOut, scores: Scores, trained: np.ndarray) -> di
 
 
 def _cold_users(task: Task, held_out: HeldOut, others: Mapping[str, Scorer]) -> dict[str, Scores]:
-    """Evaluates users who have nothing but a profile, by each method."""
-    pairs = task.asked.pairs
+    """Returns the metrics of each method for the users without known events."""
+    pairs = task.held_out.pairs
     pairs = pairs[np.diff(task.known.starts(len(task.dataset.user_ids)))[pairs[:, 0]] == 0]
     if not len(pairs):
         return {}
     users, starts = np.unique(pairs[:, 0], return_index=True)
     relevant = np.split(pairs[:, 1], starts[1:])
-    nothing = [np.zeros(0, dtype=np.int64)] * len(users)
-    cold = dataclasses.replace(held_out, users=users, known=nothing, relevant=relevant)
+    known = [np.zeros(0, dtype=np.int64)] * len(users)
+    cold = dataclasses.replace(held_out, users=users, known=known, relevant=relevant)
     return {name: evaluate(cold, method) for name, method in {"two-tower": task.scorer(), **others}.items()}
 
 
 def check_columns(dataset: Dataset, columns: Sequence[str]) -> None:
-    """Raises where the users have no such attribute.
+    """Checks that the users have these attributes.
 
     Raises:
-        DataError: names the column, and those that there are.
+        DataError: The users do not have one of them.
     """
     for column in columns:
         if column not in dataset.user_columns:
@@ -117,5 +113,5 @@ def _by_column(task: Task, scores: Scores, column: str) -> dict[str, Scores]:
     texts = ["missing" if value is None else str(value) for value in values]
     frequent = sorted((counts := Counter(texts)), key=lambda text: (-counts[text], text))
     labels = [*frequent[:_SHOWN_VALUES], *(["others"] if len(frequent) > _SHOWN_VALUES else [])]
-    place = {label: at for at, label in enumerate(frequent[:_SHOWN_VALUES])}
-    return _groups(scores, labels, np.array([place.get(text, _SHOWN_VALUES) for text in texts]))
+    group = {label: index for index, label in enumerate(frequent[:_SHOWN_VALUES])}
+    return _groups(scores, labels, np.array([group.get(text, _SHOWN_VALUES) for text in texts]))

@@ -14,7 +14,7 @@ from retrieval.bundle.features.text import Text, TextEncoder, TextEncoders, Text
 from retrieval.bundle.features.vocabulary import Vocabulary
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
-from trainer.features import event_features
+from trainer.features import event_schema
 from trainer.features.statistics import Column, blocks_of, mean_and_std, vocabulary_of, whole
 from trainer.recipe.feature_inputs import (
     CategoricalInput,
@@ -74,7 +74,7 @@ def learn_schemas(
     item_types = {} if recipe.items is None else {n: a.type for n, a in recipe.items.attributes.items()}
     query_types = {name: attribute.type for name, attribute in query_attributes(recipe).items()}
     query = _schema("query", recipe.query_tower, _query_values(recipe, dataset, train), query_types, items, specs)
-    query = event_features.extend(query, recipe, train)
+    query = event_schema.extend(query, recipe, train)
     item = _schema("item", recipe.item_tower, _item_values(recipe, dataset, train), item_types, items, specs)
     return Schemas(query, item, TextEncoders(tuple({e.spec.name: e for e in text_encoders.values()}.values())))
 

@@ -1,1 +1,1 @@
-"""The two towers, their losses and their negatives."""
+"""The two towers, their losses and negatives, and trained models."""

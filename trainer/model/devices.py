@@ -1,4 +1,4 @@
-"""The devices that a training computes on: every GPU there is, or else the processor."""
+"""The devices of a training: all GPUs, or the CPU if there is none."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import tensorflow as tf
 
 
 def strategy() -> tf.distribute.Strategy:
-    """Returns how the devices share the work: a `tf.distribute.MirroredStrategy` where there are several GPUs.
+    """Returns the distribution strategy: a `tf.distribute.MirroredStrategy` if there are several GPUs.
 
-    The environment variable ``CUDA_VISIBLE_DEVICES`` says which GPUs there are.
+    The environment variable ``CUDA_VISIBLE_DEVICES`` selects the GPUs.
     """
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
@@ -16,16 +16,16 @@ def strategy() -> tf.distribute.Strategy:
 
 
 def replica() -> int:
-    """Returns the number of the device that this is computed for, from 0."""
+    """Returns the index of the device that runs the caller, from 0."""
     context = tf.distribute.get_replica_context()
     return 0 if context is None else int(tf.get_static_value(context.replica_id_in_sync_group))
 
 
-def of_all(*values: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Returns what each device has, [n, ...] where n may differ, one behind the other: the same on each of them.
+def gather_all(*values: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Returns the values of all devices, [n, ...] each with its own n, concatenated: the same tensors on every device.
 
-    Where each device goes on to the same scalar, the gradients of that, summed over the devices, are those of one
-    device times their number.
+    If every device then computes the same scalar, its gradients, summed over the devices, are those of a single device
+    times the number of devices.
     """
     if count() == 1:
         return values
@@ -34,6 +34,6 @@ def of_all(*values: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def count() -> int:
-    """Returns how many devices compute the same step."""
+    """Returns the number of devices that share a step."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync

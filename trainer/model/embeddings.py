@@ -1,4 +1,4 @@
-"""Raw queries of users, and the towers' embeddings of queries and of the catalogue."""
+"""Raw queries of users, inputs of the towers, and embeddings of queries and of the catalogue."""
 
 from __future__ import annotations
 
@@ -7,47 +7,65 @@ from typing import Any
 import keras
 import numpy as np
 
+from retrieval.bundle.features.kinds import History
+from retrieval.bundle.features.vocabulary import OUT_OF_VOCABULARY
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
-from trainer.features.event_features import history_columns
+from trainer.features.event_schema import history_columns
 from trainer.features.schemas import Schemas, event_names, query_columns
-from trainer.recipe.recipe import Recipe
-from trainer.training.examples import encode_items
+from trainer.recipe.recipe import ITEM_ID, Recipe
 
 _BATCH = 4096
 
 
 def raw_queries(
-    recipe: Recipe, dataset: Dataset, schemas: Schemas, known: Events, users: np.ndarray, asked: Events | None = None
+    recipe: Recipe, dataset: Dataset, schemas: Schemas, known: Events, users: np.ndarray, requests: Events | None = None
 ) -> dict[str, list]:
     """Returns the queries of `users` [n] as a caller would send them: columns of [n].
 
     Args:
-        recipe: features of both towers.
-        dataset: users and items.
-        schemas: schemas of both towers.
-        known: events that make the histories.
-        users: [n] rows.
-        asked: later events; a user's first one gives the time of the request and features such as its device. They
-            are missing without these events, and for users who have none.
+        recipe: Recipe that describes both towers.
+        dataset: Users and items.
+        schemas: Feature schemas of both towers.
+        known: Events of the histories.
+        users: [n] rows of the users.
+        requests: Later events; the first one of a user gives the time of the request and features such as its device.
+            Without it these are missing.
     """
     profiles = {name: [column[user] for user in users] for name, column in query_columns(recipe, dataset).items()}
-    contexts = {} if asked is None else context_columns(recipe, asked, users, len(dataset.user_ids))
-    return {**profiles, **contexts, **history_columns(schemas.query, dataset, known, users, asked)}
+    contexts = {} if requests is None else context_columns(recipe, requests, users, len(dataset.user_ids))
+    return {**profiles, **contexts, **history_columns(schemas.query, dataset, known, users, requests)}
 
 
-def context_columns(recipe: Recipe, asked: Events, users: np.ndarray, user_count: int) -> dict[str, list[Any]]:
-    """Returns the features that describe the request: by name, each [n], for each of `users` [n].
+def context_columns(recipe: Recipe, requests: Events, users: np.ndarray, user_count: int) -> dict[str, list[Any]]:
+    """Returns the features that describe the requests of `users` [n]: by name, each [n].
 
-    Their values are those of the user's first event in `asked`; None for users who have none.
+    Their values are those of the user's first event in `requests`, and None for users without one.
     """
-    starts = asked.starts(user_count)[:-1][users]
-    present = np.diff(asked.starts(user_count))[users] > 0
+    starts = requests.starts(user_count)[:-1][users]
+    present = np.diff(requests.starts(user_count))[users] > 0
     columns: dict[str, list[Any]] = {}
-    for name in event_names(recipe, asked):
-        raw = iter(asked.attributes[name][starts[present]].tolist())
-        columns[name] = [next(raw) if there else None for there in present]
+    for name in event_names(recipe, requests):
+        raw = iter(requests.attributes[name][starts[present]].tolist())
+        columns[name] = [next(raw) if has_request else None for has_request in present]
     return columns
+
+
+def encode_items(schemas: Schemas, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Returns the inputs of the item tower for the whole catalogue: by feature name, each [item_count, ...]."""
+    columns = {
+        feature.name: list(dataset.items.ids) if feature.name == ITEM_ID else dataset.item_column(feature.name)
+        for feature in schemas.item.features
+    }
+    return schemas.encode_items(columns, len(dataset.items.ids))
+
+
+def history_slots(schemas: Schemas, dataset: Dataset) -> np.ndarray:
+    """Returns the slot of each item in a history: [item_count] int32."""
+    histories = [feature for feature in schemas.query.features if isinstance(feature, History)]
+    if not histories:
+        return np.full(len(dataset.items.ids), OUT_OF_VOCABULARY, dtype=np.int32)
+    return schemas.query.slots(histories[0]).lookup(dataset.items.ids)
 
 
 def embed_queries(tower: keras.Model, schemas: Schemas, columns: dict[str, list], count: int) -> np.ndarray:
@@ -58,6 +76,6 @@ def embed_queries(tower: keras.Model, schemas: Schemas, columns: dict[str, list]
 
 
 def embed_items(tower: keras.Model, schemas: Schemas, dataset: Dataset) -> np.ndarray:
-    """Returns the embeddings of the whole catalogue: [item_count, dimension] float32."""
+    """Returns the embeddings of the whole catalogue: [item_count, dimension] float32, unit length."""
     vectors = tower.predict(encode_items(schemas, dataset), batch_size=_BATCH, verbose=0)
     return np.asarray(vectors, dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Several pairs of towers made one: their vectors stand side by side, so that a score is the mean of their scores.
+"""Ensembles: several pairs of towers joined to one, whose score is the mean of their scores.
 
-Networks that differ by nothing but the seed err in different places, and their mean errs less than any of them (Hansen
-and Salamon 1990, "Neural Network Ensembles"). The mean of dot products is a dot product, so what comes out is a pair of
-towers as any other, of as many times the dimension.
+Networks that differ only by their seed make different errors, so that their mean has a lower error than each of them
+(Hansen and Salamon 1990, "Neural Network Ensembles"). As a mean of dot products is a dot product of the concatenated
+vectors, the result is an ordinary pair of towers, with a dimension that is larger by the ensemble size.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Sequence
 import keras
 
 Towers = tuple[keras.Model, keras.Model]
+"""Query tower and item tower."""
 
 
 def join(members: Sequence[Towers]) -> Towers:
-    """Returns query tower and item tower whose dot product is the mean of those of the members.
+    """Returns query tower and item tower whose dot product is the mean of the dot products of the members.
 
     Args:
-        members: pairs of the same inputs, each vector of unit length; at least one. They become part of the result.
+        members: At least one pair of towers with the same inputs and vectors of unit length. They become layers of the
+            result.
     """
     if len(members) == 1:
         return members[0]
@@ -30,7 +32,7 @@ def _join(towers: Sequence[keras.Model]) -> keras.Model:
     inputs = {name: keras.Input(t.shape[1:], dtype=t.dtype, name=name) for name, t in towers[0].input.items()}
     vectors = []
     for number, tower in enumerate(towers, 1):
-        tower.name = f"member_{number}"  # what is saved has to have distinct names
+        tower.name = f"member_{number}"  # layers of a saved model need distinct names
         vectors.append(tower(inputs))
     scale = keras.layers.Rescaling(1.0 / math.sqrt(len(towers)), dtype="float32", name="embedding")
     return keras.Model(inputs, scale(keras.layers.Concatenate(dtype="float32")(vectors)))

@@ -1,8 +1,8 @@
-"""Losses: plain functions, shapes first, each with its paper.
+"""Losses as plain functions, each with its paper.
 
-All compute in float32, whatever they are given, and return a scalar: the mean over the rows, by their weights. A
-negative that is the positive of its row (an accidental hit) is invisible to that row: it adds nothing to the loss, and
-no gradient reaches it. Rows of weight 0 count for nothing, and where all are of weight 0 the loss is 0.
+All losses compute in float32 and return a scalar: the weighted mean over the rows. A negative that is the positive of a
+row (an accidental hit) is masked for that row: it adds nothing to the loss and gets no gradient from it. Rows of weight
+0 are ignored; if all weights are 0, the loss is 0.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from typing import NamedTuple
 import tensorflow as tf
 
 MASKED = -1e9
-"""A logit that no softmax sees."""
+"""Logit of a masked candidate, whose softmax is 0."""
 
 
 class Candidates(NamedTuple):
-    """Items that serve as negatives of every row of a batch.
+    """Negatives that all rows of a batch share.
 
     Attributes:
         vectors: [c, dim] float32.
-        rows: [c] int32 rows of the catalogue; -1 is an empty slot, which no row sees.
-        log_count: [c] float32, log of how many times such a sample is expected to hold the item: log(n q) for n draws
-            with chance q each.
-        guarded: [c] bool: a row does not see such an item where its score s is near that of the positive, p:
-            ``s > p - (1 - ceiling) |p|``, for it may well be an answer too (Moreira et al. 2024, "NV-Retriever:
-            Improving Text Embedding Models with Effective Hard-Negative Mining", TopK-PercPos; there by the scores of a
-            teacher, here by those of the step). Default: none is guarded.
-        ceiling: of the guarded, above 0, at most 1.
+        rows: [c] int32 rows of the catalogue; -1 is an empty slot, which is masked for all rows.
+        log_count: [c] float32, log of the expected count of the item in the sample: log(n q) for n draws with
+            probability q.
+        is_hard: [c] bool; a hard negative is masked for the rows where its score s is near the score p of the positive,
+            ``s > p - (1 - ceiling) |p|``, as it may well be relevant (Moreira et al. 2024, "NV-Retriever: Improving
+            Text Embedding Models with Effective Hard-Negative Mining", TopK-PercPos, who use the scores of a teacher
+            instead of those of the step). Default: no negative is hard.
+        ceiling: Largest ratio of the scores of a hard negative and the positive, above 0, at most 1.
     """
 
     vectors: tf.Tensor
     rows: tf.Tensor
     log_count: tf.Tensor
-    guarded: tf.Tensor | None = None
+    is_hard: tf.Tensor | None = None
     ceiling: float = 1.0
 
 
@@ -50,23 +50,23 @@ def in_batch_softmax(
     """Returns the weighted mean of the sampled-softmax loss with the other items of the batch as negatives.
 
     ``logits[i, j] = queries[i] · items[j] / temperature - log_q[j]``; the loss of row i is the cross-entropy of row i
-    against column i. Subtracting log q undoes that a batch holds popular items more often (Yi et al. 2019,
+    against column i. Subtracting log q corrects that popular items are more often in a batch (Yi et al. 2019,
     "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", eq. 3).
 
     `extra` adds columns: items drawn from the catalogue (Yang et al. 2020, "Mixed Negative Sampling for Learning
-    Two-tower Neural Networks in Recommendations") or those of earlier batches (Wang et al. 2021, "Cross-Batch Negative
-    Sampling for Training Two-Tower Recommenders"). The positive is corrected like any column, so a constant added to
-    all of `log_q` and `extra.log_count` changes nothing; what counts is that both are on one scale.
+    Two-tower Neural Networks in Recommendations") or items of earlier batches (Wang et al. 2021, "Cross-Batch Negative
+    Sampling for Training Two-Tower Recommenders"). The positive is corrected like all columns, so that a constant added
+    to both `log_q` and `extra.log_count` changes nothing; both have to be on the same scale.
 
     Args:
         queries: [batch, dim] float32, unit length.
         items: [batch, dim] float32, unit length; row i is the positive of query i.
-        item_rows: [batch] int32, which item it is: the same item elsewhere in the batch is no negative (an accidental
-            hit) and is masked.
-        log_q: [batch] float32, log of the chance that a row of a batch is this item.
-        weights: [batch] float32, above 0.
-        temperature: scalar above 0.
-        extra: further negatives of every row. Default: none.
+        item_rows: [batch] int32 rows of the catalogue; the same item elsewhere in the batch is an accidental hit, and
+            masked.
+        log_q: [batch] float32, log of the probability that a row of a batch is this item.
+        weights: [batch] float32, 0 or above.
+        temperature: Scalar above 0.
+        extra: Further negatives of every row. Default: none.
     """
     temperature = tf.cast(temperature, tf.float32)
     logits = _dots(queries, items) / temperature - tf.cast(log_q, tf.float32)[None, :]  # [batch, batch]
@@ -93,15 +93,15 @@ def sampled_softmax(
     With ``s = query · item / temperature``, the loss of row i is
     ``log(exp(s_i) + sum_j exp(s_ij - log_count[j])) - s_i``: the sum estimates that of the whole catalogue without the
     positive (Bengio & Senécal 2008, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic
-    Language Model"). The positive stands there once whatever is drawn, so it is left uncorrected.
+    Language Model"). The positive is always present exactly once, so it is not corrected.
 
     Args:
         queries: [m, dim] float32, unit length.
         positives: [m, dim] float32, unit length; row i is the positive of query i.
         positive_rows: [m] int32 rows of the catalogue.
-        negatives: shared by all rows.
-        weights: [m] float32, above 0.
-        temperature: scalar above 0.
+        negatives: Negatives that all rows share.
+        weights: [m] float32, 0 or above.
+        temperature: Scalar above 0.
     """
     corrected = _corrected_scores(queries, positives, positive_rows, negatives, temperature)
     positive = _pair_scores(queries, positives, temperature)  # [m]
@@ -119,15 +119,15 @@ def full_softmax(
     """Returns the weighted mean of the softmax loss of each pair among the whole catalogue.
 
     The loss of row i is ``log(sum_j exp(s_ij)) - s_i,positive`` with ``s_ij = queries[i] · items[j] / temperature``:
-    the multinomial likelihood of the item that was taken (Covington et al. 2016, "Deep Neural Networks for YouTube
-    Recommendations", section 3.1), nothing sampled and so nothing corrected.
+    the negative log-likelihood of the positive (Covington et al. 2016, "Deep Neural Networks for YouTube
+    Recommendations", section 3.1), without sampling, so without correction.
 
     Args:
         queries: [m, dim] float32, unit length.
-        items: [item_count, dim] float32, unit length: all of the catalogue.
+        items: [item_count, dim] float32, unit length: the whole catalogue.
         positive_rows: [m] int32, 0 to item_count - 1.
-        weights: [m] float32, above 0.
-        temperature: scalar above 0.
+        weights: [m] float32, 0 or above.
+        temperature: Scalar above 0.
     """
     logits = _dots(queries, items) / tf.cast(temperature, tf.float32)  # [m, item_count]
     return _weighted_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(positive_rows, logits), weights)
@@ -145,36 +145,35 @@ def gbce(
     calibration: float,
     bias: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
-    """Returns the weighted mean of the generalised binary cross-entropy, which sampling makes less overconfident.
+    """Returns the weighted mean of the generalised binary cross-entropy, which corrects overconfidence from sampling.
 
-    With ``s = query · item / temperature`` and k negatives that the row sees, the loss of row i is
+    With ``s = query · item / temperature`` and k negatives that are not masked, the loss of row i is
     ``-(beta log sigmoid(s_i) + sum_j log(1 - sigmoid(s_ij))) / (k + 1)`` with
     ``beta = a (t (1 - 1/a) + 1/a) = 1 - t (1 - a)``, a the sampling rate and t the calibration (Petrov & Macdonald
     2023, "gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative Sampling", section 5).
-    The paper draws its negatives uniformly, for each row apart; here all rows share them. `Candidates.log_count` is
-    not used.
+    The paper draws the negatives uniformly for each row; here all rows share them. `Candidates.log_count` is not used.
 
     Args:
         queries: [m, dim] float32, unit length.
         positives: [m, dim] float32, unit length; row i is the positive of query i.
         positive_rows: [m] int32 rows of the catalogue.
-        negatives: shared by all rows.
-        weights: [m] float32, above 0.
-        temperature: scalar above 0.
-        sampling_rate: negatives of a row by the items that could be one, above 0, at most 1.
-        calibration: t, 0 to 1: 0 is binary cross-entropy, 1 undoes the sampling in full.
-        bias: added to every s. Vectors of unit length cannot say that most pairs are no match; a learned bias can, and
-            it changes no ranking (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2).
+        negatives: Negatives that all rows share.
+        weights: [m] float32, 0 or above.
+        temperature: Scalar above 0.
+        sampling_rate: Ratio of the negatives of a row to the items that could be drawn, above 0, at most 1.
+        calibration: t, 0 to 1: 0 is binary cross-entropy, 1 corrects the sampling completely.
+        bias: Added to every s. Cosines cannot express that most pairs do not match; a learned bias can, and does not
+            change the ranking (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2).
 
     Raises:
-        ValueError: a share is outside its range.
+        ValueError: Sampling rate or calibration is outside its range.
     """
     if not 0.0 < sampling_rate <= 1.0:
         raise ValueError(f"the sampling rate is {sampling_rate}; give one above 0 and at most 1")
     if not 0.0 <= calibration <= 1.0:
         raise ValueError(f"the calibration is {calibration}; give one of 0 to 1")
     beta = 1.0 - calibration * (1.0 - sampling_rate)
-    # log sigmoid(s)^beta = -beta softplus(-s): never the power itself, which float32 rounds to 1.
+    # log sigmoid(s)^beta = -beta softplus(-s), as the power itself is rounded to 1 in float32.
     positive = beta * tf.nn.softplus(-_pair_scores(queries, positives, temperature) - bias)  # [m]
     return _binary_mean(positive, queries, positives, positive_rows, negatives, weights, temperature, bias)
 
@@ -192,19 +191,19 @@ def binary_cross_entropy(
 ) -> tf.Tensor:
     """Returns the weighted mean of the binary cross-entropy of each pair and its negatives.
 
-    With ``s = query · item / temperature``, y the label and k negatives that the row sees, the loss of row i is
+    With ``s = query · item / temperature``, y the label and k negatives that are not masked, the loss of row i is
     ``-(y log sigmoid(s_i) + (1 - y) log(1 - sigmoid(s_i)) + sum_j log(1 - sigmoid(s_ij))) / (k + 1)`` (He et al. 2017,
     "Neural Collaborative Filtering", eq. 7). `Candidates.log_count` is not used.
 
     Args:
         queries: [m, dim] float32, unit length.
-        positives: [m, dim] float32, unit length; row i is the item that query i met.
+        positives: [m, dim] float32, unit length; row i is the item of query i.
         positive_rows: [m] int32 rows of the catalogue.
-        negatives: shared by all rows, with label 0.
-        weights: [m] float32, above 0.
-        temperature: scalar above 0.
-        labels: [m] float32, 0 to 1: how much each query liked its item. Default: 1 for all.
-        bias: as of `gbce`.
+        negatives: Negatives that all rows share, with label 0.
+        weights: [m] float32, 0 or above.
+        temperature: Scalar above 0.
+        labels: [m] float32, relevance of each item to its query, 0 to 1. Default: 1.
+        bias: Added to every s, see `gbce`.
     """
     score = _pair_scores(queries, positives, temperature) + bias  # [m]
     label = tf.ones_like(score) if labels is None else tf.cast(labels, tf.float32)
@@ -222,9 +221,9 @@ def _binary_mean(
     temperature: tf.Tensor | float,
     bias: tf.Tensor | float,
 ) -> tf.Tensor:
-    """Returns the mean over rows of the mean over the pair, whose loss is `positive` [m], and its negatives."""
-    scores, seen = _negative_scores(queries, positives, positive_rows, negatives, temperature)  # [m, c]
-    visible = tf.cast(seen, tf.float32)
+    """Returns the weighted mean over rows of the mean loss of the pair, `positive` [m] float32, and its negatives."""
+    scores, mask = _negative_scores(queries, positives, positive_rows, negatives, temperature)  # [m, c]
+    visible = tf.cast(mask, tf.float32)
     negative = tf.reduce_sum(tf.nn.softplus(scores + bias) * visible, axis=1)  # [m]
     return _weighted_mean((positive + negative) / (1.0 + tf.reduce_sum(visible, axis=1)), weights)
 
@@ -236,24 +235,24 @@ def _negative_scores(
     negatives: Candidates,
     temperature: tf.Tensor | float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns [m, c] float32 query · negative / temperature, and [m, c] bool: whether the row sees the negative."""
+    """Returns query · negative / temperature, [m, c] float32, and a mask, [m, c] bool: false where it is masked."""
     scores = _dots(queries, negatives.vectors) / tf.cast(temperature, tf.float32)
-    hidden = tf.logical_or(tf.equal(positive_rows[:, None], negatives.rows[None, :]), (negatives.rows < 0)[None, :])
-    if negatives.guarded is not None:
+    masked = tf.logical_or(tf.equal(positive_rows[:, None], negatives.rows[None, :]), (negatives.rows < 0)[None, :])
+    if negatives.is_hard is not None:
         positive = _pair_scores(queries, positives, temperature)[:, None]  # [m, 1]
         near = scores > positive - (1.0 - negatives.ceiling) * tf.abs(positive)
-        hidden = tf.logical_or(hidden, tf.logical_and(negatives.guarded[None, :], near))
-    return scores, tf.logical_not(hidden)
+        masked = tf.logical_or(masked, tf.logical_and(negatives.is_hard[None, :], near))
+    return scores, tf.logical_not(masked)
 
 
 def _pair_scores(queries: tf.Tensor, positives: tf.Tensor, temperature: tf.Tensor | float) -> tf.Tensor:
-    """Returns [m] float32: query · positive / temperature of each row."""
+    """Returns query · positive / temperature of each row: [m] float32."""
     queries, positives = tf.cast(queries, tf.float32), tf.cast(positives, tf.float32)
     return tf.reduce_sum(queries * positives, axis=1) / tf.cast(temperature, tf.float32)
 
 
 def _dots(queries: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Returns [m, n] float32."""
+    """Returns the dot products of queries [m, dim] and items [n, dim]: [m, n] float32."""
     return tf.matmul(tf.cast(queries, tf.float32), tf.cast(items, tf.float32), transpose_b=True)
 
 
@@ -264,9 +263,9 @@ def _corrected_scores(
     negatives: Candidates,
     temperature: tf.Tensor | float,
 ) -> tf.Tensor:
-    """Returns [m, c] float32: scores less log_count, `MASKED` where the row does not see the negative."""
-    scores, seen = _negative_scores(queries, positives, positive_rows, negatives, temperature)  # [m, c]
-    return tf.where(seen, scores - tf.cast(negatives.log_count, tf.float32)[None, :], MASKED)
+    """Returns the scores minus `Candidates.log_count`, and `MASKED` where they are masked: [m, c] float32."""
+    scores, mask = _negative_scores(queries, positives, positive_rows, negatives, temperature)  # [m, c]
+    return tf.where(mask, scores - tf.cast(negatives.log_count, tf.float32)[None, :], MASKED)
 
 
 def _weighted_mean(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,7 @@
-"""Where negatives come from: frequencies to correct them by, draws from the catalogue, earlier batches, near misses.
+"""Sources of negatives: random draws, earlier batches, hard negatives; and item frequencies for their correction.
 
-The first three are layers: their state is variables, so that a checkpoint of a model that has them holds it, and they
-run inside a graph.
+Sampler, queue and frequency estimator are layers, whose state is in variables, so that checkpoints of a model include
+it and they run inside a graph.
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from trainer.model.losses import Candidates
 
 _PRIME = 2**31 - 1
 _BLOCK_SCORES = 2**23
-"""Scores that `mine_hard_negatives` holds at once: 32 MiB of them."""
+"""Number of scores that `mine_hard_negatives` holds at once: 32 MiB."""
 
 
 class FrequencyEstimator(keras.layers.Layer):
-    """How often each item comes by in a stream of batches, without a count of the stream.
+    """Estimates the frequency of each item from the stream of batches.
 
     Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", algorithms 2 and 3:
-    array A holds when an item came last, array B the mean interval between its visits, and the chance of the item is
-    ``1 / B``. At each visit ``B = (1 - rate) B + rate (now - A)``. Two things are done to the same end in another way:
+    array A holds the time when an item occurred last, array B the mean interval between its occurrences, and the
+    probability of the item is ``1 / B``. Each occurrence updates ``B = (1 - rate) B + rate (now - A)``. There are two
+    differences to the paper:
 
-    - Time counts rows, not batches, so that an item that stands in each batch several times is not taken for one that
-      stands there once, and batches may differ in size. k visits in a batch count as k intervals of ``(now - A) / k``.
-    - The first ``1 / rate`` intervals of an item are averaged evenly, with array C as their number. B then needs no
-      start value, which a rare item would hardly ever leave.
+    - Time counts rows instead of batches, so that an item that occurs several times in each batch is told from one that
+      occurs once, and batches may differ in size. k occurrences in a batch count as k intervals of ``(now - A) / k``.
+    - The first ``1 / rate`` intervals of an item have equal weights; array C counts them. B then needs no initial
+      value, which would dominate the estimate of rare items.
 
-    An item in slot ``row % buckets`` shares it with no other where there are as many buckets as items. With more than
-    one hash, the longest of the intervals counts, as sharing a slot can only shorten one.
+    The slot of an item is ``row % buckets``, so that with at least as many buckets as items no slot is shared. With
+    several hashes, the longest interval is used, as a shared slot can only shorten intervals.
 
     Args:
-        buckets: length of the arrays.
-        learning_rate: above 0, at most 1; high follows trends, low is exact.
-        hashes: how many pairs of arrays.
+        buckets: Length of the arrays.
+        learning_rate: Above 0, at most 1; high values follow trends, low values are exact.
+        hashes: Number of sets of arrays.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
 
     def __init__(self, buckets: int, *, learning_rate: float = 0.05, hashes: int = 1) -> None:
@@ -54,21 +55,23 @@ class FrequencyEstimator(keras.layers.Layer):
         self.last = _state(self, "last", (hashes * buckets,), "int64")  # A
         self.interval = _state(self, "interval", (hashes * buckets,), "float32")  # B
         self.visits = _state(self, "visits", (hashes * buckets,), "float32")  # C
-        # The same in every process, so that a resumed training finds its items in the slots that it left them in.
-        self._multipliers = np.random.default_rng(2019).integers(1, _PRIME, (hashes - 1, 2))  # of the further hashes
+        # The same in every process, so that items keep their slots in a resumed training.
+        self._multipliers = np.random.default_rng(2019).integers(
+            1, _PRIME, (hashes - 1, 2)
+        )  # of the hashes after the first
         self.built = True
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
-        """Takes in a batch and returns how frequent its items are, this batch included.
+        """Updates the estimates with a batch and returns those of its items.
 
         Args:
             rows: [m] int32 rows of the catalogue, m above 0.
 
         Returns:
-            [m] float32, log of the chance that a row of a batch is the item; at most 0.
+            [m] float32, log of the probability that a row of a batch is the item; at most 0.
         """
         now = self.now + tf.size(rows, out_type=tf.int64)
-        slots, place, visits = tf.unique_with_counts(tf.reshape(self._slots(rows), [-1]))  # [u], [hashes * m], [u]
+        slots, position, visits = tf.unique_with_counts(tf.reshape(self._slots(rows), [-1]))  # [u], [hashes * m], [u]
         visits = tf.cast(visits, tf.float32)
         passed = tf.cast(now - tf.gather(self.last, slots), tf.float32) / visits  # [u]
         total = tf.gather(self.visits, slots) + visits
@@ -80,70 +83,72 @@ class FrequencyEstimator(keras.layers.Layer):
         self.last.assign(tf.tensor_scatter_nd_update(self.last, where, tf.fill(tf.shape(slots), now)))
         self.interval.assign(tf.tensor_scatter_nd_update(self.interval, where, interval))
         self.visits.assign(tf.tensor_scatter_nd_update(self.visits, where, total))
-        longest = tf.reduce_max(tf.reshape(tf.gather(interval, place), [self.hashes, -1]), axis=0)  # [m]
+        longest = tf.reduce_max(tf.reshape(tf.gather(interval, position), [self.hashes, -1]), axis=0)  # [m]
         return -tf.math.log(tf.maximum(longest, 1.0))
 
     def _slots(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns [hashes, m] int64: where each hash has the rows; hash h has them in its own part of the arrays."""
+        """Returns the slots of the rows: [hashes, m] int64; each hash has its own part of the arrays."""
         rows = tf.cast(rows, tf.int64)
         hashed = [rows]
         for multiplier, offset in self._multipliers.tolist():
             hashed.append(tf.math.floormod(rows * multiplier + offset, _PRIME))
-        return tf.stack([tf.math.floormod(slots, self.buckets) + at * self.buckets for at, slots in enumerate(hashed)])
+        return tf.stack(
+            [tf.math.floormod(slots, self.buckets) + index * self.buckets for index, slots in enumerate(hashed)]
+        )
 
 
 class NegativeSampler(keras.layers.Layer):
-    """Draws items of the catalogue, with replacement; its seed is a variable.
+    """Draws items of the catalogue with replacement. The state of its random numbers is a variable.
 
     Args:
-        probabilities: [item_count], of a draw to be the item: 0 or above, 1 in all. An item of chance 0 is never drawn.
-        count: how many are drawn at a time.
-        seed: of the draws. Default: as `keras.utils.set_random_seed` says.
+        probabilities: [item_count] float, probability of each item, 0 or above, with a sum of 1.
+        count: Number of items in a draw, at least 1.
+        seed: Random seed. Default: drawn, as `keras.utils.set_random_seed` determines.
 
     Raises:
-        ValueError: the probabilities are none, or the count is below 1.
+        ValueError: The probabilities are invalid, or the count is below 1.
     """
 
     def __init__(self, probabilities: np.ndarray, count: int, *, seed: int | None = None) -> None:
         super().__init__(dtype="float32", autocast=False)
-        chances = np.asarray(probabilities, dtype=np.float64)
-        if chances.ndim != 1 or not np.all(chances >= 0.0) or not np.isclose(chances.sum(), 1.0):
+        probabilities = np.asarray(probabilities, dtype=np.float64)
+        if probabilities.ndim != 1 or not np.all(probabilities >= 0.0) or not np.isclose(probabilities.sum(), 1.0):
             raise ValueError(
-                f"probabilities of shape {chances.shape}, {chances.min(initial=np.inf)} or above, "
-                f"{chances.sum()} in all; give one for each item, 0 or above, 1 in all"
+                f"probabilities of shape {probabilities.shape}, {probabilities.min(initial=np.inf)} or above, with a "
+                f"sum of {probabilities.sum()}; give one for each item, 0 or above, with a sum of 1"
             )
         if count < 1:
             raise ValueError(f"{count} negatives to draw; give at least 1")
         self.count = count
         self.seed_generator = keras.random.SeedGenerator(seed)
-        # float32 has too few steps between 0 and 1 to tell the rare items of a large catalogue apart.
-        cumulative = np.cumsum(chances)
+        # float32 is too coarse to distinguish the rare items of a large catalogue.
+        cumulative = np.cumsum(probabilities)
         self._cumulative = tf.constant(cumulative / cumulative[-1], tf.float64)  # [item_count]
         with np.errstate(divide="ignore"):
-            self._log_counts = tf.constant(np.log(count * chances), tf.float32)  # [item_count]
+            self._log_counts = tf.constant(np.log(count * probabilities), tf.float32)  # [item_count]
         self.built = True
 
     def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns rows [count] int32 and their log_count [count] float32, see `trainer.model.losses.Candidates`."""
-        # The inherited one refuses a call without arguments.
+        # The inherited method refuses a call without arguments.
         points = keras.random.uniform((self.count,), dtype="float64", seed=self.seed_generator)  # below 1
         rows = tf.searchsorted(self._cumulative, points, side="right")
         return rows, tf.gather(self._log_counts, rows)
 
 
 class CrossBatchQueue(keras.layers.Layer):
-    """The newest item vectors of earlier batches, as they were then: negatives that cost no tower.
+    """A queue of the newest item vectors of earlier batches, which are negatives that need not be computed.
 
     Wang et al. 2021, "Cross-Batch Negative Sampling for Training Two-Tower Recommenders"; Wang et al. 2020,
-    "Cross-Batch Memory for Embedding Learning". They hold as far as embeddings drift slowly. Take `candidates` before
-    the `push` of the same batch, or the batch meets itself.
+    "Cross-Batch Memory for Embedding Learning". The vectors are useful as long as embeddings change slowly. Call
+    `candidates` before `push`, or the items of a batch are among its own negatives.
 
     Args:
-        capacity: how many vectors it holds, at least 1.
-        dim: their length.
+        capacity: Number of vectors in the queue, at least 1.
+        dim: Dimension of the vectors.
 
     Raises:
-        ValueError: the capacity is below 1.
+        ValueError: The capacity is below 1.
     """
 
     def __init__(self, capacity: int, dim: int) -> None:
@@ -157,24 +162,24 @@ class CrossBatchQueue(keras.layers.Layer):
         self.built = True
 
     def push(self, vectors: tf.Tensor, rows: tf.Tensor, log_q: tf.Tensor) -> None:
-        """Takes in a batch, of any size; the oldest leave. No gradient flows back from what it holds.
+        """Appends a batch of any size and removes the oldest vectors. The queue passes no gradients on.
 
         Args:
             vectors: [m, dim] floats.
             rows: [m] int32 rows of the catalogue.
-            log_q: [m] floats, given back as `Candidates.log_count`.
+            log_q: [m] floats, which `candidates` returns as `Candidates.log_count`.
         """
         for held, new in ((self.vectors, vectors), (self.rows, rows), (self.log_q, log_q)):
             joined = tf.concat([tf.convert_to_tensor(held), tf.cast(new, held.dtype)], axis=0)[-self.capacity :]
             held.assign(tf.ensure_shape(joined, held.shape))
 
     def candidates(self) -> Candidates:
-        """Returns all slots, oldest first; those not yet filled have row -1."""
+        """Returns the whole queue, oldest first; empty slots have row -1."""
         return Candidates(*(tf.convert_to_tensor(held) for held in (self.vectors, self.rows, self.log_q)))
 
 
 def _state(layer: keras.layers.Layer, name: str, shape: tuple[int, ...], dtype: str, start: int = 0) -> keras.Variable:
-    """Returns a variable of the layer that no optimizer moves, and that mixed precision leaves as it is."""
+    """Returns a new variable of the layer that is not trained and not changed by mixed precision."""
     return layer.add_weight(
         shape=shape,
         initializer=keras.initializers.Constant(start),
@@ -189,24 +194,24 @@ def _state(layer: keras.layers.Layer, name: str, shape: tuple[int, ...], dtype: 
 def mine_hard_negatives(
     queries: np.ndarray, vectors: np.ndarray, known: Sequence[np.ndarray], count: int, skip: int
 ) -> np.ndarray:
-    """Returns the items nearest to each query that its user does not know, without the very nearest.
+    """Returns the nearest unknown items of each query, after skipping the very nearest.
 
-    The very nearest unknown items are likely to be what the user takes next, and so no negatives (Zhang et al. 2013,
+    The very nearest unknown items are likely to be relevant, so they are not used as negatives (Zhang et al. 2013,
     "Optimizing Top-N Collaborative Filtering via Dynamic Negative Item Sampling"; Huang et al. 2020, "Embedding-based
-    Retrieval in Facebook Search", pass over the nearest likewise).
+    Retrieval in Facebook Search").
 
     Args:
         queries: [n, dim] float32.
-        vectors: [item_count, dim] float32: all of the catalogue.
-        known: of each query, rows of the catalogue, in any order, repeated or not.
-        count: how many for each query, at least 1.
-        skip: how many of the nearest unknown items are passed over, 0 or above.
+        vectors: [item_count, dim] float32, of the whole catalogue.
+        known: Catalogue rows of the known items of each query, in any order; may be duplicated.
+        count: Number of items for each query, at least 1.
+        skip: Number of the nearest unknown items that are skipped, 0 or above.
 
     Returns:
-        [n, count] int32 rows of the catalogue, nearest first; -1 where there are no more.
+        [n, count] int32 rows of the catalogue, nearest first; -1 where there are no more items.
 
     Raises:
-        ValueError: a shape or number does not fit.
+        ValueError: Shapes do not match, or a number is out of range.
     """
     fit = queries.ndim == 2 and vectors.ndim == 2 and queries.shape[1] == vectors.shape[1]
     if not fit or len(known) != len(queries):
@@ -216,22 +221,22 @@ def mine_hard_negatives(
         )
     if count < 1 or skip < 0:
         raise ValueError(f"{count} negatives after {skip} skipped; give at least 1 after at least 0")
-    found = np.full((len(queries), count), -1, dtype=np.int32)
+    negatives = np.full((len(queries), count), -1, dtype=np.int32)
     item_count = len(vectors)
     kept = min(skip + count, item_count)
     if kept <= skip:
-        return found
+        return negatives
     block = max(1, _BLOCK_SCORES // item_count)
     for start in range(0, len(queries), block):
         scores = queries[start : start + block] @ vectors.T  # [b, item_count]
         theirs = known[start : start + block]
         owners = np.repeat(np.arange(len(theirs)), [len(rows) for rows in theirs])
         scores[owners, np.concatenate(theirs).astype(np.int64)] = -np.inf
-        # Best first only among the few that are kept: a full sort of the catalogue is many times slower.
+        # Only the kept items are sorted: a full sort of the catalogue is many times slower.
         best = np.argpartition(scores, item_count - kept, axis=1)[:, item_count - kept :]  # [b, kept]
         values = np.take_along_axis(scores, best, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")[:, skip:]  # [b, kept - skip]
         rows = np.take_along_axis(best, order, axis=1)
         unknown = np.isfinite(np.take_along_axis(values, order, axis=1))
-        found[start : start + block, : kept - skip] = np.where(unknown, rows, -1)
-    return found
+        negatives[start : start + block, : kept - skip] = np.where(unknown, rows, -1)
+    return negatives

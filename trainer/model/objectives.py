@@ -1,13 +1,13 @@
-"""The objectives of a recipe: each owns a loss and all that it needs beside the towers.
+"""Training objectives: a loss, with the state that it keeps between steps.
 
-A step of training asks an objective twice:
+A training step calls an objective twice:
 
 ```
 draw(batch) ─► rows of negatives ─► the towers embed queries, positives and negatives ─► loss(…)
 ```
 
-`trainer.model.losses` has the formulas; here is what keeps state between steps (a sampler, a queue of earlier batches, an
-estimate of frequencies, a bias). State is held in variables, so that a checkpoint of the model holds it.
+`trainer.model.losses` has the formulas. The state (a sampler, a queue of earlier batches, an estimate of frequencies, a
+bias) is in variables, so that checkpoints of the model include it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from trainer.model.negatives import CrossBatchQueue, FrequencyEstimator, Negativ
 from trainer.recipe.training import Training
 
 _ESTIMATOR_RATE = 0.05
-"""Learning rate of the frequency estimate: new events count a twentieth."""
+"""Learning rate of the frequency estimate."""
 
 
 class Pairs(NamedTuple):
-    """The queries of a step with their items, of all devices.
+    """Items of the queries of a step, of all devices.
 
     Attributes:
         rows: [m] int32, catalogue row of each query's item.
         weights: [m] float32, weight of each pair.
-        labels: [m] float32, 0 to 1: how relevant the item is to the query.
-        log_q: [m] float32, log of the chance that a row of a batch is this item.
+        labels: [m] float32, relevance of the item to the query, 0 to 1.
+        log_q: [m] float32, log of the probability that a row of a batch is this item.
     """
 
     rows: tf.Tensor
@@ -45,33 +45,33 @@ class Pairs(NamedTuple):
 
     @property
     def relevance(self) -> tf.Tensor:
-        """Weights for a softmax, [m] float32: it asks which item is right, so an irrelevant pair weighs nothing."""
+        """Weights of the pairs in a softmax, [m] float32: 0 for irrelevant pairs, which cannot be its target."""
         return self.weights * self.labels
 
 
 class Draw(NamedTuple):
-    """The negatives of a step, not yet embedded.
+    """Negatives of a step, before they are embedded.
 
     Attributes:
         rows: [c] int32, catalogue rows; -1 is an empty slot.
         log_count: [c] float32, see `Candidates`.
-        guarded: [c] bool, see `Candidates`. Default: none is guarded.
+        is_hard: [c] bool, see `Candidates`. Default: no negative is hard.
     """
 
     rows: tf.Tensor
     log_count: tf.Tensor
-    guarded: tf.Tensor | None = None
+    is_hard: tf.Tensor | None = None
 
 
 class Objective(keras.layers.Layer):
-    """A loss, and the state that it keeps between steps."""
+    """Base class of the objectives."""
 
     def __init__(self) -> None:
         super().__init__(dtype="float32", autocast=False)
         self.built = True
 
     def draw(self, batch: Mapping[str, Any]) -> Draw | None:
-        """Returns the negatives to embed beside the positives of a batch; None: the whole catalogue."""
+        """Returns the negatives of a batch; None: the whole catalogue."""
         rows = batch["item"][:0]
         return Draw(rows, tf.zeros_like(rows, tf.float32))
 
@@ -88,18 +88,17 @@ class Objective(keras.layers.Layer):
 
         Args:
             queries: [m, dim] float32, unit length.
-            positives: [m, dim] float32, unit length: item i belongs to query i.
-            negatives: [c, dim] float32, unit length: the vectors of `draw`, or of the whole catalogue where that is
-                None.
-            draw: what `draw` returned for this step.
-            pairs: rows, weights and labels of the positives.
-            temperature: scalar above 0.
+            positives: [m, dim] float32, unit length; row i is the item of query i.
+            negatives: [c, dim] float32, unit length; embeddings of the negatives in `draw`, or of the whole catalogue.
+            draw: Negatives that `draw` returned for this step.
+            pairs: Rows, weights and labels of the items of the queries.
+            temperature: Scalar above 0.
         """
         raise NotImplementedError
 
 
 class FullSoftmax(Objective):
-    """Softmax over the whole catalogue: exact, and affordable for small ones."""
+    """Softmax over the whole catalogue: exact, and affordable for small catalogues."""
 
     def draw(self, batch: Mapping[str, Any]) -> Draw | None:
         """Returns None: every item is a candidate."""
@@ -114,10 +113,10 @@ class InBatchSoftmax(Objective):
     """Softmax over the items of the batch, corrected for their popularity.
 
     Args:
-        counts: [item_count], training events of each item.
-        dim: length of the item vectors.
-        queue: number of item vectors of earlier batches that are negatives too.
-        streaming: whether popularity is estimated from the stream of batches instead of counted beforehand.
+        counts: [item_count] int64, training events of each item.
+        dim: Dimension of the item vectors.
+        queue: Number of item vectors of earlier batches that are further negatives.
+        streaming: Whether the popularity is estimated from the batches, instead of from `counts`.
     """
 
     def __init__(self, counts: np.ndarray, dim: int, *, queue: int, streaming: bool) -> None:
@@ -139,22 +138,23 @@ class _Sampled(Objective):
     """An objective with negatives drawn from the catalogue.
 
     Args:
-        training: names how many are drawn, and how.
-        counts: [item_count], training events of each item.
+        training: Training keys of a recipe: number and distribution of the negatives.
+        counts: [item_count] int64, training events of each item.
+        bias: Whether a bias of the logits is learned.
     """
 
     def __init__(self, training: Training, counts: np.ndarray, *, bias: bool = False) -> None:
         super().__init__()
         if bias:
-            # At first every pair is as unlikely as it is: one positive beside the negatives.
-            chance = keras.initializers.Constant(-float(np.log(training.negatives)))
-            self.bias = self.add_weight(name="bias", initializer=chance)
+            # Initially the log odds of a positive among the negatives.
+            log_odds = keras.initializers.Constant(-float(np.log(training.negatives)))
+            self.bias = self.add_weight(name="bias", initializer=log_odds)
         weights = np.ones(len(counts)) if training.sampling == "uniform" else counts**training.sampling_power
-        self._chances = weights / weights.sum()  # [item_count]
-        self.sampler = NegativeSampler(self._chances, training.negatives)
+        self._probabilities = weights / weights.sum()  # [item_count]
+        self.sampler = NegativeSampler(self._probabilities, training.negatives)
 
     def draw(self, batch: Mapping[str, Any]) -> Draw | None:
-        """Returns rows drawn by the sampler."""
+        """Returns negatives drawn by the sampler."""
         return Draw(*self.sampler())
 
 
@@ -164,10 +164,10 @@ class MixedSoftmax(_Sampled):
     def __init__(self, training: Training, counts: np.ndarray) -> None:
         super().__init__(training, counts)
         self._shares = tf.constant(counts / counts.sum(), tf.float32)  # [item_count]
-        self._expected = tf.constant(training.negatives * self._chances, tf.float32)  # [item_count]
+        self._expected = tf.constant(training.negatives * self._probabilities, tf.float32)  # [item_count]
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns `losses.in_batch_softmax`, each item corrected by how often both kinds are expected to hold it."""
+        """Returns `losses.in_batch_softmax`, corrected by the expected count of each item in batch and draw."""
         batch_size = tf.cast(tf.size(pairs.rows), tf.float32)
         log_count = tf.math.log(tf.exp(draw.log_count) + batch_size * tf.gather(self._shares, draw.rows))  # [c]
         log_q = tf.math.log(batch_size * tf.exp(pairs.log_q) + tf.gather(self._expected, pairs.rows))  # [m]
@@ -186,11 +186,11 @@ class SampledSoftmax(_Sampled):
         self._training = training
 
     def draw(self, batch: Mapping[str, Any]) -> Draw | None:
-        """Returns drawn rows, then the hard negatives that the batch holds."""
+        """Returns the drawn negatives, followed by the hard negatives of the batch."""
         rows, log_count = self.sampler()
         if not self._training.hard_negatives:
             return Draw(rows, log_count)
-        hard = batch.get("hard", batch["item"][:0])  # not mined yet
+        hard = batch.get("hard", batch["item"][:0])  # absent before the first mining
         return Draw(
             tf.concat([rows, hard], 0),
             tf.concat([log_count, tf.zeros_like(hard, tf.float32)], 0),
@@ -198,10 +198,10 @@ class SampledSoftmax(_Sampled):
         )
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns `losses.sampled_softmax`, or its mean with `losses.binary_cross_entropy` by `bce_weight`."""
+        """Returns the mean of `losses.sampled_softmax` and `losses.binary_cross_entropy`, weighted by `bce_weight`."""
         share = self._training.bce_weight
         candidates = Candidates(
-            negatives, draw.rows, draw.log_count, draw.guarded, self._training.hard_negative_ceiling
+            negatives, draw.rows, draw.log_count, draw.is_hard, self._training.hard_negative_ceiling
         )
         softmax = losses.sampled_softmax(queries, positives, pairs.rows, candidates, pairs.relevance, temperature)
         if not share:
@@ -240,7 +240,7 @@ class BinaryCrossEntropy(_Sampled):
 
 
 class Gbce(_Sampled):
-    """Generalised binary cross-entropy: as `BinaryCrossEntropy`, calibrated for how few negatives are drawn."""
+    """Generalised binary cross-entropy, which is calibrated for the number of drawn negatives."""
 
     def __init__(self, training: Training, counts: np.ndarray) -> None:
         super().__init__(training, counts, bias=True)
@@ -278,8 +278,8 @@ def build(training: Training, counts: np.ndarray, dim: int) -> Objective:
     """Returns the objective that `training.loss` names.
 
     Args:
-        training: the training keys of a recipe.
-        counts: [item_count], training events of each item.
-        dim: length of the item vectors.
+        training: Training keys of a recipe.
+        counts: [item_count] int64, training events of each item.
+        dim: Dimension of the item vectors.
     """
     return _OBJECTIVES[training.loss](training, counts, dim)

@@ -1,4 +1,4 @@
-"""Embedding tables that are asked for slots."""
+"""Embedding tables whose rows are slots."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from keras import ops
 
 
 def look_up(table, slots):
-    """Returns [..., width] of a table [n, width] and int32 slots [...], each 0 to n - 1.
+    """Returns rows of a table: [..., width].
 
-    `keras.ops.take` counts negative indices from the end, as NumPy does: three more steps a table each time that an
-    exported tower runs, and a lone query pays for steps more than for arithmetic. No slot is negative.
+    `keras.ops.take` counts negative indices from the end, as NumPy does, which adds three ops for each table to an
+    exported tower; the time of a single query depends on the number of ops more than on arithmetic.
+
+    Args:
+        table: [n, width].
+        slots: [...] int32, 0 to n - 1.
     """
     return tf.gather(ops.convert_to_tensor(table), slots)
 
 
 @keras.saving.register_keras_serializable(package="two_tower")
 class SlotEmbedding(keras.layers.Embedding):
-    """An `Embedding` that does without negative indices."""
+    """An `Embedding` without support for negative indices."""
 
     def call(self, inputs):
-        """Returns [..., output_dim] of int32 slots [...], each 0 to input_dim - 1."""
+        """Returns the embeddings, [..., output_dim], of int32 slots [...], 0 to input_dim - 1."""
         return ops.cast(look_up(self.embeddings, inputs), self.compute_dtype)

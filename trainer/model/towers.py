@@ -1,4 +1,4 @@
-"""The towers, built from their schemas; both end in a vector of unit length."""
+"""Builds the towers from their schemas; the outputs of both are vectors of unit length."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from trainer.features.schemas import ITEMS, Schemas
 from trainer.model import event_features
 from trainer.model.event_features import EventValues
 from trainer.model.feature_dropout import PresenceDropout, SlotDropout, TextDropout, ValueDropout
-from trainer.model.history import encoders
-from trainer.model.history.encoders import HistoryEncoder, SlotMask
+from trainer.model.history.build import build_encoder
+from trainer.model.history.encoded_history import EncodedHistory
 from trainer.model.slot_embedding import SlotEmbedding
 from trainer.recipe.feature_inputs import HistoryInput
 from trainer.recipe.recipe import ITEM_ID, Recipe, Tower
@@ -28,106 +28,23 @@ _register = keras.saving.register_keras_serializable(package="two_tower")
 
 @_register
 class MaskedMean(keras.layers.Layer):
-    """The mean of the embeddings of a list, padding left out; zero for an empty list."""
+    """Mean of the embeddings of a list without its padding; zero for an empty list."""
 
     def call(self, embeddings, slots):
-        """Returns [batch, dim] float32 of embeddings [batch, n, dim] and slots [batch, n]."""
+        """Returns the means, [batch, dim] float32, of embeddings [batch, n, dim] and slots [batch, n] int32."""
         mask = ops.expand_dims(ops.cast(ops.not_equal(slots, PADDING), embeddings.dtype), -1)  # [batch, n, 1]
         return ops.sum(embeddings * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
 
 
-@_register
-class EncodedHistory(keras.layers.Layer):
-    """Slots of a history to a vector: hidden in training, looked up, joined by what is known of its events, encoded.
-
-    Args:
-        table: item embeddings, shared with whoever else holds them.
-        encoder: as of `trainer.model.history.encoders`.
-        rate: share of the items to hide in training.
-        values: of the events; None where nothing is known of them but the item.
-    """
-
-    def __init__(
-        self,
-        table: keras.layers.Layer,
-        encoder: HistoryEncoder,
-        rate: float,
-        values: EventValues | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs, autocast=False)  # the parts cast as each of them has to
-        self.table, self.encoder, self.rate, self.values = table, encoder, rate, values
-        self.hide, self.mask = SlotDropout(rate, name="hide"), SlotMask(name="mask")
-
-    def build(self, slots_shape: Any, values_shape: Any = None, embeddings_shape: Any = None) -> None:
-        """Makes what the parts need."""
-        if not self.table.built:
-            self.table.build(slots_shape)
-        if not self.encoder.built:
-            self.encoder.build((*slots_shape, self.table.output_dim))
-        if self.values is not None and not self.values.built:
-            self.values.build(values_shape)
-        self.built = True
-
-    def call(self, slots, values=None, embeddings=None, training=False):
-        """Returns [batch, dim] float32.
-
-        Args:
-            slots: [batch, max_values] int32, newest first.
-            values: inputs of `EventValues` by name, each [batch, max_values, ...]. None: nothing is known.
-            embeddings: [batch, max_values, dim] float32 in place of those of the table.
-            training: whether dropout is on.
-        """
-        slots = self.hide(slots, training=training)
-        shown = self._shown(slots, values, embeddings, training)
-        return self.encoder(shown, self.mask(slots), slots, training=training)
-
-    def prefixes(self, slots, values=None, embeddings=None, training=False):
-        """Returns [batch, length, dim] float32; see `trainer.model.history.encoders`.
-
-        Ages differ from prefix to prefix: see `call`.
-
-        Args:
-            slots: [batch, length] int32, oldest first.
-            values: inputs of `EventValues` by name, each [batch, length, ...]. None: nothing is known.
-            embeddings: [batch, length, dim] float32 in place of those of the table.
-            training: whether dropout is on.
-        """
-        slots = self.hide(slots, training=training)
-        shown = self._shown(slots, values, embeddings, training)
-        return self.encoder.prefixes(shown, self.mask(slots), training=training)
-
-    def _shown(self, slots, values, embeddings, training):
-        """Returns the embeddings of the events."""
-        shown = self.table(slots) if embeddings is None else embeddings
-        if self.values is None or not values:
-            return shown
-        return self.values.apply_to(shown, self.values.hide(values, training))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        names = ("table", "encoder", "values")
-        parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in names}
-        return {**super().get_config(), **parts, "rate": self.rate}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> EncodedHistory:
-        """Returns the layer of its arguments."""
-        config.pop("heads", None)  # None in towers that earlier versions saved
-        given = {name: config.pop(name, None) for name in ("table", "encoder", "values")}
-        parts = {name: part and keras.saving.deserialize_keras_object(part) for name, part in given.items()}
-        return cls(**parts, **config)
-
-
 @dataclass(frozen=True, eq=False)
 class QueryTower:
-    """The query tower and its parts, which training calls on whole sequences.
+    """Query tower and its parts, which training calls on whole sequences.
 
     Attributes:
-        model: inputs by feature name, output [batch, dimension] float32, unit length.
-        histories: by feature name.
-        join: inputs by feature name, histories encoded ([batch, dimension]) and the others as in `model`; same
-            output.
+        model: Keras model with inputs by feature name and output [batch, dimension] float32, unit length.
+        histories: History layers by feature name.
+        join: Keras model with the same output, whose histories are already encoded, [batch, dimension]; the other
+            inputs are those of `model`.
     """
 
     model: keras.Model
@@ -137,11 +54,11 @@ class QueryTower:
 
 @dataclass(frozen=True, eq=False)
 class ItemTower:
-    """The item tower, and what training needs of it beside its vectors.
+    """Item tower, with the output before normalisation, which training needs.
 
     Attributes:
-        model: inputs by feature name, output [batch, dimension] float32, unit length.
-        both: the same inputs; outputs are the embedding before its length is made 1, and the vector as of `model`.
+        model: Keras model with inputs by feature name and output [batch, dimension] float32, unit length.
+        both: Keras model with the same inputs; its outputs are the embedding before normalisation, and that of `model`.
     """
 
     model: keras.Model
@@ -152,9 +69,9 @@ def build(recipe: Recipe, schemas: Schemas, precision: str = "float32") -> tuple
     """Returns query tower and item tower.
 
     Args:
-        recipe: both towers.
-        schemas: what they read.
-        precision: in which they compute, see `trainer.recipe.recipe.Training`; weights and output are float32.
+        recipe: Recipe that describes both towers.
+        schemas: Feature schemas of both towers.
+        precision: Precision of the layers, see `trainer.recipe.training.Training`; weights and output are float32.
     """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
@@ -172,7 +89,7 @@ def _build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
 
 
 def _embedding(slot_count: int, dimension: int, norm: float, name: str) -> SlotEmbedding:
-    """Returns a table whose rows have about length `norm` at the start."""
+    """Returns an embedding table whose rows have a length of about `norm` at initialisation."""
     return SlotEmbedding(
         slot_count,
         dimension,
@@ -185,7 +102,7 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
     dimension = recipe.training.dimension
     inputs, joined, histories = {}, {}, {}
     encoded, direct = [], []
-    # What is known of the events of histories follows the features of the recipe.
+    # The schema has event features after the features of the recipe.
     for feature, given in zip(schema.features, recipe.query_tower.features, strict=False):
         if isinstance(feature, History) and isinstance(given, HistoryInput):
             name = f"query_tower_{feature.name}"
@@ -193,13 +110,12 @@ def _query_tower(recipe: Recipe, schema: FeatureSchema, table: SlotEmbedding) ->
             if given.items != "tied":
                 slot_count = schema.slots(feature).slot_count
                 items = _embedding(slot_count, dimension, recipe.training.initial_norm, f"{name}_items")
-                items.trainable = (
-                    given.items == "own"
-                )  # else `trainer.model.two_tower.TwoTower.fill_tables` writes them
+                # With "tower", `trainer.model.two_tower.TwoTower.fill_tables` writes the table.
+                items.trainable = given.items == "own"
             specs = event_features.specs_of(given, schema)
             layer = EncodedHistory(
                 items,
-                encoders.encoder(given, f"{name}_encoder"),
+                build_encoder(given, f"{name}_encoder"),
                 given.dropout,
                 EventValues(specs, dimension, given.event_feature_dropout, name=f"{name}_values") if specs else None,
                 name=name,
@@ -248,7 +164,7 @@ def _input(feature: Any) -> Any:
 
 
 def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, recipe: Recipe, tensor: keras.KerasTensor):
-    """Returns [batch, width]: what a feature that is no history or item id is to its tower."""
+    """Returns the encoded values of a feature that is not a history or the item id: [batch, width]."""
     name = f"{side}_{feature.name}"
     if isinstance(feature, Numeric):
         return PresenceDropout(given.dropout, name=f"{name}_dropout")(tensor)
@@ -263,10 +179,9 @@ def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, recipe:
 
 
 def _projected(side: str, feature: Text, recipe: Recipe, vectors):
-    """Returns [batch, dimension]: a text in the space of the towers.
+    """Returns text vectors projected into the space of the towers: [batch, dimension].
 
-    The projection starts as the same one in both towers, and keeps angles: texts that are alike are near from the
-    first step.
+    Both towers start with the same projection, which keeps angles, so that similar texts are near from the first step.
     """
     dimension, gain = recipe.training.dimension, recipe.training.initial_norm
     kernel = keras.initializers.Orthogonal(gain, seed=0)
@@ -279,10 +194,10 @@ def _projected(side: str, feature: Text, recipe: Recipe, vectors):
 
 
 def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: bool):
-    """Returns ``direct + mlp(all)``.
+    """Returns the sum of `direct` and an MLP of `encoded`: [batch, dimension].
 
-    The items' own embeddings and texts pass by the hidden layers, which correct them. With texts the correction starts
-    at zero: a trained language model is a better start than noise.
+    The embeddings of items and texts skip the hidden layers, which only correct them. With texts the correction is
+    initially zero, as the vectors of a trained language model are a better start than noise.
     """
     hidden = keras.layers.Concatenate()(encoded) if len(encoded) > 1 else encoded[0]
     for units in spec.hidden_units:

@@ -1,4 +1,4 @@
-"""Both towers in training: a step is queries, candidates, a loss."""
+"""The towers in training: embeds queries and items of a batch, and computes the loss."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ _BATCH = 4096
 
 
 class Items(NamedTuple):
-    """What the item tower makes of the items of a step.
+    """Embeddings of the distinct items of a step.
 
     Attributes:
-        raw: [m, dim] floats, in the precision of the towers, before the length is made 1.
+        raw: [m, dim] floats in the precision of the towers, before normalisation.
         vectors: [m, dim] float32, unit length.
-        place: [n] int32, of each asked item in both.
+        position: [n] int32, row of each requested item in `raw` and `vectors`.
     """
 
     raw: tf.Tensor
     vectors: tf.Tensor
-    place: tf.Tensor
+    position: tf.Tensor
 
 
 class TwoTower(keras.Model):
-    """Queries and items of a batch, and the loss that a recipe names.
+    """Both towers with the loss of a recipe.
 
     Attributes:
-        query_tower: as of `trainer.model.towers.build`.
-        item_tower: likewise.
+        query_tower: Keras model of the query tower.
+        item_tower: Keras model of the item tower.
+        text_models: Keras models of the text encoders that are trained too.
+        objective: Loss, with its state.
     """
 
     def __init__(
@@ -52,16 +54,16 @@ class TwoTower(keras.Model):
         counts: np.ndarray,
         texts: TrainedTexts,
     ) -> None:
-        """Makes what the loss needs.
+        """Creates the objective and the temperature.
 
         Args:
-            query_tower: to fit.
-            item_tower: to fit.
-            recipe: names the loss, and what a history is made of.
-            catalogue: inputs of the item tower of all items, each [item_count, ...].
-            slots: [item_count] int32, of each item in a history.
-            counts: [item_count] training events of each item.
-            texts: the text encoders that are trained too; they take token ids, which `catalogue` and batches hold.
+            query_tower: Query tower to train.
+            item_tower: Item tower to train.
+            recipe: Recipe that names the loss and the item embeddings of histories.
+            catalogue: Inputs of the item tower for the whole catalogue: by feature name, each [item_count, ...].
+            slots: [item_count] int32, slot of each item in a history.
+            counts: [item_count] int64, training events of each item.
+            texts: Text encoders that are trained too; `catalogue` and batches hold token ids for them.
         """
         super().__init__()
         self._texts, self.text_models = texts, texts.models
@@ -72,7 +74,7 @@ class TwoTower(keras.Model):
         self._of_tower = [
             f.name for f in recipe.query_tower.features if isinstance(f, HistoryInput) and f.items == "tower"
         ]
-        # Not a dict of tensors: keras would keep one in another order than the tower's inputs are in.
+        # A list, because Keras reorders dicts of tensors, and the tower's inputs have an order.
         self._catalogue = [(name, tf.constant(catalogue[name])) for name in item_tower.both.input]
         self._item_count = len(counts)
         self.log_temperature = self.add_weight(
@@ -83,50 +85,59 @@ class TwoTower(keras.Model):
         self.objective = objectives.build(training, counts, item_tower.model.output_shape[-1])
 
     def embed_queries(self, batch: Mapping[str, Any], training: bool) -> tf.Tensor:
-        """Returns [n, dim] float32, unit length: of a batch of `trainer.training.examples.Examples`."""
-        return self._queries(batch, self._items_of(batch, batch["item"][:1], training), training)
+        """Returns the embeddings of the queries of a batch: [n, dim] float32, unit length.
 
-    def _items_of(self, batch: Mapping[str, Any], more: tf.Tensor, training: bool) -> Items:
-        """Returns what the item tower makes of the items of a step, each once: `more` [n], then histories."""
-        rows = more
+        Args:
+            batch: Batch, as `trainer.training.examples.Examples.batch` returns it.
+            training: Whether dropout is on.
+        """
+        return self._queries(batch, self._embed_items(batch, batch["item"][:1], training), training)
+
+    def _embed_items(self, batch: Mapping[str, Any], rows: tf.Tensor, training: bool) -> Items:
+        """Returns the embeddings of `rows` [n] int32, followed by those of the histories if these need them."""
         if self._of_tower:
-            rows = tf.concat([more, tf.reshape(batch["items"], [-1])], 0)
-        unique, place = tf.unique(rows)
-        return Items(*self._both_of(unique, training), place)
+            rows = tf.concat([rows, tf.reshape(batch["items"], [-1])], 0)
+        unique, position = tf.unique(rows)
+        return Items(*self._run_item_tower(unique, training), position)
 
-    def _both_of(self, rows: tf.Tensor | None, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns raw and vectors, as of `Items`, of catalogue rows [n]; None: of all."""
+    def _run_item_tower(self, rows: tf.Tensor | None, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `Items.raw` and `Items.vectors` of catalogue rows [n]; None: of the whole catalogue."""
         inputs = {name: values if rows is None else tf.gather(values, rows) for name, values in self._catalogue}
         encoded = self._texts.item(inputs, training)
         raw, vectors = self._both({name: encoded[name] for name in inputs}, training=training)
         return raw, vectors
 
     def _queries(self, batch: Mapping[str, Any], items: Items, training: bool) -> tf.Tensor:
+        """Returns the embeddings of the queries: [n, dim] float32, unit length."""
         parts = self._texts.query(batch["others"], training)
         for name, encoder in self._parts.histories.items():
             slots, values, embeddings = batch["histories"][name], batch["values"].get(name), None
             if name in batch["windows"]:
                 if name in self._of_tower:
-                    place = items.place[-tf.size(batch["items"]) :]
-                    embeddings = tf.gather(items.raw, tf.gather(place, batch["windows"][name]))  # [n, max_values, dim]
+                    position = items.position[-tf.size(batch["items"]) :]
+                    embeddings = tf.gather(
+                        items.raw, tf.gather(position, batch["windows"][name])
+                    )  # [n, max_values, dim]
                 parts[name] = encoder(slots, values, embeddings, training=training)
                 continue
             if name in self._of_tower:
                 shape = tf.shape(batch["items"])
-                place = items.place[-shape[0] * shape[1] :]
-                embeddings = tf.reshape(tf.gather(items.raw, place), [shape[0], shape[1], items.raw.shape[1]])
+                position = items.position[-shape[0] * shape[1] :]
+                # [batch, length, dim]
+                embeddings = tf.reshape(tf.gather(items.raw, position), [shape[0], shape[1], items.raw.shape[1]])
             encoded = encoder.prefixes(slots, values, embeddings, training=training)  # [batch, length, dim]
-            parts[name] = tf.gather(tf.reshape(encoded, [-1, encoded.shape[2]]), batch["at"])
+            parts[name] = tf.gather(tf.reshape(encoded, [-1, encoded.shape[2]]), batch["position"])  # [n, dim]
         return self._parts.join({name: parts[name] for name in self._parts.join.input}, training=training)
 
     def fill_tables(self) -> None:
-        """Writes what the item tower makes of each item into the histories that are made of that."""
+        """Writes the output of the item tower into the tables of the histories with ``items = "tower"``."""
         if not self._of_tower:
             return
         raw = np.concatenate(
             [
                 np.array(
-                    self._both_of(tf.range(start, min(start + _BATCH, self._item_count)), training=False)[0], np.float32
+                    self._run_item_tower(tf.range(start, min(start + _BATCH, self._item_count)), training=False)[0],
+                    np.float32,
                 )
                 for start in range(0, self._item_count, _BATCH)
             ]
@@ -141,33 +152,34 @@ class TwoTower(keras.Model):
     def compute_step_loss(self, batch: Mapping[str, Any]) -> tf.Tensor:
         """Returns the loss of a batch, a scalar, with dropout on.
 
-        Of several devices, each embeds its own part of the batch, and all have the loss of the whole: the negatives of
-        a row are those of all parts.
+        With several devices, each embeds its own part of the batch, and all compute the loss of the whole batch, so
+        that the negatives of a row come from all parts.
         """
-        pairs = Pairs(*devices.of_all(batch["item"], batch["weight"], batch["label"], batch["log_q"]))
-        # Below 0.01 the loss of single examples explodes.
+        pairs = Pairs(*devices.gather_all(batch["item"], batch["weight"], batch["label"], batch["log_q"]))
+        # Below 0.01 single examples dominate the loss.
         temperature = tf.maximum(tf.exp(self.log_temperature), 0.01)
         draw = self.objective.draw(batch)
         items, positives, negatives = self._items_and_candidates(batch, draw)
-        queries, positives = devices.of_all(self._queries(batch, items, training=True), positives)
+        queries, positives = devices.gather_all(self._queries(batch, items, training=True), positives)
         return self.objective.loss(queries, positives, negatives, draw, pairs, temperature)
 
     def _items_and_candidates(self, batch: Mapping[str, Any], draw: Draw | None) -> tuple[Items, tf.Tensor, tf.Tensor]:
-        """Returns the items of a step, its positives [n, dim] and its negatives [c, dim]: those drawn, or all items."""
+        """Returns the items, the positives [n, dim] and the negatives [c, dim] of a step."""
         own = batch["item"]
         if draw is None:
-            items = Items(*self._both_of(None, training=True), tf.reshape(batch["items"], [-1]))
+            items = Items(*self._run_item_tower(None, training=True), tf.reshape(batch["items"], [-1]))
             return items, tf.gather(items.vectors, own), items.vectors
-        items = self._items_of(batch, tf.concat([own, tf.maximum(draw.rows, 0)], 0), training=True)
+        items = self._embed_items(batch, tf.concat([own, tf.maximum(draw.rows, 0)], 0), training=True)
         count = tf.size(own)
-        vectors = tf.gather(items.vectors, items.place[: count + tf.size(draw.rows)])  # [n + c, dim]
+        vectors = tf.gather(items.vectors, items.position[: count + tf.size(draw.rows)])  # [n + c, dim]
         return items, vectors[:count], vectors[count:]
 
     def train_on(self, batch: Mapping[str, Any]) -> tf.Tensor:
-        """Returns the loss of a batch, after one step of the optimizer on it."""
+        """Returns the loss of a batch, and makes one step of the optimizer."""
         with tf.GradientTape() as tape:
             loss = self.compute_step_loss(batch)
-            # The optimizer adds up what the devices have. Scaled is the loss of float16: small gradients would vanish.
+            # The optimizer sums the gradients of the devices. The loss is scaled in float16, where small gradients
+            # would vanish.
             scaled = self.optimizer.scale_loss(loss / devices.count())
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(scaled, variables), variables)

@@ -36,7 +36,7 @@ from trainer.data.dataset import read_entities
 from trainer.errors import DataError, RecipeError
 from trainer.publishing import gates, index_selection
 from trainer.publishing.catalogue import write_catalogue
-from trainer.publishing.golden_queries import make_golden_queries
+from trainer.publishing.golden_query_maker import make_golden_queries
 from trainer.quiet_tensorflow import quiet_stderr
 from trainer.recipe import loading
 from trainer.recipe.recipe import ITEM_ID, Recipe

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.splits import Parts
-from trainer.evaluation.evaluate import reads_requests
+from trainer.evaluation.task import reads_requests
 from trainer.recipe.recipe import Recipe
 
 _MAX_USERS = 1000

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from trainer.errors import RunError
+from trainer.model.saved_towers import load_tower
 
 _BATCH = 4096
 
@@ -25,7 +25,7 @@ def embed_rows(path: Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         RunError: the file does not hold a tower that this trainer can read, or the tower returns NaN or infinity.
     """
     try:
-        tower = keras.saving.load_model(path, compile=False)
+        tower = load_tower(path)
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path}: not a tower that this trainer can read: {error}; publish the bundle again") from error
     vectors = np.asarray(tower.predict(dict(inputs), batch_size=_BATCH, verbose=0), dtype=np.float32)

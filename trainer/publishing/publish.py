@@ -19,14 +19,14 @@ from trainer.evaluation.comparison import compare
 from trainer.evaluation.evaluate import MODEL, POPULARITY, Evaluation
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
 from trainer.progress import SILENT, Progress
-from trainer.publishing import gates, golden_queries, index_selection
+from trainer.publishing import gates, golden_query_maker, index_selection
 from trainer.publishing.catalogue import write_catalogue
 from trainer.publishing.export import export_model
 from trainer.publishing.exported_text_encoders import ExportedTextEncoders
 from trainer.publishing.held_out_queries import HeldOutQueries, sample_users
 from trainer.publishing.report import page
 from trainer.publishing.report.collect import collect
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 
 
 def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, progress: Progress = SILENT) -> Manifest:
@@ -57,7 +57,7 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
     version, live = store.new_version(), store.live()
     parent = live.version if live else None
     with store.stage(version) as folder:
-        golden = queries.first(golden_queries.COUNT)
+        golden = queries.first(golden_query_maker.COUNT)
         text_encoders.write(folder)
         export_model(model, text_encoders.schemas.encode_queries(golden.columns, len(golden.users)), folder)
         write_catalogue(folder, recipe, dataset.items, vectors)
@@ -68,7 +68,7 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
         # The gate judges the file that was written, so its recall is measured once more.
         recall = measure_recall(folder / INDEX, vectors, queries.embeddings, index)
         index = dataclasses.replace(index, recall_at_100=recall)
-        golden_queries.make_golden_queries(golden.columns, golden.embeddings, vectors, dataset.items.ids).write(
+        golden_query_maker.make_golden_queries(golden.columns, golden.embeddings, vectors, dataset.items.ids).write(
             folder / GOLDEN_QUERIES
         )
         metrics = evaluation.metrics[MODEL]

@@ -121,7 +121,7 @@ class MultiCategoricalInput:
 
 @dataclass(frozen=True, config=STRICT)
 class HistoryInput:
-    """The items that the user interacted with before, encoded by one of `trainer.model.history.encoders`.
+    """The items that the user interacted with before, encoded by an encoder of `trainer.model.history`.
 
     Attributes:
         name: Name of the feature.

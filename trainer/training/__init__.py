@@ -1,1 +1,1 @@
-"""Fits the towers of a recipe: examples, epochs, checkpoints, runs."""
+"""Trains the towers of a recipe: examples, epochs, checkpoints and runs."""

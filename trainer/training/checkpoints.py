@@ -1,7 +1,7 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped.
+"""Checkpoints, from which a stopped training is resumed with the same result as without the stop.
 
-A checkpoint is one ``.npz`` of plain arrays: the variables of model and optimizer (seeds of dropout and sampling among
-them) in their order, the best variables so far, and what was measured. It is replaced by an atomic rename.
+A checkpoint is one ``.npz`` of plain arrays: the variables of model and optimizer (including the seeds of dropout and
+sampling) in their order, the best variables so far, and the measurements. It is replaced by an atomic rename.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ CHECKPOINT = "checkpoint.npz"
 
 @dataclass(frozen=True)
 class Origin:
-    """What a training is of.
+    """Recipe and data of a training, which have to be the same when it is resumed.
 
     Attributes:
-        recipe: resolved, as of `trainer.recipe.recipe.Recipe.to_json`.
-        events_sha256: of the events that it is fitted on.
+        recipe: Resolved recipe, as `trainer.recipe.recipe.Recipe.to_json` returns it.
+        events_sha256: SHA-256 of the training events.
     """
 
     recipe: dict[str, Any]
@@ -37,13 +37,13 @@ class Origin:
 
 @dataclass
 class State:
-    """Where a training stands.
+    """State of a training between epochs.
 
     Attributes:
-        epochs: measured ones, oldest first: what `trainer.training.fit.fit` reports of each.
-        best_epoch: of those, counted from 1; 0 before the first.
-        best_value: of the metric that choice is by.
-        best: the variables of the towers then; empty where the last epoch is always taken.
+        epochs: Measurements of the finished epochs, oldest first, see `trainer.training.fit.fit`.
+        best_epoch: Best epoch, from 1; 0 before the first epoch.
+        best_value: Value of `Training.metric` in the best epoch.
+        best: Variables of the towers after the best epoch; empty without early stopping.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -56,13 +56,13 @@ def write(folder: Path, origin: Origin, state: State, variables: Sequence[Any]) 
     """Writes the checkpoint of a run.
 
     Args:
-        folder: of the run, which exists.
-        origin: of the training; `read` refuses another one.
-        state: where the training stands.
-        variables: of model and optimizer.
+        folder: Folder of the run, which exists.
+        origin: Recipe and data of the training; `read` refuses others.
+        state: State of the training.
+        variables: Variables of model and optimizer.
 
     Raises:
-        RunError: it cannot be written; the one before is still there.
+        RunError: The checkpoint cannot be written; the previous one is kept.
     """
     head = {
         "recipe": origin.recipe,
@@ -71,8 +71,8 @@ def write(folder: Path, origin: Origin, state: State, variables: Sequence[Any]) 
         "best_epoch": state.best_epoch,
         "best_value": state.best_value,
     }
-    arrays = {f"variable_{at}": np.asarray(variable) for at, variable in enumerate(variables)}
-    arrays |= {f"best_{at}": value for at, value in enumerate(state.best)}
+    arrays = {f"variable_{index}": np.asarray(variable) for index, variable in enumerate(variables)}
+    arrays |= {f"best_{index}": value for index, value in enumerate(state.best)}
     temporary = folder / f".{CHECKPOINT}.tmp"
     try:
         with temporary.open("wb") as file:
@@ -86,16 +86,16 @@ def write(folder: Path, origin: Origin, state: State, variables: Sequence[Any]) 
 
 
 def read(folder: Path, origin: Origin, variables: Sequence[Any]) -> State:
-    """Fills `variables` from the checkpoint of a run and returns where it stood.
+    """Sets `variables` to those of the checkpoint of a run and returns the state of the training.
 
     Raises:
-        RunError: there is none, it is damaged, or it is of another recipe or other data.
+        RunError: There is no checkpoint, it is damaged, or it is of another recipe or other data.
     """
     path = folder / CHECKPOINT
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             head = json.loads(arrays["head"].tobytes().decode())
-            # Keys that came since have their defaults.
+            # Parsed, so that keys that are newer than the checkpoint have their defaults.
             begun_with = loading.parse_stored(head["recipe"], str(path)).to_json()
             changed = loading.differences(begun_with, origin.recipe)
             changed += [f"{key} no longer exists" for key in retired_keys.unsupported(head["recipe"])]
@@ -106,8 +106,8 @@ def read(folder: Path, origin: Origin, variables: Sequence[Any]) -> State:
                     f"{path} is of another training: {'; '.join(changed)}. Resume with what it was begun with "
                     "(the same flags too), or start a new run"
                 )
-            values = [arrays[f"variable_{at}"] for at in range(len(variables))]
-            best = [arrays[f"best_{at}"] for at in range(sum(name.startswith("best_") for name in arrays.files))]
+            values = [arrays[f"variable_{index}"] for index in range(len(variables))]
+            best = [arrays[f"best_{index}"] for index in range(sum(name.startswith("best_") for name in arrays.files))]
     except FileNotFoundError as error:
         raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume") from error
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:

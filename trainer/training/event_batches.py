@@ -1,4 +1,4 @@
-"""What is known of the events of histories, for the batches of `trainer.training.examples`."""
+"""The inputs of the event features of histories, for the batches of `trainer.training.examples`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from retrieval.bundle.features.event_kinds import HistoryCategorical, HistoryNum
 from retrieval.bundle.features.schema import FeatureSchema
 from trainer.data import spill
 from trainer.data.events import Events
-from trainer.features.event_features import attribute_of
+from trainer.features.event_schema import attribute_of
 from trainer.recipe.feature_inputs import HistoryInput
 from trainer.recipe.recipe import Recipe
 
 
 class EventInputs:
-    """The inputs of `trainer.model.event_features.EventValues`, of any events: what a request with the same lists becomes.
+    """Computes the inputs of `trainer.model.event_features.EventValues`, the same ones as for a request in serving.
 
     Attributes:
-        window_widths: by history that depends on the time of the request, how many events each target sees.
+        window_widths: Number of events before each target, by name of the histories that depend on the time of the
+            request.
     """
 
     def __init__(self, recipe: Recipe, schema: FeatureSchema, events: Events, starts: np.ndarray) -> None:
-        """Encodes all but times, in files where they are large.
+        """Encodes all event features except times; large ones are in files.
 
         Args:
-            recipe: names the histories.
-            schema: of the query tower.
-            events: the training events.
-            starts: of each user's, as of `Events.starts`.
+            recipe: Recipe that names the histories.
+            schema: Schema of the query tower.
+            events: Training events.
+            starts: [user_count + 1] int64, first event of each user, see `Events.starts`.
         """
         histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
         self._times = events.times
@@ -40,11 +41,11 @@ class EventInputs:
         self.window_widths = {h.name: h.max_values for h in histories if h.reads_ages}
 
     def of_sequences(self, rows: np.ndarray, inside: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """Returns the inputs by history, then feature, of histories that do not depend on the time of the request.
+        """Returns the inputs of histories that do not depend on the time of the request: by history, then feature.
 
         Args:
-            rows: [batch, length] of the training events, any number where `inside` is false.
-            inside: [batch, length] bool, false at padding, which is zeros.
+            rows: [batch, length] int64, rows of the training events; any value where `inside` is false.
+            inside: [batch, length] bool, false for padding, whose inputs are zeros.
         """
         return {
             history: self._of(history, rows, inside, None)
@@ -53,13 +54,13 @@ class EventInputs:
         }
 
     def of_windows(self, history: str, rows: np.ndarray, inside: np.ndarray, targets: np.ndarray) -> dict:
-        """Returns the inputs of a history by feature, each [n, width, ...].
+        """Returns the inputs of a history that depends on the time of the request: by feature, each [n, width, ...].
 
         Args:
-            history: its name.
-            rows: [n, width] of the training events, any row where `inside` is false.
-            inside: [n, width] bool, false at padding, which is zeros.
-            targets: [n] rows: the request is made at the time of each.
+            history: Name of the history.
+            rows: [n, width] int64, rows of the training events; any row where `inside` is false.
+            inside: [n, width] bool, false for padding, whose inputs are zeros.
+            targets: [n] int64, rows of the targets, whose times are the times of the requests.
         """
         return self._of(history, rows, inside, self._times[targets])
 
@@ -73,23 +74,23 @@ class EventInputs:
                 inputs[feature.name] = self._spans(rows, inside, request_times)
             else:
                 values = self._encoded[feature.name][rows]
-                shown = inside[..., None] if values.ndim > inside.ndim else inside
-                inputs[feature.name] = values * shown.astype(values.dtype)
+                mask = inside[..., None] if values.ndim > inside.ndim else inside
+                inputs[feature.name] = values * mask.astype(values.dtype)
         return inputs
 
     def _spans(self, rows: np.ndarray, inside: np.ndarray, request_times: np.ndarray | None) -> np.ndarray:
-        """Returns age, its presence, gap, its presence: [..., 4] float32."""
+        """Returns age, presence of the age, gap, and presence of the gap: [..., 4] float32."""
         times = np.where(inside, self._times[rows], np.nan)
-        first = self._starts[self._users[rows]] == rows  # of its user: it has no gap
+        first = self._starts[self._users[rows]] == rows  # the first event of a user has no gap
         gaps = np.where(first, np.nan, times - self._times[np.maximum(rows - 1, 0)])
         ages = np.full(times.shape, np.nan) if request_times is None else request_times[:, None] - times
         return np.concatenate([encode_spans(ages), encode_spans(gaps)], axis=-1)
 
 
 def _encode(feature: HistoryCategorical | HistoryNumeric, schema: FeatureSchema, events: Events) -> np.ndarray:
-    """Returns the input of each event: [n] int32 or [n, 2] float32."""
+    """Returns the encoded feature of each event: [n] int32 or [n, 2] float32."""
     column = events.attributes[attribute_of(feature)]
     if isinstance(feature, HistoryNumeric):
-        return spill.compute(len(events), np.float32, lambda at: feature.encode_events(column[at].tolist()), 2)
+        return spill.compute(len(events), np.float32, lambda block: feature.encode_events(column[block].tolist()), 2)
     slots = schema.slots(feature)
-    return spill.compute(len(events), np.int32, lambda at: feature.encode_events(column[at].tolist(), slots))
+    return spill.compute(len(events), np.int32, lambda block: feature.encode_events(column[block].tolist(), slots))

@@ -1,9 +1,9 @@
-"""Training examples: sequences of events, each event the target of all that came before it.
+"""Training examples: sequences of events, in which each event is the target of a query made of the events before it.
 
-A sequence is a piece of one user's events, oldest first: some that are context alone, then the targets. The query of
-the target at t is made of the events before t, or with ``history_lag`` of those long enough before it, and of what was
-known of the user; `trainer.model.history.encoders` encodes all of them at once. With ``event_order = "shuffled"`` a user's events are
-the first ones of each item, in an order that each epoch draws anew.
+A sequence is a part of one user's events, oldest first: some events that are only context, then the targets. The query
+of a target is made of the events before it (with ``history_lag``, of those long enough before it) and of the features
+of the user; `trainer.model.history` encodes the histories of all targets at once. With ``event_order = "shuffled"``
+only the first event of a user with each item is used, in an order that is drawn in each epoch.
 """
 
 from __future__ import annotations
@@ -17,37 +17,19 @@ import tensorflow as tf
 from retrieval.bundle.features.kinds import History
 from retrieval.bundle.features.schema import FeatureSchema, encode_inputs
 from retrieval.bundle.features.text import TextEncoders
-from retrieval.bundle.features.vocabulary import OUT_OF_VOCABULARY
 from trainer.data import spill
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.errors import TrainingError
 from trainer.features.schemas import Schemas, event_names, query_columns
-from trainer.recipe.recipe import ITEM_ID, Recipe
+from trainer.recipe.recipe import Recipe
 from trainer.recipe.training import Training
 from trainer.training import shuffling
 from trainer.training.event_batches import EventInputs
 
 
-def encode_items(schemas: Schemas, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Returns the item tower's inputs for the whole catalogue, each [item_count, ...]."""
-    columns = {
-        feature.name: list(dataset.items.ids) if feature.name == ITEM_ID else dataset.item_column(feature.name)
-        for feature in schemas.item.features
-    }
-    return schemas.encode_items(columns, len(dataset.items.ids))
-
-
-def history_slots(schemas: Schemas, dataset: Dataset) -> np.ndarray:
-    """Returns the slot of each item in a history: [item_count] int32."""
-    histories = [f for f in schemas.query.features if isinstance(f, History)]
-    if not histories:
-        return np.full(len(dataset.items.ids), OUT_OF_VOCABULARY, dtype=np.int32)
-    return schemas.query.slots(histories[0]).lookup(dataset.items.ids)
-
-
 def batch_size(training: Training, event_count: int) -> int:
-    """Returns how many events make a step: the recipe's, or fewer where an epoch would have under 20 steps."""
+    """Returns the number of targets of a step: that of the recipe, or fewer if an epoch would have under 20 steps."""
     return min(training.batch_size, event_count, max(32, event_count // 20))
 
 
@@ -55,22 +37,22 @@ class Examples:
     """The training events as batches of model inputs.
 
     Attributes:
-        count: targets an epoch.
-        steps: batches an epoch.
+        count: Number of targets of an epoch.
+        steps: Number of batches of an epoch.
     """
 
     def __init__(
         self, recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events, *, context: int, targets: int
     ):
-        """Encodes users and cuts sequences.
+        """Encodes the users and divides the events into sequences.
 
         Args:
-            recipe: batch size and seed.
-            dataset: users and items.
-            schemas: what the towers read.
-            train: the events.
-            context: events before the first target of a sequence, at most.
-            targets: of a sequence, at most.
+            recipe: Recipe with batch size and seed.
+            dataset: Users and items.
+            schemas: Feature schemas of both towers.
+            train: Training events.
+            context: Largest number of events before the first target of a sequence.
+            targets: Largest number of targets of a sequence.
         """
         self._shuffled = recipe.training.event_order == "shuffled"
         if self._shuffled:
@@ -78,8 +60,8 @@ class Examples:
         self._events = train
         profiles = query_columns(recipe, dataset)
         schema = schemas.query
-        of_users = schema.subset(profiles)
-        self._profiles = encode_inputs(of_users, schemas.text_encoders, profiles, len(dataset.user_ids))
+        profile_schema = schema.subset(profiles)
+        self._profiles = encode_inputs(profile_schema, schemas.text_encoders, profiles, len(dataset.user_ids))
         self._contexts = _encode(schema.subset(event_names(recipe, train)), schemas.text_encoders, train)
         self._slots = {
             f.name: schema.slots(f).lookup(dataset.items.ids) for f in schema.features if isinstance(f, History)
@@ -89,9 +71,9 @@ class Examples:
         self._log_q = np.log(np.maximum(share, 1e-12)).astype(np.float32)
         self._seed = recipe.seed
         lag = recipe.training.history_lag
-        self._seen_until = None if lag is None else _seen_until(train, starts, lag)
-        self._first, self._target, self._end = _sequences(starts, self._seen_until, context, targets)
-        novel = recipe.training.novel_targets and not self._shuffled  # shuffled ones are novel all
+        self._history_ends = None if lag is None else _history_ends(train, starts, lag)
+        self._first, self._target, self._end = _sequences(starts, self._history_ends, context, targets)
+        novel = recipe.training.novel_targets and not self._shuffled  # all shuffled events are novel
         self._is_target = train.is_first if novel else None
         counts = self._end - self._target if self._is_target is None else _count_in(self._is_target, self._target)
         self.count = int(counts.sum())
@@ -100,72 +82,75 @@ class Examples:
         self.steps = min(max(1, round(self.count / batch_size(recipe.training, self.count))), len(self._first))
 
     def batch(self, sequences: np.ndarray, shuffled: np.ndarray | None = None) -> dict[str, Any]:
-        """Returns the examples of some sequences.
+        """Returns the examples of some sequences, which have n targets together.
 
         Args:
-            sequences: [batch] int64.
-            shuffled: [event_count] int64, which event stands in the place of each. Default: each in its own.
+            sequences: [batch] int64, numbers of the sequences.
+            shuffled: [event_count] int64, order of the events. Default: by user and time.
 
         Returns:
-            ``histories``: by feature, [batch, length] int32 slots, oldest first, padded behind; ``values``: by history,
-            what is known of its events by feature, [batch, length, ...]; ``windows``: by history that depends on the
-            time of the request, [n, max_values] int32, of each target the places in the flattened sequences that its
-            history is made of, newest first: the first two are then of these, and padded behind; ``items``: [batch,
-            length] int32, catalogue rows, anything where it is padded; ``at``: [n] int32, of each target
-            the place in the flattened sequences that its history reaches up to; ``others``: by feature, inputs of the
-            query tower that are no history, [n, ...]; ``user`` and ``item``: [n] int32 rows; ``log_q``: [n] float32,
-            the log share of the item among the training events; ``weight``: [n] float32; ``label``: [n] float32, 0 to
-            1, how well the item answers.
+            - ``histories``: by feature, [batch, length] int32 slots, oldest first, right-padded.
+            - ``values``: by history, then event feature, [batch, length, ...].
+            - ``windows``: for the histories that depend on the time of the request, [n, max_values] int32, the
+              positions in the flattened sequences that the history of each target is made of, newest first. The
+              ``histories`` and ``values`` of such a history are [n, max_values, ...], newest first, right-padded.
+            - ``items``: [batch, length] int32, catalogue rows; any row at padding.
+            - ``position``: [n] int32, position in the flattened sequences at which the history of each target ends.
+            - ``others``: by feature, [n, ...], the inputs of the query tower that are not histories.
+            - ``user`` and ``item``: [n] int32 rows.
+            - ``log_q``: [n] float32, log of the item's share of the training events.
+            - ``weight``: [n] float32.
+            - ``label``: [n] float32, relevance of the item, 0 to 1.
         """
         first, target, end = self._first[sequences], self._target[sequences], self._end[sequences]
         length = int((end - first).max())
-        places = np.arange(length)
-        events = first[:, None] + places  # [batch, length]
+        events = first[:, None] + np.arange(length)  # [batch, length]
         inside = events < end[:, None]
-        rows_at = np.minimum(events, end[:, None] - 1)
+        event_rows = np.minimum(events, end[:, None] - 1)  # [batch, length]
         if shuffled is not None:
-            rows_at = shuffled[rows_at]
-        items = self._events.items[rows_at]
+            event_rows = shuffled[event_rows]
+        items = self._events.items[event_rows]  # [batch, length]
         is_target = inside & (events >= target[:, None])
         if self._is_target is not None:
-            is_target &= self._is_target[rows_at]
-        at = np.flatnonzero(is_target)
-        rows = rows_at.ravel()[at]  # [n] rows of the training events
-        users, item = self._events.users[rows], self._events.items[rows]
-        if self._seen_until is not None:
-            at -= np.minimum(rows - self._seen_until[rows], at % length)  # never beyond the start of the sequence
+            is_target &= self._is_target[event_rows]
+        position = np.flatnonzero(is_target)  # [n]
+        target_rows = event_rows.ravel()[position]  # [n] rows of the training events
+        users, item = self._events.users[target_rows], self._events.items[target_rows]
+        if self._history_ends is not None:
+            # Not before the start of the sequence.
+            position -= np.minimum(target_rows - self._history_ends[target_rows], position % length)
         others = {name: values[users] for name, values in self._profiles.items()}
-        others |= {name: values[rows] for name, values in self._contexts.items()}
+        others |= {name: values[target_rows] for name, values in self._contexts.items()}
         histories = {name: np.where(inside, slots[items], 0).astype(np.int32) for name, slots in self._slots.items()}
         windows: dict[str, np.ndarray] = {}
-        values = self._values.of_sequences(rows_at, inside)
+        values = self._values.of_sequences(event_rows, inside)
         for name, width in self._values.window_widths.items():
-            places = at[:, None] - 1 - np.arange(width)  # [n, width] of the flattened sequences
-            seen = places >= (at - at % length)[:, None]  # not before the start of the sequence
-            windows[name] = np.where(seen, places, 0).astype(np.int32)
-            histories[name] = np.where(seen, histories[name].ravel()[windows[name]], 0).astype(np.int32)
-            values[name] = self._values.of_windows(name, rows_at.ravel()[windows[name]], seen, rows)
+            window = position[:, None] - 1 - np.arange(width)  # [n, width], in the flattened sequences
+            inside_window = window >= (position - position % length)[:, None]  # not before the start of the sequence
+            windows[name] = np.where(inside_window, window, 0).astype(np.int32)
+            histories[name] = np.where(inside_window, histories[name].ravel()[windows[name]], 0).astype(np.int32)
+            values[name] = self._values.of_windows(name, event_rows.ravel()[windows[name]], inside_window, target_rows)
         return {
             "histories": histories,
             "values": values,
             "windows": windows,
             "items": items,
-            "at": at.astype(np.int32),
+            "position": position.astype(np.int32),
             "others": others,
             "user": users,
             "item": item,
             "log_q": self._log_q[item],
-            "weight": self._events.weights[rows],
-            "label": self._events.relevance[rows],
+            "weight": self._events.weights[target_rows],
+            "label": self._events.relevance[target_rows],
         }
 
     def epoch(self, number: int) -> Iterator[dict[str, Any]]:
-        """Yields `steps` batches: all sequences once, in an order that the seed and the number of the epoch decide."""
+        """Yields the `steps` batches of an epoch: all sequences once, in a random order for each epoch."""
         shuffled = self._shuffle(number)
         return (self.batch(sequences, shuffled) for sequences in self._order(number))
 
     def _shuffle(self, number: int) -> np.ndarray | None:
-        """Returns which event stands in the place of each, see `batch`; None where time is their order."""
+        """Returns a random order of the events, see `batch`; None if they are ordered by time."""
         if not self._shuffled:
             return None
         generator = np.random.default_rng((self._seed, number, 1))
@@ -180,8 +165,10 @@ class Examples:
         lengths = self._end - self._first if self._slots else None
         return shuffling.batches(self._first, lengths, self._counts, self.steps, generator)
 
-    def _shared(self, sequences: np.ndarray, shuffled: np.ndarray | None, devices: int) -> tuple[dict[str, Any], ...]:
-        """Returns a batch in as many parts, which follow each other."""
+    def _device_parts(
+        self, sequences: np.ndarray, shuffled: np.ndarray | None, devices: int
+    ) -> tuple[dict[str, Any], ...]:
+        """Returns a batch in parts, one for each device."""
         if len(sequences) < devices:
             raise TrainingError(
                 f"a batch of {len(sequences)} sequences cannot be shared by {devices} devices: raise "
@@ -190,19 +177,17 @@ class Examples:
         return tuple(self.batch(part, shuffled) for part in np.array_split(sequences, devices))
 
     def dataset(self, first_epoch: int, epochs: int, devices: int = 1) -> tf.data.Dataset:
-        """Returns the batches of some epochs, from epoch `first_epoch` (counted from 0) on; shapes vary.
+        """Returns the batches of `epochs` epochs, from epoch `first_epoch` on, which is counted from 0. Shapes vary.
 
-        Each element is the number of its epoch beside the parts of a batch, one for each device.
-
-        Raises:
-            TrainingError: when it is read: a batch has fewer sequences than there are devices.
+        Each element is the number of the epoch and the parts of a batch, one for each device. Reading it raises
+        `TrainingError` if a batch has fewer sequences than there are devices.
         """
 
         def run() -> Iterator[tuple[int, tuple[dict[str, Any], ...]]]:
             for number in range(first_epoch, first_epoch + epochs):
                 shuffled = self._shuffle(number)
                 for sequences in self._order(number):
-                    yield number, self._shared(sequences, shuffled, devices)
+                    yield number, self._device_parts(sequences, shuffled, devices)
 
         return tf.data.Dataset.from_generator(
             run, output_signature=(tf.TensorSpec((), tf.int64), (self.signature,) * devices)
@@ -210,7 +195,7 @@ class Examples:
 
     @property
     def signature(self) -> Mapping[str, Any]:
-        """Shapes and types of a batch, None where they vary."""
+        """Tensor specifications of a batch; axes that vary are None."""
         example = self.batch(np.arange(1))
         sequences = {"histories", "values", "windows", "items"}  # the second axis varies too
         return {
@@ -222,7 +207,7 @@ class Examples:
 
 
 def _encode(schema: FeatureSchema, text_encoders: TextEncoders, events: Events) -> dict[str, np.ndarray]:
-    """Returns the inputs of features that describe the request, for each event: each [n, ...]."""
+    """Returns the inputs of the features that describe the request of each event: by feature, [n, ...]."""
     example = encode_inputs(schema, text_encoders, {}, 1)
     inputs = {name: spill.empty((len(events), *a.shape[1:]), a.dtype) for name, a in example.items()}
     for block in spill.blocks(len(events)):
@@ -233,37 +218,37 @@ def _encode(schema: FeatureSchema, text_encoders: TextEncoders, events: Events) 
 
 
 def _count_in(mask: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Returns in how many rows from each of `starts` [m] to the next one `mask` [n] is true: [m] int64."""
-    found = np.zeros(len(starts), dtype=np.int64)
+    """Returns the number of true rows of `mask` [n] from each of `starts` [m] to the next: [m] int64."""
+    counts = np.zeros(len(starts), dtype=np.int64)
     for block in spill.blocks(len(mask)):
-        places = np.searchsorted(starts, np.flatnonzero(mask[block]) + block.start, side="right") - 1
-        if len(places):
-            found[places[0] : places[-1] + 1] += np.bincount(places - places[0])
-    return found
+        groups = np.searchsorted(starts, np.flatnonzero(mask[block]) + block.start, side="right") - 1
+        if len(groups):
+            counts[groups[0] : groups[-1] + 1] += np.bincount(groups - groups[0])
+    return counts
 
 
-def _seen_until(events: Events, starts: np.ndarray, lag: float) -> np.ndarray:
-    """Returns [n] int64: the history of event i is made of its user's events up to row ``seen_until[i]``, without it.
+def _history_ends(events: Events, starts: np.ndarray, lag: float) -> np.ndarray:
+    """Returns the end of the history of each event: [n] int64, the row after its last event.
 
     Args:
-        events: sorted by user and time.
-        starts: as of `Events.starts`.
-        lag: see `trainer.recipe.recipe.Training.history_lag`.
+        events: Training events, sorted by user and time.
+        starts: [user_count + 1] int64, first event of each user, see `Events.starts`.
+        lag: See `trainer.recipe.training.Training.history_lag`.
     """
-    until = spill.empty((len(events),), np.dtype(np.int64))
+    ends = spill.empty((len(events),), np.dtype(np.int64))
     for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         times = events.times[start:end]
-        until[start:end] = start + np.searchsorted(times, times - lag)  # the first event that is not before then
-    return until
+        ends[start:end] = start + np.searchsorted(times, times - lag)
+    return ends
 
 
 def _sequences(
-    starts: np.ndarray, seen_until: np.ndarray | None, context: int, targets: int
+    starts: np.ndarray, history_ends: np.ndarray | None, context: int, targets: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns, of each sequence, the rows of its first event and first target and the row behind its last one."""
+    """Returns the first row, the first target and the end of each sequence: [sequence_count] int64 each."""
     counts = -(-np.diff(starts) // targets)  # sequences of each user
     user = np.repeat(np.arange(len(starts) - 1), counts)
     number = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
     target = starts[user] + number * targets
-    seen = target if seen_until is None else seen_until[target]
-    return np.maximum(starts[user], seen - context), target, np.minimum(target + targets, starts[user + 1])
+    history_end = target if history_ends is None else history_ends[target]
+    return np.maximum(starts[user], history_end - context), target, np.minimum(target + targets, starts[user + 1])

@@ -1,4 +1,4 @@
-"""Fits the towers of a recipe."""
+"""Trains one pair of towers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.data.events import Events
 from trainer.errors import DataError, TrainingError
 from trainer.features.schemas import Schemas
 from trainer.model import devices, towers
-from trainer.model.embeddings import embed_items
+from trainer.model.embeddings import embed_items, encode_items, history_slots
 from trainer.model.ensemble import Towers
 from trainer.model.negatives import mine_hard_negatives
 from trainer.model.trained_texts import LayeredAdamW, TrainedTexts
@@ -31,25 +31,26 @@ from trainer.recipe.feature_inputs import HistoryInput
 from trainer.recipe.recipe import Recipe
 from trainer.training import checkpoints, popularity_prior
 from trainer.training.checkpoints import Origin, State
-from trainer.training.examples import Examples, encode_items, history_slots
+from trainer.training.examples import Examples
 
 Validate = Callable[[Towers], dict[str, float]]
+"""Computes validation metrics of towers."""
 
 _HARD_POOL = 64
-"""Hard negatives kept for each user, of which each step takes some."""
+"""Number of hard negatives that are mined for each user; each step draws some of them."""
 
 _HARD_SKIP = 10
-"""The nearest items, which may well be what the user takes next."""
+"""Number of the nearest items that are skipped, as they may well be relevant."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The result of a training.
+    """Result of a training.
 
     Attributes:
-        towers: query tower and item tower.
-        epochs: what each epoch measured, see `fit`.
-        best_epoch: counted from 1: the one that the towers are of.
+        towers: Query tower and item tower.
+        epochs: Measurements of each epoch, see `fit`.
+        best_epoch: Epoch whose weights the towers have, from 1.
     """
 
     towers: Towers
@@ -69,28 +70,29 @@ def fit(
     progress: TrainingProgress | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Fitted:
-    """Returns query tower and item tower, fitted on `train`.
+    """Returns query tower and item tower, trained on `train`.
 
-    The same recipe and seed on the same machine give the same weights, in one go or resumed.
+    The same recipe and seed give the same weights on the same machine, also for a resumed training.
 
-    Each epoch measures ``epoch``, ``loss``, ``temperature``, ``seconds``, ``examples_per_second``,
-    ``input_wait_share`` (of the time of its steps that was spent waiting for a batch) and ``val_`` metrics.
+    The measurements of an epoch are ``epoch``, ``loss``, ``temperature``, ``seconds``, ``examples_per_second``,
+    ``input_wait_share`` (share of the time of its steps that was spent waiting for batches) and ``val_`` metrics.
 
     Args:
-        recipe: dimension, epochs, learning rate, seed.
-        dataset: users and items.
-        schemas: what the towers read.
-        train: the events to fit on.
-        validate: gives metrics after each epoch, by which early stopping chooses; None: neither.
-        folder: of the run, for checkpoints and TensorBoard; it exists. None: neither.
-        resume: whether to go on from the checkpoint in `folder`.
-        progress: what it reports to. Default: nothing.
-        strategy: how several devices share each batch. Default: that of `trainer.model.devices`.
+        recipe: Recipe to train.
+        dataset: Users and items.
+        schemas: Feature schemas of both towers.
+        train: Training events.
+        validate: Computes the metrics after each epoch, which early stopping uses. None: no metrics and no early
+            stopping.
+        folder: Folder of the run for checkpoints and TensorBoard, which exists. None: neither is written.
+        resume: Whether to go on from the checkpoint in `folder`.
+        progress: Receives what the training reports. Default: nothing is reported.
+        strategy: Distribution strategy. Default: that of `trainer.model.devices`.
 
     Raises:
-        TrainingError: the loss is not finite.
-        DataError: the recipe has a history, and a pair of relevance 0.
-        RunError: a checkpoint cannot be written or read.
+        TrainingError: The loss is not finite.
+        DataError: The recipe has a history, and an event has relevance 0.
+        RunError: A checkpoint cannot be written or read.
     """
     spec, progress = recipe.training, progress or SilentTraining()
     strategy = strategy or devices.strategy()
@@ -127,7 +129,7 @@ def fit(
 
 
 def _plain(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
-    """Returns the towers as they are served: computing in float32 on one device, with the weights of `model`."""
+    """Returns towers that compute in float32 on one device, as in serving, with the weights of `model`."""
     query_tower, item_tower = (tower.model for tower in towers.build(recipe, schemas))
     query_tower.set_weights(model.query_tower.get_weights())
     item_tower.set_weights(model.item_tower.get_weights())
@@ -135,7 +137,7 @@ def _plain(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
 
 
 def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -> tuple[Examples, TwoTower]:
-    """Returns the examples and the model with its optimizer, all variables made and nothing learned yet."""
+    """Returns the examples, and the untrained model with its optimizer and all variables."""
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     spec = recipe.training
@@ -145,7 +147,8 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     if inputs and train.irrelevant is not None:
         raise DataError(
             f"{len(train.irrelevant):,} interactions have {recipe.interactions.relevance} 0, and the query tower reads "
-            f"the history {inputs[0].name}, which is made of what a user took: leave out those rows, or the history"
+            f"the history {inputs[0].name}, which is made of the items that a user interacted "
+            "with: leave out those rows, or the history"
         )
     histories = [(given, query_tower.histories[given.name].encoder) for given in inputs]
     examples = Examples(
@@ -164,13 +167,13 @@ def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -
     if spec.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, jit_compile=False)
-    model.compute_step_loss(_tensors(examples.batch(np.arange(1))))  # makes every variable
+    model.compute_step_loss(_tensors(examples.batch(np.arange(1))))  # creates every variable
     model.optimizer.build(model.trainable_variables)
     return examples, model
 
 
 class _Loop:
-    """One epoch after another."""
+    """Runs the epochs of a training."""
 
     def __init__(
         self,
@@ -186,7 +189,7 @@ class _Loop:
     ) -> None:
         self._recipe, self._dataset, self._schemas, self._train = recipe, dataset, schemas, train
         self._examples, self._model, self._validate, self._progress = examples, model, validate, progress
-        # Once: new models each epoch would be traced anew.
+        # Created once, as Keras would trace new models in each epoch.
         self._towers = popularity_prior.add((model.query_tower, model.item_tower), recipe, dataset, schemas, train)
         signature = dict(examples.signature)
         if recipe.training.hard_negatives:
@@ -196,12 +199,12 @@ class _Loop:
             if len(parts) == 1:
                 return model.train_on(parts[0])
             losses = strategy.run(lambda: model.train_on(parts[devices.replica()]))
-            return strategy.experimental_local_results(losses)[0]  # all have the same
+            return strategy.experimental_local_results(losses)[0]  # the same on all devices
 
         self._step = tf.function(step, input_signature=[(signature,) * strategy.num_replicas_in_sync])
 
     def epoch(self, number: int, batches: Any) -> dict[str, Any]:
-        """Runs epoch `number`, counted from 0, and returns what it measured."""
+        """Runs epoch `number`, counted from 0, and returns its measurements."""
         hard = self._mine(number)
         began = waited_from = time.perf_counter()
         waited, examples, losses = 0.0, 0, []
@@ -236,7 +239,7 @@ class _Loop:
         return measured
 
     def _mine(self, number: int) -> np.ndarray | None:
-        """Returns [user_count, n] int32: near each user's query but not theirs; None where the recipe wants none."""
+        """Returns hard negatives of each user, [user_count, n] int32; None if the recipe has none."""
         if not self._recipe.training.hard_negatives:
             return None
         user_count = len(self._dataset.user_ids)
@@ -245,10 +248,10 @@ class _Loop:
         vectors = embed_items(self._model.item_tower, self._schemas, self._dataset)
         queries = np.zeros((user_count, *self._model.query_tower.output_shape[1:]), dtype=np.float32)
         for batch in self._examples.epoch(0):
-            # The last target of a user in a batch is their latest query there.
+            # The last target of a user in a batch has the newest query.
             queries[batch["user"]] = self._model.embed_queries(_tensors(batch), training=False).numpy()
-        answers = self._train.relevant
-        known = np.split(answers.items, answers.starts(user_count)[1:-1])
+        relevant = self._train.relevant
+        known = np.split(relevant.items, relevant.starts(user_count)[1:-1])
         return mine_hard_negatives(queries, vectors, known, _HARD_POOL, _HARD_SKIP)
 
     def _draw_hard(self, hard: np.ndarray, users: np.ndarray, number: int, step: int) -> np.ndarray:

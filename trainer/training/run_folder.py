@@ -1,4 +1,4 @@
-"""What a folder of a run holds, told without loading it."""
+"""Checks of the folder of a run, without loading the run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from trainer.errors import RunError
 from trainer.training.checkpoints import CHECKPOINT
 
 RUN = "run.json"
-"""Where it stands, so do the towers."""
+"""File that is written after the towers, so that a folder with it holds a finished run."""
 
 
 def check_run_folder(folder: Path, *, resume: bool) -> None:
-    """Checks that a training may write to a folder, which need not exist.
+    """Checks that a training may write to a folder, which may be missing.
 
     Raises:
-        RunError: it holds no checkpoint to resume from, or holds a finished run.
+        RunError: The folder holds no checkpoint to resume from, or holds a finished run.
     """
     if resume and not (folder / CHECKPOINT).exists():
         raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume")

@@ -1,1 +1,1 @@
-"""Searches for better recipes and index parameters."""
+"""Tuning: the search for a better recipe, and the comparison of kinds and parameters of index."""

@@ -1,4 +1,4 @@
-"""The page of `tune-index`: recall against time, size and build time, self-contained."""
+"""The self-contained HTML page of `tune-index`: plots of recall by time, size and build time."""
 
 from __future__ import annotations
 
@@ -17,38 +17,45 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def write_page(
-    path: Path, title: str, measured: Sequence[MeasuredIndex], scanned: Point, min_recall: float, chosen: MeasuredIndex
+    path: Path,
+    title: str,
+    measured: Sequence[MeasuredIndex],
+    exact_scan: Point,
+    min_recall: float,
+    chosen: MeasuredIndex,
 ) -> None:
     """Writes one HTML page that needs no network.
 
     Args:
-        path: file to make, or to replace.
-        title: of the page.
-        measured: all indexes.
-        scanned: the exact scan.
-        min_recall: that was asked for; drawn as a line.
-        chosen: the one that is recommended.
+        path: file to write or replace.
+        title: title of the page.
+        measured: all indexes that were measured.
+        exact_scan: time of the exact scan.
+        min_recall: recall to reach, drawn as a line.
+        chosen: the recommended index.
     """
     figure = make_subplots(
         rows=1, cols=3, subplot_titles=("recall by time of a search", "size of the file", "time to build"),
         column_widths=[0.5, 0.25, 0.25],
     )  # fmt: skip
-    seen: dict[str, int] = {}
-    for one in measured:
-        dash = _DASHES[seen.setdefault(one.kind, 0) % len(_DASHES)]
-        seen[one.kind] += 1
-        name = one.name + (" (recommended)" if one is chosen else "")
-        line = {"color": _COLOURS[one.kind], "dash": dash, "width": 4 if one is chosen else 2}
-        times = [point.median_us for point in one.points]
-        recalls = [point.recall_at_100 for point in one.points]
-        texts = [f"budget {point.budget:,}" for point in one.points]
+    counts: dict[str, int] = {}
+    for index in measured:
+        dash = _DASHES[counts.setdefault(index.kind, 0) % len(_DASHES)]
+        counts[index.kind] += 1
+        name = index.name + (" (recommended)" if index is chosen else "")
+        line = {"color": _COLOURS[index.kind], "dash": dash, "width": 4 if index is chosen else 2}
+        times = [point.median_us for point in index.points]
+        recalls = [point.recall_at_100 for point in index.points]
+        texts = [f"budget {point.budget:,}" for point in index.points]
         trace = go.Scatter(x=times, y=recalls, text=texts, name=name, line=line, mode="lines+markers")
         figure.add_trace(trace, 1, 1)
-        for column, value in ((2, one.bytes_per_item), (3, one.build_s)):
-            bar = go.Bar(x=[value], y=[one.name], orientation="h", marker_color=_COLOURS[one.kind], showlegend=False)
+        for column, value in ((2, index.bytes_per_item), (3, index.build_s)):
+            bar = go.Bar(
+                x=[value], y=[index.name], orientation="h", marker_color=_COLOURS[index.kind], showlegend=False
+            )
             figure.add_trace(bar, 1, column)
     marker = {"symbol": "diamond", "size": 12, "color": "#999999"}
-    exact = go.Scatter(x=[scanned.median_us], y=[1.0], mode="markers", marker=marker, name="exact scan")
+    exact = go.Scatter(x=[exact_scan.median_us], y=[1.0], mode="markers", marker=marker, name="exact scan")
     figure.add_trace(exact, 1, 1)
     figure.add_hline(y=min_recall, line_dash="dot", line_color="#999999", row=1, col=1)
     figure.update_xaxes(type="log", title_text="median microseconds", row=1, col=1)

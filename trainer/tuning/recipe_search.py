@@ -1,8 +1,8 @@
-"""The search for a better recipe: Optuna trials on a study file that survives a stop.
+"""The search for a better recipe: Optuna trials in a study file, which can be resumed.
 
-A trial trains the towers on the training part and is judged by the validation part; nothing here sees the test part.
-What is tried next depends on the seed and on the finished trials alone, so that a search that was stopped and goes on
-tries what it would have tried in one go.
+A trial trains the towers on the training part and is judged on the validation part; the test part is never used. The
+next trial depends only on the seed and on the finished trials, so a resumed search makes the same trials as one that
+was not interrupted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trainer.progress import SILENT, Progress, TrainingProgress
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
 from trainer.training.fit import fit
-from trainer.training.train import build_schemas
+from trainer.training.fit_and_refit import build_schemas
 from trainer.tuning.search_space import SearchSpace
 from trainer.tuning.studies import try_again
 
@@ -39,26 +39,26 @@ _WRITTEN = "written"
 _RECIPE, _SECONDS, _WHY = "recipe", "seconds", "why"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _PRUNED_FROM = 5
-"""Complete trials before any is stopped early."""
-_TELLING = 10
-"""Complete trials before it is said which keys matter."""
+"""Number of complete trials before any trial is pruned."""
+_MIN_FOR_IMPORTANCE = 10
+"""Number of complete trials that the importance of keys needs."""
 
 
 class _OutOfTime(Exception):
-    """The minutes of a search are over."""
+    """The time limit of a search is over."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial that came to an end.
+    """A finished trial.
 
     Attributes:
-        number: of the trial in the study, from 0; trials that were interrupted have one too.
-        value: of the metric, at the best epoch where the recipe has patience, else at the last; None where pruned.
-        epochs: how many were trained.
-        seconds: that took.
-        why: why it was given up; empty where it was not.
-        recipe: resolved, as of `Recipe.to_json`.
+        number: Number of the trial in the study, from 0; interrupted trials are numbered too.
+        value: Metric of the best epoch if the recipe has patience, else of the last epoch; None if it was pruned.
+        epochs: Number of epochs that were trained.
+        seconds: Duration in seconds.
+        why: Reason why it was pruned; empty if it is complete.
+        recipe: Resolved recipe, as `Recipe.to_json` returns it.
     """
 
     number: int
@@ -70,28 +70,28 @@ class Tried:
 
 
 class SearchProgress(TrainingProgress, Protocol):
-    """What a search reports, beside what each training reports. The methods do nothing unless overridden."""
+    """Receives the progress of a search and of each of its trainings. The methods do nothing unless overridden."""
 
     def trial(self, number: int, finished: int, total: int) -> None:
-        """Reports that trial `number` begins, when `finished` of the `total` trials are finished."""
+        """Reports the start of trial `number`, when `finished` of `total` trials are finished."""
 
     def tried(self, tried: Tried, best: Tried | None) -> None:
-        """Reports a finished trial, and the best one so far; None where none is complete."""
+        """Reports a finished trial and the best one so far; None if none is complete."""
 
 
 class SilentSearch(SearchProgress):
-    """Reports nothing of a search."""
+    """A `SearchProgress` that reports nothing."""
 
 
 class Search:
-    """The trials of one recipe on one data set. Not to be used by two threads.
+    """A search over the recipes of a search space on one data set. Not thread-safe.
 
     Args:
-        study: as of `trainer.tuning.studies.open_study`.
-        space: of the recipes.
-        data: Data set and its split; trials are trained on the training part and judged on the validation part.
-        seed: of what is tried.
-        progress: what the text encoders report to; `run` takes what the search itself reports to.
+        study: study from `trainer.tuning.studies.open_study`.
+        space: search space.
+        data: data set and its split; trials are trained on the training part and judged on the validation part.
+        seed: seed of the choice of trials.
+        progress: receives the progress of the text encoders; the search itself reports to the argument of `run`.
     """
 
     def __init__(
@@ -105,14 +105,19 @@ class Search:
         self._study, self._space, self._data, self._seed = study, space, data, seed
         self._progress = progress
         self._metric = space.recipe.training.metric
-        # The first quarter of the epochs tells little: a low learning rate starts slowly.
+        # No pruning in the first quarter of the epochs, because a low learning rate starts slowly.
         warmup = max(1, space.recipe.training.epochs // 4)
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_FROM, n_warmup_steps=warmup)
 
     def run(self, trials: int, *, max_seconds: float = math.inf, watch: SearchProgress | None = None) -> bool:
-        """Returns true when the study has so many finished trials, of this and earlier runs; false when time is over.
+        """Runs trials until the study has `trials` finished ones; returns whether it has, or the time limit came first.
 
-        A trial that is interrupted, by the end of the time, Ctrl-C or an error, is the first when the search goes on.
+        A trial that is interrupted by the time limit, Ctrl-C or an error is repeated first when the search is resumed.
+
+        Args:
+            trials: number of finished trials to reach, including those of earlier runs.
+            max_seconds: time limit.
+            watch: receives the progress of the search.
         """
         watch, deadline = watch or SilentSearch(), time.monotonic() + max_seconds
         while (finished := self.finished) < trials:
@@ -130,48 +135,48 @@ class Search:
                 try_again(self._study, trial.number)
                 raise
             finally:
-                keras.backend.clear_session()  # else the graphs of all trials stay in memory
+                keras.backend.clear_session()  # otherwise the graphs of all trials stay in memory
                 gc.collect()
             watch.tried(_tried(self._study.trials[trial.number]), next(iter(self.best(1)), None))
         return True
 
     @property
     def finished(self) -> int:
-        """How many trials came to an end."""
+        """Number of finished trials."""
         return len(self._study.get_trials(deepcopy=False, states=_FINISHED))
 
     @property
     def pruned(self) -> int:
-        """How many of those were given up early."""
+        """Number of finished trials that were pruned."""
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
 
     def best(self, count: int) -> list[Tried]:
-        """Returns the best complete trials, best first; of equals the earlier one first."""
+        """Returns up to `count` complete trials, best first; of equal ones, the earlier first."""
         complete = [_tried(t) for t in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
         return sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))[:count]
 
     def importance(self) -> dict[str, float]:
-        """Returns the share of each key in what tells good trials from others, most first (PED-ANOVA).
+        """Returns the importance of each key by name, most important first; shares that sum to 1 (PED-ANOVA).
 
         Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces".
-        Empty where there are too few trials to tell.
+        Empty if there are fewer than 10 complete trials.
         """
-        if len(self.best(_TELLING)) < _TELLING:
+        if len(self.best(_MIN_FOR_IMPORTANCE)) < _MIN_FOR_IMPORTANCE:
             return {}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of optuna, where few trials have a key
+            warnings.simplefilter("ignore")  # Optuna warns about keys that few trials have
             return dict(optuna.importance.get_param_importances(self._study))
 
     @property
     def written(self) -> str:
-        """SHA-256 of the recipe that `write` wrote last; empty before."""
+        """SHA-256 of the recipe file that `write` wrote last; empty if it wrote none."""
         return self._study.user_attrs.get(_WRITTEN, "")
 
     def write(self, path: Path, text: str) -> None:
-        """Writes the recipe, and remembers it as written by this search.
+        """Writes the text of a recipe to a file, and stores its hash in the study, for `may_replace`.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: the file cannot be written.
         """
         self._study.set_user_attr(_WRITTEN, hashlib.sha256(text.encode()).hexdigest())
         try:
@@ -180,7 +185,7 @@ class Search:
             raise RunError(f"cannot write the recipe to {path}: {error}; name another file with --out") from error
 
     def may_replace(self, path: Path) -> bool:
-        """Whether there is no file, or one that this search wrote and nobody changed."""
+        """Whether the file is missing, or was written by this search and not changed since."""
         return not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() == self.written
 
     def _try(self, trial: Trial, watch: SearchProgress, deadline: float) -> None:
@@ -208,7 +213,7 @@ class Search:
                 schemas,
                 train,
                 validate=lambda towers: evaluate_validation(TrainedModel(recipe, schemas, towers), self._data),
-                progress=_Judge(trial, self._metric, recipe.training.epochs, watch, deadline),
+                progress=_TrialProgress(trial, self._metric, recipe.training.epochs, watch, deadline),
             )
         except (TrainingError, tf.errors.ResourceExhaustedError) as error:
             raise optuna.TrialPruned(str(error).splitlines()[0]) from error
@@ -218,8 +223,8 @@ class Search:
         return value
 
 
-class _Judge(TrainingProgress):
-    """Reports each epoch to the study and stops what is worse than the median of the complete trials."""
+class _TrialProgress(TrainingProgress):
+    """Reports each epoch to the study, and prunes a trial that is worse than the median of the complete trials."""
 
     def __init__(self, trial: Trial, metric: str, epochs: int, watch: SearchProgress, deadline: float) -> None:
         self._trial, self._metric, self._epochs, self._watch, self._deadline = trial, metric, epochs, watch, deadline
@@ -240,9 +245,9 @@ class _Judge(TrainingProgress):
 
 
 def _sampler(seed: int, finished: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of one trial, alike whether or not the search was stopped before it."""
-    drawn = int(np.random.SeedSequence((seed, finished)).generate_state(1)[0])
-    return optuna.samplers.TPESampler(seed=drawn)
+    """Returns the sampler of the trial after `finished` trials; it does not depend on interruptions of the search."""
+    trial_seed = int(np.random.SeedSequence((seed, finished)).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=trial_seed)
 
 
 def _tried(trial: FrozenTrial) -> Tried:
@@ -258,5 +263,5 @@ def _tried(trial: FrozenTrial) -> Tried:
 
 
 def recipe_of(tried: Tried) -> Recipe:
-    """Returns the recipe of a trial."""
+    """Returns the recipe of a finished trial."""
     return loading.parse_stored(tried.recipe, f"trial {tried.number}")

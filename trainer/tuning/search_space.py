@@ -1,4 +1,4 @@
-"""What a search may change of a recipe: each key with the values that are tried."""
+"""The search space around a recipe: the keys that are searched over, each with the values to try."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.recipe import loading
 from trainer.recipe.recipe import ITEM_ID, Recipe
 
 Raw = dict[str, Any]
-"""A recipe as of `Recipe.to_json`."""
+"""A recipe in the form of `Recipe.to_json`."""
 
 _SAMPLED = ("sampled_softmax", "mixed_softmax", "gbce", "bce")
 _SMALL_LOSSES = ("full_softmax", "sampled_softmax", "gbce", "in_batch_softmax")
@@ -33,12 +33,12 @@ class Hyperparameter:
     """One key of a recipe that is searched over.
 
     Attributes:
-        name: where the key stands, such as ``training.learning_rate``; a feature goes by its name, as in
+        name: Name of the key with its sections, such as ``training.learning_rate``; features are named, as in
             ``query_tower.history.dropout``.
-        path: the same in `Raw`.
-        own: the value of the recipe that the search starts from.
-        distribution: of the values as Optuna knows them; a list is its JSON there.
-        applies: whether the key matters in a recipe, given what was chosen before it.
+        path: Path of the key in `Raw`.
+        own: Value in the original recipe.
+        distribution: Distribution of the encoded values, see `encode`.
+        applies: Whether the key matters in a recipe, given the keys that were chosen before it.
     """
 
     name: str
@@ -48,13 +48,16 @@ class Hyperparameter:
     applies: Callable[[Raw], bool] = lambda _: True
 
     def encode(self) -> Any:
-        """Returns the own value as Optuna knows it."""
+        """Returns the value of the original recipe in the form that Optuna stores: a list is its JSON."""
         if isinstance(self.distribution, FloatDistribution):
-            return max(self.own, self.distribution.low)  # 0 has no logarithm: the smallest value stands for it
+            return max(self.own, self.distribution.low)  # 0 has no logarithm: the smallest value takes its place
         return json.dumps(self.own) if isinstance(self.own, list) else self.own
 
     def decode(self, value: Any) -> Any:
-        """Returns the value in a recipe: floats with three digits or decimals, but the recipe's own as it is."""
+        """Returns the recipe's value of an encoded one. Floats are rounded, except the value of the original recipe.
+
+        A logarithmic float gets three significant digits, another float three decimals.
+        """
         if value == self.encode():
             return self.own
         if isinstance(self.distribution, FloatDistribution):
@@ -62,7 +65,7 @@ class Hyperparameter:
         return json.loads(value) if isinstance(self.own, list) else value
 
     def suggest(self, trial: Trial) -> Any:
-        """Returns the value of a trial."""
+        """Returns the value that Optuna suggests for a trial, decoded."""
         d = self.distribution
         if isinstance(d, FloatDistribution):
             return self.decode(trial.suggest_float(self.name, d.low, d.high, log=d.log))
@@ -74,8 +77,8 @@ class SearchSpace:
     """The recipes of a search.
 
     Attributes:
-        recipe: that it starts from.
-        parameters: what is searched over, those that others depend on first.
+        recipe: Original recipe, from which the search starts.
+        parameters: Keys that are searched over; keys that others depend on come first.
     """
 
     recipe: Recipe
@@ -85,46 +88,46 @@ class SearchSpace:
     def of(
         recipe: Recipe, *, item_count: int, event_count: int, longest: int, fixed: Collection[str] = ()
     ) -> SearchSpace:
-        """Returns the space around a recipe.
+        """Returns the search space around a recipe.
 
         Args:
-            recipe: its values are in the space; what it has no feature for is not.
-            item_count: of the catalogue; decides which losses are tried.
-            event_count: training events.
-            longest: training events of the user with most.
-            fixed: keys that stay as they are, by name or by the end of it: ``dropout`` fixes each dropout.
+            recipe: original recipe. The space contains its values, and keys of its features only.
+            item_count: number of items of the catalogue; decides which losses are tried.
+            event_count: number of training events.
+            longest: largest number of training events of a user.
+            fixed: keys that are not searched over, each by its name or the end of it: ``dropout`` fixes every dropout.
 
         Raises:
-            RecipeError: a fixed key is none that is searched over, or nothing is left.
+            RecipeError: a fixed key is not one that is searched over, or no key is left.
         """
         every = [*_training(recipe, item_count, event_count), *_towers(recipe, longest)]
         for name in fixed:
             if not any(_is_named(parameter, name) for parameter in every):
                 names = ", ".join(parameter.name for parameter in every)
-                raise RecipeError(f"--fix {name}: no key that is searched over; there are {names}")
+                raise RecipeError(f"--fix {name}: not a key that is searched over; those are {names}")
         free = [p for p in every if not any(_is_named(p, name) for name in fixed) and not _is_single(p)]
         if not free:
-            raise RecipeError("every key is fixed, which leaves nothing to search over; leave out a --fix")
+            raise RecipeError("every key is fixed, so there is nothing to search over; leave out a --fix")
         return SearchSpace(recipe, tuple(free))
 
     def describe(self) -> Raw:
-        """Returns the values that are tried by name: two spaces with the same description are the same."""
+        """Returns the distribution of each key by name; spaces with equal descriptions are equal."""
         return {p.name: json.loads(distribution_to_json(p.distribution)) for p in self.parameters}
 
     def own_values(self) -> Raw:
-        """Returns the recipe as Optuna knows it, for the first trial."""
+        """Returns the encoded values of the original recipe by name, for the first trial."""
         raw = self.recipe.to_json()
         return {p.name: p.encode() for p in self.parameters if p.applies(raw)}
 
     def choose(self, trial: Trial) -> Recipe:
-        """Returns the recipe of a trial."""
+        """Returns the recipe that Optuna suggests for a trial."""
         own = self.recipe.to_json()
         raw = copy.deepcopy(own)
         for parameter in self.parameters:
             if parameter.applies(raw):
-                _at(raw, parameter.path[:-1])[parameter.path[-1]] = parameter.suggest(trial)
+                _value_at(raw, parameter.path[:-1])[parameter.path[-1]] = parameter.suggest(trial)
         training = raw["training"]
-        if training["loss"] != own["training"]["loss"]:  # what another loss has no use for
+        if training["loss"] != own["training"]["loss"]:  # reset the keys that the new loss does not accept
             if training["loss"] != "sampled_softmax":
                 training["hard_negatives"] = 0
                 training["bce_weight"] = 0.0
@@ -135,8 +138,8 @@ class SearchSpace:
         return loading.parse(raw, f"trial {trial.number}")
 
     def settings(self, raw: Mapping[str, Any]) -> Raw:
-        """Returns by name what a recipe of the space chose, without what does not matter in it."""
-        return {p.name: _at(raw, p.path) for p in self.parameters if p.applies(dict(raw))}
+        """Returns the values of a recipe of the space by name, without keys that do not matter in it."""
+        return {p.name: _value_at(raw, p.path) for p in self.parameters if p.applies(dict(raw))}
 
 
 def _training(recipe: Recipe, item_count: int, event_count: int) -> Iterator[Hyperparameter]:
@@ -153,14 +156,14 @@ def _training(recipe: Recipe, item_count: int, event_count: int) -> Iterator[Hyp
     )
     heads = [f.heads for f in recipe.query_tower.features if f.kind == "history"]
     yield _choice(*key("dimension"), [n for n in (32, 64, 128) if all(n % count == 0 for count in heads)])
-    # Fewer than 20 steps an epoch are never made, so that larger batches would all be the same.
+    # An epoch has at least 20 steps, so larger batches would all be equal.
     largest = max(32, event_count // 20)
     sizes = [int(spec.batch_size * factor) for factor in (0.25, 0.5, 1, 2, 4)]
     yield _choice(*key("batch_size"), [n for n in sizes if 32 <= n <= largest])
     yield _number(*key("learning_rate"), 3e-4, 3e-2, log=True)
     yield _number(*key("weight_decay"), 1e-6, 1e-1, log=True)
     yield _number(*key("temperature"), 0.02, 0.5, log=True)
-    if spec.prior_weight:  # what it does to coverage no validation metric tells, so a recipe without stays without
+    if spec.prior_weight:  # 0 stays 0: validation metrics do not show its effect on coverage
         yield _number(*key("prior_weight"), 0.0, 0.4)
 
 
@@ -171,8 +174,8 @@ def _towers(recipe: Recipe, longest: int) -> Iterator[Hyperparameter]:
         yield _number(
             f"{side}.dropout", (side, "dropout"), tower.dropout, 0.0, 0.6, applies=lambda raw, s=side: _is_deep(raw, s)
         )
-        for at, feature in enumerate(tower.features):
-            name, path = f"{side}.{feature.name}", (side, "features", at)
+        for position, feature in enumerate(tower.features):
+            name, path = f"{side}.{feature.name}", (side, "features", position)
             if feature.kind == "history":
                 yield _choice(f"{name}.encoder", (*path, "encoder"), feature.encoder, _ENCODERS)
                 sources = ("tied", "own", "tower") if has_item_id else ("own", "tower")
@@ -185,7 +188,7 @@ def _towers(recipe: Recipe, longest: int) -> Iterator[Hyperparameter]:
 
 
 def _lengths(longest: int) -> list[int]:
-    """Returns how many items of a history may count: up to the first number that holds the longest one."""
+    """Returns the lengths of a history to try, up to the first that holds the longest history."""
     return [n for n, before in zip(_LONGEST, (0, *_LONGEST), strict=False) if before < longest]
 
 
@@ -199,7 +202,7 @@ def _number(
     log: bool = False,
     applies: Callable[[Raw], bool] = lambda _: True,
 ) -> Hyperparameter:
-    """Returns a float between `low` and `high`, or up to the recipe's own where that is further."""
+    """Returns a float parameter between `low` and `high`; the range is extended to the recipe's own value."""
     lowest = low if log and own <= 0.0 else min(low, own)
     return Hyperparameter(name, path, own, FloatDistribution(lowest, max(high, own), log=log), applies)
 
@@ -212,7 +215,7 @@ def _choice(
     *,
     applies: Callable[[Raw], bool] = lambda _: True,
 ) -> Hyperparameter:
-    """Returns one of `options` and the recipe's own."""
+    """Returns a parameter that is one of `options` or the recipe's own value."""
     every = sorted(options) if isinstance(own, int) else list(options)
     every = every if own in every else [*every, own]
     texts = [json.dumps(option) if isinstance(option, list) else option for option in every]
@@ -231,7 +234,7 @@ def _is_deep(raw: Raw, side: str) -> bool:
     return bool(raw[side]["hidden_units"])
 
 
-def _at(raw: Any, path: Sequence[str | int]) -> Any:
+def _value_at(raw: Any, path: Sequence[str | int]) -> Any:
     for key in path:
         raw = raw[key]
     return raw

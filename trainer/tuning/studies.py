@@ -1,4 +1,4 @@
-"""The file of a search: one process at a time, and trials of one recipe on one data set only."""
+"""The study file of a search: used by one process at a time, with trials of one recipe on one data set."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _RECIPE, _DATA, _SPACE = "recipe", "data", "space"
 
 @contextlib.contextmanager
 def open_study(path: Path, space: SearchSpace, data_sha256: str) -> Iterator[optuna.Study]:
-    """Gives the study that is kept in a file under the name of the recipe, begun or gone on with.
+    """Yields the study of a recipe in a file: a new one, or the one of an earlier search.
 
-    Trials that ran when the search was killed are marked as failed and tried again first.
+    Trials that were running when an earlier search was killed are marked as failed, and repeated first.
 
     Args:
-        path: of the SQLite file; made where it is missing.
-        space: of the recipes; the one that it starts from is the first trial.
-        data_sha256: of the data, see `digest_data`.
+        path: SQLite file; made if it is missing.
+        space: search space; its original recipe is the first trial.
+        data_sha256: hash of the data, see `digest_data`.
 
     Raises:
-        RunError: the file is no study, or another process searches in it.
-        RecipeError: the study is of another recipe, other data or another search space.
+        RunError: the file is not a study, or another process uses it.
+        RecipeError: the study belongs to another recipe, other data or another search space.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with _locked(path):
@@ -47,10 +47,11 @@ def open_study(path: Path, space: SearchSpace, data_sha256: str) -> Iterator[opt
             )
         except (SQLAlchemyError, RuntimeError) as error:
             raise RunError(
-                f"{path} is no study of this version of Optuna ({type(error).__name__}); name another file with --study"
+                f"{path} is not a study of this version of Optuna ({type(error).__name__}); name another file "
+                "with --study"
             ) from error
         try:
-            _agree(study, space, data_sha256, path)
+            _check_same(study, space, data_sha256, path)
             for trial in study.get_trials(states=(TrialState.RUNNING,)):
                 try_again(study, trial.number)
             if not study.trials:
@@ -62,7 +63,7 @@ def open_study(path: Path, space: SearchSpace, data_sha256: str) -> Iterator[opt
 
 
 def try_again(study: optuna.Study, number: int) -> None:
-    """Marks a trial that was interrupted as failed, and has its values tried first; leaves one that ended alone."""
+    """Marks an interrupted trial as failed and enqueues its values as the next trial; leaves a finished trial alone."""
     if study.trials[number].state.is_finished():
         return
     study.tell(number, state=TrialState.FAIL)
@@ -71,7 +72,7 @@ def try_again(study: optuna.Study, number: int) -> None:
 
 
 def digest_data(recipe: Recipe, folder: Path) -> str:
-    """Returns the SHA-256 of the files that a recipe reads."""
+    """Returns the SHA-256 of the tables of a recipe, which are in `folder`."""
     tables = (recipe.interactions, recipe.items, recipe.users)
     digest = hashlib.sha256()
     for table in tables:
@@ -83,22 +84,24 @@ def digest_data(recipe: Recipe, folder: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock beside the study: two processes would take each other's running trials for dead ones."""
+    """Holds a lock file beside the study: two processes would repeat each other's running trials."""
     lock = path.with_name(f"{path.name}.lock")
     try:
         file = lock.open("w")
     except OSError as error:
-        raise RunError(f"cannot write beside the study {path}: {error}; name another file with --study") from error
+        raise RunError(f"cannot write the lock file {lock}: {error}; name another file with --study") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(f"another process searches in {path}; wait for it, or name another file") from error
+            raise RunError(
+                f"another process searches in {path}; wait for it, or name another file with --study"
+            ) from error
         yield
 
 
-def _agree(study: optuna.Study, space: SearchSpace, data_sha256: str, path: Path) -> None:
-    """Raises where the trials of a study cannot be compared with those to come; a new one notes what it is of."""
+def _check_same(study: optuna.Study, space: SearchSpace, data_sha256: str, path: Path) -> None:
+    """Checks that a study has this recipe, data and search space; a study without trials stores them."""
     now = {_RECIPE: space.recipe.to_json(), _DATA: data_sha256, _SPACE: space.describe()}
     if not study.trials:
         for name, value in now.items():
@@ -115,6 +118,6 @@ def _agree(study: optuna.Study, space: SearchSpace, data_sha256: str, path: Path
         changed.append(f"the keys that are searched over, or their ranges, have changed {names or ''}".strip())
     if changed:
         raise RecipeError(
-            f"the study {study.study_name!r} in {path} is of something else: {'; '.join(changed)}. Go on with what it "
-            "was begun with, or begin another with --study"
+            f"the study {study.study_name!r} in {path} cannot be resumed: {'; '.join(changed)}. Use the recipe, data "
+            "and options that it was started with, or start another study with --study"
         )

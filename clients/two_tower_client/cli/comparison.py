@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from two_tower_client.ann import AnnClient
-from two_tower_client.cli.ranking_agreement import count_bins, overlap, percentile, rank_correlation
+from two_tower_client.cli.ranking_overlap import count_bins, overlap, percentile, rank_correlation
 from two_tower_client.cli.recording import RecordedQuery
 from two_tower_client.cli.replay import Replay, open_replays
 from two_tower_client.features import Features
@@ -43,7 +43,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Overlap of the two rankings of each query; see `ranking_agreement.overlap`.
+    """Overlap of the two rankings of each query; see `ranking_overlap.overlap`.
 
     Attributes:
         cutoff: Number of items of each ranking that are compared.
@@ -109,7 +109,7 @@ class Comparison:
         query_count: Number of replayed queries.
         k: Number of requested items per query.
         overlaps: Overlap at cutoffs 10 and 100, or at `k` if `k` is smaller.
-        correlation: Rank correlation, see `ranking_agreement.rank_correlation`, over the queries with at least two
+        correlation: Rank correlation, see `ranking_overlap.rank_correlation`, over the queries with at least two
             common items; None if there are none.
         top_score_shift: Top score of the new bundle minus that of the old one.
         mean_score_shift: Mean score of the new bundle minus that of the old one.

@@ -24,8 +24,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from retrieval.bundle.features.numbers import check_scale, standardise, with_presence
 from retrieval.bundle.features.slots import check_max_values, check_slots, pad, pad_numbers
+from retrieval.bundle.features.standardisation import check_scale, standardise, with_presence
 from retrieval.bundle.features.vocabulary import Hashing, Vocabulary
 
 MISSING_INT = -(2**63)

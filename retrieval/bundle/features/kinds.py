@@ -23,8 +23,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from retrieval.bundle.features.numbers import check_scale, standardise
 from retrieval.bundle.features.slots import check_max_values, check_slots, pad
+from retrieval.bundle.features.standardisation import check_scale, standardise
 from retrieval.bundle.features.vocabulary import Hashing, Vocabulary
 
 ValueType = Literal["string", "int", "float"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical, Numeric
-from retrieval.bundle.features.numbers import EXTREME
+from retrieval.bundle.features.standardisation import EXTREME
 from retrieval.bundle.features.vocabulary import OUT_OF_VOCABULARY, Vocabulary
 
 _pack_pair = Struct("2f").pack

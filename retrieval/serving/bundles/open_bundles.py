@@ -1,6 +1,6 @@
 """Opens the bundles that the store names, beside those that are open already, and swaps them without a restart.
 
-`OpenBundles` drives the state machine of `retrieval.serving.bundles.lifecycle`. One thread polls the store and applies
+`OpenBundles` drives the state machine of `retrieval.serving.bundles.swap_policy`. One thread polls the store and applies
 the decisions. Each load runs in its own thread, so that a roll back during a slow load takes effect at once. A request
 reads `OpenBundles.snapshot` once and uses that snapshot to its end. A bundle is never closed: the reference to it is
 dropped, and its memory is freed when the last request that uses it ends.
@@ -18,8 +18,8 @@ from typing import Generic, TypeVar
 import structlog
 
 from retrieval.bundle.errors import BundleError, BundleNotFound, BundleRefused, StoreError
-from retrieval.serving.bundles import lifecycle
-from retrieval.serving.bundles.snapshot import OpenBundle, Problem, Snapshot
+from retrieval.serving.bundles import swap_policy
+from retrieval.serving.bundles.open_bundle import OpenBundle, Problem, Snapshot
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.cores import unpin_thread
 from retrieval.serving.runtime.metrics import Metrics
@@ -73,7 +73,7 @@ class OpenBundles(Generic[T]):
         self._open = open
         self._config = config
         self._metrics = metrics
-        self._state = lifecycle.State()
+        self._state = swap_policy.State()
         self._bundles: dict[str, OpenBundle[T]] = {}
         self._problems: dict[str, Problem] = {}
         self._timers = _Timers()
@@ -160,32 +160,32 @@ class OpenBundles(Generic[T]):
             if pointer.version != self._state.live:
                 self._timers.wanted_since = time.monotonic()
             self._timers.retry_delay.clear()
-            self._step(lifecycle.PointerChanged(pointer.open_versions))
+            self._step(swap_policy.PointerChanged(pointer.open_versions))
         else:
             self._publish()
 
     def _tick(self) -> None:
         now = time.monotonic()
         for version in [version for version, at in self._timers.retire_at.items() if at <= now]:
-            self._step(lifecycle.GraceElapsed(version))
+            self._step(swap_policy.GraceElapsed(version))
         for version in [version for version, at in self._timers.retry_at.items() if at <= now]:
             del self._timers.retry_at[version]
-            self._step(lifecycle.RetryDue(version))
+            self._step(swap_policy.RetryDue(version))
 
-    def _step(self, event: lifecycle.Event) -> None:
-        self._state, decisions = lifecycle.step(self._state, event, unload_first=self._config.unload_first)
+    def _step(self, event: swap_policy.Event) -> None:
+        self._state, decisions = swap_policy.step(self._state, event, unload_first=self._config.unload_first)
         now = time.monotonic()
         switched = ""
         for decision in decisions:
             match decision:
-                case lifecycle.Switch(version):
+                case swap_policy.Switch(version):
                     switched = version
-                case lifecycle.Retire(version):
+                case swap_policy.Retire(version):
                     _log.info("bundle retires", bundle=version, after_s=self._config.retire_after_s)
-                case lifecycle.Drop(version):
+                case swap_policy.Drop(version):
                     self._bundles.pop(version, None)
                     _log.info("bundle dropped", bundle=version)
-                case lifecycle.Load():
+                case swap_policy.Load():
                     pass  # started below, after the references to dropped bundles are gone
         timers, retiring, refused = self._timers, self._state.retiring, self._state.refused
         timers.retire_at = {v: timers.retire_at.get(v, now + self._config.retire_after_s) for v in retiring}
@@ -204,7 +204,7 @@ class OpenBundles(Generic[T]):
             self._metrics.live_bundle.info({"bundle_version": switched})
             _log.info("bundle answers", bundle=switched, live=self._state.live, duration_s=round(duration_s, 3))
         for decision in decisions:
-            if isinstance(decision, lifecycle.Load):
+            if isinstance(decision, swap_policy.Load):
                 self._begin_load(decision.version)
 
     def _next_delay(self, version: str) -> float:
@@ -243,12 +243,12 @@ class OpenBundles(Generic[T]):
     def _loaded(self, opened: OpenBundle[T]) -> None:
         self._metrics.loads.inc()
         self._bundles[opened.version] = opened
-        self._step(lifecycle.LoadFinished(opened.version))
+        self._step(swap_policy.LoadFinished(opened.version))
 
     def _refused(self, problem: Problem) -> None:
         self._metrics.refusals.labels(problem.gate).inc()
         self._note(problem)
-        self._step(lifecycle.LoadRefused(problem.version))
+        self._step(swap_policy.LoadRefused(problem.version))
 
     def _note(self, problem: Problem) -> None:
         old = self._problems.get(problem.version)

@@ -24,7 +24,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
 from retrieval.bundle.files import replace_text
-from retrieval.serving.process.lifeline import Lifeline
+from retrieval.serving.process.worker_link import Lifeline
 from retrieval.serving.process.workers import Workers
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.config import ServerConfig

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import structlog
 
 from retrieval.bundle.files import replace_text
-from retrieval.serving.process.lifeline import LISTENING, VARIABLE, encode_settings
+from retrieval.serving.process.worker_link import LISTENING, VARIABLE, encode_settings
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.cores import THREAD_VARIABLES, library_threads
 

@@ -21,7 +21,7 @@ import structlog
 
 from retrieval.serving.rpc.errors import DeadlinePassed, Overloaded, ServiceError, Unauthenticated, code_name, status_of
 from retrieval.serving.rpc.health import WATCHES
-from retrieval.serving.rpc.pool import CallPool
+from retrieval.serving.rpc.thread_pool import CallPool
 from retrieval.serving.runtime.metrics import Metrics
 
 _HEALTH = "/grpc.health.v1.Health/"

@@ -11,11 +11,11 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.bundles.snapshot import Snapshot
 from retrieval.serving.rpc.calls import CallInterceptor
 from retrieval.serving.rpc.health import SERVICE_NAME, HealthServicer
-from retrieval.serving.rpc.pool import CallPool
+from retrieval.serving.rpc.thread_pool import CallPool
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.credentials import read_tls, read_token
 from retrieval.serving.runtime.metrics import Metrics, StallTicker

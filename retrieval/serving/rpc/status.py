@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.bundles.snapshot import Snapshot
 
 M = TypeVar("M", bound=Message)
 

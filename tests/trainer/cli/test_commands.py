@@ -1,4 +1,4 @@
-"""The command line, on a small shop: what it makes, that it makes it again, and how it fails."""
+"""The command line on a small shop: what it makes, that the same seed makes it again, and how it fails."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_bundles_are_promoted_rolled_back_and_pruned(shop: Shop, store: BundleSt
 
     assert states() == {second: "", first: "live"}
     command("promote", second, "--store", store.root)
-    assert states() == {second: "live", first: "before it"}
+    assert states() == {second: "live", first: "previous"}
     command("prune", "--store", store.root, "--keep", 1)
     assert set(states()) == {first, second}  # the one before the live one stays
     command("rollback", "--store", store.root)
@@ -209,7 +209,7 @@ def test_data_that_is_not_there_is_one_line_and_exit_code_1(shop: Shop, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_json_is_all_that_stands_on_stdout(store: BundleStore, tmp_path: Path) -> None:
+def test_only_json_is_written_to_stdout(store: BundleStore, tmp_path: Path) -> None:
     done = process("bundles", "--store", store.root, "--json", folder=tmp_path)
     assert done.returncode == 0
     assert [row["state"] for row in json.loads(done.stdout)] == ["", "live"]

@@ -1,4 +1,4 @@
-"""What a person is told beside the tables."""
+"""What is printed below the tables."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ FIGURES = {
 }
 
 
-def said(capsys: pytest.CaptureFixture[str], **changes: object) -> str:
+def printed(capsys: pytest.CaptureFixture[str], **changes: object) -> str:
     given = {"user_count": 900, "cold_user_count": 4, "repeat_user_count": 39, "test_user_count": 943, **changes}
     evaluation = Evaluation({"two-tower": FIGURES}, cold_item_share=0.0, repeat_share=0.5, **given)  # type: ignore[arg-type]
     console.print_evaluation(evaluation, "shop")
     return capsys.readouterr().err
 
 
-def test_users_that_only_repeated_are_told_apart_from_those_without_a_known_item(
+def test_counts_users_that_only_repeat_apart_from_users_without_a_known_item(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = said(capsys)
-    assert "900 of the 943 users of the test: 4 more have no known item, 39 took nothing that they had not had" in text
-    assert "took nothing" not in said(capsys, repeats=True, user_count=939, repeat_user_count=0)
+    text = printed(capsys)
+    assert "900 of the 943 users of the test: 4 more have no known item, 39 interacted with known items only" in text
+    assert "known items only" not in printed(capsys, repeats=True, user_count=939, repeat_user_count=0)
 
 
-def test_a_sample_of_the_users_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "of the 943 users of the test, drawn of 70,000:" in said(capsys, test_user_count=70_000)
+def test_a_sample_of_the_users_is_named_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "of the 943 users of the test, drawn from 70,000:" in printed(capsys, test_user_count=70_000)
 
 
-def test_popularity_of_what_is_shown_says_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_popularity_of_recommendations_has_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_comparison(
         {"query_count": 5, "never_retrieved": 0.5, "mean_log_popularity": 2.0, "not_comparable": "none", "live": ""}
     )
@@ -44,6 +44,6 @@ def test_popularity_of_what_is_shown_says_its_unit(capsys: pytest.CaptureFixture
     )
 
 
-def test_settings_of_baselines_say_their_unit() -> None:
-    found = list(_shown({"half_life": 0.01, "neighbours": 100, "shrinkage": 10.0}))
-    assert found == ["half_life 0.01 of the greatest age of an event", "neighbours 100 items", "shrinkage 10"]
+def test_settings_of_baselines_have_their_unit() -> None:
+    shown = list(_shown({"half_life": 0.01, "neighbours": 100, "shrinkage": 10.0}))
+    assert shown == ["half_life 0.01 of the greatest age of an event", "neighbours 100 items", "shrinkage 10"]

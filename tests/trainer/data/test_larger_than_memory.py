@@ -170,7 +170,7 @@ def test_batches_and_schemas_are_those_from_memory(folder: Path, request: pytest
     for one, other in zip(found[0][1], found[1][1], strict=True):
         assert one.keys() == other.keys()
         np.testing.assert_array_equal(one["items"], other["items"])
-        np.testing.assert_array_equal(one["at"], other["at"])
+        np.testing.assert_array_equal(one["position"], other["position"])
         for name, values in one["others"].items():
             np.testing.assert_allclose(values, other["others"][name], rtol=1e-5)
 

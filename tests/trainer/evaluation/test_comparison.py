@@ -18,7 +18,7 @@ from trainer.data import splits
 from trainer.data.dataset import Dataset, load_dataset
 from trainer.data.splits import Data
 from trainer.evaluation.comparison import compare
-from trainer.evaluation.deployed_bundle import NotComparable, embed_users, open_bundle
+from trainer.evaluation.deployed_queries import NotComparable, embed_users, open_bundle
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
 

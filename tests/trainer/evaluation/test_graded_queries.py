@@ -54,8 +54,8 @@ def test_a_file_of_queries_chooses_among_the_graded_ones(tmp_path: Path) -> None
     ("text", "message"),
     [
         ("query,docid\nq,a\n", "no column rating"),
-        ("query,docid,rating\nq,a,good\n", "line 2: rating 'good' is no whole number"),
-        ("query,docid,rating\nq,a,31\n", "line 2: rating '31' is no whole number of 0 to 30"),
+        ("query,docid,rating\nq,a,good\n", "line 2: rating 'good' is not an integer"),
+        ("query,docid,rating\nq,a,31\n", "line 2: rating '31' is not an integer from 0 to 30"),
         (f"query,docid,rating\nq,a,{'9' * 5000}\n", "line 2: rating '9"),
         ("query,docid,rating\nq,a,1\nq,a,2\n", "line 3: 'a' is graded twice for 'q'"),
         ("query,docid,rating\n,a,1\n", "line 2: an empty cell"),

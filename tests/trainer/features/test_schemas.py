@@ -16,9 +16,9 @@ from trainer.errors import DataError
 from trainer.evaluation.evaluate import popularity_scorer
 from trainer.features.schemas import learn_schemas
 from trainer.features.statistics import mean_and_std, whole
-from trainer.model.embeddings import raw_queries
+from trainer.model.embeddings import encode_items, raw_queries
 from trainer.recipe.recipe import Recipe, Split
-from trainer.training.examples import Examples, encode_items
+from trainer.training.examples import Examples
 
 PURCHASES = [
     *(("amy", item, float(at)) for at, item in enumerate(("p1", "p2", "p3", "p1", "p4"))),
@@ -142,7 +142,7 @@ def test_an_item_reaches_only_the_queries_after_it(at: int) -> None:
 def prefixes(batch: dict[str, Any]) -> list[list[int]]:
     """Returns, of each target, the slots before it."""
     histories = batch["histories"]["history"]
-    places = (divmod(int(place), histories.shape[1]) for place in batch["at"])
+    places = (divmod(int(place), histories.shape[1]) for place in batch["position"])
     return [histories[row, :t].tolist() for row, t in places]
 
 

@@ -38,9 +38,9 @@ def floats(values: Any) -> tf.Tensor:
 
 
 def candidates(negatives: Candidates) -> Candidates:
-    guarded = None if negatives.guarded is None else tf.constant(negatives.guarded, tf.bool)
+    is_hard = None if negatives.is_hard is None else tf.constant(negatives.is_hard, tf.bool)
     vectors, rows, log_count = negatives[:3]
-    return Candidates(floats(vectors), tf.constant(rows, tf.int32), floats(log_count), guarded, negatives.ceiling)
+    return Candidates(floats(vectors), tf.constant(rows, tf.int32), floats(log_count), is_hard, negatives.ceiling)
 
 
 def sampled(

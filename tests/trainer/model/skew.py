@@ -12,11 +12,12 @@ from tests.trainer.world import dataset
 from trainer.data.dataset import Dataset
 from trainer.features.schemas import Schemas, learn_schemas
 from trainer.model import towers
+from trainer.model.embeddings import encode_items, history_slots
 from trainer.model.towers import QueryTower
 from trainer.model.trained_texts import TrainedTexts
 from trainer.model.two_tower import TwoTower
 from trainer.recipe.recipe import Recipe
-from trainer.training.examples import Examples, encode_items, history_slots
+from trainer.training.examples import Examples
 
 
 def two_users(own: Recipe) -> tuple[TwoTower, QueryTower, Schemas, Dataset]:

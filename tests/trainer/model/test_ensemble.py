@@ -17,10 +17,10 @@ from trainer.features.schemas import Schemas, learn_schemas
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
 from trainer.model.ensemble import Towers
 from trainer.recipe import loading
-from trainer.training import train
+from trainer.training import fit_and_refit
 from trainer.training.checkpoints import CHECKPOINT
 from trainer.training.fit import Fitted, fit
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -46,7 +46,7 @@ def scores(of: loading.Recipe, folder: Path, schemas: Schemas, towers: Towers) -
 def fit_run(of: loading.Recipe, folder: Path, run: Path, *, resume: bool = False) -> Run:
     dataset = load_dataset(of, folder)
     data = splits.Data(dataset, splits.split(dataset, of.split))
-    return train.fit_and_choose(of, folder, data, run, resume=resume)
+    return fit_and_refit.fit_and_choose(of, folder, data, run, resume=resume)
 
 
 def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.errors import RunError
-from trainer.features.event_features import history_columns
+from trainer.features.event_schema import history_columns
 from trainer.features.schemas import Schemas, learn_schemas
 from trainer.model import towers
 from trainer.model.two_tower import TwoTower
@@ -137,7 +137,7 @@ def test_a_value_changes_what_comes_after_its_event_and_nothing_else() -> None:
     after = model.embed_queries(tf.nest.map_structure(tf.convert_to_tensor, batch), training=False).numpy()
     differs = np.abs(after - before).max(axis=1) > 1e-4
     # Targets whose history reaches beyond the changed event at place 1, in the first sequence.
-    assert differs.tolist() == [place > 1 for place in batch["at"].tolist()]
+    assert differs.tolist() == [place > 1 for place in batch["position"].tolist()]
     assert differs.any()
 
 
@@ -212,13 +212,13 @@ def test_hidden_values_are_missing_ones() -> None:
     values.rate = 0.5
     inputs = {spec["name"]: np.ones((40, 2, {"categorical": 1, "numeric": 2, "times": 4}[spec["kind"]]), np.float32)
               for spec in values.specs}  # fmt: skip
-    hidden = values.hide(inputs, training=True)
+    hidden = values.drop(inputs, training=True)
     for given in hidden.values():
         rows = np.array(given).reshape(40, -1)
         assert set(rows.mean(axis=1).tolist()) == {0.0, 1.0}  # a row is hidden whole or not at all
     assert any(np.array(a)[:, 0, 0].tolist() != np.array(b)[:, 0, 0].tolist() for a in hidden.values()
                for b in hidden.values())  # fmt: skip
-    assert values.hide(inputs, training=False) == inputs
+    assert values.drop(inputs, training=False) == inputs
 
 
 def test_statistics_are_those_of_training_events() -> None:
@@ -238,9 +238,17 @@ def test_statistics_are_those_of_training_events() -> None:
 @pytest.mark.parametrize(
     ("values", "interactions", "message"),
     [
-        ([{"kind": "numeric", "name": "stars"}], {}, r"event feature stars: no such attribute; .*'action', 'dwell', 'rating'"),
+        (
+            [{"kind": "numeric", "name": "stars"}],
+            {},
+            r"event feature stars: no such attribute; .*'action', 'dwell', 'rating'",
+        ),
         ([{"kind": "numeric", "name": "action"}], {}, "event feature action: kind numeric reads type int or float"),
-        ([{"kind": "categorical", "name": "rating"}], {}, "event feature rating: kind categorical reads type string or int"),
+        (
+            [{"kind": "categorical", "name": "rating"}],
+            {},
+            "event feature rating: kind categorical reads type string or int",
+        ),
         ([{"kind": "gap"}, {"kind": "gap"}], {}, r"event features \['gap', 'gap'\] are not distinct"),
         ([{"kind": "age"}], {"time": None}, r"need interactions\.time"),
         ([{"kind": "rating"}], {}, "rating"),

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from tests.trainer.world import KERAS_AND_NUMPY
-from trainer.model.history import encoders
-from trainer.model.history.encoders import HistoryEncoder, Positions, RankDecay, Transformer
-from trainer.model.towers import EncodedHistory
+from trainer.model.history.build import build_encoder
+from trainer.model.history.encoded_history import EncodedHistory
+from trainer.model.history.encoder import HistoryEncoder
+from trainer.model.history.pooling import Positions, RankDecay
+from trainer.model.history.transformer import Transformer
 from trainer.publishing.export import export_query_tower
 from trainer.recipe.feature_inputs import HistoryInput
 
@@ -26,7 +28,7 @@ def encoded(kind: str) -> EncodedHistory:
     keras.utils.set_random_seed(3)
     given = HistoryInput("history", "history", max_values=MAX_VALUES, encoder=kind, layers=2)  # type: ignore[arg-type]
     table = keras.layers.Embedding(SLOTS, DIMENSION, embeddings_initializer="normal", name="items")
-    layer = EncodedHistory(table, encoders.encoder(given, "encoder"), 0.0, name="encoded")
+    layer = EncodedHistory(table, build_encoder(given, "encoder"), 0.0, name="encoded")
     layer(np.zeros((1, MAX_VALUES), dtype=np.int32))
     generator = np.random.default_rng(5)
     for weight in layer.trainable_weights:

@@ -122,30 +122,30 @@ def test_sampled_softmax_equals_a_loop_over_the_definition() -> None:
     assert sampled(sampled_softmax, *arguments) == pytest.approx(case.mean(losses), rel=1e-5)
 
 
-def test_a_guarded_negative_as_near_as_the_ceiling_allows_is_invisible() -> None:
-    # Row 0 scores 2.0 and sees nothing guarded above 0.5 * 2.0: not the 1.2 of row 4. log(1 + e^-2 / 2) = 0.065476
-    # Row 1 sees row 9, which is not guarded, as before: 0.557278. With a ceiling of 0.7 row 0 sees the 1.2 again.
-    guarded = NEGATIVES._replace(guarded=[True, False, False])
-    found = sampled(sampled_softmax, negatives=guarded._replace(ceiling=0.5))
+def test_a_hard_negative_above_the_ceiling_is_masked() -> None:
+    # Row 0 scores 2.0; hard negatives above 0.5 * 2.0 are masked: the 1.2 of row 4. log(1 + e^-2 / 2) = 0.065476
+    # Row 9 is not hard, so row 1 is unchanged: 0.557278. With a ceiling of 0.7 the 1.2 counts again for row 0.
+    hard = NEGATIVES._replace(is_hard=[True, False, False])
+    found = sampled(sampled_softmax, negatives=hard._replace(ceiling=0.5))
     assert found == pytest.approx((0.065476 + 0.557278) / 2, abs=1e-6)
-    assert sampled(sampled_softmax, negatives=guarded._replace(ceiling=0.7)) == sampled(sampled_softmax)
+    assert sampled(sampled_softmax, negatives=hard._replace(ceiling=0.7)) == sampled(sampled_softmax)
 
 
-def test_a_guard_equals_a_loop_over_its_definition() -> None:
+def test_masking_of_hard_negatives_equals_a_loop_over_its_definition() -> None:
     case, losses = Case(), []
-    guarded = case.negatives._replace(guarded=np.arange(16) % 3 > 0, ceiling=0.6)
-    hidden = 0
+    hard = case.negatives._replace(is_hard=np.arange(16) % 3 > 0, ceiling=0.6)
+    masked = 0
     for i in range(12):
         positive, total = case.score(i, case.positives[i]), 0.0
-        for vector, row, log_count, is_guarded in zip(*guarded[:4], strict=True):
+        for vector, row, log_count, is_hard in zip(*hard[:4], strict=True):
             score = case.score(i, vector)
-            near = is_guarded and score > (0.6 * positive if positive > 0 else 1.4 * positive)
-            hidden += near
+            near = is_hard and score > (0.6 * positive if positive > 0 else 1.4 * positive)
+            masked += near
             if row not in (-1, case.rows[i]) and not near:
                 total += np.exp(score - log_count)
         losses.append(np.log1p(total / np.exp(positive)))
-    arguments = (case.queries, case.positives, case.rows, guarded, case.weights, case.temperature)
-    assert 10 < hidden < 110
+    arguments = (case.queries, case.positives, case.rows, hard, case.weights, case.temperature)
+    assert 10 < masked < 110
     assert sampled(sampled_softmax, *arguments) == pytest.approx(case.mean(losses), rel=1e-5)
 
 

@@ -60,9 +60,9 @@ def test_each_draw_in_a_graph_is_another_and_the_seed_gives_them_again() -> None
 @pytest.mark.parametrize(
     ("given", "count", "message"),
     [
-        ([0.5, 0.6], 1, "1.1 in all"),
+        ([0.5, 0.6], 1, "sum of 1.1"),
         ([1.5, -0.5], 1, "-0.5 or above"),
-        ([np.nan, 1.0], 1, "nan in all"),
+        ([np.nan, 1.0], 1, "sum of nan"),
         ([[1.0]], 1, "shape (1, 1)"),
         ([], 1, "shape (0,)"),
         ([1.0], 0, "0 negatives to draw"),

@@ -1,4 +1,4 @@
-"""Fresh items: only what changed is embedded, the rest stays bit by bit."""
+"""Catalogue updates: only new and changed items are embedded, all other vectors stay the same to the last bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import DataError
 from trainer.publishing import catalogue_update, index_selection
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -202,7 +202,7 @@ def test_changes_of_a_bundle_that_is_live_no_more_are_not_promoted(
     assert shop_store.live().version == shop.versions[1]
 
 
-def test_refused_model_does_not_go_live_by_way_of_fresh_items(shop_store: BundleStore, shop: Shop) -> None:
+def test_refused_model_does_not_go_live_by_way_of_a_catalogue_update(shop_store: BundleStore, shop: Shop) -> None:
     bad = shop.versions[1]
     path = shop_store.path(bad) / "manifest.json"
     failed = GateResult(0.1, 0.2, False, "mrr is 0.1000, at least 0.2000 is required")

@@ -17,7 +17,7 @@ import pytest
 from retrieval.bundle.manifest import GateResult
 from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
-from trainer.publishing.report.figures import draw_map, draw_methods, popularity_bins
+from trainer.publishing.report.charts import draw_map, draw_methods, popularity_bins
 from trainer.publishing.report.page import add_note, render
 from trainer.publishing.report.page_data import (
     Example,
@@ -247,7 +247,7 @@ def test_published_bundle_lists_a_report_of_itself(shop: Shop) -> None:
     assert {trace["name"] for trace in page.figures()["map"]["data"]} == {"comedy", "drama", "horror", "western"}
 
 
-def test_fresh_items_keep_the_report_with_a_note(shop: Shop, tmp_path: Path) -> None:
+def test_a_catalogue_update_keeps_the_report_with_a_note(shop: Shop, tmp_path: Path) -> None:
     store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
     result = json.loads(command("add-items", "--store", store.root, "--remove-id", "p05", "--json"))
@@ -259,7 +259,7 @@ def test_fresh_items_keep_the_report_with_a_note(shop: Shop, tmp_path: Path) -> 
     assert new.replace(note[0], "") == old
 
 
-def test_fresh_items_of_a_bundle_without_a_report_have_none(shop: Shop, tmp_path: Path) -> None:
+def test_a_catalogue_update_of_a_bundle_without_a_report_has_none(shop: Shop, tmp_path: Path) -> None:
     store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
     folder = store.path(base)

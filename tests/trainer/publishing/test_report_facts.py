@@ -1,4 +1,4 @@
-"""What the report says of a bundle in words."""
+"""The summary of the report."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def facts(**training: Any) -> dict[str, str]:
 
 
 def test_states_sizes_and_how_it_was_evaluated() -> None:
-    found = facts()
-    assert (found["Users"], found["Items"], found["Interactions"]) == ("2", "4", "6, density 75.00%")
-    assert found["Evaluated"].endswith("50.0% of the test events repeat an item that the user had, and count")
-    assert "Prior" not in found
-    assert "Ensemble" not in found
+    summary = facts()
+    assert (summary["Users"], summary["Items"], summary["Interactions"]) == ("2", "4", "6, density 75.00%")
+    assert summary["Evaluated"].endswith("50.0% of the test events repeat an item that the user had, and count")
+    assert "Recent-popularity prior" not in summary
+    assert "Ensemble" not in summary
 
 
 def test_states_what_was_added_to_the_towers() -> None:
-    found = facts(prior_weight=0.2, prior_days=14.0, ensemble_size=3)
-    assert found["Prior"] == "what was taken in the newest 14 days, weight 0.2"
-    assert found["Ensemble"] == "the mean of 3 pairs of towers"
+    summary = facts(prior_weight=0.2, prior_days=14.0, ensemble_size=3)
+    assert summary["Recent-popularity prior"] == "events of the newest 14 days of training, weight 0.2"
+    assert summary["Ensemble"] == "the mean of 3 pairs of towers"

@@ -20,7 +20,7 @@ from trainer.recipe import loading, retired_keys
 from trainer.recipe.feature_inputs import HistoryInput
 from trainer.training import checkpoints
 from trainer.training.checkpoints import Origin, State
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 

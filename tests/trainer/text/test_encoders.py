@@ -24,7 +24,7 @@ from trainer.text import building
 from trainer.text.distillation import weigh_by_idf
 from trainer.text.encoders import KerasText
 from trainer.text.layers import static_encoder, static_vectors
-from trainer.training.run import Run
+from trainer.training.saved_run import Run
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 pytestmark = [

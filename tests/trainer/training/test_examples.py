@@ -75,7 +75,7 @@ def test_every_event_is_a_target_once_behind_what_came_before(data: Dataset) -> 
     found = []
     for batch in all_batches(examples):
         histories = batch["histories"]["history"]  # [batch, length]
-        for n, place in enumerate(batch["at"].tolist()):
+        for n, place in enumerate(batch["position"].tolist()):
             row, t = divmod(place, histories.shape[1])
             assert histories[row, t] == slots[batch["item"][n]]
             found.append((int(batch["user"][n]), int(batch["item"][n]), tuple(histories[row, :t].tolist())))
@@ -131,7 +131,8 @@ def test_batches_hold_about_as_many_events_as_asked() -> None:
 
 def targets(examples: Examples, first: int, epochs: int) -> list[tuple[int, list[int]]]:
     return [
-        (int(number), batch["at"].tolist()) for number, (batch,) in examples.dataset(first, epochs).as_numpy_iterator()
+        (int(number), batch["position"].tolist())
+        for number, (batch,) in examples.dataset(first, epochs).as_numpy_iterator()
     ]
 
 
@@ -149,7 +150,7 @@ def test_where_asked_for_only_new_items_are_targets_and_repeats_stay_context() -
     examples = Examples(own, data, learn_schemas(own, data, data.events), data.events, context=10, targets=10)
     batch = examples.batch(np.arange(1))
     assert [data.items.ids[item] for item in batch["item"]] == ["a", "b", "c", "d"]
-    assert batch["at"].tolist() == [0, 1, 3, 5]
+    assert batch["position"].tolist() == [0, 1, 3, 5]
     assert (batch["histories"]["history"] > 1).sum() == 6
     assert examples.count == 4
 
@@ -169,7 +170,7 @@ def test_shuffled_events_are_each_item_once_in_another_order_each_epoch_and_no_u
         order: dict[str, str] = {}
         for batch in examples.epoch(number):
             histories = batch["histories"]["history"]
-            for user, item, place in zip(batch["user"], batch["item"], batch["at"].tolist(), strict=True):
+            for user, item, place in zip(batch["user"], batch["item"], batch["position"].tolist(), strict=True):
                 row, t = divmod(place, histories.shape[1])
                 before = order.get(data.user_ids[user], "")
                 assert "".join(names[slot] for slot in histories[row, :t].tolist()) == before
@@ -200,7 +201,7 @@ def test_a_lag_keeps_what_came_shortly_before_out_of_a_history(lag: float, seen:
     found = {}
     for batch in all_batches(examples):
         histories = batch["histories"]["history"]
-        for item, place in zip(batch["item"].tolist(), batch["at"].tolist(), strict=True):
+        for item, place in zip(batch["item"].tolist(), batch["position"].tolist(), strict=True):
             row, t = divmod(place, histories.shape[1])
             found[data.items.ids[item]] = [names[slot] for slot in histories[row, :t].tolist()]
     assert found == seen

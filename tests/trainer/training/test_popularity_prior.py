@@ -1,4 +1,4 @@
-"""What people take lately, as one more dimension beside fitted towers."""
+"""The recent-popularity prior as one more dimension of trained towers."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def of(**keys: Any) -> Recipe:
 def test_counts_what_may_be_a_target_and_is_not_too_old(keys: dict[str, Any], counts: list[int]) -> None:
     data = dataset(BOUGHT, items=ITEMS)
     expected = np.log1p(counts) / np.log1p(max(counts))
-    assert popularity_prior.lately(of(**keys).training, data.events, 4) == pytest.approx(expected, abs=1e-6)
+    assert popularity_prior.recent_popularity(of(**keys).training, data.events, 4) == pytest.approx(expected, abs=1e-6)
 
 
 def test_where_the_newest_events_are_repeats_it_counts_back_from_the_last_first_purchase() -> None:
     data = dataset([*BOUGHT, ("u0", "a", 500 * DAY)], items=ITEMS)
     spec = of(prior_days=30.0, novel_targets=True).training
-    assert popularity_prior.count_lately(spec, data.events, 4).tolist() == [0, 2, 1, 0]
+    assert popularity_prior.count_recent(spec, data.events, 4).tolist() == [0, 2, 1, 0]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,10 @@ def test_a_process_that_did_not_train_can_load_it(fitted: Any, tmp_path: Path) -
     for number, tower in enumerate(towers):
         tower.save(tmp_path / f"{number}.keras")
     # What `evaluate` and `publish` import.
-    load = "import sys, trainer.training.run, keras; print([keras.models.load_model(p).output_shape for p in sys.argv[1:]])"
+    load = (
+        "import sys, trainer.training.saved_run, keras; "
+        "print([keras.models.load_model(path).output_shape for path in sys.argv[1:]])"
+    )
     command = [sys.executable, "-c", load, *map(str, sorted(tmp_path.glob("*.keras")))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "[(None, 5), (None, 5)]\n", done.stderr[-2000:]

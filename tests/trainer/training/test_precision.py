@@ -21,7 +21,7 @@ from trainer.model.trained_model import TrainedModel
 from trainer.progress import SilentTraining
 from trainer.publishing.export import export_query_tower
 from trainer.recipe.recipe import Recipe
-from trainer.training import train
+from trainer.training import fit_and_refit
 from trainer.training.fit import Fitted, _tensors, fit, prepare
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
@@ -125,8 +125,8 @@ def test_a_processor_without_a_gpu_is_told_of(folder: Path) -> None:
     task = Task(folder, "mixed_bfloat16")
     for precision, said in (("mixed_bfloat16", True), ("float32", False)):
         progress = Recorded()
-        train.note_precision(dataclasses.replace(task.recipe.training, precision=precision), progress)
-        assert ["no GPU is found" in note for note in progress.notes] == [True] * said
+        fit_and_refit.note_precision(dataclasses.replace(task.recipe.training, precision=precision), progress)
+        assert ["there is no GPU" in note for note in progress.notes] == [True] * said
 
 
 @pytest.mark.parametrize("precision", MIXED)

@@ -41,7 +41,7 @@ def test_of_those_about_as_quick_the_smaller_is_recommended() -> None:
 
 
 def test_says_so_where_none_finds_enough() -> None:
-    with pytest.raises(ExportError, match=r"finds 0\.999 .* the best 0\.990"):
+    with pytest.raises(ExportError, match=r"reaches recall 0\.999 .* the best has 0\.990"):
         recommend([SLOW, QUICK], 0.999)
 
 

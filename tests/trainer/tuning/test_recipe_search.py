@@ -1,4 +1,4 @@
-"""`tune`: what is tried, how a search stops and goes on, and the recipe that it writes."""
+"""`tune`: which trials are made, how a search is interrupted and resumed, and the recipe that it writes."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_study_of_something_else_is_refused(tmp_path: Path, shop: Data, change
     path = tmp_path / "tune.db"
     with searching(path, shop):
         pass
-    refused = pytest.raises(RecipeError, match=rf"study 'shop' in .*tune\.db is of something else: .*{said}.*--study")
+    refused = pytest.raises(RecipeError, match=rf"study 'shop' in .*tune\.db cannot be resumed: .*{said}.*--study")
     with refused, searching(path, shop, **change):
         pass
     with searching(path, shop):  # the refusal has changed nothing
@@ -218,7 +218,7 @@ def test_a_file_that_is_no_study_is_refused_and_kept(tmp_path: Path, shop: Data)
     path = tmp_path / "notes.txt"
     path.write_text("no database, but a text that is long enough to be taken for one\n" * 20)
     before = path.read_bytes()
-    with pytest.raises(RunError, match=r"notes\.txt is no study.*--study"), searching(path, shop):
+    with pytest.raises(RunError, match=r"notes\.txt is not a study.*--study"), searching(path, shop):
         pass
     assert path.read_bytes() == before
     with pytest.raises(RunError, match="cannot write beside the study"), searching(tmp_path / "no" / "a.db", shop):
@@ -290,7 +290,10 @@ def test_ctrl_c_leaves_the_best_so_far(folder: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("--trials", 0), "--trials 0: at least 1"), (("--max-minutes", 0), "--max-minutes 0: above 0")],
+    [
+        (("--trials", 0), "--trials is 0, expected at least 1"),
+        (("--max-minutes", 0), "--max-minutes is 0, expected above 0"),
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(folder: Path, tmp_path: Path, words: tuple, said: str) -> None:
     with pytest.raises(RunError, match=said):
@@ -298,6 +301,6 @@ def test_numbers_that_make_no_sense_are_refused(folder: Path, tmp_path: Path, wo
 
 
 def test_a_search_without_a_finished_trial_writes_nothing(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"none of 0 trials has led anywhere.*--max-minutes"):
+    with pytest.raises(TrainingError, match=r"none of 0 trials is complete.*--max-minutes"):
         tune(folder, tmp_path / "tuned.toml", "--max-minutes", 1e-6)
     assert not (tmp_path / "tuned.toml").exists()

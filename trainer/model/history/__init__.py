@@ -1,1 +1,1 @@
-"""Encoders of a history of events."""
+"""Encoders of the history: the items that a user interacted with before, as one vector."""

@@ -18,7 +18,7 @@ from trainer.publishing.report.search_curve import measure_search
 
 if TYPE_CHECKING:  # these import tensorflow, which takes seconds
     from trainer.publishing.held_out_queries import HeldOutQueries
-    from trainer.training.run import Run
+    from trainer.training.saved_run import Run
 
 
 def collect(

@@ -10,7 +10,7 @@ from trainer.data.splits import Data
 from trainer.recipe.training import Training
 
 if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
-    from trainer.training.run import Run
+    from trainer.training.saved_run import Run
 
 
 def facts_of(
@@ -51,7 +51,7 @@ def facts_of(
         "Split": f"{recipe.split.kind}: {sizes}",
         "Fitted on": "training and validation" if run.refitted else "training",
         **({"Ensemble": f"the mean of {training.ensemble_size} pairs of towers"} if training.ensemble_size > 1 else {}),
-        **({"Prior": _of_prior(training)} if training.prior_weight else {}),
+        **({"Recent-popularity prior": _of_prior(training)} if training.prior_weight else {}),
         "Evaluated": f"{warm:,} users; {cold:,} without any known item are left out{_of_repeats(evaluation)}",
         "Index": f"{spec.kind}, " + ", ".join(f"{name} {value}" for name, value in spec.parameters.items()),
         "Search budget": f"{spec.search_budget:,}, recall@100 {spec.recall_at_100:.4f}",
@@ -64,8 +64,8 @@ def _of_repeats(evaluation: Mapping[str, Any]) -> str:
     share = f"{evaluation['repeat_share']:.1%} of the test events repeat an item that the user had, and"
     if evaluation["repeats"]:
         return f"; {share} count"
-    return f", and {evaluation['repeat_user_count']:,} who took nothing new; {share} do not count"
+    return f", and {evaluation['repeat_user_count']:,} who interacted with nothing new; {share} do not count"
 
 
 def _of_prior(training: Training) -> str:
-    return f"what was taken in the newest {training.prior_days:g} days, weight {training.prior_weight:g}"
+    return f"events of the newest {training.prior_days:g} days of training, weight {training.prior_weight:g}"

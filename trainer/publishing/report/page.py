@@ -1,7 +1,7 @@
 r"""``report.html``: one self-contained page about a bundle, which needs neither network nor server.
 
 Everything that comes from the data is escaped: text by the template, JSON in a script block by ``\u003c``, and labels
-that plotly would read as markup by `trainer.publishing.report.figures`. In addition, the content security policy of the
+that plotly would read as markup by `trainer.publishing.report.charts`. In addition, the content security policy of the
 page lets only its own two scripts run, known by their hashes, and lets nothing be loaded.
 """
 
@@ -20,7 +20,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from trainer.publishing.report import tables
-from trainer.publishing.report.figures import draw_all
+from trainer.publishing.report.charts import draw_all
 from trainer.publishing.report.page_data import ReportData
 from trainer.publishing.report.tables import Table
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrieval.bundle.manifest import GateResult
-from trainer.publishing.report.figures import popularity_bins
+from trainer.publishing.report.charts import popularity_bins
 from trainer.publishing.report.page_data import Popularity, SearchCurve
 
 _ORDER = (

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from retrieval.bundle.errors import BundleRefused
+from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.bundles.snapshot import Snapshot
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.store import BundleStore

@@ -20,7 +20,7 @@ import pytest
 import structlog
 
 from query_tower_service.config import QueryTowerConfig
-from retrieval.serving.process.lifeline import decode_settings, encode_settings
+from retrieval.serving.process.worker_link import decode_settings, encode_settings
 from retrieval.serving.process.workers import Workers, reserve_port
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.store.store import BundleStore

@@ -1,4 +1,4 @@
-"""A deployed bundle that embeds the users of a data set, if their features fit."""
+"""Embeds the users of a data set with a deployed bundle, if their features match."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from retrieval.bundle.features.text import Text
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
 from trainer.data.dataset import Dataset, Events
-from trainer.features.event_features import attribute_of, history_columns
+from trainer.features.event_schema import attribute_of, history_columns
 from trainer.model.embeddings import context_columns
 from trainer.quiet_tensorflow import quiet_stderr
 from trainer.recipe.recipe import USER_ID, Recipe, query_attributes
 
 
 class NotComparable(Exception):
-    """The bundle cannot answer these queries; the text says why. Raised inside the trainer only."""
+    """Raised inside the trainer if a bundle cannot embed these users; the text says why."""
 
 
 def open_bundle(store: BundleStore, version: str, recipe: Recipe, dataset: Dataset) -> DeployedBundle:
-    """Returns a bundle that users of a data set can be embedded with.
+    """Returns a bundle that can embed the users of a data set.
 
     Args:
-        store: store of the bundle.
-        version: bundle version.
-        recipe: types of the users' attributes.
-        dataset: users to embed, and items to rank.
+        store: Store of the bundle.
+        version: Bundle version.
+        recipe: Recipe of the data set, which has the types of the users' attributes.
+        dataset: Users to embed, and items to rank.
 
     Raises:
-        NotComparable: the bundle is damaged, reads features that these users do not have, or shares no item.
-        BundleNotFound: the bundle was removed.
+        NotComparable: The bundle is damaged, reads features that these users do not have, or shares no item.
+        BundleNotFound: The bundle was removed.
     """
     try:
         with quiet_stderr():
@@ -53,27 +53,27 @@ def open_bundle(store: BundleStore, version: str, recipe: Recipe, dataset: Datas
 
 
 def embed_users(
-    bundle: DeployedBundle, recipe: Recipe, dataset: Dataset, known: Events, users: np.ndarray, asked: Events
+    bundle: DeployedBundle, recipe: Recipe, dataset: Dataset, known: Events, users: np.ndarray, requests: Events
 ) -> np.ndarray:
     """Returns the embeddings of the queries of `users` [n]: [n, dim] float32, unit length.
 
     Args:
-        bundle: deployed bundle, opened with `open_bundle` for the same recipe and data set.
-        recipe: recipe of the data set. Features of the request that it does not read are missing.
-        dataset: users and items.
-        known: events that make the histories.
-        users: [n] rows.
-        asked: later events; a user's first one gives the time of the request and its features.
+        bundle: Deployed bundle, opened with `open_bundle` for the same recipe and data set.
+        recipe: Recipe of the data set. Features of the request that it does not read are missing.
+        dataset: Users and items.
+        known: Events of the histories.
+        users: [n] rows of the users.
+        requests: Later events; a user's first one gives the time and the features of the request.
     """
     schema = bundle.query_tower.schema
-    of_users = {USER_ID: dataset.user_ids, **dataset.user_columns}
+    user_columns = {USER_ID: dataset.user_ids, **dataset.user_columns}
     columns: dict[str, Any] = {
-        feature.name: [of_users[feature.name][user] for user in users]
+        feature.name: [user_columns[feature.name][user] for user in users]
         for feature in schema.features
-        if feature.name in of_users and not isinstance(feature, History)
+        if feature.name in user_columns and not isinstance(feature, History)
     }
-    columns |= history_columns(schema, dataset, known, users, asked)
-    contexts = context_columns(recipe, asked, users, len(dataset.user_ids))
+    columns |= history_columns(schema, dataset, known, users, requests)
+    contexts = context_columns(recipe, requests, users, len(dataset.user_ids))
     columns |= {name: contexts[name] for name in contexts if name in schema.by_name}
     return bundle.embed(columns, len(users))
 

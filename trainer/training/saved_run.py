@@ -1,11 +1,11 @@
-"""A run: what one training leaves in a folder, enough to evaluate and publish it later.
+"""A run: the result of one training in a folder, which can be evaluated and published later.
 
 ```
 <run>/run.json          model version, resolved recipe, data folder, git commit
 <run>/schemas.json      both feature schemas and their vocabularies
 <run>/query_tower.keras, item_tower.keras
-<run>/text_encoders/NAME/   of text features
-<run>/history.json      what each epoch measured, see `trainer.training.fit.fit`
+<run>/text_encoders/NAME/   text encoders of text features
+<run>/history.json      measurements of each epoch, see `trainer.training.fit.fit`
 <run>/evaluation.json   written by `evaluate`
 <run>/checkpoint.npz    to resume from
 <run>/tensorboard/
@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from retrieval.bundle.features.schema import FeatureSchema
 from retrieval.bundle.features.text import TextEncoders
 from retrieval.bundle.layout import TEXT_ENCODERS
@@ -30,6 +28,7 @@ from retrieval.bundle.manifest import new_version
 from trainer.errors import RunError
 from trainer.evaluation.evaluate import Evaluation
 from trainer.features.schemas import Schemas
+from trainer.model.saved_towers import load_tower
 from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress
 from trainer.recipe import loading, retired_keys
@@ -74,7 +73,7 @@ class Run:
         """Writes the run to a folder, which may exist.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: The run cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +104,7 @@ class Run:
         """Returns the run in a folder; its text encoders report to `progress`.
 
         Raises:
-            RunError: there is none, it is damaged, or its towers have layers that no longer exist.
+            RunError: There is no run, it is damaged, or its towers have layers that no longer exist.
         """
         try:
             raw = json.loads((folder / RUN).read_text(encoding="utf-8"))
@@ -118,7 +117,7 @@ class Run:
             model = TrainedModel(
                 loading.parse_stored(raw["recipe"], str(folder / RUN)),
                 _load_schemas(schemas, folder / TEXT_ENCODERS, progress),
-                (_load_tower(folder / "query_tower.keras"), _load_tower(folder / "item_tower.keras")),
+                (load_tower(folder / "query_tower.keras"), load_tower(folder / "item_tower.keras")),
             )
             return Run(
                 raw["model_version"],
@@ -145,17 +144,13 @@ def _schema_to_json(schema: FeatureSchema) -> dict[str, Any]:
     return {**schema.to_json(), "vocabularies": {n: list(v.values) for n, v in schema.vocabularies.items()}}
 
 
-def _load_tower(path: Path) -> keras.Model:
-    return keras.saving.load_model(path, compile=False)
-
-
 def _load_schemas(raw: dict[str, Any], folder: Path, progress: Progress) -> Schemas:
     """Returns the schemas of both towers, and the text encoders in `folder`, which report to `progress`."""
     query, item = (FeatureSchema.from_json(raw[side], raw[side]["vocabularies"]) for side in ("query", "item"))
     specs = {**query.text_encoder_specs, **item.text_encoder_specs}
     if not specs:
         return Schemas(query, item)
-    from trainer.text.encoders import KerasText  # reads checkpoints, which few runs have
+    from trainer.text.encoders import KerasText  # imported here, as it takes seconds and few runs have text
 
     return Schemas(query, item, TextEncoders(tuple(KerasText.load(folder, spec, progress) for spec in specs.values())))
 

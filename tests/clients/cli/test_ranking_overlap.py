@@ -2,7 +2,7 @@
 
 import pytest
 
-from two_tower_client.cli.ranking_agreement import count_bins, overlap, percentile, rank_correlation
+from two_tower_client.cli.ranking_overlap import count_bins, overlap, percentile, rank_correlation
 
 
 @pytest.mark.parametrize(

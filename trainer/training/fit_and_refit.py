@@ -1,4 +1,4 @@
-"""A run from a recipe: fitted, the best epoch chosen on validation, and fitted again where the recipe says so."""
+"""Trains the model of a recipe: all pairs of towers, and again on training and validation if the recipe says so."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from trainer.text import building
 from trainer.training import popularity_prior
 from trainer.training.checkpoints import CHECKPOINT
 from trainer.training.fit import Fitted, Validate, fit
-from trainer.training.run import Run
 from trainer.training.run_folder import check_run_folder
+from trainer.training.saved_run import Run
 
 _REFIT = "refit"
 _SEED_STEP = 1000
@@ -42,7 +42,7 @@ def fit_and_choose(
     refit_only: bool = False,
     progress: Progress = SILENT,
 ) -> Run:
-    """Returns the finished run, not yet saved. The test part is not looked at.
+    """Returns the finished run, which is not saved yet. The test part is not read.
 
     Args:
         recipe: Training configuration.
@@ -55,8 +55,8 @@ def fit_and_choose(
         progress: Receives what the training reports.
 
     Raises:
-        TrainingError: the loss is not finite.
-        RunError: the folder cannot be written, holds no checkpoint to resume from, or holds a finished run.
+        TrainingError: The loss is not finite.
+        RunError: The folder cannot be written, holds no checkpoint to resume from, or holds a finished run.
     """
     check_run_folder(folder, resume=resume)
     try:
@@ -77,34 +77,34 @@ def fit_and_choose(
 
 
 def build_schemas(recipe: Recipe, dataset: Dataset, train: Events, progress: Progress = SILENT) -> Schemas:
-    """Returns the schemas of both towers beside their text encoders, which are downloaded and distilled as needed.
+    """Returns the schemas of both towers with their text encoders, which are downloaded and distilled as needed.
 
     Args:
-        recipe: features of both towers.
-        dataset: users and items.
-        train: training events.
-        progress: what the text encoders report to, now and later.
+        recipe: Recipe that describes both towers.
+        dataset: Users and items.
+        train: Training events.
+        progress: Receives what the text encoders report, now and later.
 
     Raises:
-        TextError: a checkpoint cannot be used.
+        TextError: A checkpoint cannot be used.
     """
     encoders = building.build(text_columns(recipe, dataset, train), recipe.checkpoints, progress)
     return learn_schemas(recipe, dataset, train, encoders)
 
 
 def note_precision(spec: Training, progress: Progress) -> None:
-    """Reports a note where 16 bits are asked for and there is no GPU."""
+    """Reports a note if the recipe has 16-bit precision and there is no GPU."""
     if spec.precision != "float32" and not tf.config.list_physical_devices("GPU"):
         progress.note(
-            f"note: training.precision is {spec.precision} and no GPU is found: a CPU computes the same, seldom faster "
-            "and often much slower than in float32; leave the key out here."
+            f"note: training.precision is {spec.precision}, and there is no GPU; a CPU is seldom faster with it and "
+            "often much slower than with float32, so leave the key out here."
         )
 
 
 def note_prior(spec: Training, train: Events, item_count: int, progress: Progress) -> None:
-    """Reports what the prior is made of, where there is one."""
+    """Reports the events that the recent-popularity prior is made of, if the recipe has one."""
     if spec.prior_weight:
-        counts = popularity_prior.count_lately(spec, train.relevant, item_count)
+        counts = popularity_prior.count_recent(spec, train.relevant, item_count)
         progress.note(
             f"prior: {counts.sum():,} events of {np.count_nonzero(counts):,} items in the newest {spec.prior_days:g} "
             f"days of training, weight {spec.prior_weight:g}"
@@ -134,12 +134,12 @@ def _fit(
             validate=lambda towers: evaluate_validation(TrainedModel(recipe, schemas, towers), data),
             folder=_member_folder(folder, number),
             resume=resume,
-            title=f"training{_which(recipe, number)}",
+            title=f"training{_title_suffix(recipe, number)}",
             progress=progress,
         )
         for number, member in enumerate(_members(recipe))
     ]
-    epochs = [measured for number, fitted in enumerate(members, 1) for measured in _named(recipe, fitted, number)]
+    epochs = [measured for number, fitted in enumerate(members, 1) for measured in _with_member(recipe, fitted, number)]
     model = TrainedModel(recipe, schemas, join([fitted.towers for fitted in members]))
     if len(members) > 1:
         metrics = evaluate_validation(model, data)
@@ -175,7 +175,7 @@ def _refit(
             validate=None,
             folder=_member_folder(folder / _REFIT, number),
             resume=resume,
-            title=f"fitting again{_which(recipe, number)}",
+            title=f"fitting again{_title_suffix(recipe, number)}",
             progress=progress,
         )
         members.append(fitted.towers)
@@ -183,7 +183,7 @@ def _refit(
 
 
 def _members(recipe: Recipe) -> list[Recipe]:
-    """Returns what each member is fitted from: seeds that no other run of a few seeds shares."""
+    """Returns the recipe of each member, with seeds that runs with other small seeds do not share."""
     return [
         dataclasses.replace(recipe, seed=recipe.seed + _SEED_STEP * at) for at in range(recipe.training.ensemble_size)
     ]
@@ -193,12 +193,12 @@ def _member_folder(folder: Path, number: int) -> Path:
     return folder / f"member-{number + 1}" if number else folder
 
 
-def _which(recipe: Recipe, number: int) -> str:
+def _title_suffix(recipe: Recipe, number: int) -> str:
     return f" {number + 1} of {recipe.training.ensemble_size}" if recipe.training.ensemble_size > 1 else ""
 
 
-def _named(recipe: Recipe, fitted: Fitted, number: int) -> list[dict[str, Any]]:
-    """Returns what each epoch measured, and of which member where there are several."""
+def _with_member(recipe: Recipe, fitted: Fitted, number: int) -> list[dict[str, Any]]:
+    """Returns the measurements of each epoch, with the number of the member if there are several."""
     return [{"member": number, **each} if recipe.training.ensemble_size > 1 else each for each in fitted.epochs]
 
 
@@ -214,7 +214,7 @@ def _fit_member(
     title: str,
     progress: Progress,
 ) -> Fitted:
-    """Returns one pair of towers; goes on from a checkpoint where `resume` and there is one."""
+    """Returns one trained pair of towers; with `resume`, goes on from its checkpoint if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     with progress.training(title) as reported:
         return fit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from retrieval.serving.bundles.lifecycle import (
+from retrieval.serving.bundles.swap_policy import (
     Decision,
     Drop,
     Event,

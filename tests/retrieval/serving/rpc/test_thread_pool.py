@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from retrieval.serving.rpc.pool import CallPool
+from retrieval.serving.rpc.thread_pool import CallPool
 from retrieval.serving.runtime.metrics import Metrics
 
 
