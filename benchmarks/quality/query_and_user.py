@@ -37,12 +37,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="trainings (default: 1)")
     arguments = parser.parse_args()
     import_tensorflow()
-<<<<<<< HEAD
     from trainer.evaluation.evaluate import evaluate_test
-    from trainer.training.train import fit_and_choose
-=======
     from trainer.training.fit_and_refit import fit_and_choose
->>>>>>> main
 
     shipped = loading.load("movielens_100k")
     folder = sources.data_folder(shipped, shipped.name)

@@ -1,15 +1,9 @@
 """`make check-protocol`: every interleaving of swaps, faults and a request, within bounds; and that it would notice.
 
-<<<<<<< HEAD
-The real state machines of the services (`retrieval.serving.bundles.lifecycle`) and of the client
+The real state machines of the services (`retrieval.serving.bundles.swap_policy`) and of the client
 (`two_tower_client.model_agreement`) run in a small world of two query tower replicas, two ANN replicas, one store and
 one request. `tests.protocol.world` says what may happen and what is assumed. Every reachable state is visited once.
 These properties have to hold:
-=======
-The real state machines of the services (`retrieval.serving.bundles.swap_policy`) and of the client (`two_tower_client.model_agreement`) run in a
-small world of two query tower replicas, two ANN replicas, one store and one request: see `tests.protocol.world`
-for what may happen and what is assumed. Every reachable state is visited once. What has to hold:
->>>>>>> main
 
 1. No mixed answer: an embedding is only ever searched in the index of its own model.
 2. No failed request while some model stays open, from its beginning to its end, on every replica that gets calls.

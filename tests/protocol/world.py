@@ -1,15 +1,9 @@
 """A small world for the swap protocol: one LIVE pointer, two replicas a side, one request. No threads, no clock.
 
-<<<<<<< HEAD
-Replicas and clients run the real code: `retrieval.serving.bundles.lifecycle.step` and
+Replicas and clients run the real code: `retrieval.serving.bundles.swap_policy.step` and
 `two_tower_client.model_agreement.exchange`. `retrieval.store.live.LivePointer` names the bundles to open. This module
 adds the events around them, and numbers every replica and every history of a request, so that a state of the whole
 world is a few small integers.
-=======
-What a replica and a client do is the real code, `retrieval.serving.bundles.swap_policy.step` and `two_tower_client.model_agreement.exchange`;
-`retrieval.store.live.LivePointer` names what is to be open. This module adds what may happen around them, and numbers every
-replica and every history of a request, so that a state of the whole world is a few small integers.
->>>>>>> main
 
 Assumptions, each as the services have it:
 
