@@ -10,7 +10,7 @@ import numpy as np
 from cachetools import LRUCache
 
 _ENTRY_OVERHEAD_BYTES = 2048
-"""Generous estimate of what a cache entry takes beside its arrays: its key, which holds the values of a condition."""
+"""Generous estimate of the size of a cache entry without its arrays: its key has the values of a condition."""
 
 MAX_GATHERED_SHARE = 0.35
 """Largest share of matching items for which a scan gathers their rows; the rows are then cached, 4 bytes each.

@@ -49,10 +49,10 @@ class AnnConfig(ServerConfig):
     """
 
     def __post_init__(self) -> None:
-        """Checks ranges.
+        """Checks the ranges of the settings.
 
         Raises:
-            ValueError: names the setting, its value and what is allowed.
+            ValueError: a setting is out of range; the message names it, its value and what is allowed.
         """
         super().__post_init__()
         check_range("batch_timeout_s", self.batch_timeout_s, 0.0, 1.0)

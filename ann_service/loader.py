@@ -31,7 +31,7 @@ _SCORE_TOLERANCE = 1e-5
 
 
 class CatalogueLoader:
-    """Opens catalogues."""
+    """Opens the catalogues of bundles."""
 
     def __init__(self, store: BundleStore, config: AnnConfig) -> None:
         """Takes the store of the bundles, and the settings."""
@@ -43,7 +43,7 @@ class CatalogueLoader:
 
         Args:
             version: bundle version.
-            beside: versions of the bundles that stay open meanwhile.
+            beside: versions of the bundles that stay open, so that memory has to hold them in addition.
 
         Raises:
             BundleError: a gate refused it; see `retrieval.serving.bundles.verification`. Gate ``index``: the index is
@@ -133,7 +133,11 @@ def _read_lexical(manifest: Manifest, folder: Path) -> LexicalIndex | None:
 
 
 def _check_lexical(catalogue: Catalogue) -> None:
-    """Checks that the golden queries of the lexical index return the published items."""
+    """Checks that the golden queries of the lexical index return the published items; no check without that index.
+
+    Raises:
+        BundleRefused: gate ``lexical``: a golden query returns other items or scores.
+    """
     if catalogue.lexical is not None and (fault := lexical_files.find_fault(catalogue.lexical, catalogue.items.ids)):
         raise BundleRefused(
             catalogue.manifest.bundle_version,
@@ -143,7 +147,11 @@ def _check_lexical(catalogue: Catalogue) -> None:
 
 
 def _check_top_items(catalogue: Catalogue, golden_queries: GoldenQueries) -> None:
-    """Checks that an exact scan for each golden query returns the published items and scores."""
+    """Checks that an exact scan for each golden query returns the published items and scores.
+
+    Raises:
+        BundleRefused: gate ``canaries``: a golden query returns other items or scores.
+    """
     version, rows = catalogue.manifest.bundle_version, catalogue.items.rows
     for number, (query, expected, expected_scores) in enumerate(
         zip(golden_queries.embeddings, golden_queries.top_items, golden_queries.top_scores, strict=True)
@@ -168,7 +176,16 @@ def _check_top_items(catalogue: Catalogue, golden_queries: GoldenQueries) -> Non
 
 
 def _check_recall(catalogue: Catalogue, golden_queries: GoldenQueries, max_loss: float) -> None:
-    """Checks the recall of the index on the golden queries against that of the manifest, less `max_loss`."""
+    """Checks that the index has nearly the recall on the golden queries that the manifest states.
+
+    Args:
+        catalogue: catalogue whose index is searched.
+        golden_queries: golden queries of the bundle.
+        max_loss: how far the recall may be below that of the manifest, 0 to 1.
+
+    Raises:
+        BundleRefused: gate ``recall``: the recall is lower.
+    """
     spec = catalogue.manifest.index
     k = min(RECALL_AT, catalogue.manifest.item_count)
     hit_count = 0

@@ -129,7 +129,13 @@ def _text_query(search: pb.Search) -> TextQuery | None:
 
 
 def _excluded_rows(ids: Strings, excluded_ids: Sequence[str], own_rows: np.ndarray) -> np.ndarray:
-    """Returns the rows of the excluded ids that the catalogue has, and `own_rows`: [n] int64, distinct, ascending."""
+    """Returns the rows to leave out of the results: [n] int64, distinct, ascending.
+
+    Args:
+        ids: item ids of the catalogue.
+        excluded_ids: ids that the request excludes; unknown ids are ignored.
+        own_rows: [m] int64, rows of the items that the search is by similarity to, which are left out too.
+    """
     if not excluded_ids and not len(own_rows):
         return _NO_ROWS
     rows = np.sort(np.concatenate([ids.find(excluded_ids), own_rows]))
@@ -198,7 +204,12 @@ def _check_text(search: pb.Search, path: str) -> _Violations:
 
 
 def _parse_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the query embedding, [dimension] float32, unit length, and the rows that it was made of, [n] int64."""
+    """Returns the query embedding, [dimension] float32, unit length, and the rows of its `similar_to` items, [n] int64.
+
+    Raises:
+        InvalidRequest: the search has no valid embedding or items.
+        UnknownItem: the catalogue lacks an item.
+    """
     match search.WhichOneof("target"):
         case "embedding":
             dimension = catalogue.manifest.dimension
@@ -210,7 +221,16 @@ def _parse_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[n
 
 
 def _parse_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:
-    """Returns the embedding, scaled to unit length: [dimension] float32."""
+    """Returns an embedding of the request, scaled to unit length: [dimension] float32.
+
+    Args:
+        embedding: embedding of the request.
+        dimension: number of values that it must have.
+        path: path of the values in the request, for violations.
+
+    Raises:
+        InvalidRequest: the number of values is wrong, a value is not finite, or all values are 0.
+    """
     values = embedding.values[:]
     if len(values) != dimension:
         raise InvalidRequest([(path, f"{len(values)} values, the model has dimension {dimension}")])

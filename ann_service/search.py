@@ -186,9 +186,9 @@ class _Search:
         """
         count = self.result_count
         if self._excluded_count:
-            # Items that a user interacted with are near the items that suit the user. If they are few, all of them may
-            # be among the nearest, and fetching so many more costs less than a second search. If they are many, they
-            # are taken to be spread evenly.
+            # Items that a user interacted with are near the query of this user. If they are few, all of them may be
+            # among the nearest, and fetching so many more costs less than a second search. If they are many, they are
+            # assumed to be spread evenly.
             even = count * self._excluded_count / match_count
             few = max(_FEW_EXCLUSIONS, count) if self._excluded_count <= _MAX_HISTORY else _FEW_EXCLUSIONS
             count += min(self._excluded_count, max(few, math.ceil(even + 2 * math.sqrt(even))))
@@ -211,7 +211,7 @@ class _Search:
             self.fetch, self.budget = fetch, budget
 
     def _index_cost_limit(self) -> float:
-        """Returns what the index may cost in all, in rows that are read in sequence."""
+        """Returns the largest total cost of the index in this search, in rows that are read in sequence."""
         if self.plan.allowed is None:  # exclusions alone rarely leave too few, so a scan rarely has to follow
             return self._item_count * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / self._group_size)
         if _scans_all_rows(self.plan):
@@ -283,5 +283,8 @@ def _scans_all_rows(plan: SearchPlan) -> bool:
 
 
 def _with_margin(count: int) -> float:
-    """Returns a mean number of allowed items of which rarely fewer than `count` turn up: three standard deviations."""
+    """Returns how many allowed items to expect, so that the index rarely fetches fewer than `count` of them.
+
+    It is larger than `count` by three standard deviations.
+    """
     return count + 3 * math.sqrt(count) + 3

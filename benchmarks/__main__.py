@@ -1,4 +1,4 @@
-"""`make bench`: runs the measurements that take less than an hour, one after another."""
+"""`make bench`: runs all measurements that take less than an hour, one after another."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from testbed.services import ROOT
 
 
 def main() -> int:
-    """Runs all measurements and returns the exit code: 1 if one of them failed."""
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument(
-        "--store", type=Path, help="store whose live bundle supplies query tower and items (default: train one)"
-    )
+    """Runs all measurements; returns 1 if one of them failed, else 0. A failure does not stop the later ones."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").split(": ")[1])
+    parser.add_argument("--store", type=Path, help="store whose live bundle has query tower and items (default: train)")
     parser.add_argument("--to", type=Path, default=Path("runs/bench"), help="folder for figures (default: runs/bench)")
     parser.add_argument("--short", action="store_true", help="at most 20,000 items, few rounds: under 5 minutes")
     arguments = parser.parse_args()
@@ -42,8 +40,8 @@ def commands(store: Path, folder: Path, short: bool) -> list[list[str]]:
     """Returns the module and arguments of each measurement, in order.
 
     Args:
-        store: folder of the store whose live bundle is measured.
-        folder: folder for JSON files and plots.
+        store: store whose live bundle is used.
+        folder: folder for the JSON files of figures.
         short: whether to use fewer items and rounds.
     """
     from_store = ["--store", str(store)]

@@ -1,4 +1,4 @@
-"""Times of contenders that take turns in every round, so that other work on the machine slows all of them alike."""
+"""Timing of contenders that run alternately, so that other load of the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Duration of one call, in microseconds.
+    """Distribution of the times of many calls, in µs.
 
     Attributes:
-        median: median of all calls.
-        low: first quartile.
-        high: third quartile.
+        median: Median.
+        low: First quartile.
+        high: Third quartile.
     """
 
     median: float
@@ -28,9 +28,13 @@ class Timing:
 
 
 def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, Timing]:
-    """Returns the duration of each contender, called once a round with the number of the round.
+    """Calls all contenders in each round, and returns the timing of each by name.
 
-    A first round warms up and is not counted.
+    One more round runs first, as a warm-up, and does not count.
+
+    Args:
+        contenders: functions by name; the argument of a call is the number of the round.
+        rounds: number of rounds, at least 1.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(-1, rounds):
@@ -44,12 +48,23 @@ def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) ->
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Returns the median and the range of `values` as text, in a format such as ``.2f``."""
+    """Returns the median and the range of some values as text.
+
+    Args:
+        values: values, at least one.
+        form: format of each number, for instance ``.2f``.
+    """
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """Prints a Markdown table, which can be copied into docs/."""
+    """Prints a table in Markdown.
+
+    Args:
+        title: title above the table.
+        head: cell of each column's head.
+        rows: cells of each row.
+    """
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         print(f"| {' | '.join(row)} |")

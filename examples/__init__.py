@@ -1,1 +1,1 @@
-"""Programs that show trainer, services and client together."""
+"""Demos: programs that train a model, serve it with both services, and retrieve items."""

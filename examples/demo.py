@@ -18,19 +18,17 @@ from two_tower_client import Retriever
 
 _SHOWN_USERS = 3
 _ANSWERS = 200
-"""Number of answers to wait for after the first one from the second bundle."""
+"""Number of answers from the second bundle to wait for before the demo ends."""
 
 
 def main() -> int:
-    """Runs the demo and returns the exit code."""
+    """Runs the demo with the command line's arguments, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="examples.demo", description=__doc__)
     parser.add_argument("--epochs", type=int, default=10, help="epochs of each of the two trainings (default: 10)")
     parser.add_argument(
-        "--clients", type=int, default=4, help="clients that send requests during the swap (default: 4)"
+        "--clients", type=int, default=4, help="client threads that send requests during the swap (default: 4)"
     )
-    parser.add_argument(
-        "--rate", type=float, default=40.0, help="requests a second of all clients together (default: 40)"
-    )
+    parser.add_argument("--rate", type=float, default=40.0, help="requests per second of all clients (default: 40)")
     parser.add_argument("--keep", type=Path, help="leave store, runs and logs in this folder (default: remove them)")
     arguments = parser.parse_args()
     if min(arguments.epochs, arguments.clients) < 1 or not arguments.rate > 0:
@@ -40,13 +38,13 @@ def main() -> int:
 
 
 def run(folder: Path, epochs: int, clients: int, rate: float) -> int:
-    """Runs the demo in `folder`; returns 0 if no request failed and every answer was that of its own bundle.
+    """Runs the demo, and returns the exit code: 0 if no request failed and every answer was right, else 1.
 
     Args:
-        folder: folder for store, runs and logs.
+        folder: folder for the store, the runs and the logs.
         epochs: number of epochs of each of the two trainings.
         clients: number of threads that send requests during the second training and the swap.
-        rate: requests a second of all clients together.
+        rate: requests per second of all threads together.
     """
     began = time.monotonic()
 
@@ -95,7 +93,12 @@ def run(folder: Path, epochs: int, clients: int, rate: float) -> int:
 
 
 def show(retriever: Retriever, queries: list[dict[str, object]]) -> None:
-    """Prints the films that users watched last beside the films recommended to them."""
+    """Prints for each query the films that the user watched and the films that are retrieved.
+
+    Args:
+        retriever: client of both services.
+        queries: features of each query, with the user's history.
+    """
     items = read_dataset().items
     titles = items.attributes["title"]
     for query in queries[:_SHOWN_USERS]:

@@ -1,8 +1,9 @@
-"""`make demo-search`: products for typed queries, ranked by words, by the towers and by both, from running services.
+"""`make demo-search`: product search with running services, ranked by BM25, by the towers and by both fused.
 
-Takes the bundle of product_search in the store, or trains one first. Then it starts both services on free ports, sends
-graded queries, and prints the products of each ranking side by side, each with its grade: 0 (irrelevant) to 3, or a dot
-if it has no grade. At the end it prints the metrics of each ranking on all queries.
+Serves the live bundle of the store; if there is none, trains one with the recipe product_search first. Starts both
+services on free ports, sends development queries, and prints the products of each ranking side by side. Each product
+has its relevance grade, 0 (irrelevant) to 3, or a dot if it was not graded. Finally prints the metrics of each ranking
+over all queries.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _METRICS = ("ndcg@10", "recall@100", "mrr")
 
 
 def main() -> int:
-    """Runs the demo and returns the exit code."""
+    """Runs the demo with the command line's arguments, and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="examples.demo_search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,10 +47,16 @@ def main() -> int:
         required=True,
         help=f"folder of the catalogue, with {GRADED}. {loading.load(_RECIPE).origin}",
     )
-    parser.add_argument("--recipe", default=_RECIPE, help="to train by where the store is empty (default: %(default)s)")
-    parser.add_argument("--store", type=Path, default=Path("runs/demo-search/store"), help="default: %(default)s")
-    parser.add_argument("--epochs", type=int, help="of the training (default: the recipe's)")
-    parser.add_argument("--queries", type=int, default=5, help="how many to show; all count (default: %(default)s)")
+    parser.add_argument(
+        "--recipe", default=_RECIPE, help="recipe to train if the store has no live bundle (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--store", type=Path, default=Path("runs/demo-search/store"), help="bundle store (default: %(default)s)"
+    )
+    parser.add_argument("--epochs", type=int, help="epochs of the training (default: the recipe's)")
+    parser.add_argument(
+        "--queries", type=int, default=5, help="queries to show; the metrics use all (default: %(default)s)"
+    )
     parser.add_argument("--k", type=int, default=5, help="products to show of each ranking (default: %(default)s)")
     arguments = parser.parse_args()
     try:
@@ -70,21 +77,27 @@ def main() -> int:
 
 
 def live_bundle(store: BundleStore) -> Manifest | None:
-    """Returns the manifest of the live bundle, or None if no bundle is live."""
+    """Returns the manifest of the live bundle of a store; None if no bundle is live."""
     live = store.live()
     return None if live is None else store.manifest(live.version)
 
 
 def has_words(manifest: Manifest) -> bool:
-    """Returns whether a bundle has a lexical index."""
+    """Returns whether a bundle has a lexical index, so that it can be searched by words."""
     return LEXICAL_DESCRIPTION in manifest.files
 
 
 def train(store: BundleStore, recipe: str, data: Path, epochs: int | None) -> Manifest:
-    """Trains, publishes and promotes a bundle in a separate process, and returns its manifest.
+    """Trains a recipe in a separate process, promotes the bundle, and returns its manifest.
+
+    Args:
+        store: store to publish the bundle to.
+        recipe: name of a shipped recipe, or path of a TOML file.
+        data: folder of the product catalogue.
+        epochs: number of epochs; None: that of the recipe.
 
     Raises:
-        TrainerError: the training failed; its process has printed the reason.
+        TrainerError: training or publishing failed. The process has printed the reason.
     """
     print_heading(f"Train {recipe} and publish it to {store.root}: some minutes, once")
     command = [sys.executable, "-m", "trainer", "train", recipe, "--data", str(data), "--store", str(store.root)]
@@ -101,7 +114,15 @@ def train(store: BundleStore, recipe: str, data: Path, epochs: int | None) -> Ma
 
 
 def run(store: BundleStore, manifest: Manifest, queries: Graded, *, shown: int, k: int) -> int:
-    """Sends the queries to both services, prints the rankings and their metrics, and returns 0."""
+    """Starts both services, sends the queries, prints results and metrics, and returns the exit code.
+
+    Args:
+        store: store whose live bundle is served.
+        manifest: manifest of the live bundle.
+        queries: graded queries.
+        shown: number of queries whose results are printed.
+        k: number of products to print for each ranking.
+    """
     (feature, *others) = [f["name"] for f in manifest.feature_schema["features"] if f["kind"] == "text"]
     if others:
         raise TrainerError(f"the query tower reads {1 + len(others)} texts; a query is one")
@@ -126,7 +147,13 @@ def run(store: BundleStore, manifest: Manifest, queries: Graded, *, shown: int, 
 
 
 def _cells(answer: Retrieval, grades: Mapping[str, int], k: int) -> list[str]:
-    """Returns k lines of equal width, each with the grade and the title of a product."""
+    """Returns the first `k` products of an answer as lines of equal width, each with grade and title.
+
+    Args:
+        answer: answer of one ranking, with titles.
+        grades: grades of the query by item id; other items get a dot.
+        k: number of lines.
+    """
     titles = [textwrap.shorten(str(hit.attributes["title"]), _TITLE_WIDTH, placeholder="…") for hit in answer]
     lines = [f"{grades.get(item, '.')} {title}" for item, title in zip(answer.item_ids, titles, strict=True)][:k]
     return [line.ljust(2 + _TITLE_WIDTH) for line in [*lines, *[""] * (k - len(lines))]]

@@ -32,10 +32,10 @@ class QueryTowerConfig(ServerConfig):
     """Text embeddings that each open model caches, 0 to 10,000,000; 0: no cache. One of 384 values takes 1.6 KiB."""
 
     def __post_init__(self) -> None:
-        """Checks ranges.
+        """Checks the ranges of the settings.
 
         Raises:
-            ValueError: names the setting, its value and what is allowed.
+            ValueError: a setting is out of range; the message names it, its value and what is allowed.
         """
         super().__post_init__()
         check_range("query_log_share", self.query_log_share, 0, 1)

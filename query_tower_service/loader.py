@@ -51,7 +51,7 @@ class Model:
 
 
 class ModelLoader:
-    """Opens models.
+    """Opens the models of bundles.
 
     Calls of `open` must not overlap; `retrieval.serving.bundles.open_bundles.OpenBundles` sees to that.
     """
@@ -69,7 +69,7 @@ class ModelLoader:
 
         Args:
             version: bundle version.
-            beside: versions of the bundles that stay open meanwhile.
+            beside: versions of the bundles that stay open, so that memory has to hold them in addition.
 
         Raises:
             BundleError: a gate refused it; see `retrieval.serving.bundles.verification`. Gate ``model``: another bundle

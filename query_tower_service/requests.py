@@ -76,7 +76,11 @@ class QueryParser:
         return columns
 
     def _check_lengths(self, values: Mapping[str, Any]) -> None:
-        """Raises a fault if a list that describes events has another length than the history."""
+        """Checks that every list that describes events is as long as its history.
+
+        Raises:
+            _Fault: a list has another length.
+        """
         for name, history in self._histories.items():
             if fault := _length_fault(values, name, history):
                 raise _Fault(fault)

@@ -1,1 +1,1 @@
-"""What more than one program uses: the bundle, the store, the index, inference, and the gRPC runtime."""
+"""Code that several programs share: the bundle format, the store, the indexes, inference, and the gRPC runtime."""

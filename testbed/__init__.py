@@ -1,1 +1,1 @@
-"""Starts real services, sends them load, and makes synthetic bundles; for tests, benchmarks and examples."""
+"""Parts to run both services as real processes, with traffic and bundle swaps, for tests, benchmarks and examples."""

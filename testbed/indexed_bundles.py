@@ -1,4 +1,4 @@
-"""Bundles of any size over synthetic vectors, with an index whose recall is known."""
+"""Bundles with synthetic item vectors and an index of known recall, for measurements of the ANN service."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ K = NEIGHBOURS
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A live bundle and queries for it.
+    """A live bundle with synthetic items.
 
     Attributes:
-        manifest: manifest of the bundle.
-        queries: [n, dim] float32, unit length, drawn from the distribution of the items.
-        recall: recall@100 of the index with its search budget, on these queries.
-        index: path of the index file.
+        manifest: Manifest of the bundle.
+        queries: [n, dimension] float32, unit length, queries from the distribution of the item vectors.
+        recall: Recall@100 of the index on `queries` at the search budget of the manifest, 0 to 1.
+        index: Path of the index file.
     """
 
     manifest: Manifest
@@ -38,43 +38,46 @@ class Made:
 
 
 def make(store: BundleStore, base: str, item_count: int, trees: int, recall: float, seed: int = 1) -> Made:
-    """Writes and promotes a bundle with synthetic items, an Annoy index and the query tower of `base`; see `make_of`.
+    """Writes and promotes a bundle with clustered synthetic items and an Annoy index, and returns it.
+
+    The search budget is the smallest that reaches the recall; candidate budgets grow by a quarter.
 
     Args:
         store: store that holds `base`, and gets the new bundle.
         base: version of the bundle whose query tower is copied.
         item_count: number of items, at least 1,000.
         trees: number of trees of the index.
-        recall: recall@100 to reach.
-        seed: random seed of vectors and index.
+        recall: recall@100 that the index has to reach, 0 to 1.
+        seed: seed of the vectors and of the index.
 
     Raises:
-        ExportError: no search budget reaches that recall with so many trees.
+        ExportError: the index does not reach the recall with any search budget.
     """
     data = make_data(item_count, seed=seed, dimension=store.manifest(base).dimension)
     return make_of(store, base, data, Index(trees=(trees,), min_recall_at_100=recall), seed)
 
 
 def make_of(store: BundleStore, base: str, data: Data, settings: Index, seed: int = 1) -> Made:
-    """Writes and promotes a bundle with the items in `data` and the query tower of `base`.
+    """Writes and promotes a bundle with given item vectors, and returns it.
+
+    The search budget is the smallest that reaches the recall; candidate budgets grow by a quarter.
 
     Args:
         store: store that holds `base`, and gets the new bundle.
         base: version of the bundle whose query tower is copied.
-        data: item vectors, and the queries that choose the search budget: the smallest one that reaches the recall,
-            tried in steps of a quarter.
-        settings: kind of the index, and the recall to reach.
-        seed: random seed of the index.
+        data: item vectors, and the queries on which the recall is measured.
+        settings: kind of the index, its parameters, and the recall to reach.
+        seed: seed of the index.
 
     Raises:
-        ExportError: no search budget reaches that recall.
+        ExportError: the index does not reach the recall with any search budget.
     """
     reached: list[float] = []
 
     def build(path: Path, golden_queries: np.ndarray) -> IndexSpec:
         spec = index_selection.build(data.vectors, data.queries, path, settings=settings, seed=seed)
         reached.append(spec.recall_at_100)
-        # A service checks the recall on the golden queries, which have another distribution.
+        # A service checks the recall on the golden queries, which are not from the distribution of the items.
         golden_recall = measure_recall(path, data.vectors, golden_queries, spec)
         return dataclasses.replace(spec, recall_at_100=golden_recall)
 

@@ -1,4 +1,4 @@
-"""Generated tables that are larger than memory, and limits on the memory that a process may allocate."""
+"""Synthetic tables that may exceed memory, and tools to measure and limit the memory of a process that reads them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
 
 _PART = 1_000_000
-"""Number of rows in each Parquet file."""
+"""Number of rows of each Parquet file."""
 
 
 def made_recipe() -> Recipe:
-    """Returns the recipe of a small model for the table that `write_events` writes."""
+    """Returns the recipe of a small model that reads the table of `write_events`."""
     return loading.parse(
         {
             "name": "streaming",
@@ -39,7 +39,16 @@ def made_recipe() -> Recipe:
 
 
 def write_events(path: Path, count: int, user_count: int, item_count: int) -> None:
-    """Writes a folder of Parquet files with `count` events; users are in random order, few items have most events."""
+    """Writes a synthetic table of events as a folder of Parquet files.
+
+    The events of a user are scattered over the files, and few items have most of the events.
+
+    Args:
+        path: folder to create.
+        count: number of events.
+        user_count: number of users.
+        item_count: number of items.
+    """
     path.mkdir()
     generator = np.random.default_rng(1)
     for number, start in enumerate(range(0, count, _PART)):
@@ -55,17 +64,21 @@ def write_events(path: Path, count: int, user_count: int, item_count: int) -> No
 
 
 def limit_data(budget_bytes: int) -> None:
-    """Limits further allocations of this process to `budget_bytes`; larger ones raise MemoryError."""
-    allocated = _status("VmData")
-    resource.setrlimit(resource.RLIMIT_DATA, (allocated + budget_bytes, resource.RLIM_INFINITY))
+    """Limits the memory that this process may allocate from now on; an allocation beyond the limit fails.
+
+    Args:
+        budget_bytes: largest growth of the process's data segment, in bytes.
+    """
+    taken = _status("VmData")
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + budget_bytes, resource.RLIM_INFINITY))
 
 
 class Memory:
-    """Memory that this process allocates while the context is open; a thread samples it.
+    """Context that measures how much anonymous memory of this process grows, sampled by a thread.
 
     Attributes:
-        idle: bytes of anonymous memory when the context was entered.
-        most: largest growth since then, in bytes.
+        idle: Anonymous memory at the start, in bytes.
+        most: Largest growth above `idle` so far, in bytes.
     """
 
     def __init__(self) -> None:
@@ -74,13 +87,13 @@ class Memory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Memory:
-        """Starts sampling."""
+        """Starts the sampling thread."""
         self.idle = _status("RssAnon")
         self._thread.start()
         return self
 
     def __exit__(self, *_exception: Any) -> None:
-        """Stops sampling."""
+        """Stops the sampling thread; `most` is final then."""
         self._done.set()
         self._thread.join()
 
@@ -90,6 +103,6 @@ class Memory:
 
 
 def _status(name: str) -> int:
-    """Returns a field of ``/proc/self/status``, in bytes."""
+    """Returns a size in ``/proc/self/status`` by its name, for instance ``RssAnon``, in bytes."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))

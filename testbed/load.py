@@ -1,4 +1,4 @@
-"""Load on both services, in a closed loop or at a steady rate; every answer is compared with the bundle's own."""
+"""Sends requests to both services, in a closed loop or at a steady rate, and checks every answer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from testbed.offline import OfflineBundle
 from two_tower_client import Retrieval, Retriever, TwoTowerError
 
 Offline = Callable[[str], OfflineBundle]
-"""Returns a bundle by version, opened with the queries of the load."""
+"""Function from a bundle version to that bundle, opened without services, with the queries of the load."""
 
 
 @dataclass
 class Tally:
-    """Counts of requests by their outcome.
+    """Counts of requests and of their outcomes.
 
     Attributes:
-        sent: number of finished requests.
-        failures: number of failed requests by error message.
-        mixed: number of answers that differ from what the bundle that they name answers offline.
-        bundles: number of answers by bundle version.
-        latencies: end on the monotonic clock and duration of each answered request, both in seconds.
+        sent: Number of requests sent.
+        failures: Number of failed requests by error message.
+        mixed: Number of wrong answers: not what the bundle that they name answers, for instance because the query
+            embedding and the index are of different models.
+        bundles: Number of answers by bundle version.
+        latencies: For each answer the time of its arrival by the monotonic clock, and its latency, both in seconds.
     """
 
     sent: int = 0
@@ -42,10 +43,10 @@ class Tally:
 
 
 class Load:
-    """Client threads that send requests as long as the context is open.
+    """Context in which client threads send requests to both services and check the answers.
 
     Attributes:
-        tally: counts of the finished requests; complete once the context has ended.
+        tally: Counts of the finished requests; final after the end of the context.
     """
 
     def __init__(
@@ -58,24 +59,24 @@ class Load:
         rate: float | None = None,
         k: int = 10,
     ) -> None:
-        """Prepares the clients; `__enter__` starts them.
+        """Prepares the client threads; `__enter__` starts them.
 
         Args:
             retriever: client of both services, shared by all threads.
-            queries: features of the queries, sent in turn.
-            offline: opens the bundle that an answer is compared with.
+            queries: features of the queries, which are sent in turn.
+            offline: function from a bundle version to the bundle opened without services, which checks the answers.
             clients: number of threads.
-            rate: requests a second of all clients together. A late request is sent at once, and the requests that it
-                delayed are skipped. Default: a closed loop, in which each client sends the next request as soon as
-                the last one is answered.
-            k: number of items that a request asks for.
+            rate: requests per second of all threads together. A late request is sent at once; requests that could not
+                be sent meanwhile are skipped. Default: a closed loop, in which each thread sends the next request as
+                soon as the previous one is answered.
+            k: number of items to request.
         """
         self._retriever, self._queries, self._offline, self._k = retriever, queries, offline, k
         self._period_s = clients / rate if rate else 0.0
         self._numbers = itertools.count()
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        # Only the first answer of a bundle to a query is compared with the offline answer; later ones have to equal it.
+        # Each distinct answer is checked once, since later answers of a bundle to the same query have to be equal.
         self._judged: dict[tuple[str, int], tuple[str, ...]] = {}
         self.tally = Tally()
         self._threads = [
@@ -84,19 +85,23 @@ class Load:
         ]
 
     def __enter__(self) -> Load:
-        """Starts the clients."""
+        """Starts the client threads."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stops the clients once their current requests have ended."""
+        """Stops the client threads after their current requests."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def _run(self, phase: float) -> None:
-        """Sends requests until told to stop; `phase` is the share of a period to wait before the first one."""
+        """Sends requests until the context ends.
+
+        Args:
+            phase: time to wait before the first request, as a share of the period between two requests.
+        """
         due = time.monotonic() + phase * self._period_s
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due, time.monotonic()) + self._period_s

@@ -1,4 +1,4 @@
-"""MovieLens-100k: a training in a separate process, and queries of real users."""
+"""Training on MovieLens-100k in a separate process, and queries of its users, for tests, benchmarks and examples."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _QUERIES = 200
 
 
 def print_heading(text: str) -> None:
-    """Prints a heading and flushes the output."""
+    """Prints a heading, and flushes the output."""
     print(f"\n=== {text}", flush=True)
 
 
 def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bool = False) -> str:
-    """Trains, publishes and promotes a bundle in a separate process, and returns its version.
+    """Trains on MovieLens-100k in a separate process, promotes the bundle, and returns its version.
 
-    The refit on training and validation data is left out; it would double the time.
+    The towers are not refitted on training and validation part together, which would double the time.
 
     Args:
-        folder: folder below which the run folder is made.
-        store: store to publish to.
+        folder: folder in which the folder of the run is created.
+        store: store to publish the bundle to.
         epochs: number of epochs.
-        seed: random seed of the training.
-        force: whether to promote the bundle even if a publish gate fails.
+        seed: seed of the training.
+        force: whether to promote the bundle even if it fails publish gates.
     """
     run_folder = folder / "runs" / f"seed-{seed}"
     command = [sys.executable, "-m", "trainer", "train", _RECIPE, "--store", str(store.root), "--promote"]
@@ -49,14 +49,14 @@ def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bo
 
 @functools.cache
 def read_dataset() -> Dataset:
-    """Returns MovieLens-100k."""
+    """Returns the data set MovieLens-100k: users, items and events."""
     recipe = loading.load(_RECIPE)
     assert recipe.download is not None
     return load_dataset(recipe, download.fetch(recipe.download, download.cache_folder()))
 
 
 def read_queries() -> list[dict[str, object]]:
-    """Returns the features of some users, as a client sends them."""
+    """Returns the query features of some users of MovieLens-100k, by feature name, in the form that clients send."""
     dataset = read_dataset()
     events, starts = dataset.events, dataset.events.starts(len(dataset.user_ids))
     queries: list[dict[str, object]] = []

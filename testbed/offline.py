@@ -1,4 +1,4 @@
-"""Answers computed from a bundle without any service, to compare the services' answers with."""
+"""Computes the answers of a bundle without services, to check served answers against them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
 
 SCORE_TOLERANCE = 1e-4
-"""Largest difference between two computations of the same score. Scores of two models differ by far more."""
+"""Largest difference between two computations of the same score. Scores of different models differ by far more."""
 
 
 class OfflineBundle:
-    """A bundle and a fixed list of queries, embedded once."""
+    """A bundle opened in this process, with the embeddings of a fixed list of queries."""
 
     def __init__(self, store: BundleStore, version: str, queries: Sequence[Mapping[str, Any]]) -> None:
         """Opens the bundle and embeds the queries.
@@ -27,7 +27,7 @@ class OfflineBundle:
         Args:
             store: store that holds the bundle.
             version: version of the bundle.
-            queries: features of each query by name, scalars or lists.
+            queries: for each query the features by name, scalars or lists.
         """
         folder = store.path(version)
         self.manifest = store.manifest(version)
@@ -46,17 +46,27 @@ class OfflineBundle:
         return index
 
     def top_scores(self, query: int, k: int) -> np.ndarray:
-        """Returns the scores of the k items that the index finds for a query: [k] float32, best first."""
+        """Returns the scores of the results of the bundle's index for a query: [n] float32, best first, n at most `k`.
+
+        Args:
+            query: position of the query in the list.
+            k: number of items.
+        """
         budget = self.manifest.index.search_budget
         rows = self._index.get_nns_by_vector(self.embeddings[query], k, budget)
         return np.sort(self._scores(query, rows))[::-1]
 
     def agrees(self, query: int, item_ids: Sequence[str], scores: Sequence[float]) -> bool:
-        """Returns whether an answer is the one that this bundle gives to a query.
+        """Returns whether an answer to a query is right for this bundle.
 
-        Two checks: the score of every item is the one computed from this bundle's vectors, and the scores together are
-        those of the index or of the exact scan, which the service prefers on small catalogues. An answer computed with
-        an embedding or an index of another model fails both.
+        The score of every item has to be the one computed from this bundle's vectors. The list of scores has to be that
+        of the bundle's index, or that of an exact scan, which the service uses for small catalogues. An answer from a
+        query embedding or an index of another model fails both checks.
+
+        Args:
+            query: position of the query in the list.
+            item_ids: [n] ids of the answer, best first.
+            scores: [n] scores of the answer.
         """
         rows = [self.items.rows.get(item_id, -1) for item_id in item_ids]
         if -1 in rows or len(set(rows)) != len(rows):
@@ -69,5 +79,10 @@ class OfflineBundle:
         return any(np.abs(s - served).max() < SCORE_TOLERANCE for s in (self.top_scores(query, len(rows)), exact))
 
     def _scores(self, query: int, rows: Any) -> np.ndarray:
-        """Returns the scores of rows with a query: [n] float32."""
+        """Returns the cosine similarities between a query and the items of some rows: [n] float32.
+
+        Args:
+            query: position of the query in the list.
+            rows: [n] rows of the items.
+        """
         return self.vectors[rows] @ self.embeddings[query]

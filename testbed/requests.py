@@ -1,7 +1,7 @@
 """Requests for ghz, made from a bundle: ``python -m testbed.requests --store STORE --out FOLDER``.
 
 The queries are the golden queries of the bundle, which were held out of its training data. Each file is a JSON array of
-requests, which ghz sends in turn.
+requests that ghz sends one after another.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _REQUESTS = 50
 """Largest number of requests in a file."""
 
 _SEEN_ITEMS = 10_000
-"""Number of items that are read to choose the value of the filter."""
+"""Number of items from which the value of the filter is chosen."""
 
 
 def make_requests(store: BundleStore, version: str) -> dict[str, list[Message]]:
-    """Returns the requests of each file by the name of the file, without its suffix.
+    """Returns the requests for a bundle, by name of the file to write them to.
 
     Args:
         store: store that holds the bundle.
-        version: version of the bundle that the requests are for.
+        version: version of the bundle.
     """
     manifest, folder = store.manifest(version), store.path(version)
     golden_queries = GoldenQueries.read(folder / GOLDEN_QUERIES)
@@ -70,7 +70,12 @@ def make_requests(store: BundleStore, version: str) -> dict[str, list[Message]]:
 
 
 def write_requests(requests: Mapping[str, Sequence[Message]], folder: Path) -> None:
-    """Writes a JSON file for each name into `folder`, which is created if needed."""
+    """Writes one JSON file for each list of requests into `folder`, which is created if it does not exist.
+
+    Args:
+        requests: requests by file name, as `make_requests` returns them.
+        folder: folder of the files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, messages in requests.items():
         text = json.dumps([MessageToDict(message) for message in messages], ensure_ascii=False)
@@ -82,7 +87,7 @@ def _features(golden_queries: GoldenQueries, row: int) -> dict[str, Any]:
 
 
 def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:
-    """Yields a few batches, each beginning with another row."""
+    """Yields a few batches of the rows; each batch begins with another row."""
     for start in range(0, len(rows), max(1, len(rows) // 8)):
         yield list(itertools.islice(itertools.cycle([*rows[start:], *rows[:start]]), BATCH))
 
@@ -92,7 +97,10 @@ def _search(manifest: Manifest, searches: Sequence[Search]) -> Message:
 
 
 def _filter(items: ItemTable, manifest: Manifest) -> Filter | None:
-    """Returns a filter that many items pass: the commonest value of an attribute that names kinds, or half a range."""
+    """Returns a filter that many items match; None if no attribute is suitable.
+
+    It selects the commonest value of a categorical attribute, or half the range of a number.
+    """
     rows = range(min(manifest.item_count, _SEEN_ITEMS))
     for name, type_ in sorted(manifest.attributes.items(), key=lambda each: each[1] != "string_list"):
         values = [items.attributes[name].at(row) for row in rows]
@@ -109,10 +117,10 @@ def _filter(items: ItemTable, manifest: Manifest) -> Filter | None:
 
 
 def main() -> int:
-    """Writes the files for the live bundle of a store."""
+    """Writes the request files for the live bundle of a store, and returns 0."""
     parser = argparse.ArgumentParser(prog="testbed.requests", description=__doc__)
     parser.add_argument("--store", type=Path, required=True, help="store whose live bundle the requests are for")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the files to")
     arguments = parser.parse_args()
     store = BundleStore(arguments.store)
     try:

@@ -1,4 +1,4 @@
-"""Waiting until all replicas have swapped to the live bundle."""
+"""Waits until all replicas serve a promoted bundle."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from two_tower_client.fleet import Fleet, find_faults
 
 
 def wait_for_live(store: BundleStore, fleet: Fleet, timeout_s: float = 120.0) -> None:
-    """Returns once every replica answers from the live bundle, loads no other one and has refused none.
+    """Waits until every replica answers with the live bundle, with no load running and no bundle refused.
 
-    A query tower may keep another bundle of the same model open; then its model is compared instead of its bundle.
+    A query tower replica may have opened the tower from another bundle of the same model, so its model is compared.
+
+    Args:
+        store: store of the replicas.
+        fleet: replicas of both services.
+        timeout_s: longest time to wait, in seconds.
 
     Raises:
-        PairError: not all replicas did so within `timeout_s` seconds.
+        PairError: a replica did not get there in time.
     """
 
     def agreed() -> bool:

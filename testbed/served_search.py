@@ -1,4 +1,4 @@
-"""Graded queries sent to running services, with each ranking that the services offer."""
+"""Sends graded queries to running services with each ranking, and computes the metrics of each ranking."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from trainer.evaluation.graded_queries import METRICS, Graded
 from two_tower_client import Ranking, Retrieval, Retriever
 
 GRADED = "queries_dev.csv"
-"""File of graded queries in the folder of the product catalogue, for validation alone."""
+"""File of the graded queries in the folder of the product catalogue. They are for validation, not for testing."""
 RANKINGS: dict[str, Ranking] = {"BM25": "lexical", "towers": "embedding", "towers and BM25": "fused"}
-"""Ranking of the ANN service, by the name to show."""
+"""Rankings of the client by their names in tables."""
 
 
 def ask(retriever: Retriever, feature: str, query: str, return_attributes: Sequence[str] = ()) -> dict[str, Retrieval]:
-    """Returns the first hundred items for a query, by the name of the ranking.
+    """Returns the first hundred items for a query with each ranking, by name of the ranking in `RANKINGS`.
 
     Args:
         retriever: client of both services.
-        feature: feature of the query tower that holds the text of the query.
-        query: text that was typed.
-        return_attributes: item attributes to return.
+        feature: name of the query tower's feature that holds the query text.
+        query: query text.
+        return_attributes: names of the item attributes to return.
     """
     return {
         name: retriever.retrieve(
@@ -38,11 +38,11 @@ def ask(retriever: Retriever, feature: str, query: str, return_attributes: Seque
 
 
 def measure(queries: Graded, answers: Sequence[dict[str, Retrieval]]) -> dict[str, dict[str, float]]:
-    """Returns the mean of each metric in `trainer.evaluation.graded_queries.METRICS`, by ranking.
+    """Returns the mean of each metric over queries, by name of the ranking and name of the metric.
 
     Args:
-        queries: graded queries.
-        answers: results of `ask` for each query, in the same order.
+        queries: [n] graded queries.
+        answers: [n] answers by name of the ranking, as `ask` returns them, in the order of `queries`.
     """
     means: dict[str, dict[str, float]] = {}
     for name in RANKINGS:

@@ -1,4 +1,4 @@
-"""Both services as processes on free ports of this machine."""
+"""Runs both services as processes on free ports."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ SERVICES = ("query_tower_service", "ann_service")
 
 
 class PairError(Exception):
-    """A service did not start, or a condition did not hold in time. The message names the log."""
+    """A service did not reach an expected state in time, or ended; the message says where its log is."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Returns once `condition` holds; `what` describes it in the error message.
+    """Waits until a condition holds.
+
+    Args:
+        condition: function that returns whether the condition holds.
+        what: description of the condition, for the error message.
+        timeout_s: longest time to wait, in seconds.
 
     Raises:
-        PairError: it did not hold within `timeout_s` seconds.
+        PairError: the condition did not hold in time.
     """
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -37,16 +42,16 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0
 
 @dataclass
 class Replica:
-    """A process of a service, which can be started again.
+    """A replica of a service, run as one process, which can be stopped and started again.
 
     Attributes:
-        service: name of the package.
-        store: folder of the bundle store.
-        folder: folder for log and port file.
-        flags: further flags of the service, by name without dashes.
-        program: arguments of the Python interpreter that start the service. Default: ``-m`` and the package.
-        port: port that the service listens on, kept after a restart. 0 before the first start.
-        process: running or ended process; None before the first start.
+        service: Package of the service.
+        store: Folder of the bundle store.
+        folder: Folder for the log and the port file of the replica.
+        flags: Further flags of the service, by name.
+        program: Arguments of the Python interpreter that start the service. Empty: ``-m`` and the package.
+        port: Port that the replica listens on, also after a restart; 0 before the first start.
+        process: Process of the replica; None before the first start.
     """
 
     service: str
@@ -59,12 +64,12 @@ class Replica:
 
     @property
     def address(self) -> str:
-        """Address for clients."""
+        """Address of the replica for clients, ``host:port``."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def log(self) -> Path:
-        """Path of the log, which every start appends to."""
+        """Path of the log file, to which every process of the replica appends."""
         return self.folder / "log"
 
     def start(self) -> None:
@@ -93,7 +98,7 @@ class Replica:
         self.port = int(port_file.read_text())
 
     def is_serving(self) -> bool:
-        """Returns whether the health check answers SERVING."""
+        """Returns whether the replica's health service reports SERVING; False if it does not answer."""
         with grpc.insecure_channel(self.address) as channel:
             try:
                 reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
@@ -102,11 +107,11 @@ class Replica:
         return reply.status == health_pb2.HealthCheckResponse.SERVING
 
     def wait_until_serving(self, timeout_s: float = 60.0) -> None:
-        """Returns once the health check answers SERVING.
+        """Waits until the replica's health service reports SERVING.
 
         Raises:
-            PairError: it did not within `timeout_s` seconds. The message holds the end of the log, since the file may
-                be removed before somebody reads it.
+            PairError: it did not within `timeout_s` seconds. The message has the end of the log, because the log file
+                may have been removed when the message is read.
         """
         try:
             wait_until(self.is_serving, f"{self.service} to serve", timeout_s)
@@ -114,13 +119,13 @@ class Replica:
             raise PairError(f"{error}; its log ends with:\n{self._last_lines()}") from None
 
     def kill(self) -> None:
-        """Kills the process, as a crash would."""
+        """Kills the process with SIGKILL, to simulate a crash."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
     def stop(self) -> None:
-        """Lets the process drain and end; kills it after 20 seconds."""
+        """Stops the process with SIGTERM, so that it drains; kills it if that takes too long."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -134,11 +139,11 @@ class Replica:
 
 
 class Pair:
-    """Replicas of both services with one store; a context manager that ends all processes.
+    """Context in which replicas of both services run on one store; no process is left behind at its end.
 
     Attributes:
-        query_towers: replicas of the query tower service.
-        anns: replicas of the ANN service.
+        query_towers: Replicas of the query tower service.
+        anns: Replicas of the ANN service.
     """
 
     def __init__(
@@ -149,14 +154,15 @@ class Pair:
         flags: Mapping[str, str] | None = None,
         programs: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Prepares the replicas; `__enter__` starts the processes.
+        """Prepares the replicas; `__enter__` starts them.
 
         Args:
             store: folder of the bundle store.
             folder: folder for logs and port files.
             replicas: number of replicas of each service.
-            flags: flags of all replicas, by name without dashes.
-            programs: arguments of the Python interpreter that start a service, by service. Default: its package.
+            flags: flags of every replica, by name.
+            programs: arguments of the Python interpreter that start a service, by its package. Default: ``-m`` and the
+                package.
         """
         flags = {"poll-interval-s": "0.2", "drain-delay-s": "0", **(flags or {})}
         self.query_towers, self.anns = (
@@ -173,7 +179,7 @@ class Pair:
         return [*self.query_towers, *self.anns]
 
     def __enter__(self) -> Pair:
-        """Starts all replicas and waits until each serves a bundle."""
+        """Starts all replicas, and waits until each serves a bundle."""
         try:
             for replica in self.replicas:
                 replica.start()

@@ -1,4 +1,4 @@
-"""Bundles with synthetic catalogues of any size, and the query tower of a trained bundle."""
+"""Bundles with a trained query tower and a synthetic catalogue of any size."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from trainer.publishing import index_selection
 from trainer.publishing.golden_query_maker import make_golden_queries
 
 Build = Callable[[Path, np.ndarray], IndexSpec]
-"""Writes an index to a path, and returns its spec with the recall on the golden queries: [n, dim] float32."""
+"""Function that writes an index file and returns its specification.
+
+Its arguments are the path, and the golden queries on which recall is measured, [n, dim] float32, unit length.
+"""
 
 _TREES = 2
 _BUDGET = 20_000
 
 
 def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: Build) -> Manifest:
-    """Writes a bundle with the given item vectors and the query tower of `base`, and returns its manifest.
+    """Writes a bundle with the query tower of another bundle and other item vectors, and returns its manifest.
 
     The bundle is not promoted.
 
     Args:
         store: store that holds `base`, and gets the new bundle.
         base: version of the bundle whose query tower and golden queries are copied.
-        vectors: [item_count, dim] float32, unit length, of the items ``item-0``, ``item-1`` and so on.
-        build: builds the index.
+        vectors: [item_count, dim] float32, unit length, vectors of the items ``item-0``, ``item-1`` and so on.
+        build: function that writes the index file and returns its specification.
     """
     source, given = store.path(base), store.manifest(base)
     items = ItemTable.of((f"item-{row}" for row in range(len(vectors))), {})
@@ -63,13 +66,15 @@ def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: B
 
 
 def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int) -> Manifest:
-    """Writes a bundle of random unit vectors, for swaps that take long; see `write_bundle_of`.
+    """Writes a bundle of random unit vectors, large enough to take long to load, and returns its manifest.
+
+    The bundle is not promoted.
 
     Args:
         store: store that holds `base`, and gets the new bundle.
         base: version of the bundle whose query tower and golden queries are copied.
         item_count: number of items, for instance 1,000,000.
-        seed: random seed of vectors and index.
+        seed: seed of the vectors and of the index.
     """
     generator = np.random.default_rng(seed)
     vectors = generator.standard_normal((item_count, store.manifest(base).dimension), dtype=np.float32)
@@ -84,7 +89,11 @@ def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int
 
 
 def copy_live(source: BundleStore, store: BundleStore) -> str:
-    """Copies the live bundle of `source` into an empty store, promotes it there and returns its version.
+    """Copies the live bundle of a store into another store, promotes it there, and returns its version.
+
+    Args:
+        source: store whose live bundle is copied; it is not changed.
+        store: empty store that gets the copy.
 
     Raises:
         BundleNotFound: no bundle is live in `source`.

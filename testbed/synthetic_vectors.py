@@ -1,4 +1,4 @@
-"""Vectors to measure indexes on: synthetic ones, or those of a trained bundle."""
+"""Vectors and queries to measure indexes with: synthetic ones, or those of a trained bundle."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ROWS_AT_ONCE = 100_000
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Item vectors and queries to measure an index on.
+    """Item vectors and queries to measure an index with.
 
     Attributes:
-        name: name of the data in tables.
-        vectors: [item_count, dim] float32, unit length.
-        queries: [n, dim] float32, unit length; none equals an item vector.
+        name: Name of the data set, for tables.
+        vectors: [item_count, dimension] float32, unit length, vectors of the items.
+        queries: [n, dimension] float32, unit length, queries; none of them equals an item vector.
     """
 
     name: str
@@ -33,11 +33,17 @@ class Data:
 
 
 def make_data(item_count: int, query_count: int = 200, seed: int = 1, dimension: int = DIMENSION) -> Data:
-    """Returns clustered unit vectors, and queries drawn in the same way.
+    """Returns synthetic unit vectors in clusters, and queries from the same distribution.
 
-    There are sqrt(item_count) centres with items around them. Both are normal, with a standard deviation that falls as
-    1 / sqrt(i) over the dimensions i, as in learned embeddings. That of the items is 0.8 times that of the centres, so
-    that clusters overlap.
+    There are sqrt(item_count) cluster centres. Centres, and items around them, are normally distributed. Their standard
+    deviation falls as 1 / sqrt(i) with the dimension i, as that of learned embeddings does. That of the items is 0.8 of
+    that of the centres, so that clusters overlap.
+
+    Args:
+        item_count: number of items.
+        query_count: number of queries.
+        seed: seed of the draw.
+        dimension: length of a vector.
     """
     generator = np.random.default_rng(seed)
     scale = (1.0 / np.sqrt(np.arange(1, dimension + 1))).astype(np.float32)
@@ -56,16 +62,17 @@ def make_data(item_count: int, query_count: int = 200, seed: int = 1, dimension:
 
 
 def spread_items(items: np.ndarray, item_count: int, seed: int = 1) -> np.ndarray:
-    """Returns a larger catalogue that resembles a trained one: [item_count, dim] float32, unit length.
+    """Returns the vectors of a larger synthetic catalogue around trained items: [item_count, dim] float32, unit length.
 
-    Each vector is an item of the trained catalogue, drawn with replacement, plus half of a normal deviation with the
-    covariance of the trained items. Query embeddings of the trained tower then have near items, as they have in a
-    trained catalogue. Clusters from `make_data` lie far from them, where the same search budget gives a lower recall.
+    Each vector is a trained item, drawn with replacement, plus normal noise with half the standard deviation and the
+    correlations of the trained items. So query embeddings of the trained query tower are near to items of the larger
+    catalogue. They would be far from all items of synthetic clusters, where an index has a lower recall at the same
+    search budget.
 
     Args:
-        items: [n, dim] float32, unit length: vectors of a trained bundle.
-        item_count: number of vectors to return.
-        seed: random seed.
+        items: [n, dim] float32, unit length, item vectors of a trained bundle.
+        item_count: number of vectors to make.
+        seed: seed of the draw.
     """
     generator = np.random.default_rng(seed)
     dimension = items.shape[1]
@@ -81,14 +88,14 @@ def spread_items(items: np.ndarray, item_count: int, seed: int = 1) -> np.ndarra
 
 
 def read_bundle(store: Path, version: str | None = None) -> Data:
-    """Returns the item vectors of a bundle, and the embeddings of its golden queries.
+    """Returns the item vectors of a bundle, and queries near its golden queries.
 
     Args:
         store: folder of the bundle store.
-        version: version of the bundle. Default: the live one.
+        version: version of the bundle. Default: the live bundle.
 
     Raises:
-        BundleNotFound: there is no such bundle, or none is live.
+        BundleNotFound: the store has no such bundle, or no bundle is live.
     """
     opened = BundleStore(store)
     chosen = version or opened.live_version()

@@ -1,6 +1,6 @@
-"""Time and memory of a build: ``python -m benchmarks.index.build --items 1000000 --trees 10``.
+"""Measures time and memory of index builds: ``python -m benchmarks.index.build --items 1000000 --trees 10``.
 
-The vectors are in a mapped file. Only anonymous memory counts, since the system can write out file pages.
+The vectors are memory-mapped from a file. Only anonymous memory counts, because the system can reclaim pages of files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--trees", type=int, default=10)
     parser.add_argument("--kinds", nargs="*", default=["annoy", "faiss_ivf"], choices=list(KINDS))
-    parser.add_argument("--folder", type=Path, help="for the files; default: a temporary one")
+    parser.add_argument("--folder", type=Path, help="folder for the files (default: a temporary one)")
     arguments = parser.parse_args()
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 class _Peak:
-    """Peak of anonymous memory during a build; a thread samples it."""
+    """Peak of the process's anonymous memory during a build, sampled by another thread."""
 
     def __init__(self) -> None:
         self._highest = 0
@@ -71,11 +71,11 @@ class _Peak:
         self._thread.start()
 
     def tell(self, step: str) -> None:
-        """Prints a step of the build over the last one."""
+        """Prints the name of the current step, over the previous one."""
         print(f"\r{step:60}", end="", flush=True)
 
     def stop(self) -> int:
-        """Stops sampling and returns the peak, in bytes."""
+        """Stops sampling, and returns the peak in bytes."""
         self._over.set()
         self._thread.join()
         print(f"\r{'':60}\r", end="")

@@ -1,4 +1,7 @@
-"""Searches with filters and excluded items, beside the exact scan: ``python -m benchmarks.index.filters``."""
+"""Compares filtered searches with an exact scan of the matching items: ``python -m benchmarks.index.filters``.
+
+Also measures searches with excluded items.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,13 @@ def main() -> None:
 
 
 def _matches(vectors: np.ndarray, share: float, how: str) -> Matches:
-    """Returns a share of the items: at random, or on one side of a plane, near some queries and far from others."""
+    """Returns a share of the items: drawn at random, or correlated with the query, on one side of a plane.
+
+    Args:
+        vectors: [item_count, dim] float32, unit length.
+        share: share of the items that match, 0 to 1.
+        how: way to choose them, a value of the table's first column.
+    """
     generator = np.random.default_rng(7)
     value = generator.random(len(vectors)) if how == "spread evenly" else vectors[:, 0]
     return Matches.of(pack(value <= np.quantile(value, share)), len(vectors), with_rows=True)
@@ -82,7 +91,7 @@ def _plan(query: np.ndarray, budget: int, allowed: Matches | None, **fields: Any
 
 
 def _measure_filter(catalogue: Catalogue, queries: np.ndarray, allowed: Matches, rounds: int) -> list[str]:
-    """Returns recall, time of a search, time of the scan over the matching items, and their ratio."""
+    """Returns table cells: recall, time of a filtered search, time of an exact scan of the matches, and their ratio."""
     rows = allowed.rows
     budget = catalogue.manifest.index.search_budget
     exact = scan(catalogue.vectors, queries, _K, allowed=rows)
@@ -103,7 +112,7 @@ def _measure_filter(catalogue: Catalogue, queries: np.ndarray, allowed: Matches,
 
 
 def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) -> list[str]:
-    """Returns times with and without excluded ids: of a whole request without gRPC, and of the search alone."""
+    """Returns table cells: times with and without exclusions, of the whole servicer without gRPC and of the search."""
     chosen = np.random.default_rng(9).choice(len(catalogue.vectors), _EXCLUDED, replace=False)
     ids = [catalogue.items.ids[int(row)] for row in chosen]
     excluded = np.sort(chosen)
@@ -130,7 +139,7 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
         },
         rounds,
     )
-    # Measured apart, because reading the ids evicts the index from the caches of the processor.
+    # Measured separately, because parsing the ids evicts the index from the processor's caches.
     timed |= alternate(
         {
             "search": lambda n: run(catalogue, [_plan(queries[n % len(queries)], budget, None)]),

@@ -1,6 +1,7 @@
-"""Kinds of index beside other libraries in this process: ``python -m benchmarks.index.kinds``.
+"""Compares the kinds of index with each other and with other libraries: ``python -m benchmarks.index.kinds``.
 
-One thread sends one query at a time. All indexes are built first; then they take turns, query by query.
+Searches run on one thread, one query at a time. All indexes are built first and then searched alternately, query by
+query.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ _USUAL_PEERS = ["hnswlib", "qdrant"]
 
 @dataclass(frozen=True)
 class Result:
-    """Figures of one contender on one data set.
+    """Measurements of one contender on one data set.
 
     Attributes:
-        data: name of the data set.
-        item_count: number of items.
-        contender: name of the contender.
-        budget: smallest search budget that reaches the recall; 0 for the exact scan.
-        recall: recall@100 with that budget.
-        timing: duration of one search.
-        bytes_per_item: size of the index file for an item, without the vectors.
-        build_s: duration of the build, in seconds.
-        open_ms: time to map and check the file from the page cache, in milliseconds; 0 for another library.
+        data: Name of the data set.
+        item_count: Number of items.
+        contender: Name of the contender.
+        budget: Smallest tried search budget that reaches the recall.
+        recall: Recall@100 at that budget, 0 to 1.
+        timing: Time of one search.
+        bytes_per_item: Size of the index file per item, in bytes, without the vectors.
+        build_s: Time of the build in seconds.
+        open_ms: Time to map and check the file from the page cache, in milliseconds; 0 for another library.
     """
 
     data: str
@@ -63,16 +64,16 @@ class Result:
 
 
 def main() -> None:
-    """Measures the contenders that the command line names, and prints tables."""
-    parser = argparse.ArgumentParser(prog="benchmarks.index.kinds", description=__doc__)
-    parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000], help="made vectors")
-    parser.add_argument("--store", type=Path, help="and the live bundle of this store")
+    """Runs the measurements with the command line's arguments, and prints their tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000], help="sizes of synthetic data sets")
+    parser.add_argument("--store", type=Path, help="store whose live bundle is measured too")
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--peers", nargs="*", default=_USUAL_PEERS, choices=list(_PEERS))
     parser.add_argument("--trees", type=int, default=50)
     parser.add_argument("--recall", type=float, default=0.95)
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--json", type=Path, help="JSON file to write all figures to")
     arguments = parser.parse_args()
     data_sets = [make_data(count) for count in arguments.items]
     if arguments.store:
@@ -89,7 +90,13 @@ def main() -> None:
 
 
 def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Result]:
-    """Returns a result for each contender that reaches the recall, the exact scan first."""
+    """Returns a result for each contender that reaches the recall, the exact scan first.
+
+    Args:
+        data: vectors and queries.
+        folder: folder for the index files.
+        arguments: arguments of the command line.
+    """
     exact = exact_top_k(data.queries, data.vectors, _K)
     contenders: list[tuple[str, int, float, float, float, float]] = [("exact scan", 0, 1.0, 0.0, 0.0, 0.0)]
     searches: dict[str, Callable[[int], object]] = {"exact scan": lambda n: scan(data.vectors, _query(data, n), _K)}
@@ -100,7 +107,7 @@ def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Res
         started = time.perf_counter()
         build_file(kind, parameters, data.vectors, path)
         build_s = time.perf_counter() - started
-        path.read_bytes()  # into the page cache, as the hash pass of a service does
+        path.read_bytes()  # fills the page cache, as a service does when it hashes the file
         started = time.perf_counter()
         opened = open_index(kind, METRIC, path, data.vectors)
         open_ms = (time.perf_counter() - started) * 1e3
@@ -127,7 +134,7 @@ def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Res
 
 
 def show(title: str, results: list[Result]) -> None:
-    """Prints a row for each contender."""
+    """Prints a table with a row for each result."""
     rows = [
         [
             result.contender,
@@ -145,7 +152,7 @@ def show(title: str, results: list[Result]) -> None:
 
 
 def show_growth(results: list[Result]) -> None:
-    """Prints for each index the exponent of its search time in the number of items: the slope on logarithmic axes."""
+    """Prints for each contender the growth exponent of search time; see `benchmarks.index.plots.exponent`."""
     rows: list[list[str]] = []
     for family in dict.fromkeys(result.contender.split(",")[0] for result in results):
         own = [result for result in results if result.contender.split(",")[0] == family]

@@ -1,7 +1,7 @@
-"""Indexes of other libraries in this process. The extra ``bench`` installs hnswlib and Qdrant's engine.
+"""Indexes of other libraries, run in this process. The extra ``bench`` installs hnswlib and Qdrant's engine.
 
-For the record alone, as they are meant for prototypes: the local mode of Qdrant's client, which scans, and Milvus Lite,
-a Milvus in Python over FAISS. `python -m pip install -c constraints.txt qdrant-client milvus-lite` brings these.
+The local mode of Qdrant's client, which scans, and Milvus Lite, a Python Milvus over FAISS, are meant for prototypes.
+They are measured for completeness; `python -m pip install -c constraints.txt qdrant-client milvus-lite` installs them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ class Peer:
     """A built index of another library.
 
     Attributes:
-        name: name in the table.
-        build_s: duration of the build, in seconds.
-        bytes_per_item: size on disk for an item.
-        budgets: search budgets to try, ascending.
-        search: takes [1, dim] float32, k and a budget; returns the rows of the hits.
-        search_batch: takes [n, dim] float32, k and a budget; returns the rows of each. None: it has no such call.
+        name: Name of library and parameters, for the table.
+        build_s: Time of the build in seconds.
+        bytes_per_item: Size on disk per item, in bytes.
+        budgets: Search budgets to try, ascending.
+        search: Function from a query, [1, dim] float32, k and a budget to the rows of the results, best first.
+        search_batch: Function from queries, [n, dim] float32, k and a budget to the rows of the results of each query,
+            best first. None: the library has no such call.
     """
 
     name: str
@@ -41,7 +42,12 @@ class Peer:
 
 
 def build_hnswlib(vectors: np.ndarray, folder: Path) -> Peer:
-    """Returns hnswlib's graph, M = 16, ef_construction = 100, one thread."""
+    """Builds an hnswlib graph with one thread, M = 16 and ef_construction = 100, and returns it.
+
+    Args:
+        vectors: [item_count, dim] float32, unit length.
+        folder: folder to write the index file to.
+    """
     import hnswlib
 
     started = time.perf_counter()
@@ -54,16 +60,20 @@ def build_hnswlib(vectors: np.ndarray, folder: Path) -> Peer:
     size = (folder / "hnswlib").stat().st_size
 
     def search(query: np.ndarray, k: int, budget: int) -> list[int]:
-        index.set_ef(budget)  # of the whole index: two threads could not search with different ones
+        index.set_ef(budget)  # a setting of the whole index, so two threads cannot search with different budgets
         return index.knn_query(query, k)[0][0].tolist()
 
     return Peer("hnswlib, M 16", build_s, size / len(vectors), (100, 125, 156, 195, 244, 305, 381, 476), search)
 
 
 def build_qdrant(vectors: np.ndarray, folder: Path) -> Peer:
-    """Returns Qdrant's segment, m = 16, ef_construct = 100, optimised, without payloads.
+    """Builds an optimised Qdrant segment without payloads, m = 16 and ef_construct = 100, and returns it.
 
-    If `folder` holds a segment of an earlier call, that one is opened; its build time is then 0.
+    If `folder` holds a segment of an earlier call, that is opened instead, with a build time of 0.
+
+    Args:
+        vectors: [item_count, dim] float32, unit length.
+        folder: folder of the segment.
     """
     import qdrant_edge as qdrant
 
@@ -118,7 +128,12 @@ def _as_peer(shard: Any, root: Path, build_s: float) -> Peer:
 
 
 def build_qdrant_local(vectors: np.ndarray, folder: Path) -> Peer:
-    """Returns the local mode of Qdrant's client: an exact scan in NumPy, in memory."""
+    """Loads vectors into the local mode of Qdrant's client, an exact scan in NumPy, and returns it.
+
+    Args:
+        vectors: [item_count, dim] float32, unit length.
+        folder: unused, since the local mode keeps the vectors in memory.
+    """
     import qdrant_client
     from qdrant_client import models
 
@@ -137,7 +152,12 @@ def build_qdrant_local(vectors: np.ndarray, folder: Path) -> Peer:
 
 
 def build_milvus_lite(vectors: np.ndarray, folder: Path) -> Peer:
-    """Returns Milvus Lite with a graph, M = 16, efConstruction = 100."""
+    """Builds a Milvus Lite collection with an HNSW graph, M = 16 and efConstruction = 100, and returns it.
+
+    Args:
+        vectors: [item_count, dim] float32, unit length.
+        folder: folder of the database file.
+    """
     import milvus_lite as milvus
 
     started = time.perf_counter()

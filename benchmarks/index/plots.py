@@ -1,7 +1,9 @@
-"""Draws how time and memory of the indexes grow with the number of items.
+"""Plots how time and size of each kind of index grow with the number of items.
 
-First ``python -m benchmarks.index.kinds --items 10000 100000 1000000 --json FILE``, then ``python -m
-benchmarks.index.plots --kinds FILE --to docs/growth.svg``.
+```console
+$ python -m benchmarks.index.kinds --items 10000 100000 1000000 --json runs/bench/index-kinds.json
+$ python -m benchmarks.index.plots --kinds runs/bench/index-kinds.json --to docs/growth.svg
+```
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ _COLOURS = {
 
 
 def main() -> int:
-    """Draws the plots, prints the exponents, and returns 0."""
+    """Writes the plots, prints the growth exponents, and returns 0."""
     parser = argparse.ArgumentParser(prog="benchmarks.index.plots", description=__doc__.split("\n")[0])
-    parser.add_argument("--kinds", type=Path, required=True, help="figures that benchmarks.index.kinds wrote")
-    parser.add_argument("--to", type=Path, required=True, help="SVG to write")
+    parser.add_argument("--kinds", type=Path, required=True, help="JSON file of benchmarks.index.kinds")
+    parser.add_argument("--to", type=Path, required=True, help="SVG file to write")
     arguments = parser.parse_args()
     try:
         results = json.loads(arguments.kinds.read_text(encoding="utf-8"))
@@ -48,7 +50,13 @@ def main() -> int:
 
 
 def curves_of(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Returns the results of each contender, parameters left out of its name, by ascending number of items."""
+    """Returns the results by contender, each list by ascending number of items.
+
+    The keys are names of contenders without their parameters.
+
+    Args:
+        results: results in the JSON file of `benchmarks.index.kinds`.
+    """
     curves: dict[str, list[dict[str, Any]]] = {}
     for result in sorted(results, key=lambda each: each["item_count"]):
         curves.setdefault(result["contender"].split(",")[0], []).append(result)
@@ -56,13 +64,22 @@ def curves_of(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def exponent(points: list[dict[str, Any]]) -> float:
-    """Returns the slope of the time of a search in the number of items, on logarithmic axes, by least squares."""
+    """Returns the growth exponent of search time: its least-squares slope over the item count, both as logarithms.
+
+    Args:
+        points: results of one contender.
+    """
     counts, times = zip(*((point["item_count"], point["timing"]["median"]) for point in points), strict=True)
     return float(np.polyfit(np.log(counts), np.log(times), 1)[0])
 
 
 def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Writes three plots over the number of items: time of a search, bytes an item, time to map the file."""
+    """Writes an SVG of three plots over the number of items: search time, bytes per item, and time to map the file.
+
+    Args:
+        curves: results by contender, as `curves_of` returns them.
+        path: SVG file to write.
+    """
     import matplotlib as mpl
 
     mpl.use("svg")

@@ -1,4 +1,1 @@
-"""Throughput and latency of both services under ghz, judged by `thresholds.toml`.
-
-- `python -m benchmarks.loadtest`, or `make load-test`: every configuration in `configs/`; writes a table and a page.
-"""
+"""Load tests with ghz: configurations, requests made from a bundle, and thresholds for the results."""

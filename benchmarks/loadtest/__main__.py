@@ -1,8 +1,8 @@
-"""`make load-test`: load from ghz on both services with a trained bundle, judged by thresholds.
+"""`make load-test`: runs ghz against both services with a real bundle, and checks the results against thresholds.
 
-Prints a table and writes a page. The exit code is 1 if a threshold is missed, 2 if the test could not run. The services
-get a copy of the live bundle of ``--store``, or a bundle that is trained first. ``--slow-ms 20`` shows that the test
-notices a slow handler.
+Prints a table, writes an HTML page, and exits with 1 if a threshold is missed, with 2 if the load test could not run.
+Serves a copy of the live bundle of ``--store``, or trains a bundle. ``--slow-ms 20`` makes every handler sleep, to
+check that the load test fails then.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from two_tower_client.fleet import Fleet
 
 _THRESHOLDS = Path(__file__).parent / "thresholds.toml"
 _SWAP_ITEMS = 20_000
-"""Items of the made-up catalogue that is promoted in the middle of a run."""
+"""Number of items of the synthetic bundle that is promoted in the middle of a run."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Length of a load test.
+    """Size of a load test.
 
     Attributes:
-        run_s: duration of each configuration, in seconds.
-        step_s: duration of each step of a stepped load, in seconds.
-        limit_s: duration of each measurement in process, in seconds.
-        epochs: number of epochs if a bundle is trained first.
-        judges_tails: whether p99 thresholds are judged.
+        run_s: Length of the run of a configuration, in seconds.
+        step_s: Length of a step of a stepped load, in seconds.
+        limit_s: Length of each measurement in process, in seconds.
+        epochs: Number of epochs of the training if no store is given.
+        judges_tails: Whether the thresholds of the 99th percentile are checked.
     """
 
     run_s: float
@@ -58,20 +58,24 @@ SHORT = Scale(3.0, 1.0, 0.5, 1, False)
 
 
 def main() -> int:
-    """Runs the set and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.loadtest", description=__doc__)
-    parser.add_argument("--store", type=Path, help="whose live bundle is tested (default: train one)")
-    parser.add_argument("--short", action="store_true", help="3 seconds a configuration instead of 15, for CI")
-    parser.add_argument("--out", type=Path, default=Path("runs/load-test"), help="folder for page, data and reports")
-    parser.add_argument("--ghz", type=Path, default=ROOT / ".tools/bin/ghz", help="program (default: that of make ghz)")
-    parser.add_argument("--workers", default="1", help="of each service, a number or auto (default: 1)")
-    parser.add_argument("--slow-ms", type=float, default=0, help="let every handler sleep first (default: 0)")
-    parser.add_argument("--only", action="append", help="a configuration; may come several times (default: all)")
+    """Runs the load test with the command line's arguments, and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="loadtest", description=__doc__)
+    parser.add_argument("--store", type=Path, help="store whose live bundle is tested (default: train one)")
+    parser.add_argument("--short", action="store_true", help="3 seconds per configuration instead of 15, for CI")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/load-test"), help="folder for the page, requests and reports"
+    )
+    parser.add_argument(
+        "--ghz", type=Path, default=ROOT / ".tools/bin/ghz", help="path of ghz (default: the one of make ghz)"
+    )
+    parser.add_argument("--workers", default="1", help="workers of each service, a number or auto (default: 1)")
+    parser.add_argument("--slow-ms", type=float, default=0, help="time that every handler sleeps (default: 0)")
+    parser.add_argument("--only", action="append", help="name of a configuration to run; repeatable (default: all)")
     arguments = parser.parse_args()
     if not arguments.ghz.exists():
         print(f"load-test: there is no {arguments.ghz}; run `make ghz`, or name one with --ghz", file=sys.stderr)
         return 2
-    configure_logs("error")  # of the servicers that are measured here
+    configure_logs("error")  # the servicers that are measured in this process would log each load
     try:
         outcomes = run(arguments, SHORT if arguments.short else FULL)
     except (GhzError, PairError, BundleError) as error:
@@ -81,7 +85,11 @@ def main() -> int:
 
 
 def run(arguments: argparse.Namespace, scale: Scale) -> Sequence[Outcome]:
-    """Runs the set over a store of its own and returns the outcomes.
+    """Runs the configurations against services on a copy of the store, and returns an outcome for each, in order.
+
+    Args:
+        arguments: arguments of the command line.
+        scale: size of the load test.
 
     Raises:
         GhzError: ghz could not run.
@@ -104,7 +112,7 @@ def run(arguments: argparse.Namespace, scale: Scale) -> Sequence[Outcome]:
         slowed = {
             s: ("-m", "benchmarks.loadtest.slowed", f"{arguments.slow_ms:g}", s) for s in SERVICES if arguments.slow_ms
         }
-        # Room for what queues up at the steps: here the question is how late answers are, not how many are refused.
+        # A long queue for the stepped loads, which are to measure latency rather than the number of refused calls.
         flags = {"workers": arguments.workers, "max-in-flight": "10000"}
         outcomes: list[Outcome] = []
         curves: dict[str, list[tuple[float, float, float]]] = {}
@@ -139,7 +147,12 @@ def run(arguments: argparse.Namespace, scale: Scale) -> Sequence[Outcome]:
 
 
 def offered(threshold: Threshold, outcomes: Sequence[Outcome]) -> float | None:
-    """Returns the calls a second to offer; None: as fast as the answers come."""
+    """Returns the calls per second to send to a configuration; None for a closed loop.
+
+    Args:
+        threshold: thresholds of the configuration, which define its load.
+        outcomes: outcomes of the configurations that ran before.
+    """
     if threshold.share is None:
         return None
     known = [outcome.rate for outcome in outcomes if outcome.name == threshold.of]
@@ -147,23 +160,30 @@ def offered(threshold: Threshold, outcomes: Sequence[Outcome]) -> float | None:
 
 
 class Swap:
-    """Promotes another bundle a third into the context, waits until it answers, and rolls back after two thirds."""
+    """Context that swaps bundles during a run: promotes another bundle after a third of it, rolls back after two."""
 
     def __init__(self, store: BundleStore, other: str, replica: Replica, run_s: float) -> None:
-        """Takes the store, the bundle to promote, who has to answer from it, and the length of the run in seconds."""
+        """Stores the arguments; `__enter__` starts the run.
+
+        Args:
+            store: store of the services.
+            other: version of the bundle to promote.
+            replica: replica that has to answer from that bundle before the roll back.
+            run_s: length of the run in seconds.
+        """
         self._store, self._other, self._replica, self._run_s = store, other, replica, run_s
         self._thread = ThreadPoolExecutor(1)
         self._done: Future[None] | None = None
 
     def __enter__(self) -> None:
-        """Starts the clock."""
+        """Starts the thread that promotes and rolls back."""
         self._done = self._thread.submit(self._swap)
 
     def __exit__(self, *exception: object) -> None:
-        """Waits for the roll back.
+        """Waits until the roll back is done.
 
         Raises:
-            PairError: the other bundle never answered, so nothing was tested.
+            PairError: the replica never answered from the other bundle, so no swap was tested.
         """
         with self._thread:
             if self._done is not None:

@@ -1,4 +1,4 @@
-"""Completes a configuration, runs ghz with it, and reads the JSON report."""
+"""Runs ghz: completes a configuration for a run, and returns the JSON report."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _TIMEOUT_S = 300
 
 
 class GhzError(Exception):
-    """The program ghz is missing or failed. The message says what to do."""
+    """The program ghz is missing or failed; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Values that complete a configuration.
+    """Settings of one run of ghz, which complete a configuration.
 
     Attributes:
-        host: address of the service.
-        folder: folder of the run: requests in ``data``, configurations and reports of ghz.
-        seconds: duration of the run, in seconds.
-        step_s: duration of each step of a stepped load, in seconds.
-        rate: calls a second to offer; of a stepped load, in the last step. None: a closed loop.
-        warm_up_s: seconds at an even rate that are left out of the report, with their failures.
+        host: Address of the service.
+        folder: Folder of the run: requests in ``data``, completed configurations, and reports.
+        seconds: Length of the run in seconds; stepped loads use `step_s`.
+        step_s: Length of each step of a stepped load, in seconds.
+        rate: Calls per second to send; for a stepped load, those of the last step. None: a closed loop.
+        warm_up_s: Length of the beginning of a steady load whose calls are left out of the report, in seconds.
     """
 
     host: str
@@ -42,12 +42,17 @@ class Run:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Returns the configuration with this name, as parsed JSON."""
+    """Returns the content of the configuration file ``NAME.json``."""
     return json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def complete(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """Returns the configuration with the values of a run filled in, as ``ghz --config`` takes it."""
+    """Returns a configuration with the values of a run filled in, so that ``ghz --config`` can repeat the run.
+
+    Args:
+        config: content of a configuration file.
+        run: settings of the run.
+    """
     complete = {**config, "host": run.host, "data-file": str((run.folder / "data" / config["data-file"]).resolve())}
     complete["proto"] = str(ROOT / config["proto"])
     complete["import-paths"] = [str(ROOT / path) for path in config["import-paths"]]
@@ -70,7 +75,12 @@ def complete(config: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 
 def execute(program: Path, name: str, run: Run) -> dict[str, Any]:
-    """Runs a configuration and returns the report.
+    """Runs ghz with a configuration, and returns its JSON report. Both are also kept as files in the run's folder.
+
+    Args:
+        program: path of ghz.
+        name: name of the configuration.
+        run: settings of the run.
 
     Raises:
         GhzError: ghz failed or wrote no report.

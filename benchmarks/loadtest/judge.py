@@ -1,4 +1,4 @@
-"""Pure functions that judge a JSON report of ghz by thresholds."""
+"""Checks reports of ghz against thresholds; only pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """Thresholds of one configuration, as ``thresholds.toml`` describes them; None is not judged."""
+    """Thresholds of one configuration, from ``thresholds.toml``. None: not checked.
+
+    Attributes:
+        of_limit: Lowest throughput, as a share of the throughput of the same servicer in process.
+        p50_ms: Highest median latency, in milliseconds.
+        p99_ms: Highest 99th percentile of the latency, in milliseconds.
+        p99_of_p50: Highest ratio of the 99th percentile to the median.
+        of: Name of the closed-loop configuration whose throughput `share` refers to. Empty: a closed loop.
+        share: Load to send, as a share of the throughput of `of`; for a stepped load, that of the last step.
+        swap: Whether another bundle is promoted during the run, and rolled back.
+    """
 
     of_limit: float | None = None
     p50_ms: float | None = None
@@ -26,7 +36,13 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Call:
-    """Start in seconds since the first call, latency and gRPC status of one call."""
+    """One call of a load test.
+
+    Attributes:
+        began_s: Start of the call, in seconds after the start of the first one.
+        latency_ms: Latency in milliseconds.
+        status: Name of its gRPC status, for instance ``OK``.
+    """
 
     began_s: float
     latency_ms: float
@@ -35,14 +51,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a configuration.
+    """Result of one configuration.
 
     Attributes:
-        name: name of the configuration.
-        calls: all calls, in the order in which they ended.
-        rate: calls a second.
-        limit: requests a second of the same servicer in process; None if not known.
-        misses: a message for each missed threshold.
+        name: Name of the configuration.
+        calls: All calls of the run, in the order in which they ended.
+        rate: Calls per second.
+        limit: Requests per second of the same servicer in process; None if it was not measured.
+        misses: Sentence for each threshold that was missed; empty if the configuration passed.
     """
 
     name: str
@@ -53,10 +69,10 @@ class Outcome:
 
 
 def read_thresholds(path: Path) -> dict[str, Threshold]:
-    """Returns the thresholds by configuration, in the order of the file.
+    """Returns the thresholds in a TOML file by name of the configuration, in the order of the file.
 
     Raises:
-        ValueError: a key or type is unknown, or `of` names no configuration before.
+        ValueError: a key is unknown, a value has the wrong type, or `of` does not name an earlier configuration.
     """
     known = {field.name for field in fields(Threshold)}
     thresholds: dict[str, Threshold] = {}
@@ -74,12 +90,15 @@ def read_thresholds(path: Path) -> dict[str, Threshold]:
 
 
 def read_calls(report: Mapping[str, Any]) -> list[Call]:
-    """Returns the calls of a report of ghz; its own figures would round them into ten percentiles."""
+    """Returns the calls in a JSON report of ghz, in the order in which they ended.
+
+    The summary in the report has too few percentiles, so each call is read.
+    """
     calls = [
         (datetime.fromisoformat(_microseconds(each["timestamp"])).timestamp(), each["latency"] / 1e6, each["status"])
         for each in report.get("details") or ()
     ]
-    # ghz notes when a call ended.
+    # ghz records the time at which a call ended.
     begins = [ended - latency_ms / 1e3 for ended, latency_ms, _ in calls]
     first = min(begins, default=0.0)
     return [Call(began - first, ms, status) for began, (_, ms, status) in zip(begins, calls, strict=True)]
@@ -88,14 +107,14 @@ def read_calls(report: Mapping[str, Any]) -> list[Call]:
 def judge(
     name: str, report: Mapping[str, Any], threshold: Threshold, limit: float | None, asked_for: float | None = None
 ) -> Outcome:
-    """Returns what became of a configuration.
+    """Returns the outcome of a configuration: its calls, and the thresholds that it missed.
 
     Args:
-        name: of the configuration.
-        report: the JSON of ghz, with errors counted.
-        threshold: what it has to keep to.
-        limit: requests a second of the servicer in process.
-        asked_for: calls a second that were to be sent, where the rate was given.
+        name: name of the configuration.
+        report: JSON report of ghz, which counts failed calls too.
+        threshold: thresholds of the configuration.
+        limit: requests per second of the servicer in process; None if it was not measured.
+        asked_for: calls per second that ghz had to send; None for a closed loop.
     """
     calls = read_calls(report)
     rate = float(report["rps"])
@@ -119,17 +138,22 @@ def judge(
 
 
 def percentile(calls: Sequence[Call], share: float) -> float:
-    """Returns the latency that `share` of the calls do not exceed, in milliseconds: the nearest rank."""
+    """Returns a percentile of the latencies in milliseconds, by the nearest-rank method.
+
+    Args:
+        calls: calls, at least one.
+        share: percentile as a share, for instance 0.99.
+    """
     ordered = sorted(call.latency_ms for call in calls)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def steps(calls: Sequence[Call], step_s: float) -> list[tuple[float, float, float]]:
-    """Returns, for each step of a stepped load, calls a second, p50 and p99 in milliseconds.
+    """Returns for each step of a stepped load the calls per second, and p50 and p99 in milliseconds.
 
     Args:
-        calls: of the whole run.
-        step_s: length of a step, in seconds. What began after the last full step is left out.
+        calls: calls of the whole run. Those that began after the last full step are left out.
+        step_s: length of a step, in seconds.
     """
     groups: dict[int, list[Call]] = {}
     for call in calls:
@@ -143,7 +167,7 @@ def steps(calls: Sequence[Call], step_s: float) -> list[tuple[float, float, floa
 
 
 def to_table(outcomes: Sequence[Outcome]) -> str:
-    """Returns a line for each configuration, as text."""
+    """Returns a text table with one line for each outcome."""
     rows = [("configuration", "calls", "calls/s", "of limit", "p50 ms", "p95 ms", "p99 ms", "verdict")]
     for each in outcomes:
         cells = [f"{percentile(each.calls, s):.1f}" if each.calls else "-" for s in (0.5, 0.95, 0.99)]

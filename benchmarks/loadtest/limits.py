@@ -1,4 +1,4 @@
-"""Requests a second that the servicers answer in this process: the limit that the services are compared with."""
+"""Measures the throughput of the servicers in this process, without gRPC: an upper bound for the services."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOAD_TIMEOUT_S = 60.0
 
 
 class _NoDeadline:
-    """The context of a call that waits for its answer however long it takes."""
+    """Context of a call without a deadline."""
 
     def is_active(self) -> bool:
         return True
@@ -38,12 +38,12 @@ class _NoDeadline:
 
 
 def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], seconds: float) -> dict[str, float]:
-    """Returns requests a second by name of the file, one thread, from bytes to bytes, without gRPC.
+    """Returns the requests per second that one thread answers, by file name, parsing and serialization included.
 
     Args:
         store: store whose live bundle is opened.
-        requests: requests by name of the file, from `testbed.requests.make_requests`.
-        seconds: duration of each measurement.
+        requests: requests by file name, as `testbed.requests.make_requests` returns them.
+        seconds: length of the measurement of each file, in seconds.
     """
     metrics = Metrics()
     query_config, ann_config = QueryTowerConfig(store=store.root), AnnConfig(store=store.root)
@@ -77,7 +77,7 @@ def _rate(
 
 
 class _opened:
-    """Runs `OpenBundles` until the end of the context, which is entered once the first bundle is open."""
+    """Context in which an `OpenBundles` runs; entering it waits until the first bundle is open."""
 
     def __init__(self, open_bundles: OpenBundles[Any]) -> None:
         self._open_bundles = open_bundles

@@ -1,4 +1,4 @@
-"""The report of a load test: one HTML file without external resources."""
+"""Renders the results of a load test as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _STYLE = (
 def render(
     title: str, outcomes: Sequence[Outcome], curves: Mapping[str, Sequence[tuple[float, float, float]]], note: str
 ) -> str:
-    """Returns the page.
+    """Returns the HTML text of the page.
 
     Args:
         title: title of the page.
-        outcomes: result of each configuration.
-        curves: by configuration, for each step calls a second, p50 and p99 in milliseconds.
-        note: text below the title that says how the figures were measured.
+        outcomes: outcome of each configuration.
+        curves: by name of a configuration with stepped load: for each step the calls per second, and p50 and p99 in
+            milliseconds.
+        note: sentence on how the figures were measured.
     """
     figures = [_histograms(outcomes), *([_curves(curves)] if curves else [])]
     drawn = "\n".join(figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures)
@@ -65,8 +66,8 @@ def _histograms(outcomes: Sequence[Outcome]) -> go.Figure:
         subplot_titles=[each.name for each in outcomes],
         vertical_spacing=0.25 / row_count,
     )
-    for index, each in enumerate(outcomes):
-        # The slowest hundredth would squeeze the rest into one bar; the table has it.
+    for at, each in enumerate(outcomes):
+        # Without the slowest hundredth, which would squeeze the rest into one bar; the table has its percentiles.
         shown = sorted(call.latency_ms for call in each.calls)[: max(1, round(0.99 * len(each.calls)))]
         figure.add_trace(
             go.Histogram(x=shown, nbinsx=40, showlegend=False, name=each.name),

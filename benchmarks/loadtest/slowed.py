@@ -1,6 +1,6 @@
-"""A service whose handlers sleep first: ``python -m benchmarks.loadtest.slowed MILLISECONDS SERVICE FLAG …``.
+"""Runs a service whose handlers sleep first: ``python -m benchmarks.loadtest.slowed MILLISECONDS SERVICE FLAG …``.
 
-It shows that the load test notices. The services themselves know nothing of it.
+It is used to check that the load test detects slow handlers. The services have no option for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ _PROGRAMS: dict[str, tuple[Any, Any, type, str]] = {
 
 
 def main(milliseconds: float, service: str, flags: list[str]) -> int:
-    """Runs the service."""
+    """Runs a service with slowed handlers, and returns its exit code.
+
+    Args:
+        milliseconds: time that every handler sleeps before it answers.
+        service: package of the service.
+        flags: arguments of the service.
+    """
     config_class, assemble, servicer, method = _PROGRAMS[service]
     handle = getattr(servicer, method)
 

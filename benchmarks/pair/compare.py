@@ -1,13 +1,13 @@
-"""Both services beside Qdrant's engine in process.
+"""Compares both services with Qdrant's engine in process: throughput, CPU time and recall.
 
 ```console
 $ python -m benchmarks.pair.compare --store store --items 100000
 ```
 
-Each service runs as one process. This process sends the load and competes with them for the cores. The bundles have the
-query tower of the live bundle of `--store`. Their items lie around its items (see
-`testbed.synthetic_vectors.spread_items`), so that query embeddings have near items. Search budgets are chosen on other
-queries than those that are measured. Recall is that of the measured answers.
+Each service runs as one process. This process sends the load, and competes with them for the cores. Bundles have the
+query tower of the live bundle of `--store`, and synthetic items around its items
+(`testbed.synthetic_vectors.spread_items`), so that query embeddings are near to some items. Search budgets are chosen
+on other queries than those of the measurement; recall is measured on the answers.
 """
 
 from __future__ import annotations
@@ -43,19 +43,23 @@ _CONNECTIONS = 8
 
 
 def main() -> int:
-    """Runs the measurements, prints them, and returns 0."""
+    """Runs the measurements with the command line's arguments, prints their tables, and returns 0."""
     parser = argparse.ArgumentParser(prog="benchmarks.pair.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("--store", type=Path, help="whose live bundle gives query tower and items (default: train one)")
-    parser.add_argument("--items", type=int, default=100_000, help="to search (default: 100,000)")
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS), help="of index (default: all)")
-    parser.add_argument("--trees", type=int, default=50, help="of an Annoy index (default: 50)")
-    parser.add_argument("--recall", type=float, default=0.95, help="recall@100 to search at (default: 0.95)")
-    parser.add_argument("--workers", type=int, default=1, help="of the ANN service (default: 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="a round (default: 3)")
-    parser.add_argument("--folder", type=Path, help="to keep indexes in for the next run (default: a temporary one)")
+    parser.add_argument("--store", type=Path, help="store whose live bundle has query tower and items (default: train)")
+    parser.add_argument("--items", type=int, default=100_000, help="number of items (default: 100,000)")
+    parser.add_argument(
+        "--kinds", nargs="*", default=list(KINDS), choices=list(KINDS), help="kinds of index (default: all)"
+    )
+    parser.add_argument("--trees", type=int, default=50, help="trees of an Annoy index (default: 50)")
+    parser.add_argument("--recall", type=float, default=0.95, help="recall@100 of the indexes (default: 0.95)")
+    parser.add_argument("--workers", type=int, default=1, help="workers of the ANN service (default: 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round in seconds (default: 3)")
+    parser.add_argument("--folder", type=Path, help="folder that keeps indexes for the next run (default: temporary)")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
-    parser.add_argument("--no-peer", action="store_true", help="leave Qdrant out: a million items take it minutes")
+    parser.add_argument(
+        "--no-peer", action="store_true", help="leave out Qdrant, which takes minutes to index a million items"
+    )
     parser.add_argument("--short", action="store_true", help="under 5 minutes: 20,000 items, 3 rounds of a second")
     arguments = parser.parse_args()
     if arguments.short:
@@ -94,10 +98,10 @@ class _Served:
     """Both services with one bundle, and clients of them.
 
     Attributes:
-        manifest: manifest of the bundle.
-        retriever: client with several connections.
-        ann_pids: process ids of the ANN service.
-        pids: process ids of both services.
+        manifest: Manifest of the bundle.
+        retriever: Client of both services, with several connections.
+        ann_pids: Process ids of the ANN service, workers included.
+        pids: Process ids of both services, workers included.
     """
 
     def __init__(self, store: BundleStore, manifest: Manifest, folder: Path, workers: int, stack: ExitStack) -> None:
@@ -120,7 +124,7 @@ class _Served:
         self._methods = itertools.cycle([channel.unary_unary(SEARCH) for channel in channels])
 
     def search(self, request: bytes) -> bytes:
-        """Sends a serialized SearchItemsRequest over the next connection and returns the serialized response."""
+        """Sends a serialized SearchItems request over the next connection, and returns the serialized response."""
         return next(self._methods)(request, timeout=60)
 
     @staticmethod
@@ -165,10 +169,10 @@ def _throughput(world: World, pairs: dict[str, _Served], arguments: argparse.Nam
 
 
 def _compare(contenders: Sequence[Contender]) -> None:
-    """Prints the ratio of each contender to the peer, by time and by CPU time of services and load generator together.
+    """Prints the throughput of each contender relative to the last one, the peer, by elapsed time and by CPU time.
 
-    The CPU time depends less on other work on the machine: the peer runs in one process whose threads wait for one
-    another, the services in several processes, which get a smaller share of a busy machine.
+    CPU time is that of services and load generator together. It is the fairer measure on a machine that does other
+    work, of which the several processes of the services get a smaller share than the one process of the peer.
     """
     peers = [each for each in contenders if not each.pids]
     if not peers:
@@ -184,9 +188,9 @@ def _compare(contenders: Sequence[Contender]) -> None:
 
 
 def _searches(world: World, kind: str, pair: _Served) -> list[Contender]:
-    """Returns contenders that call the ANN service alone, with 1 and with 100 searches a request.
+    """Returns two contenders for the ANN service alone: one search per call, and 100 searches per call.
 
-    Requests and responses stay bytes, so that the load generator costs little.
+    Requests and responses stay bytes, so that sending load takes little CPU time.
     """
     found: list[Contender] = []
     searches = [Search(embedding=each, k=K) for each in world.embeddings.tolist()]

@@ -1,4 +1,4 @@
-"""A closed loop of load, with the CPU time of load generator and services."""
+"""Sends load to both services in a closed loop, and measures the CPU time of load generator and services."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import psutil
 from benchmarks.timing import spread
 
 Call = Callable[[int], object]
-"""Sends one call; takes its number: 0, 1, 2 and so on."""
+"""Function that makes one call; its argument is the number of the call, 0, 1, 2 and so on."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """Figures of one round of load.
+    """Measurements of one round.
 
     Attributes:
-        queries_per_s: answered queries a second.
-        load_us: CPU time of the load generator for a query, in microseconds.
-        served_us: CPU time of the services for a query, in microseconds; 0 without services.
+        queries_per_s: Answered queries per second.
+        load_us: CPU time of the load generator per query, in µs.
+        served_us: CPU time of the services per query, in µs; 0 if the contender answers in this process.
     """
 
     queries_per_s: float
@@ -33,16 +33,16 @@ class Round:
 
 @dataclass
 class Contender:
-    """Something that answers queries, and its measured rounds.
+    """A system that answers queries, and its measurements.
 
     Attributes:
-        name: name in the table.
-        call: answers `queries_a_call` queries.
-        queries_a_call: number of queries in a call, at least 1.
-        callers: number of threads that call.
-        recall: recall@100 of the answers.
-        pids: process ids of the services; empty if the queries are answered in this process.
-        rounds: figures of each round so far.
+        name: Name in the table.
+        call: Function that answers `queries_a_call` queries; its argument is the number of the call.
+        queries_a_call: Number of queries per call, at least 1.
+        callers: Number of threads that call.
+        recall: Recall of its answers, 0 to 1.
+        pids: Process ids of the services; empty if it answers in this process.
+        rounds: Measurement of each round so far.
     """
 
     name: str
@@ -54,26 +54,26 @@ class Contender:
     rounds: list[Round] = field(default_factory=list[Round])
 
     def measure(self, seconds: float) -> None:
-        """Runs a closed loop for `seconds` and adds its round."""
+        """Runs a closed loop for `seconds`, and adds its measurements to `rounds`."""
         self.rounds.append(closed_loop(self.call, self.callers, seconds, self.queries_a_call, self.pids))
 
     @property
     def rate(self) -> float:
-        """Queries a second: the median of the rounds."""
+        """Queries per second, as the median of the rounds."""
         return statistics.median(each.queries_per_s for each in self.rounds)
 
     @property
     def served_us(self) -> float:
-        """CPU time of the services for a query, in microseconds: the median of the rounds."""
+        """CPU time of the services per query, in µs, as the median of the rounds."""
         return statistics.median(each.served_us for each in self.rounds)
 
     @property
     def cpu_us(self) -> float:
-        """CPU time of services and load generator for a query, in microseconds: the median of the rounds."""
+        """CPU time of services and load generator per query, in µs, as the median of the rounds."""
         return statistics.median(each.served_us + each.load_us for each in self.rounds)
 
     def show(self) -> list[str]:
-        """Returns the cells of a row: name, recall, rate and its range, CPU of services and load."""
+        """Returns the cells of a table row: name, recall, queries per second with their range, and CPU times."""
         rates = [each.queries_per_s for each in self.rounds]
         return [
             self.name,
@@ -85,7 +85,17 @@ class Contender:
 
 
 def closed_loop(call: Call, callers: int, seconds: float, queries_a_call: int = 1, pids: Sequence[int] = ()) -> Round:
-    """Returns a round in which each thread sends its next call once the last one is answered, and at least one."""
+    """Runs a closed loop, and returns its measurements.
+
+    Each thread sends its next call when the previous one is answered, and makes at least one.
+
+    Args:
+        call: function that answers queries; its argument is the number of the call.
+        callers: number of threads.
+        seconds: length of the loop in seconds.
+        queries_a_call: number of queries per call.
+        pids: process ids of the services, whose CPU time is measured.
+    """
     end = time.perf_counter() + seconds
 
     def run(caller: int) -> int:
@@ -104,7 +114,7 @@ def closed_loop(call: Call, callers: int, seconds: float, queries_a_call: int = 
 
 
 def family(pid: int) -> list[int]:
-    """Returns the ids of a process and of its children, such as the workers of a service."""
+    """Returns the ids of a process and its children: a service and its workers."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 

@@ -1,7 +1,7 @@
-"""Bundles with each kind of index over the same vectors, Qdrant's segment over them, and queries.
+"""The data of `benchmarks.pair.compare`: vectors, queries, a bundle for each kind of index, and Qdrant's segment.
 
-Bundles and segment are kept in a folder, since a million vectors take many minutes to index. Search budgets are chosen
-on other queries than those that are measured.
+Bundles and segment are kept in a folder, because a million vectors take many minutes to index. Search budgets are
+chosen on other queries than those of the measurement.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _MEASURED = 1000
 
 
 class World:
-    """Bundles, peer and queries for `item_count` items that lie around those of a trained bundle.
+    """Synthetic items around those of a trained bundle, indexes over them, and queries.
 
     Attributes:
-        item_count: number of items.
-        features: features of the m queries to measure with.
-        embeddings: [m, dim] float32, unit length: embeddings of `features`.
+        item_count: Number of items.
+        features: [m] features by name, of the queries to measure with.
+        embeddings: [m, dim] float32, unit length, embeddings of `features` by the query tower.
     """
 
     def __init__(self, folder: Path, base: Path, item_count: int, recall: float) -> None:
-        """Makes vectors and queries.
+        """Makes the vectors and queries.
 
         Args:
-            folder: folder in which bundles are kept and found again.
-            base: store whose live bundle supplies query tower and items.
+            folder: folder that keeps the indexes; those of an earlier run are used again.
+            base: store whose live bundle has the query tower and the trained items.
             item_count: number of items, at least 1,000.
-            recall: recall@100 that search budgets have to reach.
+            recall: recall@100 that the search budgets have to reach.
         """
         self.item_count, self._recall, self._base, self._folder = item_count, recall, base, folder
         store = BundleStore(base)
@@ -59,13 +59,16 @@ class World:
         embedded = _embed(store, version, features)
         self._tuned_on, self.embeddings = embedded[:_TUNED_ON], embedded[_TUNED_ON:]
         self.features = features[_TUNED_ON:]
-        self._nearest = np.zeros((0, K), dtype=np.int64)  # exact, for as many of `embeddings` as were needed so far
+        self._nearest = np.zeros((0, K), dtype=np.int64)  # exact nearest of the first `embeddings`, extended on demand
 
     def bundle(self, kind: str, trees: int) -> tuple[BundleStore, Manifest]:
-        """Returns a store whose live bundle has an index of this kind, and the manifest.
+        """Returns a store and the manifest of its live bundle, which has an index of a kind; makes it if it is missing.
 
-        Builds the bundle if the store has none. The search budget is the smallest one that reaches the recall,
-        tried in steps of a quarter.
+        The search budget is the smallest that reaches the recall; candidate budgets grow by a quarter.
+
+        Args:
+            kind: kind of index, see `retrieval.index.registry`.
+            trees: number of trees of an Annoy index.
         """
         store = BundleStore(self._folder / f"{self.item_count}-{kind}")
         pointer = store.live()
@@ -76,7 +79,10 @@ class World:
         return store, store.manifest(store.live_version())
 
     def peer(self) -> tuple[Peer, int]:
-        """Returns Qdrant's segment over the same vectors and its search budget; builds it if the folder has none."""
+        """Returns Qdrant's segment over the same vectors, made if it is missing, and its search budget.
+
+        The budget is the smallest that reaches the recall.
+        """
         folder = self._folder / f"{self.item_count}-peer"
         folder.mkdir(parents=True, exist_ok=True)
         peer = build_qdrant(self._vectors, folder)
@@ -88,7 +94,11 @@ class World:
         return peer, peer.budgets[-1]
 
     def recall(self, found: Sequence[Sequence[int]]) -> float:
-        """Returns the recall of `found`: rows of the hits for each of the first queries."""
+        """Returns the recall of results: the share of the exact nearest items in them, as a mean over queries.
+
+        Args:
+            found: rows that a search returned, for each of the first `len(found)` queries.
+        """
         if len(self._nearest) < len(found):
             self._nearest = exact_top_k(self.embeddings[: len(found)], self._vectors, K)
         return _recall(found, self._nearest[: len(found)])
@@ -100,7 +110,15 @@ def _recall(found: Sequence[Sequence[int]], nearest: np.ndarray) -> float:
 
 
 def mix_features(golden_queries: GoldenQueries, count: int, seed: int = 3) -> list[dict[str, Any]]:
-    """Returns `count` queries; each feature is that of a random golden query, a list a random part of two of them."""
+    """Returns the features of `count` synthetic queries.
+
+    The value of each feature is drawn from another golden query; of a list, a random part is kept.
+
+    Args:
+        golden_queries: golden queries of a bundle.
+        count: number of queries.
+        seed: seed of the draw.
+    """
     generator = random.Random(seed)
     known = {name: [value for value in column if value is not None] for name, column in golden_queries.columns.items()}
 

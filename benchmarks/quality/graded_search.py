@@ -1,7 +1,8 @@
-"""`make quality` of a recipe for search: trains it with several seeds, and judges it on graded queries.
+"""`make quality` of a search recipe: trains it with several seeds, and evaluates each model on graded queries.
 
-Prints the towers beside BM25, the frozen encoder and the fused answer for each seed, and the mean over seeds. Exits
-with 1 where the towers do not beat BM25 and the frozen encoder with an interval that excludes zero, in every seed.
+Prints the metrics of the towers, BM25, the frozen encoder and the fused ranking for each seed, and their means over
+seeds. Exits with 1 unless, in every seed, the towers have a higher ndcg@10 than BM25 and than the frozen encoder, with
+paired 95 % intervals of the differences above zero.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from trainer.recipe.recipe import Recipe
 
 
 def measure(recipe: Recipe, name: str, catalogue: Path, seeds: int, out: Path | None) -> int:
-    """Runs the measurement and returns the exit code.
+    """Runs the measurement, prints its tables, and returns the exit code: 0 if the towers beat both baselines, else 1.
 
     Args:
-        recipe: of the towers.
-        name: that it was asked for by.
-        catalogue: Folder of the catalogue, with the graded queries.
-        seeds: trainings, with seeds 1, 2, …
-        out: file for all figures; None: none.
+        recipe: recipe to train.
+        name: name of the shipped recipe, or path of the TOML file, that `recipe` was read from.
+        catalogue: folder of the product catalogue and the graded queries.
+        seeds: number of trainings; their seeds are 1, 2, …
+        out: JSON file to write all figures to; None: no file is written.
 
     Raises:
         TrainerError: the data cannot be used.
@@ -70,7 +71,13 @@ def measure(recipe: Recipe, name: str, catalogue: Path, seeds: int, out: Path | 
 
 
 def judge(differences: list[tuple[float, float, float]], other: str) -> tuple[bool, str]:
-    """Returns whether a method is beaten beyond chance in every seed, and what to print of it."""
+    """Returns whether the towers beat a baseline beyond chance in every seed, and a line to print about it.
+
+    Args:
+        differences: for each seed the difference in ndcg@10, towers minus baseline: mean, and lower and upper end of
+            its paired 95 % interval.
+        other: name of the baseline.
+    """
     low = min(low for _, low, _ in differences)
     mean = float(np.mean([mean for mean, _, _ in differences]))
     return low > 0, f"ndcg@10 {mean:+.4f} beside {other}: the paired 95 % interval begins at {low:+.4f}"

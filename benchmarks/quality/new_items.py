@@ -1,9 +1,9 @@
-"""New items: leaves a tenth of the catalogue out of training, and measures its recall by attributes alone.
+"""Measures recall of new items: hides a tenth of the catalogue from training, so that only attributes describe it.
 
-Two trainings on the same events and catalogue, without the hidden items: with the dropout of `item_id` that is asked
-for, and with none. Shown are, on the validation part, Recall@100 of the hidden items beside that of a random ranking,
-and what the dropout costs the items that training knew. Exits with 1 where the hidden items are not found three times
-as often as at random, or the others lose more than 2 % among themselves.
+Trains on the remaining items and their events, once with the given dropout of `item_id` and once without dropout.
+Prints Recall@100 on the validation part: of the hidden items, compared with a random ranking, and of the trained items,
+with and without dropout. Exits with 1 unless the recall of hidden items is at least three times that of a random
+ranking, and the dropout costs the trained items, ranked among themselves, at most 2 % of their recall.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ _MAX_LOSS = 0.02
 
 
 def main() -> int:
-    """Runs the measurement and returns the exit code."""
+    """Runs the measurement with the command line's arguments, prints its table, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.quality.new_items", description=__doc__)
     parser.add_argument("recipe", help="a shipped recipe, or the path of a TOML file")
-    parser.add_argument("--data", type=Path, help="folder of its tables (default: its download)")
-    parser.add_argument("--share", type=float, default=0.1, help="of the items that are hidden (default: 0.1)")
-    parser.add_argument("--dropout", type=float, default=0.1, help="of item_id (default: 0.1)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (default: 3)")
+    parser.add_argument("--data", type=Path, help="folder of the recipe's tables (default: its download)")
+    parser.add_argument(
+        "--share", type=float, default=0.1, help="share of the items to hide from training (default: 0.1)"
+    )
+    parser.add_argument("--dropout", type=float, default=0.1, help="dropout rate of item_id (default: 0.1)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of trainings with each dropout rate (default: 3)")
     arguments = parser.parse_args()
     import_tensorflow()
     recipe = loading.load(arguments.recipe)
@@ -83,10 +85,15 @@ def _with_dropout(recipe: Recipe, dropout: float) -> Recipe:
 
 
 def without(dataset: Dataset, train: Events, hidden: np.ndarray) -> tuple[Dataset, Events]:
-    """Returns catalogue and training events without the hidden items; `hidden`: [item_count] bool.
+    """Returns a data set and training events without the hidden items; the remaining items are renumbered.
 
-    In the catalogue the hidden items would be negatives, and training would learn from their attributes that nobody
-    interacts with them.
+    Hidden items are removed from the catalogue because they would otherwise be sampled as negatives, and training would
+    learn from their attributes that they are irrelevant.
+
+    Args:
+        dataset: data set with all items.
+        train: training events over all items.
+        hidden: [item_count] bool, whether to remove the item.
     """
     rows = np.flatnonzero(~hidden)
     names = dataset.items.attributes
@@ -98,7 +105,17 @@ def without(dataset: Dataset, train: Events, hidden: np.ndarray) -> tuple[Datase
 
 
 def measure(recipe: Recipe, data: Data, hidden: np.ndarray) -> tuple[float, ...]:
-    """Returns Recall@100 on validation of the hidden items, of the others, and of those in a ranking of their own."""
+    """Trains a recipe without the hidden items, and returns three values of Recall@100 on the validation part.
+
+    Args:
+        recipe: recipe to train.
+        data: data set and its parts.
+        hidden: [item_count] bool, whether the item is hidden from training.
+
+    Returns:
+        Recall of the hidden items, and recall of the trained items, both in rankings of the whole catalogue; then
+        recall of the trained items in rankings of the trained items only.
+    """
     from trainer.evaluation.evaluate import Task
     from trainer.evaluation.metrics import HeldOut, evaluate
     from trainer.model.trained_model import TrainedModel

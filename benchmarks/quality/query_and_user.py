@@ -1,8 +1,9 @@
-"""Quality of one model that gets a query alone, a user alone, and both.
+"""Compares three kinds of request to one model: with a search text alone, with user features alone, and with both.
 
-MovieLens-100k, where each rating gets a search that could have led to the film: one of its genres or a word of its
-title, at random. One training of the shipped recipe with the text of the query beside history and profile; shown is the
-test part by what is sent. Exits with 1 where query and user together do not beat each of them alone.
+Each rating of MovieLens-100k gets a synthetic search that led to the film: one of its genres or a word of its title,
+drawn at random. The shipped recipe is trained with the search text as a query feature in addition to history and
+profile. Prints metrics on the test part for each kind of request. Exits with 1 unless text and user features together
+beat each of them alone.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from trainer.recipe.recipe import Recipe
 _TEXT = {"kind": "text", "checkpoint": "minilm", "mode": "frozen", "max_tokens": 32}
 _METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr")
 BOTH, QUERY, USER, NOTHING = "all features", "text only", "all but the text", "nothing"
-"""Names of `trainer.evaluation.evaluate` for what is sent."""
+"""Names in `trainer.evaluation.evaluate` of the features that a request has."""
 
 
 def main() -> int:
-    """Runs the measurement and returns the exit code."""
+    """Runs the measurement with the command line's arguments, prints its table, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.quality.query_and_user", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1, help="trainings (default: 1)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of trainings (default: 1)")
     arguments = parser.parse_args()
     import_tensorflow()
     from trainer.evaluation.evaluate import evaluate_test
@@ -60,18 +61,19 @@ def main() -> int:
 
 
 def with_query(recipe: Recipe) -> Recipe:
-    """Returns the recipe with a search in the query tower, and the title in the item tower."""
+    """Returns the recipe with the search text as a query tower feature, and the title as an item tower feature."""
     raw = recipe.to_json()
     raw["checkpoints"] = loading.load("product_search").to_json()["checkpoints"]
     raw["interactions"]["attributes"]["query"] = {"column": "query"}
-    # Feature dropout of a third of the searches, so that the tower learns users too; profiles have dropout already.
+    # The search text has a feature dropout of a third, so that the tower learns from user features too. The profile
+    # features have dropout already.
     raw["query_tower"]["features"] += [{**_TEXT, "name": "query", "dropout": 0.3, "description": "what was typed"}]
     raw["item_tower"]["features"] += [{**_TEXT, "name": "title"}]
     return loading.parse(raw, "movielens_100k with searches")
 
 
 def searched(dataset: Dataset) -> Dataset:
-    """Returns the data set with a search for each event; the searches are the same in every call."""
+    """Returns a copy of the data set in which each event has a search text; every call gives the same texts."""
     generator = np.random.default_rng(0)
     titles, genres = dataset.item_column("title"), dataset.item_column("genres")
     queries = np.empty(len(dataset.events), dtype=object)

@@ -1,7 +1,7 @@
-"""`make quality RECIPE=…`: trains a recipe with several seeds, evaluates beside all baselines, and judges the targets.
+"""`make quality RECIPE=…`: trains a recipe with several seeds, evaluates model and baselines, and checks the targets.
 
-Settings come from the recipe, which was chosen on validation; the test part is only measured here. Prints a table and
-exits with 1 where a target is missed. A recipe without targets of its own has to beat its baselines.
+Settings come from the recipe, which was chosen on the validation part; the test part is only used to measure. Prints a
+table and exits with 1 if a target is missed. The targets of a recipe without targets of its own are its baselines.
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ REPEAT_FREQUENCY = "repeat frequency"
 
 @dataclass(frozen=True)
 class Floor:
-    """A metric that the mean over seeds has to reach."""
+    """Target: a lower bound on a metric of a method, as a mean over seeds.
+
+    Attributes:
+        method: Name of the method: the model, or a baseline.
+        metric: Name of the metric, for instance ``recall@100``.
+        at_least: Smallest mean that reaches the target.
+    """
 
     method: str
     metric: str
@@ -47,7 +53,14 @@ class Floor:
 
 @dataclass(frozen=True)
 class Beats:
-    """A baseline that the model has to be above; `surely`: with the whole paired 95 % interval of every seed."""
+    """Target: a baseline whose metric the model has to exceed.
+
+    Attributes:
+        baseline: Name of the baseline.
+        metric: Name of the metric, for instance ``recall@100``.
+        surely: Whether the paired 95 % interval of the difference has to be above zero in every seed. Default: the mean
+            over seeds has to be higher.
+    """
 
     baseline: str
     metric: str
@@ -72,20 +85,22 @@ TARGETS: Mapping[str, Sequence[Floor | Beats]] = {
 
 
 def main() -> int:
-    """Runs the measurement and returns the exit code."""
+    """Runs the measurement with the command line's arguments, prints its tables, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.quality.recipes", description=__doc__)
     parser.add_argument("recipe", help="a shipped recipe, or the path of a TOML file")
-    parser.add_argument("--data", type=Path, help="folder of its tables (default: its download)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings, with seeds 1, 2, … (default: 3)")
+    parser.add_argument("--data", type=Path, help="folder of the recipe's tables (default: its download)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of trainings, with seeds 1, 2, … (default: 3)")
     parser.add_argument(
         "--both",
         action="store_true",
-        help="measure with known items left out, and with them ranked and counted; the recipe's own way is judged",
+        help="evaluate both without and with known items in the ranking; targets apply to the recipe's own protocol",
     )
     parser.add_argument(
         "--refit-only", action="store_true", help="fit on train + valid at once, for all epochs: half the time"
     )
-    parser.add_argument("--no-baselines", action="store_true", help="beside popularity alone, which takes less time")
+    parser.add_argument(
+        "--no-baselines", action="store_true", help="compare with the popularity baseline only, to save time"
+    )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     arguments = parser.parse_args()
     import_tensorflow()
@@ -95,7 +110,7 @@ def main() -> int:
 
     began = time.monotonic()
     recipe = loading.load(arguments.recipe)
-    if recipe.prepare is not None:  # made for graded queries: nobody's events are held out
+    if recipe.prepare is not None:  # a search recipe is evaluated on graded queries, since it holds out no events
         if arguments.data is None:
             parser.error(f"{recipe.name} needs --data (make: DATA=), the folder of the catalogue.\n{recipe.origin}")
         return graded_search.measure(recipe, arguments.recipe, arguments.data, arguments.seeds, arguments.json)
@@ -145,13 +160,14 @@ def main() -> int:
 
 @dataclass
 class Protocol:
-    """One way to measure the test part, and what was found.
+    """An evaluation protocol of the test part, and its results.
 
     Attributes:
-        repeats: whether known items are ranked too, and count.
-        others: baselines by name.
-        found: an evaluation for each seed.
-        train_only: likewise, of towers fitted on training alone; empty where the recipe does not fit again.
+        repeats: Whether items that the user has interacted with before are ranked and count as relevant.
+        others: Baselines by name.
+        found: Evaluation of the final model of each seed.
+        train_only: Evaluation, for each seed, of the model fitted on the training part only; empty if the recipe does
+            not refit on training and validation together.
     """
 
     repeats: bool
@@ -160,11 +176,16 @@ class Protocol:
     train_only: list[Evaluation] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """What is ranked."""
+        """Returns which items the protocol ranks, in words."""
         return "all items, known ones too" if self.repeats else "new items"
 
     def judge(self, recipe: Recipe, seeds: int) -> bool:
-        """Prints the mean over seeds and the verdicts; returns whether every target is reached."""
+        """Prints the means over seeds and a verdict for each target; returns whether every target is reached.
+
+        Args:
+            recipe: recipe that was trained.
+            seeds: number of trainings.
+        """
         rows = self.show(recipe, seeds)
         targets = targets_of(recipe.name, rows, repeats=self.repeats)
         verdicts = [judge(target, rows, self.found) for target in targets]
@@ -175,7 +196,12 @@ class Protocol:
         return all(passed for passed, _ in verdicts)
 
     def show(self, recipe: Recipe, seeds: int) -> dict[str, dict[str, tuple[float, float]]]:
-        """Prints the mean over seeds, and returns it as `rows_of` does."""
+        """Prints the table of metrics by method, means over seeds, and returns the result of `rows_of`.
+
+        Args:
+            recipe: recipe that was trained.
+            seeds: number of trainings.
+        """
         rows = rows_of(self.found, self.train_only)
         fitted_on = f"two-tower fitted on {self.found[0].fitted_on}, all others on train + valid"
         _print(rows, f"{recipe.name}, {recipe.split.kind}, {self}; {fitted_on}; seeds: {seeds}")
@@ -183,13 +209,18 @@ class Protocol:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all figures as plain values."""
+        """Returns all evaluations as values that `json.dumps` takes."""
         figures = {"fitted": self.found, "fitted_on_train": self.train_only}
         return {name: [dataclasses.asdict(e) for e in evaluations] for name, evaluations in figures.items()}
 
 
 def rows_of(found: Sequence, train_only: Sequence) -> dict[str, dict[str, tuple[float, float]]]:
-    """Returns mean and standard deviation over seeds, by method and metric."""
+    """Returns the mean and the standard deviation over seeds of each metric, by method name and metric name.
+
+    Args:
+        found: evaluation of the final model of each seed, at least one.
+        train_only: evaluation, for each seed, of the model fitted on the training part only; may be empty.
+    """
     rows = {}
     for method in found[0].metrics:
         rows[method] = {name: _spread([e.metrics[method][name] for e in found]) for name in found[0].metrics[MODEL]}
@@ -213,10 +244,15 @@ def _print(rows: Mapping[str, Mapping[str, tuple[float, float]]], title: str) ->
 
 
 def targets_of(name: str, rows: Mapping[str, Any], *, repeats: bool = False) -> list[Floor | Beats]:
-    """Returns the targets of a recipe; of one without its own, that it beats each of its baselines.
+    """Returns the targets of a recipe. A recipe without targets of its own has to beat each of its baselines.
 
-    With repeats it has to beat all but the repeat frequency, which recommends nothing new. A target of a method, or
-    beside one, that is not among `rows`, because it was not run, is left out.
+    Targets that refer to a method that was not run are left out.
+
+    Args:
+        name: name of the recipe.
+        rows: metrics by method name, for the methods that were run.
+        repeats: whether known items are ranked too. Then every recipe has to beat its baselines except the repeat
+            frequency, which recommends no new item.
     """
     methods = [method for method in rows if method not in (MODEL, TRAIN_ONLY, REPEAT_FREQUENCY)]
     beats = [Beats(method, metric) for method in methods for metric in ("recall@100", "ndcg@10")]
@@ -225,7 +261,13 @@ def targets_of(name: str, rows: Mapping[str, Any], *, repeats: bool = False) -> 
 
 
 def judge(target: Floor | Beats, rows: Mapping, found: Sequence) -> tuple[bool, str]:
-    """Returns whether a target is reached, and what to print of it."""
+    """Returns whether a target is reached, and a line to print about it.
+
+    Args:
+        target: target to check.
+        rows: mean and standard deviation over seeds, by method and metric.
+        found: evaluation of each seed.
+    """
     if isinstance(target, Floor):
         mean, spread = rows[target.method][target.metric]
         text = f"{target.method}: {target.metric} {mean:.4f} ± {spread:.4f}, at least {target.at_least} is the target"

@@ -1,13 +1,13 @@
-"""CPU time of a call to each service, beside the same work in process and beside an echo.
+"""`make bench`: latency and CPU time of calls to each service, compared with the same work in process and an echo.
 
 ```console
 $ python -m benchmarks.services.calls --items 100000
 ```
 
-CPU time is that of the server's process (user and system), without that of the load generator: on few cores the two
-compete. Each server is pinned to one core, as a worker of ``--workers auto`` is. So is the work in process. Servers are
-not pinned when the latency of a caller is measured. All contenders take turns; the table shows the median and the range
-of the rounds.
+CPU time is the user and system time of the server's process, without that of the load generator, because on few cores
+the two compete. For CPU time, each server and each in-process measurement is pinned to one core, as a worker of
+``--workers auto`` is. Latency is measured without pinning. All contenders run alternately; the median of the rounds and
+their range are printed.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _MANY_CALLERS = 16
 
 
 def main() -> int:
-    """Runs the measurements, prints them, and returns 0."""
+    """Runs the measurements with the command line's arguments, prints their tables, and returns 0."""
     parser = argparse.ArgumentParser(prog="benchmarks.services.calls", description=__doc__.split("\n")[0])
-    parser.add_argument("--store", type=Path, help="whose live bundle gives the query tower (default: train one)")
-    parser.add_argument("--items", type=int, default=100_000, help="to search, made (default: 100,000)")
-    parser.add_argument("--trees", type=int, default=50, help="of the Annoy index (default: 50)")
-    parser.add_argument("--recall", type=float, default=0.95, help="recall@100 to search at (default: 0.95)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="a round (default: 2)")
+    parser.add_argument("--store", type=Path, help="store whose live bundle has the query tower (default: train)")
+    parser.add_argument("--items", type=int, default=100_000, help="number of synthetic items (default: 100,000)")
+    parser.add_argument("--trees", type=int, default=50, help="trees of the Annoy index (default: 50)")
+    parser.add_argument("--recall", type=float, default=0.95, help="recall@100 of the index (default: 0.95)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a round in seconds (default: 2)")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:
@@ -131,8 +131,8 @@ class _Bench:
         chosen = random.Random(9).sample(range(item_count), min(_EXCLUDED, item_count // 2))
         excluding = self._excluding([chosen] * _FEW)
         vectors = np.load(self._made.index.parent / VECTORS, mmap_mode="r")
-        # Positives of a user: the nearest items, so that nearly all hits of the index are excluded.
-        positives = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_POSITIVES].tolist())
+        # Items that a user interacted with: the nearest ones, so that the first results of the index are all excluded.
+        met = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_MET].tolist())
         index = AnnoyIndex(self._made.manifest.dimension, "angular")
         index.load(str(self._made.index))
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
@@ -183,7 +183,11 @@ class _Bench:
         return {**found, "annoy in process": in_process.cpu_us}
 
     def _excluding(self, rows: Sequence[Sequence[int]]) -> list[bytes]:
-        """Returns a request for each of the first searches that excludes the items at its `rows`."""
+        """Returns serialized SearchItems requests of the first queries, each with exclusions.
+
+        Args:
+            rows: for each query the rows of the items to exclude.
+        """
         version = self._made.manifest.model_version
         left_out = [
             dataclasses.replace(search, exclude=[f"item-{row}" for row in own])

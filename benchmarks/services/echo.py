@@ -1,7 +1,7 @@
-"""An echo on gRPC's own server with two threads: the least that a call costs in gRPC for Python.
+"""An echo service on gRPC's own Python server with two threads: its cost is a lower bound for both services.
 
-``python -m benchmarks.services.echo --port-file FILE`` sends messages of both services back as they are. It accepts the
-other flags of a service and ignores them.
+``python -m benchmarks.services.echo --port-file FILE`` returns each request of the two services unchanged. Other flags
+of the services are accepted and ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ _METHODS: dict[str, tuple[str, Any]] = {
 
 
 def add_echo(server: grpc.Server, service_name: str) -> None:
-    """Lets `server` answer a request with itself, parsed to a message and serialized again, as generated code does."""
+    """Adds a service to `server` that returns each request, parsed to a message and serialized, as generated code does.
+
+    Args:
+        server: server to add the service to.
+        service_name: full name of the service, as in its proto.
+    """
     method, message = _METHODS[service_name]
     handler = grpc.unary_unary_rpc_method_handler(
         lambda request, context: request, message.FromString, message.SerializeToString
@@ -36,9 +41,9 @@ def add_echo(server: grpc.Server, service_name: str) -> None:
 
 
 def main() -> None:
-    """Answers until SIGTERM."""
+    """Runs the echo service until SIGTERM."""
     parser = argparse.ArgumentParser(prog="benchmarks.services.echo", description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--port-file", type=Path, required=True, help="file to write the port to")
+    parser.add_argument("--port-file", type=Path, required=True, help="file to write the service's port to")
     arguments, _ = parser.parse_known_args()
     server = grpc.server(ThreadPoolExecutor(max_workers=2))
     for service_name in _METHODS:

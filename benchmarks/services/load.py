@@ -1,4 +1,4 @@
-"""Load on a server, and CPU time of the server's process for each call."""
+"""Sends load to a server, and measures the CPU time of the server's process."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ CALLERS = 4
 
 @dataclass
 class Series:
-    """Measurements of one contender, one for each round.
+    """Measurements of one contender, one per round.
 
     Attributes:
-        cpu_us: CPU time of a call, in microseconds.
-        rate: calls a second.
+        cpu_us: CPU time per call of each round, in µs.
+        rate: Calls per second of each round.
     """
 
     cpu_us: list[float] = field(default_factory=list[float])
     rate: list[float] = field(default_factory=list[float])
 
     def times(self, *parts: tuple[float, Series]) -> str:
-        """Returns the ratio of this series to a weighted sum of others, as text: the median and the range.
+        """Returns, as text, the CPU time per call relative to a weighted sum of other series: median and range.
 
-        Ratios are taken within each round, since a shared host is faster in one round than in another.
+        The ratio is computed within each round, because a shared host is faster in one round than in another.
 
         Args:
-            parts: weight and series of each term; all series have the same rounds.
+            parts: pairs of a weight and a series of the same rounds.
         """
         rounds = zip(*(series.cpu_us for _, series in parts), strict=True)
         whole = [sum(factor * us for (factor, _), us in zip(parts, each, strict=True)) for each in rounds]
@@ -45,26 +45,26 @@ class Series:
         return spread(ratios, ".2f")
 
     def show(self) -> str:
-        """Returns the median and the range of the CPU time, as text."""
+        """Returns, as text, the median and the range over the rounds of the CPU time per call."""
         return spread(self.cpu_us, ",.0f")
 
 
 class Target:
-    """A method of a server in another process, and the requests to send.
+    """A method of a server in a process of its own, and the requests to send to it.
 
     Attributes:
-        series: measurements so far.
+        series: Measurements so far.
     """
 
     def __init__(self, address: str, method: str, requests: Sequence[bytes], pid: int, callers: int = CALLERS) -> None:
-        """Opens a channel. Requests and responses stay bytes, so that the load generator costs little.
+        """Connects to the server. Requests and responses stay bytes, so that sending load takes little CPU time.
 
         Args:
             address: address of the server.
-            method: full name of the method, such as ``/package.Service/Method``.
-            requests: serialized requests, sent in turn.
-            pid: process whose CPU time is measured.
-            callers: number of threads, each with one call at a time.
+            method: full name of the method, ``/package.Service/Method``.
+            requests: serialized requests, which are sent in turn.
+            pid: process id of the server, whose CPU time is measured.
+            callers: number of threads, each of which has one call in flight.
         """
         self.series = Series()
         self._process = psutil.Process(pid)
@@ -74,7 +74,7 @@ class Target:
         self._callers = callers
 
     def measure(self, seconds: float) -> None:
-        """Sends calls from all callers for `seconds`, and adds a round to the series."""
+        """Sends calls from all callers for `seconds`, and adds a round to `series`."""
         self._send(0.2)
         before = self._cpu_s()
         calls, elapsed = self._send(seconds)
@@ -82,7 +82,7 @@ class Target:
         self.series.rate.append(calls / elapsed)
 
     def close(self) -> None:
-        """Closes the channel."""
+        """Closes the connection to the server."""
         self._channel.close()
 
     def _cpu_s(self) -> float:
@@ -109,10 +109,7 @@ class Target:
 
 
 def measure_here(action: Callable[[int], object], seconds: float, series: Series) -> None:
-    """Calls `action` with 0, 1, 2 and so on for `seconds`, at least once, and adds a round to the series.
-
-    The round holds the CPU time of this thread. A first call, with 0, warms up and is not counted.
-    """
+    """Calls `action` with 0, 1, 2 and so on for `seconds`, and adds a round with this thread's CPU time to `series`."""
     action(0)
     count, elapsed, began, cpu_began = 0, 0.0, time.perf_counter(), time.thread_time()
     while not count or elapsed < seconds:
@@ -124,12 +121,15 @@ def measure_here(action: Callable[[int], object], seconds: float, series: Series
 
 
 def one_core() -> contextlib.AbstractContextManager[None]:
-    """Pins this thread, and the processes that it starts, to the first core as long as the context is open."""
+    """Returns a context that pins this thread, and the processes that it starts, to the first core."""
     return _on({min(os.sched_getaffinity(0))})
 
 
 def other_cores() -> contextlib.AbstractContextManager[None]:
-    """Pins this thread, and the processes that it starts, to all cores but the first, if there are others."""
+    """Returns a context that pins this thread, and the processes that it starts, to all cores but the first.
+
+    On a machine with one core it has no effect.
+    """
     allowed = os.sched_getaffinity(0)
     return _on(allowed - {min(allowed)} or allowed)
 

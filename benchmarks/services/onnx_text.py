@@ -1,7 +1,8 @@
-"""A BERT checkpoint as an ONNX model, to run ONNX Runtime beside what the services run.
+"""Writes a BERT checkpoint as an ONNX model, to compare ONNX Runtime with LiteRT.
 
-The graph is written from the weights, operation by operation, so that no converter and no PyTorch is needed: ids to
-unit vectors by mean pooling, as `trainer.text.layers.transformer_encoder` computes them, with the tanh form of GELU.
+The graph is built from the weights, operation by operation, so that neither a converter nor PyTorch is needed. It
+computes unit vectors from token ids by mean pooling, as `trainer.text.layers.transformer_encoder` does, with the tanh
+form of GELU.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from safetensors.numpy import load_file
 from trainer.text.checkpoints import Checkpoint
 
 _OPSET = 20
-"""The first with GELU as one operation."""
+"""ONNX operator set; the first that has GELU as one operation."""
 
 
 class _Graph:
-    """Operations and weights, in order; every method returns the name of its output."""
+    """An ONNX graph in the making: its operations and weights. Every method returns the name of the tensor it adds."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -45,13 +46,14 @@ class _Graph:
 
 
 def write_onnx(checkpoint: Checkpoint, path: Path) -> Path:
-    """Writes the model and returns its path.
+    """Writes a checkpoint as an ONNX file, and returns `path`.
 
-    Its input is ``ids``: [n, length] int64, its output ``embedding``: [n, width] float32, unit length.
+    The model has the input ``ids``, [n, length] int64 token ids, and the output ``embedding``, [n, width] float32, unit
+    length.
 
     Args:
-        checkpoint: checkpoint of a BERT model.
-        path: path of the file to write.
+        checkpoint: checkpoint of a BERT model; variants such as RoBERTa are not supported.
+        path: file to write.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -121,7 +123,7 @@ def write_onnx(checkpoint: Checkpoint, path: Path) -> Path:
 
 
 def open_session(path: Path) -> Any:
-    """Returns a session of ONNX Runtime on one thread, with all of its graph optimisations."""
+    """Returns an ONNX Runtime session of the model file `path`, on one thread, with all graph optimisations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,17 +1,18 @@
-"""Latency of the query tower service at half of its highest load, with and without workers pinned to cores.
+"""Tail latency of query towers at half load, with and without pinned workers.
 
 ```console
 $ python -m benchmarks.services.tail --store STORE
 ```
 
-ghz sends the same load to each variant in turn: a closed loop, then an even rate of half of what the closed loop
-reached, since a shared host may be half as fast in one round as in another. A process on one core leaves the other
-cores to ghz. Beside it runs an echo, whose tail is that of gRPC, of ghz and of the machine. Two workers share all cores
-with ghz, with ``--pin`` and with ``--no-pin``.
+ghz sends the same load to each service in turn: first a closed loop, then a steady rate of half the throughput that the
+closed loop reached in this round (a shared host may reach half as much in one round as in another). The services are a
+query tower of one process on a core of its own; an echo service, set up in the same way, which shows the tail of gRPC,
+ghz and the machine; and a query tower of two workers that share all cores with ghz, with ``--pin`` and with
+``--no-pin``.
 
 Calls of the first half second do not count, because ghz opens its connections then. The garbage collector of ghz is
-off, because it stops ghz for milliseconds and all calls that are due are then sent at once. A shared host that pauses a
-core does the same. This is part of the tail that is shown: compare it with the tail of the echo.
+off, because it would stop ghz for milliseconds and then send all calls that are due at once. A shared host that pauses
+a core has the same effect; it is part of the tail of the echo service too, so compare with that.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ _WARM_UP_S = 0.5
 
 
 def main() -> int:
-    """Measures and prints the table."""
+    """Runs the measurement with the command line's arguments, prints its table, and returns 0."""
     parser = argparse.ArgumentParser(prog="benchmarks.services.tail", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--store", type=Path, required=True, help="whose live bundle is served")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement (default: 5)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="a round (default: 4)")
-    parser.add_argument("--ghz", type=Path, default=ROOT / ".tools/bin/ghz", help="default: what make ghz installs")
+    parser.add_argument("--store", type=Path, required=True, help="store whose live bundle is served")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a round in seconds (default: 4)")
+    parser.add_argument(
+        "--ghz", type=Path, default=ROOT / ".tools/bin/ghz", help="path of ghz (default: the one of make ghz)"
+    )
     arguments = parser.parse_args()
     store = BundleStore(arguments.store.resolve())
     requests = make_requests(store, store.live_version())["embed-single"]

@@ -1,10 +1,10 @@
-"""Served text encoders beside the trained ones: largest difference, and time of one short query.
+"""Compares served text encoders with the Keras model: equality of the vectors, and time of one short text.
 
-Embeds the titles of MovieLens-100k with all-MiniLM-L6-v2, each as it is and with one character left out, as the query
-tower service does (tokenizer and LiteRT, float32 and int8), and compares them with Keras. Then measures one text of 16
-tokens on one thread, in turns: LiteRT float32 and int8, a static table, ONNX Runtime and the SavedModel. Returns exit
-code 1 if float32 differs by more than 1e-4, or int8 has a cosine below 0.99. Without the extra ``bench``, ONNX Runtime
-is left out.
+Encodes the titles of MovieLens-100k, and each of them with a typing error, with all-MiniLM-L6-v2: as the query tower
+service does (tokenizer and LiteRT, float32 and int8) and with Keras. Then measures the time of one text of 16 tokens on
+one thread, alternating between LiteRT float32, LiteRT int8, a static table, ONNX Runtime and the SavedModel. Exits with
+1 if a float32 vector differs from Keras by more than 1e-4, or an int8 vector has a cosine below 0.99 with it. ONNX
+Runtime is left out if the extra ``bench`` is not installed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _AT_ONCE = 64
 
 
 def main() -> int:
-    """Runs the measurement and returns the exit code."""
+    """Runs the measurement with the command line's arguments, prints its tables, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.services.text_encoders", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=300, help="calls of each way (default: 300)")
+    parser.add_argument("--rounds", type=int, default=300, help="number of timed calls of each encoder (default: 300)")
     arguments = parser.parse_args()
     import_tensorflow()
     import tensorflow as tf
@@ -112,7 +112,7 @@ def main() -> int:
 
 
 def _open_lite(path: Path) -> tuple[InterpreterPool, int]:
-    """Returns a pool of one interpreter, and the memory that a second one takes, in bytes."""
+    """Returns a pool of one interpreter of a LiteRT file, and the memory that a second interpreter takes, in bytes."""
     ids = {TOKEN_IDS: np.full((1, _TOKENS), 2000, dtype=np.int32)}
     first = InterpreterPool(path, size=1)
     first.run(ids)
@@ -123,7 +123,7 @@ def _open_lite(path: Path) -> tuple[InterpreterPool, int]:
 
 
 def _open_onnx(path: Path) -> tuple[Any, int]:
-    """Returns a session, and the memory that a second one takes, in bytes."""
+    """Returns a session of an ONNX file, and the memory that a second session takes, in bytes."""
     ids = {"ids": np.full((1, _TOKENS), 2000, dtype=np.int64)}
     first = open_session(path)
     first.run(None, ids)
@@ -134,7 +134,7 @@ def _open_onnx(path: Path) -> tuple[Any, int]:
 
 
 def _padded(encoder: Any, texts: Sequence[str]) -> Iterator[np.ndarray]:
-    """Yields [n, length] int64 token ids of some texts at a time, in order."""
+    """Yields the padded token ids of all texts, batch by batch, in order: each [n, length] int64."""
     for start in range(0, len(texts), _AT_ONCE):
         rows = encoder.tokenizer.tokenize(texts[start : start + _AT_ONCE])
         yield pad_token_ids(rows, encoder.spec.pad_id).astype(np.int64)
@@ -153,7 +153,10 @@ def _save(model: Any, folder: Path) -> str:
 
 
 def _time(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Returns the duration of each call in milliseconds; contenders take turns, so that other load slows all alike."""
+    """Returns the times of the calls of each function by name, [rounds] milliseconds.
+
+    The functions are called alternately, so that other load of the machine slows them equally.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()

@@ -1,12 +1,8 @@
-"""Trains from a generated Parquet table that may be larger than memory.
+"""Trains from a synthetic Parquet table larger than memory: `python -m benchmarks.training.streaming --millions 50`.
 
-```console
-$ python -m benchmarks.training.streaming --millions 50
-```
-
-Prints the size of the table, the memory that reading it and training an epoch take, and the share of time that the
-training waits for input. Memory is what the process allocates (RssAnon in Linux) beyond an idle process with TensorFlow
-loaded. Pages of files do not count, since the kernel takes them back when it needs room.
+Prints the size of the table, the memory that reading it and training one epoch take, and the share of the time that
+training waits for input. Memory is the growth of the process's anonymous memory (RssAnon of Linux) after TensorFlow is
+loaded and warmed up. Mapped pages of files do not count, because the kernel can reclaim them.
 """
 
 from __future__ import annotations
@@ -31,17 +27,16 @@ _MIB = 2**20
 
 
 def main() -> int:
-    """Runs the measurement and returns 0.
+    """Runs the measurement with the command line's arguments, and returns 0.
 
-    Raises:
-        MemoryError: the training allocates more than ``--budget-mb``.
+    An allocation beyond ``--budget-mb`` fails, and the error of the library that made it ends the program.
     """
     parser = argparse.ArgumentParser(prog="benchmarks.training.streaming", description=__doc__)
-    parser.add_argument("--millions", type=float, default=50, help="of events (default: 50)")
+    parser.add_argument("--millions", type=float, default=50, help="number of events, in millions (default: 50)")
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, default=20_000)
-    parser.add_argument("--budget-mb", type=int, help="memory that may be allocated, beside that of an idle process")
-    parser.add_argument("--folder", type=Path, help="for the table (default: a temporary one)")
+    parser.add_argument("--budget-mb", type=int, help="limit of memory above that of an idle process, in MiB")
+    parser.add_argument("--folder", type=Path, help="folder to write the table to (default: a temporary one)")
     parser.add_argument("--read-only", action="store_true", help="read, split and summarise, but train nothing")
     arguments = parser.parse_args()
     import_tensorflow()
@@ -64,7 +59,14 @@ def main() -> int:
 
 
 def run(recipe: Recipe, folder: Path, memory: Memory, *, train: bool) -> None:
-    """Reads the data, trains one epoch and prints what each took."""
+    """Reads the data, trains one epoch, and prints the time and memory of both steps.
+
+    Args:
+        recipe: recipe to train, with one epoch.
+        folder: folder of the recipe's tables.
+        memory: running measurement of this process's memory.
+        train: whether to train after reading.
+    """
     from trainer.training.fit import fit
 
     began = time.perf_counter()
@@ -82,7 +84,13 @@ def run(recipe: Recipe, folder: Path, memory: Memory, *, train: bool) -> None:
 
 
 def text_mib(path: Path) -> float:
-    """Returns the size of the whole table in memory in MiB, estimated from its first file."""
+    """Returns the estimated size of a table in memory with its columns as text, in MiB.
+
+    The size of a row is measured on the first file and multiplied by the number of rows of all files.
+
+    Args:
+        path: folder of Parquet files.
+    """
     parts = sorted(path.iterdir())
     frame = pl.read_parquet(parts[0])
     rows = sum(pl.scan_parquet(part).select(pl.len()).collect().item() for part in parts)
@@ -90,7 +98,11 @@ def text_mib(path: Path) -> float:
 
 
 def warm_up(folder: Path) -> None:
-    """Trains on a tiny table, so that the memory of the idle process includes every library and its threads."""
+    """Reads and trains on a tiny table, so that libraries and their threads are part of the idle memory.
+
+    Args:
+        folder: folder to write the table to.
+    """
     from trainer.training.fit import fit
 
     recipe, tiny = made_recipe(), folder / "tiny"

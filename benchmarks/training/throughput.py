@@ -1,7 +1,7 @@
-"""`make throughput`: training from Parquet beside plain `keras.Model.fit` on arrays in memory, of the same model.
+"""`make throughput`: compares training from Parquet with `keras.Model.fit` on arrays in memory, for the same model.
 
-`Model.fit` gets every batch of an epoch ready in memory and does nothing but train. Both run in turns in one process.
-The exit code is 1 if the ratio of the median speeds misses the target.
+`keras.Model.fit` gets batches of one epoch that were prepared in memory beforehand. Both run alternately in one
+process, so under the same load of the machine. Exits with 1 if the ratio of the median throughputs is below the target.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FLOOR = 0.9
 
 
 def main() -> int:
-    """Runs the measurement and returns the exit code."""
+    """Runs the measurement with the command line's arguments, prints it, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.training.throughput", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of both, in turns (default: 5)")
-    parser.add_argument("--epochs", type=int, default=3, help="a round, 2 at least (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds, each of which runs both (default: 5)")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs per round, at least 2 (default: 3)")
     arguments = parser.parse_args()
     import_tensorflow()
     recipe = loading.load("movielens_100k")
@@ -62,14 +62,25 @@ Task = tuple[Recipe, Dataset, Schemas, Events]
 
 
 def read(recipe: Recipe, folder: Path) -> Task:
-    """Returns the inputs of a training; the events come from the Parquet file that the recipe names."""
+    """Returns the recipe, its data set, the feature schemas, and the training events.
+
+    Args:
+        recipe: recipe whose interactions are a Parquet file.
+        folder: folder of the recipe's other tables.
+    """
     dataset = load_dataset(recipe, folder)
     train = splits.split(dataset, recipe.split).train
     return recipe, dataset, learn_schemas(recipe, dataset, train), train
 
 
 def from_parquet(task: Task) -> tuple[float, float]:
-    """Returns examples a second and the share of time spent waiting for input, without the first epoch."""
+    """Trains from the table; returns the examples per second and the share of the time spent waiting for input.
+
+    The first epoch, which includes compilation, does not count.
+
+    Args:
+        task: recipe, data set, feature schemas and training events.
+    """
     from trainer.training.fit import fit
 
     epochs = fit(*task, validate=None).epochs[1:]
@@ -79,7 +90,13 @@ def from_parquet(task: Task) -> tuple[float, float]:
 
 
 def from_memory(task: Task) -> float:
-    """Returns examples a second of `keras.Model.fit`, without the first epoch."""
+    """Trains with `keras.Model.fit` on batches in memory, and returns the examples per second.
+
+    The first epoch, which includes compilation, does not count.
+
+    Args:
+        task: recipe, data set, feature schemas and training events.
+    """
     import keras
 
     from trainer.training.fit import prepare
@@ -108,7 +125,7 @@ def from_memory(task: Task) -> float:
 
     clock = Clock()
     fitting = Plain()
-    fitting.compile(optimizer="sgd", jit_compile=False)  # `train_on` has the model's own
+    fitting.compile(optimizer="sgd", jit_compile=False)  # never used: `train_on` applies the model's own optimizer
     fitting.fit(InMemory(), epochs=task[0].training.epochs, shuffle=False, verbose=0, callbacks=[clock])
     return len(task[-1]) * (len(clock.ends) - 1) / (clock.ends[-1] - clock.ends[0])
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a bundle.
+"""The errors of bundles and of the store.
 
 BundleError
 ├── BundleNotFound      the store does not hold this version
@@ -39,7 +39,7 @@ class BundleRefused(BundleError):
     """
 
     def __init__(self, version: str, gate: str, message: str) -> None:
-        """Keeps the parts; ``str()`` joins them."""
+        """Stores version, gate and message; ``str()`` of the error joins them."""
         super().__init__(f"bundle {version} refused by gate {gate}: {message}")
         self.version = version
         self.gate = gate

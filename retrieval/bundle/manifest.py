@@ -28,10 +28,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def check_version(version: str) -> str:
-    """Returns `version` unchanged. Every version is checked before it becomes part of a path.
+    """Checks the form of a version, and returns it unchanged. Call it before a version becomes part of a path.
 
     Raises:
-        InvalidVersion: it is not a version.
+        InvalidVersion: `version` does not look like 20261124T031645Z-3f9a1c.
     """
     if not _VERSION.fullmatch(version):
         raise InvalidVersion(f"{version[:80]!r} is not a version: expected the form 20261124T031645Z-3f9a1c")
@@ -60,7 +60,11 @@ class FileEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        """Checks size and hash."""
+        """Checks size and hash.
+
+        Raises:
+            ValueError: the size is negative, or the hash is not a SHA-256 in hex.
+        """
         if self.size_bytes < 0 or not _SHA256.fullmatch(self.sha256):
             raise ValueError(
                 f"size_bytes {self.size_bytes}, sha256 {self.sha256[:80]!r}: expected at least 0 and 64 hex digits"
@@ -89,7 +93,11 @@ class IndexSpec:
     recall_at_100: float
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks search budget and recall.
+
+        Raises:
+            ValueError: the search budget is below 1, or the recall is not 0 to 1.
+        """
         if self.search_budget < 1:
             raise ValueError(f"search_budget is {self.search_budget}, expected at least 1")
         if not 0.0 <= self.recall_at_100 <= 1.0:
@@ -113,7 +121,11 @@ class GateResult:
     message: str
 
     def __post_init__(self) -> None:
-        """Checks figure, threshold and verdict, so that a damaged result never counts as passed."""
+        """Checks figure, threshold and verdict, so that a damaged result never counts as passed.
+
+        Raises:
+            ValueError: figure or threshold is not finite, or the verdict is not a bool.
+        """
         if not (math.isfinite(self.figure) and math.isfinite(self.threshold)) or type(self.passed) is not bool:
             raise ValueError(f"gate with figure {self.figure!r}, threshold {self.threshold!r}, passed {self.passed!r}")
 

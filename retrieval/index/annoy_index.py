@@ -123,7 +123,11 @@ def write(parameters: Mapping[str, int], vectors: np.ndarray, path: Path, tell: 
 
 
 def _check_space(folder: Path, item_count: int, dimension: int, trees: int) -> None:
-    """Raises IndexBuildError if the disk is too small: writing to a mapped file on a full disk kills the process."""
+    """Checks that the disk has room for the index, since writing to a mapped file on a full disk kills the process.
+
+    Raises:
+        IndexBuildError: the disk is too small.
+    """
     needed = round(item_count * 4 * (dimension + 3) * (1 + _NODE_BYTES_A_ROW_AND_TREE * trees))
     free = shutil.disk_usage(folder).free
     if needed > free:

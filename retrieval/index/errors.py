@@ -1,4 +1,4 @@
-"""What can go wrong with an index.
+"""The errors of this package.
 
 SearchIndexError
 ├── IndexBuildError     an index file cannot be written

@@ -1,4 +1,4 @@
-"""Recall of an index: the share of the exact nearest rows that it finds."""
+"""Recall of an index: the share of the exact nearest rows that are among its results."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@
 | faiss_hnsw | FAISS's graph (Malkov and Yashunin 2016) over the vectors | ``efSearch``: candidates to keep         |
 | faiss_ivf  | FAISS's inverted lists of the nearest k-means centroids   | ``nprobe``: lists to scan                |
 
-A larger budget finds more and takes longer. A file is checked before the first search: kind, metric, dimension, item
-count, and a sample of its vectors. None of the formats holds code: both libraries read numbers into arrays.
+A larger budget has a higher recall and takes longer. A file is checked before the first search: kind, metric,
+dimension, item count, and a sample of its vectors. None of the formats holds code: both libraries read numbers into
+arrays.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def _clipped(scores: np.ndarray) -> np.ndarray:
 
 
 def best(rows: np.ndarray, scores: np.ndarray, k: int) -> Hits:
-    """Returns the `k` rows with the highest scores; all n rows if n is at most `k`.
+    """Returns the `k` rows with the highest scores, best first; all n rows if n is at most `k`.
 
     Args:
         rows: [n] int64. Of rows that tie, the earlier one comes first.
@@ -139,7 +139,12 @@ class _TopRows:
         self._pending: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, scores: np.ndarray, start: int) -> None:
-        """Adds a block of scores, [m, n] float32, that begins at position `start`; the array may be reused after."""
+        """Adds the scores of a block of rows; keeps those that are among the best so far.
+
+        Args:
+            scores: [m, n] float32, scores of m rows for n queries. The caller may overwrite the array afterwards.
+            start: position of the first of the m rows among the scanned rows.
+        """
         if not self._kept:
             positions = np.arange(start, start + len(scores), dtype=np.int64)
             self._kept = [best(positions, s, k) for s, k in zip(scores.T.copy(), self._ks, strict=True)]

@@ -39,10 +39,10 @@ class InterpreterPool:
         self.outputs = self._idle[0].outputs
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns the embeddings of a batch: [batch, ...] float32, owned by the caller.
+        """Runs the model on a batch, and returns its output ``embedding``: [batch, ...] float32, owned by the caller.
 
         Args:
-            inputs: every input by name, each [batch, ...].
+            inputs: all inputs of the model by name, each [batch, ...], of the types in `self.inputs`.
         """
         try:
             interpreter = self._idle.pop()
@@ -70,7 +70,11 @@ class _Interpreter:
         self._shapes: list[tuple[int, ...]] = []
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns a copy of the embeddings: [batch, ...] float32."""
+        """Runs the model on a batch, and returns a copy of its output ``embedding``: [batch, ...] float32.
+
+        Args:
+            inputs: all inputs of the model by name, each [batch, ...].
+        """
         indices = self._input_indices
         shapes = [array.shape for array in inputs.values()]
         if shapes != self._shapes:

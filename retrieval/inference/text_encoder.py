@@ -25,10 +25,19 @@ class TextObserver:
     """Base of observers of text encoders; it ignores every event. Subclasses must be safe for several threads."""
 
     def looked_up(self, hits: int, misses: int) -> None:
-        """Is called after a lookup in the cache, with the number of texts that it had and of those that it had not."""
+        """Called after each lookup in the cache.
+
+        Args:
+            hits: number of texts that were in the cache.
+            misses: number of texts that were not.
+        """
 
     def computed(self, token_count: int) -> None:
-        """Is called before the encoder runs, with its number of tokens, padding included."""
+        """Called before each run of the encoder.
+
+        Args:
+            token_count: number of tokens of the run, padding included.
+        """
 
 
 class TextCache:
@@ -50,7 +59,10 @@ class TextCache:
         return len(self._vectors)
 
     def find(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Returns the vectors, [width] float32, of those `texts` that are cached, and marks them as recently used."""
+        """Returns the cached vectors among those of `texts`, by text, and marks them as recently used.
+
+        Each vector is [width] float32, unit length. Texts that are not cached are left out.
+        """
         hits: dict[str, np.ndarray] = {}
         with self._lock:
             for text in texts:
@@ -61,7 +73,12 @@ class TextCache:
         return hits
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Adds vectors [n, width] float32 of `texts` [n], and evicts the least recently used ones above the size."""
+        """Adds vectors to the cache; evicts the least recently used ones if it is larger than its size then.
+
+        Args:
+            texts: [n] texts.
+            vectors: [n, width] float32, vector of each text.
+        """
         if not self._vectors.maxsize:
             return
         with self._lock:
@@ -106,7 +123,7 @@ class LiteRtTextEncoder:
             raise ValueError(f"text encoder {spec.name} makes {width}, the manifest says {spec.width}")
 
     def embed(self, texts: Sequence[str | None]) -> np.ndarray:
-        """Returns [n, width] float32 for [n] texts: unit length, zeros where there is no text."""
+        """Returns the vectors of [n] texts: [n, width] float32, unit length, zeros where there is no text."""
         distinct = list(dict.fromkeys(text for text in texts if text))
         known = self._cache.find(distinct) if distinct else {}
         new = [text for text in distinct if text not in known]
@@ -121,7 +138,7 @@ class LiteRtTextEncoder:
         return vectors
 
     def _compute(self, rows: list[list[int]]) -> np.ndarray:
-        """Returns [n, width] float32 for the token ids of [n] texts."""
+        """Returns the vectors of [n] texts, given the token ids of each: [n, width] float32."""
         vectors = np.zeros((len(rows), self.spec.width), dtype=np.float32)
         for group in groups_by_length([len(row) for row in rows], self.spec.kind == "static"):
             ids = pad_token_ids([rows[row] for row in group], self.spec.pad_id)

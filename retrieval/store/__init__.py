@@ -1,1 +1,1 @@
-"""Where bundles live: staging, versions, the live pointer, promotion, roll back and pruning; every change is atomic."""
+"""The store of bundles: staging, versions, live pointer, promotion, roll back and pruning; every change is atomic."""

@@ -1,20 +1,21 @@
-"""`make check-protocol`: every interleaving of swaps, faults and a request, within bounds; and that it would notice.
+"""`make check-protocol`: checks every interleaving of swaps, faults and a request, within bounds.
 
 The real state machines of the services (`retrieval.serving.bundles.swap_policy`) and of the client
 (`two_tower_client.model_agreement`) run in a small world of two query tower replicas, two ANN replicas, one store and
-one request. `tests.protocol.world` says what may happen and what is assumed. Every reachable state is visited once.
-These properties have to hold:
+one request. `tests.protocol.world` defines the possible events and the assumptions. Every reachable state is visited
+once. The properties that have to hold:
 
-1. No mixed answer: an embedding is only ever searched in the index of its own model.
-2. No failed request while some model stays open, from its beginning to its end, on every replica that gets calls.
-   Within one swap, its roll back and failed loads included, but without restarts, no request fails at all.
-3. Every replica ends on the live bundle: from every state, whatever order the polls, loads, retries and grace periods
-   that are due come in, it stops with the bundles open that the store names, the live one answering.
-4. Nothing but a restart or the end of its grace period takes an open bundle away, and never the last one.
+1. An embedding is only searched in the index of its own model.
+2. No request fails if some model is open, from the beginning of the request to its end, on every replica that gets
+   calls. During one swap with roll back and failed loads, but without restarts, no request fails at all.
+3. Every replica settles on the live bundle: from every state, in whatever order the due polls, loads, retries and grace
+   periods occur, it ends with the bundles open that the store names, and answers with the live one.
+4. An open bundle is dropped only by a restart or at the end of its grace period, and the last one never.
 
-Where memory holds one bundle only (``unload_first``), 4 does not apply and 3 asks for the live bundle alone.
+If memory holds one bundle only (``unload_first``), 4 does not apply, and 3 requires only the live bundle to be open.
 
-``--break RULE`` breaks a rule first, ``--mutations`` each in turn after the check proper: all have to be caught.
+``--break RULE`` checks the code with one rule broken. ``--mutations`` also breaks each rule in turn after the check of
+the real code; every broken rule has to be detected.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.protocol.exploration import GONE, Bounds, Exploration, Result
+from tests.protocol.bounds import GONE, Bounds, Result
+from tests.protocol.exploration import Exploration
 from tests.protocol.mutations import MUTATIONS, what_breaks
-from tests.protocol.world import Rules
+from tests.protocol.rules import Rules
 
 NEW_ITEMS_FIRST = {"A": "a", "B": "a", "C": "c"}
 NEW_ITEMS_LAST = {"A": "a", "B": "b", "C": "b"}
@@ -43,7 +45,7 @@ SHORT = (
     Bounds("two swaps, the first of new items", promotes=2, models=NEW_ITEMS_FIRST, pins=("", "a", "c", GONE)),
     Bounds("one swap, memory for one bundle", promotes=1, roll_backs=1, restarts=1, unload_first=True),
 )
-"""Explorations of seconds."""
+"""Bounds of the explorations that take seconds."""
 
 FULL = (
     *SHORT,
@@ -55,24 +57,28 @@ FULL = (
     Bounds("the second of new items, roll back", 2, 1, models=NEW_ITEMS_LAST, pins=("", "a", "b", GONE)),
     Bounds("two swaps, memory for one bundle", promotes=2, roll_backs=1, restarts=1, unload_first=True),
 )
-"""All explorations."""
+"""Bounds of all explorations."""
 
 _PROCESSES_MAX = 2
 _ROW = "{:<36} {:>4} {:>4} {:>4} {:>4}  {:>10} {:>12} {:>6}  {}"
 
 
 def explore(bounds: Bounds, rule: str = "") -> Result:
-    """Returns what an exploration finds.
+    """Runs an exploration, and returns its result.
 
     Args:
-        bounds: of it.
-        rule: the mutation of the code; empty for the code as it is.
+        bounds: bounds of the exploration.
+        rule: name of the mutation to apply; empty: the real code is checked.
     """
     return Exploration(bounds, MUTATIONS[rule] if rule else Rules()).run()
 
 
 def catch(rule: str) -> Result:
-    """Returns the first short exploration that notices a mutation, or the last one where none does."""
+    """Runs the short explorations with a mutation, and returns the first result with a violation, else the last result.
+
+    Args:
+        rule: name of the mutation.
+    """
     for bounds in SHORT:
         result = explore(bounds, rule)
         if result.problem:
@@ -81,11 +87,15 @@ def catch(rule: str) -> Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 where all properties hold, and all mutations asked for are caught."""
+    """Runs the check, and returns the exit code: 0 if all properties hold and every requested mutation is detected.
+
+    Args:
+        arguments: arguments of the command. Default: those of the command line.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.protocol.check", description=__doc__.split("\n")[0])
-    parser.add_argument("--short", action="store_true", help="smaller bounds: seconds instead of a minute")
-    parser.add_argument("--break", dest="rule", choices=sorted(MUTATIONS), help="break this rule first")
-    parser.add_argument("--mutations", action="store_true", help="also break every rule in turn: each must be caught")
+    parser.add_argument("--short", action="store_true", help="use smaller bounds, to take seconds instead of a minute")
+    parser.add_argument("--break", dest="rule", choices=sorted(MUTATIONS), help="check the code with this rule broken")
+    parser.add_argument("--mutations", action="store_true", help="also check that every broken rule is detected")
     options = parser.parse_args(arguments)
     if options.rule:
         result = catch(options.rule)
@@ -93,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_problem(result)
         return 1 if result.problem else 0
     began = time.monotonic()
-    # A process each, so that the memory of one exploration is free before the next begins.
+    # Each exploration has its own process, which frees its memory before the next one begins.
     context = multiprocessing.get_context("spawn")
     workers = min(_PROCESSES_MAX, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
@@ -109,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def follow(results: Iterable[Result]) -> Iterator[Result]:
-    """Yields the results, and prints a line for each."""
+    """Yields the results unchanged, and prints a line for each."""
     print("2 query towers, 2 ANN replicas, 1 request; P promotions, B roll backs, F failed loads, R restarts at most\n")
     print(_ROW.format("exploration", "P", "B", "F", "R", "states", "transitions", "s", ""))
     for result in results:
@@ -121,7 +131,12 @@ def follow(results: Iterable[Result]) -> Iterator[Result]:
 
 
 def print_total(results: Sequence[Result], seconds: float) -> None:
-    """Prints the sums, and what is wrong."""
+    """Prints the sums over all results, and each violation.
+
+    Args:
+        results: results of the explorations.
+        seconds: duration of the whole check, in seconds.
+    """
     figures = (f"{sum(r.states for r in results):,}", f"{sum(r.transitions for r in results):,}", f"{seconds:.1f}")
     verdict = "VIOLATED" if any(result.problem for result in results) else "all hold"
     print(_ROW.format("all", "", "", "", "", *figures, verdict))
@@ -136,7 +151,7 @@ def print_total(results: Sequence[Result], seconds: float) -> None:
 
 
 def print_problem(result: Result) -> None:
-    """Prints what is wrong, and the shortest way there."""
+    """Prints the violated property of a result, and the shortest path to the violation."""
     if not result.problem:
         print(f"    nothing is wrong in {result.states:,} states, {result.transitions:,} transitions")
         return

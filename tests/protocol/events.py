@@ -1,4 +1,4 @@
-"""What happens in the small world of the protocol check, in words."""
+"""Describes the events of the protocol check in words, for its traces."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from two_tower_client.model_agreement import Embedded, NotServed, Outcome
 
 
 def describe(event: object) -> str:
-    """Returns an event in words."""
+    """Returns a description of an event of a replica, the store or the client."""
     match event:
         case (str() as what, LivePointer() as pointer):
             return f"{what}: {pointer.version} is live, before it {', '.join(pointer.previous) or 'nothing'}"

@@ -1,123 +1,33 @@
-"""Every state that the small world can reach, breadth first, and the shortest way to the first that is wrong."""
+"""Explores every reachable state of the small world, breadth first, and finds the shortest path to a violation."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
 
-from retrieval.serving.bundles.swap_policy import Event, LoadFinished, PointerChanged, State
+from retrieval.serving.bundles.swap_policy import LoadFinished, PointerChanged, State
 from retrieval.store.live import LivePointer
+from tests.protocol.bounds import IDLE, SIDES, Bounds, Control, Move, Result, Stray, What, World
 from tests.protocol.events import describe
-from tests.protocol.world import End, Replica, Replicas, Requests, Rules, promote, roll_back
+from tests.protocol.requests import End, Requests
+from tests.protocol.rules import Rules
+from tests.protocol.world import Replica, Replicas, promote, roll_back
 from two_tower_client.model_agreement import Embed
-
-SIDES = ("query tower", "ANN")
-GONE = "gone"
-"""A model that no bundle has: a client that was idle for long remembers it."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """One exploration.
-
-    Attributes:
-        name: for the table.
-        promotes: how many.
-        roll_backs: how many.
-        refusals: failed loads, of all replicas together.
-        restarts: of all replicas together.
-        models: the model of each bundle; the first bundle is live and open everywhere at the start.
-        pins: models that the request may ask for first; an empty one asks for any.
-        again: bundles that were live before are promoted as well.
-        cold: nothing is live nor open at the start.
-        always_shared: some model is open everywhere whatever happens within these bounds, so no request may fail.
-        unload_first: the services have memory for one bundle only, so that each swap leaves a gap.
-    """
-
-    name: str
-    promotes: int
-    roll_backs: int = 0
-    refusals: int = 0
-    restarts: int = 0
-    models: Mapping[str, str] = field(default_factory=lambda: {"A": "a", "B": "b", "C": "c"})
-    pins: tuple[str, ...] = ("", "a", "b", "c", GONE)
-    again: bool = False
-    cold: bool = False
-    always_shared: bool = False
-    unload_first: bool = False
-
-
-class Control(NamedTuple):
-    """The pointer, and what may still happen."""
-
-    pointer: LivePointer | None
-    promotes: int
-    roll_backs: int
-    refusals: int
-    restarts: int
-
-
-World = tuple[int, int, int, int, int]
-"""Everything, in numbers: the control; the pair of query towers; the pair of ANN replicas; the history of the request
-in flight, or `IDLE`; the models that all replicas have had open ever since it began, a bit each."""
-
-What = tuple[int, int, object]
-"""Something that happens: the number of the side, the index of its replica, the event. Side -1: store or client."""
-
-IDLE = -1
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an exploration found.
-
-    Attributes:
-        bounds: of the exploration.
-        states: how many different ones were reached.
-        transitions: how many steps were taken between them.
-        answered: how many ways to an answer there were.
-        failed: how many ways to a failure that no rule forbids: no model was open everywhere all the time.
-        seconds: that it took.
-        problem: what is wrong; empty where all properties hold.
-        trace: the shortest way there, a line each.
-    """
-
-    bounds: Bounds
-    states: int
-    transitions: int
-    answered: int
-    failed: int
-    seconds: float
-    problem: str
-    trace: tuple[str, ...]
-
-
-class Move(NamedTuple):
-    """The step that is wrong, and the world after it: None where it ends the request."""
-
-    what: What
-    world: World | None
-
-
-class Stray(NamedTuple):
-    """A replica that can stop elsewhere than on the live bundle: where it is, what happens to it, and the problem."""
-
-    side: int
-    index: int
-    events: list[Event]
-    problem: str
 
 
 class Exploration:
-    """All that can happen within some bounds."""
+    """The exploration of all states within given bounds."""
 
     def __init__(self, bounds: Bounds, rules: Rules) -> None:
-        """Takes how much may happen, and the code under check."""
+        """Prepares the exploration.
+
+        Args:
+            bounds: bounds of the exploration.
+            rules: code under check.
+        """
         self.bounds = bounds
         self.rules = rules
         self.replicas = Replicas(rules, dict(bounds.models), bounds.unload_first)
@@ -131,7 +41,7 @@ class Exploration:
         self._served = cache(self._find_served)
 
     def run(self) -> Result:
-        """Returns what there is to find, or the first thing that is wrong."""
+        """Explores until all states are visited or a property is violated, and returns the result."""
         began = time.monotonic()
         start = self._start()
         parents: dict[World, World | None] = {start: None}
@@ -186,7 +96,18 @@ class Exploration:
     def _find_side_moves(
         self, side: int, control: int, pair: int, idle: bool
     ) -> tuple[tuple[What, int, int, int, str], ...]:
-        """Returns what may happen on one side, the control and the pair after it, the models that pair shares."""
+        """Returns the possible events on one side.
+
+        Args:
+            side: side of the replicas: query tower or ANN.
+            control: number of the control.
+            pair: number of the side's pair of replicas.
+            idle: whether no request is in flight.
+
+        Returns:
+            For each event: the event, the numbers of control and pair after it, the models that are open then on every
+            replica of the pair that gets calls, as bits, and the violated property or "".
+        """
         found: list[tuple[What, int, int, int, str]] = []
         for cost, index, event, after, problem in self.replicas.moves(pair, self._served(control), not idle):
             spent = self._spend(control, cost) if cost else control
@@ -241,7 +162,7 @@ class Exploration:
         found: list[tuple[What, int]] = []
         if control.promotes:
             known = (pointer.version, *pointer.previous) if pointer else ()
-            # Of those never promoted the next one stands for all: only its name differs.
+            # Bundles that were never promoted differ in name only, so it suffices to try the next one.
             fresh = [version for version in self.bounds.models if version not in known][:1]
             for version in [*(known[1:] if self.bounds.again else ()), *fresh]:
                 after = promote(pointer, version)
@@ -267,7 +188,7 @@ class Exploration:
         while (before := parents[path[-1]]) is not None:
             path.append(before)
         path.reverse()
-        # Pairs are unordered, so a replica may change places; its name goes with it.
+        # Pairs are unordered, so a replica may change its index; its name moves with it.
         names = [[0, 1], [0, 1]]
         for before, after in pairwise(path):
             what = next(what for what, reached, _ in self._moves(before) if reached == after)

@@ -1,7 +1,6 @@
-"""The rules of the swap protocol, broken one at a time: each a wrapper around the real code.
+"""Mutations: wrappers around the real code that each break one rule of the swap protocol.
 
-A check that passes says little before it is seen to fail. Each mutation here breaks one rule that the services or the
-client keep, and some property of `tests.protocol.check` has to notice.
+They test the protocol check itself: for each mutation, some property of `tests.protocol.check` must fail.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import replace
 from retrieval.serving.bundles import swap_policy
 from retrieval.serving.bundles.swap_policy import Decision, Event, GraceElapsed, LoadRefused, RetryDue, State
 from retrieval.store.live import LivePointer
-from tests.protocol.world import Models, Rules, answer
+from tests.protocol.rules import Models, Rules, answer
 from two_tower_client import model_agreement
 from two_tower_client.errors import ModelNotServed
 from two_tower_client.model_agreement import Embed, Embedded, Exchange, NotServed, Outcome, Pin, Search, Searched, Step
@@ -21,7 +20,7 @@ Stepped = tuple[State, tuple[Decision, ...]]
 
 
 def drop_old_at_once(state: State, event: Event, **options: bool) -> Stepped:
-    """Drops a bundle that is no longer wanted without a grace period."""
+    """Drops an unwanted bundle at once, without a grace period."""
     after, decisions = swap_policy.step(state, event, **options)
     for version in sorted(after.retiring):
         after, more = swap_policy.step(after, GraceElapsed(version), **options)
@@ -30,7 +29,7 @@ def drop_old_at_once(state: State, event: Event, **options: bool) -> Stepped:
 
 
 def drop_running_on_refusal(state: State, event: Event, **options: bool) -> Stepped:
-    """Makes room for a bundle that was refused."""
+    """Drops the running bundle when the live bundle is refused."""
     after, decisions = swap_policy.step(state, event, **options)
     if isinstance(event, LoadRefused):
         after = replace(after, open=(), retiring=frozenset())
@@ -38,24 +37,24 @@ def drop_running_on_refusal(state: State, event: Event, **options: bool) -> Step
 
 
 def never_retry(state: State, event: Event, **options: bool) -> Stepped:
-    """Forgets a refused bundle until the pointer changes."""
+    """Never tries a refused bundle again until the pointer changes."""
     return (state, ()) if isinstance(event, RetryDue) else swap_policy.step(state, event, **options)
 
 
 def keep_answering_with_old(state: State, event: Event, **options: bool) -> Stepped:
-    """Opens the live bundle, and goes on answering with the one before."""
+    """Opens the live bundle, but still answers with the previous one by default."""
     after, decisions = swap_policy.step(state, event, **options)
     kept = [version for version in state.open[:1] if version in after.open]
     return replace(after, open=(*kept, *(version for version in after.open if version not in kept))), decisions
 
 
 def keep_only_live(pointer: LivePointer) -> tuple[str, ...]:
-    """Keeps no bundle open beside the live one."""
+    """Keeps only the live bundle open, not the one that was live before it."""
     return pointer.open_versions[:1]
 
 
 def search_with_newest(pin: Pin) -> Exchange:
-    """Embeds with what is live at the query tower, and searches with the newest that the ANN side reported."""
+    """Embeds with the live model of the query tower, but searches in the newest model that the ANN side reported."""
     if not pin.model_version:
         return (yield from model_agreement.exchange(pin))
     inner = model_agreement.exchange(Pin())
@@ -73,17 +72,17 @@ def search_with_newest(pin: Pin) -> Exchange:
 
 
 def no_re_embed(pin: Pin) -> Exchange:
-    """Gives up at the first refusal."""
+    """Fails the request at the first refusal, instead of embedding the query again with another model."""
     return (yield from _give_up(pin, lambda embeds, refusals: refusals > 0))
 
 
 def three_rounds_only(pin: Pin) -> Exchange:
-    """Gives up after three embeddings, although a replica may have three models open, and a client ask for a fourth."""
+    """Fails the request after three embeddings, although the pinned model may be a fourth beyond three open ones."""
     return (yield from _give_up(pin, lambda embeds, refusals: embeds > 3))
 
 
 def answer_with_another_model(step: Step, models: Models) -> Outcome:
-    """Answers with the live model where the one asked for is not open."""
+    """Answers with the live model if the requested model is not open."""
     outcome = answer(step, models)
     if isinstance(outcome, NotServed):
         return Embedded(models[0]) if isinstance(step, Embed) else Searched(models[0], models[0])
@@ -115,9 +114,13 @@ MUTATIONS: dict[str, Rules] = {
     }.items()
     for function in functions
 }
-"""The code under check with one rule broken, by the name of the mutation."""
+"""Rules for the check with one of them broken, by name of the mutation."""
 
 
 def what_breaks(rule: str) -> str:
-    """Returns what a mutation does, in a sentence."""
+    """Returns a sentence on what a mutation does.
+
+    Args:
+        rule: name of the mutation in `MUTATIONS`.
+    """
     return (globals()[rule.replace("-", "_")].__doc__ or "").strip()

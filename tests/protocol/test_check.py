@@ -1,4 +1,4 @@
-"""The exhaustive check of the swap protocol: it holds, it is not empty, and it notices broken rules."""
+"""The exhaustive check of the swap protocol: properties hold, many states are visited, broken rules are detected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 from retrieval.store.store import BundleStore, LivePointer
 from tests.protocol.check import SHORT, catch, explore, main
 from tests.protocol.mutations import MUTATIONS
-from tests.protocol.world import End, Requests, Rules, answer, promote, roll_back
+from tests.protocol.requests import End, Requests
+from tests.protocol.rules import Rules, answer
+from tests.protocol.world import promote, roll_back
 from two_tower_client.model_agreement import Embed, Outcome, Pin, exchange
 
 
@@ -64,7 +66,7 @@ def test_broken_rule_is_an_exit_code_and_a_readable_trace(capsys: pytest.Capture
 
 
 def test_model_open_everywhere_is_found_where_replicas_have_three_open() -> None:
-    # "a" stays open at every replica; beside it, before every step, each may have any two others open.
+    # "a" stays open on every replica; before every step, each may also have any two other models open.
     keeping_a = [models for size in (1, 2, 3) for models in permutations("abcd", size) if "a" in models]
     assert len(keeping_a) == 25  # 1 + 3 * 2 + 3 * 6
     requests = Requests(Rules())
@@ -84,12 +86,17 @@ def test_model_open_everywhere_is_found_where_replicas_have_three_open() -> None
                 todo.append(after)
                 embeds_max = max(embeds_max, embeds_until(requests, after))
     assert answered > 100
-    # A model that is gone, two that are not everywhere, and "a".
+    # Embeddings with a model that is gone, two models that are not open everywhere, and "a".
     assert embeds_max == 4
 
 
 def embeds_until(requests: Requests, request: int) -> int:
-    """Returns how many embeddings a request has asked for, with the step that it stands at."""
+    """Returns the number of embeddings that a request has needed so far, the current step included.
+
+    Args:
+        requests: numbering of the histories.
+        request: number of the history.
+    """
     pin, outcomes = requests.histories[request]
     steps = exchange(Pin(pin))
     return sum(isinstance(step, Embed) for step in [next(steps), *map(steps.send, outcomes)])
@@ -114,7 +121,7 @@ def test_pin_and_last_outcome_play_no_part_in_how_a_request_goes_on() -> None:
     # Histories that differ in these variables alone share a number: see `Requests`.
     body = ast.parse(inspect.getsource(exchange)).body[0]
     assert isinstance(body, ast.FunctionDef)
-    first, *rest = body.body[1:]  # behind the docstring
+    first, *rest = body.body[1:]  # without the docstring
     assert "pin" in {node.id for node in ast.walk(first) if isinstance(node, ast.Name)}
     names = [node.id for statement in rest for node in ast.walk(statement) if isinstance(node, ast.Name)]
     assert "pin" not in names

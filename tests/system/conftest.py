@@ -1,4 +1,4 @@
-"""The trained shop, made once for all folders of tests."""
+"""Fixture of the trained shop, which is trained once and shared by all test folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of tensorflow, about itself
+    warnings.simplefilter("ignore")  # warnings that tensorflow raises when it is imported
     import tensorflow  # noqa: F401
 
 from tests.trainer.world import Shop, trained_shop
@@ -15,5 +15,5 @@ from tests.trainer.world import Shop, trained_shop
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """The shop, trained with two seeds; not to be changed."""
+    """The shop with bundles trained with two seeds; tests must not change it."""
     return trained_shop(tmp_path_factory.getbasetemp() / "shop")

@@ -1,4 +1,7 @@
-"""Faults in the middle of swaps: no wrong answer, no lost request, and a visible reason."""
+"""Part of the soak: faults in the middle of swaps. No request may fail or get a wrong answer.
+
+A refusal has to be visible in the serving status.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def run(
     offline: Callable[[str], OfflineBundle],
     times: int,
 ) -> list[Result]:
-    """Returns rows for the table; each fault happens `times` times."""
+    """Causes each fault `times` times under load, and returns one table row for each kind of fault."""
     flags = {"retire-after-s": "5"}
     with (
         Pair(store.root, folder / "faults", replicas=2, flags=flags) as pair,
@@ -53,7 +56,7 @@ def _kill_replicas(
     offline: Callable[[str], OfflineBundle],
     times: int,
 ) -> Result:
-    """Kills each replica at random moments of a swap and starts it again; the other one of its kind goes on."""
+    """Kills each replica at a random moment of a swap and restarts it; the other replica of the service must answer."""
     chance = random.Random(7)
     for version in versions:
         offline(version)
@@ -86,7 +89,7 @@ def _truncate_after_promotion(
     offline: Callable[[str], OfflineBundle],
     times: int,
 ) -> Result:
-    """Truncates the index of a bundle just as it goes live: it is refused, says why, and the running one goes on."""
+    """Truncates the index of a bundle just before it goes live: replicas must refuse it and keep the old bundle."""
     refused = answered = 0
     for number in range(times):
         good = versions[number % len(versions)]
@@ -95,7 +98,7 @@ def _truncate_after_promotion(
         bad = publish_faults.copy(store, good, store.new_version())
         path = store.path(bad) / INDEX
         live = store.root / "LIVE"
-        # What `promote` does after it has verified: the damage comes between the two.
+        # The last step of `promote`, after the verification; the damage is done in between.
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         replaced = store.root / "LIVE.new"
         replaced.write_text(f"{bad}\n{live.read_text()}")
@@ -105,7 +108,7 @@ def _truncate_after_promotion(
         refused += 1
         query = number % len(queries)
         answer = retriever.retrieve(queries[query], 10)
-        # The first answer after a swap may still be of the bundle before: both are open.
+        # The first answer after a swap may still come from the previous bundle, since both are open.
         own = answer.bundle_version in versions
         answered += own and offline(answer.bundle_version).agrees(query, answer.item_ids, answer.scores)
         store.roll_back()

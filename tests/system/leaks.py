@@ -1,4 +1,4 @@
-"""Leaks: resources of a service before and after hundreds of swaps."""
+"""Part of the soak: hundreds of swaps must not leak memory, mapped files, descriptors or threads."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ _WARM_UP = 20
 _READINGS = 15
 _TOLERANCE = 0.05
 _SLACK = {"memory_mib": 0.0, "mapped_files": 0.0, "descriptors": 1.0, "threads": 1.0}
-"""Allowed absolute difference: an idle service may have one more or less, and 5 % of a dozen is less than one."""
+"""Absolute change of each reading that is always tolerated: an idle service may gain or lose a thread or descriptor."""
 
 
 def run(store: BundleStore, folder: Path, versions: Sequence[str], swaps: int) -> list[tuple[str, str, str, bool]]:
-    """Returns rows for the table: each reading of each service before and after `swaps` swaps.
+    """Returns table rows: each reading of each service before and after `swaps` swaps, and whether it passes.
 
-    A reading is the median over some swaps in a row: the allocator keeps a few MiB of what a swap frees, or gives them
-    back, as it happens, so that one look at a service in which nothing leaks is off by up to 14 %. Less memory than at
-    the start is no leak; of all else neither more nor less may be left.
+    A reading is the median over some consecutive swaps: the allocator may or may not return a few MiB that a swap
+    freed, so that a single reading of a service without a leak varies by up to 14 %. Memory may be lower at the end;
+    the other readings must not change in either direction.
+
+    Args:
+        store: store with the bundles.
+        folder: folder for logs.
+        versions: versions of the two bundles to swap.
+        swaps: number of swaps between the two readings.
     """
     rows: list[tuple[str, str, str, bool]] = []
     with (

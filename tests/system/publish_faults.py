@@ -1,7 +1,7 @@
-"""Faults of publishers: killed, disk full, two at once, clock set back. Store and live bundle stay intact.
+"""Part of the soak: faults of publishers. The store must stay readable, and the live bundle live.
 
-The first fault uses `python -m trainer publish`. The others remove an item with `python -m trainer add-items`, which
-takes a second.
+The faults: a publisher is killed, the disk is full, two publishers run at once, and the clock is set back. The
+publishers withdraw an item with `python -m trainer add-items`, which takes a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Result = tuple[str, str, str, bool]
 
 
 def run(store: BundleStore, folder: Path, versions: Sequence[str], times: int) -> list[Result]:
-    """Returns rows for the table; each fault happens `times` times, and leaves the store as it was."""
+    """Causes each fault `times` times, and returns one table row for each kind of fault; the store is restored."""
     store.promote(versions[0])
     return [
         _kill_publishers(store, folder, times),
@@ -35,7 +35,7 @@ def run(store: BundleStore, folder: Path, versions: Sequence[str], times: int) -
 
 
 def _kill_publishers(store: BundleStore, folder: Path, times: int) -> Result:
-    """Kills a publisher after a random while: the store stays readable and what is live stays live."""
+    """Kills a publisher after a random time: the store must stay readable, and the live bundle live."""
     chance = random.Random(11)
     live = store.live()
     before = set(store.versions())
@@ -48,7 +48,7 @@ def _kill_publishers(store: BundleStore, folder: Path, times: int) -> Result:
         process.send_signal(signal.SIGKILL)
         process.wait()
         for version in set(store.versions()) - before:
-            store.verify(version)  # raises where half a bundle has the name of a whole one
+            store.verify(version)  # raises if an incomplete bundle has the name of a complete one
             whole += 1
             shutil.rmtree(store.path(version))
     pointer = store.live()
@@ -59,7 +59,7 @@ def _kill_publishers(store: BundleStore, folder: Path, times: int) -> Result:
 
 
 def _fill_disk(store: BundleStore, times: int) -> Result:
-    """Lets the disk end in the middle of a publish, by a limit on file sizes: refused, nothing left, live unchanged."""
+    """Simulates a full disk during a publish by a limit on file sizes: it must fail and leave no file in the store."""
     chance = random.Random(13)
     live, before = store.live(), store.versions()
     refused = unchanged = 0
@@ -75,7 +75,7 @@ def _fill_disk(store: BundleStore, times: int) -> Result:
 
 
 def _publish_at_once(store: BundleStore, base: str, times: int) -> Result:
-    """Starts two publishers at once: what goes live is whole, and one of the two or the base."""
+    """Starts two publishers at once: the live bundle must be complete, and be one of the two or the base."""
     sound = 0
     before = set(store.versions())
     for _ in range(times):
@@ -96,7 +96,7 @@ def _publish_at_once(store: BundleStore, base: str, times: int) -> Result:
 
 
 def _set_clock_back(store: BundleStore, base: str, times: int) -> Result:
-    """Publishes beside a bundle of a later clock: the new one sorts after it and goes live all the same."""
+    """Publishes after a bundle with a version in the future: the new version must sort after it and go live."""
     sound = 0
     before = set(store.versions())
     for number in range(times):
@@ -112,7 +112,7 @@ def _set_clock_back(store: BundleStore, base: str, times: int) -> Result:
 
 
 def copy(store: BundleStore, version: str, name: str) -> str:
-    """Returns the version `name` of a new bundle with the files of another."""
+    """Copies the files of the bundle `version` to a new bundle of version `name`, and returns `name`."""
     shutil.copytree(store.path(version), store.path(name))
     manifest = store.path(name) / MANIFEST
     manifest.write_text(manifest.read_text().replace(f'"bundle_version": "{version}"', f'"bundle_version": "{name}"'))
@@ -120,7 +120,14 @@ def copy(store: BundleStore, version: str, name: str) -> str:
 
 
 def _withdraw(store: BundleStore, item: str, size_limit_blocks: int | None = None) -> subprocess.Popen[bytes]:
-    """Starts a publisher; with a limit, in blocks of 512 bytes, a write past it fails as on a full disk."""
+    """Starts a publisher that withdraws an item, and returns its process.
+
+    Args:
+        store: store to publish to.
+        item: id of the item.
+        size_limit_blocks: largest size of a file in blocks of 512 bytes; a write beyond it fails, as on a full disk.
+            None: no limit.
+    """
     command = [
         sys.executable,
         "-m",
@@ -133,7 +140,7 @@ def _withdraw(store: BundleStore, item: str, size_limit_blocks: int | None = Non
         "--promote",
     ]
     if size_limit_blocks is not None:
-        # By a shell: Python code between fork and exec is not safe in a process with the threads of gRPC.
+        # With a shell, because Python code between fork and exec is not safe in a process with the threads of gRPC.
         command = ["sh", "-c", 'ulimit -f "$0" && exec "$@"', str(size_limit_blocks), *command]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

@@ -1,4 +1,4 @@
-"""Metrics, memory, file descriptors and threads of a running service."""
+"""Reads metrics, memory, descriptors and threads of a running service."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import psutil
 
 
 def free_port() -> int:
-    """Returns a port that was free a moment ago."""
+    """Returns a port that was free when this function was called; another process may take it."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def read_metric(port: int, name: str) -> float:
-    """Returns an unlabelled metric of the Prometheus endpoint on `port`.
+    """Returns the value of an unlabelled metric from the Prometheus endpoint on `port`.
 
     Raises:
-        KeyError: the endpoint has no metric with this name.
+        KeyError: the endpoint has no metric of this name.
     """
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         for line in response.read().decode().splitlines():
@@ -30,7 +30,10 @@ def read_metric(port: int, name: str) -> float:
 
 
 def resources(pid: int) -> Mapping[str, float]:
-    """Returns private memory in MiB and the number of mapped bundle files, descriptors and threads of a process."""
+    """Returns the resources of a process by name: private memory in MiB, and three counts.
+
+    The counts are those of mapped files, descriptors and threads.
+    """
     process = psutil.Process(pid)
     memory = process.memory_full_info()
     bundle_files = {m.path for m in process.memory_maps(grouped=True) if "/bundles/" in m.path}

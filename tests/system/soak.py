@@ -1,7 +1,7 @@
-"""`make soak`: many swaps under checked load, faults in the middle of swaps, and leaks over hundreds of swaps.
+"""`make soak`: many swaps under load with checked answers, faults in the middle of swaps, and leaks of many swaps.
 
-Prints a table; the exit code is 1 if a target is missed. ``--short`` does the same with fewer swaps. It shows times but
-does not judge them, since few samples on a shared machine say little.
+Prints a table and exits with 1 if a target is missed. ``--short`` takes less time, with fewer swaps. It prints times
+but has no targets for them, since so few samples on a shared machine say little.
 """
 
 from __future__ import annotations
@@ -30,12 +30,25 @@ from two_tower_client import Retriever
 from two_tower_client.fleet import Fleet
 
 RETIRE_AFTER_S = 5.0
-"""Grace period of a replaced bundle, longer than any deadline of the load."""
+"""Grace period of a retiring bundle, in seconds; longer than any deadline of the load."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers of swaps, requests, clients and faults, and durations in seconds."""
+    """Size of a soak.
+
+    Attributes:
+        promotions: Number of promotions under load.
+        roll_backs: Number of roll backs under load.
+        requests: Least number of requests.
+        clients: Number of threads that send requests.
+        quiet_s: Time without swaps in which the reference latency is measured, in seconds.
+        pause_s: Pause between two swaps, in seconds.
+        faults: Number of times that each fault is caused.
+        leak_swaps: Number of swaps between the two readings of the leak check.
+        large_items: Number of items of the bundles in the stall check.
+        judges_times: Whether times have targets.
+    """
 
     promotions: int
     roll_backs: int
@@ -58,7 +71,14 @@ _VERDICTS = {True: "ok", False: "MISSED", None: "not judged"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: measure, target, measured value, and whether the target is reached; None: not judged."""
+    """One row of the table.
+
+    Attributes:
+        what: Measured quantity.
+        target: Target in words.
+        seen: Measured value.
+        holds: Whether the target is reached; None if it is not checked.
+    """
 
     what: str
     target: str
@@ -67,10 +87,10 @@ class Row:
 
 
 def main() -> int:
-    """Runs the soak and returns the exit code."""
+    """Runs the soak with the command line's arguments, prints its table, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="tests.system.soak", description=__doc__)
     parser.add_argument("--short", action="store_true", help="under 3 minutes, for CI")
-    parser.add_argument("--only", choices=["swaps", "stall", "faults", "leaks"], help="one part")
+    parser.add_argument("--only", choices=["swaps", "stall", "faults", "leaks"], help="run this part only")
     arguments = parser.parse_args()
     scale = SHORT if arguments.short else FULL
     with tempfile.TemporaryDirectory(prefix="two-tower-soak-") as temporary:
@@ -103,7 +123,10 @@ def swaps(
     offline: Callable[[str], OfflineBundle],
     scale: Scale,
 ) -> list[Row]:
-    """Promotes and rolls back under load with two replicas of each service; every third swap does not wait."""
+    """Promotes and rolls back under load, with two replicas of each service, and returns the table rows.
+
+    Every third swap begins before the previous one has reached all replicas.
+    """
     flags = {"retire-after-s": str(RETIRE_AFTER_S)}
     with (
         Pair(store.root, folder / "swaps", replicas=2, flags=flags) as pair,
@@ -157,7 +180,7 @@ def swaps(
 
 
 def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row]:
-    """Swaps large indexes and reads the longest stall that the service measured."""
+    """Swaps one large index for another, and returns a row with the longest delay measured by the stall ticker."""
     print(f"building two indexes of {scale.large_items:,} items …", flush=True)
     large = [write_large_bundle(store, base, scale.large_items, seed).bundle_version for seed in (1, 2)]
     store.promote(large[0])
@@ -171,7 +194,7 @@ def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row
             for version in (large[1], large[0], large[1]):
                 store.promote(version)
                 wait_for_live(store, fleet, timeout_s=600)
-            time.sleep(3.0)  # the retired one has been let go by then
+            time.sleep(3.0)  # by then the retired bundle is dropped
             longest_s = read_metric(metrics_port, "two_tower_longest_stall_seconds")
     finally:
         ann.stop()
@@ -186,12 +209,12 @@ def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row
 
 
 def p99(tally: Tally, start: float, end: float) -> float:
-    """Returns the 99th percentile of the latencies that ended between two moments, in seconds."""
+    """Returns the 99th percentile of the latencies of requests that ended from `start` to `end`, in seconds."""
     return float(np.quantile([seconds for moment, seconds in tally.latencies if start <= moment < end], 0.99))
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """Prints the table."""
+    """Prints the rows as a table."""
     widths = [max(len(getattr(row, name)) for row in rows) for name in ("what", "target", "seen")]
     print()
     for row in rows:

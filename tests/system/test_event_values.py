@@ -1,4 +1,4 @@
-"""A recipe that reads ratings, types and times of its events: trained, published, served and asked with them."""
+"""A recipe with ratings, types and times of events, from training to requests that carry them."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_each_value_counts_and_none_is_needed(trained: Trained, pair: tuple[Runn
 
 def test_a_request_without_a_time_is_made_when_it_arrives(trained: Trained, pair: tuple[Running, Retriever]) -> None:
     query = {**trained.queries[1], "request_time": None}
-    # The events are of 2023: a second more or less is nothing, and the time of the newest event is something else.
+    # The events are of 2023, so a second more or less does not matter, but the time of the newest event would.
     np.testing.assert_allclose(embed(pair, query), embed(pair, {**query, "request_time": time.time()}), atol=1e-5)
     newest = embed(pair, {**query, "request_time": query["history.time"][-1]})
     assert np.abs(embed(pair, query) - newest).max() > 1e-5

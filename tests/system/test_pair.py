@@ -1,4 +1,4 @@
-"""Trained bundles behind both services, asked through the client: right answers, before, during and after swaps."""
+"""Trained bundles, both services and the client together: answers are right before, during and after swaps."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ from trainer.recipe import loading
 from two_tower_client import Retriever
 
 K = 4
-"""A tenth of the catalogue: for more, the ANN service scans instead of asking its index, and so finds more than it."""
+"""Number of items to retrieve, a tenth of the catalogue. For more, the ANN service would scan and not use its index."""
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user is known to have done, and what was held out."""
+    """A query of a user, with the expected answer.
+
+    Attributes:
+        features: Features of the query by name.
+        known: Ids of the items that the user interacted with before.
+        held_out: Id of the item that the user interacted with next, which was held out.
+    """
 
     features: dict[str, Any]
     known: list[str]
@@ -41,7 +47,7 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def users(shop: Shop) -> list[Asked]:
-    """All users of the shop as they stand when the test part begins."""
+    """Queries of all users of the shop at the time when the test part begins."""
     recipe = loading.load(str(shop.recipe))
     dataset = load_dataset(recipe, shop.recipe.parent)
     parts = splits.split(dataset, recipe.split)
@@ -174,7 +180,7 @@ def test_a_damaged_bundle_never_replaces_the_running_one(
     damage(store.path(second) / name)
     queries = [user.features for user in users]
     with serving(store, first) as pair, Load(pair.retriever, queries, opened(store, users), clients=1, k=K) as load:
-        # As a copy of a store would: LIVE names the bundle, and nobody has verified it here.
+        # Written directly, as a copy of a store would be: LIVE names the bundle without any verification.
         (store.root / "LIVE.new").write_text(f"{second}\n{first}\n")
         os.replace(store.root / "LIVE.new", store.root / "LIVE")
         for service in refused_by:

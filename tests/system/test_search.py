@@ -1,4 +1,4 @@
-"""A trained search behind both services: as good as the evaluation says, in every ranking; and its demo."""
+"""A trained search recipe and both services: the metrics of each ranking are those of the evaluation. Also the demo."""
 
 from __future__ import annotations
 
@@ -28,11 +28,15 @@ pytestmark = [
 ]
 
 METHODS = {"BM25": "BM25", "towers": "two-tower", "towers and BM25": "two-tower + BM25"}
-"""What the service ranks by, and how the evaluation calls it."""
+"""Names of the rankings in the demo, and the names of the same methods in the evaluation."""
 
 
 def write_grades(path: Path) -> Path:
-    """Grades the products of each kind 1 and of the colour too 3, for half of the queries as if few were looked at."""
+    """Writes graded queries to a file, and returns its path.
+
+    Products of the queried kind have grade 1, and grade 3 if they also have the queried colour. Half of the queries
+    have grades for a few products only.
+    """
     rows = ["query,docid,rating"]
     for number, (kind, colour) in enumerate((kind, colour) for kind in KINDS for colour in COLOURS):
         for at in range(24):
@@ -45,7 +49,7 @@ def write_grades(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A folder with store, run, tables and grades, and what ``evaluate`` printed."""
+    """A folder with store, run, tables and graded queries, and the metrics that the command ``evaluate`` wrote."""
     folder = tmp_path_factory.mktemp("search")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -72,7 +76,8 @@ def test_served_rankings_are_as_good_as_the_evaluation_says(trained: tuple[Path,
     for ranking, method in METHODS.items():
         for metric in ("ndcg@10", "recall@100", "mrr"):
             assert measured[ranking][metric] == pytest.approx(found["metrics"][method][metric], abs=1e-9)
-    # The three differ, or equality would show nothing; each word alone is in a third or a quarter of the titles.
+    # The metrics of the three rankings differ; otherwise a mix-up of rankings would pass. Each word is in a third or a
+    # quarter of the titles.
     assert len({round(metrics["ndcg@10"], 6) for metrics in measured.values()}) == 3
 
 
@@ -89,7 +94,7 @@ def test_new_items_are_found_by_their_words(trained: tuple[Path, dict[str, Any]]
         with Retriever(ann=f"127.0.0.1:{ann.port}", timeout_s=10.0) as retriever:
             brass = retriever.retrieve({}, text="brass eclairs", ranking="lexical")
             assert (brass.item_ids, brass.bundle_version) == (("z1", "p03"), live.version)
-            # p03 was the black mouse with the number 03, and p04 is gone.
+            # p03 was the black mouse with the number 03, and p04 was withdrawn.
             assert retriever.retrieve({}, text="03 04", ranking="lexical").item_ids == ()
 
 
@@ -109,7 +114,7 @@ def test_the_demo_prints_products_with_grades_and_ends(trained: tuple[Path, dict
     at = lines.index("black mouse")
     assert lines[at + 1].split("  ")[1] == "BM25"
     assert lines[at + 2].startswith("  3 The new black mouse")
-    # The third query, the third of the kinds' colours, is not shown.
+    # Only two queries are shown, so the third one is not.
     assert ("white mouse" in lines, "red mouse" in lines) == (True, False)
     assert [line.split()[0] for line in lines[-3:]] == ["BM25", "towers", "towers"]
 

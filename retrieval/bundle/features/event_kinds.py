@@ -65,17 +65,21 @@ class HistoryCategorical:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or fields contradict each other.
+        """
         check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
         check_max_values(self.name, self.max_values)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input of one row."""
+        """Shape of the model input of one row."""
         return (self.max_values,)
 
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
-        """Returns [batch, max_values] int32, newest first."""
+        """Returns the model input of a column of raw lists: [batch, max_values] int32 slots, newest first."""
         return pad([_present(row) for row in _newest(column, self.max_values)], slots, self.max_values)
 
     def encode_events(self, values: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
@@ -111,7 +115,11 @@ class HistoryNumeric:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or fields contradict each other.
+        """
         check_max_values(self.name, self.max_values)
         check_scale(self.name, self.mean, self.std)
 
@@ -121,7 +129,7 @@ class HistoryNumeric:
         return (self.max_values, 2)
 
     def encode(self, column: Sequence[Any]) -> np.ndarray:
-        """Returns [batch, max_values, 2] float32, newest first."""
+        """Returns the model input of a column of raw lists: [batch, max_values, 2] float32, newest first."""
         return self._standardise(pad_numbers(_newest(column, self.max_values), self.max_values))
 
     def encode_events(self, values: Sequence[Any]) -> np.ndarray:
@@ -129,7 +137,7 @@ class HistoryNumeric:
         return self._standardise(np.array(values, dtype=np.float64))
 
     def _standardise(self, values: np.ndarray) -> np.ndarray:
-        """Returns [..., 2] float32 for [...] float64."""
+        """Returns standardised values and presence: [..., 2] float32 for [...] float64, NaN where missing."""
         values = _nan_where_missing(values)
         if self.log:
             values = np.log1p(np.maximum(values, 0.0))
@@ -159,7 +167,11 @@ class HistoryTimes:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or fields contradict each other.
+        """
         check_max_values(self.name, self.max_values)
 
     @property
@@ -168,7 +180,7 @@ class HistoryTimes:
         return (self.max_values, 4)
 
     def encode(self, column: Sequence[Any], request_times: Sequence[Any]) -> np.ndarray:
-        """Returns [batch, max_values, 4] float32, newest first.
+        """Returns the model input of a column of lists of times: [batch, max_values, 4] float32, newest first.
 
         Args:
             column: [batch] lists of seconds since 1970.

@@ -51,16 +51,20 @@ class Categorical:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Checks that there is exactly one source of slots."""
+        """Checks vocabulary, hash buckets and value type; see `retrieval.bundle.features.slots.check_slots`.
+
+        Raises:
+            ValueError: there is neither a vocabulary nor hash buckets, or both, or the type is neither string nor int.
+        """
         check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input of one row."""
+        """Shape of the model input of one row."""
         return ()
 
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
-        """Returns [batch] int32."""
+        """Returns the model input of a column of raw values: [batch] int32 slots."""
         return slots.lookup(column)
 
 
@@ -86,17 +90,21 @@ class MultiCategorical:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or fields contradict each other.
+        """
         check_slots(self.name, self.value_type, self.vocabulary, self.hash_buckets)
         check_max_values(self.name, self.max_values)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input of one row."""
+        """Shape of the model input of one row."""
         return (self.max_values,)
 
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
-        """Returns [batch, max_values] int32."""
+        """Returns the model input of a column of raw lists: [batch, max_values] int32 slots, right-padded."""
         return pad([(values or ())[: self.max_values] for values in column], slots, self.max_values)
 
 
@@ -121,17 +129,21 @@ class History:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or fields contradict each other.
+        """
         check_slots(self.name, self.value_type, self.vocabulary, 0)
         check_max_values(self.name, self.max_values)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input of one row."""
+        """Shape of the model input of one row."""
         return (self.max_values,)
 
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
-        """Returns [batch, max_values] int32, newest first."""
+        """Returns the model input of a column of raw lists: [batch, max_values] int32 slots, newest first."""
         return pad([(values or ())[: -self.max_values - 1 : -1] for values in column], slots, self.max_values)
 
 
@@ -158,7 +170,11 @@ class Numeric:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or fields contradict each other.
+        """
         check_scale(self.name, self.mean, self.std)
 
     @property
@@ -167,5 +183,5 @@ class Numeric:
         return (2,)
 
     def encode(self, column: Sequence[Any]) -> np.ndarray:
-        """Returns [batch, 2] float32; NaN is missing."""
+        """Returns the model input of a column of numbers: [batch, 2] float32, value and presence; NaN is missing."""
         return standardise(np.array(column, dtype=np.float64), self.mean, self.std)  # None becomes NaN

@@ -43,7 +43,7 @@ def row_encoder(feature: Any, vocabulary: Vocabulary | None) -> Callable[[Any], 
 
 
 def _encode_number(value: float | None, mean: float, std: float) -> np.ndarray:
-    """Returns [1, 2] float32."""
+    """Returns the model input of one number, value and presence: [1, 2] float32."""
     if value is None or math.isnan(value):
         return np.zeros((1, 2), dtype=np.float32)
     return np.ndarray((1, 2), np.float32, _pack_pair(min(max((value - mean) / std, -EXTREME), EXTREME), 1.0))

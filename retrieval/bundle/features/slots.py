@@ -1,4 +1,4 @@
-"""Padding of lists, and range checks that several kinds of features share."""
+"""Padding of lists of slots (rows of an embedding table), and range checks that several kinds of features share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ def pad(rows: Sequence[Sequence[Any]], slots: Vocabulary | Hashing, width: int) 
 
 
 def pad_numbers(rows: Sequence[Sequence[Any]], width: int) -> np.ndarray:
-    """Returns lists of at most `width` numbers or None, right-padded: [len(rows), width] float64, padding is NaN."""
+    """Returns lists of numbers as one array, right-padded with NaN: [len(rows), width] float64.
+
+    Args:
+        rows: lists of at most `width` numbers; None, a missing number, becomes NaN.
+        width: length of the padded lists.
+    """
     padded = np.full((len(rows), width), np.nan)
     padded[filled(rows, width)] = np.array(list(chain.from_iterable(rows)), dtype=np.float64)  # None becomes NaN
     return padded
@@ -36,7 +41,7 @@ def filled(rows: Sequence[Sequence[Any]], width: int) -> np.ndarray:
 
 
 def check_slots(name: str, value_type: str, vocabulary: str, hash_buckets: int) -> None:
-    """Checks that a feature has either a vocabulary or hash buckets, and values of a type that have slots.
+    """Checks that a feature has either a vocabulary or hash buckets, and values that are strings or ints.
 
     Raises:
         ValueError: it has neither or both, or the type is neither string nor int.

@@ -50,7 +50,11 @@ class TextEncoderSpec:
     precision: Literal["float32", "int8"] = "float32"
 
     def __post_init__(self) -> None:
-        """Checks ranges, and that the name is safe as the name of a folder."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or the name is not safe as the name of a folder.
+        """
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"text encoder {self.name[:80]!r}: a name consists of lower case letters, digits, - and _")
         if self.width < 1 or not 3 <= self.max_tokens <= 8192 or self.pad_id < 0:
@@ -92,7 +96,11 @@ class Text:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or fields contradict each other.
+        """
         if self.value_type != "string" or self.width < 1:
             raise ValueError(
                 f"feature {self.name}: value type {self.value_type!r} and width {self.width}; a text is a string, and "
@@ -101,7 +109,7 @@ class Text:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input of one row."""
+        """Shape of the model input of one row."""
         return (self.width,)
 
 
@@ -114,7 +122,7 @@ class TextEncoder(Protocol):
         ...
 
     def embed(self, texts: Sequence[str | None]) -> np.ndarray:
-        """Returns [n, width] float32 for [n] texts: unit length, zeros where there is no text."""
+        """Returns the vectors of [n] texts: [n, width] float32, unit length, zeros where there is no text."""
         ...
 
 

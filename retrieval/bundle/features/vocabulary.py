@@ -71,7 +71,11 @@ class Hashing:
     buckets: int
 
     def __post_init__(self) -> None:
-        """Checks the range."""
+        """Checks that the fields are valid.
+
+        Raises:
+            ValueError: a field is out of range, or fields contradict each other.
+        """
         if not 1 <= self.buckets <= 2**24:
             raise ValueError(f"hash buckets are {self.buckets}, expected 1 to {2**24}")
 

@@ -1,1 +1,1 @@
-"""Which bundles a service has open: the policy, the loading thread, the verification."""
+"""The open bundles of a service: the policy of swaps, the loading threads, and the load gates."""

@@ -14,7 +14,7 @@ class OpenBundle(Generic[T]):
 
     Attributes:
         version: bundle version.
-        bundle: what the service's loader returned for this version.
+        bundle: object that the service's loader returned for this version.
         opened_at_ms: time from which requests could reach it, in milliseconds since 1970-01-01 UTC.
     """
 

@@ -1,9 +1,9 @@
-"""Opens the bundles that the store names, beside those that are open already, and swaps them without a restart.
+"""Opens the bundles that the store names while earlier ones stay open, and swaps them without a restart.
 
-`OpenBundles` drives the state machine of `retrieval.serving.bundles.swap_policy`. One thread polls the store and applies
-the decisions. Each load runs in its own thread, so that a roll back during a slow load takes effect at once. A request
-reads `OpenBundles.snapshot` once and uses that snapshot to its end. A bundle is never closed: the reference to it is
-dropped, and its memory is freed when the last request that uses it ends.
+`OpenBundles` drives the state machine of `retrieval.serving.bundles.swap_policy`. One thread polls the store and
+applies the decisions. Each load runs in its own thread, so that a roll back during a slow load takes effect at once.
+A request reads `OpenBundles.snapshot` once and uses that snapshot to its end. A bundle is never closed: the reference
+to it is dropped, and its memory is freed when the last request that uses it ends.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 |--------------------------|------------------------------------------------------------------|
 | manifest, format_version | the manifest can be read, and the services support its format    |
 | files, size, sha256      | the files are those that the manifest lists                      |
-| memory                   | the bundle fits into memory beside the open ones                 |
+| memory                   | the bundle fits into memory together with the open ones          |
 | contents                 | every file can be read, and its shape is the one in the manifest |
 | canaries                 | the golden queries get their known answers                       |
 

@@ -109,7 +109,10 @@ class _Worker:
 
 
 class Workers:
-    """Starts and watches the workers, in the parent. One thread calls `run`, once."""
+    """The worker processes of a service, as the parent process starts, watches and stops them.
+
+    Call `run` once; it returns when all workers have ended.
+    """
 
     def __init__(self, program: Sequence[str], config: ServerConfig) -> None:
         """Prepares the workers; `run` starts them.

@@ -89,7 +89,7 @@ class ServerConfig:
     """Time after SIGTERM in which health says NOT_SERVING and calls are still accepted, in seconds, 0 to 600."""
 
     drain_timeout_s: float = 30.0
-    """Time after that in which calls in flight may finish, in seconds, 0 to 3,600."""
+    """Time after the drain delay in which calls in flight may finish, in seconds, 0 to 3,600."""
 
     metrics_port: int = 0
     """Port of the Prometheus endpoint on 127.0.0.1, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
@@ -101,10 +101,11 @@ class ServerConfig:
     """Number of this worker process, from 1 on; 0: this process has the port alone. Set by the parent, not by users."""
 
     def __post_init__(self) -> None:
-        """Checks ranges, and that the service is not exposed by accident.
+        """Checks the ranges of the settings, and that only an explicit setting exposes the service without protection.
 
         Raises:
-            ValueError: names the setting, its value and what is allowed.
+            ValueError: a setting is out of range, or the address is not a loopback address and TLS or token is missing.
+                The message names the setting, its value and what is allowed.
         """
         for name, low, high in (
             ("port", 0, 65535),

@@ -16,7 +16,7 @@ class Metrics:
     """All metrics of one server. Safe for use by several threads.
 
     Attributes:
-        registry: registry of these metrics alone.
+        registry: Prometheus registry that has these metrics only.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Metrics:
         )
 
     def serve(self, port: int) -> tuple[int, threading.Thread]:
-        """Starts the HTTP endpoint on the loopback interface, for a scraper beside this process.
+        """Starts the HTTP endpoint on the loopback interface, for a scraper on the same host.
 
         Args:
             port: port to listen on; 0 chooses a free port.
@@ -85,11 +85,11 @@ class StallTicker:
         self._thread = threading.Thread(target=self._tick, name="stall-ticker", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the thread that measures the delays."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and waits for it."""
+        """Stops the thread that measures the delays, and waits until it has ended."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()

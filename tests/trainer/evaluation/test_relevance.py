@@ -106,7 +106,7 @@ def test_held_out_pairs_of_relevance_0_are_no_answers(folder: Path) -> None:
     assert len(parts.to_fit_on(parts.train)) == 30 * 16
     notes = " ".join(Summary.of(of, splits.Data(load_dataset(of, folder), parts)).notes)
     assert "300 interactions have relevance 0" in notes
-    assert "60 of them stand among what is held out" in notes
+    assert "60 of them are among the held-out events" in notes
 
 
 def test_the_last_answers_are_held_out_whatever_comes_behind(folder: Path) -> None:

@@ -60,9 +60,9 @@ def test_int8_is_smaller_and_near(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "message"), [(1.0, r"differs from the trained encoder: cosine"), (np.nan, "answers NaN or infinity")]
+    ("weight", "message"), [(1.0, r"differs from the trained encoder: cosine"), (np.nan, "returns NaN or infinity")]
 )
-def test_an_export_that_answers_otherwise_is_refused(
+def test_an_export_with_other_vectors_is_refused(
     weight: float, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = static(tmp_path / "checkpoint")
