@@ -132,7 +132,7 @@ class _Bench:
         excluding = self._excluding([chosen] * _FEW)
         vectors = np.load(self._made.index.parent / VECTORS, mmap_mode="r")
         # Items that a user interacted with: the nearest ones, so that the first results of the index are all excluded.
-        met = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_MET].tolist())
+        positives = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_POSITIVES].tolist())
         index = AnnoyIndex(self._made.manifest.dimension, "angular")
         index.load(str(self._made.index))
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
