@@ -44,16 +44,16 @@ def commands(store: Path, folder: Path, short: bool) -> list[list[str]]:
         folder: folder for the JSON files of figures.
         short: whether to use fewer items and rounds.
     """
-    of_store = ["--store", str(store)]
+    from_store = ["--store", str(store)]
     kinds = str(folder / "index-kinds.json")
     serve = ["--items", "20000", "--trees", "20", "--rounds", "3", "--seconds", "0.5"] if short else []
     sizes = ["3000", "10000"] if short else ["10000", "100000"]
     return [
-        ["benchmarks.services.calls", *of_store, *serve, "--json", str(folder / "serve.json")],
-        *([] if short else [["benchmarks.services.tail", *of_store]]),
+        ["benchmarks.services.calls", *from_store, *serve, "--json", str(folder / "serve.json")],
+        *([] if short else [["benchmarks.services.tail", *from_store]]),
         [
             "benchmarks.pair.compare",
-            *of_store,
+            *from_store,
             *(["--short"] if short else []),
             "--json",
             str(folder / "serve-pair.json"),

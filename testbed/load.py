@@ -73,7 +73,7 @@ class Load:
         """
         self._retriever, self._queries, self._offline, self._k = retriever, queries, offline, k
         self._period_s = clients / rate if rate else 0.0
-        self._turn = itertools.count()
+        self._numbers = itertools.count()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         # Each distinct answer is checked once, since later answers of a bundle to the same query have to be equal.
@@ -105,7 +105,7 @@ class Load:
         due = time.monotonic() + phase * self._period_s
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due, time.monotonic()) + self._period_s
-            query = next(self._turn) % len(self._queries)
+            query = next(self._numbers) % len(self._queries)
             began = time.monotonic()
             try:
                 answer = self._retriever.retrieve(self._queries[query], self._k)
@@ -123,6 +123,7 @@ class Load:
                 self.tally.latencies.append((ended, ended - began))
 
     def _is_own(self, query: int, answer: Retrieval) -> bool:
+        """Returns whether an answer is the one that its bundle gives offline."""
         key = (answer.bundle_version, query)
         if key not in self._judged:
             if not self._offline(answer.bundle_version).agrees(query, answer.item_ids, answer.scores):

@@ -25,7 +25,7 @@ _LOOK_EVERY_S = 0.05
 
 def main() -> None:
     """Builds an index of each kind and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.index.build", description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--trees", type=int, default=10)
     parser.add_argument("--kinds", nargs="*", default=["annoy", "faiss_ivf"], choices=list(KINDS))

@@ -36,7 +36,7 @@ _EXCLUDED = 10_000
 
 def main() -> None:
     """Builds an index of each kind and prints two tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.index.filters", description=__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))

@@ -164,14 +164,14 @@ def show_growth(results: list[Result]) -> None:
 
 
 def _query(data: Data, number: int) -> np.ndarray:
-    at = number % len(data.queries)
-    return data.queries[at : at + 1]
+    position = number % len(data.queries)
+    return data.queries[position : position + 1]  # [1, dim]
 
 
 def _peer_recall(peer: Peer, data: Data, exact: np.ndarray, budget: int) -> float:
     hits = sum(
-        len(set(peer.search(data.queries[at : at + 1], _K, budget)) & set(nearest))
-        for at, nearest in enumerate(exact.tolist())
+        len(set(peer.search(_query(data, number), _K, budget)) & set(nearest))
+        for number, nearest in enumerate(exact.tolist())
     )
     return hits / exact.size
 

@@ -66,11 +66,13 @@ def _histograms(outcomes: Sequence[Outcome]) -> go.Figure:
         subplot_titles=[each.name for each in outcomes],
         vertical_spacing=0.25 / row_count,
     )
-    for at, each in enumerate(outcomes):
+    for index, each in enumerate(outcomes):
         # Without the slowest hundredth, which would squeeze the rest into one bar; the table has its percentiles.
         shown = sorted(call.latency_ms for call in each.calls)[: max(1, round(0.99 * len(each.calls)))]
         figure.add_trace(
-            go.Histogram(x=shown, nbinsx=40, showlegend=False, name=each.name), at // _COLUMNS + 1, at % _COLUMNS + 1
+            go.Histogram(x=shown, nbinsx=40, showlegend=False, name=each.name),
+            index // _COLUMNS + 1,
+            index % _COLUMNS + 1,
         )
     figure.update_layout(title="Latency of the fastest 99 % of the calls, ms", height=260 * row_count + 80)
     return figure

@@ -22,7 +22,6 @@ from trainer.cli.rich_progress import RichProgress
 from trainer.data import sources, splits
 from trainer.data.dataset import Dataset
 from trainer.data.splits import Data
-from trainer.evaluation.evaluate import evaluate_test
 from trainer.quiet_tensorflow import import_tensorflow
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
@@ -39,6 +38,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="number of trainings (default: 1)")
     arguments = parser.parse_args()
     import_tensorflow()
+    from trainer.evaluation.evaluate import evaluate_test
     from trainer.training.fit_and_refit import fit_and_choose
 
     shipped = loading.load("movielens_100k")
@@ -77,8 +77,8 @@ def searched(dataset: Dataset) -> Dataset:
     generator = np.random.default_rng(0)
     titles, genres = dataset.item_column("title"), dataset.item_column("genres")
     queries = np.empty(len(dataset.events), dtype=object)
-    for at, item in enumerate(dataset.events.items.tolist()):
-        queries[at] = _search(titles[item] or "", genres[item] or (), generator)
+    for event, item in enumerate(dataset.events.items.tolist()):
+        queries[event] = _search(titles[item] or "", genres[item] or (), generator)
     events = dataset.events
     return dataclasses.replace(
         dataset, events=dataclasses.replace(events, attributes={**events.attributes, "query": queries})

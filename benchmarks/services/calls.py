@@ -46,7 +46,7 @@ EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 _EXCLUDED = 10_000
 _FEW = 20
-_MET = 60
+_POSITIVES = 60
 _MANY_CALLERS = 16
 
 
@@ -117,7 +117,7 @@ class _Bench:
                 "EmbedQueries, gRPC's threads read": self._target(listener, EMBED, single),
                 "EmbedQueries, 32 queries": self._target(ours, EMBED, batch),
             }
-            self._take_turns(rows.values())
+            self._measure_in_turns(rows.values())
         finally:
             for replica in replicas:
                 replica.stop()
@@ -132,7 +132,7 @@ class _Bench:
         excluding = self._excluding([chosen] * _FEW)
         vectors = np.load(self._made.index.parent / VECTORS, mmap_mode="r")
         # Items that a user interacted with: the nearest ones, so that the first results of the index are all excluded.
-        met = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_MET].tolist())
+        positives = self._excluding(np.argsort(-(self._made.queries[:_FEW] @ vectors.T))[:, :_POSITIVES].tolist())
         index = AnnoyIndex(self._made.manifest.dimension, "angular")
         index.load(str(self._made.index))
         queries, budget = self._made.queries.tolist(), self._made.manifest.index.search_budget
@@ -154,9 +154,9 @@ class _Bench:
                 "SearchItems": ours,
                 f"echo, {many} callers": echo_many,
                 f"SearchItems, {many} callers": ours_many,
-                "the same, 2 threads, which share nothing": self._target(replicas[2], SEARCH, single, many),
+                "the same, 2 threads": self._target(replicas[2], SEARCH, single, many),
                 "SearchItems, 100 searches": ours_hundred,
-                f"SearchItems, the {_MET} nearest excluded": self._target(replicas[1], SEARCH, met),
+                f"SearchItems, the {_POSITIVES} nearest excluded": self._target(replicas[1], SEARCH, positives),
                 f"SearchItems, {len(chosen):,} ids excluded": self._target(replicas[1], SEARCH, excluding),
             }
             for _ in range(self._rounds):
@@ -264,7 +264,7 @@ class _Bench:
         assert replica.process is not None
         return Target(replica.address, method, requests, replica.process.pid, callers)
 
-    def _take_turns(self, targets: Any) -> None:
+    def _measure_in_turns(self, targets: Any) -> None:
         for _ in range(self._rounds):
             for target in targets:
                 target.measure(self._seconds)

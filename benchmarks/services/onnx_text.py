@@ -73,11 +73,11 @@ def write_onnx(checkpoint: Checkpoint, path: Path) -> Path:
     axes = graph.weight([1, 2], np.int64)
     hidden = graph.add("Mul", graph.add("Cast", no_token, to=TensorProto.FLOAT), graph.weight(-1e9))
     hidden = graph.add("Unsqueeze", hidden, axes)  # [n, 1, 1, length]
-    places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+    positions = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
     length = graph.add("Shape", "ids", start=1, end=2)
     zero, one, last = (graph.weight([value], np.int64) for value in (0, 1, -1))
     states = graph.add("Gather", graph.weight(weights["embeddings.word_embeddings.weight"]), "ids")
-    states = graph.add("Add", states, graph.add("Slice", graph.weight(places), zero, length, zero))
+    states = graph.add("Add", states, graph.add("Slice", graph.weight(positions), zero, length, zero))
     states = normalise(states, "embeddings.LayerNorm")  # [n, length, width]
     split, joined = graph.weight([0, 0, heads, width // heads], np.int64), graph.weight([0, 0, width], np.int64)
     shrink = graph.weight(1.0 / math.sqrt(width // heads))

@@ -108,8 +108,8 @@ def from_memory(task: Task) -> float:
         def __len__(self) -> int:
             return len(batches)
 
-        def __getitem__(self, at: int) -> tuple[dict[str, Any]]:
-            return (batches[at],)
+        def __getitem__(self, index: int) -> tuple[dict[str, Any]]:
+            return (batches[index],)
 
     class Plain(keras.Model):
         def train_step(self, arrays: Any) -> dict[str, Any]:

@@ -38,7 +38,6 @@ from trainer.recipe.recipe import Recipe
 from trainer.training.run_folder import check_run_folder
 
 app = App(
-    name="trainer",
     help="""Trains two towers on interactions and publishes them as bundles that two services serve.
 
     Start with `python -m trainer train movielens_100k --store store --promote`; the README shows the rest.""",
