@@ -1,4 +1,4 @@
-"""The interface through which long work reports its progress. The command line implements it; nothing else prints."""
+"""Interface through which long tasks report their progress. The command line implements it; nothing else prints."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class TrainingProgress(Protocol):
         """Reports the start of the training.
 
         Args:
-            epochs: largest number of epochs.
-            steps: number of steps in an epoch.
-            done: number of finished epochs; above 0 only in a resumed training.
+            epochs: Largest number of epochs.
+            steps: Number of steps in an epoch.
+            done: Number of finished epochs; above 0 only in a resumed training.
         """
 
     def step(self, loss: float) -> None:
@@ -31,19 +31,28 @@ class Progress(Protocol):
     """Shows progress to the person who runs the trainer. Not thread-safe; contexts may be nested."""
 
     def note(self, text: str) -> None:
-        """Reports one sentence."""
+        """Reports the sentence `text`."""
         ...
 
     def working(self, title: str) -> AbstractContextManager[Callable[[str], None]]:
-        """Reports work of unknown length until the context ends; call its value with the name of each step."""
+        """Reports work of unknown length until the context ends.
+
+        The context yields a function to call with the name of each step.
+        """
         ...
 
     def counting(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Reports work on `total` pieces until the context ends; call its value with how many more are finished."""
+        """Reports work on `total` pieces until the context ends.
+
+        The context yields a function to call with the number of pieces finished since the last call.
+        """
         ...
 
     def training(self, title: str) -> AbstractContextManager[TrainingProgress]:
-        """Reports a training until the context ends; pass its value to `trainer.training.fit.fit`."""
+        """Reports a training until the context ends.
+
+        The context yields the progress receiver to pass to `trainer.training.fit.fit`.
+        """
         ...
 
 
@@ -71,7 +80,7 @@ class Silent(Progress):
 
 
 SILENT: Progress = Silent()
-"""The default of functions that take a `Progress`."""
+"""Progress that reports nothing, the default of functions that take a `Progress`."""
 
 
 def format_validation(metrics: Mapping[str, float]) -> str:

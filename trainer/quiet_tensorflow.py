@@ -16,7 +16,7 @@ _MALLOC_OPTIONS = {_M_TRIM_THRESHOLD: 512 * _MIB, _M_TOP_PAD: 64 * _MIB, _M_MMAP
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Discards everything that is written to stderr inside the context, by native code too. Exceptions pass.
+    """Discards everything that is written to stderr inside the context, by native code too. Exceptions are not caught.
 
     TensorFlow and LiteRT write a few notes before their log levels apply.
     """
@@ -42,11 +42,11 @@ def import_tensorflow() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Lets glibc keep freed memory instead of returning it to the system; other C libraries are left alone.
+    """Lets glibc keep freed memory instead of returning it to the system; does nothing with other C libraries.
 
     A training step allocates and frees the same large tensors each time. By default glibc returns them, and the system
-    clears every page anew: 1.9 million page faults an epoch of MovieLens-100k. Without them an epoch takes 8.5 s of CPU
-    instead of 15.4 (medians of four, on a busy machine), and the process 95 MB more memory.
+    clears every page anew: 1.9 million page faults per epoch of MovieLens-100k. Without the page faults an epoch takes
+    8.5 s of CPU instead of 15.4 s (medians of four, on a busy machine), and the process takes 95 MB more memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -55,5 +55,5 @@ def _keep_freed_memory() -> None:
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:
-    """Whether a log record is useful. The warning that inputs such as history.rating get other names is not."""
+    """Returns whether a log record is useful; the warning that inputs such as history.rating are renamed is not."""
     return "is not a valid tf.function parameter name" not in record.getMessage()

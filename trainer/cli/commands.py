@@ -76,15 +76,18 @@ def train(
         recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,
             product_search), or the path of a TOML file.
         data_folder: Folder of the recipe's tables. Default: its download, or the folder of the TOML file.
-        run: Folder for the towers, logs and evaluation, without a finished run. Default: runs/RECIPE-TIME.
-        store: Publish a bundle to this store.
-        promote: Make that bundle live, unless it fails a publish gate.
-        force: Promote it although it fails gates; its manifest records which.
-        epochs: Number of epochs. Default: the recipe's.
-        seed: Seed of the training. Default: the recipe's.
-        split: Kind of split. Default: the recipe's.
-        refit: Fit again on training and validation, for the best number of epochs. Default: as the recipe says.
-        resume: Go on from the checkpoint in the folder that --run names, to the same weights as without a stop.
+        run: Folder to write towers, logs and evaluation to; it must not hold a finished run. Default:
+            runs/RECIPE-TIME.
+        store: Folder of bundles to publish the model to. Default: no bundle is published.
+        promote: Make the published bundle live, unless it fails a publish gate.
+        force: With --promote, make the bundle live although it fails gates; its manifest records the failed gates.
+        epochs: Largest number of epochs. Default: training.epochs of the recipe.
+        seed: Random seed of the training. Default: seed of the recipe.
+        split: Kind of split into training, validation and test. Default: split.kind of the recipe.
+        refit: Train again on training and validation together, for the best number of epochs. Default: training.refit
+            of the recipe.
+        resume: Continue a stopped training from the checkpoint in the folder of --run; the weights become the same as
+            without the stop.
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the result as JSON on stdout.
     """
@@ -143,24 +146,24 @@ def evaluate(
     bundle: str | None = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a finished run on its test part: compared with baselines, by slices, and as it is served.
+    """Evaluate a finished run on its test part, optionally with baselines, with slices, and as the services answer.
 
     Example: `python -m trainer evaluate runs/mine --baselines --slice gender`
 
     With graded queries instead: `python -m trainer evaluate runs/mine --qrels FILE`
 
     Args:
-        run: Folder that `train` wrote. Default, with graded queries: the newest one below runs.
+        run: Folder that `train` wrote. Default, only with --qrels: the newest finished run in the folder runs.
         qrels: CSV of graded queries, with the columns query, docid and rating. Evaluates on them instead of the test
-            part, and compares the towers with BM25, both fused, and the frozen text encoder.
-        queries: CSV with a column query: the graded queries that count. Default: all.
-        relevant_from: Lowest rating that counts as relevant. Default: 1.
+            part, and compares the towers with BM25, the fusion of both, and the frozen text encoder.
+        queries: CSV whose column query lists the graded queries to evaluate; needs --qrels. Default: all of them.
+        relevant_from: Lowest rating of a relevant item; needs --qrels. Default: 1.
         baselines: Compare with popularity, recent popularity, ItemKNN, EASE (also with a query weighted by recency) and
             iALS, with settings chosen on validation.
-        repeats: Rank known items too, and count events that repeat them. Default: as the recipe says.
-        slice_by: Attribute of the users to slice by; may be given several times.
-        store: Store with a bundle of this run, whose exported tower and index are evaluated too, as they are served.
-        bundle: Version of that bundle. Default: the newest bundle of this run in the store.
+        repeats: Rank known items too, and count repeat events as relevant. Default: split.repeats of the recipe.
+        slice_by: Attribute of the users by which to group them, with metrics of each group; may be given several times.
+        store: Folder of bundles with a bundle of this run; its exported tower and index are evaluated too.
+        bundle: Version of the bundle in --store to evaluate. Default: the newest bundle of this run.
         as_json: Print the result as JSON on stdout.
     """
     if qrels is not None:
@@ -212,9 +215,9 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
 
     Args:
         run: Folder that `train` wrote.
-        store: Folder of bundles; made if it is missing.
+        store: Folder of bundles to publish to; created if it is missing.
         promote: Make the bundle live, unless it fails a publish gate.
-        force: Promote it although it fails gates; its manifest records which.
+        force: With --promote, make the bundle live although it fails gates; its manifest records the failed gates.
         as_json: Print the result as JSON on stdout.
     """
     import_tensorflow()

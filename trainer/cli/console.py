@@ -22,14 +22,14 @@ if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `pr
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _WIDTH = 8
-"""Smallest width of a column of figures: a narrow terminal wraps the line and does not cut the figure."""
+"""Smallest width of a column of figures, so that a narrow terminal wraps the line and does not cut the figure."""
 
 _DETAILED = ("ndcg@10", "recall@100")
 SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "hr@10", "coverage@10")
 
 
 def print_data(recipe: Recipe, data: Data) -> None:
-    """Prints the size of the data set and its split, and notes on what looks wrong."""
+    """Prints the size of a data set and its split, and notes on probable mistakes in the data."""
     summary = Summary.of(recipe, data)
     table = Table(
         title=f"data of {recipe.name}", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0)
@@ -42,7 +42,7 @@ def print_data(recipe: Recipe, data: Data) -> None:
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    """Prints metrics, a row for each method."""
+    """Prints the metrics of an evaluation as a table with a row for each method, headed by `title`."""
     counted = "repeats count" if evaluation.repeats else "novel items only"
     table = _table(f"{title}, {counted}; two-tower fitted on {evaluation.fitted_on}, all others on train + valid")
     table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.metrics)))
@@ -70,7 +70,11 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
 
 
 def print_details(evaluation: Evaluation) -> None:
-    """Prints intervals, differences to the other methods, slices, and the metrics with a part of the features."""
+    """Prints the details of an evaluation as tables.
+
+    They are the bootstrap intervals, the differences of the model to the other methods, the metrics of slices, and the
+    metrics of requests with only some of the features.
+    """
     table = _table("95 % intervals, bootstrap over users; and model minus method on the same users")
     table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.intervals)))
     for name in (*_DETAILED, *(f"minus method, {name}" for name in _DETAILED)):
@@ -102,7 +106,7 @@ def _table(title: str) -> Table:
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints a table whose head is the keys of the first row; None gives an empty cell."""
+    """Prints a table headed by `title`, whose column names are the keys of the first row; None gives an empty cell."""
     table = _table(title)
     for name in rows[0]:
         # A narrow terminal wraps the line and never cuts a cell: versions have to be copied whole.
@@ -118,7 +122,7 @@ def _cell(value: object) -> str:
 
 
 def print_gates(manifest: Manifest, *, explain: bool) -> None:
-    """Prints the publish gates of a bundle as a table; with `explain` also the messages of the failed ones."""
+    """Prints the results of a bundle's publish gates as a table; with `explain` also the messages of failed gates."""
     table = _table("publish gates")
     for name, justify in (("gate", "left"), ("figure", "right"), ("threshold", "right"), ("", "left")):
         table.add_column(name, justify=justify, no_wrap=True)
@@ -131,10 +135,10 @@ def print_gates(manifest: Manifest, *, explain: bool) -> None:
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """Prints the comparison of a model with the live bundle, which decides no gate.
+    """Prints the comparison of a new model with the live bundle as information; no gate depends on it.
 
     Args:
-        comparison: `trainer.evaluation.comparison.Comparison` as plain values.
+        comparison: Fields of `trainer.evaluation.comparison.Comparison` as plain values, by name.
     """
     c = comparison
     console.print(
@@ -152,6 +156,6 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """Prints an error and exits with code 1."""
+    """Prints an error message on stderr and exits the program with code 1."""
     console.print(f"[red]error:[/red] {escape(message)}")
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""The command `init`, which writes a recipe for tables."""
+"""The command `init`, which writes a recipe for a user's tables."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def init(
 
 
 def _try_to_read(recipe: Recipe, folder: Path) -> list[str]:
-    """Returns the reason why a training could not read the tables; an empty list if it could."""
+    """Reads the tables as a training would; returns the error as a single sentence, or an empty list without error."""
     try:
         load_dataset(recipe, folder)
     except DataError as error:

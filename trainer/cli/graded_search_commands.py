@@ -1,4 +1,4 @@
-"""The command `evaluate` on graded queries."""
+"""Part of the command `evaluate` that evaluates a run on graded queries (`--qrels`)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # it imports tensorflow, which takes seconds
 
 
 def newest_run(folder: Path) -> Path:
-    """Returns the folder of the newest finished run below a folder.
+    """Returns the folder of the newest finished run among the subfolders of `folder`.
 
     Raises:
-        RunError: there is no finished run.
+        RunError: There is no finished run.
     """
     runs = sorted(folder.glob("*/run.json"), key=lambda path: path.stat().st_mtime)
     if not runs:
@@ -32,16 +32,18 @@ def newest_run(folder: Path) -> Path:
 
 
 def evaluate_graded(run: Path | None, qrels: Path, queries: Path | None, relevant_from: int) -> dict[str, Any]:
-    """Evaluates a run on graded queries, and prints the metrics; returns them as written to ``search.json`` of the run.
+    """Evaluates a run on graded queries, prints the metrics, and writes them to ``search.json`` in the run.
+
+    Returns the content of ``search.json`` as plain values.
 
     Args:
-        run: folder of the run. None: the newest one below ``runs``.
+        run: Folder of the run; None for the newest finished run in the folder ``runs``.
         qrels: CSV of graded queries, see `trainer.evaluation.graded_queries.read`.
-        queries: CSV of the queries that count. None: all.
-        relevant_from: lowest grade that counts as relevant.
+        queries: CSV that lists the queries to evaluate; None for all.
+        relevant_from: Lowest rating of a relevant item.
 
     Raises:
-        TrainerError: a file or the run cannot be used.
+        TrainerError: A file or the run cannot be used.
     """
     from trainer.evaluation import graded_queries
 

@@ -22,7 +22,7 @@ from trainer.recipe.recipe import Index
 
 Kind = Literal["annoy", "faiss_hnsw", "faiss_ivf"]
 _QUERIES = 200
-"""Number of queries that recall and time are measured on."""
+"""Number of queries on which recall and search time are measured."""
 
 
 def tune_index(
@@ -43,10 +43,10 @@ def tune_index(
 
     Args:
         store: Folder of bundles.
-        bundle: Version of the bundle. Default: the live one.
+        bundle: Version of the bundle whose vectors are indexed. Default: the live bundle.
         kinds: Kinds of index to compare. Default: all that are installed.
-        min_recall: Recall of the exact 100 nearest items to reach, above 0 and at most 1.
-        out: HTML page to write, with plots of recall by time, size, and build time.
+        min_recall: Recall of the exact 100 nearest items that the recommended index reaches, above 0 and at most 1.
+        out: HTML page to write, with plots of recall against search time, size and build time.
         as_json: Print all measurements as JSON on stdout.
     """
     if not 0.0 < min_recall <= 1.0:

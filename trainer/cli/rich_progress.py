@@ -32,23 +32,23 @@ _WORTH_A_BAR = 2000
 
 
 class RichProgress:
-    """The `trainer.progress.Progress` of the command line.
+    """Implementation of `trainer.progress.Progress` for the command line.
 
     Args:
-        target: console to print on. Default: stderr.
-        every_s: seconds between two lines about the same work, if `target` is not a terminal.
+        target: Console to print on. Default: stderr.
+        every_s: Seconds between two lines about the same work, if `target` is not a terminal.
     """
 
     def __init__(self, target: Console = console.console, every_s: float = 30.0) -> None:
         self._console, self._every_s = target, every_s
 
     def note(self, text: str) -> None:
-        """Prints one sentence."""
+        """Prints the sentence `text`."""
         self._console.print(text, markup=False)
 
     @contextmanager
     def working(self, title: str) -> Iterator[Callable[[str], None]]:
-        """Shows a spinner with the name of the current step."""
+        """Shows a spinner with the name of the current step, which the caller sets by calling the yielded function."""
         began, shown = time.monotonic(), title
         with self._console.status(title) as status:
 
@@ -62,7 +62,7 @@ class RichProgress:
 
     @contextmanager
     def counting(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Shows a bar with the remaining time, unless the total is small."""
+        """Shows a bar with the remaining time, unless `total` is small; the yielded function advances it."""
         if total < _WORTH_A_BAR:
             yield lambda more: None
             return
@@ -73,7 +73,7 @@ class RichProgress:
 
     @contextmanager
     def training(self, title: str) -> Iterator[EpochBar]:
-        """Shows a bar over all steps with the remaining time, and prints a line for each epoch."""
+        """Shows a bar over all steps of a training with the remaining time, and prints a line after each epoch."""
         with self._bars() as bars:
             shown = EpochBar(bars, bars.add_task(title, total=None, figure=""))
             with self._lines(lambda: format_task(bars.tasks[0])):
@@ -84,8 +84,8 @@ class RichProgress:
         """Shows a bar over the trials of a search and one over the steps of the running trial, and prints each trial.
 
         Args:
-            metric: name of the metric that the search maximises.
-            space: search space; the line of a trial names the settings that differ from its recipe.
+            metric: Name of the metric that the search maximises.
+            space: Search space; the line of a trial names the settings that differ from its recipe.
         """
         with self._bars() as bars:
             shown = TrialBars(bars, metric, space)
@@ -128,13 +128,13 @@ class RichProgress:
 
 
 class EpochBar:
-    """The `trainer.progress.TrainingProgress` of one training."""
+    """Implementation of `trainer.progress.TrainingProgress` that shows a bar for one training."""
 
     def __init__(self, bars: Progress, task: TaskID) -> None:
         self._bars, self._task, self._epochs = bars, task, 0
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
-        """Sets the length of the bar."""
+        """Sets the length of the bar to all steps, and its position to those of `done` epochs."""
         self._epochs = epochs
         self._bars.update(self._task, total=epochs * steps, completed=done * steps)
         if done:
@@ -145,7 +145,7 @@ class EpochBar:
         self._bars.update(self._task, advance=1, figure=f"loss {loss:.3f}")
 
     def epoch(self, measured: Mapping[str, Any]) -> None:
-        """Prints a line about the epoch."""
+        """Prints a line with the measurements of the finished epoch."""
         shown = format_validation(
             {name.removeprefix("val_"): v for name, v in measured.items() if name.startswith("val_")}
         )
@@ -157,7 +157,7 @@ class EpochBar:
 
 
 class TrialBars:
-    """The `trainer.tuning.recipe_search.SearchProgress` of one search."""
+    """Implementation of `trainer.tuning.recipe_search.SearchProgress` that shows bars for one search."""
 
     def __init__(self, bars: Progress, metric: str, space: SearchSpace) -> None:
         self._bars, self._metric, self._space = bars, metric, space
@@ -171,7 +171,7 @@ class TrialBars:
         self._bars.reset(self._one, description=f"trial {number}", total=None, figure="")
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
-        """Sets the length of the trial's bar."""
+        """Sets the length of the running trial's bar to all of its steps."""
         self._bars.update(self._one, total=epochs * steps, completed=done * steps)
 
     def step(self, loss: float) -> None:
@@ -179,11 +179,11 @@ class TrialBars:
         self._bars.update(self._one, advance=1)
 
     def epoch(self, measured: Mapping[str, Any]) -> None:
-        """Shows the metric of the trial beside its bar."""
+        """Shows the metric of the running trial next to its bar."""
         self._bars.update(self._one, figure=f"{self._metric} {measured[f'val_{self._metric}']:.4f}")
 
     def tried(self, tried: Tried, best: Tried | None) -> None:
-        """Prints two lines about a finished trial."""
+        """Prints two lines about a finished trial: its result, and the settings that differ from the recipe."""
         if best is not None:
             self._bars.update(self._all, figure=f"best {best.value:.4f}")
         self._bars.update(self._all, advance=1)
@@ -199,7 +199,7 @@ class TrialBars:
 
 
 def format_task(task: Task) -> str:
-    """Returns a line such as ``embedding texts: 12,000 of 40,000 (30 %), 2 min left``."""
+    """Returns the progress of a task as text, such as ``embedding texts: 12,000 of 40,000 (30 %), 2 min left``."""
     if task.total is None:
         return f"{task.description}: preparing"
     parts = [f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} ({task.percentage:.0f} %)"]
@@ -211,7 +211,7 @@ def format_task(task: Task) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Returns ``45 s``, ``3 min`` or ``2.5 h``."""
+    """Returns a duration in seconds as text, such as ``45 s``, ``3 min`` or ``2.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

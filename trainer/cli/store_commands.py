@@ -23,7 +23,7 @@ Ids = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
 
 def bundles(*, store: Store, as_json: Json = False) -> None:
-    """List the bundles of a store, newest first: which one is live, and which failed a publish gate.
+    """List the bundles of a store, newest first, with marks on the live one and on those that failed a publish gate.
 
     Args:
         store: Folder of bundles.
@@ -62,12 +62,12 @@ def promote(version: str, /, *, store: Store, force: bool = False) -> None:
     """Make a bundle live, after verifying all of its files.
 
     A bundle that failed a publish gate is refused. Each service loads the bundle within seconds; `two-tower wait`
-    returns when all have, and `two-tower status` shows which have.
+    returns when all services have loaded it, and `two-tower status` shows the bundle that each service has loaded.
 
     Args:
-        version: As `bundles` lists it.
+        version: Version of the bundle, as `bundles` lists it.
         store: Folder of bundles.
-        force: Promote it although it failed gates; its manifest records which.
+        force: Make the bundle live although it failed gates; its manifest records the failed gates.
     """
     go_live(BundleStore(store), version, force=force)
 
@@ -99,10 +99,11 @@ def add_items(
     Args:
         store: Folder of bundles.
         items: Table of new and changed items: CSV or Parquet, with the columns of the recipe's items table.
-        remove: Text file with the ids of items to withdraw, one a line.
-        remove_id: Ids of items to withdraw.
-        bundle: Version of the bundle to start from. Default: the live one.
-        promote: Make the new bundle live; refused if --bundle is not given and another bundle went live meanwhile.
+        remove: Text file with the ids of items to withdraw, one per line.
+        remove_id: Ids of items to withdraw, in addition to those in the file of --remove.
+        bundle: Version of the bundle whose model and items the new bundle takes over. Default: the live bundle.
+        promote: Make the new bundle live, unless it fails a publish gate. Without --bundle, this is also refused if
+            another bundle went live in the meantime.
         as_json: Print the result as JSON on stdout.
     """
     started = time.monotonic()
@@ -143,11 +144,11 @@ def add_items(
 
 
 def prune(*, store: Store, keep: int = 5) -> None:
-    """Remove the oldest bundles; the live one and the previous one always stay.
+    """Remove the oldest bundles of a store; the live bundle and the previous live bundle are always kept.
 
     Args:
         store: Folder of bundles.
-        keep: Number of the newest bundles to keep, at least 1.
+        keep: Number of newest bundles to keep, at least 1.
     """
     if keep < 1:
         console.fail(f"--keep is {keep}, expected at least 1")
@@ -166,7 +167,7 @@ def report_published(
     """Prints a published bundle and the results of its gates, and makes it live if `promote` is set.
 
     Raises:
-        BundleError: the bundle cannot be promoted, see `BundleStore.promote`.
+        BundleError: The bundle cannot be promoted, see `BundleStore.promote`.
     """
     index = manifest.index
     shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in index.parameters.items() if name != "seed")
@@ -184,16 +185,16 @@ def report_published(
 
 
 def print_comparison(store: BundleStore, version: str) -> None:
-    """Prints the comparison of a new bundle with the one that was live when it was published."""
+    """Prints the comparison of a new bundle with the bundle that was live when the new one was published."""
     report = json.loads((store.path(version) / EVALUATION).read_text(encoding="utf-8"))
     console.print_comparison(report["comparison"])
 
 
 def go_live(store: BundleStore, version: str, *, force: bool, expected_live: str | None = None) -> None:
-    """Promotes a bundle, and prints each failed gate that was forced.
+    """Makes a bundle live, and prints each failed gate that `force` overrode.
 
     Raises:
-        BundleError: the bundle cannot be promoted, see `BundleStore.promote`.
+        BundleError: The bundle cannot be promoted, see `BundleStore.promote`.
     """
     manifest = store.manifest(version)
     pointer = store.promote(version, force=force, expected_live=expected_live)
@@ -208,7 +209,7 @@ def go_live(store: BundleStore, version: str, *, force: bool, expected_live: str
 
 
 def print_json(value: Any, wanted: bool) -> None:
-    """Prints a value as JSON on stdout if `wanted`."""
+    """Prints a value as JSON on stdout if `wanted` is true, else nothing."""
     if wanted:
         print(json.dumps(value, indent=2))
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands ne
     from trainer.tuning.search_space import SearchSpace
 
 _SHOWN = 5
-"""Number of the best trials, and of the most important keys, to print."""
+"""Number of best trials, and of most important keys, to print."""
 
 
 def tune(
@@ -47,26 +47,28 @@ def tune(
     cache: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """Search for a better recipe and write it. Trials are judged on the validation part, never on the test part.
+    """Search for a better recipe, and write the best one found to a file.
 
-    The same command resumes a search that was stopped.
+    Each trial trains the towers with other values of the recipe's keys, such as learning rate or dropout. Trials are
+    judged on the validation part, never on the test part. The same command resumes a search that was stopped.
 
     Example: `python -m trainer tune movielens_100k --trials 30`
 
     Args:
-        recipe_name: A shipped recipe or the path of a TOML file. It is the first trial; the others vary its keys.
+        recipe_name: Original recipe: a shipped recipe, or the path of a TOML file. It is the first trial; the other
+            trials vary its keys.
         data_folder: Folder of the recipe's tables. Default: its download, or the folder of the TOML file.
-        trials: Number of trials to finish, including those of earlier runs of the command.
-        study: SQLite file that keeps the trials.
-        out: File to write the recipe of the best trial to.
-        force: Replace that file although this search did not write it.
-        metric: Validation metric to maximise. Default: the recipe's training.metric.
-        epochs: Largest number of epochs of a trial. Default: the recipe's.
-        max_minutes: Time limit in minutes. Default: none.
-        seed: Seed of the choice of trials.
-        fix: Key that is not searched over, such as dimension or history.encoder; may be given several times.
+        trials: Total number of finished trials, including those of earlier runs of the command.
+        study: SQLite file that keeps the trials, from which a search is resumed.
+        out: TOML file to write the recipe of the best trial to.
+        force: Replace the file of --out although this search did not write it.
+        metric: Validation metric to maximise. Default: training.metric of the recipe.
+        epochs: Largest number of epochs of a trial. Default: training.epochs of the recipe.
+        max_minutes: Time limit of the search in minutes. Default: no limit.
+        seed: Random seed of the choice of trials.
+        fix: Recipe key that keeps its value, such as dimension or history.encoder; may be given several times.
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
-        as_json: Print the trials as JSON on stdout.
+        as_json: Print the best trials and the importance of the keys as JSON on stdout.
     """
     if trials < 1:
         raise RunError(f"--trials is {trials}, expected at least 1")
@@ -126,7 +128,10 @@ def _override(chosen: Recipe, metric: str | None, epochs: int | None) -> Recipe:
 
 
 def _train_command(chosen: Recipe, out: Path, folder: Path, *, named: bool) -> str:
-    """Returns the command that trains the written recipe, whose paths are those of the original recipe."""
+    """Returns the shell command that trains the written recipe.
+
+    It names the data folder with --data if the paths in the written recipe would not be found otherwise.
+    """
     words = ["python", "-m", "trainer", "train", str(out)]
     if named or (chosen.download is None and folder.resolve() != out.parent.resolve()):
         words += ["--data", str(folder)]
@@ -134,7 +139,7 @@ def _train_command(chosen: Recipe, out: Path, folder: Path, *, named: bool) -> s
 
 
 def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: str, as_json: bool) -> None:
-    """Writes the recipe of the best trial, and prints the best trials."""
+    """Writes the recipe of the best trial to a file, and prints the best trials and the most important keys."""
     from trainer.tuning.recipe_search import recipe_of
 
     best, metric = search.best(_SHOWN), space.recipe.training.metric
@@ -173,7 +178,11 @@ def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: s
 
 
 def _rows(best: Sequence[Tried], space: SearchSpace) -> list[dict[str, Any]]:
-    """Returns a row for each key, with the value of the recipe and those of the trials."""
+    """Returns the rows of a table of the best trials, by column name.
+
+    The first rows hold metric, number of epochs and seconds of each trial; then each searched key has a row with its
+    value in the original recipe and in each trial.
+    """
     chosen = [space.settings(tried.recipe) for tried in best]
     own = space.settings(space.recipe.to_json())
     figures = {

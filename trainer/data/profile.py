@@ -31,7 +31,7 @@ class Spread:
 
     @staticmethod
     def of(counts: np.ndarray) -> Spread:
-        """Returns the distribution of the counts above 0 in `counts` [n] int64."""
+        """Returns the distribution of the counts [n] int64, without zeros."""
         positive = counts[counts > 0]
         return Spread(float(np.median(positive)), float(np.percentile(positive, 95)), int(positive.max()))
 

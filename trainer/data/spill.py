@@ -56,12 +56,12 @@ def compute(count: int, dtype: Any, make: Callable[[slice], np.ndarray], *traili
 
 
 def take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns ``values[rows]``: [m, ...] of values [n, ...] and rows [m] int64."""
+    """Returns ``values[rows]``, [m, ...], computed block by block, for values [n, ...] and rows [m] int64."""
     return compute(len(rows), values.dtype, lambda block: values[rows[block]], *values.shape[1:])
 
 
 def select(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns ``values[mask]``: [m, ...] of values [n, ...] and mask [n] bool."""
+    """Returns ``values[mask]``, [m, ...], computed block by block, for values [n, ...] and mask [n] bool."""
     chosen = empty((int(np.count_nonzero(mask)), *values.shape[1:]), values.dtype)
     end = 0
     for block in blocks(len(values)):
@@ -100,7 +100,7 @@ class GrowingArray:
         self._size_bytes = 0
 
     def append(self, values: np.ndarray) -> None:
-        """Adds `values` [n].
+        """Appends the values of an array [n] at the end.
 
         Raises:
             DataError: The folder of temporary files is full.

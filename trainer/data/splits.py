@@ -23,7 +23,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Parts:
-    """A data set, split. The parts hold events of relevance above 0, in the order of `Events`.
+    """Parts of a split data set: `train`, `valid` and `test` hold events with relevance above 0.
 
     Attributes:
         train: Training events.
@@ -61,9 +61,9 @@ class Data(NamedTuple):
 
 
 def sample_users(known: Events, held_out: Events, limit: int) -> tuple[Events, Events]:
-    """Returns the known and the held-out events of at most `limit` users that have held-out events.
+    """Returns the known events and the held-out events of at most `limit` users that have held-out events.
 
-    The users are drawn at random, the same ones in every call.
+    The users are drawn at random, the same users in every call.
     """
     users = np.flatnonzero(held_out.user_counts)
     drawn = np.random.default_rng(0).permutation(users)[:limit]
@@ -128,7 +128,10 @@ def _leave_last_one_out(events: Events, user_count: int) -> np.ndarray:
 
 
 def _global_temporal(events: Events, how: Split) -> np.ndarray:
-    """Returns the part of each event by two points in time, [n] int8; events of the same time are in the same part."""
+    """Returns the part of each event, divided at two points in time: [n] int8.
+
+    Events of the same time are in the same part.
+    """
     ordered = spill.ordered(events.times)
     test_from = ordered[int((1 - how.test_share) * len(ordered))]
     valid_from = ordered[int((1 - how.test_share - how.valid_share) * len(ordered))]

@@ -37,10 +37,10 @@ def read_rows(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
 
 
 def refuse_ragged(path: Path, separator: str, quote: str) -> None:
-    """Raises an error if a line of a CSV has too many or too few cells; the parser would drop or add cells silently.
+    """Checks that all lines of a CSV have as many cells as the header; the parser would drop or add cells silently.
 
     Raises:
-        DataError: Names the line.
+        DataError: A line has too many or too few cells; the message names it.
         OSError, UnicodeError, csv.Error: The file cannot be read.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:

@@ -136,7 +136,7 @@ class Table:
         return stripped.list.eval(pl.element().filter(pl.element() != ""))  # drops nulls too
 
     def mark_missing(self, column: str, cells: Sequence[str]) -> None:
-        """Makes the cells of a column missing whose text is one of `cells`."""
+        """Marks the cells of a column as missing if their text is one of `cells`."""
         marked = pl.when(pl.col(column).cast(pl.String).is_in(cells)).then(None).otherwise(pl.col(column))
         self.frame = self.frame.with_columns(marked.alias(column))
 
@@ -165,10 +165,10 @@ class Table:
         return series
 
     def refuse_duplicates(self, column: str) -> None:
-        """Raises an error if two rows have the same id.
+        """Checks that no two rows of a column have the same id.
 
         Raises:
-            DataError: Names the rows.
+            DataError: Two rows have the same id; the message names them.
         """
         series = self.frame[column]
         self._refuse(column, series.is_duplicated() & series.is_not_null(), "is in several rows; keep one of them")
@@ -196,7 +196,7 @@ class Table:
 
 
 def _open(path: Path, columns: Sequence[str], separator: str, quote: str) -> pl.LazyFrame:
-    """Returns the named columns of a file, checked, as a lazy frame."""
+    """Returns the named columns of a table file as a lazy frame, after checking that they exist."""
     if not path.is_file() and not (path.suffix == ".parquet" and path.is_dir()):
         raise DataError(f"{path}: no such file; name the folder that holds it with --data")
     wanted = list(dict.fromkeys(columns))

@@ -1,4 +1,4 @@
-"""What the names of columns say: words in English and German for users, items, times, ratings and ids."""
+"""Recognises the meaning of column names by English and German words for users, items, times, ratings and ids."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def words_of(column: str) -> list[str]:
 
 
 def names_role(column: str, role: str) -> bool:
-    """Returns whether the name of a column contains a word for the role, also joined with an ending: ``userid``."""
+    """Returns whether the name of a column contains a word for the role, also with an ending, such as ``userid``."""
     words = words_of(column)
     known = _VOCABULARY[role]
     return any(word in known or re.sub(r"(id|key|code|nr)$", "", word) in known for word in words)

@@ -14,7 +14,7 @@ from trainer.drafting.csv_dialect import Source
 from trainer.errors import DataError
 
 _UNSURE = 1.5
-"""Difference in score below which another column is mentioned as a doubt."""
+"""Difference of the scores of two columns below which a warning names the second one too."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ColumnRoles:
         rating: Column of a rating; None if there is none.
         weight: Column of a weight whose values are all above 0; None if there is none.
         amounts: Columns that might be used as a weight.
-        doubts: Sentences about choices that are not certain.
+        doubts: Warnings: sentences about choices that are not certain.
     """
 
     user: str
@@ -154,7 +154,10 @@ def _infer_others(interactions: Source, roles: ColumnRoles) -> ColumnRoles:
 
 
 def _date_doubts(name: str, cells: pl.Series, times: pl.Series) -> list[str]:
-    """Returns a doubt that shows how a date is read, if its form leaves the order of day and month open."""
+    """Returns a warning that shows how a date is read, if its form leaves the order of day and month open.
+
+    The list is empty if the form is clear.
+    """
     if cells[0][:4].isdigit():
         return []
     read = datetime.fromtimestamp(times[0], UTC).strftime("%Y-%m-%d")
@@ -190,7 +193,10 @@ def _content_score(series: pl.Series) -> float:
 
 
 def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
-    """Returns the column of a users or items table that matches the ids of the interactions; None without a table."""
+    """Returns the id column of a users or items table: the one that matches the ids of the interactions best.
+
+    Returns None if `source` is None.
+    """
     if source is None:
         return None
     ids = event_ids.cast(pl.String).unique()
@@ -214,7 +220,14 @@ def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
 
 
 def _id_doubts(role: str, source: Source | None, column: str, id_column: IdColumn | None) -> list[str]:
-    """Returns doubts about the id column of a users or items table."""
+    """Returns warnings about the ids of a users or items table; an empty list if there is nothing to warn about.
+
+    Args:
+        role: Word ``user`` or ``item``.
+        source: Users or items table; None if there is none.
+        column: Column of the id in the interactions.
+        id_column: Column of the id in the table, and its match with the interactions; None if there is no table.
+    """
     if source is None or id_column is None:
         return []
     doubts: list[str] = []

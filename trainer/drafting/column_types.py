@@ -1,4 +1,4 @@
-"""Infers how a column is read as an attribute, and whether it becomes a feature."""
+"""Infers from its cells how a column is read as an attribute, and whether it becomes a feature."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEPARATORS = ("|", ";", ", ", ",", " ")
 _FEW = 12
 """Largest number of distinct whole numbers that are treated as categories."""
 _MANY = 50_000
-"""Number of distinct values above which they are hashed instead of kept in a vocabulary."""
+"""Largest number of distinct values that are kept in a vocabulary; more values are hashed."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ColumnType:
 
 
 def infer_type(series: pl.Series) -> ColumnType:
-    """Returns the inferred type of a column."""
+    """Returns the inferred type of a column of text cells, null where missing."""
     column, dtype = series.name, series.dtype
     present = series.drop_nulls()
     if isinstance(dtype, pl.List):
@@ -162,7 +162,10 @@ def _categorical(distinct: int) -> dict[str, Any]:
 
 
 def _slots(distinct: int) -> dict[str, Any]:
-    """Returns the keys for embedding size, and for the vocabulary or the hash buckets, of so many distinct values."""
+    """Returns the recipe keys of a categorical feature: embedding size, and hash buckets if there are many values.
+
+    `distinct` is the number of distinct values.
+    """
     dimension = min(32, max(2, 2 ** round(math.log2(distinct) / 2)))
     if distinct > _MANY:
         return {"embedding_dim": dimension, "hash_buckets": 2 ** math.floor(math.log2(distinct))}

@@ -22,7 +22,7 @@ _SAMPLE_ROWS = 1000
 
 @dataclass(frozen=True)
 class Source:
-    """A table of a person, opened.
+    """An opened table of the user.
 
     Attributes:
         path: Path of the file.
@@ -43,7 +43,7 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Opens a table.
+    """Opens a table whose separator and quote character are detected.
 
     Raises:
         DataError: The file cannot be read, or has one column, two columns of the same name, or no header.
@@ -73,7 +73,10 @@ def open_source(path: Path) -> Source:
 
 
 def _candidates(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """Yields separator, quote character and header, those first with which all rows have the same number of cells."""
+    """Yields possible combinations of separator and quote character, each with the header that it gives.
+
+    Combinations that give all rows the same number of cells come first.
+    """
     candidates: list[tuple[bool, int, int, str, str, list[str]]] = []
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -1,4 +1,4 @@
-"""Drafts a recipe from a person's tables, with doubts about what is not certain."""
+"""Drafts a recipe from the user's tables, with warnings about choices that are not certain."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Draft:
         event_count: Number of rows of the interactions.
         item_count: Number of items of the catalogue.
         split: Kind of the split.
-        doubts: Sentences about choices that are not certain.
+        doubts: Warnings: sentences about choices that are not certain.
     """
 
     name: str
@@ -165,7 +165,7 @@ def _infer_types(columns: Iterable[pl.Series], reserved: Iterable[str]) -> dict[
 
 
 def _event_doubts(events: Source, roles: ColumnRoles, others: Mapping[str, ColumnType]) -> list[str]:
-    """Returns doubts about ratings, amounts, repeated interactions and unused columns of the interactions."""
+    """Returns warnings about ratings, amounts, repeated interactions and unused columns of the interactions."""
     doubts: list[str] = []
     if roles.rating is not None:
         numbers, rating = events.frame[roles.rating].cast(pl.Float64), roles.rating
@@ -194,7 +194,15 @@ def _event_doubts(events: Source, roles: ColumnRoles, others: Mapping[str, Colum
 
 
 def _split(users: pl.Series, has_time: bool) -> tuple[str, list[str]]:
-    """Returns the kind of the split, and doubts about it."""
+    """Chooses the kind of split: ``leave_last_one_out`` if 20 % of the users have three events, else time or random.
+
+    Args:
+        users: User id of each event.
+        has_time: Whether the events have times.
+
+    Returns:
+        Kind of split, as `trainer.recipe.recipe.Split.kind`, and warnings about the choice.
+    """
     counts = users.value_counts()["count"]
     share = float((counts >= 3).mean() or 0)  # type: ignore[arg-type]
     if share >= 0.2:

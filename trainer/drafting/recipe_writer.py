@@ -22,7 +22,7 @@ _TIME_NAMES = (TIME, "age", "gap")
 _RELEVANCES = ("relevance", "label", "clicked", "click", "is_click")
 """Names of columns that may hold a relevance."""
 _FEW_ITEMS = 1000
-"""Number of items below which recall@100 says little."""
+"""Smallest number of items for which recall@100 is a meaningful metric."""
 
 
 def write_recipe(draft: Draft, folder: Path) -> str:
@@ -85,7 +85,10 @@ def _interactions(draft: Draft, folder: Path) -> str:
 
 
 def _event_features(draft: Draft) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Returns possible event features of the history by name: keys of the attribute, and of the event feature."""
+    """Returns the event features that the history could have, by name.
+
+    Each is a tuple: recipe keys of the attribute that the feature reads, and recipe keys of the event feature.
+    """
     features: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {}
     for name, column in draft.event_types.items():
         kind = (column.feature or {}).get("kind")

@@ -1,7 +1,7 @@
-"""Methods of the baselines: popularity, nearest neighbours, closed-form regression and matrix factorisation.
+"""Baseline methods: popularity, nearest neighbours, closed-form regression and matrix factorisation.
 
-Each method is fitted on events and returns a `trainer.evaluation.metrics.Scorer`. Users without events get the scores
-of popularity.
+Each method is fitted on events and returns a `trainer.evaluation.metrics.Scorer`. Users without events get the
+popularity of the items as scores.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from trainer.data.events import Events
 from trainer.evaluation.metrics import Scorer
 
 _BLOCK = 2048
-"""Number of rows of an items x items matrix that are computed at once."""
+"""Number of rows of an items x items matrix to compute at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Events that a method is fitted on. Compared by identity, so that it can be the key of a cache.
+    """Known events, which a method is fitted on. Instances are compared by identity, so that they can be cache keys.
 
     Attributes:
         events: Events, sorted by user, then time.
@@ -44,14 +44,15 @@ class Known:
         return sp.csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=(self.user_count, self.item_count))
 
     def ranks(self) -> np.ndarray:
-        """Returns the number of newer events of the same user, 0 for the newest event: [n] int64."""
+        """Returns for each event the number of newer events of its user, 0 for the newest: [n] int64."""
         ends = self.events.starts(self.user_count)[1:]
         return ends[self.events.users] - 1 - np.arange(len(self.events))
 
     def decayed(self, decay: float) -> sp.csr_matrix:
-        """Returns the interactions, weighted by recency: [user_count, item_count] float32, ``decay ** rank``.
+        """Returns the interactions, weighted by recency: [user_count, item_count] float32.
 
-        Rank 0 is the newest event of a user. Of several events with an item, the newest one counts.
+        The weight is ``decay ** rank``, where rank is the number of newer events of the user. If a user has several
+        events with an item, the newest one counts. Pairs without an event are 0.
         """
         users, items = self.events.users, self.events.items
         weights = np.power(decay, self.ranks()).astype(np.float32)
@@ -66,17 +67,19 @@ class Known:
 
 
 def popularity(known: Known) -> Scorer:
-    """Returns a scorer: the number of events of each item, the same for all users."""
+    """Returns a scorer by popularity: the score of an item is its number of events, for all users alike."""
     return _same(known.popularity())
 
 
 def recent_popularity(known: Known, *, half_life: float) -> Scorer:
-    """Returns a scorer: the events of each item with weights that halve with each half-life of age.
+    """Returns a scorer by recent popularity: the score of an item is the sum of the weights of its events.
+
+    The weight of an event halves with each half-life of its age.
 
     Args:
         known: Events to fit on.
-        half_life: Half-life as a share of the greatest age. If the data has no times, the age of an event is the number
-            of newer events of its user.
+        half_life: Half-life as a share of the age of the oldest event, above 0. If the data has no times, the age of an
+            event is the number of newer events of its user.
     """
     age = _ages(known)
     weights = 0.5 ** (age / max(age.max(), 1e-9) / half_life)
@@ -84,10 +87,11 @@ def recent_popularity(known: Known, *, half_life: float) -> Scorer:
 
 
 def _ages(known: Known) -> np.ndarray:
-    """Returns the age of each event, 0 for the newest: [n] float64, in seconds or rows, or as newer events of its user.
+    """Returns the age of each event, 0 for the newest: [n] float64.
 
-    Events of sequences are numbered user by user, so that these numbers cannot order events of different users; no two
-    users overlap then.
+    The unit is seconds if the events have times, and rows if they are only in order. The events of sequence data are
+    numbered user by user, which does not order events of different users; there the age is the number of newer events
+    of the same user.
     """
     times = known.events.times
     starts = known.events.starts(known.user_count)
@@ -100,10 +104,16 @@ def _ages(known: Known) -> np.ndarray:
 
 
 def item_knn(known: Known, *, neighbours: int, shrinkage: float) -> Scorer:
-    """Returns a scorer: the sum of the cosines to the user's items, of the nearest neighbours only.
+    """Returns a scorer by item-based nearest neighbours.
 
-    Sarwar et al. 2001, "Item-based Collaborative Filtering Recommendation Algorithms". `shrinkage` is added to the
-    denominator, which lowers the similarity of items with few common users.
+    The score of an item is the sum of its cosine similarities to those of the user's items that are among its nearest
+    neighbours (Sarwar et al. 2001, "Item-based Collaborative Filtering Recommendation Algorithms").
+
+    Args:
+        known: Events to fit on.
+        neighbours: Number of nearest neighbours of each item that are used, at least 1.
+        shrinkage: Number that is added to the denominator of the cosine, 0 or above; it lowers the similarity of items
+            with few common users.
     """
     matrix = known.matrix()
     norms = np.sqrt(np.asarray(matrix.sum(axis=0)).ravel())
@@ -120,15 +130,16 @@ def item_knn(known: Known, *, neighbours: int, shrinkage: float) -> Scorer:
 
 
 def ease(known: Known, *, ridge: float, decay: float = 1.0) -> Scorer:
-    """Returns a scorer: ``x B`` with ``B = I - P diag(1 / diag(P))`` and ``P = (X'X + ridge I)^-1``.
+    """Returns a scorer by EASE, a linear regression of each item on all others.
 
-    Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data", eq. 8.
+    The scores of a user with the row x of the interactions X are ``x B`` with ``B = I - P diag(1 / diag(P))`` and
+    ``P = (X'X + ridge I)^-1``. Steck 2019, "Embarrassingly Shallow Autoencoders for Sparse Data", eq. 8.
 
     Args:
         known: Events to fit on.
-        ridge: Regularisation lambda, above 0.
-        decay: Weight of an event in the user's row x is ``decay ** rank``, with rank 0 for the newest. 1: equal
-            weights.
+        ridge: Strength of the L2 regularisation, above 0.
+        decay: Base of the weights of the events in x, above 0, at most 1: an event with n newer events of the user has
+            the weight ``decay ** n``. Default: equal weights.
     """
     weights = ease_weights(known, ridge)
     return _linear(known, known.matrix() if decay == 1.0 else known.decayed(decay), weights)
@@ -136,7 +147,14 @@ def ease(known: Known, *, ridge: float, decay: float = 1.0) -> Scorer:
 
 @lru_cache(maxsize=1)
 def ease_weights(known: Known, ridge: float) -> np.ndarray:
-    """Returns B: [item_count, item_count] float32. Needs memory for one and a half such matrices."""
+    """Returns the item-item weights B of `ease`: [item_count, item_count] float32.
+
+    The computation needs memory for one and a half such matrices.
+
+    Args:
+        known: Events to fit on.
+        ridge: Strength of the L2 regularisation, above 0.
+    """
     matrix = known.matrix()
     transposed = matrix.T.tocsr()
     weights = np.empty((known.item_count, known.item_count), dtype=np.float32)
@@ -166,9 +184,17 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def ials(known: Known, *, factors: int, alpha: float, regularisation: float, iterations: int) -> Scorer:
-    """Returns a scorer: the dot products of factors that `implicit` computes.
+    """Returns a scorer by implicit matrix factorisation (iALS), which the package `implicit` computes.
 
-    Hu et al. 2008, "Collaborative Filtering for Implicit Feedback Datasets".
+    The score of an item is the dot product of the factors of user and item (Hu et al. 2008, "Collaborative Filtering
+    for Implicit Feedback Datasets").
+
+    Args:
+        known: Events to fit on.
+        factors: Number of factors of a user or item.
+        alpha: Confidence of an interaction compared with a missing one.
+        regularisation: Strength of the L2 regularisation, above 0.
+        iterations: Number of alternating least-squares iterations.
     """
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore")
@@ -183,7 +209,10 @@ def ials(known: Known, *, factors: int, alpha: float, regularisation: float, ite
 
 
 def repeat_frequency(known: Known) -> Scorer:
-    """Returns a scorer: the number of the user's events with each item; items without any are ranked by popularity."""
+    """Returns a scorer by repeat frequency: the score of an item is the number of the user's earlier events with it.
+
+    Items that the user has no event with get scores below 1, in order of popularity.
+    """
     events = known.events
     counts = sp.coo_matrix(
         (np.ones(len(events), dtype=np.float32), (events.users, events.items)),
@@ -213,7 +242,7 @@ def _or_popular(known: Known, score: Scorer) -> Scorer:
 
 
 def _largest(matrix: sp.csr_matrix, count: int) -> sp.csr_matrix:
-    """Returns the matrix with only the `count` largest values of each row."""
+    """Removes all but the `count` largest values of each row of a matrix, and returns the same matrix."""
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
         values = matrix.data[start:end]
         if len(values) > count:

@@ -1,4 +1,4 @@
-"""Baselines, each with settings that are chosen on validation."""
+"""Baseline methods to compare a model with; their settings are chosen on the validation part."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97)
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method with the settings that validation chooses from.
+    """A baseline method, and the settings among which validation chooses.
 
     Attributes:
-        fit: Function from `Known` events and settings to a scorer.
-        grid: Settings to choose from.
-        is_dense: Whether the method has an items x items matrix.
+        fit: Function that fits the method on `Known` events with some settings and returns a scorer.
+        grid: Settings to choose from, as keyword arguments of `fit`.
+        is_dense: Whether the method computes an items x items matrix.
         counts_repeats: Whether the method only makes sense if known items are ranked too.
-        streams: Whether the method needs only counts, and never has all events in memory.
+        streams: Whether the method only counts events, so that it never holds all of them in memory.
     """
 
     fit: Callable[..., Scorer]
@@ -75,7 +75,7 @@ BASELINES: Mapping[str, Baseline] = {
     ),
     "repeat frequency": Baseline(repeat_frequency, counts_repeats=True),
 }
-"""All methods by name."""
+"""All baseline methods by name."""
 
 
 def fit_all(
@@ -84,14 +84,15 @@ def fit_all(
     repeats: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[dict[str, Scorer], list[str]]:
-    """Returns the scorer of each method by name, fitted on training and validation events, and notes for people.
-
-    The settings of each method are the best ones on validation.
+    """Fits the baseline methods on training and validation events, with the settings that are best on validation.
 
     Args:
         data: Data set and its split; the test part is not read.
         repeats: Whether known items are ranked too.
-        progress: Receives the current method and setting.
+        progress: Receives the name of the current method and its settings.
+
+    Returns:
+        Scorer of each method by name, and sentences for the user about chosen settings and omitted methods.
     """
     parts, notes = data.parts, list[str]()
     user_count, item_count = len(data.dataset.user_ids), len(data.dataset.items.ids)
@@ -126,10 +127,17 @@ def fit_all(
 def _choose(
     names: Sequence[str], before: Known, held_out: HeldOut, tell: Callable[[str], None]
 ) -> dict[str, Mapping[str, Any]]:
-    """Returns the settings of each method with the best NDCG@10 on `held_out`, fitted on `before`."""
+    """Returns the settings with the best NDCG@10 on validation, by the name of the method.
+
+    Args:
+        names: Names of the methods.
+        before: Events before the validation part, to fit on.
+        held_out: Users and events of the validation part.
+        tell: Function to call with the name of each step.
+    """
     figures: dict[Any, float] = {}
     chosen: dict[str, Mapping[str, Any]] = {}
-    for name in sorted(names, key=lambda name: -len(BASELINES[name].grid)):  # EASE uses figures of EASE with recency
+    for name in sorted(names, key=lambda name: -len(BASELINES[name].grid)):  # EASE reuses results of EASE with recency
         fit, grid = BASELINES[name].fit, BASELINES[name].grid
         if len(grid) == 1:
             chosen[name] = grid[0]

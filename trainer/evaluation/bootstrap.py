@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 _CELLS = 2**22
-"""Number of draws that are held at once: 32 MiB each of indices and counts."""
+"""Number of draws to hold in memory at once: 32 MiB of indices and 32 MiB of counts."""
 
 
 def bootstrap(values: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Returns the 95 % percentile interval of the mean of each metric, low and high: [2, m] float64.
+    """Returns the 95 % percentile interval of the mean of each metric: [2, m] float64, lower and upper bounds.
 
     Args:
-        values: [n, m] float, m metrics of n users, n above 0; all metrics have the same draws of users.
+        values: [n, m] float, m metrics of n users, n above 0; the same users are drawn for all metrics.
         resamples: Number of bootstrap samples.
         seed: Random seed.
 
@@ -38,13 +38,16 @@ def bootstrap(values: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> np
 
 
 def paired(first: np.ndarray, second: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Returns the means of ``first - second`` on the same users, and low and high of their intervals: [3, m] float64.
+    """Returns the mean of each metric's ``first - second`` over users, with its 95 % interval.
 
     Args:
         first: [n, m] float, m metrics of n users.
         second: [n, m] float, metrics of the same users in the same order.
         resamples: Number of bootstrap samples.
         seed: Random seed.
+
+    Returns:
+        [3, m] float64: means, lower bounds, upper bounds.
 
     Raises:
         ValueError: The numbers of users differ.

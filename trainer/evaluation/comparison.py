@@ -1,4 +1,4 @@
-"""Compares a new model with the live bundle, on the same held-out events and queries."""
+"""Compares a new model with the live bundle of a store, on the same held-out events and queries."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ _ABSENT = -2.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results of a comparison. Rankings are exact and over the whole catalogue, including known items.
+    """Result of comparing a new model with the live bundle.
+
+    Rankings are exact and over the whole catalogue, including known items.
 
     Attributes:
-        query_count: Number of held-out queries that are ranked.
-        never_retrieved: Share of the new catalogue that is in no top 100.
-        mean_log_popularity: Mean of log(1 + events before the test) of the items in the top 10.
+        query_count: Number of held-out queries whose rankings are compared.
+        never_retrieved: Share of the new catalogue that is in none of the new model's top 100.
+        mean_log_popularity: Mean of log(1 + events before the test) over the items in the new model's top 10.
         live: Version of the live bundle; empty if there is none.
         not_comparable: Reason why the live bundle cannot be compared; empty if it can.
-        live_metrics: Metrics of the live bundle on the same test part. Items that it does not have are ranked last. If
-            the split has changed, the live bundle may have been trained on a part of the test.
+        live_metrics: Metrics of the live bundle by name, on the same test part. Items that it does not have are ranked
+            last. If the split has changed, the live bundle may have been trained on a part of the test.
         live_mean_log_popularity: `mean_log_popularity` of the live bundle.
         overlap_at_10: Mean share of the live top 10 that is in the new top 10 too.
         overlap_at_100: Mean share of the live top 100 that is in the new top 100 too.
@@ -61,13 +63,15 @@ def compare(
     queries: np.ndarray,
     vectors: np.ndarray,
 ) -> Comparison:
-    """Compares a new model with the live bundle of a store, if there is one.
+    """Returns the comparison of a new model with the live bundle of a store.
+
+    Without a live bundle, or if it cannot be compared, only the fields about the new model are set.
 
     Args:
         store: Store with the live bundle.
         recipe: Recipe of the new model.
         data: Data set and its split; both models are evaluated on the test part.
-        users: [n] rows of users with held-out events, whose rankings are compared.
+        users: [n] int, row numbers of users with held-out events, whose rankings are compared.
         queries: [n, dim] float32, embeddings of their queries by the new model.
         vectors: [item_count, dim] float32, embeddings of the catalogue by the new model.
     """
@@ -101,7 +105,14 @@ def compare(
 
 
 def _evaluate(live: DeployedBundle, rows: np.ndarray, recipe: Recipe, data: Data) -> dict[str, float]:
-    """Returns the metrics of the live bundle; `rows` are the catalogue rows of its items, -1 if not in it."""
+    """Returns the metrics of the live bundle on the test part, by name.
+
+    Args:
+        live: Live bundle.
+        rows: Catalogue row of each item of the bundle; -1 for items that are not in the catalogue.
+        recipe: Recipe of the new model.
+        data: Data set and its split.
+    """
     dataset, parts = data
     item_count = len(dataset.items.ids)
     shared = rows >= 0
@@ -123,6 +134,6 @@ def _evaluate(live: DeployedBundle, rows: np.ndarray, recipe: Recipe, data: Data
 
 
 def _overlap(old: np.ndarray, new: np.ndarray) -> float:
-    """Returns the mean share of each row of `old` [n, k] that is in the same row of `new` too."""
+    """Returns the mean share of the items in a row of `old` [n, k] that are in the same row of `new` [n, k] too."""
     shares = [len(set(a) & set(b)) / len(a) for a, b in zip(old.tolist(), new.tolist(), strict=True)]
     return float(np.mean(shares))

@@ -1,4 +1,4 @@
-"""Embeds the users of a data set with a deployed bundle, if their features match."""
+"""Embeds users of a data set with the query tower of a deployed bundle, if it reads features that they have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.recipe.recipe import USER_ID, Recipe, query_attributes
 
 
 class NotComparable(Exception):
-    """Raised inside the trainer if a bundle cannot embed these users; the text says why."""
+    """Raised if a bundle cannot embed the users of a data set; the message is the reason, which callers report."""
 
 
 def open_bundle(store: BundleStore, version: str, recipe: Recipe, dataset: Dataset) -> DeployedBundle:
@@ -30,11 +30,12 @@ def open_bundle(store: BundleStore, version: str, recipe: Recipe, dataset: Datas
     Args:
         store: Store of the bundle.
         version: Bundle version.
-        recipe: Recipe of the data set, which has the types of the users' attributes.
+        recipe: Recipe of the data set, which sets the types of the users' attributes.
         dataset: Users to embed, and items to rank.
 
     Raises:
-        NotComparable: The bundle is damaged, reads features that these users do not have, or shares no item.
+        NotComparable: The bundle is damaged, reads features that these users do not have, or has no item of the data
+            set.
         BundleNotFound: The bundle was removed.
     """
     try:
@@ -55,15 +56,16 @@ def open_bundle(store: BundleStore, version: str, recipe: Recipe, dataset: Datas
 def embed_users(
     bundle: DeployedBundle, recipe: Recipe, dataset: Dataset, known: Events, users: np.ndarray, requests: Events
 ) -> np.ndarray:
-    """Returns the embeddings of the queries of `users` [n]: [n, dim] float32, unit length.
+    """Returns the embeddings of the queries of users by a deployed bundle: [n, dim] float32, unit length.
 
     Args:
         bundle: Deployed bundle, opened with `open_bundle` for the same recipe and data set.
-        recipe: Recipe of the data set. Features of the request that it does not read are missing.
+        recipe: Recipe of the data set. Features of the request that it does not read are sent as missing.
         dataset: Users and items.
         known: Events of the histories.
-        users: [n] rows of the users.
-        requests: Later events; a user's first one gives the time and the features of the request.
+        users: [n] int, row numbers of the users.
+        requests: Events after those of the histories; the first event of each user gives the time and the features of
+            the request.
     """
     schema = bundle.query_tower.schema
     user_columns = {USER_ID: dataset.user_ids, **dataset.user_columns}
@@ -79,7 +81,11 @@ def embed_users(
 
 
 def _check_feature(feature: Feature, recipe: Recipe) -> None:
-    """Raises `NotComparable` if the users of a recipe lack a feature or have it in another type."""
+    """Checks that the users of a recipe have a feature in the type that a bundle reads.
+
+    Raises:
+        NotComparable: The users lack the feature, or have it in another type.
+    """
     attributes = query_attributes(recipe)
     if isinstance(feature, HistoryTimes | RequestTime):
         if recipe.interactions.time is None:
@@ -107,7 +113,11 @@ def _check_feature(feature: Feature, recipe: Recipe) -> None:
 
 
 def _check_value(feature: HistoryCategorical | HistoryNumeric, recipe: Recipe) -> None:
-    """Raises `NotComparable` if the events of a recipe lack a feature or have it in another type."""
+    """Checks that the events of a recipe have an event feature in the type that a bundle reads.
+
+    Raises:
+        NotComparable: The events lack the feature, or have it in another type.
+    """
     attribute = recipe.interactions.attributes.get(attribute_of(feature))
     if attribute is None:
         raise NotComparable(f"it reads the feature {feature.name!r}, which this recipe's events do not have")

@@ -1,4 +1,4 @@
-"""Scores items as the services do, with exported tower and index, to measure the loss of both."""
+"""Scores items as the services do, with exported tower and index, to measure the loss of quality that they cause."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _TOP = 100
 
 
 def deployed_scorer(store: BundleStore, version: str | None, model_version: str, recipe: Recipe, data: Data) -> Scorer:
-    """Returns a scorer that gives the hits of the index their cosine, and all other items -inf.
+    """Returns a scorer that searches the index of a bundle: the score is the cosine for hits, and -inf for other items.
 
     The index returns 100 hits more than the user has known items, with a proportionally larger search budget, like the
     service for a request that excludes the known items.
 
     Args:
         store: Store that holds the bundle.
-        version: Bundle version. None: the newest bundle of this model.
+        version: Bundle version; None for the newest bundle of the model.
         model_version: Version of the model that the bundle was published from.
         recipe: Recipe of the model.
         data: Data set and its split; training and validation events make the histories.
 
     Raises:
-        RunError: There is no such bundle of this model.
+        RunError: The store has no such bundle, or it is of another model.
         BundleRefused: The bundle is damaged.
     """
     dataset, parts = data

@@ -1,4 +1,4 @@
-"""Evaluates a model on held-out events, beside popularity and other methods."""
+"""Evaluates a model on held-out events, and compares it with popularity and other methods."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trainer.model.trained_model import TrainedModel
 from trainer.recipe.feature_inputs import HistoryInput, TextInput
 
 MODEL, POPULARITY = "two-tower", "popularity"
-"""Names of the methods."""
+"""Names of the model and of the popularity baseline in an `Evaluation`."""
 
 VALIDATION_USERS = 5000
-"""Largest number of users that an epoch is evaluated on: the standard error is a few percent of a metric."""
+"""Largest number of users to evaluate after an epoch; the standard error is a few percent of a metric."""
 
 TEST_USERS = 50_000
-"""Largest number of users that a test is evaluated on: the standard error is under half a percent of most metrics."""
+"""Largest number of users to evaluate in a test; the standard error is under half a percent of most metrics."""
 
 Metrics = Mapping[str, float]
 Figures = Mapping[str, Metrics]
@@ -31,24 +31,25 @@ Figures = Mapping[str, Metrics]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of the test part.
+    """Result of an evaluation on the test part.
 
     Attributes:
-        metrics: Metrics by method, then name; the model is the first method.
+        metrics: Mean over users by method, then metric; the model is the first method.
         user_count: Number of evaluated users.
         cold_user_count: Number of test users without known items, who are not evaluated.
-        cold_item_share: Share of the relevant items without training events; they are evaluated.
+        cold_item_share: Share of the relevant items that have no training events; they are evaluated too.
         repeat_share: Share of the test events with an item that the user had interacted with before.
-        repeats: Whether these events count; if so, known items are ranked too.
+        repeats: Whether repeat events count as relevant; if so, known items are ranked too.
         fitted_on: Parts that the towers were trained on: ``train``, or ``train + valid``.
-        intervals: 95 % bootstrap intervals over users, by method and metric: low and high.
-        differences: Model minus method on the same users, by method and metric: difference, low and high.
-        slices: Metrics of the model by slice, then group, with the number of its ``users``.
-        inputs: Metrics of the model by the features that the request has.
-        test_user_count: Number of users of the test part. Of more than `TEST_USERS`, as many are sampled, and all
-            counts and metrics are of these.
-        repeat_user_count: Number of users whose test events all have items that they interacted with before, who are
-            not evaluated unless `repeats`.
+        intervals: 95 % bootstrap intervals over users, (lower bound, upper bound), by method, then metric.
+        differences: Mean differences of the model to each other method on the same users, with 95 % intervals:
+            (model minus method, lower bound, upper bound), by method, then metric.
+        slices: Metrics of the model by slice, then group, then metric; ``users`` is the number of users of the group.
+        inputs: Metrics of the model if requests have only some of the features, by the features, then metric.
+        test_user_count: Number of users of the test part. If there are more than `TEST_USERS`, a sample of that size is
+            evaluated, and the other counts and the metrics are those of the sample.
+        repeat_user_count: Number of users whose test events are all repeats of known items. These users are evaluated
+            only if `repeats` is true.
     """
 
     metrics: Figures
@@ -67,15 +68,15 @@ class Evaluation:
 
 
 def popularity_scorer(known: Events, item_count: int) -> Scorer:
-    """Returns a scorer that ranks items by their number of events in `known`, for all users alike."""
+    """Returns a scorer whose score of an item is its number of events in `known`, for all users alike."""
     counts = known.item_counts(item_count).astype(np.float32)
     return lambda users: np.broadcast_to(counts, (len(users), item_count))
 
 
 def evaluate_validation(model: TrainedModel, data: Data) -> dict[str, float]:
-    """Returns the metrics of a model on the validation part, for choices such as the best epoch.
+    """Returns the mean metrics of a model on the validation part, by name, for choices such as the best epoch.
 
-    Of more than `VALIDATION_USERS` users, a sample is evaluated, the same one in each call.
+    If there are more than `VALIDATION_USERS` users, a sample of that size is evaluated, the same one in each call.
     """
     recipe, (dataset, parts) = model.recipe, data
     known, valid = sample_users(parts.train, parts.valid, VALIDATION_USERS)
@@ -99,15 +100,16 @@ def evaluate_test(
     others: Mapping[str, Scorer] | None = None,
     columns: tuple[str, ...] = (),
 ) -> Evaluation:
-    """Returns the metrics of the model, of popularity and of other methods on the test part.
+    """Evaluates a model, the popularity baseline and other methods on the test part.
 
     Args:
         model: Model to evaluate.
-        data: Data set and its split. Training and validation items are known, and excluded from the ranking.
-        refitted: Whether the towers were trained on training and validation.
-        repeats: Whether known items are ranked and count. Default: `split.repeats` of the recipe.
-        others: Scorers of further methods by name.
-        columns: Columns of the users table to slice by.
+        data: Data set and its split. The items of a user's training and validation events are the known items, which
+            are excluded from the ranking unless `repeats` is true.
+        refitted: Whether the towers were trained on the validation part too.
+        repeats: Whether known items are ranked and count as relevant. Default: `split.repeats` of the recipe.
+        others: Scorers of further methods by name. Default: popularity alone.
+        columns: Columns of the users table that divide the users into groups, with metrics of each.
     """
     recipe, (dataset, parts) = model.recipe, data
     repeats = recipe.split.repeats if repeats is None else repeats
@@ -164,7 +166,13 @@ def _differences(model: Scores, other: Scores) -> dict[str, tuple[float, float, 
 
 
 def _by_inputs(task: Task, held_out: HeldOut, complete: Scores) -> Figures:
-    """Returns the metrics of the model by the features that the request has."""
+    """Returns the metrics of the model if requests have only some of the features, by the features, then metric.
+
+    Args:
+        task: Model and held-out events.
+        held_out: Users to evaluate.
+        complete: Metrics with all features.
+    """
     features = task.model.recipe.query_tower.features
     every = {f.name for f in features}
     sent: dict[str, set[str]] = {}

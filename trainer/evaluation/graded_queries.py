@@ -1,4 +1,4 @@
-"""Queries with graded items, and the metrics of rankings for them.
+"""Graded queries, which have a relevance rating for some items, and metrics of rankings for them.
 
 - ``ndcg@10``: gains of 2^rating - 1; the ideal ranking has all graded items of the query (Järvelin & Kekäläinen 2002;
   Burges et al. 2005 for the gains). Items without a grade count as irrelevant.
@@ -25,7 +25,7 @@ METRICS = ("ndcg@10", "recall@100", "mrr", "judged@10", "ndcg@10 judged")
 DEPTH = 100
 _SHALLOW = 10
 _BEST = 30
-"""Highest rating; the gain doubles with each rating."""
+"""Highest rating that is accepted; the gain about doubles from one rating to the next."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Graded:
     """Queries with graded items.
 
     Attributes:
-        queries: Distinct queries with at least one relevant item.
-        ratings: Ratings of each query by item id; 0 is irrelevant.
+        queries: Texts of the queries, distinct, each with at least one relevant item.
+        ratings: Ratings by item id for each query, in the order of `queries`; 0 is irrelevant.
         relevant_from: Lowest rating of a relevant item.
     """
 
@@ -44,15 +44,15 @@ class Graded:
 
 
 def read(qrels: Path, queries: Path | None, relevant_from: int = 1) -> Graded:
-    """Reads graded queries.
+    """Reads graded queries from CSV files.
 
     Args:
         qrels: CSV file with the columns ``query``, ``docid`` and ``rating``, which is an integer from 0 to 30.
-        queries: CSV file with the column ``query``: the queries to read. None: all graded queries.
+        queries: CSV file whose column ``query`` lists the queries to read; None for all graded queries.
         relevant_from: Lowest rating of a relevant item, at least 1.
 
     Raises:
-        DataError: A file cannot be used, with its line; or no query has a relevant item.
+        DataError: A file cannot be used (the message names the line), or no query has a relevant item.
     """
     if relevant_from < 1:
         raise DataError(f"--relevant-from {relevant_from}: a rating of 0 is irrelevant; give 1 or more")
@@ -74,11 +74,11 @@ def read(qrels: Path, queries: Path | None, relevant_from: int = 1) -> Graded:
 
 
 def measure(graded: Graded, rankings: Sequence[Sequence[str]]) -> np.ndarray:
-    """Returns the `METRICS` of each query: [n, 5] float64.
+    """Returns the metrics of each query, in the order of `METRICS`: [n, 5] float64.
 
     Args:
         graded: Graded queries.
-        rankings: Ranking of each query: item ids, best first; items after the first `DEPTH` are ignored.
+        rankings: Ranking for each query, item ids with the best first; items beyond rank `DEPTH` are ignored.
     """
     return np.array(
         [
@@ -89,12 +89,14 @@ def measure(graded: Graded, rankings: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def fuse(first: Sequence[str], second: Sequence[str], constant: int = 60) -> list[str]:
-    """Returns the reciprocal rank fusion of two rankings, best first (Cormack et al. 2009).
+    """Combines two rankings into one by reciprocal rank fusion (Cormack et al. 2009); returns item ids, best first.
+
+    The score of an item is the sum of 1 / (`constant` + rank) over the rankings that contain it.
 
     Args:
-        first: Item ids, best first.
-        second: Item ids, best first.
-        constant: An item's score is the sum of 1 / (`constant` + rank).
+        first: Item ids of one ranking, best first.
+        second: Item ids of the other ranking, best first.
+        constant: Constant that is added to each rank; larger values lessen the weight of the first ranks.
     """
     scores: dict[str, float] = {}
     for ranking in (first, second):

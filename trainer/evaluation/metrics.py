@@ -1,7 +1,7 @@
 """Full-ranking metrics: the whole catalogue is ranked, without the items that a user already interacted with.
 
-Ties are broken by a fixed random permutation of the items: not by their order, as in MovieLens low ids are popular, and
-not in favour of relevant items, which would give a constant scorer good metrics.
+Ties are broken by a fixed random permutation of the items. The order of the items would favour popular ones, which have
+low ids in MovieLens; a preference for relevant items would give a constant scorer good metrics.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ NDCG_AT = (10, 20, 100)
 _DEEPEST = 100
 _TIE_SEED = 20240229
 _CELLS = 2**25
-"""Number of scores that a scorer computes at once: 128 MiB of float32."""
+"""Largest number of scores that a scorer computes at once: 128 MiB of float32."""
 _BLOCK_CELLS = 2**20
-"""Number of scores that are ranked at once: twice as fast if they fit into the caches of a CPU."""
+"""Largest number of scores to rank at once; ranking is twice as fast if they fit into the caches of a CPU."""
 _LIFT = "popularity_lift@10"
 
 _NOTHING = np.zeros(0, dtype=np.int64)
 
 Scorer = Callable[[np.ndarray], np.ndarray]
-"""Function from user rows [n] to scores [n, item_count] float; larger is better, -inf excludes an item."""
+"""Function from row numbers of users, [n] int, to scores of all items, [n, item_count] float.
+
+Items with larger scores are ranked first; -inf excludes an item.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,13 @@ class HeldOut:
     """Users to evaluate, with their known and relevant items.
 
     Attributes:
-        users: [n] rows of the users with at least one relevant item and, unless new users count, a known item.
-        known: Item rows that are excluded from the ranking of each user.
-        relevant: Distinct item rows that are relevant for each user.
+        users: [n] int, row numbers of the users to evaluate. Each has at least one relevant item and, unless new users
+            count, a known item.
+        known: For each user, the catalogue rows to exclude from the ranking.
+        relevant: For each user, the catalogue rows of the relevant items, distinct.
         item_count: Number of items of the catalogue.
-        item_counts: [item_count] int64, known events of each item, for novelty and popularity lift; None: without
-            these metrics.
+        item_counts: [item_count] int64, number of known events of each item, for novelty and popularity lift; None to
+            omit these metrics.
     """
 
     users: np.ndarray
@@ -57,14 +61,15 @@ class HeldOut:
         item_counts: np.ndarray | None = None,
         new_users: bool = False,
     ) -> HeldOut:
-        """Returns the users to evaluate.
+        """Returns the users to evaluate, from the (user, item) pairs before and in the test.
 
         Args:
             known_pairs: [m, 2] int, distinct and sorted (user, item) pairs before the test.
             test_pairs: [k, 2] int, distinct and sorted (user, item) pairs of the test.
             item_count: Number of items of the catalogue.
             repeats: Whether known pairs are relevant too. If so, no item is excluded from the ranking.
-            item_counts: [item_count] int64, known events of each item, see the class.
+            item_counts: [item_count] int64, number of known events of each item. Default: no novelty and popularity
+                lift.
             new_users: Whether users without known items are evaluated too.
         """
         relevant = test_pairs
@@ -80,14 +85,14 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics of a method.
+    """Metrics of a method for each evaluated user.
 
     Attributes:
-        users: [n] rows.
-        per_user: Metrics of each user by name, [n] float64.
-        top: [n, 10] int32 item rows, best first; -1 where there are fewer items.
+        users: [n] int, row numbers of the users.
+        per_user: Values of each metric by name, each [n] float64, in the order of `users`.
+        top: [n, 10] int32, catalogue rows of each user's top 10, best first; -1 where there are fewer items.
         item_count: Number of items of the catalogue.
-        relevant_popularity: [n] float64, mean known events of each user's relevant items; None without
+        relevant_popularity: [n] float64, mean number of known events over each user's relevant items; None without
             `HeldOut.item_counts`.
     """
 
@@ -99,13 +104,16 @@ class Scores:
 
     @cached_property
     def means(self) -> dict[str, float]:
-        """Means over users, and ``coverage@10``: the share of the catalogue that is in at least one top 10."""
+        """Mean of each metric over users, by name.
+
+        It includes ``coverage@10``: the share of the catalogue that is in at least one top 10.
+        """
         shown = np.unique(self.top)
         coverage = float((shown >= 0).sum() / self.item_count)
         return {**{name: float(values.mean()) for name, values in self.per_user.items()}, "coverage@10": coverage}
 
     def where(self, mask: np.ndarray) -> Scores:
-        """Returns the metrics of the users where `mask` [n] bool is true, as if there were no other users."""
+        """Returns the metrics of only the users for which `mask` [n] bool is true."""
         per_user = {name: values[mask] for name, values in self.per_user.items()}
         relevant = None
         if self.relevant_popularity is not None:
@@ -122,19 +130,26 @@ def _grouped(pairs: np.ndarray, users: np.ndarray) -> list[np.ndarray]:
 
 
 def evaluate(held_out: HeldOut, score: Scorer) -> Scores:
-    """Returns the metrics of each user.
+    """Ranks the catalogue for each held-out user by the scores of a method, and returns the metrics of each user.
 
-    - ``recall@K``: hits divided by relevant items.
+    A hit is a relevant item within the first K ranks.
+
+    - ``recall@K``: number of hits divided by number of relevant items.
     - ``ndcg@K``: binary NDCG; the ideal ranking has min(K, relevant items) hits.
     - ``map@10``: sum of the precision at each hit, divided by min(10, relevant items).
     - ``hr@10``: 1 if there is a hit, else 0.
     - ``mrr``: 1 / rank of the first relevant item in the full ranking.
     - ``novelty@10``: mean of -log2 of each item's share of the events, plus one event for each item (Vargas & Castells
       2011, "Rank and Relevance in Novelty and Diversity Metrics for Recommender Systems").
-    - ``popularity_lift@10``: mean events of the recommended items, divided by the mean events of the relevant items of
-      all users, minus 1, each plus one event. Above 0, recommended items are more popular than relevant ones
+    - ``popularity_lift@10``: mean number of events of the recommended items, divided by the mean number of events of
+      the relevant items of all users, minus 1; one event is added to both means. Above 0, recommended items are more
+      popular than relevant ones
       (Abdollahpouri et al. 2020, "The Connection Between Popularity Bias, Calibration, and Fairness in Recommendation",
       who compare with the items of user profiles).
+
+    Args:
+        held_out: Users to evaluate, with their known and relevant items.
+        score: Scorer of the method.
 
     Raises:
         ValueError: A score is NaN, or there are no users to evaluate.
@@ -164,7 +179,7 @@ def evaluate(held_out: HeldOut, score: Scorer) -> Scores:
 
 
 def _slices(whole: slice, item_count: int, cells: int) -> Iterator[slice]:
-    """Yields the parts of a slice of users, in order, each of at most `cells` scores."""
+    """Yields the consecutive parts of a slice of users, each with at most `cells` scores or a single user."""
     step = max(1, cells // item_count)
     return (slice(start, min(start + step, whole.stop)) for start in range(whole.start, whole.stop, step))
 
@@ -172,7 +187,15 @@ def _slices(whole: slice, item_count: int, cells: int) -> Iterator[slice]:
 def _evaluate_block(
     held_out: HeldOut, rows: slice, scores: np.ndarray, permutation: np.ndarray, position: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Returns metrics by name, each [n], and the top 10 [n, 10]."""
+    """Returns the metrics of a block of n users by name, each [n] float64, and their top 10, [n, 10] int32.
+
+    Args:
+        held_out: Users to evaluate.
+        rows: Slice of `held_out.users` that forms the block.
+        scores: [n, item_count] float, scores of the users.
+        permutation: [item_count] int, random order of the items, which breaks ties.
+        position: [item_count] int, inverse of `permutation`.
+    """
     if np.isnan(scores).any():
         raise ValueError("a score is NaN")
     known, relevant = held_out.known[rows], held_out.relevant[rows]
@@ -223,7 +246,12 @@ def _lower(column: np.ndarray, count: int) -> np.ndarray:
 
 
 def _of_hits(hits: np.ndarray, relevant_count: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the metrics of hits [n, k] bool, best first: by name, each [n]."""
+    """Returns the metrics that depend on hits alone, by name, each [n] float64.
+
+    Args:
+        hits: [n, k] bool, whether the item at each rank is relevant, best rank first.
+        relevant_count: [n] int, number of relevant items of each user.
+    """
     depth = hits.shape[1]
     hits_to = hits.cumsum(axis=1)
     gains = 1.0 / np.log2(np.arange(2, _DEEPEST + 2))
@@ -244,7 +272,12 @@ def _of_hits(hits: np.ndarray, relevant_count: np.ndarray) -> dict[str, np.ndarr
 
 
 def _of_popularity(top: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean information in bits and mean events of the items in each top 10: [n] float64 each."""
+    """Returns the novelty of each top 10 in bits, and the mean number of events of its items: [n] float64 each.
+
+    Args:
+        top: [n, 10] int32, catalogue rows; -1 where there are fewer items.
+        counts: [item_count] int64, number of events of each item.
+    """
     shown = top >= 0
     number = np.maximum(1, shown.sum(axis=1))
     information = -np.log2((counts + 1.0) / (counts + 1.0).sum())
@@ -257,7 +290,7 @@ def _lift(recommended: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     The divisor is the mean over all users, as a user with a single rare item would dominate a mean of ratios.
 
     Args:
-        recommended: [n] float64, mean events of the recommended items.
-        relevant: [n] float64, mean events of the relevant items.
+        recommended: [n] float64, mean number of events of the recommended items.
+        relevant: [n] float64, mean number of events of the relevant items.
     """
     return (recommended + 1.0) / (relevant.mean() + 1.0) - 1.0

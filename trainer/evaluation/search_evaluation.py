@@ -1,4 +1,4 @@
-"""Evaluates a model for search on graded queries, beside BM25 and the frozen text encoder."""
+"""Evaluates a model for search on graded queries, and compares it with BM25 and the frozen text encoder."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Rankings = list[list[str]]
 
 @dataclass(frozen=True)
 class SearchEvaluation:
-    """Metrics of graded queries.
+    """Result of an evaluation on graded queries.
 
     Attributes:
-        query_count: Number of queries with a relevant item.
-        metrics: Metrics by method, then name, see `trainer.evaluation.graded_queries`.
-        intervals: 95 % bootstrap intervals over queries, by method and metric: low and high.
-        differences: Paired differences between two methods, by the first method, the second method and the metric:
-            difference, low and high.
-        per_query: ``ndcg@10`` of each query by method, in the order of `queries`.
-        queries: Evaluated queries.
+        query_count: Number of evaluated queries; each has a relevant item.
+        metrics: Mean over queries by method, then metric, see `trainer.evaluation.graded_queries`.
+        intervals: 95 % bootstrap intervals over queries, (lower bound, upper bound), by method, then metric.
+        differences: Mean differences of two methods on the same queries, with 95 % intervals: (first minus second
+            method, lower bound, upper bound), by first method, then second method, then metric.
+        per_query: ``ndcg@10`` of each query by method, each list in the order of `queries`.
+        queries: Texts of the evaluated queries.
     """
 
     query_count: int
@@ -49,13 +49,13 @@ class SearchEvaluation:
 def evaluate_search(
     model: TrainedModel, dataset: Dataset, queries: Graded, progress: Progress = SILENT
 ) -> SearchEvaluation:
-    """Returns the metrics of a model beside BM25, the fused ranking and the frozen encoder.
+    """Evaluates a model, BM25, the fusion of both, and the frozen text encoder on graded queries.
 
     Args:
-        model: Model whose query tower reads one text, as which the queries are sent.
+        model: Model whose query tower reads one text feature, which receives the queries.
         dataset: Data set with the catalogue.
         queries: Graded queries.
-        progress: Receives what the text encoder reports.
+        progress: Receives the progress of the text encoder.
 
     Raises:
         RunError: The towers of the model read no text.
@@ -77,7 +77,12 @@ def evaluate_search(
 
 
 def summarise(queries: Graded, rankings: Mapping[str, Rankings]) -> SearchEvaluation:
-    """Returns the metrics of rankings by method, and the differences between the first two methods and all others."""
+    """Computes the metrics of rankings, and the differences between the first two methods and all others.
+
+    Args:
+        queries: Graded queries.
+        rankings: Rankings of each method by its name: a list of item ids for each query, best first.
+    """
     values_of = {name: graded_queries.measure(queries, ranking) for name, ranking in rankings.items()}
     intervals = {name: bootstrap.bootstrap(values) for name, values in values_of.items()}
     differences: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {}
@@ -103,7 +108,7 @@ def summarise(queries: Graded, rankings: Mapping[str, Rankings]) -> SearchEvalua
 
 
 def _dense(model: TrainedModel, dataset: Dataset, queries: Sequence[str]) -> Rankings:
-    """Returns the rankings of the two towers."""
+    """Returns the rankings by the towers of a model: a list of item ids for each query, best first."""
     names = [feature.name for feature in model.recipe.query_tower.features if isinstance(feature, TextInput)]
     if len(names) != 1:
         raise RunError(f"{model.recipe.name}: its query tower reads {len(names)} texts; graded queries need one")
@@ -113,7 +118,10 @@ def _dense(model: TrainedModel, dataset: Dataset, queries: Sequence[str]) -> Ran
 
 
 def _frozen(recipe: Recipe, dataset: Dataset, queries: Sequence[str], progress: Progress) -> Rankings | None:
-    """Returns the rankings of the checkpoint's own vectors; None if the item tower reads no text."""
+    """Returns the rankings by the text encoder as it was before training; None if the item tower reads no text.
+
+    The rankings are lists of item ids for each query, ordered by the similarity of the texts of query and item.
+    """
     sides = (recipe.query_tower, recipe.item_tower)
     query, *_ = (f for f in sides[0].features if isinstance(f, TextInput))
     items = [f for f in sides[1].features if isinstance(f, TextInput)]

@@ -1,4 +1,4 @@
-"""Slices: metrics of groups of users, as a mean over all users hides groups with bad results."""
+"""Slices: metrics of groups of users, because the mean over all users can conceal groups with bad results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.evaluation.metrics import HeldOut, Scorer, Scores, evaluate
 from trainer.evaluation.task import Task
 
 _SHOWN_VALUES = 12
-"""Number of values of a column that have a group of their own."""
+"""Largest number of values of a column that form groups of their own."""
 
 
 def slices_of(
@@ -25,13 +25,13 @@ def slices_of(
     columns: tuple[str, ...],
     others: Mapping[str, Scorer] | None = None,
 ) -> Mapping[str, Mapping[str, Scores]]:
-    """Returns the metrics of the model by slice, then group, without groups that have no users.
+    """Returns the metrics of the model by slice (way of grouping users), then group; groups without users are omitted.
 
     Args:
         task: Model and held-out events.
-        held_out: Users that `scores` are of.
-        scores: Metrics of the model.
-        trained: [item_count] bool, whether the item has training events.
+        held_out: Evaluated users.
+        scores: Metrics of the model for these users.
+        trained: [item_count] bool, whether each item has training events.
         columns: Columns of the users table to slice by, checked by `check_columns`.
         others: Scorers of further methods by name, which are evaluated on the users without known events too.
     """
@@ -58,7 +58,7 @@ def _by_activity(task: Task, scores: Scores) -> dict[str, Scores]:
 
 
 def _by_popularity(task: Task, held_out: HeldOut, scores: Scores) -> dict[str, Scores]:
-    """Groups users by their most popular relevant item, which is in the head, the middle or the tail of popularity."""
+    """Returns the metrics of users, grouped by the popularity of their most popular relevant item."""
     counts = task.known.item_counts(held_out.item_count)
     order = np.argsort(-counts, kind="stable")
     # Share of the events of the more popular items, so that an item with most of the events is in the head.
@@ -89,10 +89,10 @@ def _cold_users(task: Task, held_out: HeldOut, others: Mapping[str, Scorer]) -> 
 
 
 def check_columns(dataset: Dataset, columns: Sequence[str]) -> None:
-    """Checks that the users have these attributes.
+    """Checks that the users table has the columns to slice by.
 
     Raises:
-        DataError: The users do not have one of them.
+        DataError: The users table lacks one of the columns.
     """
     for column in columns:
         if column not in dataset.user_columns:

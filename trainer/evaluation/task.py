@@ -19,13 +19,13 @@ from trainer.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Task:
-    """A model and the events that it is evaluated on.
+    """A model, and the events that it is evaluated on.
 
     Attributes:
         model: Model to evaluate.
         dataset: Users and items.
         known: Events of the histories.
-        held_out: Held-out events; a user's first one gives the time and the features of the request.
+        held_out: Held-out events; the first one of each user gives the time and the features of the request.
     """
 
     model: TrainedModel
@@ -39,10 +39,10 @@ class Task:
         return embed_items(self.model.towers[1], self.model.schemas, self.dataset)
 
     def scorer(self, keep: Callable[[str], bool] = lambda _: True) -> Scorer:
-        """Returns a scorer: the dot products of query and item embeddings.
+        """Returns a scorer whose scores are the dot products of query and item embeddings.
 
         Args:
-            keep: Whether the request has a feature, by its name. Default: all features.
+            keep: Function that tells by the name of a feature whether requests have it. Default: all features.
         """
         recipe, schemas, query_tower = self.model.recipe, self.model.schemas, self.model.towers[0]
 

@@ -1,4 +1,4 @@
-"""The event features of histories: their schema, learned from training data, and the raw columns of a request."""
+"""Learns the schema of the event features of histories, and collects the raw histories of requests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def extend(schema: FeatureSchema, recipe: Recipe, train: Events) -> FeatureSchem
     Args:
         schema: Schema of the query tower without event features.
         recipe: Recipe that names the event features.
-        train: Training events, of which vocabularies, means and standard deviations are learned.
+        train: Training events, from which vocabularies, means and standard deviations are learned.
     """
     types = {name: attribute.type for name, attribute in recipe.interactions.attributes.items()}
     histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
@@ -115,15 +115,15 @@ def attribute_of(feature: EventValue) -> str:
 def history_columns(
     schema: FeatureSchema, dataset: Dataset, known: Events, users: np.ndarray, requests: Events | None = None
 ) -> dict[str, list[Any]]:
-    """Returns the raw histories of `users` and their event features by name, [n] each, as a caller would send them.
+    """Returns the raw histories and event features of users as a client sends them: a list of n values by name.
 
     Args:
         schema: Schema of the query tower.
         dataset: Items and users.
         known: Events of the histories, oldest first.
         users: [n] rows of the users.
-        requests: Later events; the time of a user's first one is the time of the request. Default: the requests have no
-            time. The time is also missing for users without later events.
+        requests: Events after those of the histories; the time of each user's first one is the time of the request.
+            Default: requests without times. The time is also missing for users without such an event.
     """
     starts = known.starts(len(dataset.user_ids))
     ids = dataset.items.ids

@@ -35,7 +35,7 @@ TextColumn = tuple[TextInput, list[str | None]]
 
 @dataclass(frozen=True)
 class Schemas:
-    """The inputs of both towers.
+    """Feature schemas of both towers, with their text encoders.
 
     Attributes:
         query: Features of the query tower.
@@ -119,7 +119,7 @@ def _item_values(recipe: Recipe, dataset: Dataset, train: Events) -> dict[str, C
 
 
 def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
-    """Returns [user_count] raw values of each query feature that describes the user, by name, without histories."""
+    """Returns the raw values of the query features that describe users (no histories) by name, each [user_count]."""
     columns = {USER_ID: dataset.user_ids, **dataset.user_columns}
     names = (f.name for f in recipe.query_tower.features if not isinstance(f, HistoryInput))
     return {name: columns[name] for name in names if name in columns}
@@ -168,7 +168,7 @@ def _schema(
 
 
 def _feature(side: str, spec: Input, column: Column, types: Mapping[str, str]) -> tuple[Feature, Vocabulary | None]:
-    """Returns a feature, and its vocabulary; None if it has none or uses the item vocabulary."""
+    """Returns a feature of the schema, and its vocabulary: None if it has no vocabulary or uses the item vocabulary."""
     if isinstance(spec, HistoryInput):
         return History(spec.name, spec.max_values, vocabulary=ITEMS, description=spec.description), None
     if isinstance(spec, NumericInput):

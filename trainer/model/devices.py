@@ -1,4 +1,4 @@
-"""The devices of a training: all GPUs, or the CPU if there is none."""
+"""Devices that a training runs on: all GPUs, or the CPU if there is no GPU."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import tensorflow as tf
 
 
 def strategy() -> tf.distribute.Strategy:
-    """Returns the distribution strategy: a `tf.distribute.MirroredStrategy` if there are several GPUs.
+    """Returns the distribution strategy of a training.
 
-    The environment variable ``CUDA_VISIBLE_DEVICES`` selects the GPUs.
+    It is a `tf.distribute.MirroredStrategy` if there are several GPUs, else TensorFlow's default strategy. The
+    environment variable ``CUDA_VISIBLE_DEVICES`` selects the GPUs.
     """
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
@@ -22,10 +23,13 @@ def replica() -> int:
 
 
 def gather_all(*values: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Returns the values of all devices, [n, ...] each with its own n, concatenated: the same tensors on every device.
+    """Returns each value concatenated over all devices along its first axis; every device gets the same tensors.
 
-    If every device then computes the same scalar, its gradients, summed over the devices, are those of a single device
-    times the number of devices.
+    If every device then computes the same scalar, the sum of its gradients over the devices is the gradient of a single
+    device times the number of devices.
+
+    Args:
+        values: [n, ...] tensors of this device; n may differ from device to device.
     """
     if count() == 1:
         return values
@@ -34,6 +38,6 @@ def gather_all(*values: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def count() -> int:
-    """Returns the number of devices that share a step."""
+    """Returns the number of devices among which a training step is divided: 1 without a distribution strategy."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync

@@ -1,4 +1,4 @@
-"""Raw queries of users, inputs of the towers, and embeddings of queries and of the catalogue."""
+"""Computes raw queries of users, inputs of the towers, and embeddings of queries and of the catalogue."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _BATCH = 4096
 def raw_queries(
     recipe: Recipe, dataset: Dataset, schemas: Schemas, known: Events, users: np.ndarray, requests: Events | None = None
 ) -> dict[str, list]:
-    """Returns the queries of `users` [n] as a caller would send them: columns of [n].
+    """Returns the queries of users in the form in which a client sends them: a list of n values by feature name.
 
     Args:
         recipe: Recipe that describes both towers.
         dataset: Users and items.
         schemas: Feature schemas of both towers.
         known: Events of the histories.
-        users: [n] rows of the users.
-        requests: Later events; the first one of a user gives the time of the request and features such as its device.
-            Without it these are missing.
+        users: [n] int, row numbers of the users in `dataset.user_ids`.
+        requests: Events after those of the histories; the first event of each user gives the time and the other
+            features of the request, such as the device. Default: requests without time and features.
     """
     profiles = {name: [column[user] for user in users] for name, column in query_columns(recipe, dataset).items()}
     contexts = {} if requests is None else context_columns(recipe, requests, users, len(dataset.user_ids))
@@ -38,9 +38,15 @@ def raw_queries(
 
 
 def context_columns(recipe: Recipe, requests: Events, users: np.ndarray, user_count: int) -> dict[str, list[Any]]:
-    """Returns the features that describe the requests of `users` [n]: by name, each [n].
+    """Returns the features that describe requests, such as the device: a list of n values by feature name.
 
-    Their values are those of the user's first event in `requests`, and None for users without one.
+    The values of a user are the attributes of the user's first event in `requests`, and None if there is no such event.
+
+    Args:
+        recipe: Recipe that names the features.
+        requests: Events in order of user and time.
+        users: [n] int, row numbers of the users.
+        user_count: Number of all users of the dataset.
     """
     starts = requests.starts(user_count)[:-1][users]
     present = np.diff(requests.starts(user_count))[users] > 0
@@ -61,7 +67,10 @@ def encode_items(schemas: Schemas, dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def history_slots(schemas: Schemas, dataset: Dataset) -> np.ndarray:
-    """Returns the slot of each item in a history: [item_count] int32."""
+    """Returns the slot (embedding index) by which a history refers to each item: [item_count] int32.
+
+    All items are out-of-vocabulary if the query tower has no history.
+    """
     histories = [feature for feature in schemas.query.features if isinstance(feature, History)]
     if not histories:
         return np.full(len(dataset.items.ids), OUT_OF_VOCABULARY, dtype=np.int32)
@@ -69,7 +78,14 @@ def history_slots(schemas: Schemas, dataset: Dataset) -> np.ndarray:
 
 
 def embed_queries(tower: keras.Model, schemas: Schemas, columns: dict[str, list], count: int) -> np.ndarray:
-    """Returns the embeddings of raw queries, encoded as in serving: [count, dimension] float32, unit length."""
+    """Returns the embeddings of raw queries, encoded as in serving: [count, dimension] float32, unit length.
+
+    Args:
+        tower: Query tower.
+        schemas: Feature schemas of both towers.
+        columns: Raw values by feature name, each a list of length `count`.
+        count: Number of queries.
+    """
     return np.asarray(
         tower.predict(schemas.encode_queries(columns, count), batch_size=_BATCH, verbose=0), dtype=np.float32
     )

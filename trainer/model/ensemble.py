@@ -1,8 +1,8 @@
-"""Ensembles: several pairs of towers joined to one, whose score is the mean of their scores.
+"""Ensembles: several two-tower models joined into one, whose score is the mean of their scores.
 
 Networks that differ only by their seed make different errors, so that their mean has a lower error than each of them
 (Hansen and Salamon 1990, "Neural Network Ensembles"). As a mean of dot products is a dot product of the concatenated
-vectors, the result is an ordinary pair of towers, with a dimension that is larger by the ensemble size.
+vectors, the result is an ordinary two-tower model, whose dimension is the sum of their dimensions.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Sequence
 import keras
 
 Towers = tuple[keras.Model, keras.Model]
-"""Query tower and item tower."""
+"""Query tower and item tower of a model."""
 
 
 def join(members: Sequence[Towers]) -> Towers:
-    """Returns query tower and item tower whose dot product is the mean of the dot products of the members.
+    """Returns a query tower and an item tower whose dot product is the mean of the dot products of the given models.
 
     Args:
-        members: At least one pair of towers with the same inputs and vectors of unit length. They become layers of the
-            result.
+        members: Query tower and item tower of each model, at least one. All models have the same inputs and return
+            vectors of unit length. Their towers become layers of the result.
     """
     if len(members) == 1:
         return members[0]

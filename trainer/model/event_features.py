@@ -1,4 +1,4 @@
-"""The event features of a history inside the query tower."""
+"""Layer of the query tower for the event features of a history, such as the type or the age of an event."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from trainer.model.slot_embedding import look_up
 from trainer.recipe.feature_inputs import AgeInput, CategoricalEventInput, GapInput, HistoryInput
 
 _SPAN_BINS = 32
-"""Number of bins of a time span, each twice as long as the one before: from under a second to over a century."""
+"""Number of bins of a time span. Each bin is twice as long as the one before, from under a second to over a century."""
 
 
 @keras.saving.register_keras_serializable(package="two_tower")
 class EventValues(keras.layers.Layer):
-    """Turns the features of an event into a vector that is added to the embedding of its item, and a weight.
+    """Computes from the features of an event a vector to add to the embedding of its item, and a weight of the event.
 
     Missing values contribute nothing. The projections are initially zero, so that training starts with items alone.
 
     Args:
         specs: Specification of each event feature, as `specs_of` returns it: ``name`` of the input, and ``kind``:
-            ``categorical`` (with ``slot_count`` and ``embedding_dim``), ``numeric``, or ``times`` (with ``age`` and
-            ``gap``: whether each is read).
+            ``categorical`` (with ``slot_count`` and ``embedding_dim``), ``numeric``, or ``times`` (with the booleans
+            ``age`` and ``gap``, which tell whether the layer reads them).
         dimension: Dimension of the item embeddings.
-        rate: Share of the rows in which an input is dropped in training.
+        rate: Share of the rows of a training batch in which an input is dropped, 0 to 1.
     """
 
     def __init__(self, specs: Sequence[Mapping[str, Any]], dimension: int, rate: float, **kwargs: Any) -> None:
@@ -38,7 +38,7 @@ class EventValues(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, input_shape: Any) -> None:
-        """Creates embedding tables and projections."""
+        """Creates the embedding tables and projections of all event features."""
         width = self.dimension + 1
         self.parts: dict[str, Any] = {}
         for spec in self.specs:
@@ -61,7 +61,14 @@ class EventValues(keras.layers.Layer):
         self.parts[name] = self.add_weight(shape=(rows, width), initializer="zeros", name=name)
 
     def drop(self, inputs: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
-        """Returns the inputs; in training each of them is missing in some of the rows (feature dropout)."""
+        """Returns the inputs by name after feature dropout, with unchanged shapes.
+
+        In training, each input is replaced by zeros (a missing value) in a random share `rate` of the rows.
+
+        Args:
+            inputs: Inputs as `call` takes them.
+            training: Whether dropout is on.
+        """
         if not training or not self.rate:
             return dict(inputs)
         dropped: dict[str, Any] = {}
@@ -73,11 +80,12 @@ class EventValues(keras.layers.Layer):
         return dropped
 
     def call(self, inputs):
-        """Returns the vector that is added and the weight of the event minus 1: [..., dimension + 1] float32.
+        """Returns the vector to add, followed by the weight of the event minus 1: [..., dimension + 1] float32.
 
         Args:
-            inputs: By name: [...] int32 slots of a categorical feature, [..., 2] float32 of a numeric feature, or
-                [..., 4] float32 of the times, as `retrieval.bundle.features.event_kinds` encodes them.
+            inputs: Encoded event features by name, as `retrieval.bundle.features.event_kinds` encodes them: slots
+                (embedding indices) [...] int32 of a categorical feature, [..., 2] float32 of a numeric feature, or
+                [..., 4] float32 of the times.
         """
         total: Any = 0.0
         for spec in self.specs:
@@ -94,28 +102,31 @@ class EventValues(keras.layers.Layer):
         return total
 
     def apply_to(self, embeddings, inputs):
-        """Returns the embeddings of events: [..., dimension].
+        """Returns the embeddings of events, each a weighted item embedding plus the vector of its event features.
 
         Args:
-            embeddings: [..., dimension], of the items of the events.
-            inputs: See `call`.
+            embeddings: [..., dimension], embedding of the item of each event.
+            inputs: Encoded event features by name, see `call`.
+
+        Returns:
+            [..., dimension], in the dtype of `embeddings`.
         """
         added = ops.cast(self(inputs), embeddings.dtype)  # [..., dimension + 1]
         return embeddings * (1.0 + added[..., -1:]) + added[..., :-1]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the layer."""
+        """Returns the constructor arguments of the layer by name."""
         arguments = {"specs": self.specs, "dimension": self.dimension, "rate": self.rate}
         return {**super().get_config(), **arguments}
 
 
 def _bins(pairs):
-    """Returns the binned spans: [..., bins] float32, shares of the two bins next to log2(1 + seconds).
+    """Returns the shares of each time span in the two bins next to log2(1 + seconds): [..., bins] float32.
 
     Shares are used because runtimes that round differently would choose different nearest bins.
 
     Args:
-        pairs: [..., 2] float32: log2(1 + seconds), and 1, or 0 where the span is missing, which gives zeros.
+        pairs: [..., 2] float32: log2(1 + seconds), followed by 1, or by 0 for a missing span, whose shares are all 0.
     """
     position = ops.minimum(pairs[..., :1], _SPAN_BINS - 1.0)  # [..., 1]
     distance: Any = ops.abs(position - ops.arange(_SPAN_BINS, dtype="float32"))  # [..., bins]
@@ -123,7 +134,12 @@ def _bins(pairs):
 
 
 def specs_of(given: HistoryInput, schema: FeatureSchema) -> list[dict[str, Any]]:
-    """Returns the specifications of the event features of a history, for `EventValues`."""
+    """Returns the specification of each event feature of a history, in the form that `EventValues` takes.
+
+    Args:
+        given: History feature of the recipe.
+        schema: Feature schema of the query tower.
+    """
     dims = {
         value.name: value.embedding_dim for value in given.event_features if isinstance(value, CategoricalEventInput)
     }

@@ -1,4 +1,4 @@
-"""Losses as plain functions, each with its paper.
+"""Loss functions, each with the paper that it comes from.
 
 All losses compute in float32 and return a scalar: the weighted mean over the rows. A negative that is the positive of a
 row (an accidental hit) is masked for that row: it adds nothing to the loss and gets no gradient from it. Rows of weight
@@ -12,22 +12,23 @@ from typing import NamedTuple
 import tensorflow as tf
 
 MASKED = -1e9
-"""Logit of a masked candidate, whose softmax is 0."""
+"""Logit of a masked candidate, so low that its softmax is 0."""
 
 
 class Candidates(NamedTuple):
     """Negatives that all rows of a batch share.
 
     Attributes:
-        vectors: [c, dim] float32.
-        rows: [c] int32 rows of the catalogue; -1 is an empty slot, which is masked for all rows.
-        log_count: [c] float32, log of the expected count of the item in the sample: log(n q) for n draws with
+        vectors: [c, dim] float32, embeddings of the negatives.
+        rows: [c] int32, catalogue rows of the negatives; -1 is an empty entry, which is masked for all rows.
+        log_count: [c] float32, log of the expected count of each item in the sample: log(n q) for n draws with
             probability q.
-        is_hard: [c] bool; a hard negative is masked for the rows where its score s is near the score p of the positive,
+        is_hard: [c] bool, whether each item is a hard negative. A hard negative is masked for the rows where its score
+            s is near the score p of the positive,
             ``s > p - (1 - ceiling) |p|``, as it may well be relevant (Moreira et al. 2024, "NV-Retriever: Improving
             Text Embedding Models with Effective Hard-Negative Mining", TopK-PercPos, who use the scores of a teacher
             instead of those of the step). Default: no negative is hard.
-        ceiling: Largest ratio of the scores of a hard negative and the positive, above 0, at most 1.
+        ceiling: Largest ratio of the score of a hard negative to the score of the positive, above 0, at most 1.
     """
 
     vectors: tf.Tensor
@@ -47,10 +48,10 @@ def in_batch_softmax(
     *,
     extra: Candidates | None = None,
 ) -> tf.Tensor:
-    """Returns the weighted mean of the sampled-softmax loss with the other items of the batch as negatives.
+    """Returns the weighted mean of the softmax loss with the other items of the batch as negatives: a float32 scalar.
 
     ``logits[i, j] = queries[i] · items[j] / temperature - log_q[j]``; the loss of row i is the cross-entropy of row i
-    against column i. Subtracting log q corrects that popular items are more often in a batch (Yi et al. 2019,
+    against column i. Subtracting log q corrects for popular items being more often in a batch (Yi et al. 2019,
     "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", eq. 3).
 
     `extra` adds columns: items drawn from the catalogue (Yang et al. 2020, "Mixed Negative Sampling for Learning
@@ -61,8 +62,8 @@ def in_batch_softmax(
     Args:
         queries: [batch, dim] float32, unit length.
         items: [batch, dim] float32, unit length; row i is the positive of query i.
-        item_rows: [batch] int32 rows of the catalogue; the same item elsewhere in the batch is an accidental hit, and
-            masked.
+        item_rows: [batch] int32, catalogue rows of `items`; another occurrence of the same item in the batch is an
+            accidental hit, and masked.
         log_q: [batch] float32, log of the probability that a row of a batch is this item.
         weights: [batch] float32, 0 or above.
         temperature: Scalar above 0.
@@ -88,17 +89,18 @@ def sampled_softmax(
     weights: tf.Tensor,
     temperature: tf.Tensor | float,
 ) -> tf.Tensor:
-    """Returns the weighted mean of the softmax loss of each pair among negatives drawn from the catalogue.
+    """Returns the weighted mean of the softmax loss of each positive among drawn negatives: a float32 scalar.
 
     With ``s = query · item / temperature``, the loss of row i is
-    ``log(exp(s_i) + sum_j exp(s_ij - log_count[j])) - s_i``: the sum estimates that of the whole catalogue without the
-    positive (Bengio & Senécal 2008, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic
-    Language Model"). The positive is always present exactly once, so it is not corrected.
+    ``log(exp(s_i) + sum_j exp(s_ij - log_count[j])) - s_i``: the sum over the negatives estimates the sum over the
+    whole catalogue without the positive (Bengio & Senécal 2008, "Adaptive Importance Sampling to Accelerate Training of
+    a Neural Probabilistic Language Model"). The softmax always includes the positive exactly once, so its score is not
+    corrected.
 
     Args:
         queries: [m, dim] float32, unit length.
         positives: [m, dim] float32, unit length; row i is the positive of query i.
-        positive_rows: [m] int32 rows of the catalogue.
+        positive_rows: [m] int32, catalogue rows of `positives`.
         negatives: Negatives that all rows share.
         weights: [m] float32, 0 or above.
         temperature: Scalar above 0.
@@ -116,7 +118,7 @@ def full_softmax(
     weights: tf.Tensor,
     temperature: tf.Tensor | float,
 ) -> tf.Tensor:
-    """Returns the weighted mean of the softmax loss of each pair among the whole catalogue.
+    """Returns the weighted mean of the softmax loss of each positive among the whole catalogue: a float32 scalar.
 
     The loss of row i is ``log(sum_j exp(s_ij)) - s_i,positive`` with ``s_ij = queries[i] · items[j] / temperature``:
     the negative log-likelihood of the positive (Covington et al. 2016, "Deep Neural Networks for YouTube
@@ -125,7 +127,7 @@ def full_softmax(
     Args:
         queries: [m, dim] float32, unit length.
         items: [item_count, dim] float32, unit length: the whole catalogue.
-        positive_rows: [m] int32, 0 to item_count - 1.
+        positive_rows: [m] int32, catalogue row of the positive of each query, 0 to item_count - 1.
         weights: [m] float32, 0 or above.
         temperature: Scalar above 0.
     """
@@ -145,7 +147,9 @@ def gbce(
     calibration: float,
     bias: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
-    """Returns the weighted mean of the generalised binary cross-entropy, which corrects overconfidence from sampling.
+    """Returns the weighted mean of the generalised binary cross-entropy of each positive and its negatives: a scalar.
+
+    It corrects the overconfidence that sampled negatives cause.
 
     With ``s = query · item / temperature`` and k negatives that are not masked, the loss of row i is
     ``-(beta log sigmoid(s_i) + sum_j log(1 - sigmoid(s_ij))) / (k + 1)`` with
@@ -156,17 +160,18 @@ def gbce(
     Args:
         queries: [m, dim] float32, unit length.
         positives: [m, dim] float32, unit length; row i is the positive of query i.
-        positive_rows: [m] int32 rows of the catalogue.
+        positive_rows: [m] int32, catalogue rows of `positives`.
         negatives: Negatives that all rows share.
         weights: [m] float32, 0 or above.
         temperature: Scalar above 0.
-        sampling_rate: Ratio of the negatives of a row to the items that could be drawn, above 0, at most 1.
-        calibration: t, 0 to 1: 0 is binary cross-entropy, 1 corrects the sampling completely.
-        bias: Added to every s. Cosines cannot express that most pairs do not match; a learned bias can, and does not
-            change the ranking (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2).
+        sampling_rate: Ratio of the negatives of a row to the items that could be drawn (a), above 0, at most 1.
+        calibration: Strength of the correction (t), 0 to 1: 0 is binary cross-entropy, 1 corrects completely.
+        bias: Constant that is added to every s. Cosines cannot express that most pairs do not match; a learned bias
+            can, and does not change the ranking (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training",
+            section 3.2).
 
     Raises:
-        ValueError: Sampling rate or calibration is outside its range.
+        ValueError: The sampling rate or the calibration is outside its range.
     """
     if not 0.0 < sampling_rate <= 1.0:
         raise ValueError(f"the sampling rate is {sampling_rate}; give one above 0 and at most 1")
@@ -189,7 +194,7 @@ def binary_cross_entropy(
     labels: tf.Tensor | None = None,
     bias: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
-    """Returns the weighted mean of the binary cross-entropy of each pair and its negatives.
+    """Returns the weighted mean of the binary cross-entropy of each query-item pair and its negatives: a scalar.
 
     With ``s = query · item / temperature``, y the label and k negatives that are not masked, the loss of row i is
     ``-(y log sigmoid(s_i) + (1 - y) log(1 - sigmoid(s_i)) + sum_j log(1 - sigmoid(s_ij))) / (k + 1)`` (He et al. 2017,
@@ -198,12 +203,12 @@ def binary_cross_entropy(
     Args:
         queries: [m, dim] float32, unit length.
         positives: [m, dim] float32, unit length; row i is the item of query i.
-        positive_rows: [m] int32 rows of the catalogue.
+        positive_rows: [m] int32, catalogue rows of `positives`.
         negatives: Negatives that all rows share, with label 0.
         weights: [m] float32, 0 or above.
         temperature: Scalar above 0.
         labels: [m] float32, relevance of each item to its query, 0 to 1. Default: 1.
-        bias: Added to every s, see `gbce`.
+        bias: Constant that is added to every s, see `gbce`.
     """
     score = _pair_scores(queries, positives, temperature) + bias  # [m]
     label = tf.ones_like(score) if labels is None else tf.cast(labels, tf.float32)
@@ -221,7 +226,10 @@ def _binary_mean(
     temperature: tf.Tensor | float,
     bias: tf.Tensor | float,
 ) -> tf.Tensor:
-    """Returns the weighted mean over rows of the mean loss of the pair, `positive` [m] float32, and its negatives."""
+    """Returns the weighted mean over rows of the mean loss of a query-item pair and its negatives: a scalar.
+
+    `positive` [m] float32 is the loss of each query-item pair; the other arguments are those of `gbce`.
+    """
     scores, mask = _negative_scores(queries, positives, positive_rows, negatives, temperature)  # [m, c]
     visible = tf.cast(mask, tf.float32)
     negative = tf.reduce_sum(tf.nn.softplus(scores + bias) * visible, axis=1)  # [m]
@@ -235,7 +243,10 @@ def _negative_scores(
     negatives: Candidates,
     temperature: tf.Tensor | float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns query · negative / temperature, [m, c] float32, and a mask, [m, c] bool: false where it is masked."""
+    """Returns query · negative / temperature, [m, c] float32, and whether each score counts, [m, c] bool.
+
+    Accidental hits, empty entries and hard negatives near the positive do not count.
+    """
     scores = _dots(queries, negatives.vectors) / tf.cast(temperature, tf.float32)
     masked = tf.logical_or(tf.equal(positive_rows[:, None], negatives.rows[None, :]), (negatives.rows < 0)[None, :])
     if negatives.is_hard is not None:
@@ -263,7 +274,7 @@ def _corrected_scores(
     negatives: Candidates,
     temperature: tf.Tensor | float,
 ) -> tf.Tensor:
-    """Returns the scores minus `Candidates.log_count`, and `MASKED` where they are masked: [m, c] float32."""
+    """Returns the scores of the negatives minus `Candidates.log_count`: [m, c] float32, `MASKED` for masked ones."""
     scores, mask = _negative_scores(queries, positives, positive_rows, negatives, temperature)  # [m, c]
     return tf.where(mask, scores - tf.cast(negatives.log_count, tf.float32)[None, :], MASKED)
 

@@ -1,7 +1,7 @@
-"""Sources of negatives: random draws, earlier batches, hard negatives; and item frequencies for their correction.
+"""Sources of negatives (random draws, earlier batches, hard negatives), and an estimator of item frequencies.
 
-Sampler, queue and frequency estimator are layers, whose state is in variables, so that checkpoints of a model include
-it and they run inside a graph.
+Sampler, queue and frequency estimator are layers with their state in variables, so that checkpoints of a model include
+the state and a TensorFlow graph can run them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ class FrequencyEstimator(keras.layers.Layer):
     probability of the item is ``1 / B``. Each occurrence updates ``B = (1 - rate) B + rate (now - A)``. There are two
     differences to the paper:
 
-    - Time counts rows instead of batches, so that an item that occurs several times in each batch is told from one that
-      occurs once, and batches may differ in size. k occurrences in a batch count as k intervals of ``(now - A) / k``.
+    - Time counts rows instead of batches, so that an item that occurs several times in each batch is distinguished from
+      one that occurs once, and batches may differ in size. k occurrences in a batch count as k intervals of
+      ``(now - A) / k``.
     - The first ``1 / rate`` intervals of an item have equal weights; array C counts them. B then needs no initial
       value, which would dominate the estimate of rare items.
 
-    The slot of an item is ``row % buckets``, so that with at least as many buckets as items no slot is shared. With
-    several hashes, the longest interval is used, as a shared slot can only shorten intervals.
+    The array index of an item is ``row % buckets``, so that with at least as many buckets as items no two items share
+    an index. With several hashes, the longest interval is used, as a shared index can only shorten intervals.
 
     Args:
-        buckets: Length of the arrays.
-        learning_rate: Above 0, at most 1; high values follow trends, low values are exact.
-        hashes: Number of sets of arrays.
+        buckets: Length of the arrays, at least 1.
+        learning_rate: Rate of the updates, above 0, at most 1; high values follow trends, low values are exact.
+        hashes: Number of sets of arrays, each with its own hash of the row, at least 1.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -62,13 +63,13 @@ class FrequencyEstimator(keras.layers.Layer):
         self.built = True
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
-        """Updates the estimates with a batch and returns those of its items.
+        """Updates the estimates with a batch and returns the estimates for the items of the batch.
 
         Args:
             rows: [m] int32 rows of the catalogue, m above 0.
 
         Returns:
-            [m] float32, log of the probability that a row of a batch is the item; at most 0.
+            [m] float32, log of the estimated probability that a row of a batch is the item; at most 0.
         """
         now = self.now + tf.size(rows, out_type=tf.int64)
         slots, position, visits = tf.unique_with_counts(tf.reshape(self._slots(rows), [-1]))  # [u], [hashes * m], [u]
@@ -87,7 +88,7 @@ class FrequencyEstimator(keras.layers.Layer):
         return -tf.math.log(tf.maximum(longest, 1.0))
 
     def _slots(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns the slots of the rows: [hashes, m] int64; each hash has its own part of the arrays."""
+        """Returns the array indices of catalogue rows [m]: [hashes, m] int64, with a range of its own for each hash."""
         rows = tf.cast(rows, tf.int64)
         hashed = [rows]
         for multiplier, offset in self._multipliers.tolist():
@@ -103,7 +104,7 @@ class NegativeSampler(keras.layers.Layer):
     Args:
         probabilities: [item_count] float, probability of each item, 0 or above, with a sum of 1.
         count: Number of items in a draw, at least 1.
-        seed: Random seed. Default: drawn, as `keras.utils.set_random_seed` determines.
+        seed: Random seed. Default: a seed drawn by Keras, reproducible with `keras.utils.set_random_seed`.
 
     Raises:
         ValueError: The probabilities are invalid, or the count is below 1.
@@ -129,7 +130,10 @@ class NegativeSampler(keras.layers.Layer):
         self.built = True
 
     def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns rows [count] int32 and their log_count [count] float32, see `trainer.model.losses.Candidates`."""
+        """Returns the catalogue rows [count] int32 of a new draw, and the `log_count` [count] float32 of each.
+
+        See `trainer.model.losses.Candidates` for `log_count`.
+        """
         # The inherited method refuses a call without arguments.
         points = keras.random.uniform((self.count,), dtype="float64", seed=self.seed_generator)  # below 1
         rows = tf.searchsorted(self._cumulative, points, side="right")
@@ -137,11 +141,11 @@ class NegativeSampler(keras.layers.Layer):
 
 
 class CrossBatchQueue(keras.layers.Layer):
-    """A queue of the newest item vectors of earlier batches, which are negatives that need not be computed.
+    """A queue of the newest item vectors of earlier batches, which serve as negatives without being computed again.
 
     Wang et al. 2021, "Cross-Batch Negative Sampling for Training Two-Tower Recommenders"; Wang et al. 2020,
     "Cross-Batch Memory for Embedding Learning". The vectors are useful as long as embeddings change slowly. Call
-    `candidates` before `push`, or the items of a batch are among its own negatives.
+    `candidates` before `push`; otherwise the items of a batch are among its own negatives.
 
     Args:
         capacity: Number of vectors in the queue, at least 1.
@@ -162,24 +166,33 @@ class CrossBatchQueue(keras.layers.Layer):
         self.built = True
 
     def push(self, vectors: tf.Tensor, rows: tf.Tensor, log_q: tf.Tensor) -> None:
-        """Appends a batch of any size and removes the oldest vectors. The queue passes no gradients on.
+        """Appends a batch of any size and removes the oldest vectors. No gradients flow through the queue.
 
         Args:
-            vectors: [m, dim] floats.
-            rows: [m] int32 rows of the catalogue.
-            log_q: [m] floats, which `candidates` returns as `Candidates.log_count`.
+            vectors: [m, dim] floats, item vectors of the batch.
+            rows: [m] int32, catalogue rows of the items.
+            log_q: [m] floats, log of the sampling probability of each item, which `candidates` returns as
+                `Candidates.log_count`.
         """
         for held, new in ((self.vectors, vectors), (self.rows, rows), (self.log_q, log_q)):
             joined = tf.concat([tf.convert_to_tensor(held), tf.cast(new, held.dtype)], axis=0)[-self.capacity :]
             held.assign(tf.ensure_shape(joined, held.shape))
 
     def candidates(self) -> Candidates:
-        """Returns the whole queue, oldest first; empty slots have row -1."""
+        """Returns all `capacity` entries of the queue as candidates, oldest first; unused entries have row -1."""
         return Candidates(*(tf.convert_to_tensor(held) for held in (self.vectors, self.rows, self.log_q)))
 
 
 def _state(layer: keras.layers.Layer, name: str, shape: tuple[int, ...], dtype: str, start: int = 0) -> keras.Variable:
-    """Returns a new variable of the layer that is not trained and not changed by mixed precision."""
+    """Adds a variable to the layer that is neither trained nor cast by mixed precision, and returns it.
+
+    Args:
+        layer: Layer that owns the variable.
+        name: Name of the variable.
+        shape: Shape of the variable.
+        dtype: Dtype of the variable.
+        start: Initial value of all elements.
+    """
     return layer.add_weight(
         shape=shape,
         initializer=keras.initializers.Constant(start),
@@ -194,18 +207,18 @@ def _state(layer: keras.layers.Layer, name: str, shape: tuple[int, ...], dtype: 
 def mine_hard_negatives(
     queries: np.ndarray, vectors: np.ndarray, known: Sequence[np.ndarray], count: int, skip: int
 ) -> np.ndarray:
-    """Returns the nearest unknown items of each query, after skipping the very nearest.
+    """Returns hard negatives of each query: its nearest unknown items, without the very nearest.
 
-    The very nearest unknown items are likely to be relevant, so they are not used as negatives (Zhang et al. 2013,
+    The very nearest unknown items are likely to be relevant, so they are skipped (Zhang et al. 2013,
     "Optimizing Top-N Collaborative Filtering via Dynamic Negative Item Sampling"; Huang et al. 2020, "Embedding-based
     Retrieval in Facebook Search").
 
     Args:
-        queries: [n, dim] float32.
-        vectors: [item_count, dim] float32, of the whole catalogue.
-        known: Catalogue rows of the known items of each query, in any order; may be duplicated.
+        queries: [n, dim] float32, query embeddings.
+        vectors: [item_count, dim] float32, embeddings of the whole catalogue.
+        known: Catalogue rows of the known items of each query, n integer arrays in any order, duplicates allowed.
         count: Number of items for each query, at least 1.
-        skip: Number of the nearest unknown items that are skipped, 0 or above.
+        skip: Number of nearest unknown items to skip, 0 or above.
 
     Returns:
         [n, count] int32 rows of the catalogue, nearest first; -1 where there are no more items.

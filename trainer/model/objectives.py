@@ -1,4 +1,4 @@
-"""Training objectives: a loss, with the state that it keeps between steps.
+"""Training objectives: loss functions together with the state that they keep between steps.
 
 A training step calls an objective twice:
 
@@ -25,15 +25,15 @@ from trainer.model.negatives import CrossBatchQueue, FrequencyEstimator, Negativ
 from trainer.recipe.training import Training
 
 _ESTIMATOR_RATE = 0.05
-"""Learning rate of the frequency estimate."""
+"""Learning rate of the estimate of item frequencies."""
 
 
 class Pairs(NamedTuple):
-    """Items of the queries of a step, of all devices.
+    """Items that belong to the queries of a step, gathered from all devices.
 
     Attributes:
         rows: [m] int32, catalogue row of each query's item.
-        weights: [m] float32, weight of each pair.
+        weights: [m] float32, weight of each query-item pair in the loss.
         labels: [m] float32, relevance of the item to the query, 0 to 1.
         log_q: [m] float32, log of the probability that a row of a batch is this item.
     """
@@ -45,7 +45,7 @@ class Pairs(NamedTuple):
 
     @property
     def relevance(self) -> tf.Tensor:
-        """Weights of the pairs in a softmax, [m] float32: 0 for irrelevant pairs, which cannot be its target."""
+        """Weight of each query-item pair in a softmax loss: [m] float32, 0 if the item is irrelevant to the query."""
         return self.weights * self.labels
 
 
@@ -53,9 +53,9 @@ class Draw(NamedTuple):
     """Negatives of a step, before they are embedded.
 
     Attributes:
-        rows: [c] int32, catalogue rows; -1 is an empty slot.
-        log_count: [c] float32, see `Candidates`.
-        is_hard: [c] bool, see `Candidates`. Default: no negative is hard.
+        rows: [c] int32, catalogue rows of the negatives; -1 is an empty entry.
+        log_count: [c] float32, log of the expected count of each item in the sample, see `Candidates`.
+        is_hard: [c] bool, whether each item is a hard negative, see `Candidates`. Default: no negative is hard.
     """
 
     rows: tf.Tensor
@@ -64,14 +64,18 @@ class Draw(NamedTuple):
 
 
 class Objective(keras.layers.Layer):
-    """Base class of the objectives."""
+    """Base class of the objectives, whose `draw` returns no negatives."""
 
     def __init__(self) -> None:
         super().__init__(dtype="float32", autocast=False)
         self.built = True
 
     def draw(self, batch: Mapping[str, Any]) -> Draw | None:
-        """Returns the negatives of a batch; None: the whole catalogue."""
+        """Returns the negatives of a batch, or None if the whole catalogue is to be embedded.
+
+        Args:
+            batch: Batch, as `trainer.training.examples.Examples.batch` returns it.
+        """
         rows = batch["item"][:0]
         return Draw(rows, tf.zeros_like(rows, tf.float32))
 
@@ -89,8 +93,9 @@ class Objective(keras.layers.Layer):
         Args:
             queries: [m, dim] float32, unit length.
             positives: [m, dim] float32, unit length; row i is the item of query i.
-            negatives: [c, dim] float32, unit length; embeddings of the negatives in `draw`, or of the whole catalogue.
-            draw: Negatives that `draw` returned for this step.
+            negatives: [c, dim] float32, unit length; embeddings of the negatives in `draw`, or of the whole catalogue
+                if `draw` is None.
+            draw: Result of the method `draw` for this step.
             pairs: Rows, weights and labels of the items of the queries.
             temperature: Scalar above 0.
         """
@@ -101,11 +106,11 @@ class FullSoftmax(Objective):
     """Softmax over the whole catalogue: exact, and affordable for small catalogues."""
 
     def draw(self, batch: Mapping[str, Any]) -> Draw | None:
-        """Returns None: every item is a candidate."""
+        """Returns None, because every item of the catalogue is a candidate."""
         return None
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns `losses.full_softmax`."""
+        """Returns `losses.full_softmax` of the step, a scalar."""
         return losses.full_softmax(queries, negatives, pairs.rows, pairs.relevance, temperature)
 
 
@@ -115,7 +120,7 @@ class InBatchSoftmax(Objective):
     Args:
         counts: [item_count] int64, training events of each item.
         dim: Dimension of the item vectors.
-        queue: Number of item vectors of earlier batches that are further negatives.
+        queue: Number of item vectors of earlier batches that are further negatives; 0 for none.
         streaming: Whether the popularity is estimated from the batches, instead of from `counts`.
     """
 
@@ -125,7 +130,7 @@ class InBatchSoftmax(Objective):
         self.estimator = FrequencyEstimator(2 * len(counts), learning_rate=_ESTIMATOR_RATE) if streaming else None
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns `losses.in_batch_softmax`, and adds the batch to the queue."""
+        """Returns `losses.in_batch_softmax` of the step, a scalar, and adds the items of the batch to the queue."""
         log_q = self.estimator(pairs.rows) if self.estimator else pairs.log_q
         extra = self.queue.candidates() if self.queue else None
         loss = losses.in_batch_softmax(queries, positives, pairs.rows, log_q, pairs.relevance, temperature, extra=extra)
@@ -135,10 +140,10 @@ class InBatchSoftmax(Objective):
 
 
 class _Sampled(Objective):
-    """An objective with negatives drawn from the catalogue.
+    """Base class of the objectives with negatives drawn from the catalogue.
 
     Args:
-        training: Training keys of a recipe: number and distribution of the negatives.
+        training: Training keys of a recipe, which set number and distribution of the negatives.
         counts: [item_count] int64, training events of each item.
         bias: Whether a bias of the logits is learned.
     """
@@ -154,7 +159,7 @@ class _Sampled(Objective):
         self.sampler = NegativeSampler(self._probabilities, training.negatives)
 
     def draw(self, batch: Mapping[str, Any]) -> Draw | None:
-        """Returns negatives drawn by the sampler."""
+        """Returns negatives drawn at random from the catalogue."""
         return Draw(*self.sampler())
 
 
@@ -167,7 +172,10 @@ class MixedSoftmax(_Sampled):
         self._expected = tf.constant(training.negatives * self._probabilities, tf.float32)  # [item_count]
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns `losses.in_batch_softmax`, corrected by the expected count of each item in batch and draw."""
+        """Returns `losses.in_batch_softmax` of the step, a scalar.
+
+        The scores are corrected by the expected count of each item in batch and draw together.
+        """
         batch_size = tf.cast(tf.size(pairs.rows), tf.float32)
         log_count = tf.math.log(tf.exp(draw.log_count) + batch_size * tf.gather(self._shares, draw.rows))  # [c]
         log_q = tf.math.log(batch_size * tf.exp(pairs.log_q) + tf.gather(self._expected, pairs.rows))  # [m]
@@ -176,9 +184,9 @@ class MixedSoftmax(_Sampled):
 
 
 class SampledSoftmax(_Sampled):
-    """Softmax of each pair among drawn negatives, with mined hard negatives and a share of binary cross-entropy.
+    """Softmax of each positive among drawn and mined hard negatives, optionally with a share of binary cross-entropy.
 
-    The binary loss of `training.bce_weight` runs over the same pairs and negatives.
+    `training.bce_weight` is the share of the binary cross-entropy, which uses the same query-item pairs and negatives.
     """
 
     def __init__(self, training: Training, counts: np.ndarray) -> None:
@@ -198,7 +206,7 @@ class SampledSoftmax(_Sampled):
         )
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns the mean of `losses.sampled_softmax` and `losses.binary_cross_entropy`, weighted by `bce_weight`."""
+        """Returns the weighted mean of `losses.sampled_softmax` and `losses.binary_cross_entropy`, a scalar."""
         share = self._training.bce_weight
         candidates = Candidates(
             negatives, draw.rows, draw.log_count, draw.is_hard, self._training.hard_negative_ceiling
@@ -220,13 +228,13 @@ class SampledSoftmax(_Sampled):
 
 
 class BinaryCrossEntropy(_Sampled):
-    """Binary cross-entropy of each pair and its drawn negatives, with a learned bias."""
+    """Binary cross-entropy of each query-item pair and its drawn negatives, with a learned bias."""
 
     def __init__(self, training: Training, counts: np.ndarray) -> None:
         super().__init__(training, counts, bias=True)
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns `losses.binary_cross_entropy`."""
+        """Returns `losses.binary_cross_entropy` of the step, a scalar."""
         return losses.binary_cross_entropy(
             queries,
             positives,
@@ -248,7 +256,7 @@ class Gbce(_Sampled):
         self._sampling_rate = min(1.0, training.negatives / max(1, len(counts) - 1))
 
     def loss(self, queries, positives, negatives, draw, pairs, temperature):
-        """Returns `losses.gbce`."""
+        """Returns `losses.gbce` of the step, a scalar."""
         return losses.gbce(
             queries,
             positives,

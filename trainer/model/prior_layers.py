@@ -1,4 +1,4 @@
-"""Layers of the recent-popularity prior, see `trainer.training.popularity_prior`."""
+"""Keras layers that add the recent-popularity prior to the towers, see `trainer.training.popularity_prior`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _register = keras.saving.register_keras_serializable(package="two_tower")
 
 @_register
 class ItemPopularity(keras.layers.Layer):
-    """Adds the popularity of an item to its vector as one more dimension.
+    """Extends the vector of an item by one dimension, which holds its recent popularity.
 
     Attributes:
-        shares: [slot_count] float32, popularity by slot of the item id, 0 to 1; 0 for unknown items. `assign` sets it.
+        shares: [slot_count] float32, popularity of each item, 0 to 1, by the slot (embedding index) of its id; 0 for
+            unknown items. `assign` sets it.
 
     Args:
         slot_count: Number of slots of the item vocabulary.
@@ -33,11 +34,11 @@ class ItemPopularity(keras.layers.Layer):
         self.built = True
 
     def assign(self, slots: np.ndarray, popularity: np.ndarray) -> None:
-        """Sets the popularity of items.
+        """Sets the popularity of the given items, and 0 for all others.
 
         Args:
             slots: [n] int32, slots of the items; unknown items are skipped.
-            popularity: [n] float32, 0 to 1.
+            popularity: [n] float32, popularity of each item, 0 to 1.
         """
         shares = np.zeros(self.slot_count, dtype=np.float32)
         known = slots >= FIRST_VALUE
@@ -56,16 +57,16 @@ class ItemPopularity(keras.layers.Layer):
         return ops.concatenate([vectors * ops.sqrt(1.0 - share * share), share], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the layer."""
+        """Returns the constructor arguments of the layer by name."""
         return {**super().get_config(), "slot_count": self.slot_count, "highest": self.highest}
 
 
 @_register
 class QueryPrior(keras.layers.Layer):
-    """Adds the weight of the prior to the vector of a query as one more dimension, the same for all queries.
+    """Extends the vector of a query by one dimension, which holds the same weight of the prior for all queries.
 
     Args:
-        weight: Weight of the prior, above 0 and below 1.
+        weight: Weight of the recent-popularity prior in the score, above 0 and below 1.
     """
 
     def __init__(self, weight: float, **kwargs: Any) -> None:
@@ -73,10 +74,14 @@ class QueryPrior(keras.layers.Layer):
         self.weight = weight
 
     def call(self, vectors):
-        """Returns the extended vectors, [..., dim + 1] float32, unit length, of vectors [..., dim] of unit length."""
+        """Returns the extended vectors: [..., dim + 1] float32, unit length.
+
+        Args:
+            vectors: [..., dim] float32, unit length.
+        """
         last = ops.full_like(vectors[..., :1], math.sqrt(self.weight))
         return ops.concatenate([vectors * math.sqrt(1.0 - self.weight), last], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the layer."""
+        """Returns the constructor arguments of the layer by name."""
         return {**super().get_config(), "weight": self.weight}

@@ -1,7 +1,7 @@
-"""Reads saved towers.
+"""Reads towers that a training saved as ``.keras`` files.
 
-Keras finds the classes of layers by their registered names, so a process has to import all of them before it reads a
-tower; importing this module does.
+Keras finds the classes of layers by their registered names, so a process has to import all of these classes before it
+reads a tower. Importing this module imports them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import keras
 from trainer.model import prior_layers, towers
 
 LAYER_MODULES = (towers, prior_layers)
-"""Modules that define layers of towers, or import the modules that do."""
+"""Modules that define layers of towers, directly or in modules that they import."""
 
 
 def load_tower(path: Path) -> keras.Model:
-    """Returns the tower in a ``.keras`` file.
+    """Returns the tower that is saved in a ``.keras`` file.
 
     Raises:
         OSError: The file cannot be read.

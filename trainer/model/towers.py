@@ -1,4 +1,4 @@
-"""Builds the towers from their schemas; the outputs of both are vectors of unit length."""
+"""Builds query tower and item tower from their feature schemas; both return vectors of unit length."""
 
 from __future__ import annotations
 
@@ -28,23 +28,28 @@ _register = keras.saving.register_keras_serializable(package="two_tower")
 
 @_register
 class MaskedMean(keras.layers.Layer):
-    """Mean of the embeddings of a list without its padding; zero for an empty list."""
+    """Mean of the embeddings of a list of values, without padding; the zero vector for an empty list."""
 
     def call(self, embeddings, slots):
-        """Returns the means, [batch, dim] float32, of embeddings [batch, n, dim] and slots [batch, n] int32."""
+        """Returns the mean embedding of each list: [batch, dim] float32.
+
+        Args:
+            embeddings: [batch, n, dim], embedding of each value.
+            slots: [batch, n] int32, slot (embedding index) of each value, which shows the padding.
+        """
         mask = ops.expand_dims(ops.cast(ops.not_equal(slots, PADDING), embeddings.dtype), -1)  # [batch, n, 1]
         return ops.sum(embeddings * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class QueryTower:
-    """Query tower and its parts, which training calls on whole sequences.
+    """Query tower, and the parts of it that training calls on whole event sequences.
 
     Attributes:
         model: Keras model with inputs by feature name and output [batch, dimension] float32, unit length.
-        histories: History layers by feature name.
-        join: Keras model with the same output, whose histories are already encoded, [batch, dimension]; the other
-            inputs are those of `model`.
+        histories: Layer that encodes each history, by feature name.
+        join: Keras model with the output of `model`, which takes each history already encoded, as
+            [batch, dimension] float32, and the other inputs as `model` takes them.
     """
 
     model: keras.Model
@@ -54,11 +59,12 @@ class QueryTower:
 
 @dataclass(frozen=True, eq=False)
 class ItemTower:
-    """Item tower, with the output before normalisation, which training needs.
+    """Item tower, and a variant that also returns the embedding before normalisation, which training needs.
 
     Attributes:
         model: Keras model with inputs by feature name and output [batch, dimension] float32, unit length.
-        both: Keras model with the same inputs; its outputs are the embedding before normalisation, and that of `model`.
+        both: Keras model with the inputs of `model` and two outputs: the embedding before normalisation,
+            [batch, dimension], and the output of `model`.
     """
 
     model: keras.Model
@@ -66,7 +72,7 @@ class ItemTower:
 
 
 def build(recipe: Recipe, schemas: Schemas, precision: str = "float32") -> tuple[QueryTower, ItemTower]:
-    """Returns query tower and item tower.
+    """Returns a new query tower and a new item tower, not yet trained.
 
     Args:
         recipe: Recipe that describes both towers.
@@ -89,7 +95,7 @@ def _build(recipe: Recipe, schemas: Schemas) -> tuple[QueryTower, ItemTower]:
 
 
 def _embedding(slot_count: int, dimension: int, norm: float, name: str) -> SlotEmbedding:
-    """Returns an embedding table whose rows have a length of about `norm` at initialisation."""
+    """Returns an embedding table [slot_count, dimension] whose rows have a length of about `norm` at initialisation."""
     return SlotEmbedding(
         slot_count,
         dimension,
@@ -164,7 +170,16 @@ def _input(feature: Any) -> Any:
 
 
 def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, recipe: Recipe, tensor: keras.KerasTensor):
-    """Returns the encoded values of a feature that is not a history or the item id: [batch, width]."""
+    """Returns the encoded values of a feature that is neither a history nor the item id: [batch, width].
+
+    Args:
+        side: Name of the tower, the prefix of layer names.
+        feature: Feature of the schema.
+        given: The same feature in the recipe.
+        schema: Feature schema of the tower.
+        recipe: Recipe that describes the tower.
+        tensor: Input of the tower for the feature.
+    """
     name = f"{side}_{feature.name}"
     if isinstance(feature, Numeric):
         return PresenceDropout(given.dropout, name=f"{name}_dropout")(tensor)
@@ -179,9 +194,10 @@ def _encoded(side: str, feature: Any, given: Any, schema: FeatureSchema, recipe:
 
 
 def _projected(side: str, feature: Text, recipe: Recipe, vectors):
-    """Returns text vectors projected into the space of the towers: [batch, dimension].
+    """Returns text vectors projected into the embedding space of the towers: [batch, dimension].
 
-    Both towers start with the same projection, which keeps angles, so that similar texts are near from the first step.
+    Both towers start with the same projection, which keeps angles, so that similar texts have similar embeddings from
+    the first step.
     """
     dimension, gain = recipe.training.dimension, recipe.training.initial_norm
     kernel = keras.initializers.Orthogonal(gain, seed=0)
@@ -194,10 +210,17 @@ def _projected(side: str, feature: Text, recipe: Recipe, vectors):
 
 
 def _output(spec: Tower, dimension: int, encoded: list, direct: list, texts: bool):
-    """Returns the sum of `direct` and an MLP of `encoded`: [batch, dimension].
+    """Returns the sum of the tensors `direct` and of an MLP over the tensors `encoded`: [batch, dimension].
 
     The embeddings of items and texts skip the hidden layers, which only correct them. With texts the correction is
     initially zero, as the vectors of a trained language model are a better start than noise.
+
+    Args:
+        spec: Tower of the recipe, with the sizes and the dropout of the hidden layers.
+        dimension: Dimension of the embeddings.
+        encoded: Encoded features, each [batch, width].
+        direct: Tensors that skip the hidden layers, each [batch, dimension].
+        texts: Whether the tower reads a text.
     """
     hidden = keras.layers.Concatenate()(encoded) if len(encoded) > 1 else encoded[0]
     for units in spec.hidden_units:

@@ -1,4 +1,4 @@
-"""A trained model: the recipe, the feature schemas and the towers, which only work together."""
+"""A trained model: towers, together with the recipe and the feature schemas that they were trained with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Two towers, with what is needed to compute their inputs.
+    """Query tower and item tower, with the recipe and the schemas that compute their inputs.
 
     Attributes:
         recipe: Resolved recipe that the towers were trained with.

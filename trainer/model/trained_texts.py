@@ -1,4 +1,4 @@
-"""Text encoders that are trained with the towers: batches hold token ids, which a step turns into vectors."""
+"""Text encoders that are trained with the towers: batches hold token ids, which a training step turns into vectors."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ from trainer.text.layers import static_vectors
 
 @dataclass(frozen=True)
 class _TokenIds:
-    """Stands in for an encoder that is trained with the towers: returns its input, so that a step can run it."""
+    """Replacement of a text encoder that returns token ids, so that a training step can run the encoder itself.
+
+    Attributes:
+        encoder: Text encoder that is trained with the towers.
+    """
 
     encoder: KerasText
 
     @property
     def spec(self) -> TextEncoderSpec:
-        """Description of the encoder."""
+        """Specification of the replaced encoder."""
         return self.encoder.spec
 
     def embed(self, texts: Sequence[str | None]) -> np.ndarray:
-        """Returns token ids: [n, max_tokens] int32, right-padded."""
+        """Returns the token ids of texts: [n, max_tokens] int32, right-padded."""
         return self.encoder.token_ids(texts)
 
 
@@ -37,13 +41,17 @@ class TrainedTexts:
     """The text encoders that are trained with the towers.
 
     Attributes:
-        models: Keras models of these encoders, each once.
-        schemas: Schemas of the towers, whose text encoders return token ids where they are trained.
-        rates: Learning rate of each variable of these encoders, by the variable's identity.
+        models: Keras model of each of these encoders.
+        schemas: Schemas of the towers, in which the trained text encoders are replaced by ones that return token ids.
+        rates: Learning rate of each variable of these encoders, by the `id` of the variable.
     """
 
     def __init__(self, schemas: Schemas) -> None:
-        """Takes the encoders of `schemas` that have a learning rate."""
+        """Selects the encoders to train.
+
+        Args:
+            schemas: Feature schemas of both towers; its text encoders with a learning rate are trained.
+        """
         encoders = schemas.text_encoders.by_name
         trained = {name: e for name, e in encoders.items() if isinstance(e, KerasText) and e.rate}
         self.models = [encoder.model for encoder in trained.values()]
@@ -56,21 +64,21 @@ class TrainedTexts:
         ]
 
     def query(self, inputs: Mapping[str, Any], training: bool) -> dict[str, Any]:
-        """Returns the query tower's inputs, with token ids turned into vectors."""
+        """Returns the inputs of the query tower by name, token ids [n, max_tokens] encoded as vectors [n, width]."""
         return _encoded(self._by_feature[0], inputs, training)
 
     def item(self, inputs: Mapping[str, Any], training: bool) -> dict[str, Any]:
-        """Returns the item tower's inputs, with token ids turned into vectors."""
+        """Returns the inputs of the item tower by name, token ids [n, max_tokens] encoded as vectors [n, width]."""
         return _encoded(self._by_feature[1], inputs, training)
 
 
 class LayeredAdamW(keras.optimizers.AdamW):
-    """AdamW with separate learning rates for some variables, which also have no weight decay.
+    """AdamW optimizer with separate learning rates for some variables, to which it applies no weight decay.
 
     Args:
-        schedule: schedule of the learning rate.
-        rates: initial learning rates by the identity of the variable; they follow the same schedule.
-        rate: initial learning rate of all other variables.
+        schedule: Schedule of the learning rate.
+        rates: Initial learning rates by the `id` of the variable; they follow the same schedule.
+        rate: Initial learning rate of all other variables.
     """
 
     def __init__(self, schedule: Any, rates: Mapping[int, float], rate: float, **kwargs: Any) -> None:
@@ -79,15 +87,21 @@ class LayeredAdamW(keras.optimizers.AdamW):
         self._factors: list[float] = []
 
     def build(self, variables: Any) -> None:
-        """Makes the optimizer state of the variables."""
+        """Creates the optimizer state of the variables."""
         if not self.built:
             self._factors = [self._own.get(id(v), 1.0) for v in variables]
             self.exclude_from_weight_decay([v for v in variables if id(v) in self._own])
         super().build(variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one variable."""
-        # `variable` is TensorFlow's own here; Keras knows its index among those it was built with.
+        """Updates one variable by its gradient.
+
+        Args:
+            gradient: Gradient of the loss, with the shape of the variable.
+            variable: Variable to update.
+            learning_rate: Learning rate of the step, which is scaled if the variable has its own rate.
+        """
+        # `variable` is a TensorFlow variable here; Keras maps it to its index in the list that `build` received.
         super().update_step(gradient, variable, learning_rate * self._factors[self._get_variable_index(variable)])
 
 
@@ -95,9 +109,9 @@ def _encoded(encoders: Mapping[str, KerasText], inputs: Mapping[str, Any], train
     encoded = dict(inputs)
     for name, encoder in encoders.items():
         ids = inputs[name]
-        # Up to the longest text of the batch.
+        # Padding beyond the longest text of the batch is cut off.
         length = tf.reduce_max(tf.reduce_sum(tf.cast(ids != encoder.spec.pad_id, tf.int32), axis=1))
-        # Each text once: the rows of a batch repeat texts.
+        # Each distinct text is encoded once, as the rows of a batch repeat texts.
         distinct, position = tf.raw_ops.UniqueV2(x=ids[:, : tf.maximum(length, 1)], axis=[0])
         distinct = tf.ensure_shape(distinct, (None, None))
         if encoder.spec.kind == "static":

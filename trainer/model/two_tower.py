@@ -1,4 +1,4 @@
-"""The towers in training: embeds queries and items of a batch, and computes the loss."""
+"""The two-tower model in training: embeds queries and items of a batch, and computes the loss."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Items(NamedTuple):
     """Embeddings of the distinct items of a step.
 
     Attributes:
-        raw: [m, dim] floats in the precision of the towers, before normalisation.
-        vectors: [m, dim] float32, unit length.
-        position: [n] int32, row of each requested item in `raw` and `vectors`.
+        raw: [m, dim] floats in the precision of the towers, embeddings before normalisation.
+        vectors: [m, dim] float32, embeddings of unit length.
+        position: [n] int32, index of each requested item in `raw` and `vectors`.
     """
 
     raw: tf.Tensor
@@ -35,13 +35,13 @@ class Items(NamedTuple):
 
 
 class TwoTower(keras.Model):
-    """Both towers with the loss of a recipe.
+    """Both towers together with the loss that a recipe names.
 
     Attributes:
         query_tower: Keras model of the query tower.
         item_tower: Keras model of the item tower.
-        text_models: Keras models of the text encoders that are trained too.
-        objective: Loss, with its state.
+        text_models: Keras models of the text encoders that are trained with the towers.
+        objective: Training objective: loss function and its state.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class TwoTower(keras.Model):
         counts: np.ndarray,
         texts: TrainedTexts,
     ) -> None:
-        """Creates the objective and the temperature.
+        """Creates the model with the objective and the temperature that the recipe sets.
 
         Args:
             query_tower: Query tower to train.
             item_tower: Item tower to train.
             recipe: Recipe that names the loss and the item embeddings of histories.
             catalogue: Inputs of the item tower for the whole catalogue: by feature name, each [item_count, ...].
-            slots: [item_count] int32, slot of each item in a history.
-            counts: [item_count] int64, training events of each item.
-            texts: Text encoders that are trained too; `catalogue` and batches hold token ids for them.
+            slots: [item_count] int32, slot (embedding index) by which a history refers to each item.
+            counts: [item_count] int64, number of training events of each item.
+            texts: Text encoders to train with the towers; `catalogue` and batches hold token ids for them.
         """
         super().__init__()
         self._texts, self.text_models = texts, texts.models
@@ -88,27 +88,41 @@ class TwoTower(keras.Model):
         """Returns the embeddings of the queries of a batch: [n, dim] float32, unit length.
 
         Args:
-            batch: Batch, as `trainer.training.examples.Examples.batch` returns it.
+            batch: Training batch, as `trainer.training.examples.Examples.batch` returns it.
             training: Whether dropout is on.
         """
         return self._queries(batch, self._embed_items(batch, batch["item"][:1], training), training)
 
     def _embed_items(self, batch: Mapping[str, Any], rows: tf.Tensor, training: bool) -> Items:
-        """Returns the embeddings of `rows` [n] int32, followed by those of the histories if these need them."""
+        """Returns the embeddings of catalogue rows [n] int32.
+
+        The items of histories with ``items = "tower"`` follow them.
+        """
         if self._of_tower:
             rows = tf.concat([rows, tf.reshape(batch["items"], [-1])], 0)
         unique, position = tf.unique(rows)
         return Items(*self._run_item_tower(unique, training), position)
 
     def _run_item_tower(self, rows: tf.Tensor | None, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `Items.raw` and `Items.vectors` of catalogue rows [n]; None: of the whole catalogue."""
+        """Returns embeddings of items before normalisation and with unit length: both [n, dim].
+
+        Args:
+            rows: [n] int32, catalogue rows of the items; None for the whole catalogue.
+            training: Whether dropout is on.
+        """
         inputs = {name: values if rows is None else tf.gather(values, rows) for name, values in self._catalogue}
         encoded = self._texts.item(inputs, training)
         raw, vectors = self._both({name: encoded[name] for name in inputs}, training=training)
         return raw, vectors
 
     def _queries(self, batch: Mapping[str, Any], items: Items, training: bool) -> tf.Tensor:
-        """Returns the embeddings of the queries: [n, dim] float32, unit length."""
+        """Returns the embeddings of the queries of a batch: [n, dim] float32, unit length.
+
+        Args:
+            batch: Training batch.
+            items: Embeddings of the items of the batch and of its histories.
+            training: Whether dropout is on.
+        """
         parts = self._texts.query(batch["others"], training)
         for name, encoder in self._parts.histories.items():
             slots, values, embeddings = batch["histories"][name], batch["values"].get(name), None
@@ -130,7 +144,10 @@ class TwoTower(keras.Model):
         return self._parts.join({name: parts[name] for name in self._parts.join.input}, training=training)
 
     def fill_tables(self) -> None:
-        """Writes the output of the item tower into the tables of the histories with ``items = "tower"``."""
+        """Writes the item embeddings into the embedding tables of the histories with ``items = "tower"``.
+
+        The embeddings are the outputs of the item tower before normalisation.
+        """
         if not self._of_tower:
             return
         raw = np.concatenate(
@@ -154,6 +171,9 @@ class TwoTower(keras.Model):
 
         With several devices, each embeds its own part of the batch, and all compute the loss of the whole batch, so
         that the negatives of a row come from all parts.
+
+        Args:
+            batch: Training batch, as `trainer.training.examples.Examples.batch` returns it.
         """
         pairs = Pairs(*devices.gather_all(batch["item"], batch["weight"], batch["label"], batch["log_q"]))
         # Below 0.01 single examples dominate the loss.
@@ -164,7 +184,12 @@ class TwoTower(keras.Model):
         return self.objective.loss(queries, positives, negatives, draw, pairs, temperature)
 
     def _items_and_candidates(self, batch: Mapping[str, Any], draw: Draw | None) -> tuple[Items, tf.Tensor, tf.Tensor]:
-        """Returns the items, the positives [n, dim] and the negatives [c, dim] of a step."""
+        """Returns the embeddings of a step: all items, the positives [n, dim], and the negatives [c, dim].
+
+        Args:
+            batch: Training batch.
+            draw: Negatives of the step; None for the whole catalogue.
+        """
         own = batch["item"]
         if draw is None:
             items = Items(*self._run_item_tower(None, training=True), tf.reshape(batch["items"], [-1]))
@@ -175,7 +200,7 @@ class TwoTower(keras.Model):
         return items, vectors[:count], vectors[count:]
 
     def train_on(self, batch: Mapping[str, Any]) -> tf.Tensor:
-        """Returns the loss of a batch, and makes one step of the optimizer."""
+        """Makes one optimizer step with a batch and returns its loss before the step, a scalar."""
         with tf.GradientTape() as tape:
             loss = self.compute_step_loss(batch)
             # The optimizer sums the gradients of the devices. The loss is scaled in float16, where small gradients

@@ -18,13 +18,13 @@ def write_catalogue(folder: Path, recipe: Recipe, items: ItemTable, vectors: np.
     """Writes ``vectors.npy``, ``items.npz``, and the lexical index if the recipe has ``search.serve``.
 
     Args:
-        folder: folder of the bundle.
+        folder: Folder of the bundle.
         recipe: recipe, which names the attributes that the lexical index is made of.
-        items: items of the catalogue.
+        items: Items of the catalogue.
         vectors: [item_count, dim] float32, unit length: embeddings of the items, in the same order.
 
     Raises:
-        ExportError: the recipe has a lexical index and bm25s is not installed.
+        ExportError: The recipe has a lexical index and bm25s is not installed.
     """
     np.save(folder / VECTORS, vectors, allow_pickle=False)
     items.write(folder / ITEMS)

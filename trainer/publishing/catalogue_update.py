@@ -72,7 +72,7 @@ def read_removals(path: Path) -> list[str]:
     """Returns the item ids in a text file, one a line; empty lines are skipped.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: The file cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -85,15 +85,15 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
     """Returns the changes that an items table and a list of withdrawn ids make to the catalogue of a bundle.
 
     Args:
-        store: store that holds the bundle.
-        base: manifest of the bundle, whose files are verified first.
+        store: Store that holds the bundle.
+        base: Manifest of the bundle, whose files are verified first.
         items: CSV or Parquet file of new and changed items, with the columns of the recipe's items table. None: none.
-        removals: ids of the items to withdraw.
+        removals: Ids of the items to withdraw.
 
     Raises:
-        DataError: the table is wrong, an id to remove is unknown or also in the table, or no item would be left.
-        RecipeError: there is an items table, but the bundle's recipe has none.
-        BundleRefused: the bundle is damaged.
+        DataError: The table is wrong, an id to remove is unknown or also in the table, or no item would be left.
+        RecipeError: There is an items table, but the bundle's recipe has none.
+        BundleRefused: The bundle is damaged.
     """
     store.verify(base.bundle_version)
     table = ItemTable.read(store.path(base.bundle_version) / ITEMS, base.attributes)
@@ -120,13 +120,13 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
     golden queries.
 
     Args:
-        store: store that holds the base bundle.
-        base: manifest of the base bundle, whose files are verified.
-        changes: changes that `find_changes` returned.
+        store: Store that holds the base bundle.
+        base: Manifest of the base bundle, whose files are verified.
+        changes: Changes that `find_changes` returned.
 
     Raises:
-        ExportError: the index cannot be written.
-        StoreError: the store cannot be written; nothing of the bundle is left.
+        ExportError: The index cannot be written.
+        StoreError: The store cannot be written; nothing of the bundle is left.
     """
     recipe = _recipe(base)
     source = store.path(base.bundle_version)

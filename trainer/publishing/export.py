@@ -31,12 +31,12 @@ def export_model(model: TrainedModel, inputs: Mapping[str, np.ndarray], folder: 
     """Writes both towers and the vocabularies into the folder of a bundle.
 
     Args:
-        model: model to export; its text encoders are exported by `trainer.publishing.exported_text_encoders`.
-        inputs: inputs of the query tower for a few real queries by feature name, each [n, ...].
-        folder: folder of the bundle.
+        model: Model to export; its text encoders are exported by `trainer.publishing.exported_text_encoders`.
+        inputs: Inputs of the query tower for a few real queries by feature name, each [n, ...].
+        folder: Folder of the bundle.
 
     Raises:
-        ExportError: an export of the query tower cannot be written, or does not pass its checks.
+        ExportError: An export of the query tower cannot be written, or does not pass its checks.
     """
     query_tower, item_tower = model.towers
     export_query_tower(query_tower, inputs, folder / QUERY_TOWER_SAVED_MODEL, folder / QUERY_TOWER)
@@ -54,13 +54,13 @@ def export_query_tower(
     Both have the signature ``serve``, with inputs by feature name and the output ``embedding``.
 
     Args:
-        tower: query tower, as `trainer.model.towers.build` makes it.
-        inputs: inputs of a few real queries by feature name, each [n, ...]; their embeddings are compared.
-        saved_model: folder to write.
+        tower: Query tower, as `trainer.model.towers.build` makes it.
+        inputs: Inputs of a few real queries by feature name, each [n, ...]; their embeddings are compared.
+        saved_model: Folder to write.
         flatbuffer: LiteRT file to write.
 
     Raises:
-        ExportError: an export cannot be written, lacks weights, or its embeddings differ by more than `TOLERANCE`.
+        ExportError: An export cannot be written, lacks weights, or its embeddings differ by more than `TOLERANCE`.
     """
     try:
         _write(tower, saved_model, flatbuffer)

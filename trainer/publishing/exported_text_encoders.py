@@ -39,12 +39,12 @@ class ExportedTextEncoders:
         """Exports the encoders and checks them.
 
         Args:
-            schemas: schemas of the run, with the trained encoders.
-            columns: raw queries by feature name; their texts are used to compare the encoders.
-            dataset: data set whose item texts are used to compare the encoders.
+            schemas: Schemas of the run, with the trained encoders.
+            columns: Raw queries by feature name; their texts are used to compare the encoders.
+            dataset: Data set whose item texts are used to compare the encoders.
 
         Raises:
-            ExportError: an encoder cannot be exported, or its vectors differ from the trained encoder's.
+            ExportError: An encoder cannot be exported, or its vectors differ from the trained encoder's.
         """
         self._trained, self.schemas = schemas, schemas
         self._folder: Path | None = None
@@ -73,13 +73,15 @@ class ExportedTextEncoders:
     def measure(
         self, query_tower: keras.Model, columns: Mapping[str, Sequence[Any]], vectors: np.ndarray
     ) -> dict[str, Any]:
-        """Returns how much the export changes, for ``evaluation.json``: cosines, and agreement of the exact top 10.
+        """Measures how much the export changes the results, for ``evaluation.json``.
+
+        Returns the cosines of exported and trained text vectors, and the agreement of the exact top 10.
 
         Without text features it returns an empty dictionary.
 
         Args:
-            query_tower: query tower of the run.
-            columns: raw queries by feature name.
+            query_tower: Query tower of the run.
+            columns: Raw queries by feature name.
             vectors: [item_count, dimension] float32, unit length.
         """
         if self._folder is None:

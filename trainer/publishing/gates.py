@@ -36,11 +36,11 @@ def judge(
     """Returns the result of each gate, by name.
 
     Args:
-        recipe: recipe, which holds the names of the metrics and the thresholds.
-        metrics: metrics of the new bundle by name.
-        popularity: metrics of the popularity baseline by name.
+        recipe: Recipe, which sets the metrics and the thresholds.
+        metrics: Metrics of the new bundle by name.
+        popularity: Metrics of the popularity baseline by name.
         ann_recall: recall@100 of the new bundle's index, 0 to 1.
-        comparison: comparison with the live bundle. If the two cannot be compared, there is no ``worse_than_live``.
+        comparison: Comparison with the live bundle. If the two cannot be compared, there is no ``worse_than_live``.
     """
     results: dict[str, GateResult] = {}
     if comparison.live_metrics:
@@ -58,7 +58,7 @@ def judge_ann_recall(recall: float, floor: float) -> GateResult:
 
     Args:
         recall: recall@100 of the index, 0 to 1.
-        floor: smallest recall that passes, 0 to 1.
+        floor: Smallest recall that passes, 0 to 1.
     """
     passed = recall >= floor
     message = f"recall@100 of the index is {recall:.4f}, at least {floor:.4f} is required (index.min_recall_at_100)"

@@ -22,7 +22,7 @@ def make_golden_queries(
     """Returns golden queries, each with its exact 10 nearest items of the catalogue.
 
     Args:
-        columns: raw feature values by name, each [n].
+        columns: Raw feature values by name, each [n].
         queries: [n, dim] float32, unit length: embeddings of the queries.
         vectors: [item_count, dim] float32, unit length.
         ids: [item_count] external item ids.

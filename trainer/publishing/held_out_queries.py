@@ -1,4 +1,4 @@
-"""The queries of held-out users, which the recall, the golden queries and the report of a bundle are made of."""
+"""Queries of held-out users, which serve to measure the recall of the index and for golden queries and report."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class HeldOutQueries:
     """Queries of held-out users, and their embeddings.
 
     Attributes:
-        users: [n] rows of the users in the data set.
-        columns: Raw feature values by name, each [n], as a caller would send them.
-        embeddings: [n, dim] float32, unit length.
+        users: [n] int, row numbers of the users in the data set.
+        columns: Raw feature values of the queries by name, each [n], as a client sends them.
+        embeddings: [n, dim] float32, unit length: embeddings of the queries.
     """
 
     users: np.ndarray
@@ -42,8 +42,8 @@ def sample_users(recipe: Recipe, parts: Parts) -> np.ndarray:
     no user is left, the users are those with known events.
 
     Args:
-        recipe: recipe, whose seed decides which users are drawn.
-        parts: split of the data set.
+        recipe: Recipe, whose seed decides which users are drawn.
+        parts: Split of the data set.
     """
     known, tested = (np.flatnonzero(part.user_counts) for part in (parts.known, parts.test))
     users = tested if reads_requests(recipe) else np.intersect1d(known, tested)

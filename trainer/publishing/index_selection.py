@@ -27,9 +27,9 @@ def parameter_grid(settings: IndexSettings, item_count: int, seed: int) -> list[
     """Returns the parameters of each index to try, as `build_file` takes them; indexes that cost less come first.
 
     Args:
-        settings: index settings of the recipe.
-        item_count: number of items.
-        seed: seed of every build.
+        settings: Index settings of the recipe.
+        item_count: Number of items.
+        seed: Seed of every build.
     """
     match settings.kind:
         case "annoy":
@@ -50,7 +50,7 @@ def write_index(
     """Writes an index file; see `retrieval.index.build.build_file`.
 
     Raises:
-        ExportError: the file cannot be written, or the package of this kind is not installed.
+        ExportError: The file cannot be written, or the package of this kind is not installed.
     """
     try:
         build_file(kind, parameters, vectors, path, tell)
@@ -74,13 +74,13 @@ def build(
     Args:
         vectors: [item_count, dim] float32, unit length.
         queries: [n, dim] float32, unit length: held-out queries on which recall is measured.
-        path: file to make.
-        settings: index settings of the recipe: the kind, the parameters to try, and the recall to reach.
-        seed: seed of every build.
-        tell: called with the name of each step.
+        path: File to make.
+        settings: Index settings of the recipe: the kind, the parameters to try, and the recall to reach.
+        seed: Seed of every build.
+        tell: Called with the name of each step.
 
     Raises:
-        ExportError: the index cannot be written, or no parameters reach the recall.
+        ExportError: The index cannot be written, or no parameters reach the recall.
     """
     exact = recall.exact_top_k(queries, vectors, recall.NEIGHBOURS)
     best: tuple[float, IndexSpec] | None = None
@@ -119,12 +119,12 @@ def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexS
     Args:
         vectors: [item_count, dim] float32, unit length.
         queries: [n, dim] float32, unit length: queries on which recall is measured.
-        path: file to make.
-        old: kind, parameters and search budget of the old index.
-        min_recall: recall@100 to reach, 0 to 1.
+        path: File to make.
+        old: Specification of the old index: kind, parameters and search budget.
+        min_recall: Recall@100 to reach, 0 to 1.
 
     Raises:
-        ExportError: the index cannot be written.
+        ExportError: The index cannot be written.
     """
     parameters = dict(old.parameters)
     if "lists" in parameters:  # there cannot be more lists than items

@@ -18,11 +18,11 @@ def embed_rows(path: Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
     Args:
         path: ``item_tower.keras`` of the bundle, already verified.
-        inputs: inputs of the tower by feature name, each [n, ...], as
+        inputs: Inputs of the tower by feature name, each [n, ...], as
             `retrieval.bundle.features.schema.encode_inputs` returns them.
 
     Raises:
-        RunError: the file does not hold a tower that this trainer can read, or the tower returns NaN or infinity.
+        RunError: The file does not hold a tower that this trainer can read, or the tower returns NaN or infinity.
     """
     try:
         tower = load_tower(path)

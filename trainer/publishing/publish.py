@@ -35,15 +35,15 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
     A bundle that fails a gate is stored too, so that it can be inspected; `BundleStore.promote` refuses it.
 
     Args:
-        store: store to write to.
-        run: finished run.
-        data: data set and its split. Recall and golden queries are made of the queries of held-out users.
-        evaluation: evaluation of the run, kept in the bundle.
-        progress: receives the progress.
+        store: Store to write to.
+        run: Finished run.
+        data: Data set and its split. The queries of held-out users serve to measure recall and as golden queries.
+        evaluation: Evaluation of the run, kept in the bundle.
+        progress: Receives the progress.
 
     Raises:
-        ExportError: an export cannot be written, or its embeddings differ from the trained tower's.
-        StoreError: the store cannot be written; nothing of the bundle is left.
+        ExportError: An export cannot be written, or its embeddings differ from the trained tower's.
+        StoreError: The store cannot be written; nothing of the bundle is left.
     """
     model, (dataset, parts) = run.model, data
     recipe = model.recipe

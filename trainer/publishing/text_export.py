@@ -30,15 +30,15 @@ def export_text_encoder(
     """Writes tokenizer and LiteRT file of an encoder to the folder of a bundle, and checks the file.
 
     Args:
-        encoder: encoder to write, in the precision of its spec.
-        folder: folder of the bundle.
-        texts: real texts whose vectors are compared, beside a few difficult ones.
+        encoder: Encoder to write, in the precision of its spec.
+        folder: Folder of the bundle.
+        texts: Real texts whose vectors are compared, in addition to a few difficult ones.
 
     Returns:
         The exported encoder, opened; and its ``min_cosine``, ``mean_cosine`` and ``size_bytes`` by name.
 
     Raises:
-        ExportError: the file needs ops that are not built in, lacks weights, or returns NaN or different vectors.
+        ExportError: The file needs ops that are not built in, lacks weights, or returns NaN or different vectors.
     """
     spec = encoder.spec
     path = folder / spec.encoder_path

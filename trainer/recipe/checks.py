@@ -1,4 +1,4 @@
-"""Checks across the keys of a recipe: features without attributes, keys that a loss or a table format does not use."""
+"""Checks that the keys of a recipe do not contradict each other; each check raises `RecipeError` otherwise."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from trainer.recipe.training import Training
 
 
 def check(recipe: Recipe, source: str) -> None:
-    """Raises an error if keys contradict each other.
+    """Checks that the keys of a recipe do not contradict each other.
 
     Args:
         recipe: Recipe whose keys are each in range.
         source: Name of the recipe, for messages.
 
     Raises:
-        RecipeError: Names the keys.
+        RecipeError: Keys contradict each other; the message names them.
     """
     _check_features(recipe, source)
     _check_search(recipe, source)
@@ -52,7 +52,7 @@ def check(recipe: Recipe, source: str) -> None:
 
 
 def _check_features(recipe: Recipe, source: str) -> None:
-    """Raises an error if a feature has no attribute, or one of a type that it cannot read."""
+    """Raises `RecipeError` if a feature has no attribute, or an attribute of a type that it cannot read."""
     sides = (
         ("query_tower", recipe.query_tower, query_attributes(recipe), USER_ID),
         ("item_tower", recipe.item_tower, {} if recipe.items is None else recipe.items.attributes, ITEM_ID),
@@ -94,7 +94,7 @@ def _check_features(recipe: Recipe, source: str) -> None:
 
 
 def _check_search(recipe: Recipe, source: str) -> None:
-    """Raises an error if lexical search has no text to read."""
+    """Raises `RecipeError` if lexical search has no text attribute to search."""
     item_types = {} if recipe.items is None else {name: a.type for name, a in recipe.items.attributes.items()}
     for name in recipe.search.attributes:
         if item_types.get(name) != "string":
@@ -110,7 +110,7 @@ def _check_search(recipe: Recipe, source: str) -> None:
 
 
 def _check_histories(recipe: Recipe, source: str) -> None:
-    """Raises an error if histories, the order of events and the times of events do not go together."""
+    """Raises `RecipeError` if the recipe has histories that do not fit its order of events, or each other."""
     if recipe.training.event_order == "shuffled" and recipe.training.history_lag is not None:
         raise RecipeError(
             f"{source}: training.history_lag {recipe.training.history_lag} makes no sense where training.event_order "
@@ -135,7 +135,7 @@ def _check_histories(recipe: Recipe, source: str) -> None:
 
 
 def _check_split(recipe: Recipe, source: str) -> None:
-    """Raises an error if the kind of split lacks a column, or does not use the one that is named."""
+    """Raises `RecipeError` if the kind of split needs a column and none is named, or ignores a named column."""
     if recipe.split.kind == "column" and recipe.split.column is None:
         raise RecipeError(
             f"{source}: split.kind column needs split.column, the column of the interactions that says train, valid or "
@@ -153,7 +153,7 @@ def _check_split(recipe: Recipe, source: str) -> None:
 
 
 def _check_attribute_names(recipe: Recipe, source: str) -> None:
-    """Raises an error if an attribute has the name of an id or of another attribute."""
+    """Raises `RecipeError` if an attribute has the name of an id or of another attribute."""
     users = {} if recipe.users is None else recipe.users.attributes
     items = {} if recipe.items is None else recipe.items.attributes
     events = recipe.interactions.attributes
@@ -169,7 +169,7 @@ def _check_attribute_names(recipe: Recipe, source: str) -> None:
 
 
 def _check_ensemble(recipe: Recipe, source: str) -> None:
-    """Raises an error if the pairs of towers of an ensemble could not be joined."""
+    """Raises `RecipeError` if the members of an ensemble could not be joined into one model."""
     where = f"{source}: training.ensemble_size {recipe.training.ensemble_size}"
     for feature in (*recipe.query_tower.features, *recipe.item_tower.features):
         if isinstance(feature, TextInput) and feature.encoder_learning_rate is not None:
@@ -180,7 +180,7 @@ def _check_ensemble(recipe: Recipe, source: str) -> None:
 
 
 def _check_event_features(history: HistoryInput, interactions: Interactions, where: str) -> None:
-    """Raises an error if an event feature of a history is duplicated, or has no attribute that it can read."""
+    """Raises `RecipeError` if an event feature of a history is duplicated, or has no attribute that it can read."""
     types = {name: attribute.type for name, attribute in interactions.attributes.items()}
     names = [
         f.name if isinstance(f, CategoricalEventInput | NumericEventInput) else f.kind for f in history.event_features
@@ -210,7 +210,7 @@ def _check_event_features(history: HistoryInput, interactions: Interactions, whe
 
 
 def _check_format(interactions: Interactions, source: str) -> None:
-    """Raises an error if a table lacks a column, or sequences have a key that only a table can have."""
+    """Raises `RecipeError` if a table lacks a column, or sequences have a key that only a table can have."""
     if interactions.format == "table":
         for key in ("user", "item"):
             if getattr(interactions, key) is None:
@@ -229,7 +229,7 @@ def _check_format(interactions: Interactions, source: str) -> None:
 
 
 def _check_prior(recipe: Recipe, source: str) -> None:
-    """Raises an error if the recent-popularity prior has no item ids or no times."""
+    """Raises `RecipeError` if the recipe has a recent-popularity prior, but no item ids or no times."""
     if all(f.name != ITEM_ID for f in recipe.item_tower.features):
         raise RecipeError(
             f"{source}: training.prior_weight needs the feature item_id in the item_tower: each item has its own"
@@ -239,7 +239,7 @@ def _check_prior(recipe: Recipe, source: str) -> None:
 
 
 def _check_training(training: Training, source: str) -> None:
-    """Raises an error if the loss would ignore a key, or use it wrongly."""
+    """Raises `RecipeError` if a key of ``[training]`` has no effect with the loss, or a value that it cannot use."""
     for is_used, key, losses in (
         (training.queue > 0, "queue", ("in_batch_softmax",)),
         (training.log_q == "streaming", 'log_q = "streaming"', ("in_batch_softmax",)),

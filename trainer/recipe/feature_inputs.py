@@ -1,4 +1,4 @@
-"""The inputs of the towers: features of users, items and requests, histories, and features of their events."""
+"""Parts of a recipe that describe inputs of the towers: features of users, items and requests, and histories."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class CategoricalEventInput:
         name: Name of one of ``[interactions.attributes]``.
         kind: ``categorical``.
         embedding_dim: Length of the embedding of a category.
-        min_count: Training events that a category needs for an embedding of its own; rarer ones share the
-            out-of-vocabulary slot.
+        min_count: Smallest number of training events for which a category gets its own embedding; rarer categories
+            share one embedding.
         hash_buckets: Number of hash buckets; 0 means a vocabulary instead of hashing.
         description: Text for callers, shown by ``GetServingStatus``.
     """
@@ -77,8 +77,8 @@ class CategoricalInput:
         name: Name of an attribute, or ``user_id`` or ``item_id``.
         kind: ``categorical``.
         embedding_dim: Length of the embedding of a value; ``item_id`` uses `Training.dimension` instead.
-        min_count: Training events that a value needs for an embedding of its own; rarer ones share the
-            out-of-vocabulary slot.
+        min_count: Smallest number of training events for which a value gets its own embedding; rarer values share one
+            embedding.
         hash_buckets: Number of hash buckets; 0 means a vocabulary instead of hashing.
         dropout: Feature dropout: share of the training rows in which the value counts as missing.
         description: Text for callers, shown by ``GetServingStatus``.
@@ -102,8 +102,8 @@ class MultiCategoricalInput:
         kind: ``multi_categorical``.
         max_values: Number of values of a list that are read, from the first on.
         embedding_dim: Length of the embedding of a value.
-        min_count: Training events that a value needs for an embedding of its own; rarer ones share the
-            out-of-vocabulary slot.
+        min_count: Smallest number of training events for which a value gets its own embedding; rarer values share one
+            embedding.
         hash_buckets: Number of hash buckets; 0 means a vocabulary instead of hashing.
         dropout: Feature dropout: share of the training rows in which the list counts as missing.
         description: Text for callers, shown by ``GetServingStatus``.
@@ -137,7 +137,7 @@ class HistoryInput:
         heads: Number of attention heads of the transformer.
         dropout: Share of the items that are left out of a history in training.
         encoder_dropout: Dropout rate of the item embeddings and inside the transformer.
-        event_features: What is read of each event beside its item, such as its rating.
+        event_features: Features of each event that are read in addition to its item, such as its rating.
         event_feature_dropout: Share of the training histories in which an event feature counts as missing, drawn for
             each event feature, and for ages and gaps together.
         description: Text for callers, shown by ``GetServingStatus``.

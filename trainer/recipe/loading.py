@@ -128,7 +128,7 @@ def _key_path(keys: Sequence[int | str], raw: Any) -> str:
 
 
 def _advise(error: ErrorDetails) -> str:
-    """Returns what is wrong with a key, and what to do."""
+    """Returns the error of a key as text for the user, with advice."""
     if error["type"] != "unexpected_keyword_argument":
         got = error.get("input")
         if got == retired_keys.AGE_DECAY:

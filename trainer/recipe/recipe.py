@@ -48,8 +48,8 @@ class Split:
         valid_share: Share of the events for validation, with ``global_temporal`` and ``random``.
         test_share: Share of the events for the test, with ``global_temporal`` and ``random``.
         column: Column of the interactions that holds the part, with ``column``.
-        repeats: Whether items that the user had interacted with before count as relevant and are ranked; suits data
-            with repeated purchases, where they are to be recommended again.
+        repeats: Whether items that the user had interacted with before are ranked and count as relevant. This is meant
+            for data with repeated purchases, where items are to be recommended again.
     """
 
     kind: Literal["leave_last_one_out", "global_temporal", "random", "column"] = "leave_last_one_out"
@@ -101,7 +101,7 @@ class Gates:
 
 @dataclass(frozen=True, config=STRICT)
 class Search:
-    """Lexical search beside the towers.
+    """Lexical search in addition to the search with the towers.
 
     Attributes:
         attributes: Item attributes that are searched. Default: those that the item tower reads as text.

@@ -39,7 +39,7 @@ class Checkpoint:
 
     @property
     def max_tokens(self) -> int:
-        """Largest number of tokens of a text."""
+        """Largest number of tokens of a text that the checkpoint can read."""
         positions = int(self.config["max_position_embeddings"])
         # Positions of RoBERTa start after its padding id.
         return positions - self.pad_id - 1 if self.config["model_type"] == "roberta" else positions
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @property
     def width(self) -> int:
-        """Length of the vectors."""
+        """Length of the text vectors of the checkpoint."""
         return int(self.config["dim" if self.config["model_type"] == "distilbert" else "hidden_size"])
 
     def tokenizer(self, max_tokens: int) -> Tokenizer:
@@ -89,7 +89,7 @@ class Checkpoint:
 
 
 def find(name: str, downloads: Mapping[str, Download], cache: Path | None = None) -> Checkpoint:
-    """Returns a checkpoint: one that the recipe downloads, a folder, or one of the Hugging Face hub.
+    """Returns a checkpoint by its name: a download of the recipe, a folder, or a model of the Hugging Face hub.
 
     Args:
         name: Name in the recipe.

@@ -25,7 +25,7 @@ _LEARNING_RATE = 0.01
 
 
 def distil(teacher: KerasText, texts: Sequence[str], width: int, name: str, seed: int = 0) -> keras.Model:
-    """Returns a static encoder of `width`, [n, length] int32 to [n, width] float32.
+    """Returns a static encoder that imitates a teacher: a Keras model, [n, length] int32 to [n, width] float32.
 
     Args:
         teacher: Frozen encoder, whose progress reporter is used.
@@ -76,7 +76,11 @@ def weigh_by_idf(student: keras.Model, rows: Sequence[Sequence[int]]) -> None:
 def _fit(
     student: keras.Model, teacher: KerasText, texts: Sequence[str], targets: np.ndarray, generator: np.random.Generator
 ) -> None:
-    """Trains the table by cosine similarity to `targets` [n, width] float32, the teacher's vectors of `texts` [n]."""
+    """Trains the token table of a static encoder so that its text vectors get a high cosine similarity to `targets`.
+
+    `targets` [n, width] float32 are the teacher's vectors of the n texts. The teacher also tokenises the texts, and its
+    progress reporter is used. `generator` draws the batches.
+    """
     if not texts:
         return
     targets = targets / np.maximum(np.linalg.norm(targets, axis=1, keepdims=True), 1e-9)

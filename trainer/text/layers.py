@@ -47,7 +47,12 @@ class MeanText(keras.layers.Layer):
     """Averages the vectors of the tokens, and scales the mean to unit length; zeros for a text without tokens."""
 
     def call(self, states, mask):
-        """Returns [n, width] float32 of states [n, length, width] and mask [n, length] int32."""
+        """Returns the mean vector of each text: [n, width] float32, unit length.
+
+        Args:
+            states: [n, length, width], vector of each token.
+            mask: [n, length] int32, 1 for a token, 0 for padding.
+        """
         # expand_dims: `mask[..., None]` would need a flex op in LiteRT.
         weights = ops.expand_dims(ops.cast(mask, "float32"), -1)  # [n, length, 1]
         total = ops.sum(ops.cast(states, "float32") * weights, axis=1)  # [n, width]
@@ -60,9 +65,10 @@ def _unit(mean):
 
 
 def static_vectors(encoder: keras.Model, ids: tf.Tensor, pad_id: int) -> tf.Tensor:
-    """Returns the vectors that a `static_encoder` computes of ids [n, length], for training: [n, width] float32.
+    """Computes the text vectors of a `static_encoder` in a form that is fast in training: [n, width] float32.
 
-    Sums rows of the table directly, so that memory and time grow with the number of tokens and not with padding.
+    It takes token ids [n, length] int32. Sums rows of the table directly, so that memory and time grow with the number
+    of tokens and not with padding.
     """
     table = tf.convert_to_tensor(encoder.get_layer(_TABLE).embeddings)
     positions = tf.where(tf.not_equal(ids, pad_id))  # [tokens, 2]

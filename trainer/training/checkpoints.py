@@ -1,7 +1,8 @@
-"""Checkpoints, from which a stopped training is resumed with the same result as without the stop.
+"""Checkpoints of a training, from which it can be resumed after a stop, with the same result as without the stop.
 
-A checkpoint is one ``.npz`` of plain arrays: the variables of model and optimizer (including the seeds of dropout and
-sampling) in their order, the best variables so far, and the measurements. It is replaced by an atomic rename.
+A checkpoint is one ``.npz`` file of plain arrays: the variables of model and optimizer (including the seeds of dropout
+and sampling) in their order, the best variables so far, and the measurements. A new checkpoint replaces the previous
+one by an atomic rename.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ CHECKPOINT = "checkpoint.npz"
 
 @dataclass(frozen=True)
 class Origin:
-    """Recipe and data of a training, which have to be the same when it is resumed.
+    """Recipe and data of a training. A checkpoint can only be resumed with the same recipe and data.
 
     Attributes:
-        recipe: Resolved recipe, as `trainer.recipe.recipe.Recipe.to_json` returns it.
-        events_sha256: SHA-256 of the training events.
+        recipe: Resolved recipe as plain values, as `trainer.recipe.recipe.Recipe.to_json` returns it.
+        events_sha256: SHA-256 of the training events, as hexadecimal digits.
     """
 
     recipe: dict[str, Any]
@@ -41,9 +42,9 @@ class State:
 
     Attributes:
         epochs: Measurements of the finished epochs, oldest first, see `trainer.training.fit.fit`.
-        best_epoch: Best epoch, from 1; 0 before the first epoch.
+        best_epoch: Number of the best epoch, from 1; 0 before the first epoch.
         best_value: Value of `Training.metric` in the best epoch.
-        best: Variables of the towers after the best epoch; empty without early stopping.
+        best: Values of the variables of the towers after the best epoch; empty without early stopping.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -57,9 +58,9 @@ def write(folder: Path, origin: Origin, state: State, variables: Sequence[Any]) 
 
     Args:
         folder: Folder of the run, which exists.
-        origin: Recipe and data of the training; `read` refuses others.
+        origin: Recipe and data of the training; `read` refuses a checkpoint of another origin.
         state: State of the training.
-        variables: Variables of model and optimizer.
+        variables: Variables of model and optimizer, in the order in which `read` receives them.
 
     Raises:
         RunError: The checkpoint cannot be written; the previous one is kept.
@@ -86,7 +87,12 @@ def write(folder: Path, origin: Origin, state: State, variables: Sequence[Any]) 
 
 
 def read(folder: Path, origin: Origin, variables: Sequence[Any]) -> State:
-    """Sets `variables` to those of the checkpoint of a run and returns the state of the training.
+    """Reads the checkpoint of a run into variables, and returns the state of the training.
+
+    Args:
+        folder: Folder of the run.
+        origin: Recipe and data of the training.
+        variables: Variables of model and optimizer, which are set to the values in the checkpoint.
 
     Raises:
         RunError: There is no checkpoint, it is damaged, or it is of another recipe or other data.

@@ -1,4 +1,4 @@
-"""The inputs of the event features of histories, for the batches of `trainer.training.examples`."""
+"""Computes the inputs of the event features of histories for the batches of `trainer.training.examples`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from trainer.recipe.recipe import Recipe
 
 
 class EventInputs:
-    """Computes the inputs of `trainer.model.event_features.EventValues`, the same ones as for a request in serving.
+    """Computes the inputs of `trainer.model.event_features.EventValues` for training events.
+
+    An event gets the same values as in the history of a request in serving.
 
     Attributes:
-        window_widths: Number of events before each target, by name of the histories that depend on the time of the
-            request.
+        window_widths: Largest number of events in the history of a target, by the name of the history, for the
+            histories that depend on the time of the request.
     """
 
     def __init__(self, recipe: Recipe, schema: FeatureSchema, events: Events, starts: np.ndarray) -> None:
-        """Encodes all event features except times; large ones are in files.
+        """Encodes all event features of the training events except times; large arrays are kept in files.
 
         Args:
-            recipe: Recipe that names the histories.
-            schema: Schema of the query tower.
-            events: Training events.
-            starts: [user_count + 1] int64, first event of each user, see `Events.starts`.
+            recipe: Recipe that names the histories and their event features.
+            schema: Feature schema of the query tower.
+            events: Training events, sorted by user, then time.
+            starts: [user_count + 1] int64, row of the first event of each user, see `Events.starts`.
         """
         histories = [feature for feature in recipe.query_tower.features if isinstance(feature, HistoryInput)]
         self._times = events.times
@@ -41,10 +43,12 @@ class EventInputs:
         self.window_widths = {h.name: h.max_values for h in histories if h.reads_ages}
 
     def of_sequences(self, rows: np.ndarray, inside: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """Returns the inputs of histories that do not depend on the time of the request: by history, then feature.
+        """Returns the inputs of the histories that do not depend on the time of the request, for event sequences.
+
+        The arrays are [batch, length, ...], by the name of the history, then the event feature.
 
         Args:
-            rows: [batch, length] int64, rows of the training events; any value where `inside` is false.
+            rows: [batch, length] int64, rows of the training events; any valid row where `inside` is false.
             inside: [batch, length] bool, false for padding, whose inputs are zeros.
         """
         return {
@@ -54,11 +58,13 @@ class EventInputs:
         }
 
     def of_windows(self, history: str, rows: np.ndarray, inside: np.ndarray, targets: np.ndarray) -> dict:
-        """Returns the inputs of a history that depends on the time of the request: by feature, each [n, width, ...].
+        """Returns the inputs of a history that depends on the time of the request, for the histories of n targets.
+
+        The arrays are [n, width, ...], by the name of the event feature.
 
         Args:
             history: Name of the history.
-            rows: [n, width] int64, rows of the training events; any row where `inside` is false.
+            rows: [n, width] int64, rows of the training events in each history; any valid row where `inside` is false.
             inside: [n, width] bool, false for padding, whose inputs are zeros.
             targets: [n] int64, rows of the targets, whose times are the times of the requests.
         """
@@ -79,7 +85,13 @@ class EventInputs:
         return inputs
 
     def _spans(self, rows: np.ndarray, inside: np.ndarray, request_times: np.ndarray | None) -> np.ndarray:
-        """Returns age, presence of the age, gap, and presence of the gap: [..., 4] float32."""
+        """Returns the encoded times of events: [..., 4] float32: age, presence of the age, gap, presence of the gap.
+
+        Args:
+            rows: [...] int64, rows of the training events.
+            inside: [...] bool, false for padding.
+            request_times: Time of the request for each event, in seconds since 1970; None if no history reads ages.
+        """
         times = np.where(inside, self._times[rows], np.nan)
         first = self._starts[self._users[rows]] == rows  # the first event of a user has no gap
         gaps = np.where(first, np.nan, times - self._times[np.maximum(rows - 1, 0)])
@@ -88,7 +100,7 @@ class EventInputs:
 
 
 def _encode(feature: HistoryCategorical | HistoryNumeric, schema: FeatureSchema, events: Events) -> np.ndarray:
-    """Returns the encoded feature of each event: [n] int32 or [n, 2] float32."""
+    """Returns an event feature, encoded: slots [n] int32, or numbers with their presence [n, 2] float32."""
     column = events.attributes[attribute_of(feature)]
     if isinstance(feature, HistoryNumeric):
         return spill.compute(len(events), np.float32, lambda block: feature.encode_events(column[block].tolist()), 2)

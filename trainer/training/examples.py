@@ -1,9 +1,10 @@
-"""Training examples: sequences of events, in which each event is the target of a query made of the events before it.
+"""Training examples: event sequences, each event of which is the target of a query with the events before it.
 
 A sequence is a part of one user's events, oldest first: some events that are only context, then the targets. The query
-of a target is made of the events before it (with ``history_lag``, of those long enough before it) and of the features
-of the user; `trainer.model.history` encodes the histories of all targets at once. With ``event_order = "shuffled"``
-only the first event of a user with each item is used, in an order that is drawn in each epoch.
+of a target consists of the events before it (with ``history_lag``, only those long enough before it) and of the
+features of the user; `trainer.model.history` encodes the histories of all targets at once. With
+``event_order = "shuffled"`` only the first event of a user with each item is used, in an order that is drawn in each
+epoch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from trainer.training.event_batches import EventInputs
 
 
 def batch_size(training: Training, event_count: int) -> int:
-    """Returns the number of targets of a step: that of the recipe, or fewer if an epoch would have under 20 steps."""
+    """Returns the number of targets of a training step.
+
+    It is the batch size of the recipe, or less if an epoch of `event_count` events would have under 20 steps.
+    """
     return min(training.batch_size, event_count, max(32, event_count // 20))
 
 
@@ -44,7 +48,7 @@ class Examples:
     def __init__(
         self, recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events, *, context: int, targets: int
     ):
-        """Encodes the users and divides the events into sequences.
+        """Encodes the features of users and events, and divides the events into sequences.
 
         Args:
             recipe: Recipe with batch size and seed.
@@ -85,21 +89,23 @@ class Examples:
         """Returns the examples of some sequences, which have n targets together.
 
         Args:
-            sequences: [batch] int64, numbers of the sequences.
-            shuffled: [event_count] int64, order of the events. Default: by user and time.
+            sequences: [batch] int64, indices of the sequences.
+            shuffled: [event_count] int64, rows of the training events in the order to use. Default: by user and time.
 
         Returns:
-            - ``histories``: by feature, [batch, length] int32 slots, oldest first, right-padded.
-            - ``values``: by history, then event feature, [batch, length, ...].
-            - ``windows``: for the histories that depend on the time of the request, [n, max_values] int32, the
-              positions in the flattened sequences that the history of each target is made of, newest first. The
-              ``histories`` and ``values`` of such a history are [n, max_values, ...], newest first, right-padded.
-            - ``items``: [batch, length] int32, catalogue rows; any row at padding.
-            - ``position``: [n] int32, position in the flattened sequences at which the history of each target ends.
-            - ``others``: by feature, [n, ...], the inputs of the query tower that are not histories.
-            - ``user`` and ``item``: [n] int32 rows.
+            - ``histories``: slots (embedding indices) of the items of each sequence by the name of the history, each
+              [batch, length] int32, oldest first, right-padded.
+            - ``values``: inputs of the event features by history, then event feature, each [batch, length, ...].
+            - ``windows``: indices of the events in the history of each target, by the name of the history, each
+              [n, max_values] int32, newest first; they count in the flattened sequences. Only histories that depend on
+              the time of the request are in it; their ``histories`` and ``values`` are [n, max_values, ...], newest
+              first, right-padded.
+            - ``items``: [batch, length] int32, catalogue rows of the events; any row at padding.
+            - ``position``: [n] int32, index in the flattened sequences at which the history of each target ends.
+            - ``others``: inputs of the query tower that are not histories, by feature, each [n, ...].
+            - ``user`` and ``item``: [n] int32, row numbers of the user and of the item of each target.
             - ``log_q``: [n] float32, log of the item's share of the training events.
-            - ``weight``: [n] float32.
+            - ``weight``: [n] float32, weight of each target in the loss.
             - ``label``: [n] float32, relevance of the item, 0 to 1.
         """
         first, target, end = self._first[sequences], self._target[sequences], self._end[sequences]
@@ -145,12 +151,12 @@ class Examples:
         }
 
     def epoch(self, number: int) -> Iterator[dict[str, Any]]:
-        """Yields the `steps` batches of an epoch: all sequences once, in a random order for each epoch."""
+        """Yields the `steps` batches of epoch `number`, from 0: each sequence once, in a new random order per epoch."""
         shuffled = self._shuffle(number)
         return (self.batch(sequences, shuffled) for sequences in self._order(number))
 
     def _shuffle(self, number: int) -> np.ndarray | None:
-        """Returns a random order of the events, see `batch`; None if they are ordered by time."""
+        """Returns the random order of the events in epoch `number`: [event_count] int64; None if ordered by time."""
         if not self._shuffled:
             return None
         generator = np.random.default_rng((self._seed, number, 1))
@@ -168,7 +174,13 @@ class Examples:
     def _device_parts(
         self, sequences: np.ndarray, shuffled: np.ndarray | None, devices: int
     ) -> tuple[dict[str, Any], ...]:
-        """Returns a batch in parts, one for each device."""
+        """Returns a batch divided into parts, one for each device, in the form that `batch` returns.
+
+        Args:
+            sequences: [batch] int64, indices of the sequences.
+            shuffled: Order of the events, see `batch`.
+            devices: Number of devices.
+        """
         if len(sequences) < devices:
             raise TrainingError(
                 f"a batch of {len(sequences)} sequences cannot be shared by {devices} devices: raise "
@@ -177,10 +189,15 @@ class Examples:
         return tuple(self.batch(part, shuffled) for part in np.array_split(sequences, devices))
 
     def dataset(self, first_epoch: int, epochs: int, devices: int = 1) -> tf.data.Dataset:
-        """Returns the batches of `epochs` epochs, from epoch `first_epoch` on, which is counted from 0. Shapes vary.
+        """Returns the batches of several epochs as a dataset, whose shapes vary from batch to batch.
 
-        Each element is the number of the epoch and the parts of a batch, one for each device. Reading it raises
-        `TrainingError` if a batch has fewer sequences than there are devices.
+        Each element is the number of the epoch, and a tuple with the part of the batch for each device. Reading it
+        raises `TrainingError` if a batch has fewer sequences than there are devices.
+
+        Args:
+            first_epoch: Number of the first epoch, counted from 0.
+            epochs: Number of epochs.
+            devices: Number of devices.
         """
 
         def run() -> Iterator[tuple[int, tuple[dict[str, Any], ...]]]:
@@ -195,7 +212,7 @@ class Examples:
 
     @property
     def signature(self) -> Mapping[str, Any]:
-        """Tensor specifications of a batch; axes that vary are None."""
+        """Tensor specifications of a batch, in the structure that `batch` returns; axes that vary are None."""
         example = self.batch(np.arange(1))
         sequences = {"histories", "values", "windows", "items"}  # the second axis varies too
         return {
@@ -207,7 +224,13 @@ class Examples:
 
 
 def _encode(schema: FeatureSchema, text_encoders: TextEncoders, events: Events) -> dict[str, np.ndarray]:
-    """Returns the inputs of the features that describe the request of each event: by feature, [n, ...]."""
+    """Returns the encoded features that describe the request of each event, by feature, each [n, ...].
+
+    Args:
+        schema: Feature schema of the query tower.
+        text_encoders: Text encoders of the schema.
+        events: The n training events.
+    """
     example = encode_inputs(schema, text_encoders, {}, 1)
     inputs = {name: spill.empty((len(events), *a.shape[1:]), a.dtype) for name, a in example.items()}
     for block in spill.blocks(len(events)):
@@ -218,7 +241,7 @@ def _encode(schema: FeatureSchema, text_encoders: TextEncoders, events: Events) 
 
 
 def _count_in(mask: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Returns the number of true rows of `mask` [n] from each of `starts` [m] to the next: [m] int64."""
+    """Counts the true values of `mask` [n] in each segment; segments begin at `starts` [m], ascending: [m] int64."""
     counts = np.zeros(len(starts), dtype=np.int64)
     for block in spill.blocks(len(mask)):
         groups = np.searchsorted(starts, np.flatnonzero(mask[block]) + block.start, side="right") - 1
@@ -228,12 +251,13 @@ def _count_in(mask: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 
 def _history_ends(events: Events, starts: np.ndarray, lag: float) -> np.ndarray:
-    """Returns the end of the history of each event: [n] int64, the row after its last event.
+    """Returns the end of the history of each target: [n] int64, the row after the last event of the history.
 
     Args:
-        events: Training events, sorted by user and time.
-        starts: [user_count + 1] int64, first event of each user, see `Events.starts`.
-        lag: See `trainer.recipe.training.Training.history_lag`.
+        events: Training events, sorted by user and time; each is a target.
+        starts: [user_count + 1] int64, row of the first event of each user, see `Events.starts`.
+        lag: Smallest time between an event of the history and the target, see
+            `trainer.recipe.training.Training.history_lag`.
     """
     ends = spill.empty((len(events),), np.dtype(np.int64))
     for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
@@ -245,8 +269,19 @@ def _history_ends(events: Events, starts: np.ndarray, lag: float) -> np.ndarray:
 def _sequences(
     starts: np.ndarray, history_ends: np.ndarray | None, context: int, targets: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the first row, the first target and the end of each sequence: [sequence_count] int64 each."""
-    counts = -(-np.diff(starts) // targets)  # sequences of each user
+    """Divides the events of all users into sequences.
+
+    Args:
+        starts: [user_count + 1] int64, row of the first event of each user.
+        history_ends: End of the history of each event, see `_history_ends`; None if it is the event itself.
+        context: Largest number of events before the first target of a sequence.
+        targets: Largest number of targets of a sequence.
+
+    Returns:
+        Row of the first event, of the first target, and after the last target of each sequence: [sequence_count] int64
+        each.
+    """
+    counts = -(-np.diff(starts) // targets)  # number of sequences of each user
     user = np.repeat(np.arange(len(starts) - 1), counts)
     number = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
     target = starts[user] + number * targets

@@ -1,4 +1,4 @@
-"""Trains one pair of towers."""
+"""Trains one query tower and one item tower together."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from trainer.training.checkpoints import Origin, State
 from trainer.training.examples import Examples
 
 Validate = Callable[[Towers], dict[str, float]]
-"""Computes validation metrics of towers."""
+"""Function that returns the validation metrics of towers by name."""
 
 _HARD_POOL = 64
-"""Number of hard negatives that are mined for each user; each step draws some of them."""
+"""Number of hard negatives to mine for each user; each step draws some of them."""
 
 _HARD_SKIP = 10
-"""Number of the nearest items that are skipped, as they may well be relevant."""
+"""Number of nearest items that are not used as hard negatives, as they may well be relevant."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Fitted:
     """Result of a training.
 
     Attributes:
-        towers: Query tower and item tower.
-        epochs: Measurements of each epoch, see `fit`.
-        best_epoch: Epoch whose weights the towers have, from 1.
+        towers: Trained query tower and item tower.
+        epochs: Measurements of each epoch by name, oldest first, see `fit`.
+        best_epoch: Number of the epoch, from 1, whose weights the towers have.
     """
 
     towers: Towers
@@ -70,7 +70,7 @@ def fit(
     progress: TrainingProgress | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Fitted:
-    """Returns query tower and item tower, trained on `train`.
+    """Trains a query tower and an item tower on training events, and returns them with measurements of each epoch.
 
     The same recipe and seed give the same weights on the same machine, also for a resumed training.
 
@@ -82,16 +82,16 @@ def fit(
         dataset: Users and items.
         schemas: Feature schemas of both towers.
         train: Training events.
-        validate: Computes the metrics after each epoch, which early stopping uses. None: no metrics and no early
-            stopping.
-        folder: Folder of the run for checkpoints and TensorBoard, which exists. None: neither is written.
-        resume: Whether to go on from the checkpoint in `folder`.
-        progress: Receives what the training reports. Default: nothing is reported.
-        strategy: Distribution strategy. Default: that of `trainer.model.devices`.
+        validate: Function that computes the validation metrics after each epoch, which early stopping uses; None for
+            no metrics and no early stopping.
+        folder: Existing folder of the run, for checkpoints and TensorBoard logs. Default: neither is written.
+        resume: Whether to continue from the checkpoint in `folder`.
+        progress: Receives the progress of the training. Default: nothing is reported.
+        strategy: Distribution strategy. Default: the result of `trainer.model.devices.strategy`.
 
     Raises:
         TrainingError: The loss is not finite.
-        DataError: The recipe has a history, and an event has relevance 0.
+        DataError: The recipe has a history, and a training event has relevance 0.
         RunError: A checkpoint cannot be written or read.
     """
     spec, progress = recipe.training, progress or SilentTraining()
@@ -129,7 +129,7 @@ def fit(
 
 
 def _plain(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
-    """Returns towers that compute in float32 on one device, as in serving, with the weights of `model`."""
+    """Returns query tower and item tower with the weights of `model`, which compute in float32 on one device."""
     query_tower, item_tower = (tower.model for tower in towers.build(recipe, schemas))
     query_tower.set_weights(model.query_tower.get_weights())
     item_tower.set_weights(model.item_tower.get_weights())
@@ -137,7 +137,14 @@ def _plain(recipe: Recipe, schemas: Schemas, model: TwoTower) -> Towers:
 
 
 def prepare(recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -> tuple[Examples, TwoTower]:
-    """Returns the examples, and the untrained model with its optimizer and all variables."""
+    """Returns the training examples, and the untrained model with its optimizer; all variables exist already.
+
+    Args:
+        recipe: Recipe to train.
+        dataset: Users and items.
+        schemas: Feature schemas of both towers.
+        train: Training events.
+    """
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
     spec = recipe.training
@@ -204,7 +211,12 @@ class _Loop:
         self._step = tf.function(step, input_signature=[(signature,) * strategy.num_replicas_in_sync])
 
     def epoch(self, number: int, batches: Any) -> dict[str, Any]:
-        """Runs epoch `number`, counted from 0, and returns its measurements."""
+        """Trains one epoch and returns its measurements by name, see `fit`.
+
+        Args:
+            number: Number of the epoch, counted from 0.
+            batches: Iterator over the batches of `Examples.dataset`.
+        """
         hard = self._mine(number)
         began = waited_from = time.perf_counter()
         waited, examples, losses = 0.0, 0, []
@@ -239,7 +251,10 @@ class _Loop:
         return measured
 
     def _mine(self, number: int) -> np.ndarray | None:
-        """Returns hard negatives of each user, [user_count, n] int32; None if the recipe has none."""
+        """Mines hard negatives for each user before epoch `number`: [user_count, n] int32 catalogue rows.
+
+        All are -1 (no item) before the first epoch. Returns None if the recipe has no hard negatives.
+        """
         if not self._recipe.training.hard_negatives:
             return None
         user_count = len(self._dataset.user_ids)
@@ -275,7 +290,7 @@ def _tower_variables(model: TwoTower) -> list[Any]:
 
 
 def _digest(train: Events) -> str:
-    """Returns the SHA-256 of events."""
+    """Returns the SHA-256 of training events, as hexadecimal digits."""
     digest = hashlib.sha256()
     for values in (train.users, train.items, train.times, train.weights):
         for block in spill.blocks(len(values)):

@@ -1,4 +1,4 @@
-"""Trains the model of a recipe: all pairs of towers, and again on training and validation if the recipe says so."""
+"""Trains all towers of a recipe, and trains them again on training and validation together if the recipe says so."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def fit_and_choose(
     refit_only: bool = False,
     progress: Progress = SILENT,
 ) -> Run:
-    """Returns the finished run, which is not saved yet. The test part is not read.
+    """Trains the model of a recipe and returns the finished run, not yet saved. The test part is not used.
 
     Args:
         recipe: Training configuration.
         data_folder: Folder that the recipe's paths are relative to.
-        data: Data set and its split; the epoch is chosen on the validation part.
-        folder: Folder of the run, created if missing. Holds the checkpoints.
-        resume: Whether to go on from the checkpoints.
-        refit_only: Fit on training and validation at once, for all epochs of the recipe, which takes half the time
-            where the number of epochs is known.
-        progress: Receives what the training reports.
+        data: Data set and its split; the best epoch is chosen on the validation part.
+        folder: Folder of the run for the checkpoints, created if missing.
+        resume: Whether to continue from the checkpoints in `folder`.
+        refit_only: Whether to train on training and validation at once, for all epochs of the recipe. This takes half
+            the time where the number of epochs is known.
+        progress: Receives the progress of the training.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -77,13 +77,13 @@ def fit_and_choose(
 
 
 def build_schemas(recipe: Recipe, dataset: Dataset, train: Events, progress: Progress = SILENT) -> Schemas:
-    """Returns the schemas of both towers with their text encoders, which are downloaded and distilled as needed.
+    """Returns the feature schemas of both towers; their text encoders are downloaded and distilled as needed.
 
     Args:
         recipe: Recipe that describes both towers.
         dataset: Users and items.
         train: Training events.
-        progress: Receives what the text encoders report, now and later.
+        progress: Receives the progress of the text encoders, now and when they are used later.
 
     Raises:
         TextError: A checkpoint cannot be used.
@@ -102,7 +102,14 @@ def note_precision(spec: Training, progress: Progress) -> None:
 
 
 def note_prior(spec: Training, train: Events, item_count: int, progress: Progress) -> None:
-    """Reports the events that the recent-popularity prior is made of, if the recipe has one."""
+    """Reports how many events the recent-popularity prior counts, if the recipe has a prior.
+
+    Args:
+        spec: Training keys of the recipe.
+        train: Training events.
+        item_count: Number of items of the catalogue.
+        progress: Receives the note.
+    """
     if spec.prior_weight:
         counts = popularity_prior.count_recent(spec, train.relevant, item_count)
         progress.note(
@@ -160,7 +167,16 @@ def _refit(
     resume: bool,
     progress: Progress,
 ) -> TrainedModel:
-    """Returns a model fitted on training and validation, for the numbers of epochs that validation chose."""
+    """Returns a model trained on training and validation together.
+
+    Args:
+        recipe: Training configuration.
+        data: Data set and its split.
+        folder: Folder of the run.
+        best_epochs: Number of epochs of each member of the ensemble, which validation chose.
+        resume: Whether to continue from the checkpoints in `folder`.
+        progress: Receives the progress of the training.
+    """
     dataset, parts = data
     known = parts.to_fit_on(parts.known)
     schemas = build_schemas(recipe, dataset, known, progress)
@@ -183,7 +199,7 @@ def _refit(
 
 
 def _members(recipe: Recipe) -> list[Recipe]:
-    """Returns the recipe of each member, with seeds that runs with other small seeds do not share."""
+    """Returns the recipe of each member of the ensemble, with seeds that runs with other small seeds do not share."""
     return [
         dataclasses.replace(recipe, seed=recipe.seed + _SEED_STEP * at) for at in range(recipe.training.ensemble_size)
     ]
@@ -198,7 +214,7 @@ def _title_suffix(recipe: Recipe, number: int) -> str:
 
 
 def _with_member(recipe: Recipe, fitted: Fitted, number: int) -> list[dict[str, Any]]:
-    """Returns the measurements of each epoch, with the number of the member if there are several."""
+    """Returns the measurements of each epoch by name, with the number of the ensemble member if there are several."""
     return [{"member": number, **each} if recipe.training.ensemble_size > 1 else each for each in fitted.epochs]
 
 
@@ -214,7 +230,10 @@ def _fit_member(
     title: str,
     progress: Progress,
 ) -> Fitted:
-    """Returns one trained pair of towers; with `resume`, goes on from its checkpoint if there is one."""
+    """Trains one member of the ensemble. With `resume`, it continues from the member's checkpoint if there is one.
+
+    The other arguments are those of `trainer.training.fit.fit`; `title` names the training in the progress report.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with progress.training(title) as reported:
         return fit(

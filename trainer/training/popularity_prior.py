@@ -1,14 +1,15 @@
-"""The recent-popularity prior: one more dimension of the vectors of trained towers, which holds recent popularity.
+"""The recent-popularity prior: an added dimension of the vectors of trained towers, which holds recent popularity.
 
 Towers learn the probability of an item, given a query, from all training events. The overall popularity of items
 changes faster, with seasons and novelties. Such a shift of the prior can be corrected after training (Saerens et al.
 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities"; Menon et al. 2021, "Long-tail Learning via
 Logit Adjustment", also add the logarithm of a prior to the logits).
 
-With the weight ``b``, and ``p`` the logarithm of the recent events of an item divided by that of the most popular item,
-0 to 1, the vector of an item becomes ``[sqrt(1 - b p²) u, sqrt(b) p]``, where ``u`` is the output of the tower, and the
-vector of a query ``[sqrt(1 - b) q, sqrt(b)]``. Both are of unit length, and their dot product is
-``sqrt((1 - b) (1 - b p²)) q·u + b p``.
+Let ``b`` be the weight of the prior, and ``p`` the logarithm of the number of recent events of an item, divided by the
+logarithm for the most popular item, so that ``p`` is 0 to 1. The vector of an item becomes
+``[sqrt(1 - b p²) u, sqrt(b) p]``, where ``u`` is the output of the item tower, and the vector of a query becomes
+``[sqrt(1 - b) q, sqrt(b)]``, where ``q`` is the output of the query tower. Both are of unit length, and their dot
+product is ``sqrt((1 - b) (1 - b p²)) q·u + b p``.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ _DAY_S = 86_400.0
 
 
 def add(towers: Towers, recipe: Recipe, dataset: Dataset, schemas: Schemas, train: Events) -> Towers:
-    """Returns the towers with the prior of the recipe, or the same towers if `Training.prior_weight` is 0.
+    """Returns the towers with the recent-popularity prior added, or the same towers if `Training.prior_weight` is 0.
 
     Args:
         towers: Query tower and item tower, which become layers of the result.
         recipe: Recipe that describes the prior.
         dataset: Users and items.
         schemas: Feature schemas of both towers.
-        train: Events that the towers were trained on, of which the prior counts the newest.
+        train: Events that the towers were trained on; the prior counts the newest ones.
     """
     weight = recipe.training.prior_weight
     if not weight:
@@ -61,7 +62,13 @@ def _inputs(tower: keras.Model) -> dict[str, Any]:
 
 
 def recent_popularity(training: Training, events: Events, item_count: int) -> np.ndarray:
-    """Returns the recent popularity of each item on a logarithmic scale: [item_count] float32, 0 to 1."""
+    """Returns the recent popularity of each item on a logarithmic scale: [item_count] float32, 0 to 1.
+
+    Args:
+        training: Training keys of a recipe, see `count_recent`.
+        events: Training events, at least one.
+        item_count: Number of items of the catalogue.
+    """
     logs = np.log1p(count_recent(training, events, item_count))  # not all 0, as the newest event is recent
     return (logs / logs.max()).astype(np.float32)
 
@@ -69,10 +76,12 @@ def recent_popularity(training: Training, events: Events, item_count: int) -> np
 def count_recent(training: Training, events: Events, item_count: int) -> np.ndarray:
     """Returns the number of recent events of each item: [item_count] int64, not all 0.
 
+    Recent events are targets of the training that are at most `prior_days` older than the newest target.
+
     Args:
-        training: Training keys of a recipe: `prior_days`, back from the newest event that is a target, and whether only
-            the first event of a user with an item is a target.
-        events: At least one event.
+        training: Training keys of a recipe: `prior_days`, and whether only the first event of a user with an item is a
+            target.
+        events: Training events, at least one.
         item_count: Number of items of the catalogue.
     """
     novel = training.novel_targets or training.event_order == "shuffled"

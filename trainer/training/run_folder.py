@@ -1,4 +1,4 @@
-"""Checks of the folder of a run, without loading the run."""
+"""Checks whether a training may write to a folder, without loading a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from trainer.errors import RunError
 from trainer.training.checkpoints import CHECKPOINT
 
 RUN = "run.json"
-"""File that is written after the towers, so that a folder with it holds a finished run."""
+"""Name of the file that is written last, so that a folder with this file holds a finished run."""
 
 
 def check_run_folder(folder: Path, *, resume: bool) -> None:
-    """Checks that a training may write to a folder, which may be missing.
+    """Checks that a training may write to a folder.
+
+    Args:
+        folder: Folder of the run; it may be missing.
+        resume: Whether the training continues from a checkpoint in the folder.
 
     Raises:
-        RunError: The folder holds no checkpoint to resume from, or holds a finished run.
+        RunError: The folder holds a finished run, or no checkpoint although `resume` is true.
     """
     if resume and not (folder / CHECKPOINT).exists():
         raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume")

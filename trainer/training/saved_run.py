@@ -6,9 +6,9 @@
 <run>/query_tower.keras, item_tower.keras
 <run>/text_encoders/NAME/   text encoders of text features
 <run>/history.json      measurements of each epoch, see `trainer.training.fit.fit`
-<run>/evaluation.json   written by `evaluate`
-<run>/checkpoint.npz    to resume from
-<run>/tensorboard/
+<run>/evaluation.json   metrics of the test part, written by `train` and `evaluate`
+<run>/checkpoint.npz    state from which a stopped training is resumed
+<run>/tensorboard/      logs for TensorBoard
 ```
 """
 
@@ -43,10 +43,11 @@ class Run:
         model_version: Version of the model, which names its embedding space.
         model: Recipe, feature schemas and towers.
         data_folder: Folder that the recipe's paths are relative to.
-        git_commit: Commit of the code; empty where it is unknown.
-        refitted: Whether the towers were fitted on training and validation, for as many epochs as were best.
-        epochs: Measurements of each epoch, see `trainer.training.fit.fit`.
-        before_refit: The model fitted on training alone, where it was fitted again; not kept on disk.
+        git_commit: Git commit of the code; empty if it is unknown.
+        refitted: Whether the towers were trained on training and validation together.
+        epochs: Measurements of each epoch by name, see `trainer.training.fit.fit`.
+        before_refit: Model trained on the training part alone, if it was refitted afterwards, else None; it is not
+            saved.
     """
 
     model_version: str
@@ -66,7 +67,15 @@ class Run:
         refitted: bool = False,
         before_refit: TrainedModel | None = None,
     ) -> Run:
-        """Returns the run of a model that was just trained, with a new model version."""
+        """Returns the run of a newly trained model, with a new model version and the current Git commit.
+
+        Args:
+            model: Trained model.
+            data_folder: Folder that the recipe's paths are relative to.
+            epochs: Measurements of each epoch by name.
+            refitted: Whether the towers were trained on training and validation together.
+            before_refit: Model trained on the training part alone, if it was refitted afterwards.
+        """
         return Run(new_version(), model, data_folder.resolve(), _git_commit(), refitted, epochs, before_refit)
 
     def save(self, folder: Path) -> None:
@@ -101,10 +110,14 @@ class Run:
 
     @staticmethod
     def load(folder: Path, progress: Progress = SILENT) -> Run:
-        """Returns the run in a folder; its text encoders report to `progress`.
+        """Reads a run from a folder.
+
+        Args:
+            folder: Folder of the run.
+            progress: Receives the progress of the text encoders when they are used.
 
         Raises:
-            RunError: There is no run, it is damaged, or its towers have layers that no longer exist.
+            RunError: The folder holds no run, the run is damaged, or its towers have layers that no longer exist.
         """
         try:
             raw = json.loads((folder / RUN).read_text(encoding="utf-8"))
@@ -136,7 +149,7 @@ class Run:
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Writes ``evaluation.json``."""
+    """Writes an evaluation to the file ``evaluation.json`` of a run folder."""
     _write_json(folder / "evaluation.json", dataclasses.asdict(evaluation))
 
 
@@ -145,7 +158,13 @@ def _schema_to_json(schema: FeatureSchema) -> dict[str, Any]:
 
 
 def _load_schemas(raw: dict[str, Any], folder: Path, progress: Progress) -> Schemas:
-    """Returns the schemas of both towers, and the text encoders in `folder`, which report to `progress`."""
+    """Returns the feature schemas of both towers with their text encoders.
+
+    Args:
+        raw: Content of ``schemas.json``.
+        folder: Folder of the run, which holds the text encoders.
+        progress: Receives the progress of the text encoders when they are used.
+    """
     query, item = (FeatureSchema.from_json(raw[side], raw[side]["vocabularies"]) for side in ("query", "item"))
     specs = {**query.text_encoder_specs, **item.text_encoder_specs}
     if not specs:

@@ -1,8 +1,8 @@
-"""The order of an epoch: shuffled, but read from disk in large blocks.
+"""Order of the training sequences in an epoch: shuffled, but read from disk in large blocks.
 
-Few events are shuffled as a whole. Many events are divided into shards, blocks of the file: an epoch reads the shards
-in a random order, as many at a time as fit into memory, and shuffles the sequences in them, then their batches. A
-batch mixes sequences of `BUFFER_EVENTS` / `SHARD_EVENTS` shards.
+A small number of events is shuffled as a whole. A large number is divided into shards, which are blocks of the file: an
+epoch reads the shards in a random order, as many at a time as fit into memory, and shuffles the sequences in them, then
+their batches. A batch has sequences from `BUFFER_EVENTS` / `SHARD_EVENTS` shards.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 
 BUFFER_EVENTS = 2**22
-"""Number of events that are shuffled together: some 100 MB of the file."""
+"""Number of events to shuffle together, about 100 MB of the file."""
 SHARD_EVENTS = 2**16
-"""Number of events of a shard: some MB of the file."""
+"""Number of events in a shard, a few MB of the file."""
 _SORTED_BATCHES = 16
 """Number of batches whose sequences are sorted by length together, so that batches have little padding."""
 
@@ -23,11 +23,13 @@ _SORTED_BATCHES = 16
 def batches(
     first: np.ndarray, lengths: np.ndarray | None, counts: np.ndarray, steps: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Yields `steps` batches with about the same number of targets: [n] int64 sequences, each sequence in one batch.
+    """Yields `steps` batches with about the same number of targets, which together have each sequence once.
+
+    A batch is an array of sequence indices, [n] int64.
 
     Args:
         first: [m] int64, ascending, row of the first event of each sequence.
-        lengths: [m] int64, number of events of each sequence, for sorting by length. None: no sorting.
+        lengths: [m] int64, number of events of each sequence, to sort by length; None for no sorting.
         counts: [m] int64, number of targets of each sequence, above 0.
         steps: Number of batches, at most m.
         generator: Source of the random order.
@@ -54,7 +56,7 @@ def batches(
 
 
 def _groups(first: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
-    """Returns all sequences in groups, each of them shuffled: [n] int64."""
+    """Returns groups of sequences that are read together, each a shuffled array of sequence indices [n] int64."""
     if not len(first) or first[-1] < BUFFER_EVENTS:
         return [generator.permutation(len(first))]
     shards = np.split(np.arange(len(first)), np.flatnonzero(np.diff(first // SHARD_EVENTS)) + 1)

@@ -1,4 +1,4 @@
-"""The self-contained HTML page of `tune-index`: plots of recall by time, size and build time."""
+"""Writes the HTML page of the command `tune-index`: plots of recall against search time, file size and build time."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def write_page(
     min_recall: float,
     chosen: MeasuredIndex,
 ) -> None:
-    """Writes one HTML page that needs no network.
+    """Writes an HTML page that plots the measurements of indexes and needs no network.
 
     Args:
-        path: file to write or replace.
-        title: title of the page.
-        measured: all indexes that were measured.
-        exact_scan: time of the exact scan.
-        min_recall: recall to reach, drawn as a line.
-        chosen: the recommended index.
+        path: HTML file to write or replace.
+        title: Title of the page.
+        measured: Measured indexes to plot.
+        exact_scan: Recall and search time of the exact scan, for comparison.
+        min_recall: Recall to reach, 0 to 1, drawn as a line.
+        chosen: Recommended index, which is marked.
     """
     figure = make_subplots(
         rows=1, cols=3, subplot_titles=("recall by time of a search", "size of the file", "time to build"),

@@ -1,4 +1,4 @@
-"""Measures kinds and parameters of index on given vectors: recall by time, size and build time."""
+"""Builds indexes of several kinds and parameters; measures their recall, search time, size and build time."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ from trainer.publishing import index_selection
 from trainer.recipe.recipe import Index as IndexSettings
 
 _ENOUGH = 0.995
-"""Recall from which on no larger budget is measured."""
+"""Recall that ends the measurements of an index: no larger search budget is measured."""
 _SECONDS_A_POINT = 1.0
-"""Time limit of the searches of one budget."""
+"""Time limit of the searches with one search budget, in seconds."""
 _FEWEST_QUERIES = 20
 _SLOW_US = 5000.0
-"""Median time above which no larger budget is measured, unless four times the time of the exact scan is more."""
+"""Median search time in microseconds that ends the measurements of an index: no larger budget is measured.
+
+The limit is four times the time of the exact scan if that is more.
+"""
 _ALIKE = 1.1
-"""Times that differ by at most this factor count as equal, and the smaller index is recommended."""
+"""Largest ratio of two search times that count as equal; the smaller index is then recommended."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Recall and time of searches with one query each, at one budget.
+    """Recall and time of an index at one search budget, with one query per search.
 
     Attributes:
         budget: Search budget, in the unit of the kind of index.
-        recall_at_100: Mean recall of the exact 100 nearest items, 0 to 1.
+        recall_at_100: Mean share of the exact 100 nearest items that the index returns, 0 to 1.
         median_us: Median time of one search in microseconds.
         p95_us: 95th percentile of the time of one search in microseconds.
     """
@@ -49,14 +52,14 @@ class Point:
 
 @dataclass(frozen=True)
 class MeasuredIndex:
-    """An index with its measurements.
+    """An index of one kind with one set of parameters, and its measurements.
 
     Attributes:
         kind: Kind of index, see `retrieval.index.registry`.
         parameters: Parameters that the index was built with.
         build_s: Build time in seconds.
         bytes_per_item: Size of the index file in bytes, divided by the number of items.
-        points: Recall and time by search budget, ascending by budget.
+        points: Recall and search time at each measured budget, ascending by budget.
     """
 
     kind: str
@@ -67,23 +70,26 @@ class MeasuredIndex:
 
     @property
     def name(self) -> str:
-        """Kind and parameters as text."""
+        """Name of the index for people: its kind and parameters."""
         shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.parameters.items())
         return f"{self.kind}, {shown.split(', seed')[0]}"
 
     def cheapest(self, min_recall: float) -> Point | None:
-        """Returns the point with the smallest budget that reaches a recall; None if no point does."""
+        """Returns the point with the smallest budget whose recall is at least `min_recall`; None if there is none."""
         return next((point for point in self.points if point.recall_at_100 >= min_recall), None)
 
 
 def perturb_items(vectors: np.ndarray, golden_queries: np.ndarray, count: int, seed: int = 1) -> np.ndarray:
-    """Returns synthetic queries, as far from their nearest item as real queries are on average: [count, dim] float32.
+    """Returns synthetic queries, as far from their nearest item as real queries are on average.
 
     Args:
-        vectors: [item_count, dim] float32, unit length.
-        golden_queries: [n, dim] float32, unit length: real queries.
-        count: number of queries to make.
-        seed: seed of the random choice of items and directions.
+        vectors: [item_count, dim] float32, unit length: item embeddings.
+        golden_queries: [n, dim] float32, unit length: embeddings of real queries.
+        count: Number of synthetic queries.
+        seed: Seed of the random choice of items and directions.
+
+    Returns:
+        [count, dim] float32, unit length.
     """
     generator = np.random.default_rng(seed)
     cosine = float(np.mean([scores[0] for _, scores in scan(vectors, golden_queries, 1)]))
@@ -103,18 +109,21 @@ def sweep(
     tell: Tell = lambda step: None,
     seed: int = 1,
 ) -> tuple[list[MeasuredIndex], Point]:
-    """Builds and measures every index of the settings; returns them and the time of the exact scan.
+    """Builds and measures an index with each combination of parameters in the settings.
 
     Args:
-        vectors: [item_count, dim] float32, unit length.
-        queries: [n, dim] float32, unit length.
-        settings: index settings of each kind to measure.
-        folder: folder for the index files, of which one exists at a time.
-        tell: called with the name of each step.
-        seed: seed of every build.
+        vectors: [item_count, dim] float32, unit length: item embeddings.
+        queries: [n, dim] float32, unit length: query embeddings to search for.
+        settings: Index settings, one for each kind of index to measure.
+        folder: Folder for the index files; only one file exists at a time.
+        tell: Function to call with the name of each step.
+        seed: Seed of every build.
+
+    Returns:
+        Measured indexes, and recall and search time of the exact scan.
 
     Raises:
-        ExportError: an index file cannot be written, or the package of its kind is not installed.
+        ExportError: An index file cannot be written, or the package of its kind is not installed.
     """
     exact = exact_top_k(queries, vectors, NEIGHBOURS)
     k = exact.shape[1]
@@ -138,14 +147,16 @@ def sweep(
 
 
 def recommend(measured: Sequence[MeasuredIndex], min_recall: float) -> tuple[MeasuredIndex, Point]:
-    """Returns the index that reaches a recall in the shortest time, and its point; of similar times, the smallest.
+    """Returns the index that reaches a recall in the shortest time, and its measurement at that recall.
+
+    Among indexes whose times differ by at most 10 %, the one with the smallest file is chosen.
 
     Args:
-        measured: indexes to choose from.
-        min_recall: recall of the exact 100 nearest items to reach, 0 to 1.
+        measured: Measured indexes to choose from.
+        min_recall: Recall@100 to reach, 0 to 1.
 
     Raises:
-        ExportError: no index reaches the recall.
+        ExportError: No index reaches the recall.
     """
     enough = [(one, point) for one in measured if (point := one.cheapest(min_recall)) is not None]
     if not enough:
@@ -160,7 +171,7 @@ def recommend(measured: Sequence[MeasuredIndex], min_recall: float) -> tuple[Mea
 
 
 def to_recipe(chosen: MeasuredIndex, min_recall: float) -> str:
-    """Returns the [index] table of a recipe that builds an index with the parameters of `chosen`, as TOML."""
+    """Returns the TOML text of a recipe's [index] table for an index like `chosen` that has to reach `min_recall`."""
     parameters = {
         name: value if name == "ef_construction" else [value]
         for name, value in chosen.parameters.items()
@@ -171,7 +182,7 @@ def to_recipe(chosen: MeasuredIndex, min_recall: float) -> str:
 
 
 def to_json(measured: Sequence[MeasuredIndex], exact_scan: Point) -> dict[str, object]:
-    """Returns all measurements as plain values, for ``--json``."""
+    """Returns all measurements as plain values, which ``--json`` prints."""
     return {
         "indexes": [dataclasses.asdict(one) for one in measured],
         "exact_scan": dataclasses.asdict(exact_scan),
@@ -179,12 +190,13 @@ def to_json(measured: Sequence[MeasuredIndex], exact_scan: Point) -> dict[str, o
 
 
 def time_searches(search: Callable[[np.ndarray], object], queries: np.ndarray) -> np.ndarray:
-    """Returns the microseconds of each search: [m] float64, with m at most n.
+    """Returns the duration of each of m searches in microseconds: [m] float64, m at most n.
+
+    At least 20 queries are searched (if there are as many), and further ones until a second is over.
 
     Args:
-        search: function that is called with one query at a time, [1, dim]. It is called for at least 20 queries, and
-            for further ones until a second is over.
-        queries: [n, dim] float32, unit length.
+        search: Function that searches with one query, [1, dim] float32.
+        queries: [n, dim] float32, unit length: query embeddings.
     """
     search(queries[:1])
     times: list[float] = []
@@ -206,7 +218,16 @@ def _measure_points(
     budgets: Sequence[int],
     slowest_us: float,
 ) -> list[Point]:
-    """Returns a point for each budget, up to the first with recall 0.995 or a median time above `slowest_us`."""
+    """Measures an index at ascending search budgets; ends at recall 0.995 or a median time above `slowest_us`.
+
+    Args:
+        opened: Index to measure.
+        vectors: [item_count, dim] float32, item embeddings.
+        queries: [n, dim] float32, query embeddings.
+        exact: Exact 100 nearest items of each query.
+        budgets: Search budgets, ascending.
+        slowest_us: Median search time in microseconds above which no larger budget is measured.
+    """
     points: list[Point] = []
     k = exact.shape[1]
     for budget in budgets:

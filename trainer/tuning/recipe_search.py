@@ -1,4 +1,4 @@
-"""The search for a better recipe: Optuna trials in a study file, which can be resumed.
+"""Searches for a better recipe with Optuna; the trials are kept in a study file, so that a search can be resumed.
 
 A trial trains the towers on the training part and is judged on the validation part; the test part is never used. The
 next trial depends only on the seed and on the finished trials, so a resumed search makes the same trials as one that
@@ -39,26 +39,27 @@ _WRITTEN = "written"
 _RECIPE, _SECONDS, _WHY = "recipe", "seconds", "why"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _PRUNED_FROM = 5
-"""Number of complete trials before any trial is pruned."""
+"""Number of complete trials before the first trial may be pruned (stopped early)."""
 _MIN_FOR_IMPORTANCE = 10
-"""Number of complete trials that the importance of keys needs."""
+"""Smallest number of complete trials from which the importance of keys is computed."""
 
 
 class _OutOfTime(Exception):
-    """The time limit of a search is over."""
+    """Raised inside a trial when the time limit of the search is over."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A finished trial.
+    """A finished trial of a search, complete or pruned.
 
     Attributes:
         number: Number of the trial in the study, from 0; interrupted trials are numbered too.
-        value: Metric of the best epoch if the recipe has patience, else of the last epoch; None if it was pruned.
+        value: Validation metric of the best epoch if the recipe has patience, else of the last epoch; None if the trial
+            was pruned.
         epochs: Number of epochs that were trained.
-        seconds: Duration in seconds.
-        why: Reason why it was pruned; empty if it is complete.
-        recipe: Resolved recipe, as `Recipe.to_json` returns it.
+        seconds: Duration of the trial in seconds.
+        why: Reason why the trial was pruned; empty if it is complete.
+        recipe: Resolved recipe of the trial as plain values, as `Recipe.to_json` returns it.
     """
 
     number: int
@@ -76,7 +77,7 @@ class SearchProgress(TrainingProgress, Protocol):
         """Reports the start of trial `number`, when `finished` of `total` trials are finished."""
 
     def tried(self, tried: Tried, best: Tried | None) -> None:
-        """Reports a finished trial and the best one so far; None if none is complete."""
+        """Reports a finished trial, and the best complete trial so far; `best` is None if no trial is complete."""
 
 
 class SilentSearch(SearchProgress):
@@ -87,11 +88,11 @@ class Search:
     """A search over the recipes of a search space on one data set. Not thread-safe.
 
     Args:
-        study: study from `trainer.tuning.studies.open_study`.
-        space: search space.
-        data: data set and its split; trials are trained on the training part and judged on the validation part.
-        seed: seed of the choice of trials.
-        progress: receives the progress of the text encoders; the search itself reports to the argument of `run`.
+        study: Study that keeps the trials, opened by `trainer.tuning.studies.open_study`.
+        space: Search space, from which trials are drawn.
+        data: Data set and its split; trials are trained on the training part and judged on the validation part.
+        seed: Seed of the choice of trials.
+        progress: Receives the progress of the text encoders; `run` takes the receiver of the progress of the search.
     """
 
     def __init__(
@@ -110,14 +111,16 @@ class Search:
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_FROM, n_warmup_steps=warmup)
 
     def run(self, trials: int, *, max_seconds: float = math.inf, watch: SearchProgress | None = None) -> bool:
-        """Runs trials until the study has `trials` finished ones; returns whether it has, or the time limit came first.
+        """Runs trials until the study has `trials` finished ones or the time limit is over.
+
+        Returns whether the study has `trials` finished trials.
 
         A trial that is interrupted by the time limit, Ctrl-C or an error is repeated first when the search is resumed.
 
         Args:
-            trials: number of finished trials to reach, including those of earlier runs.
-            max_seconds: time limit.
-            watch: receives the progress of the search.
+            trials: Total number of finished trials to reach, including those of earlier runs.
+            max_seconds: Time limit in seconds. Default: no limit.
+            watch: Receives the progress of the search. Default: nothing is reported.
         """
         watch, deadline = watch or SilentSearch(), time.monotonic() + max_seconds
         while (finished := self.finished) < trials:
@@ -142,24 +145,24 @@ class Search:
 
     @property
     def finished(self) -> int:
-        """Number of finished trials."""
+        """Number of finished trials of the study, complete or pruned."""
         return len(self._study.get_trials(deepcopy=False, states=_FINISHED))
 
     @property
     def pruned(self) -> int:
-        """Number of finished trials that were pruned."""
+        """Number of finished trials of the study that were pruned."""
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
 
     def best(self, count: int) -> list[Tried]:
-        """Returns up to `count` complete trials, best first; of equal ones, the earlier first."""
+        """Returns up to `count` complete trials, best first; among equally good trials, earlier ones come first."""
         complete = [_tried(t) for t in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
         return sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))[:count]
 
     def importance(self) -> dict[str, float]:
-        """Returns the importance of each key by name, most important first; shares that sum to 1 (PED-ANOVA).
+        """Returns the importance of each searched key by name, most important first, as shares that sum to 1.
 
-        Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces".
-        Empty if there are fewer than 10 complete trials.
+        The method is PED-ANOVA (Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
+        Arbitrary Subspaces"). The result is empty if there are fewer than 10 complete trials.
         """
         if len(self.best(_MIN_FOR_IMPORTANCE)) < _MIN_FOR_IMPORTANCE:
             return {}
@@ -169,14 +172,14 @@ class Search:
 
     @property
     def written(self) -> str:
-        """SHA-256 of the recipe file that `write` wrote last; empty if it wrote none."""
+        """SHA-256 of the recipe file that `write` wrote last, stored in the study; empty if it wrote none."""
         return self._study.user_attrs.get(_WRITTEN, "")
 
     def write(self, path: Path, text: str) -> None:
         """Writes the text of a recipe to a file, and stores its hash in the study, for `may_replace`.
 
         Raises:
-            RunError: the file cannot be written.
+            RunError: The file cannot be written.
         """
         self._study.set_user_attr(_WRITTEN, hashlib.sha256(text.encode()).hexdigest())
         try:
@@ -185,7 +188,7 @@ class Search:
             raise RunError(f"cannot write the recipe to {path}: {error}; name another file with --out") from error
 
     def may_replace(self, path: Path) -> bool:
-        """Whether the file is missing, or was written by this search and not changed since."""
+        """Returns whether a file is missing, or was written by this search and not changed since."""
         return not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() == self.written
 
     def _try(self, trial: Trial, watch: SearchProgress, deadline: float) -> None:
@@ -245,7 +248,10 @@ class _TrialProgress(TrainingProgress):
 
 
 def _sampler(seed: int, finished: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of the trial after `finished` trials; it does not depend on interruptions of the search."""
+    """Returns the Optuna sampler for the next trial.
+
+    It depends on nothing but the seed and the number of finished trials, so interruptions do not change the search.
+    """
     trial_seed = int(np.random.SeedSequence((seed, finished)).generate_state(1)[0])
     return optuna.samplers.TPESampler(seed=trial_seed)
 
@@ -263,5 +269,5 @@ def _tried(trial: FrozenTrial) -> Tried:
 
 
 def recipe_of(tried: Tried) -> Recipe:
-    """Returns the recipe of a finished trial."""
+    """Returns the recipe that a finished trial trained."""
     return loading.parse_stored(tried.recipe, f"trial {tried.number}")

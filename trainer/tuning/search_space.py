@@ -1,4 +1,4 @@
-"""The search space around a recipe: the keys that are searched over, each with the values to try."""
+"""Search space around a recipe: the recipe keys that a search varies, each with the values to try."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.recipe import loading
 from trainer.recipe.recipe import ITEM_ID, Recipe
 
 Raw = dict[str, Any]
-"""A recipe in the form of `Recipe.to_json`."""
+"""Recipe as plain values, as `Recipe.to_json` returns it."""
 
 _SAMPLED = ("sampled_softmax", "mixed_softmax", "gbce", "bce")
 _SMALL_LOSSES = ("full_softmax", "sampled_softmax", "gbce", "in_batch_softmax")
@@ -30,15 +30,15 @@ _WIDTHS = ([], [64], [128], [256])
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One key of a recipe that is searched over.
+    """A recipe key that a search varies.
 
     Attributes:
         name: Name of the key with its sections, such as ``training.learning_rate``; features are named, as in
             ``query_tower.history.dropout``.
         path: Path of the key in `Raw`.
-        own: Value in the original recipe.
-        distribution: Distribution of the encoded values, see `encode`.
-        applies: Whether the key matters in a recipe, given the keys that were chosen before it.
+        own: Value of the key in the original recipe.
+        distribution: Optuna distribution of the values to try, in the encoding of `encode`.
+        applies: Function that tells whether the key has an effect in a recipe, given the keys chosen before it.
     """
 
     name: str
@@ -54,9 +54,10 @@ class Hyperparameter:
         return json.dumps(self.own) if isinstance(self.own, list) else self.own
 
     def decode(self, value: Any) -> Any:
-        """Returns the recipe's value of an encoded one. Floats are rounded, except the value of the original recipe.
+        """Returns the recipe value for a value in the encoding of `encode`.
 
-        A logarithmic float gets three significant digits, another float three decimals.
+        Floats are rounded, except the value of the original recipe: to three significant digits on a logarithmic scale,
+        else to three decimals.
         """
         if value == self.encode():
             return self.own
@@ -65,7 +66,7 @@ class Hyperparameter:
         return json.loads(value) if isinstance(self.own, list) else value
 
     def suggest(self, trial: Trial) -> Any:
-        """Returns the value that Optuna suggests for a trial, decoded."""
+        """Returns the value that Optuna suggests for a trial, as a recipe value."""
         d = self.distribution
         if isinstance(d, FloatDistribution):
             return self.decode(trial.suggest_float(self.name, d.low, d.high, log=d.log))
@@ -74,11 +75,11 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The recipes of a search.
+    """The set of recipes that a search can try: an original recipe, and the keys to vary in it.
 
     Attributes:
-        recipe: Original recipe, from which the search starts.
-        parameters: Keys that are searched over; keys that others depend on come first.
+        recipe: Original recipe, which is the first trial.
+        parameters: Recipe keys to vary; a key comes before the keys that depend on it.
     """
 
     recipe: Recipe
@@ -91,14 +92,14 @@ class SearchSpace:
         """Returns the search space around a recipe.
 
         Args:
-            recipe: original recipe. The space contains its values, and keys of its features only.
-            item_count: number of items of the catalogue; decides which losses are tried.
-            event_count: number of training events.
-            longest: largest number of training events of a user.
-            fixed: keys that are not searched over, each by its name or the end of it: ``dropout`` fixes every dropout.
+            recipe: Original recipe. The space contains its values, and among feature keys only those of its features.
+            item_count: Number of items of the catalogue, which decides on the losses to try.
+            event_count: Number of training events, which limits the batch sizes to try.
+            longest: Largest number of training events of a user, which limits the history lengths to try.
+            fixed: Names of keys that keep their value, in full or the end of the name: ``dropout`` fixes every dropout.
 
         Raises:
-            RecipeError: a fixed key is not one that is searched over, or no key is left.
+            RecipeError: A name in `fixed` matches no key of the space, or no key is left to vary.
         """
         every = [*_training(recipe, item_count, event_count), *_towers(recipe, longest)]
         for name in fixed:
@@ -111,11 +112,11 @@ class SearchSpace:
         return SearchSpace(recipe, tuple(free))
 
     def describe(self) -> Raw:
-        """Returns the distribution of each key by name; spaces with equal descriptions are equal."""
+        """Returns the distribution of each key as plain values, by name; equal spaces have equal descriptions."""
         return {p.name: json.loads(distribution_to_json(p.distribution)) for p in self.parameters}
 
     def own_values(self) -> Raw:
-        """Returns the encoded values of the original recipe by name, for the first trial."""
+        """Returns the values of the original recipe by key name, in the encoding of Optuna, for the first trial."""
         raw = self.recipe.to_json()
         return {p.name: p.encode() for p in self.parameters if p.applies(raw)}
 
@@ -138,7 +139,7 @@ class SearchSpace:
         return loading.parse(raw, f"trial {trial.number}")
 
     def settings(self, raw: Mapping[str, Any]) -> Raw:
-        """Returns the values of a recipe of the space by name, without keys that do not matter in it."""
+        """Returns the values of the varied keys in a recipe of the space, by name, without keys that have no effect."""
         return {p.name: _value_at(raw, p.path) for p in self.parameters if p.applies(dict(raw))}
 
 
@@ -188,7 +189,7 @@ def _towers(recipe: Recipe, longest: int) -> Iterator[Hyperparameter]:
 
 
 def _lengths(longest: int) -> list[int]:
-    """Returns the lengths of a history to try, up to the first that holds the longest history."""
+    """Returns the history lengths to try, ascending, up to the first one that is at least `longest`."""
     return [n for n, before in zip(_LONGEST, (0, *_LONGEST), strict=False) if before < longest]
 
 
@@ -202,7 +203,7 @@ def _number(
     log: bool = False,
     applies: Callable[[Raw], bool] = lambda _: True,
 ) -> Hyperparameter:
-    """Returns a float parameter between `low` and `high`; the range is extended to the recipe's own value."""
+    """Returns a key with float values from `low` to `high`; the range is extended to include the recipe's own value."""
     lowest = low if log and own <= 0.0 else min(low, own)
     return Hyperparameter(name, path, own, FloatDistribution(lowest, max(high, own), log=log), applies)
 
@@ -215,7 +216,7 @@ def _choice(
     *,
     applies: Callable[[Raw], bool] = lambda _: True,
 ) -> Hyperparameter:
-    """Returns a parameter that is one of `options` or the recipe's own value."""
+    """Returns a key whose values are `options` and the recipe's own value."""
     every = sorted(options) if isinstance(own, int) else list(options)
     every = every if own in every else [*every, own]
     texts = [json.dumps(option) if isinstance(option, list) else option for option in every]

@@ -1,4 +1,4 @@
-"""The study file of a search: used by one process at a time, with trials of one recipe on one data set."""
+"""Opens the study file of a search, which one process at a time may use, for one recipe and one data set."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _RECIPE, _DATA, _SPACE = "recipe", "data", "space"
 
 @contextlib.contextmanager
 def open_study(path: Path, space: SearchSpace, data_sha256: str) -> Iterator[optuna.Study]:
-    """Yields the study of a recipe in a file: a new one, or the one of an earlier search.
+    """Opens the study in a file, or creates it, and yields it; the file is locked inside the context.
 
     Trials that were running when an earlier search was killed are marked as failed, and repeated first.
 
     Args:
-        path: SQLite file; made if it is missing.
-        space: search space; its original recipe is the first trial.
-        data_sha256: hash of the data, see `digest_data`.
+        path: SQLite file; created if it is missing.
+        space: Search space of the study; its original recipe is the first trial.
+        data_sha256: SHA-256 of the data, see `digest_data`.
 
     Raises:
-        RunError: the file is not a study, or another process uses it.
-        RecipeError: the study belongs to another recipe, other data or another search space.
+        RunError: The file is not a study, or another process uses it.
+        RecipeError: The study belongs to another recipe, other data or another search space.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with _locked(path):
@@ -84,7 +84,11 @@ def digest_data(recipe: Recipe, folder: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock file beside the study: two processes would repeat each other's running trials."""
+    """Holds a lock file in the folder of the study, as two processes would repeat each other's running trials.
+
+    Raises:
+        RunError: Another process holds the lock.
+    """
     lock = path.with_name(f"{path.name}.lock")
     try:
         file = lock.open("w")
@@ -101,7 +105,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _check_same(study: optuna.Study, space: SearchSpace, data_sha256: str, path: Path) -> None:
-    """Checks that a study has this recipe, data and search space; a study without trials stores them."""
+    """Checks that a study has this recipe, data and search space; a study without trials stores them.
+
+    Raises:
+        RecipeError: The study belongs to another recipe, other data or another search space.
+    """
     now = {_RECIPE: space.recipe.to_json(), _DATA: data_sha256, _SPACE: space.describe()}
     if not study.trials:
         for name, value in now.items():

@@ -1,4 +1,4 @@
-"""Builds the encoder that a recipe names."""
+"""Builds the history encoder that a recipe names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _POOLINGS = {"mean": Mean, "positions": Positions, "rank_decay": RankDecay}
 
 
 def build_encoder(spec: HistoryInput, name: str) -> HistoryEncoder:
-    """Returns the encoder of a history.
+    """Returns a new encoder for a history feature.
 
     Args:
         spec: History feature of a recipe.

@@ -1,4 +1,4 @@
-"""Weighted means of the newest items."""
+"""History encoders that return a weighted mean of the embeddings of the newest items."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ _register = keras.saving.register_keras_serializable(package="two_tower")
 
 
 class Pooling(HistoryEncoder):
-    """A weighted mean whose weights depend on the rank alone: 0 is the newest item. It always computes in float32."""
+    """Base class of the encoders that return a weighted mean of the item embeddings, computed in float32.
+
+    The weight of an item depends only on its rank in the history: 0 for the newest item, 1 for the one before.
+    """
 
     def weights_by_rank(self):
         """Returns the weight of each rank: [max_values, dim or 1] float32, above 0."""
         raise NotImplementedError
 
     def call(self, embeddings, mask, slots, training=False):
-        """See `HistoryEncoder.call`."""
+        """Returns the encoded histories: [batch, dim] float32, see `HistoryEncoder.call`."""
         by_rank: Any = self.weights_by_rank()
         masked = self.dropout(embeddings, training=training) * ops.expand_dims(mask, -1)  # [batch, max_values, dim]
         pooled = ops.sum(masked * by_rank, axis=1)  # [batch, dim]
         return pooled / ops.maximum(ops.matmul(mask, by_rank), 1e-9)
 
     def prefixes(self, embeddings, mask, training=False):
-        """See `HistoryEncoder.prefixes`."""
+        """Returns the encoded prefixes: [batch, length, dim] float32, see `HistoryEncoder.prefixes`."""
         position = ops.arange(ops.shape(embeddings)[1])
         rank = ops.expand_dims(position, 1) - 1 - ops.expand_dims(position, 0)  # [length, length], of event j before t
         inside = ops.cast(ops.logical_and(rank >= 0, rank < self.max_values), "float32")
@@ -43,7 +46,7 @@ class Pooling(HistoryEncoder):
 
 @_register
 class Mean(Pooling):
-    """The plain mean."""
+    """Unweighted mean of the embeddings of a history."""
 
     def weights_by_rank(self):
         """Returns ones: [max_values, 1] float32."""
@@ -52,10 +55,10 @@ class Mean(Pooling):
 
 @_register
 class Positions(Pooling):
-    """A mean with a learned weight for each rank and dimension, initially 1 / (1 + rank)."""
+    """Mean of the embeddings of a history with a learned weight per rank and dimension, initially 1 / (1 + rank)."""
 
     def build(self, embeddings_shape: Any, mask_shape: Any = None, slots_shape: Any = None) -> None:
-        """Creates the weights."""
+        """Creates the logarithms of the weights: [max_values, dim] float32."""
         start = -np.log1p(np.arange(self.max_values, dtype=np.float32))  # [max_values]
         self.log_weights = self.add_weight(
             shape=(self.max_values, embeddings_shape[-1]),
@@ -71,10 +74,10 @@ class Positions(Pooling):
 
 @_register
 class RankDecay(Pooling):
-    """A mean with weights that decay exponentially by rank, with one learned factor."""
+    """Mean of the embeddings of a history with weights factor ** rank, where the factor is learned."""
 
     def build(self, embeddings_shape: Any, mask_shape: Any = None, slots_shape: Any = None) -> None:
-        """Creates the factor, initially 0.9."""
+        """Creates the factor as a logit; the factor is initially 0.9."""
         self.logit = self.add_weight(shape=(), initializer=keras.initializers.Constant(2.2), name="logit")
         self.built = True
 

@@ -1,4 +1,4 @@
-"""A recurrent encoder."""
+"""History encoder with a recurrent network."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from trainer.model.history.encoder import HistoryEncoder, shift
 
 @keras.saving.register_keras_serializable(package="two_tower")
 class Recurrent(HistoryEncoder):
-    """The last state of a GRU (Hidasi et al. 2016, "Session-based Recommendations with Recurrent Neural Networks")."""
+    """History encoder that returns the last state of a GRU.
+
+    Hidasi et al. 2016, "Session-based Recommendations with Recurrent Neural Networks".
+    """
 
     def build(self, embeddings_shape: Any, mask_shape: Any = None, slots_shape: Any = None) -> None:
-        """Creates the GRU."""
+        """Creates the GRU and its weights."""
         dimension = embeddings_shape[-1]
         self.gru = keras.layers.GRU(dimension, return_sequences=True, name="gru")
         self.gru.build((None, None, dimension))
         self.built = True
 
     def call(self, embeddings, mask, slots, training=False):
-        """See `HistoryEncoder.call`."""
+        """Returns the encoded histories: [batch, dim], see `HistoryEncoder.call`."""
         # Unrolled, because LiteRT has no loops over lists of tensors.
         inputs = self.dropout(embeddings, training=training)
         cell = self.gru.cell
@@ -40,11 +43,11 @@ class Recurrent(HistoryEncoder):
         return state
 
     def prefixes(self, embeddings, mask, training=False):
-        """See `HistoryEncoder.prefixes`."""
+        """Returns the encoded prefixes: [batch, length, dim], see `HistoryEncoder.prefixes`."""
         inputs = self.dropout(embeddings, training=training)
         return shift(self.gru(inputs, mask=ops.cast(mask, "bool"), training=training))
 
 
 def _thirds(gates: Any) -> list[Any]:
-    """Returns update, reset and candidate of [batch, 3 dim], each [batch, dim]."""
+    """Returns the three gates (update, reset, candidate) of `gates` [batch, 3 dim], each [batch, dim]."""
     return ops.split(gates, 3, axis=-1)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""A causal transformer encoder."""
+"""History encoder with a causal transformer."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from trainer.model.slot_embedding import look_up
 
 _register = keras.saving.register_keras_serializable(package="two_tower")
 _MASKED = -1e9
-"""Logit of attention to a masked position."""
+"""Attention logit of a masked position."""
 
 
 @_register
 class Transformer(HistoryEncoder):
-    """A causal, pre-norm transformer with learned positions, counted from the oldest item.
+    """History encoder with a causal, pre-norm transformer and learned positions, counted from the oldest item.
 
     Kang & McAuley 2018, "Self-Attentive Sequential Recommendation" (SASRec).
 
     Args:
-        max_values: Number of the newest items that are read.
-        rate: Dropout rate in training.
-        layers: Number of blocks.
+        max_values: Largest number of items that the encoder reads, the newest ones.
+        rate: Dropout rate in training, 0 to 1.
+        layers: Number of transformer blocks.
         heads: Number of attention heads; a divisor of the dimension.
     """
 
@@ -35,20 +35,27 @@ class Transformer(HistoryEncoder):
 
     @property
     def context(self) -> int:
-        """Half of a sequence, so that only the first targets of a user have a short history."""
+        """Number of events before the first target of a training sequence.
+
+        It is half of a sequence, so that only the first targets of a user have a short history.
+        """
         return max(1, self.max_values // 2)
 
     @property
     def targets(self) -> int:
-        """The other half of the sequence."""
+        """Largest number of targets of a training sequence: half of it."""
         return max(1, self.max_values - self.context)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the layer."""
+        """Returns the constructor arguments of the layer by name."""
         return {**super().get_config(), "layers": self.layers, "heads": self.heads}
 
     def build(self, embeddings_shape: Any, mask_shape: Any = None, slots_shape: Any = None) -> None:
-        """Creates positions and blocks."""
+        """Creates the position embeddings and the transformer blocks.
+
+        Raises:
+            ValueError: The number of heads does not divide the dimension.
+        """
         dimension = embeddings_shape[-1]
         if dimension % self.heads:
             raise ValueError(f"{self.heads} heads do not divide {dimension} dimensions")
@@ -65,7 +72,7 @@ class Transformer(HistoryEncoder):
         self.built = True
 
     def call(self, embeddings, mask, slots, training=False):
-        """See `HistoryEncoder.call`."""
+        """Returns the encoded histories: [batch, dim], see `HistoryEncoder.call`."""
         present = ops.cast(ops.not_equal(slots, PADDING), "int32")  # [batch, max_values]
         index: Any = ops.arange(self.max_values)
         position = ops.sum(present, axis=1, keepdims=True) - 1 - index  # [batch, max_values]
@@ -75,7 +82,7 @@ class Transformer(HistoryEncoder):
         return states[:, 0] * ops.max(mask, axis=1, keepdims=True)
 
     def prefixes(self, embeddings, mask, training=False):
-        """See `HistoryEncoder.prefixes`."""
+        """Returns the encoded prefixes: [batch, length, dim], see `HistoryEncoder.prefixes`."""
         index = ops.arange(ops.shape(embeddings)[1])
         causal = ops.cast(ops.expand_dims(index, 1) >= ops.expand_dims(index, 0), "float32")  # [length, length]
         position = ops.expand_dims(ops.minimum(index, self.max_values - 1), 0)  # [1, length]
@@ -84,7 +91,15 @@ class Transformer(HistoryEncoder):
         return shift(states * ops.expand_dims(has_items, -1))
 
     def _encode(self, embeddings, mask, position, causal, training):
-        """Returns the states of all positions: [batch, length, dim]; `causal` [i, j] is 1 where i attends to j."""
+        """Returns the state of each position after all blocks: [batch, length, dim].
+
+        Args:
+            embeddings: [batch, length, dim], embeddings of the events.
+            mask: [batch, length], 1 for events to use, else 0.
+            position: [batch or 1, length] int32, index of the position embedding of each event.
+            causal: [length, length], 1 where position i may attend to position j, else 0.
+            training: Whether dropout is on.
+        """
         mask, causal = ops.cast(mask, embeddings.dtype), ops.cast(causal, embeddings.dtype)
         items = embeddings * ops.expand_dims(mask, -1) * self.positions.shape[-1] ** 0.5  # [batch, length, dim]
         positions = ops.cast(look_up(self.positions, position), embeddings.dtype)  # [batch or 1, length, dim]
@@ -97,7 +112,15 @@ class Transformer(HistoryEncoder):
 
 @_register
 class _Block(keras.layers.Layer):
-    """Attention and a feed-forward layer, each with a layer norm before it and a residual connection around it."""
+    """A transformer block: self-attention and a feed-forward layer.
+
+    Each of the two has a layer normalisation before it and a residual connection around it.
+
+    Args:
+        dimension: Dimension of the states.
+        heads: Number of attention heads; a divisor of `dimension`.
+        rate: Dropout rate in training, 0 to 1.
+    """
 
     def __init__(self, dimension: int, heads: int, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -111,22 +134,22 @@ class _Block(keras.layers.Layer):
         self.dropouts = [keras.layers.Dropout(rate) for _ in range(3)]
 
     def build_for(self, dimension: int) -> None:
-        """Creates the weights for states of a dimension."""
+        """Creates the weights of the block for states of `dimension` numbers."""
         for layer in (self.norm_1, self.norm_2, self.mix, self.out, self.wide):
             layer.build((None, None, dimension))
         self.narrow.build((None, None, 2 * dimension))
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the layer."""
+        """Returns the constructor arguments of the layer by name."""
         return {**super().get_config(), "dimension": self.dimension, "heads": self.heads, "rate": self.rate}
 
     def call(self, states, allowed, training=False):
-        """Returns the next states: [batch, length, dim].
+        """Returns the states after the block: [batch, length, dim].
 
         Args:
-            states: [batch, length, dim].
-            allowed: [batch, 1, length, length], 1 where position i attends to position j, else 0.
+            states: [batch, length, dim], states before the block.
+            allowed: [batch, 1, length, length], 1 where position i may attend to position j, else 0.
             training: Whether dropout is on.
         """
         drop_attention, drop_out, drop_wide = self.dropouts

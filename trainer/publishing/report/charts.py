@@ -179,9 +179,9 @@ def draw_all(
     """Returns the figures of the page by name; figures without data are left out.
 
     Args:
-        data: content of the page.
-        methods: metrics by method, the two-tower model first.
-        names: names of the metrics to draw.
+        data: Content of the page.
+        methods: Metrics by method, the two-tower model first.
+        names: Names of the metrics to draw.
     """
     figures: dict[str, go.Figure] = {}
     if data.epochs:

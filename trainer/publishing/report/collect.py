@@ -37,15 +37,15 @@ def collect(
     """Returns the content of the report of a bundle that is being published.
 
     Args:
-        run: run that is published.
-        data: data set and its split.
-        evaluation: content of ``evaluation.json``.
-        gates: results of the publish gates by name.
-        version: version of the new bundle.
-        parent: version of the live bundle. None: no bundle is live.
-        queries: queries of held-out users, with their embeddings.
+        run: Run that is published.
+        data: Data set and its split.
+        evaluation: Content of ``evaluation.json``.
+        gates: Results of the publish gates by name.
+        version: Version of the new bundle.
+        parent: Version of the live bundle. None: no bundle is live.
+        queries: Queries of held-out users, with their embeddings.
         vectors: [item_count, dim] float32, unit length.
-        index_path: index file of the new bundle.
+        index_path: Index file of the new bundle.
         index: kind, parameters and search budget of the index.
     """
     dataset, parts = data

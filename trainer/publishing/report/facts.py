@@ -25,11 +25,11 @@ def facts_of(
     """Returns the lines of the summary at the top of the report, by label.
 
     Args:
-        run: run that is published.
-        data: data set and its split.
-        evaluation: content of ``evaluation.json``.
-        version: version of the new bundle.
-        parent: version of the live bundle. None: no bundle is live.
+        run: Run that is published.
+        data: Data set and its split.
+        evaluation: Content of ``evaluation.json``.
+        version: Version of the new bundle.
+        parent: Version of the live bundle. None: no bundle is live.
         spec: kind, parameters and search budget of the index.
     """
     dataset, parts = data

@@ -26,8 +26,8 @@ def measure_popularity(
         users: [n] rows of the users.
         queries: [n, dim] float32, unit length: embeddings of the users' queries.
         vectors: [item_count, dim] float32, unit length.
-        known: events before the test.
-        repeats: whether items that a user knows are recommended too.
+        known: Events before the test.
+        repeats: Whether items that a user knows are recommended too.
     """
     item_count = len(vectors)
     users = users[: max(_MIN_USERS, _MAX_SCORES // item_count)]
@@ -60,12 +60,12 @@ def choose_examples(
     Args:
         user_ids: [user_count] external ids.
         titles: [item_count] titles of the items.
-        known: events before the test.
+        known: Events before the test.
         test: held-out events.
         users: [n] rows of the users.
         queries: [n, dim] float32, unit length: embeddings of the users' queries.
         vectors: [item_count, dim] float32, unit length.
-        repeats: whether items that a user knows are recommended and relevant too.
+        repeats: Whether items that a user knows are recommended and relevant too.
     """
     left_out = [_NO_ITEMS if repeats else _items_of(known, user) for user in users]
     relevant = [np.setdiff1d(_items_of(test, user), items) for user, items in zip(users, left_out, strict=True)]

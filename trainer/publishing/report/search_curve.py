@@ -27,7 +27,7 @@ def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: I
     Returns None if the file is not an index of these vectors; then the gate ``ann_recall`` has failed.
 
     Args:
-        path: index file.
+        path: Index file.
         vectors: [item_count, dim] float32, unit length.
         queries: [n, dim] float32, unit length. At most 200 are searched, one at a time.
         spec: kind, metric and published search budget of the index.

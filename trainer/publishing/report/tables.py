@@ -68,8 +68,8 @@ def tabulate_differences(differences: Mapping[str, Mapping[str, Sequence[float]]
     """Returns a row for each other method: the metrics of the model minus those of the method, with 95 % intervals.
 
     Args:
-        differences: difference and both ends of its paired interval, by method and metric.
-        model: name of the model.
+        differences: Difference and both ends of its paired interval, by method and metric.
+        model: Name of the model.
     """
     names = metric_names(differences.values())
     rows = []
