@@ -111,12 +111,18 @@ class Batcher:
         """Runs a batch, then tells the first call in the queue that does not lead yet to lead the next one."""
         batch: list[_Call] = []
         try:
-            batch = self._take_batch()
+            self._take_batch(batch)
             by_catalogue: defaultdict[int, list[_Call]] = defaultdict(list)
             for call in batch:
-                by_catalogue[id(call.catalogue)].append(call)
+                if call.error is None:
+                    by_catalogue[id(call.catalogue)].append(call)
             for calls in by_catalogue.values():
                 self._run(calls)
+        except BaseException:
+            with self._lock:
+                if leader in self._queue:  # its thread is about to leave, so it must not lead again
+                    self._queue.remove(leader)
+            raise
         finally:
             with self._lock:
                 for call in batch:
@@ -129,22 +135,19 @@ class Batcher:
                     successor.leads = True
                     successor.woken.set()
 
-    def _take_batch(self) -> list[_Call]:
-        """Removes the first calls from the queue and returns those whose callers still wait."""
+    def _take_batch(self, batch: list[_Call]) -> None:
+        """Moves the first calls of the queue to `batch`; a call whose caller no longer waits gets an error there."""
         with self._lock:
             if self._batch_timeout_s:
                 self._arrived.wait_for(self._is_full, self._batch_timeout_s)
-            batch: list[_Call] = []
             size = 0
-            while self._queue and (not batch or size + len(self._queue[0].plans) <= self._max_batch_size):
+            while self._queue and (not size or size + len(self._queue[0].plans) <= self._max_batch_size):
                 call = self._queue.popleft()
+                batch.append(call)
                 if call.is_awaited:
-                    batch.append(call)
                     size += len(call.plans)
                 else:
                     call.error = DeadlinePassed()
-                    call.finish()
-            return batch
 
     def _is_full(self) -> bool:
         return sum(len(call.plans) for call in self._queue) >= self._max_batch_size
@@ -155,7 +158,7 @@ class Batcher:
             results = iter(fusion.rank(calls[0].catalogue, [plan for call in calls for plan in call.plans]))
             for call in calls:
                 call.results = list(islice(results, len(call.plans)))
-        except Exception as error:
+        except BaseException as error:  # of any kind: each is raised in the thread of the call that caused it
             if len(calls) == 1:
                 calls[0].error = error
                 return
@@ -186,7 +189,7 @@ class _Call:
     plans: Sequence[SearchPlan]
     context: CallContext
     results: list[Hits] | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     leads: bool = False
     is_done: bool = False
     woken: threading.Event = field(default_factory=threading.Event)

@@ -59,7 +59,7 @@ SHORT = Scale(3.0, 1.0, 0.5, 1, False)
 
 def main() -> int:
     """Runs the load test with the command line's arguments, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="loadtest", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.loadtest", description=__doc__)
     parser.add_argument("--store", type=Path, help="store whose live bundle is tested (default: train one)")
     parser.add_argument("--short", action="store_true", help="3 seconds per configuration instead of 15, for CI")
     parser.add_argument(

@@ -43,7 +43,7 @@ class GatedIndex:
         assert self.gate.wait(10)
         if budget == BROKEN or queries.dtype == object:  # a scan of such queries fails too
             raise OSError("the disk is gone")
-        return [(np.arange(k), np.ones(k, np.float32))] * len(queries)
+        return [Hits(np.arange(k), np.ones(k, np.float32))] * len(queries)
 
     def cost(self, k: int, budget: int) -> float:
         return float(budget)

@@ -236,3 +236,19 @@ def test_calls_of_the_service_share_a_batch(monkeypatch: pytest.MonkeyPatch, tmp
         [f"i{row}" for row in expected] for expected in (exact(1), exact(2), best[2:])
     ]
     assert metrics.registry.get_sample_value("two_tower_batched_searches_total") == 3
+
+
+@pytest.mark.parametrize("runners", [1, 2])
+def test_an_exception_of_any_kind_costs_no_runner(runners: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, _ = catalogue()
+    batcher = Batcher(runners, 1, 0.0, Counter("batched", "", registry=None))
+
+    def leave(*_: object) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(fusion, "rank", leave)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(batcher.submit, where, [plan(number % 8)], CallerContext()) for number in range(40)]
+        assert {type(call.exception(10)) for call in calls} == {SystemExit}
+    assert not batcher._queue
+    assert batcher._free_runners == runners

@@ -166,7 +166,7 @@ def dataset(
     users: Mapping[str, Mapping[str, Any]] | None = None,
     items: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Dataset:
-    """Returns what `trainer.data.dataset.load` makes of a shop.
+    """Returns what `trainer.data.dataset.load_dataset` makes of a shop.
 
     Args:
         purchases: user, item, time; sorted here by user and time.

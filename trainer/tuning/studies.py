@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainer.errors import RecipeError, RunError
 from trainer.recipe import retired_keys
-from trainer.recipe.loading import differences
+from trainer.recipe.loading import differences, parse_stored
 from trainer.recipe.recipe import Recipe
 from trainer.tuning.search_space import SearchSpace
 
@@ -117,7 +117,8 @@ def _check_same(study: optuna.Study, space: SearchSpace, data_sha256: str, path:
         return
     before = study.user_attrs
     stored = before.get(_RECIPE, {})
-    changed = differences(retired_keys.migrate(stored), now[_RECIPE])
+    begun_with = parse_stored(stored, str(path)).to_json() if stored else {}
+    changed = differences(begun_with, now[_RECIPE])
     changed += [f"{key} no longer exists" for key in retired_keys.unsupported(stored)]
     if before.get(_DATA) != data_sha256:
         changed.append("the data has changed")
