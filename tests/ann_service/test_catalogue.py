@@ -271,11 +271,11 @@ def test_keeps_the_old_bundle_when_a_faiss_index_is_not_what_the_manifest_says(
 def test_faiss_bundle_without_the_package_is_refused_with_what_to_install(
     store: BundleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> None:
+    def missing(*_: object) -> None:
         raise FaissMissing("it needs the package faiss-cpu")
 
     good = write_bundle(store)
-    monkeypatch.setattr("retrieval.index.faiss_index.import_faiss", missing)
+    monkeypatch.setattr("retrieval.index.faiss_index._FaissIndex.__init__", missing)
     with ann_service(store) as service:
         service.wait_for_bundle(good.bundle_version)
         problem = service.wait_for_problem(write_bundle(store, **KINDS[0]).bundle_version)
