@@ -68,7 +68,7 @@ def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(folder: Path, t
 
 def test_it_is_kept_and_published_as_any_other(folder: Path, tmp_path: Path) -> None:
     text = (folder / "shop.toml").read_text()
-    (folder / "two.toml").write_text(text.replace("[training]\n", "[training]\nmembers = 2\n"))
+    (folder / "two.toml").write_text(text.replace("[training]\n", "[training]\nensemble_size = 2\n"))
     store = tmp_path / "store"
     command("train", folder / "two.toml", "--run", tmp_path / "run", "--store", store, "--epochs", 2, "--force")
     (bundle,) = (store / "bundles").iterdir()

@@ -157,7 +157,7 @@ def test_every_loss_learns_the_shop(folder: Path, loss: str) -> None:
     dataset = load_dataset(of, folder)
     parts = splits.split(dataset, of.split)
     schemas = learn_schemas(of, dataset, parts.train)
-    fitted = fit(of, dataset, schemas, parts.train, validate=None)
+    fitted = fit_module.fit(of, dataset, schemas, parts.train, validate=None)
     from trainer.evaluation.evaluate import evaluate_validation
 
     found = evaluate_validation(TrainedModel(of, schemas, fitted.towers), splits.Data(dataset, parts))
