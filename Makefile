@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 PYTHONS ?= python3.12 python3.13
 VENV ?= .venv
 STORE ?= store
-EPOCHS ?= 10
+EPOCHS ?= 7
 SOAK ?= full
 LOAD ?= full
 BENCH ?= full
@@ -25,7 +25,7 @@ $(READY): constraints.txt pyproject.toml clients/pyproject.toml clients/VERSION 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Train on MovieLens-100k, serve, recommend, train again, swap under traffic (EPOCHS=10)
+demo: $(READY) ## Train on MovieLens-100k, serve, recommend, train again, swap under traffic (EPOCHS=7)
 	$(BIN)/python -m examples.demo --epochs $(EPOCHS)
 
 test: $(READY) ## Run the whole test suite (JOBS=2 processes)

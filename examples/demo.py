@@ -24,7 +24,7 @@ _ANSWERS = 200
 def main() -> int:
     """Runs the demo with the command line's arguments, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="examples.demo", description=__doc__)
-    parser.add_argument("--epochs", type=int, default=10, help="epochs of each of the two trainings (default: 10)")
+    parser.add_argument("--epochs", type=int, default=7, help="epochs of each of the two trainings (default: 7)")
     parser.add_argument(
         "--clients", type=int, default=4, help="client threads that send requests during the swap (default: 4)"
     )
