@@ -60,7 +60,7 @@ check-protos: $(READY) ## buf lint, and that the stubs are those of protos/
 check-protocol: $(READY) ## Check the swap protocol exhaustively, and that breaking a rule is noticed
 	$(BIN)/python -m tests.protocol.check $(if $(filter short,$(SOAK)),--short) --mutations
 
-soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: under 3 minutes)
+soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: about 5 minutes)
 	$(BIN)/python -m tests.system.soak $(if $(filter short,$(SOAK)),--short)
 
 demo-search: $(READY) ## Products for typed queries, by BM25, towers and both, from running services (DATA=; STORE=, QUERIES=5)
