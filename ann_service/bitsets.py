@@ -32,7 +32,7 @@ class Matches:
         bits: Bitset, [ceil(item_count / 8)] uint8, lowest bit first; bits after the last item are 0.
         item_count: Number of items of the catalogue.
         count: Number of items that match.
-        cached_rows: [count] int32, rows of the matching items, ascending; None: computed at each use of `rows`.
+        cached_rows: [count] int32, rows of the matching items, ascending; None: `rows` computes them at each use.
     """
 
     bits: np.ndarray
@@ -76,13 +76,17 @@ class Matches:
 
 
 class BitsetCache:
-    """The matches of recent filters and conditions; the least recently used are dropped first.
+    """A cache of the matches of recent filters and of their conditions; drops the least recently used entries first.
 
     Safe for several threads. Two threads that miss the same key at once both compute it, which is harmless.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        """Takes the largest size of all entries together, in bytes; 0: nothing is cached."""
+        """Makes an empty cache.
+
+        Args:
+            max_bytes: largest size of all entries together, in bytes; 0 caches nothing.
+        """
         self._lock = threading.Lock()
         self._entries: LRUCache[Hashable, Matches] = LRUCache(max_bytes, getsizeof=_entry_bytes)
 
@@ -92,12 +96,12 @@ class BitsetCache:
         return int(self._entries.currsize)
 
     def get(self, key: Hashable) -> Matches | None:
-        """Returns the matches under a key; None if there are none."""
+        """Returns the cached matches of a key; None if the key is not in the cache."""
         with self._lock:
             return self._entries.get(key)
 
     def put(self, key: Hashable, matches: Matches) -> Matches:
-        """Caches `matches` if they fit, and returns them."""
+        """Caches `matches` under a key unless they alone exceed the size of the cache, and returns them."""
         with self._lock:
             if key not in self._entries and _entry_bytes(matches) <= self._entries.maxsize:
                 self._entries[key] = matches

@@ -1,4 +1,4 @@
-"""The item side of an open bundle."""
+"""The items of an open bundle, as the ANN service searches them: ids, attributes, vectors and indexes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retrieval.index.lexical.files import LexicalIndex
 from retrieval.index.registry import Index
 
 RECALL_AT = 100
-"""The manifest states the recall of the index, at its search budget, among so many nearest items."""
+"""Number of items in the recall that the manifest states for the index: recall@100."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,5 +37,8 @@ class Catalogue:
     lexical: LexicalIndex | None = None
 
     def default_budget(self, k: int) -> int:
-        """Returns the search budget for `k` items that has the recall which the manifest states for 100 items."""
+        """Returns the search budget for `k` items, with which recall@k is at least the recall@100 in the manifest.
+
+        For fewer than 100 items, it is the budget of 100 items.
+        """
         return self.index.raise_budget(self.manifest.index.search_budget, RECALL_AT, max(k, RECALL_AT))

@@ -56,8 +56,8 @@ def match(items: ItemTable, cache: BitsetCache, condition: pb.Filter, path: str)
 def canonical_key(condition: pb.Filter) -> Any:
     """Returns a hashable key of a filter.
 
-    Filters have the same key if they differ only in the order or repetition of conditions and values, or in writing a
-    single value with ``equals`` or ``in``.
+    Filters have the same key if they differ only in the order or repetition of conditions and values, or if one of them
+    has ``equals`` where the other has ``in`` with a single value.
     """
     kind = condition.WhichOneof("condition")
     match kind:

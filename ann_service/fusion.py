@@ -1,7 +1,7 @@
 """Ranks the items of each search: by embedding, by the words of a text (BM25), or by both.
 
-A search by both fuses the two rankings with reciprocal rank fusion. Filter and exclusions apply to both rankings before
-they are cut to their length, so that neither of them gets shorter.
+A search by both fuses the two rankings with reciprocal rank fusion. Filter and exclusions are applied to each ranking
+before it is cut to the depth of the fusion, so that they do not shorten it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
 
     Args:
         catalogue: catalogue to search; it has a lexical index if a plan has a text.
-        plans: searches, each ranked as it says.
+        plans: searches; `SearchPlan.text` says by what each is ranked.
     """
     if all(plan.text is None for plan in plans):
         return search.run(catalogue, plans)
@@ -82,7 +82,7 @@ def reciprocal_rank_fusion(first: np.ndarray, second: np.ndarray, constant: int)
 
 
 def _embedding_part(plan: SearchPlan) -> SearchPlan:
-    """Returns the search by embedding that a plan needs: for a fused search, of the depth of the fusion."""
+    """Returns the search by embedding that a plan needs; if fused, to the fusion's depth and without a lowest score."""
     return plan if plan.text is None else plan._replace(k=_depth(plan), min_score=None)
 
 

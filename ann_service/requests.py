@@ -64,7 +64,7 @@ def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> l
         max_k: largest `k` of a search.
 
     Raises:
-        InvalidRequest: searches are invalid; it lists up to 20 violations.
+        InvalidRequest: searches are invalid; the error lists up to 20 violations.
         UnknownItem: a search is by similarity to an item that the catalogue lacks.
     """
     violations: _Violations = []
@@ -85,7 +85,7 @@ def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str
     """Returns the plan of one search.
 
     Raises:
-        InvalidRequest: it lists every violation of the search.
+        InvalidRequest: the search is invalid; the error lists all of its violations.
     """
     violations = _check_limits(search, max_k, path) + _check_return_attributes(search, catalogue, path)
     allowed: Matches | None = None
@@ -134,7 +134,7 @@ def _excluded_rows(ids: Strings, excluded_ids: Sequence[str], own_rows: np.ndarr
     Args:
         ids: item ids of the catalogue.
         excluded_ids: ids that the request excludes; unknown ids are ignored.
-        own_rows: [m] int64, rows of the items that the search is by similarity to, which are left out too.
+        own_rows: [m] int64, rows of the items in `similar_to`, whose similar items are searched; they are left out too.
     """
     if not excluded_ids and not len(own_rows):
         return _NO_ROWS
@@ -204,7 +204,10 @@ def _check_text(search: pb.Search, path: str) -> _Violations:
 
 
 def _parse_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the query embedding, [dimension] float32, unit length, and the rows of its `similar_to` items, [n] int64.
+    """Returns the query embedding of a search, and the rows of the items in its `similar_to`.
+
+    Returns:
+        [dimension] float32, unit length; and [n] int64, empty if the search has an embedding instead of `similar_to`.
 
     Raises:
         InvalidRequest: the search has no valid embedding or items.
@@ -243,9 +246,13 @@ def _parse_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.n
 
 
 def _parse_similar_to(item_ids: Sequence[str], catalogue: Catalogue, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the direction of the mean of item vectors, [dimension] float32, unit length, and their rows, [n] int64.
+    """Returns the mean of the vectors of some items, scaled to unit length, and the rows of the items.
+
+    Returns:
+        [dimension] float32, unit length; and [n] int64, distinct, in the order of `item_ids`.
 
     Raises:
+        InvalidRequest: there are too few or too many ids, or the mean is zero and cannot be scaled.
         UnknownItem: the catalogue lacks an item.
     """
     if not 1 <= len(item_ids) <= MAX_SIMILAR:

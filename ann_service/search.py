@@ -7,9 +7,9 @@ else: index, over-fetching ─► drop the items that are not allowed ─┬─ 
           └──────────────────────────────────────────────────────────────┘       allowed; if that costs too much, scan
 ```
 
-The index fetches the nearest of all items, with a budget raised in proportion to their number. The allowed items among
-them are the nearest allowed items. So the recall under a filter is the recall of the index at the number fetched,
-whether or not the filter correlates with the query, and k items come back if k items match.
+The index fetches more than k nearest items, with a search budget raised in proportion to the number fetched. The
+allowed items among the fetched ones are the nearest allowed items. So a filtered search has the recall that the index
+has for the number fetched, whether or not the filter correlates with the query, and returns k items if k items match.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def run(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
 
 
 def at_least(hits: Hits, min_score: float | None) -> Hits:
-    """Returns the hits with a score of at least `min_score`; None: all."""
+    """Returns the hits with a score of at least `min_score`; all hits if it is None."""
     if min_score is None:
         return hits
     rows, scores = hits
@@ -143,9 +143,9 @@ class _Search:
             self._fetch_next(*self._first_fetch(match_count))
 
     def take_from_index(self, nearest: Hits) -> None:
-        """Takes the items that the index fetched, and sets `hits` if they suffice, or `fetch` to fetch more.
+        """Sets `hits` from the items that the index fetched, if enough of them are allowed.
 
-        Otherwise it sets neither, and a scan has to follow.
+        Otherwise sets `fetch` to fetch more, unless a scan is cheaper. If neither is set, a scan has to follow.
         """
         rows, scores = nearest
         fetched, self.fetch = self.fetch, 0
@@ -167,11 +167,11 @@ class _Search:
 
     @property
     def scan_count(self) -> int:
-        """Number of exact nearest items among which enough are expected not to be excluded; only without a filter."""
+        """Number of items to scan for, so that enough are left without the excluded ones; only without a filter."""
         return self._first_fetch(self._item_count)[0]
 
     def take_from_scan(self, nearest: Hits) -> None:
-        """Takes the exact nearest items, and sets `hits` unless too many of them are excluded."""
+        """Sets `hits` from the `scan_count` exact nearest items, unless too many of those are excluded."""
         rows, scores = nearest
         kept = ~self.plan.is_excluded(rows)
         if np.count_nonzero(kept) >= self.result_count:
@@ -179,10 +179,10 @@ class _Search:
             self.hits = at_least(kept_hits, self.plan.min_score)
 
     def _first_fetch(self, match_count: int) -> tuple[int, float]:
-        """Returns how many items to fetch first, and among how many nearest items the results are expected.
+        """Returns the number of items to fetch first, with a margin, and the number expected to suffice, without one.
 
         Args:
-            match_count: number of items that match the filter.
+            match_count: number of items that match the filter; without a filter, the number of all items.
         """
         count = self.result_count
         if self._excluded_count:
@@ -198,11 +198,13 @@ class _Search:
         return math.ceil(_with_margin(count) * per_match), count * per_match
 
     def _fetch_next(self, fetch: int, expected_among: float) -> None:
-        """Sets `fetch` and `budget`, unless the index would then have cost too much compared with a scan.
+        """Sets `fetch` and `budget`, unless all uses of the index would together cost too much compared with a scan.
+
+        The budget is chosen for the mean of `fetch` and `expected_among`.
 
         Args:
             fetch: number of items to fetch, with a margin so that enough of them are allowed.
-            expected_among: the same without the margin. The budget is chosen for halfway between the two.
+            expected_among: number of nearest items among which enough allowed ones are expected; no margin.
         """
         fetch = min(fetch, self._item_count)
         budget = self._index.raise_budget(self.plan.budget, self.result_count, math.ceil((expected_among + fetch) / 2))
@@ -211,7 +213,7 @@ class _Search:
             self.fetch, self.budget = fetch, budget
 
     def _index_cost_limit(self) -> float:
-        """Returns the largest total cost of the index in this search, in rows that are read in sequence."""
+        """Returns the largest total cost of the index in this search; 1 is the time to read one row in sequence."""
         if self.plan.allowed is None:  # exclusions alone rarely leave too few, so a scan rarely has to follow
             return self._item_count * (_SHARED_SCAN + (1.0 - _SHARED_SCAN) / self._group_size)
         if _scans_all_rows(self.plan):
@@ -258,8 +260,8 @@ def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None,
     """Returns which rows to scan, as the arguments `allowed` and `hidden` of `retrieval.index.scan.scan`.
 
     Returns:
-        allowed: [m] integers, ascending, rows to scan; None: all rows.
-        hidden: [item_count] bool, rows to leave out of all rows; None: none.
+        allowed: [m] integers, ascending, rows to scan; None: all rows except the hidden ones.
+        hidden: [item_count] bool, whether to leave out the row; None: no row is left out.
     """
     excluded = plan.excluded if len(plan.excluded) else None
     if plan.allowed is None:
@@ -283,8 +285,8 @@ def _scans_all_rows(plan: SearchPlan) -> bool:
 
 
 def _with_margin(count: int) -> float:
-    """Returns how many allowed items to expect, so that the index rarely fetches fewer than `count` of them.
+    """Returns the number of allowed items to aim at, so that the index rarely fetches fewer than `count` of them.
 
-    It is larger than `count` by three standard deviations.
+    The number exceeds `count` by three standard deviations.
     """
     return count + 3 * math.sqrt(count) + 3

@@ -13,9 +13,9 @@ class Timing:
     """Distribution of the times of many calls, in µs.
 
     Attributes:
-        median: Median.
-        low: First quartile.
-        high: Third quartile.
+        median: Median time.
+        low: First quartile of the times.
+        high: Third quartile of the times.
     """
 
     median: float

@@ -1,4 +1,4 @@
-"""The query log: a sample of the answered queries, for replay with another bundle. One JSON line each, features only.
+"""The query log: a sample of the answered queries as JSON lines, for replay with another bundle.
 
 ```
 answering thread:  a share of the queries ─► line ─► backlog, or dropped if that is full
@@ -7,7 +7,8 @@ writing thread:    backlog ─► append to the file; at the size bound: rename 
 
 A line is ``{"features": {"age": [24.0], "history": ["50", "181"]}}``: values as they were sent, always in a list, with
 null for NaN. If the embedding depends on the time of the request and the query does not state it, the time of arrival
-is added, so that a replay gives the same embedding. Metadata, tokens and addresses of callers are never logged.
+is added, so that a replay gives the same embedding. Only features are logged, never metadata, tokens or addresses of
+callers.
 """
 
 from __future__ import annotations
@@ -146,7 +147,17 @@ class QueryLog:
                 )
 
     def _append(self, lines: Sequence[bytes]) -> int:
-        """Appends the lines that fit, or rotates the file if none does; returns the number of lines dealt with."""
+        """Appends as many of the first lines as fit into the file, and returns their number.
+
+        If not even the first line fits, the file is rotated and 0 is returned. If the first line is larger than a whole
+        file may be, that line is dropped and counted, and 1 is returned.
+
+        Args:
+            lines: lines to append, in order, at least one.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         if len(lines[0]) > self._max_bytes:
             self._drops.labels("size").inc()
             return 1

@@ -46,11 +46,11 @@ class QueryParser:
 
         Args:
             queries: queries of the request.
-            now_s: time of the request in seconds since 1970, for queries that do not have one. None: the schema has
-                no feature that holds it.
+            now_s: time of the request in seconds since 1970, for queries that do not state a time. None if the schema
+                has no feature for the time of the request.
 
         Raises:
-            InvalidRequest: queries are invalid; it lists up to 20 violations.
+            InvalidRequest: queries are invalid; the error lists up to 20 violations.
         """
         parsers = self._value_parsers
         rows: list[dict[str, Any]] = []
@@ -76,7 +76,7 @@ class QueryParser:
         return columns
 
     def _check_lengths(self, values: Mapping[str, Any]) -> None:
-        """Checks that every list that describes events is as long as its history.
+        """Checks that every feature with one value per event is as long as its history.
 
         Raises:
             _Fault: a list has another length.
@@ -86,7 +86,7 @@ class QueryParser:
                 raise _Fault(fault)
 
     def _faults(self, features: Mapping[str, pb.FeatureValues]) -> list[tuple[str, str]]:
-        """Returns everything that is wrong with a query, as pairs of feature name and fault."""
+        """Returns everything that is wrong with a query, as pairs of a feature name and a message."""
         faults: list[tuple[str, str]] = []
         values: dict[str, Any] = {}
         for name in sorted(features):
@@ -115,7 +115,7 @@ class _Fault(ValueError):
 
 
 def _value_parser(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
-    """Returns the function that parses the values of a feature: to a list, or for a scalar to one value or None."""
+    """Returns a function that parses the values of a feature: to one value or None for a scalar, else to a list."""
     if feature.value_type == "string":
         read: Callable[[pb.FeatureValues], Sequence[Any]] = _read_strings
     elif feature.value_type == "int":
@@ -128,7 +128,14 @@ def _value_parser(feature: Feature) -> Callable[[pb.FeatureValues], Any]:
 def _scalar_parser(
     value_type: str, read: Callable[[pb.FeatureValues], Sequence[Any]]
 ) -> Callable[[pb.FeatureValues], Any]:
-    """Returns the function that parses a scalar of a type; it calls `read` unless there is a single valid value."""
+    """Returns a function that parses a scalar: it returns one value, or None for a message without values.
+
+    The function returns a single valid value directly, because calling `read` would take longer.
+
+    Args:
+        value_type: type of the scalar: ``"string"``, ``"int"`` or ``"float"``.
+        read: function that parses a list; it is called for all other messages, and raises `_Fault` for an invalid one.
+    """
     values_of: Callable[[pb.FeatureValues], Sequence[Any]] = attrgetter(f"{value_type}s.values")
     is_valid: Callable[[Any], bool] = _is_short if value_type == "string" else math.isfinite
 
@@ -208,7 +215,13 @@ def _check_count(values: Sequence[Any]) -> None:
 
 
 def _length_fault(values: Mapping[str, Any], name: str, history: str) -> str:
-    """Returns the fault of a list that describes events and is not as long as the history; "" if there is none."""
+    """Returns a message if the list `name` and the list `history` differ in length; "" if not, or if `name` is empty.
+
+    Args:
+        values: values of one query by feature name.
+        name: name of a feature that has one value for each event of the history.
+        history: name of the history.
+    """
     if not values.get(name):
         return ""
     value_count, count = len(values[name]), len(values.get(history) or ())

@@ -1,7 +1,7 @@
 """Builds EmbedQueriesResponse.
 
 Each embedding is parsed from the bytes of its array instead of being filled value by value, because protobuf copies a
-packed field at once. For 32 queries of 64 dimensions this takes about 30 µs instead of 95, in a call of 960.
+packed field at once. For 32 queries of 64 dimensions this takes about 30 µs instead of 95; the whole call takes 960 µs.
 """
 
 from __future__ import annotations
@@ -31,6 +31,6 @@ def build(embeddings: np.ndarray, model_version: str) -> pb.EmbedQueriesResponse
 
 @functools.cache
 def _packed_head(dimension: int) -> bytes:
-    """Returns the tag and the length that precede the values of an `Embedding` of this dimension."""
+    """Returns the serialized tag and length that precede the values of an `Embedding` of this dimension."""
     serialized = pb.Embedding(values=[0.0] * dimension).SerializeToString()
     return serialized[: -_PACKED_FLOAT.itemsize * dimension]

@@ -28,6 +28,6 @@ class TextMetrics(TextObserver):
         self._hits.inc(hits)
         self._misses.inc(misses)
 
-    def computed(self, token_count: int) -> None:
-        """Counts the tokens of a call of a text encoder, padding included."""
+    def before_run(self, token_count: int) -> None:
+        """Counts the tokens of a run of a text encoder, padding included."""
         self._tokens.inc(token_count)

@@ -24,8 +24,8 @@ class Tally:
     Attributes:
         sent: Number of requests sent.
         failures: Number of failed requests by error message.
-        mixed: Number of wrong answers: not what the bundle that they name answers, for instance because the query
-            embedding and the index are of different models.
+        mixed: Number of wrong answers. An answer is wrong if it differs from what the bundle named in it returns
+            offline, for instance because a query embedding of one model was searched in the index of another.
         bundles: Number of answers by bundle version.
         latencies: For each answer the time of its arrival by the monotonic clock, and its latency, both in seconds.
     """

@@ -1,6 +1,6 @@
 """Complete bundles whose right answers are known: a real tower, vectors, index, items and golden queries.
 
-Rows differ in every value, so a swapped axis or owner shows.
+Rows differ in every value, so that a test fails if axes, or values of two items, are swapped.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ GOLDEN_COLUMNS: dict[str, list[Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """A query tower, and what Keras says it answers to the golden queries."""
+    """A query tower as a LiteRT file, and the embeddings of the golden queries that Keras computes with it."""
 
     tflite: bytes
     golden_embeddings: np.ndarray
@@ -65,7 +65,7 @@ class Tower:
 
 @cache
 def tower(seed: int) -> Tower:
-    """Returns a tower; each seed is another embedding space."""
+    """Returns a tower; each seed gives another embedding space."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tensorflow, about itself
         import keras
@@ -139,18 +139,18 @@ def item_table(count: int) -> ItemTable:
 
 @dataclass(frozen=True)
 class BundleSpec:
-    """What a bundle is made of; each field can be made wrong.
+    """Description of a bundle for `write_bundle`; a test can make each part faulty.
 
     Attributes:
-        seed: of the tower.
-        model_version: default: that of the new bundle.
-        item_count: rows.
-        catalogue_seed: of the vectors.
-        vectors: changes the vectors before anything is made from them.
-        index: makes the index file from the vectors; default: a good one.
-        damage: changes the staged files before their hashes are taken.
-        manifest: changes the manifest.
-        texts: makes the text of each item, which a lexical index is built over; None: the bundle has none.
+        seed: Seed of the query tower.
+        model_version: Model version. Empty: the version of the new bundle.
+        item_count: Number of items.
+        catalogue_seed: Seed of the vectors.
+        vectors: Function that changes the vectors before other files are made from them.
+        index: Function that writes the index file from the vectors. Default: a good index.
+        damage: Function that changes the staged files before they are hashed.
+        manifest: Function that changes the manifest.
+        texts: Function from a row to the text of the item, for a lexical index; None: the bundle has no lexical index.
     """
 
     seed: int = 1
@@ -219,7 +219,7 @@ def write_bundle(
 
 
 def build_index(vectors: np.ndarray, path: Path, metric: Any = "angular", dimension: int = DIMENSION) -> None:
-    """Writes an Annoy index, bit by bit the same each time."""
+    """Writes an Annoy index; equal arguments give equal bytes."""
     index = AnnoyIndex(dimension, metric)
     index.set_seed(3)
     for row, vector in enumerate(vectors):

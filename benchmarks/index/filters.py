@@ -73,12 +73,12 @@ def main() -> None:
 
 
 def _matches(vectors: np.ndarray, share: float, how: str) -> Matches:
-    """Returns a share of the items: drawn at random, or correlated with the query, on one side of a plane.
+    """Returns a share of the items: a random sample, or the items with the lowest values in the first dimension.
 
     Args:
         vectors: [item_count, dim] float32, unit length.
         share: share of the items that match, 0 to 1.
-        how: way to choose them, a value of the table's first column.
+        how: ``spread evenly`` for the random sample, ``of a region`` for the lowest values.
     """
     generator = np.random.default_rng(7)
     value = generator.random(len(vectors)) if how == "spread evenly" else vectors[:, 0]

@@ -149,9 +149,12 @@ def run(arguments: argparse.Namespace, scale: Scale) -> Sequence[Outcome]:
 def offered(threshold: Threshold, outcomes: Sequence[Outcome]) -> float | None:
     """Returns the calls per second to send to a configuration; None for a closed loop.
 
+    The rate is the share `threshold.share` of the rate that the configuration `threshold.of` reached. It is None if
+    there is no share, or if that configuration has not run.
+
     Args:
-        threshold: thresholds of the configuration, which define its load.
-        outcomes: outcomes of the configurations that ran before.
+        threshold: thresholds of the configuration.
+        outcomes: outcomes of the configurations that ran before, among which `threshold.of` is looked up.
     """
     if threshold.share is None:
         return None

@@ -169,10 +169,11 @@ def _throughput(world: World, pairs: dict[str, _Served], arguments: argparse.Nam
 
 
 def _compare(contenders: Sequence[Contender]) -> None:
-    """Prints the throughput of each contender relative to the last one, the peer, by elapsed time and by CPU time.
+    """Prints the throughput of the services relative to the best throughput of Qdrant; nothing if Qdrant was not run.
 
-    CPU time is that of services and load generator together. It is the fairer measure on a machine that does other
-    work, of which the several processes of the services get a smaller share than the one process of the peer.
+    Contenders without process ids run Qdrant's engine in this process. The columns are queries per second of elapsed
+    time, queries per second of CPU time of services and load generator together, and queries per second of CPU time of
+    the services alone. Other work on the machine changes CPU time less than elapsed time.
     """
     peers = [each for each in contenders if not each.pids]
     if not peers:

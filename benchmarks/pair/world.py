@@ -112,7 +112,7 @@ def _recall(found: Sequence[Sequence[int]], nearest: np.ndarray) -> float:
 def mix_features(golden_queries: GoldenQueries, count: int, seed: int = 3) -> list[dict[str, Any]]:
     """Returns the features of `count` synthetic queries.
 
-    The value of each feature is drawn from another golden query; of a list, a random part is kept.
+    Each value is that of a golden query drawn for this feature alone. A list is a random part of two such lists.
 
     Args:
         golden_queries: golden queries of a bundle.

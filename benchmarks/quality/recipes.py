@@ -1,7 +1,7 @@
 """`make quality RECIPE=…`: trains a recipe with several seeds, evaluates model and baselines, and checks the targets.
 
 Settings come from the recipe, which was chosen on the validation part; the test part is only used to measure. Prints a
-table and exits with 1 if a target is missed. The targets of a recipe without targets of its own are its baselines.
+table and exits with 1 if a target is missed. A recipe without targets of its own has to beat each of its baselines.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Protocol:
     Attributes:
         repeats: Whether items that the user has interacted with before are ranked and count as relevant.
         others: Baselines by name.
-        found: Evaluation of the final model of each seed.
+        found: Evaluations of the final models, one for each seed.
         train_only: Evaluation, for each seed, of the model fitted on the training part only; empty if the recipe does
             not refit on training and validation together.
     """

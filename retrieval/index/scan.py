@@ -187,7 +187,14 @@ class _TopRows:
 
 
 def _above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Returns which scores [m, n] are above the thresholds [n]: [m, n] bool. Earlier rows win ties, so a tie is not."""
+    """Returns whether each score is above the threshold of its query: [m, n] bool.
+
+    A score that equals the threshold is not above it, because among equal scores the earlier row ranks first.
+
+    Args:
+        scores: [m, n] float32, scores of m rows for n queries.
+        thresholds: [n] float32, threshold of each query.
+    """
     count, query_count = scores.shape
     # NumPy starts a loop for each row, which for few queries costs ten times the comparison: compare rows together.
     rows_together = max(1, _COMPARED_AT_ONCE // query_count)

@@ -70,5 +70,9 @@ class DeployedBundle:
         )
 
     def rows(self, rows_by_id: Mapping[str, int]) -> np.ndarray:
-        """Returns the row of each item in another catalogue, -1 if it is not there: [item_count] int64."""
+        """Returns the row of each item of the bundle in another catalogue: [item_count] int64, -1 if it is missing.
+
+        Args:
+            rows_by_id: rows of the other catalogue by external id.
+        """
         return np.array([rows_by_id.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)

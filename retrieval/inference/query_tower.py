@@ -34,7 +34,7 @@ class QueryTower:
 
         Args:
             path: LiteRT file, already verified.
-            schema: features of the queries; the tower has an input of the name of each.
+            schema: features of the queries; the tower has one input for each, with the name of the feature.
             text_encoders: text encoders that the schema needs.
             dimension: expected length of an embedding.
             thread_count: number of calls that may run at once without loading a further interpreter.

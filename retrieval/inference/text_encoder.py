@@ -32,8 +32,8 @@ class TextObserver:
             misses: number of texts that were not.
         """
 
-    def computed(self, token_count: int) -> None:
-        """Called before each run of the encoder.
+    def before_run(self, token_count: int) -> None:
+        """Called once for each run of the encoder, before it starts.
 
         Args:
             token_count: number of tokens of the run, padding included.
@@ -41,13 +41,13 @@ class TextObserver:
 
 
 class TextCache:
-    """A cache of the vectors of recently used texts. Safe for several threads; never above its size."""
+    """A cache of the vectors of recently used texts. Safe for several threads."""
 
     def __init__(self, size: int, observer: TextObserver) -> None:
         """Makes an empty cache.
 
         Args:
-            size: largest number of texts; 0 caches nothing.
+            size: largest number of texts, which is never exceeded; 0 caches nothing.
             observer: observer of hits and misses.
         """
         self._observer = observer
@@ -55,7 +55,7 @@ class TextCache:
         self._vectors: LRUCache[str, np.ndarray] = LRUCache(size)
 
     def __len__(self) -> int:
-        """Returns the number of texts."""
+        """Returns the number of cached texts."""
         return len(self._vectors)
 
     def find(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -73,7 +73,7 @@ class TextCache:
         return hits
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Adds vectors to the cache; evicts the least recently used ones if it is larger than its size then.
+        """Adds vectors to the cache, and evicts the least recently used ones beyond the size of the cache.
 
         Args:
             texts: [n] texts.
@@ -87,7 +87,7 @@ class TextCache:
 
 
 class LiteRtTextEncoder:
-    """A text encoder in memory, a `retrieval.bundle.features.text.TextEncoder`. Safe for several threads.
+    """A text encoder in memory; implements `retrieval.bundle.features.text.TextEncoder`. Safe for several threads.
 
     Attributes:
         spec: Description of the encoder.
@@ -105,7 +105,7 @@ class LiteRtTextEncoder:
 
         Args:
             folder: folder of the bundle, whose files are verified.
-            spec: spec in the manifest.
+            spec: description of the encoder, from the manifest.
             thread_count: number of calls that may run at once without loading a further interpreter.
             cache_size: largest number of texts whose vectors are cached; 0 caches nothing.
             observer: observer of hits, misses and tokens. Default: none.
@@ -142,7 +142,7 @@ class LiteRtTextEncoder:
         vectors = np.zeros((len(rows), self.spec.width), dtype=np.float32)
         for group in groups_by_length([len(row) for row in rows], self.spec.kind == "static"):
             ids = pad_token_ids([rows[row] for row in group], self.spec.pad_id)
-            self._observer.computed(ids.size)
+            self._observer.before_run(ids.size)
             vectors[group] = self._interpreters.run({TOKEN_IDS: ids})
         return vectors
 
@@ -150,11 +150,11 @@ class LiteRtTextEncoder:
 def groups_by_length(lengths: Sequence[int], together: bool = False) -> list[list[int]]:
     """Returns groups of rows, each of which runs in one call: longest rows first, rows without a token left out.
 
-    A row joins the previous group unless the padding of the group then costs more than one more call, or it is full.
+    A row joins the last group, unless that group is full, or its padding would then cost more than another call.
 
     Args:
         lengths: number of tokens of each row.
-        together: whether padding costs almost nothing, so that groups are as large as possible.
+        together: whether to ignore the cost of padding, which makes groups as large as possible.
     """
     order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
     groups: list[list[int]] = []

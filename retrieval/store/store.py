@@ -194,7 +194,10 @@ class BundleStore:
             return self._point_to(version, old)
 
     def roll_back(self) -> LivePointer:
-        """Makes the bundle live that was live before. The bundle that was live is not kept as an earlier one.
+        """Makes the previous live bundle live again, and returns the new live pointer.
+
+        The bundle that was live until now is not added to `LivePointer.previous`, so a second roll back goes one bundle
+        further back.
 
         Raises:
             NothingToRollBack: no bundle is live, or none was live before.

@@ -1,4 +1,4 @@
-"""Bitsets of items, and the cache that threads share."""
+"""Bitsets of items, and the cache of bitsets that threads share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The load gates: a faulty bundle never replaces the open one, and status says why it was refused."""
+"""Load gates of the ANN service: a faulty bundle never replaces the open one, and the status names the reason."""
 
 from __future__ import annotations
 

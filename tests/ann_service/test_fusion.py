@@ -1,4 +1,4 @@
-"""Ranking by text and by both text and embedding, from a running service, against an independent reference."""
+"""Rankings of a running ANN service, by text and by text and embedding together, against an independent reference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLOURS, KINDS = ("red", "blue", "black"), ("cable", "mouse", "bag", "fan", "lam
 
 
 def text_of(row: int) -> str:
-    """Rows differ in colour, kind and length; every 13th has no text."""
+    """Returns the text of an item; texts differ in colour, kind and length, and every 13th item has none."""
     return "" if row % 13 == 0 else f"{COLOURS[row % 3]} {KINDS[row % 5]}{' with a long tail' * (row % 4)}"
 
 
@@ -55,7 +55,7 @@ def by_embedding(without: Collection[int] = (), depth: int = COUNT) -> list[int]
 
 
 def fused(first: list[int], second: list[int], constant: int = 60) -> dict[int, float]:
-    """Scores by row, best first."""
+    """Returns the fused scores by row, best first."""
     scores = {
         row: sum(1 / (constant + ranking.index(row) + 1) for ranking in (first, second) if row in ranking)
         for row in [*first, *second]

@@ -1,4 +1,4 @@
-"""Searches against brute force, over a catalogue large enough that the index answers and one that is scanned."""
+"""Searches against brute force, on a catalogue that the index answers and on a small one that is scanned."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def find(where: Catalogue, search: SearchPlan) -> Hits:
 
 
 def brute_force(where: Catalogue, search: SearchPlan) -> list[int]:
-    """Rows allowed, sorted by score, then row, in plain Python."""
+    """Returns the allowed rows sorted by score, then row, in plain Python."""
     scores = [float(np.dot(vector.astype(np.float64), search.query)) for vector in where.vectors]
     filtered = None if search.allowed is None else set(search.allowed.rows.tolist())
     allowed = [row for row in range(len(scores)) if filtered is None or row in filtered]

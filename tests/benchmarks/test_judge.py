@@ -1,4 +1,4 @@
-"""What a load test makes of the output of ghz."""
+"""Checks of ghz reports against the thresholds of a load test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START = "2026-11-24T16:11:%09.6fZ"
 
 
 def report(latencies_ms: list[float], *, status: str = "OK", every_s: float = 0.01) -> dict[str, Any]:
-    """What ghz writes of calls that begin `every_s` seconds after each other; it notes their ends, in nanoseconds."""
+    """Returns a report like ghz's, of calls that begin every `every_s` seconds; its timestamps are their ends."""
     details = [
         {"timestamp": START % (number * every_s + ms / 1e3), "latency": int(ms * 1e6), "status": status, "error": ""}
         for number, ms in enumerate(latencies_ms)

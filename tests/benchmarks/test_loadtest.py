@@ -1,4 +1,4 @@
-"""Configurations of the load test, completed for a run, and the limit in process."""
+"""Load test: requests, settings of a run filled into a configuration, and throughput of the servicers in process."""
 
 from __future__ import annotations
 

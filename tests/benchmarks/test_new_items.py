@@ -1,4 +1,4 @@
-"""What training has of new items before they are there: nothing."""
+"""Hiding items from a data set: they are left out of the catalogue and of the training events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load in a closed loop."""
+"""The closed loop that sends load to both services."""
 
 from __future__ import annotations
 

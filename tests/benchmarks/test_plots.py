@@ -1,4 +1,4 @@
-"""The plot of growth."""
+"""Plots of search time, bytes per item and opening time over the number of items, and the growth exponent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `make quality` judges: means over seeds against floors, and differences to baselines."""
+"""`make quality`: checks of means over seeds against targets, and of differences from baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring in this process, for comparison with the services."""
+"""Measuring CPU time and calls per second of work in this process, which benchmarks compare the services with."""
 
 from __future__ import annotations
 

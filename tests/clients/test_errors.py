@@ -1,4 +1,4 @@
-"""The tree of errors."""
+"""The drawing of the client's error classes."""
 
 import re
 

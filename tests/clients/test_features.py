@@ -1,4 +1,4 @@
-"""Python values as features of a query."""
+"""Conversion of Python values to query features in protobuf."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Filters as protobuf messages. Expected messages are in protobuf text format, written by hand."""
+"""Filters as protobuf messages, against messages written by hand in protobuf text format."""
 
 import doctest
 

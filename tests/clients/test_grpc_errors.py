@@ -1,4 +1,4 @@
-"""The error of each gRPC status."""
+"""Client error of each gRPC status."""
 
 import grpc
 import pytest

@@ -1,4 +1,4 @@
-"""The dependencies of the client."""
+"""Packages that an import of the client loads."""
 
 import ast
 import sys

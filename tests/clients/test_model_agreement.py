@@ -1,4 +1,4 @@
-"""Model agreement: all small sets of replicas, and all swaps that keep one model open."""
+"""Model agreement, for every small set of replicas and every series of swaps that keeps one model open."""
 
 import ast
 import inspect
@@ -19,7 +19,7 @@ OPEN_SETS = [*permutations("abc", 1), *permutations("abc", 2)]
 
 
 def paths(pin: str, answers: Callable[[Step], Iterable[Outcome]]) -> Iterator[tuple[Trace, Pin | ModelNotServed]]:
-    """Yields every possible trace of a request, where each step may get any of `answers`, and how it ends."""
+    """Yields every possible trace of a request, each step with one of its `answers`, and its end: pin or error."""
     pending: list[tuple[Outcome, ...]] = [()]
     while pending:
         past = pending.pop()

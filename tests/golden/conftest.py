@@ -1,4 +1,4 @@
-"""A golden bundle for a test."""
+"""Fixture that copies a golden bundle for a test."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tests.golden.golden import Golden, copy_golden
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
-    """A copy of the bundle that a test names, by ``parametrize("golden", NAMES, indirect=True)``."""
+    """A copy of the golden bundle that a test names with ``parametrize("golden", NAMES, indirect=True)``."""
     return copy_golden(request.param, tmp_path / "store")

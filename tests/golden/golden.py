@@ -1,4 +1,4 @@
-"""The golden bundles, and what they answered when they were made."""
+"""Golden bundles for tests, with the answers that were recorded when the bundles were made."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from retrieval.store.store import BundleStore
 
 FOLDER = Path(__file__).parent
 ANSWERS: dict[str, dict[str, Any]] = json.loads((FOLDER / "answers.json").read_text(encoding="utf-8"))
-"""By name of the bundle; see README.md."""
+"""Recorded answers by name of the golden bundle; README.md lists what they hold."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """A golden bundle, alone in a store of its own.
+    """A copy of a golden bundle, the only bundle of its store.
 
     Attributes:
-        store: the store, which a test may change.
-        version: version of the bundle.
-        answers: what is recorded of it.
+        store: Store of the bundle, which a test may change.
+        version: Version of the bundle.
+        answers: Answers that were recorded when the bundle was made, by name: one entry of ``answers.json``.
     """
 
     store: BundleStore

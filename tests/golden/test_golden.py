@@ -1,4 +1,4 @@
-"""Golden bundles open, and answer what they answered when they were made."""
+"""Golden bundles of earlier versions: they open, and give the answers that were recorded when they were made."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ every_golden = pytest.mark.parametrize("golden", OPENED, indirect=True)
 
 
 def open_query_side(golden: Golden) -> Model:
-    """Returns what the query tower service opens, its checks passed."""
+    """Returns the model that the query tower service opens, after its load gates."""
     loader = ModelLoader(golden.store, QueryTowerConfig(store=golden.store.root), TextMetrics(CollectorRegistry()))
     return loader.open(golden.version, ())
 
 
 def open_item_side(golden: Golden) -> Catalogue:
-    """Returns what the ANN service opens, its checks passed."""
+    """Returns the catalogue that the ANN service opens, after its load gates."""
     return CatalogueLoader(golden.store, AnnConfig(store=golden.store.root)).open(golden.version, ())
 
 

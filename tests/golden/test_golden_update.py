@@ -1,4 +1,4 @@
-"""Golden bundles take new items: the trainer reads their recipe, and loads their item tower."""
+"""Adding items to golden bundles: the trainer reads their recipe and loads their item tower."""
 
 from __future__ import annotations
 

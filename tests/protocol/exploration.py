@@ -1,4 +1,4 @@
-"""Explores every reachable state of the small world, breadth first, and finds the shortest path to a violation."""
+"""Explores every reachable state of the protocol check breadth first, and finds the shortest path to a violation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ from two_tower_client.model_agreement import Embed
 
 
 class Exploration:
-    """The exploration of all states within given bounds."""
+    """Visits all states of the modelled store, services and client that are reachable within given bounds.
+
+    Attributes:
+        bounds: Bounds of the exploration.
+        rules: Code under check.
+        replicas: Table of the states of replicas that were reached.
+        requests: Table of the histories of a request that were reached.
+        answered: Number of transitions so far that end the request with an answer.
+        failed: Number of transitions so far that end the request with an allowed failure.
+    """
 
     def __init__(self, bounds: Bounds, rules: Rules) -> None:
         """Prepares the exploration.
@@ -96,17 +105,17 @@ class Exploration:
     def _find_side_moves(
         self, side: int, control: int, pair: int, idle: bool
     ) -> tuple[tuple[What, int, int, int, str], ...]:
-        """Returns the possible events on one side.
+        """Returns the possible events of the replicas of one service.
 
         Args:
             side: side of the replicas: query tower or ANN.
-            control: number of the control.
-            pair: number of the side's pair of replicas.
+            control: number of the `Control`: live pointer and events left.
+            pair: number of the side's pair of replica states.
             idle: whether no request is in flight.
 
         Returns:
-            For each event: the event, the numbers of control and pair after it, the models that are open then on every
-            replica of the pair that gets calls, as bits, and the violated property or "".
+            For each event: the event; number of the control after it; number of the pair after it; models that are
+            open after it on every replica of the pair that gets calls, as bits; violated property, or "".
         """
         found: list[tuple[What, int, int, int, str]] = []
         for cost, index, event, after, problem in self.replicas.moves(pair, self._served(control), not idle):

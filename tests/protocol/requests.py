@@ -1,4 +1,8 @@
-"""The request of the small world: its histories, numbered, and how it ends."""
+"""The states of the one request that the protocol check models, stored as numbers, and how the request ends.
+
+A state is the history of the request so far: the model that it is pinned to, then the outcome of each step. This is not
+a user's history of items.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,18 @@ class End(NamedTuple):
 
 
 class Requests:
-    """Numbers for the histories of a request: its pin, then the outcome of every step.
+    """Table of the histories of a request, each stored under a number.
 
-    Histories after which the client's generator is at the same line with equal variables have the same future, so they
-    share a number.
+    A history is the pin of the request, then the outcome of every step so far. Histories after which the client's
+    generator is at the same line with equal variables have the same future, so they share a number.
+
+    Attributes:
+        histories: First history that was found for each number: its pin, and the outcomes of its steps.
+        steps: Next step of the request, for each number.
     """
 
     def __init__(self, rules: Rules) -> None:
-        """Makes an empty numbering.
+        """Makes a table without histories.
 
         Args:
             rules: code under check.
@@ -50,7 +58,12 @@ class Requests:
         return request
 
     def _advance(self, request: int, outcome: Outcome) -> int | End:
-        """Returns the number of the history after one more outcome, or the end of the request."""
+        """Returns the number of a history after one more step, or the end of the request.
+
+        Args:
+            request: number of the history so far.
+            outcome: outcome of its next step.
+        """
         pin, past = self.histories[request]
         embedded = [o.model_version for o in past if isinstance(o, Embedded)]
         after = self._add(pin, (*past, outcome))

@@ -1,4 +1,4 @@
-"""The code under check, which a mutation replaces in part, and words for lists of names."""
+"""The functions under check, each of which a mutation can replace, and text for lists of names."""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ def embeds_until(requests: Requests, request: int) -> int:
     """Returns the number of embeddings that a request has needed so far, the current step included.
 
     Args:
-        requests: numbering of the histories.
-        request: number of the history.
+        requests: table of the histories of a request (its steps so far).
+        request: number of a history in the table.
     """
     pin, outcomes = requests.histories[request]
     steps = exchange(Pin(pin))

@@ -2,8 +2,8 @@
 
 Replicas and client run the real code, `retrieval.serving.bundles.swap_policy.step` and
 `two_tower_client.model_agreement.exchange`; `retrieval.store.live.LivePointer` names the bundles to open. This module
-adds the possible events around them. It numbers every replica and every history of a request, so that a state of the
-whole world is a few small integers.
+adds the possible events around them. Every pair of replica states and every history of a request (its steps so far) is
+stored under a number, so that a state of the whole model is a few small integers.
 
 The assumptions, which hold for the services:
 
@@ -83,10 +83,19 @@ class Move(NamedTuple):
 
 
 class Replicas:
-    """Numbers for the states of replicas, and for unordered pairs of them, as both replicas of a side are alike."""
+    """Table of the states of the two replicas of a service, each pair of states stored under a number.
+
+    The order of a pair does not matter, because both replicas of a service are alike.
+
+    Attributes:
+        rules: Code under check.
+        model_of: Model of each bundle.
+        step: State machine of a replica, with the amount of memory that the services have.
+        pairs: Pair of states of each number.
+    """
 
     def __init__(self, rules: Rules, model_of: dict[str, str], unload_first: bool) -> None:
-        """Makes an empty numbering.
+        """Makes a table without pairs of replicas.
 
         Args:
             rules: code under check.

@@ -1,4 +1,4 @@
-"""The load gates: a faulty query tower never replaces the open one."""
+"""Load gates of the query tower service: a faulty query tower never replaces the open one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The query log: its content, its size limit, and that it never blocks or fails a request."""
+"""The query log: its content, its size limit, and requests that it neither blocks nor fails."""
 
 from __future__ import annotations
 

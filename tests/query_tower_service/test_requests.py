@@ -1,4 +1,4 @@
-"""Parsing queries: a single query, which takes fewer steps, gives the same model inputs as in a batch."""
+"""Parsing queries: the shorter path for a single query gives the same model inputs and errors as a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text features: the cache of text embeddings and its metrics, and batches of texts of similar length."""
+"""Text features: the cache of text embeddings, its metrics, and batches of texts of similar length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe with ratings, types and times of events, from training to requests that carry them."""
+"""Ratings, types and times of events: training with them, serving, and requests that carry them."""
 
 from __future__ import annotations
 

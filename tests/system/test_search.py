@@ -1,4 +1,4 @@
-"""A trained search recipe and both services: the metrics of each ranking are those of the evaluation. Also the demo."""
+"""A trained search recipe served by both services: metrics of each ranking equal the evaluation; also the demo."""
 
 from __future__ import annotations
 

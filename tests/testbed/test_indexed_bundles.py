@@ -1,4 +1,4 @@
-"""Bundles over made vectors, with a real index."""
+"""Bundles with synthetic item vectors and a real index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load at a steady rate."""
+"""Sending load at a steady rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from two_tower_client import Unavailable
 
 
 class Refusing:
-    """A retriever that refuses every request, the first ones as late as it is told."""
+    """A retriever that refuses every request: the first one after a delay in seconds, all others at once.
+
+    Attributes:
+        moments: Arrival of each request, in seconds of the monotonic clock.
+    """
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.moments: list[float] = []

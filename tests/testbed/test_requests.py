@@ -1,4 +1,4 @@
-"""Requests made from a bundle."""
+"""Requests for ghz, made from a bundle."""
 
 from __future__ import annotations
 

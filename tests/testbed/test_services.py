@@ -1,4 +1,4 @@
-"""Services as processes."""
+"""Running services as processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained shop, made once."""
+"""Fixture of the trained shop, which is trained once per test session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shop with a search box: 24 products of 4 kinds and 3 colours; who searched what took which product."""
+"""A shop with a search box: 24 products of 4 kinds and 3 colours, and the products taken after each search."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def write_search_shop(folder: Path, checkpoint: Path, keys: str) -> Path:
     """Writes tables and recipe, and returns the path of the recipe.
 
     Args:
-        folder: to make.
-        checkpoint: of both towers' texts.
-        keys: of both text features, as TOML.
+        folder: folder to create.
+        checkpoint: text encoder checkpoint of both towers.
+        keys: further keys of both text features, as TOML.
     """
     folder.mkdir(parents=True)
     products = [(f"p{at:02}", COLOURS[at % 3], KINDS[at // 3 % 4]) for at in range(24)]

@@ -134,10 +134,10 @@ class Shop:
     """The shop, trained with two seeds.
 
     Attributes:
-        recipe: path of its recipe.
-        store: holds the bundles of both, the first one live. Shared: copy it before you change it.
-        runs: folders of both.
-        results: what ``train --json`` printed for both.
+        recipe: Path of the recipe.
+        store: Store with one bundle for each seed, the first one live. It is shared: copy it before you change it.
+        runs: Folders of the two runs.
+        results: Output of ``train --json`` for the two runs.
     """
 
     recipe: Path
@@ -147,7 +147,7 @@ class Shop:
 
     @property
     def versions(self) -> tuple[str, str]:
-        """Of both bundles."""
+        """Versions of the two bundles."""
         return self.results[0]["bundle_version"], self.results[1]["bundle_version"]
 
 
@@ -192,7 +192,7 @@ def dataset(
 
 
 class Recorded(Silent):
-    """Keeps the notes, and the steps of long work."""
+    """Progress that stores the notes, and the steps of long work."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

@@ -126,7 +126,11 @@ def query_columns(recipe: Recipe, dataset: Dataset) -> dict[str, Sequence[Any]]:
 
 
 def event_names(recipe: Recipe, events: Events) -> list[str]:
-    """Returns the names of the query features that describe the request and are read from its event."""
+    """Returns the names of the query features that are attributes of the events, not of the users.
+
+    Such a feature describes the request. Training takes each target event for a request, so the value of the feature is
+    the one of the target event.
+    """
     of_users: Container[str] = {USER_ID} if recipe.users is None else {USER_ID, *recipe.users.attributes}
     features = {feature.name for feature in recipe.query_tower.features}
     return [name for name in events.attributes if name in features and name not in of_users]

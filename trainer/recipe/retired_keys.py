@@ -1,6 +1,7 @@
 """Recipe keys that were renamed or removed: advice for a person's recipe, and migration of stored recipes.
 
-Runs, bundles, checkpoints and studies hold the resolved recipe with every key, so those of earlier trainers hold these.
+Runs, bundles, checkpoints and studies store the resolved recipe with every key. If an earlier trainer wrote them, they
+contain retired keys.
 """
 
 from __future__ import annotations

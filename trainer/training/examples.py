@@ -256,7 +256,7 @@ def _history_ends(events: Events, starts: np.ndarray, lag: float) -> np.ndarray:
     Args:
         events: Training events, sorted by user and time; each is a target.
         starts: [user_count + 1] int64, row of the first event of each user, see `Events.starts`.
-        lag: Smallest time between an event of the history and the target, see
+        lag: Time in seconds. The history of a target holds the events that are more than this time before it; see
             `trainer.recipe.training.Training.history_lag`.
     """
     ends = spill.empty((len(events),), np.dtype(np.int64))

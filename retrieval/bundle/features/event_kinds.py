@@ -80,11 +80,11 @@ class HistoryCategorical:
 
     def encode(self, column: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
         """Returns the model input of a column of raw lists: [batch, max_values] int32 slots, newest first."""
-        return pad([_present(row) for row in _newest(column, self.max_values)], slots, self.max_values)
+        return pad([_missing_as_none(row) for row in _newest(column, self.max_values)], slots, self.max_values)
 
     def encode_events(self, values: Sequence[Any], slots: Vocabulary | Hashing) -> np.ndarray:
         """Returns the slots of single events: [n] int32."""
-        return slots.lookup(_present(values))
+        return slots.lookup(_missing_as_none(values))
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,8 @@ def _newest(column: Sequence[Any], count: int) -> list[Sequence[Any]]:
     return [(values or ())[: -count - 1 : -1] for values in column]
 
 
-def _present(values: Sequence[Any]) -> Sequence[Any]:
-    """Returns the values, with None for missing ones."""
+def _missing_as_none(values: Sequence[Any]) -> Sequence[Any]:
+    """Returns the values, with None in place of empty strings and of `MISSING_INT`, which mark missing values."""
     if "" in values or MISSING_INT in values:
         return [None if value in ("", MISSING_INT) else value for value in values]
     return values

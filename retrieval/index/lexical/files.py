@@ -145,7 +145,10 @@ def _answer(index: Bm25, text: str, ids: Sequence[str]) -> GoldenQuery:
 
 
 def _golden_texts(texts: Sequence[str]) -> list[str]:
-    """Returns the first words of some evenly spaced texts."""
+    """Returns the search texts of the golden queries, which are distinct: the first few words of evenly spaced texts.
+
+    There are up to `_GOLDEN_QUERIES` search texts of up to `_GOLDEN_WORDS` words; texts without a word are left out.
+    """
     filled = [text for text in texts if bm25.words_of(text)]
     chosen = (
         [filled[position] for position in np.linspace(0, len(filled) - 1, _GOLDEN_QUERIES).astype(int)]

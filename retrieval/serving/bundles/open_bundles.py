@@ -40,7 +40,7 @@ class _Timers:
     Attributes:
         retire_at: end of the grace period of each retiring bundle.
         retry_at: time of the next try of each refused bundle.
-        retry_delay: last pause before a try of each refused bundle.
+        retry_delay: last pause before another try of each refused bundle.
         wanted_since: time at which the store was first seen to name the current live bundle.
     """
 

@@ -57,7 +57,7 @@ def check_memory(manifest: Manifest, files: Collection[str], copies: int, availa
         available: free memory in bytes, from `available_bytes`.
 
     Raises:
-        BundleRefused: gate ``memory``.
+        BundleRefused: gate ``memory``: the bundle does not fit.
     """
     needed = copies * sum(manifest.files[name].size_bytes for name in files)
     if needed > available:
@@ -72,7 +72,7 @@ def check_memory(manifest: Manifest, files: Collection[str], copies: int, availa
 def read_contents(version: str, name: str, read: Callable[[], T]) -> T:
     """Calls `read` and returns its result; an error in it refuses the bundle.
 
-    The hashes of the file matched before, so a file that cannot be read was published like this.
+    The hash of the file has been verified, so a file that cannot be read was already damaged when it was published.
 
     Args:
         version: bundle version.
@@ -80,7 +80,7 @@ def read_contents(version: str, name: str, read: Callable[[], T]) -> T:
         read: reads the file.
 
     Raises:
-        BundleRefused: gate ``contents`` where `read` raises.
+        BundleRefused: gate ``contents``: `read` raises an error.
     """
     try:
         return read()
@@ -95,8 +95,8 @@ def read_golden_queries(store: BundleStore, manifest: Manifest) -> GoldenQueries
     """Returns the golden queries of a bundle.
 
     Raises:
-        BundleRefused: gate ``canaries`` where the shape of their embeddings is not the one in the manifest; gate
-            ``contents`` where the file is missing or cannot be read.
+        BundleRefused: gate ``canaries``: the published embeddings do not have the dimension in the manifest.
+            Gate ``contents``: the file is missing or cannot be read.
     """
     version = manifest.bundle_version
     golden_queries = read_contents(
@@ -121,7 +121,7 @@ def check_embeddings(version: str, embeddings: np.ndarray, expected: np.ndarray)
         expected: [n, dim] float32, from the bundle.
 
     Raises:
-        BundleRefused: gate ``canaries``.
+        BundleRefused: gate ``canaries``: an embedding differs by more than `EMBEDDING_TOLERANCE`, or the shapes differ.
     """
     if embeddings.shape != expected.shape:
         raise BundleRefused(version, "canaries", f"embeddings have shape {embeddings.shape}, expected {expected.shape}")

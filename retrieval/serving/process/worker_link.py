@@ -6,8 +6,8 @@ parent ◄── "listening" ─────────────── worke
 end of file on either side: the other process has ended
 ```
 
-The kernel closes the sockets of a process however it ends. So no worker outlives its parent, to share the port with the
-workers of the next parent.
+The kernel closes the sockets of a process however the process ends. So a worker notices that its parent has ended, and
+ends too. Otherwise it would go on to share the port with the workers of a new parent.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ class Lifeline:
 
     @staticmethod
     def inherited() -> Lifeline | None:
-        """Returns the worker's end if this process is a worker. Unsets the variable, so that no child uses it."""
+        """Returns the worker's end of the connection if this process is a worker, else None.
+
+        Unsets the environment variable that names the file descriptor, so that no child process uses it.
+        """
         descriptor = os.environ.pop(VARIABLE, None)
         return None if descriptor is None else Lifeline(int(descriptor))
 

@@ -1,4 +1,4 @@
-"""The values of `--feature` and `--where`."""
+"""Parsing the values of the options `--feature` and `--where`."""
 
 import pytest
 

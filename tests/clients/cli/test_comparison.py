@@ -1,4 +1,4 @@
-"""Comparing two bundles: with real services, and with scripted ones for failures."""
+"""The command that compares two bundles, with real services, and with scripted ones for failures."""
 
 import json
 import re

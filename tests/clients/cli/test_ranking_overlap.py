@@ -1,4 +1,4 @@
-"""Overlap, rank correlation and percentiles, worked out by hand."""
+"""Overlap, rank correlation and percentiles, against values worked out by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A replay sends those features of a recorded query that the model reads."""
+"""Replay of recorded queries: only features that the model reads are sent."""
 
 from unittest.mock import Mock
 

@@ -1,4 +1,4 @@
-"""The output of the command line."""
+"""Tables and JSON that the command line prints."""
 
 import json
 

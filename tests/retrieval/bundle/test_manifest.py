@@ -1,4 +1,4 @@
-"""The manifest on disk: it survives a round trip, and a damaged one is refused with the name of the gate."""
+"""The manifest on disk: writing, reading, and refusal of a damaged one with the name of the gate."""
 
 from __future__ import annotations
 

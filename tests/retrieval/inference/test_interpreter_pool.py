@@ -1,4 +1,4 @@
-"""A pool of LiteRT interpreters: any batch size, any thread, the same embeddings as the signature runner."""
+"""The pool of LiteRT interpreters, at any batch size and in any thread, against LiteRT's signature runner."""
 
 from __future__ import annotations
 

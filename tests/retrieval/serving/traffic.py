@@ -1,4 +1,4 @@
-"""Callers that check the answers they get."""
+"""Threads that send requests to both services and check the answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store: no reader sees half a bundle, even if publishers are killed or several write at once."""
+"""The store: no reader sees an incomplete bundle, even if publishers are killed or several write at once."""
 
 from __future__ import annotations
 

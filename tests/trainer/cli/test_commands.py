@@ -1,4 +1,4 @@
-"""The command line on a small shop: what it makes, that the same seed makes it again, and how it fails."""
+"""Commands of the trainer on a small data set: results, reproducibility with equal seeds, and error messages."""
 
 from __future__ import annotations
 

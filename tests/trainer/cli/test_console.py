@@ -1,4 +1,4 @@
-"""What is printed below the tables."""
+"""Notes below the tables that the trainer prints."""
 
 from __future__ import annotations
 

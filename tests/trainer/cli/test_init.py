@@ -1,4 +1,4 @@
-"""`init`: what a person's tables are taken for, and a recipe that trains."""
+"""`init`: roles and types that it infers for the columns of tables, and a drafted recipe that trains."""
 
 from __future__ import annotations
 

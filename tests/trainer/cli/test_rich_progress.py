@@ -1,4 +1,4 @@
-"""What a person sees of long work, on a terminal and in a log."""
+"""Progress of long work, on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEASURED = {
 
 
 class Output(io.StringIO):
-    """Text that is waited for."""
+    """Output stream on which a test can wait for a text."""
 
     def __init__(self) -> None:
         super().__init__()

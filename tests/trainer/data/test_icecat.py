@@ -1,4 +1,4 @@
-"""A catalogue becomes tables: kinds of things are found, and queries say what their products are."""
+"""The Icecat catalogue: categories of products, tables, and search queries with the products that answer them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def product(number: int, name: str, behind: str, **properties: str | float | boo
 
 
 def products() -> list[Product]:
-    """Five cables and five mice whose titles say so, one of each whose name says so, and one that says nothing."""
+    """Returns 13 products: 10 with the category in the title, 2 with the category in the name, 1 with neither.
+
+    Five of the ten are cables, five are mice; one of the two is a cable, one is a mouse.
+    """
     cables = [product(at, f"C{at}", f"network cable {at} m {COLOURS[at]}", cable_length=at) for at in range(5)]
     mice = [product(10 + at, f"M{at}", f"mouse USB Optical {COLOURS[at]}", dpi=800) for at in range(5)]
     named = [product(20, "Patch Network Cable 2", "2 m"), product(21, "Silent Mouse", "")]

@@ -1,4 +1,4 @@
-"""Tables larger than memory: the same result from disk, block by block, as from memory at once."""
+"""Tables larger than memory: the result block by block from disk equals the result from memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ USERS, ITEMS, EVENTS = 40, 30, 900
 
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every array of more than 64 bytes is in a file, and 50 events are a block."""
+    """Stores every array of more than 64 bytes in a file, and processes 50 events per block."""
     monkeypatch.setattr(spill, "IN_MEMORY_BYTES", 64)
     monkeypatch.setattr(spill, "BLOCK", 50)
 
@@ -62,7 +62,7 @@ def requests() -> Recipe:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Holds a shop in one Parquet file of several row groups, its rows in no order, and half its users unnamed."""
+    """Folder with a shop: one Parquet file of events in random order; the table of users lacks every second user."""
     draw = np.random.default_rng(3)
     spent = [
         None if skip else float(value)
@@ -97,7 +97,7 @@ def content(events: Events) -> dict[str, list[Any]]:
 
 
 def in_memory_and(folder: Path, of: Recipe, request: pytest.FixtureRequest) -> Iterator[Dataset]:
-    """Yields the data set from memory, then from disk."""
+    """Yields the data set twice: read with its arrays in memory, then with its arrays on disk."""
     yield load_dataset(of, folder)
     request.getfixturevalue("on_disk")
     yield load_dataset(of, folder)
@@ -190,7 +190,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shuffled(seed: int) -> list[int]:
-    """Returns an epoch of 1,000 sequences of 4 events, in batches of 4: 10 sequences are a shard, 100 are mixed."""
+    """Returns the order of 1,000 sequences of 4 events in a shuffled epoch of 250 batches."""
     first, counts = np.arange(1000) * 4, np.full(1000, 2)
     found = shuffling.batches(first, counts * 2, counts, 250, np.random.default_rng(seed))
     return [sequence for batch in found for sequence in batch.tolist()]

@@ -1,4 +1,4 @@
-"""A table is read, split, summarised and made batches of with less memory than it takes as a whole."""
+"""Reading, splitting, summarising and batching a table with less memory than the whole table takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The summary of a data set, and what of it is suspicious."""
+"""The summary of a data set, and warnings about suspicious data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interactions as sequences, and items as a JSON mapping: the form of Amazon Beauty."""
+"""Reading interactions as sequences, and items as a JSON mapping: the format of Amazon Beauty."""
 
 from __future__ import annotations
 

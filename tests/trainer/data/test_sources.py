@@ -1,4 +1,4 @@
-"""Where the data of a recipe is found."""
+"""Error message for a shipped recipe whose data is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits, against the script that made the reference splits."""
+"""Splits into training, validation and test part, against the script that made the reference splits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS = ("train", "valid", "test")
 
 @pytest.fixture(scope="module")
 def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like MovieLens-100k, small: 600 ratings in 150 seconds, so that most share theirs with others."""
+    """Folder in the form of MovieLens-100k: 603 ratings in 150 seconds, so that most share their time with another."""
     folder = tmp_path_factory.mktemp("ml-100k")
     generator = np.random.default_rng(11)
     cells = generator.permutation(25 * 60)[:600]  # distinct (user, item) pairs, in no order

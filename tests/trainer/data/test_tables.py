@@ -1,4 +1,4 @@
-"""Tables: each type that can be read, and for each fault a message that names file, column, line and what to do."""
+"""Reading tables: every type, and error messages that name file, column, line and what to do."""
 
 from __future__ import annotations
 

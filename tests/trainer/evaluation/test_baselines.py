@@ -1,4 +1,4 @@
-"""Baselines, against numbers worked out by hand."""
+"""Scores of the baselines, against numbers worked out by hand."""
 
 from __future__ import annotations
 

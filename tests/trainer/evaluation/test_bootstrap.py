@@ -1,4 +1,4 @@
-"""Intervals of means over users."""
+"""Bootstrap intervals of means over users."""
 
 from __future__ import annotations
 

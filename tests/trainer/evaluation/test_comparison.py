@@ -1,4 +1,4 @@
-"""A new model beside the live bundle, worked out by hand."""
+"""Comparison of a new model with the live bundle, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ features = [{ name = "item_id", kind = "categorical" }]
 
 @pytest.fixture
 def hand(tmp_path: Path) -> tuple[Recipe, Dataset, splits.Parts]:
-    """Users u0 to u3 of items i0, i1 …: u meets i(u), i(10 + u), i(20 + u), i(30 + u); i0 of all users is first."""
+    """Recipe, data set and parts; each user u of 0 to 3 has events with items 0, 10 + u, 20 + u, 30 + u, in order."""
     folder = tmp_path / "hand"
     folder.mkdir()
     events = [f"u{u},i{item}" for u in range(4) for item in (0, 10 + u, 20 + u, 30 + u)]

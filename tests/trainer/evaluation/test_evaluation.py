@@ -1,4 +1,4 @@
-"""The model beside baselines, by slices, by what is sent, and as it is served."""
+"""Evaluation of a model: beside baselines, by slice, with part of the query features, and as served."""
 
 from __future__ import annotations
 

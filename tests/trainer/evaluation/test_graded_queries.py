@@ -1,4 +1,4 @@
-"""Graded queries: metrics by hand, and files that are not what they should be."""
+"""Graded queries: metrics against values worked out by hand, and error messages for invalid files."""
 
 from __future__ import annotations
 

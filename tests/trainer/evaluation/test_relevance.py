@@ -1,4 +1,4 @@
-"""Graded pairs: a relevance of 0 to 1 is a label, a weight, and no held-out answer where it is 0."""
+"""Graded events: relevance of 0 to 1 as label and as weight; held-out events of relevance 0 are not relevant."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ TRAINING = {"dimension": 4, "epochs": 20, "batch_size": 64, "learning_rate": 0.0
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Thirty users who like red or blue met all twenty items, half of which are red: only the grades say who liked."""
+    """Folder with 30 users and 20 items, each red or blue; every user has events with all items, of relevance 1 or 0.
+
+    The relevance is 1 if the item has the colour that the user likes.
+    """
     colours = ("red", "blue")
     (tmp_path / "users.csv").write_text("user,likes\n" + "".join(f"u{u},{colours[u % 2]}\n" for u in range(30)))
     (tmp_path / "items.csv").write_text("item,colour\n" + "".join(f"i{i},{colours[i % 2]}\n" for i in range(20)))
@@ -63,7 +66,7 @@ def recipe(without_relevance: bool = False, **keys: Any) -> Recipe:
 
 
 def lead(of: Recipe, folder: Path) -> float:
-    """Returns by how much what a user likes scores above what they do not, once trained."""
+    """Trains, and returns the mean score of items in the user's colour minus that of the other items."""
     dataset = load_dataset(of, folder)
     parts = splits.split(dataset, of.split)
     train = parts.to_fit_on(parts.train)

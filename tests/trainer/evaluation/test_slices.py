@@ -1,4 +1,4 @@
-"""Groups of users: which one a user falls in."""
+"""Slices of the evaluation: the group that each user belongs to."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
 
 def groups_of(known: list[str], held_out: dict[str, str], name: str) -> dict[str, list[str]]:
-    """Returns who falls in which group of a slice.
+    """Returns the ids of the users in each group of a slice, by label of the group.
 
     Args:
-        known: the item of each training event, of users u0, u1 and so on in turn.
-        held_out: the test item of some of these users.
-        name: of the slice.
+        known: item of the one training event of each user: u0, u1 and so on.
+        held_out: items of the test events by user id.
+        name: name of the slice.
     """
     made = dataset(
         [*((f"u{user}", item, 0.0) for user, item in enumerate(known)), *((u, i, 1.0) for u, i in held_out.items())]

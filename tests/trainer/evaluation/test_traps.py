@@ -1,4 +1,4 @@
-"""What would flatter a model: each trap is refused, has no effect, or shows in what is printed."""
+"""Mistakes that make a model look too good, such as leakage: each is refused, harmless or visible in the output."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ OF_EVENTS = ("novelty@10", "popularity_lift@10")
 
 @dataclass(frozen=True)
 class Market:
-    """80 users with nine events each, of 40 items, some items more than once; towers as they were made.
+    """Data of 80 users with nine events each on 40 items, some of them repeated, and untrained towers.
 
     Attributes:
-        dataset: all of it.
-        parts: leave-last-one-out.
+        dataset: Data set.
+        parts: Parts of a leave-last-one-out split.
         model: Towers that were not trained, with schemas of the training part.
     """
 
@@ -75,7 +75,7 @@ def market() -> Market:
 
 
 def remembering(events: Events) -> Scorer:
-    """Returns what scores 1 the items of a user's events, 0 the others."""
+    """Returns a scorer that gives 1 to the items of a user's events, and 0 to all other items."""
     has = np.zeros((USER_COUNT, ITEM_COUNT), dtype=np.float32)
     has[events.users, events.items] = 1.0
     return lambda users: has[users]
@@ -90,7 +90,7 @@ def at_random(users: np.ndarray) -> np.ndarray:
 
 
 def exchanged(events: Events) -> Events:
-    """Returns the same events, each of another item."""
+    """Returns a copy of the events in which each event has another item."""
     return dataclasses.replace(events, items=((events.items + 7) % ITEM_COUNT).astype(np.int32))
 
 
@@ -104,7 +104,7 @@ def test_what_is_held_out_moves_no_score(market: Market) -> None:
 
 
 def test_a_history_that_holds_the_target_does_move_them(market: Market) -> None:
-    """Else the test above could not fail."""
+    """Shows that the test above can fail."""
     parts = market.parts
     leaking, moved = (splits.merge(parts.known, test) for test in (parts.test, exchanged(parts.test)))
     before, after = (market.scores(known, parts.test) for known in (leaking, moved))

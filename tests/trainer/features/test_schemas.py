@@ -1,4 +1,4 @@
-"""Schemas learned from training events, and what must not reach them: later events."""
+"""Schemas learned from training events; later events must not affect them."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_a_number_that_never_varies_is_still_finite() -> None:
 
 
 def examples_of(recipe: Recipe, data: Dataset, events: Events) -> dict[str, Any]:
-    """Returns all examples as one batch: the sequence of each user."""
+    """Returns all training examples as one batch, with one sequence for each user."""
     schemas = learn_schemas(recipe, data, events)
     examples = Examples(recipe, data, schemas, events, context=10, targets=10)
     return examples.batch(np.arange(len(np.unique(events.users))))
 
 
 def of_known(recipe: Recipe, data: Dataset, parts: Parts) -> dict[str, Any]:
-    """Returns all that training and queries are made from, by external id."""
+    """Returns by name all inputs of training and of queries: schemas, features, histories and statistics."""
     schemas = learn_schemas(recipe, data, parts.train)
     batch = examples_of(recipe, data, parts.train)
     catalogue = encode_items(schemas, data)
@@ -140,7 +140,7 @@ def test_an_item_reaches_only_the_queries_after_it(at: int) -> None:
 
 
 def prefixes(batch: dict[str, Any]) -> list[list[int]]:
-    """Returns, of each target, the slots before it."""
+    """Returns for each target the slots of the items before it in its sequence."""
     histories = batch["histories"]["history"]
     places = (divmod(int(place), histories.shape[1]) for place in batch["position"])
     return [histories[row, :t].tolist() for row, t in places]

@@ -1,4 +1,4 @@
-"""Rows that the losses are tested on."""
+"""Small batches on which the losses are tested."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sampled(
 
 
 class Case:
-    """Rows that differ in everything, most items more than once, in float64."""
+    """A batch in float64 whose rows all differ, in which most items occur more than once."""
 
     def __init__(self) -> None:
         generator = np.random.default_rng(2)

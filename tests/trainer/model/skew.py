@@ -1,4 +1,4 @@
-"""The queries of two users, as training makes them and as serving does."""
+"""Query embeddings of two users, computed both as in training and as in serving."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def two_users(own: Recipe) -> tuple[TwoTower, QueryTower, Schemas, Dataset]:
 
 
 def queries_both_ways(own: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the query before each of the 13 events: as training makes it on sequences, and as serving does."""
+    """Returns the query embeddings before each of the 13 events: from training sequences, and from raw requests."""
     model, query, built, shop = two_users(own)
     batch = Examples(own, shop, built, shop.events, context=10, targets=10).batch(np.arange(2))
     trained = np.array(model.embed_queries(tf.nest.map_structure(tf.convert_to_tensor, batch), training=False))

@@ -1,4 +1,4 @@
-"""Two devices that share each batch do as one does, and a training of two goes on after a stop."""
+"""Training on two devices: the same result as on one device, and resuming after a stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fitted(folder: Path, run: Path, optimizer: str, change: dict[str, Any], history: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the program `two_devices` says."""
+    """Runs the program `two_devices`, and returns the results that it prints as JSON."""
     given = [str(folder), str(run), json.dumps(change), json.dumps(history), optimizer]
     done = subprocess.run(
         [sys.executable, "-m", "tests.trainer.training.two_devices", *given],

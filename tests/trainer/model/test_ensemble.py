@@ -1,4 +1,4 @@
-"""Several pairs of towers made one."""
+"""Ensembles: several pairs of towers combined into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of the events of a history: training sees what the service makes of the same lists."""
+"""Event features of a history: training computes the same inputs as the service from the same lists."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def events() -> Dataset:
 
 
 def prepared(of: Recipe, data: Dataset) -> tuple[Schemas, Examples, TwoTower]:
-    """Returns the model with every weight made to count."""
+    """Returns schemas, examples and an untrained model with random changes to all weights, so that none is zero."""
     schemas = learn_schemas(of, data, data.events)
     examples, model = prepare(of, data, schemas, data.events)
     generator = np.random.default_rng(5)
@@ -83,7 +83,7 @@ def prepared(of: Recipe, data: Dataset) -> tuple[Schemas, Examples, TwoTower]:
 
 
 def seen_by(data: Dataset, row: int, lag: float | None) -> Events:
-    """Returns what the target at a row may know: its user's events before it, or so long before it."""
+    """Returns the events in the history of the target at `row`: its user's, more than `lag` seconds before it."""
     events = data.events
     before = (events.users == events.users[row]) & (np.arange(len(events)) < row)
     if lag is not None:

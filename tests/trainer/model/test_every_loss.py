@@ -1,4 +1,4 @@
-"""What holds of every loss: weights, invisible hits, precision, graphs."""
+"""Properties of every loss: row weights, masked accidental hits, half precision, one graph for all batch sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How frequent items are, estimated from a stream: a worked example, the paper's loop, and known frequencies."""
+"""Item frequencies estimated from a stream: a worked example, the paper's algorithm, and known frequencies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def chances(estimator: FrequencyEstimator, rows: Any) -> np.ndarray:
 
 
 class Skewed:
-    """A stream in which item r comes by in proportion to 1 / (r + 1): 50 items of chance 0.2223 down to 0.0044."""
+    """A stream of 50 items with probabilities in proportion to 1 / (r + 1) for item r: 0.2223 down to 0.0044."""
 
     def __init__(self) -> None:
         self.chances = 1.0 / np.arange(1, 51)
@@ -28,7 +28,7 @@ class Skewed:
 
 
 def estimate(estimator: FrequencyEstimator, stream: Skewed, batches: int, size: int) -> np.ndarray:
-    """Returns [50] what it takes the chances for, after so many batches; each item has to come by in the last 300."""
+    """Returns the last estimate of the probability of each item, [50], from the last 300 of `batches` batches."""
     step = tf.function(estimator, input_signature=[tf.TensorSpec((None,), tf.int32)])
     last = np.full(50, np.nan)
     for at in range(batches):

@@ -1,4 +1,4 @@
-"""Encoders of the history: the two ways to call them agree, and no position sees what comes later."""
+"""History encoders: training and serving give the same vectors, and no position depends on later items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_VALUES, DIMENSION, SLOTS = 6, 4, 12
 
 
 def encoded(kind: str) -> EncodedHistory:
-    """Returns an encoder whose every weight counts."""
+    """Returns an encoder with random changes to all weights, so that none is zero."""
     keras.utils.set_random_seed(3)
     given = HistoryInput("history", "history", max_values=MAX_VALUES, encoder=kind, layers=2)  # type: ignore[arg-type]
     table = keras.layers.Embedding(SLOTS, DIMENSION, embeddings_initializer="normal", name="items")

@@ -1,4 +1,4 @@
-"""Where negatives come from, each against a loop in NumPy and a worked example."""
+"""Samplers and queues of negatives, each against a loop in NumPy and a worked example."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_queue_without_room_is_refused() -> None:
 
 
 class Negatives(keras.Model):
-    """All that has state."""
+    """A model with all layers that have state: estimator, sampler and queue."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Saved towers load in a process that trained nothing, also those of earlier versions."""
+"""Saved towers, also of earlier versions, load in a process that has not trained."""
 
 from __future__ import annotations
 

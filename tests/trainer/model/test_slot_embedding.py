@@ -1,4 +1,4 @@
-"""Embedding tables: the rows of the table, gradients for the rows that were asked for, and no steps beside."""
+"""Embedding tables: lookup, gradients of the looked-up rows only, precision, and a graph without index checks."""
 
 from __future__ import annotations
 

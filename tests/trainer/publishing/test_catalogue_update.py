@@ -1,4 +1,4 @@
-"""Catalogue updates: only new and changed items are embedded, all other vectors stay the same to the last bit."""
+"""Catalogue updates: only new and changed items are embedded; all other vectors stay bit-identical."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports: the same answers as the tower, or an error."""
+"""Export of towers: the exported file gives the same embeddings, or the export fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The publish gates: each refuses just what it is for, says so in figures, and only --force gets past."""
+"""The publish gates: what each refuses, figures in its message, and promotion with --force."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index: the recall that was asked for, measured as it says, and the same bytes each time."""
+"""Choice of the index: it has the requested recall, the manifest states it, and equal seeds give equal bytes."""
 
 from __future__ import annotations
 

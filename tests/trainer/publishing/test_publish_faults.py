@@ -1,4 +1,4 @@
-"""A publisher that dies, a full disk, two publishers, a clock set back: no store is hurt.
+"""Faults of a publisher: killed, full disk, two publishers at once, clock set back; the store must stay intact.
 
 The publishers here withdraw an item, which needs no tensorflow, so that each can be a process of its own.
 """

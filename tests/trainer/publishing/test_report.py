@@ -1,4 +1,4 @@
-"""The report: a page that shows hostile data without obeying it, and its place in the bundle."""
+"""The report page: hostile data in it is escaped, tables equal the figures, and bundles contain it."""
 
 from __future__ import annotations
 

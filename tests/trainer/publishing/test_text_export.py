@@ -1,4 +1,4 @@
-"""Exported text encoders: the same answers, or an error; and the cache of vectors."""
+"""Export of text encoders: the exported file gives the same vectors, or the export fails; cache of text vectors."""
 
 from __future__ import annotations
 

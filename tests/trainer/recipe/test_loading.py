@@ -1,4 +1,4 @@
-"""Recipes: those that ship, and for each mistake a message that names the key."""
+"""Reading recipes: the shipped ones, and error messages that name the wrong key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Renamed and removed keys: refused in a person's recipe with advice, migrated in what earlier trainings stored."""
+"""Renamed and removed recipe keys: refused with advice in a person's recipe, migrated in stored recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe written as TOML is the same when it is read."""
+"""Writing a recipe as TOML and reading it back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text features: one tokenizer and one encoder from the training to the service."""
+"""Text encoders: training and service give the same tokens and vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training examples: equal to what a request with the same raw values would become."""
+"""Training examples, against the encoding of a request with the same raw values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: what it learns, how it stops, and that a stop in between changes nothing."""
+"""Training: learning a shop, early stopping, and resuming with a bit-identical result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def weights(fitted: Fitted) -> list[np.ndarray]:
 
 
 class StopAfter(SilentTraining):
-    """As a person who presses Ctrl-C when an epoch is done."""
+    """Interrupts the training at the end of an epoch, as Ctrl-C does."""
 
     def __init__(self, epoch: int) -> None:
         self.last = epoch

@@ -1,4 +1,4 @@
-"""The recent-popularity prior as one more dimension of trained towers."""
+"""The recent-popularity prior, which adds a dimension to trained towers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixed precision: towers that compute in 16 bits learn the same, and what is exported is float32."""
+"""Mixed precision: training in 16 bits learns the shop, and exported towers are float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run as a program by `test_devices`: fits a shop on one device and on two, and prints what came out as JSON.
+"""Run as a program by `test_devices`: trains a shop on one device and on two, and prints the results as JSON.
 
 The two are virtual devices of the processor, which have to be made before TensorFlow begins.
 """

@@ -1,4 +1,4 @@
-"""`tune-index`: what is measured is what the exact scan says, and the recommendation is a recipe's [index] table."""
+"""`tune-index`: measurements of indexes against the exact scan, and the recommended [index] table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tune`: which trials are made, how a search is interrupted and resumed, and the recipe that it writes."""
+"""`tune`: the trials of a search, interruption and resumption, and the resulting recipe."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shop(folder: Path) -> Data:
-    """The shop, whose test part breaks whatever reads it."""
+    """The shop without a test part, so that reading the test part fails."""
     dataset = load_dataset(recipe(), folder)
     return Data(dataset, dataclasses.replace(splits.split(dataset, recipe().split), test=None))
 
@@ -65,7 +65,7 @@ def searching(path: Path, shop: Data, of: Recipe = OF, **changes: Any) -> Iterat
 
 
 class Notes(SilentSearch):
-    """Keeps what ended, and presses Ctrl-C at the first step of a trial."""
+    """Stores the finished trials, and interrupts the search at the first step of trial `interrupt`, as Ctrl-C does."""
 
     def __init__(self, interrupt: int | None = None) -> None:
         self.all: list[Tried] = []

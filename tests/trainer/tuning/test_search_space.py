@@ -1,4 +1,4 @@
-"""What a search may try, given the recipe and the size of the data."""
+"""The search space of `tune`, which depends on the recipe and the size of the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study of a search: which recipes it goes on with."""
+"""Resuming the study of an earlier trainer: renamed recipe keys are accepted, other values are refused."""
 
 from __future__ import annotations
 

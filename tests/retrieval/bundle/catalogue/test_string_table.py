@@ -1,4 +1,4 @@
-"""Many strings in a few arrays behave like a tuple of them."""
+"""The table of strings, which behaves like a tuple of strings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw values of the events of a history to model inputs: expected numbers are worked out here."""
+"""Model inputs of event features, against numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The feature encoder gives the same inputs for one row and many, in training and serving."""
+"""The feature encoder: same inputs for one row and for many, shapes, slots and padding."""
 
 from __future__ import annotations
 

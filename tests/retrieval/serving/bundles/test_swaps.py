@@ -1,4 +1,4 @@
-"""Swaps under load in both services: no request fails or mixes bundles, and old bundles are freed."""
+"""Swaps under load in both services: no request fails or mixes bundles, and memory of old bundles is freed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs as processes: settings, signals, loaded libraries."""
+"""Services run as processes: settings, signals, loaded libraries."""
 
 from __future__ import annotations
 
