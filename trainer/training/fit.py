@@ -38,7 +38,6 @@ Validate = Callable[[Towers], dict[str, float]]
 
 _HARD_POOL = 64
 """Number of hard negatives to mine for each user; each step draws some of them."""
-
 _HARD_SKIP = 10
 """Number of nearest items that are not used as hard negatives, as they may well be relevant."""
 
@@ -82,8 +81,7 @@ def fit(
         dataset: Users and items.
         schemas: Feature schemas of both towers.
         train: Training events.
-        validate: Function that computes the validation metrics after each epoch, which early stopping uses; None for
-            no metrics and no early stopping.
+        validate: Returns the validation metrics after an epoch. None: neither metrics nor early stopping.
         folder: Existing folder of the run, for checkpoints and TensorBoard logs. Default: neither is written.
         resume: Whether to continue from the checkpoint in `folder`.
         progress: Receives the progress of the training. Default: nothing is reported.
