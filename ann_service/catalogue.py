@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.manifest import Manifest
 from retrieval.index.lexical.files import LexicalIndex
 from retrieval.index.registry import Index
+
+_QUICK_COST = 20_000
+"""Largest cost of a quick search, in rows that are read in sequence: about half a millisecond."""
 
 RECALL_AT = 100
 """Number of items in the recall that the manifest states for the index: recall@100."""
@@ -35,6 +39,12 @@ class Catalogue:
     index: Index
     filter_cache: BitsetCache = field(default_factory=lambda: BitsetCache(0))
     lexical: LexicalIndex | None = None
+
+    @cached_property
+    def is_quick(self) -> bool:
+        """Whether an ordinary search takes less than a millisecond or so."""
+        cost = min(self.manifest.item_count, self.index.cost(RECALL_AT, self.default_budget(RECALL_AT)))
+        return cost <= _QUICK_COST
 
     def default_budget(self, k: int) -> int:
         """Returns the search budget for `k` items, with which recall@k is at least the recall@100 in the manifest.

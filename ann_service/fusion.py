@@ -15,12 +15,13 @@ from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from retrieval.index.hits import Hits
 from retrieval.index.scan import best
+from retrieval.steps import Steps
 
 FUSION_DEPTH = 100
 """Length of the two rankings that are fused, or `k` if that is more."""
 
 
-def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
+def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> Steps[list[Hits]]:
     """Returns the hits of each plan: rows, [n] int64, and scores, [n] float32, best first, n at most k.
 
     Args:
@@ -28,10 +29,9 @@ def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
         plans: searches; `SearchPlan.text` says by what each is ranked.
     """
     if all(plan.text is None for plan in plans):
-        return search.run(catalogue, plans)
-    by_embedding = iter(
-        search.run(catalogue, [_embedding_part(plan) for plan in plans if plan.text is None or plan.text.fused])
-    )
+        return (yield from search.run_steps(catalogue, plans))
+    embedded = [_embedding_part(plan) for plan in plans if plan.text is None or plan.text.fused]
+    by_embedding = iter((yield from search.run_steps(catalogue, embedded)))
     results: list[Hits] = []
     for plan in plans:
         if plan.text is None:
@@ -42,6 +42,7 @@ def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
             hits = reciprocal_rank_fusion(next(by_embedding).rows, hits.rows, plan.text.fusion_constant)
         rows, scores = search.at_least(hits, plan.min_score)
         results.append(Hits(rows[: plan.k], scores[: plan.k]))
+        yield
     return results
 
 

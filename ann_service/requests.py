@@ -18,6 +18,7 @@ from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan, TextQuery
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
 from retrieval.serving.rpc.errors import InvalidRequest, UnknownItem
+from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 MAX_BUDGET = 10_000_000
@@ -55,8 +56,8 @@ def needs_lexical(request: pb.SearchItemsRequest) -> bool:
     return any(map(_ranks_by_text, request.searches))
 
 
-def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> list[SearchPlan]:
-    """Returns the plan of each search, in order.
+def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> Steps[list[SearchPlan]]:
+    """Returns the plan of each search, in order. Pauses within long filters and after each search.
 
     Args:
         request: a request that `check` accepts.
@@ -71,17 +72,19 @@ def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> l
     plans: list[SearchPlan] = []
     for number, search in enumerate(request.searches):
         try:
-            plans.append(_parse_search(search, catalogue, max_k, f"searches[{number}]"))
+            plans.append((yield from _parse_search(search, catalogue, max_k, f"searches[{number}]")))
         except InvalidRequest as error:
             violations += error.violations
             if len(violations) >= _MAX_VIOLATIONS:
                 break
+        if number:
+            yield
     if violations:
         raise InvalidRequest(violations[:_MAX_VIOLATIONS])
     return plans
 
 
-def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> SearchPlan:
+def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> Steps[SearchPlan]:
     """Returns the plan of one search.
 
     Raises:
@@ -91,7 +94,9 @@ def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str
     allowed: Matches | None = None
     if search.HasField("filter"):
         try:
-            allowed = filters.match(catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter")
+            allowed = yield from filters.match_steps(
+                catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter"
+            )
         except InvalidRequest as error:
             violations += error.violations
     violations += _check_text(search, path)

@@ -110,12 +110,12 @@ class ModelLoader:
         encoders = read_contents(
             version,
             TEXT_ENCODERS,
-            lambda: open_text_encoders(folder, schema, config.thread_count, config.text_cache_size, self._metrics),
+            lambda: open_text_encoders(folder, schema, config.thread_count + 1, config.text_cache_size, self._metrics),
         )
         return read_contents(
             version,
             QUERY_TOWER,
-            lambda: QueryTower(folder / QUERY_TOWER, schema, encoders, manifest.dimension, config.thread_count),
+            lambda: QueryTower(folder / QUERY_TOWER, schema, encoders, manifest.dimension, config.thread_count + 1),
         )
 
 

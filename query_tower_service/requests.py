@@ -17,7 +17,7 @@ from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 MAX_VALUES = 10_000
 MAX_CHARACTERS = 1024
-_MAX_VIOLATIONS = 20
+MAX_VIOLATIONS = 20
 _SCALARS = (Categorical, Numeric, Text, RequestTime)
 
 
@@ -39,7 +39,7 @@ class QueryParser:
         self._value_parsers = {feature.name: _value_parser(feature) for feature in schema.features}
         self._histories = {f.name: f.history for f in schema.features if isinstance(f, EventValue)}
 
-    def parse(self, queries: Sequence[pb.Query], now_s: float | None = None) -> dict[str, list[Any]]:
+    def parse(self, queries: Sequence[pb.Query], now_s: float | None = None, first: int = 0) -> dict[str, list[Any]]:
         """Returns raw values by feature name, each [len(queries)], None for a query without the feature.
 
         `retrieval.bundle.features.schema.FeatureSchema.encode` takes them.
@@ -48,6 +48,7 @@ class QueryParser:
             queries: queries of the request.
             now_s: time of the request in seconds since 1970, for queries that do not state a time. None if the schema
                 has no feature for the time of the request.
+            first: number of the first of these queries in the request, for violations.
 
         Raises:
             InvalidRequest: queries are invalid; the error lists up to 20 violations.
@@ -55,20 +56,20 @@ class QueryParser:
         parsers = self._value_parsers
         rows: list[dict[str, Any]] = []
         faults: list[tuple[int, str, str]] = []
-        for row, query in enumerate(queries):
+        for row, query in enumerate(queries, first):
             features = query.features  # read by key: items() takes twice as long
             try:
                 values = {name: parsers[name](features[name]) for name in features}
                 self._check_lengths(values)
             except (KeyError, _Fault):
                 faults += [(row, *fault) for fault in self._faults(features)]
-                if len(faults) >= _MAX_VIOLATIONS:
+                if len(faults) >= MAX_VIOLATIONS:
                     break
             else:
                 rows.append(values)
         if faults:
             violations = [(f'queries[{row}].features["{name[:80]}"]', fault) for row, name, fault in faults]
-            raise InvalidRequest(violations[:_MAX_VIOLATIONS])
+            raise InvalidRequest(violations[:MAX_VIOLATIONS])
         columns = _columns(rows)
         if now_s is not None:
             times = columns.get(REQUEST_TIME, [None] * len(rows))

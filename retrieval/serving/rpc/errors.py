@@ -7,8 +7,11 @@ ServiceError
 ├── LexicalNotServed    FAILED_PRECONDITION  LEXICAL_NOT_SERVED, metadata "bundle_versions"
 ├── UnknownItem         NOT_FOUND            UNKNOWN_ITEM, metadata "item_ids"
 ├── NoBundle            UNAVAILABLE          NO_BUNDLE
-├── Overloaded          RESOURCE_EXHAUSTED   OVERLOADED
+├── Overloaded          RESOURCE_EXHAUSTED   OVERLOADED, with RetryInfo
+├── Stopping            UNAVAILABLE          STOPPING
 ├── Unauthenticated     UNAUTHENTICATED      UNAUTHENTICATED
+├── PermissionDenied    PERMISSION_DENIED    SCOPE_MISSING, metadata "scope"
+├── NotReceived         DEADLINE_EXCEEDED    NOT_RECEIVED
 └── DeadlinePassed      DEADLINE_EXCEEDED    DEADLINE_PASSED
 
 Any other exception is a bug: it is logged with its traceback, and the caller gets INTERNAL without details.
@@ -21,11 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "two-tower"
+RETRY_AFTER_S = 0.1
+"""Pause before the next try that a refused caller is told, in seconds."""
 _LISTED_IDS = 10
 _PRINTABLE = string.punctuation.replace("%", "") + " "
 
@@ -152,14 +158,24 @@ class NoBundle(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """Too many requests are in flight."""
+    """The service has more work than it can do in time. The status says when to try again.
+
+    Attributes:
+        retry_after_s: Pause before the next try, in seconds.
+    """
 
     code = code_pb2.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
 
-    def __init__(self, limit: int) -> None:
-        """Takes the largest number of requests in flight."""
-        super().__init__(f"{limit} requests are in flight, and that is the limit; retry with backoff, or elsewhere")
+    def __init__(self, fault: str, retry_after_s: float = RETRY_AFTER_S) -> None:
+        """Takes what is exhausted, and the pause before the next try in seconds."""
+        super().__init__(f"{fault}; retry with backoff, or at another replica")
+        self.retry_after_s = retry_after_s
+
+    def details(self) -> list[any_pb2.Any]:
+        """Returns the reason, and google.rpc.RetryInfo with the pause."""
+        delay = duration_pb2.Duration(nanos=int(self.retry_after_s * 1e9))
+        return [*super().details(), _pack(error_details_pb2.RetryInfo(retry_delay=delay))]
 
 
 class Unauthenticated(ServiceError):
@@ -173,15 +189,48 @@ class Unauthenticated(ServiceError):
         super().__init__("a token is required: send the metadata 'authorization: Bearer <token>'")
 
 
+class Stopping(ServiceError):
+    """The service stops before the call is answered."""
+
+    code = code_pb2.UNAVAILABLE
+    reason = "STOPPING"
+
+    def __init__(self) -> None:
+        """Builds the message, which says what to do."""
+        super().__init__("the service is stopping; call another replica, or retry with backoff")
+
+
+class PermissionDenied(ServiceError):
+    """The token has not the scope that the method needs."""
+
+    code = code_pb2.PERMISSION_DENIED
+    reason = "SCOPE_MISSING"
+
+    def __init__(self, scope: str) -> None:
+        """Takes the scope."""
+        super().__init__(f"the token has not the scope {scope}; use a token that has it", {"scope": scope})
+
+
+class NotReceived(ServiceError):
+    """The message of a call did not arrive in time."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+    reason = "NOT_RECEIVED"
+
+    def __init__(self, timeout_s: float) -> None:
+        """Takes the time that a message may take to arrive, in seconds."""
+        super().__init__(f"the request did not arrive within {timeout_s:g} s of the call")
+
+
 class DeadlinePassed(ServiceError):
-    """The deadline passed before the call was run."""
+    """The deadline of a call passed, or its caller left, before the answer was ready."""
 
     code = code_pb2.DEADLINE_EXCEEDED
     reason = "DEADLINE_PASSED"
 
     def __init__(self) -> None:
-        """Builds the message, which says when the deadline passed."""
-        super().__init__("the deadline passed before the request was reached")
+        """Builds the message, which says what to do."""
+        super().__init__("the deadline passed before the answer was ready; allow more time, or ask for less at once")
 
 
 def status_of(error: Exception) -> grpc.Status:
@@ -225,7 +274,7 @@ def _cut(text: str, size: int) -> str:
     return text
 
 
-def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+def _pack(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

@@ -1,30 +1,41 @@
-"""The gRPC server of a service: it listens, reports health, and drains."""
+"""The gRPC server of a service: it listens, reports health, and drains.
+
+```
+thread "receive"    an event loop: receives calls, answers health, reflection and status
+threads "answer_N"  do the work of calls (`retrieval.serving.rpc.runners`)
+other threads       watch the store, load bundles, serve metrics
+```
+"""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import grpc
+import grpc.aio
 import structlog
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.rpc.calls import CallInterceptor
-from retrieval.serving.rpc.health import SERVICE_NAME, HealthServicer
-from retrieval.serving.rpc.thread_pool import CallPool
+from retrieval.serving.rpc.call import Method
+from retrieval.serving.rpc.calls import CallHandlers
+from retrieval.serving.rpc.errors import Stopping
+from retrieval.serving.rpc.health import SERVICE_NAME, Health, Reflection
+from retrieval.serving.rpc.runners import Runners
 from retrieval.serving.runtime.config import ServerConfig
-from retrieval.serving.runtime.credentials import read_tls, read_token
+from retrieval.serving.runtime.credentials import Tokens, read_tls
 from retrieval.serving.runtime.metrics import Metrics, StallTicker
 
-_SPARE_CALLS = 64
-"""Number of calls of health, reflection and refusals beyond `max_in_flight`."""
+T = TypeVar("T")
 
+_LOOK_S = 0.01
 _FLUSH_S = 0.2
 """Time in which gRPC can send the last responses, in seconds."""
+_RELOAD_S = 1.0
+"""Interval at which the token file is looked at, in seconds."""
 
 _log = structlog.get_logger("server")
 
@@ -38,7 +49,7 @@ class Server:
     def __init__(
         self,
         service_name: str,
-        add_servicer: Callable[[grpc.Server], None],
+        methods: Sequence[Method],
         open_bundles: OpenBundles[Any],
         metrics: Metrics,
         config: ServerConfig,
@@ -49,14 +60,14 @@ class Server:
 
         Args:
             service_name: full name of the service, for health and reflection.
-            add_servicer: registers the servicer at the gRPC server.
-            open_bundles: open bundles of the servicer; this server starts and stops them.
+            methods: methods of the service.
+            open_bundles: open bundles of the service; this server starts and stops them.
             metrics: metrics of this server.
             config: settings.
             on_drained: called at the end of the drain, when no call is in flight.
 
         Raises:
-            ValueError: token or TLS files cannot be read.
+            ValueError: token or TLS files cannot be used.
         """
         self._config = config
         self._open_bundles = open_bundles
@@ -66,30 +77,19 @@ class Server:
         self._watches = False
         self._is_settled = False
         self._service_name = service_name
+        self._tokens = Tokens(config.token_file)
         self._credentials = read_tls(config)
-        self._pool = CallPool(config.thread_count, metrics)
-        self._calls = CallInterceptor(self._pool, config.max_in_flight, read_token(config.token_file), metrics)
-        self._grpc = grpc.server(
-            self._pool,  # pyright: ignore[reportArgumentType]  # gRPC only needs `submit`
-            interceptors=[self._calls],
-            maximum_concurrent_rpcs=config.max_in_flight + _SPARE_CALLS,
-            options=[
-                # Only workers of one parent may share a port: other servers on it would take part of the traffic.
-                ("grpc.so_reuseport", int(config.worker > 0)),
-                ("grpc.max_receive_message_length", config.max_request_bytes),
-                ("grpc.max_send_message_length", -1),
-                # Allow clients to ping an idle connection every ten seconds.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-            ],
+        self._runners = Runners(config.thread_count, config.max_in_flight, config.max_bytes_in_flight)
+        metrics.in_flight.set_function(lambda: self._runners.in_flight)
+        metrics.waiting.set_function(lambda: self._runners.waiting)
+        self._health = Health(("", service_name))
+        self._calls = CallHandlers(
+            service_name, methods, self._runners, self._tokens, metrics, config.receive_timeout_s
         )
-        self._health = HealthServicer(("", service_name))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        add_servicer(self._grpc)
-        if config.reflection:
-            reflection.enable_server_reflection((service_name, SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="receive", daemon=True)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._grpc: grpc.aio.Server
 
     @property
     def is_settled(self) -> bool:
@@ -102,9 +102,10 @@ class Server:
         Raises:
             ValueError: the server cannot listen on the address or on the metrics port.
         """
-        port = self._listen()
+        self._start_loop()
+        port = self._run(self._listen())
         self.watch_store()
-        self._grpc.start()
+        self._run(self._serve())
         _log.info(
             "listening",
             service=self._service_name,
@@ -118,11 +119,60 @@ class Server:
         """Starts to watch the store and to open its bundles. `start` calls this too."""
         if not self._watches:
             self._watches = True
+            self._start_loop()
             self._stalls.start()
             self._open_bundles.start(self._on_change)
 
-    def _listen(self) -> int:
+    def drain(self, delay_s: float | None = None) -> None:
+        """Sets health to NOT_SERVING, waits, then refuses new calls and lets those in flight finish.
+
+        Calls that do not finish within `drain_timeout_s` get UNAVAILABLE. Nothing that hangs keeps this from returning.
+
+        Args:
+            delay_s: time before new calls are refused, in seconds. Default: `drain_delay_s` of the settings.
+        """
+        self._loop.call_soon_threadsafe(self._health.drain)
+        delay_s = self._config.drain_delay_s if delay_s is None else delay_s
+        _log.info("draining", delay_s=delay_s, timeout_s=self._config.drain_timeout_s)
+        threading.Event().wait(delay_s)
+        self._run(self._stop())
+        self._open_bundles.stop()
+        self._stalls.stop()
+        self._on_drained()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_FLUSH_S)
+        _log.info("stopped")
+
+    def _start_loop(self) -> None:
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine in the event loop and returns its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _listen(self) -> int:
         config = self._config
+        # gRPC binds a server to the event loop that is running when the server is made.
+        self._grpc = grpc.aio.server(
+            options=[
+                # Only workers of one parent may share a port: other servers on it would take part of the traffic.
+                ("grpc.so_reuseport", int(config.worker > 0)),
+                ("grpc.max_receive_message_length", config.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", config.max_streams),
+                # Allow clients to ping an idle connection every ten seconds.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                # End connections to peers that are frozen or gone.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+            ],
+        )
+        self._grpc.add_generic_rpc_handlers((self._health, self._calls))
+        if config.reflection:
+            reflected = (self._service_name, SERVICE_NAME)
+            self._grpc.add_generic_rpc_handlers((Reflection(reflected, self._tokens),))
         host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
         address = f"{host}:{config.port}"
         try:
@@ -136,39 +186,44 @@ class Server:
             ) from error
         if config.metrics_port:
             try:
-                self._metrics.serve(config.metrics_port)
+                self._metrics.serve(config.metrics_host, config.metrics_port)
             except OSError as error:
                 raise ValueError(
-                    f"cannot listen on metrics_port {config.metrics_port}: {error}; choose another --metrics-port"
+                    f"cannot listen on metrics_host {config.metrics_host}, metrics_port {config.metrics_port}: {error}; "
+                    "choose another --metrics-port or --metrics-host"
                 ) from error
         return port
 
-    def drain(self, delay_s: float | None = None) -> None:
-        """Sets health to NOT_SERVING, waits, then refuses new calls and lets those in flight finish.
+    async def _serve(self) -> None:
+        self._runners.start()
+        await self._grpc.start()
+        self._tasks = [asyncio.create_task(self._calls.watch()), asyncio.create_task(self._reload_tokens())]
 
-        Args:
-            delay_s: time before new calls are refused, in seconds. Default: `drain_delay_s` of the settings.
-        """
-        self._health.drain()
-        delay_s = self._config.drain_delay_s if delay_s is None else delay_s
-        _log.info("draining", delay_s=delay_s, timeout_s=self._config.drain_timeout_s)
-        threading.Event().wait(delay_s)
-        stopped = self._grpc.stop(self._config.drain_timeout_s)
-        finished = self._pool.wait_idle(self._config.drain_timeout_s)
-        if not finished:
-            _log.warning("calls did not finish in time", in_flight=self._pool.in_flight)
+    async def _reload_tokens(self) -> None:
+        while True:
+            await asyncio.sleep(_RELOAD_S)
+            await asyncio.to_thread(self._tokens.reload)
+
+    async def _stop(self) -> None:
+        # From here on, new calls are refused; those in flight have the grace period of gRPC, which is a little longer.
+        stopped = asyncio.create_task(self._grpc.stop(self._config.drain_timeout_s + _FLUSH_S))
+        await asyncio.sleep(0)
+        end = self._loop.time() + self._config.drain_timeout_s
+        while (self._runners.in_flight or self._calls.receiving) and self._loop.time() < end:
+            await asyncio.sleep(_LOOK_S)
+        if self._runners.in_flight:
+            _log.warning("calls did not finish in time", in_flight=self._runners.in_flight)
+        self._runners.stop(Stopping)
+        self._calls.end_receiving()
         self._health.close()
-        # A call that still runs is a stream of reflection, which ends only with its caller: it is cancelled.
-        if not stopped.wait(_FLUSH_S):
-            self._grpc.stop(0).wait()
-        self._open_bundles.stop()
-        self._stalls.stop()
-        self._calls.close()
-        self._pool.shutdown(wait=False)
-        self._on_drained()
-        _log.info("stopped")
+        # What still runs is a stream of reflection or a response that nobody reads: it is cancelled.
+        _, late = await asyncio.wait([stopped], timeout=_FLUSH_S)
+        if late:
+            await self._grpc.stop(0)
+        for task in self._tasks:
+            task.cancel()
 
     def _on_change(self, snapshot: Snapshot[Any]) -> None:
-        self._health.set_serving(bool(snapshot.open))
+        self._loop.call_soon_threadsafe(self._health.set_serving, bool(snapshot.open))
         if snapshot.open or snapshot.problems:
             self._is_settled = True

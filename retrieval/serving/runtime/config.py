@@ -43,13 +43,22 @@ class ServerConfig:
     threads: int | Literal["auto"] = "auto"
     """Threads that answer calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead. auto: 2."""
 
-    max_in_flight: int = 64
-    """Calls accepted and not yet answered, 1 to 10,000; further calls are refused with RESOURCE_EXHAUSTED."""
+    max_in_flight: int = 1000
+    """Calls received and not yet answered, 1 to 100,000; further calls are refused with RESOURCE_EXHAUSTED."""
+
+    max_bytes_in_flight: int = 64 << 20
+    """Total size of the requests that are not yet answered, in bytes, 1 KiB to 1 TiB; further ones are refused."""
+
+    max_streams: int = 100
+    """Calls of one connection at the same time, 1 to 10,000; a gRPC client keeps further calls back by itself."""
+
+    receive_timeout_s: float = 10.0
+    """Time within which the message of a call has to arrive, in seconds, 0.1 to 3,600."""
 
     max_batch_size: int = 1000
     """Largest number of queries or searches in one call, 1 to 1,000."""
 
-    max_request_bytes: int = 16 << 20
+    max_request_bytes: int = 4 << 20
     """Largest request, in bytes, 1 KiB to 1 GiB."""
 
     insecure: bool = False
@@ -65,7 +74,11 @@ class ServerConfig:
     """PEM certificates of the authorities that sign client certificates. Default: clients need no certificate."""
 
     token_file: Path | None = None
-    """File with the bearer token that calls have to carry; health checks need none. Default: no token."""
+    """File of the bearer tokens that calls may carry, one a line: TOKEN [NAME [read,admin]]. Default: no token needed.
+
+    Health checks need no token. GetServingStatus and reflection need the scope admin, which a token has unless its line
+    gives scopes. A changed file is read within a second.
+    """
 
     reflection: bool = True
     """Offer gRPC reflection, so that tools can list the services and their messages."""
@@ -91,8 +104,11 @@ class ServerConfig:
     drain_timeout_s: float = 30.0
     """Time after the drain delay in which calls in flight may finish, in seconds, 0 to 3,600."""
 
+    metrics_host: str = "127.0.0.1"
+    """Address of the Prometheus endpoint. It needs no token: let only the scraper reach it."""
+
     metrics_port: int = 0
-    """Port of the Prometheus endpoint on 127.0.0.1, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
+    """Port of the Prometheus endpoint, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
 
     log_level: str = "info"
     """Least severe level that is logged: debug, info, warning or error."""
@@ -110,7 +126,10 @@ class ServerConfig:
         for name, low, high in (
             ("port", 0, 65535),
             ("threads", 1, 64),
-            ("max_in_flight", 1, 10_000),
+            ("max_in_flight", 1, 100_000),
+            ("max_bytes_in_flight", 1 << 10, 1 << 40),
+            ("max_streams", 1, 10_000),
+            ("receive_timeout_s", 0.1, 3600),
             ("max_batch_size", 1, 1000),
             ("max_request_bytes", 1 << 10, 1 << 30),
             ("poll_interval_s", 0.01, 3600),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
 
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _SWAP_BUCKETS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -22,15 +22,20 @@ class Metrics:
     def __init__(self) -> None:
         """Registers the metrics, at zero."""
         registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.requests = Counter("two_tower_requests", "Calls answered.", ["method", "code"], registry=registry)
-        self.latency = Histogram(
-            "two_tower_request_seconds",
-            "From the moment a thread takes a call to its answer.",
-            ["method"],
-            buckets=_LATENCY_BUCKETS_S,
-            registry=registry,
+        self.request_seconds = self._seconds("request", "From the arrival of a call's headers to its answer.")
+        self.queue_seconds = self._seconds("queue", "From the arrival of a call's message to the begin of its work.")
+        self.work_seconds = self._seconds("work", "Time that threads worked on a call.")
+        self.refused = Counter("two_tower_refused", "Calls refused.", ["method", "reason"], registry=registry)
+        self.undecodable = Counter(
+            "two_tower_undecodable", "Calls without a valid message.", ["method"], registry=registry
         )
-        self.in_flight = Gauge("two_tower_in_flight", "Calls accepted and not yet answered.", registry=registry)
+        self.request_bytes = Counter("two_tower_request_bytes", "Size of requests.", ["method"], registry=registry)
+        self.response_bytes = Counter("two_tower_response_bytes", "Size of responses.", ["method"], registry=registry)
+        self.in_flight = Gauge("two_tower_in_flight", "Calls received and not yet answered.", registry=registry)
+        self.waiting = Gauge("two_tower_queued", "Calls received whose work has not begun.", registry=registry)
+        self.receiving = Gauge("two_tower_receiving", "Calls whose messages have not arrived.", registry=registry)
         self.batch_size = Histogram(
             "two_tower_batch_size", "Queries or searches a call.", ["method"], buckets=_BATCH_BUCKETS, registry=registry
         )
@@ -53,16 +58,22 @@ class Metrics:
             registry=registry,
         )
 
-    def serve(self, port: int) -> tuple[int, threading.Thread]:
-        """Starts the HTTP endpoint on the loopback interface, for a scraper on the same host.
+    def _seconds(self, name: str, help_text: str) -> Histogram:
+        return Histogram(
+            f"two_tower_{name}_seconds", help_text, ["method"], buckets=_LATENCY_BUCKETS_S, registry=self.registry
+        )
+
+    def serve(self, host: str, port: int) -> tuple[int, threading.Thread]:
+        """Starts the HTTP endpoint for a scraper.
 
         Args:
+            host: address to listen on.
             port: port to listen on; 0 chooses a free port.
 
         Returns:
             The port, and the thread, which ends with the process.
         """
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        server, thread = start_http_server(port, addr=host, registry=self.registry)
         return server.server_port, thread
 
 

@@ -19,7 +19,10 @@ EXAMPLES: list[tuple[ServiceError, str, str]] = [
     (errors.LexicalNotServed("b", ["a"]), "FAILED_PRECONDITION", "LEXICAL_NOT_SERVED"),
     (errors.UnknownItem("f", ["x"]), "NOT_FOUND", "UNKNOWN_ITEM"),
     (errors.NoBundle(), "UNAVAILABLE", "NO_BUNDLE"),
-    (errors.Overloaded(3), "RESOURCE_EXHAUSTED", "OVERLOADED"),
+    (errors.Overloaded("3 requests are in flight"), "RESOURCE_EXHAUSTED", "OVERLOADED"),
+    (errors.Stopping(), "UNAVAILABLE", "STOPPING"),
+    (errors.PermissionDenied("admin"), "PERMISSION_DENIED", "SCOPE_MISSING"),
+    (errors.NotReceived(1.5), "DEADLINE_EXCEEDED", "NOT_RECEIVED"),
     (errors.Unauthenticated(), "UNAUTHENTICATED", "UNAUTHENTICATED"),
     (errors.DeadlinePassed(), "DEADLINE_EXCEEDED", "DEADLINE_PASSED"),
 ]
@@ -34,6 +37,13 @@ def test_status_has_the_code_and_reason_of_its_error(error: ServiceError, code: 
     detail = status_pb2.Status.FromString(packed).details[0]
     assert detail.Unpack(info) == bool(reason)
     assert info.reason == reason
+
+
+def test_a_refusal_says_when_to_try_again() -> None:
+    packed = dict(status_of(errors.Overloaded("full", 0.25)).trailing_metadata)["grpc-status-details-bin"]
+    hint = error_details_pb2.RetryInfo()
+    assert status_pb2.Status.FromString(packed).details[1].Unpack(hint)
+    assert hint.retry_delay.ToMilliseconds() == 250
 
 
 def test_every_error_has_an_example() -> None:
