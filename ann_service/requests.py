@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ann_service import filters
 from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
+from ann_service.filters.match import match
 from ann_service.plan import SearchPlan, TextQuery
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
 from retrieval.serving.rpc.errors import InvalidRequest, UnknownItem
@@ -91,7 +91,7 @@ def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str
     allowed: Matches | None = None
     if search.HasField("filter"):
         try:
-            allowed = filters.match(catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter")
+            allowed = match(catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter")
         except InvalidRequest as error:
             violations += error.violations
     violations += _check_text(search, path)
