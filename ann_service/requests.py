@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ann_service import filters
 from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
+from ann_service.filters.match import match_steps
 from ann_service.plan import SearchPlan, TextQuery
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
 from retrieval.serving.rpc.errors import InvalidRequest, UnknownItem
@@ -94,9 +94,7 @@ def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str
     allowed: Matches | None = None
     if search.HasField("filter"):
         try:
-            allowed = yield from filters.match_steps(
-                catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter"
-            )
+            allowed = yield from match_steps(catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter")
         except InvalidRequest as error:
             violations += error.violations
     violations += _check_text(search, path)

@@ -13,7 +13,6 @@ from ann_service import fusion, requests, responses
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
 from ann_service.plan import SearchPlan
-from retrieval.index.hits import Hits
 from retrieval.serving.bundles.open_bundle import OpenBundle, Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.call import SMALL_BYTES, Call, Method, QuickMethod, decode
@@ -109,7 +108,11 @@ class SearchItems:
             return
         hits = iter(ranked)
         for parsed in group:
-            response = yield from parsed.call.run(_build(parsed, list(islice(hits, len(parsed.plans)))))
+            response = yield from parsed.call.run(
+                responses.build_steps(
+                    parsed.catalogue, parsed.plans, list(islice(hits, len(parsed.plans))), parsed.newest_model_version
+                )
+            )
             parsed.call.response = response or b""
 
 
@@ -128,12 +131,6 @@ class _Parsed:
     catalogue: Catalogue
     plans: list[SearchPlan]
     newest_model_version: str
-
-
-def _build(parsed: _Parsed, hits: Sequence[Hits]) -> Steps[bytes]:
-    response = responses.build(parsed.catalogue, parsed.plans, hits, parsed.newest_model_version)
-    yield
-    return response.SerializeToString()
 
 
 def methods(open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Metrics) -> list[Method]:

@@ -189,8 +189,8 @@ class Server:
                 self._metrics.serve(config.metrics_host, config.metrics_port)
             except OSError as error:
                 raise ValueError(
-                    f"cannot listen on metrics_host {config.metrics_host}, metrics_port {config.metrics_port}: {error}; "
-                    "choose another --metrics-port or --metrics-host"
+                    f"cannot listen on metrics_host {config.metrics_host}, metrics_port {config.metrics_port}: "
+                    f"{error}; choose another --metrics-port or --metrics-host"
                 ) from error
         return port
 
