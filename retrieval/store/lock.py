@@ -66,14 +66,14 @@ def _wait(descriptor: int, root: Path, on_wait: Callable[[str], None], timeout_s
         waited_s = time.monotonic() - started
         if waited_s >= timeout_s:
             raise StoreError(
-                f"{_read_holder(descriptor)} still holds the lock of {root} after {timeout_s:g} s; nothing was "
+                f"the lock of {root} is still held by {_read_holder(descriptor)} after {timeout_s:g} s; nothing was "
                 "changed. Look whether that process works (`ps -p PID` on its host); stop it if it hangs, then try "
                 "again"
             )
         if waited_s >= _NOTICE_S and not noticed:
             noticed = True
             on_wait(
-                f"waiting for the lock of {root}: {_read_holder(descriptor)} holds it; gives up after {timeout_s:g} s"
+                f"waiting for the lock of {root}, held by {_read_holder(descriptor)}; gives up after {timeout_s:g} s"
             )
         time.sleep(_PAUSE_S)
 
@@ -90,7 +90,7 @@ def _try_lock(descriptor: int, root: Path) -> bool:
 
 def _write_holder(descriptor: int) -> None:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    text = f"process {os.getpid()} on {socket.gethostname()}, since {now}\n"
+    text = f"process {os.getpid()} on {socket.gethostname()} since {now}\n"
     with suppress(OSError):  # a full disk: the lock holds all the same
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)

@@ -59,7 +59,7 @@ def test_waiting_names_the_holder_once_and_goes_on_when_it_lets_go(store: Bundle
     assert store.live() == LivePointer(version)
     [message] = messages
     assert message.startswith(
-        f"waiting for the lock of {store.root}: process {pid} on {socket.gethostname()}, since 20"
+        f"waiting for the lock of {store.root}, held by process {pid} on {socket.gethostname()} since 20"
     )
     assert (store.root / "LOCK").read_text() == ""
 
@@ -69,7 +69,7 @@ def test_gives_up_in_the_end_and_changes_nothing(store: BundleStore) -> None:
     with held(store) as (pid, _):
         for change in ("promote", "prune"):
             hasty = BundleStore(store.root, lock_timeout_s=0.1)
-            with pytest.raises(StoreError, match=rf"process {pid} on .* still holds the lock .* after 0\.1 s"):
+            with pytest.raises(StoreError, match=rf"still held by process {pid} on .* after 0\.1 s"):
                 hasty.promote(version) if change == "promote" else hasty.prune(1)
         assert f"process {pid} " in (store.root / "LOCK").read_text()
     assert (store.live(), store.versions()) == (None, [version])
