@@ -20,6 +20,7 @@ from retrieval.index.lexical import files as lexical_files
 from retrieval.index.lexical.files import LexicalIndex
 from retrieval.index.registry import Index, open_index
 from retrieval.index.scan import scan
+from retrieval.serving.bundles.file_memory import measure_files
 from retrieval.serving.bundles.verification import available_bytes, check_memory, read_contents, read_golden_queries
 from retrieval.store.store import BundleStore
 
@@ -55,9 +56,12 @@ class CatalogueLoader:
         if not manifest.files.keys() >= set(files):
             self._store.verify(version, files)  # raises, and names the files that the manifest does not list
         # Before the files are hashed: reading a bundle that does not fit would push the open one out of memory.
-        check_memory(manifest, files, 1 if beside or self._config.unload_first else 2, available_bytes())
+        copies = 1 if beside or self._config.unload_first else 2
+        sizes = {name: manifest.files[name].size_bytes for name in files}
+        check_memory(version, sizes, copies, available_bytes())
         self._store.verify(version, files)
         folder = self._store.path(version)
+        check_memory(version, measure_files(folder, manifest, files), copies, available_bytes())
         vectors = _read_vectors(manifest, folder)
         catalogue = Catalogue(
             manifest,

@@ -23,7 +23,7 @@ _SEVERAL_INTERESTS_FORMAT_VERSION = 2
 """Format version of bundles with several embeddings for each query, which earlier releases wrote."""
 
 _TIME = "%Y%m%dT%H%M%SZ"
-_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+_VERSION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -86,6 +86,12 @@ class ServerConfig:
     poll_interval_s: float = 1.0
     """Interval at which the store is read for the live bundle, in seconds, 0.01 to 3,600."""
 
+    store_timeout_s: float = 10.0
+    """Time after which a read of the store that makes no progress is reported as hung, in seconds, 0.01 to 3,600."""
+
+    load_timeout_s: float = 900.0
+    """Time after which a load of a bundle that has not ended is reported as hung, in seconds, 0.01 to 86,400."""
+
     retire_after_s: float = 60.0
     """How long a bundle stays open after the store no longer names it, in seconds, 0 to 86,400.
 
@@ -133,6 +139,8 @@ class ServerConfig:
             ("max_batch_size", 1, 1000),
             ("max_request_bytes", 1 << 10, 1 << 30),
             ("poll_interval_s", 0.01, 3600),
+            ("store_timeout_s", 0.01, 3600),
+            ("load_timeout_s", 0.01, 86_400),
             ("retire_after_s", 0, 86_400),
             ("retry_after_s", 0.01, 86_400),
             ("drain_delay_s", 0, 600),

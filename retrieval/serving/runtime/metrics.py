@@ -52,6 +52,21 @@ class Metrics:
         )
         self.open_bundles = Gauge("two_tower_open_bundles", "Bundles that can answer.", registry=registry)
         self.live_bundle = Info("two_tower_live_bundle", "The bundle that answers by default.", registry=registry)
+        self.wanted_bundle = Info(
+            "two_tower_bundle_wanted", "The bundle that the store names as live.", registry=registry
+        )
+        self.loading_bundle = Info("two_tower_bundle_loading", "The bundle that is being loaded.", registry=registry)
+        self.store_reachable = Gauge(
+            "two_tower_store_reachable", "1 while reads of the store succeed in time, else 0.", registry=registry
+        )
+        self.store_faults = Counter(
+            "two_tower_store_faults", "Reads of the store that failed or hang.", ["kind"], registry=registry
+        )
+        self.store_last_read = Gauge(
+            "two_tower_store_last_read_timestamp_seconds",
+            "Time of the last read of the live pointer.",
+            registry=registry,
+        )
         self.longest_stall = Gauge(
             "two_tower_longest_stall_seconds",
             "Longest time in which the interpreter let no thread run, since the start.",
