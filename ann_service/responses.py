@@ -22,7 +22,7 @@ from ann_service.plan import SearchPlan
 from retrieval.bundle.catalogue.items import MISSING, Column, FloatColumn, IntColumn, StringColumn, StringListColumn
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
 from retrieval.index.hits import Hits
-from retrieval.steps import Steps, run_to_end
+from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 _ROWS_PER_STEP = 4096
@@ -34,13 +34,6 @@ _MAX_ONE_BYTE = 0x7F
 
 _FIRST_FIELD = 1 << 3 | _LENGTH_DELIMITED
 """Tag of the first field: SearchResult.item_ids, StringColumn.values and StringListColumn.values."""
-
-
-def build(
-    catalogue: Catalogue, plans: Sequence[SearchPlan], results: Sequence[Hits], newest_model_version: str
-) -> pb.SearchItemsResponse:
-    """Returns the response that `build_steps` returns, without a pause and as a message."""
-    return pb.SearchItemsResponse.FromString(run_to_end(build_steps(catalogue, plans, results, newest_model_version)))
 
 
 def build_steps(

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
-from ann_service.responses import build, build_steps
+from ann_service.responses import build_steps
 from retrieval.bundle.catalogue.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
 from retrieval.index.hits import Hits
+from retrieval.steps import run_to_end
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 PLAN = SearchPlan(np.zeros(0), 1, None, np.zeros(0, dtype=np.int64), None, exact=False, budget=1)
@@ -27,6 +28,10 @@ def catalogue(items: ItemTable) -> Catalogue:
     manifest: Any = SimpleNamespace(model_version="m1", bundle_version="b2")
     index: Any = None
     return Catalogue(manifest, items, np.zeros(0), index)
+
+
+def build(*arguments: Any) -> pb.SearchItemsResponse:
+    return pb.SearchItemsResponse.FromString(run_to_end(build_steps(*arguments)))
 
 
 def hits(rows: list[int], scores: list[float]) -> Hits:
