@@ -49,7 +49,7 @@ def test_an_invalid_request_tells_each_violation() -> None:
     error = raised_for(bad_request(("searches[0].k", "has to be at most 100"), ("model_version", "is required")))
     assert isinstance(error, errors.InvalidRequest)
     assert error.violations == (("searches[0].k", "has to be at most 100"), ("model_version", "is required"))
-    assert str(error) == "searches[0].k: has to be at most 100; model_version: is required"
+    assert error.message == "searches[0].k: has to be at most 100; model_version: is required"
 
 
 def test_reasons() -> None:

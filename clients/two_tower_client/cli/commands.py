@@ -10,6 +10,7 @@ from two_tower_client.ann import AnnClient
 from two_tower_client.channel import Tls
 from two_tower_client.cli import comparison, tables
 from two_tower_client.cli.arguments import parse_condition, parse_features
+from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.filters import Filter, all_of
@@ -50,7 +51,7 @@ def status(arguments: argparse.Namespace) -> int:
                 text = tables.replicas_to_json(replicas, faults)
             else:
                 text = tables.replicas_to_table(replicas, faults, int(time.time() * 1000))
-            print(text, flush=True)
+            print(escape(text), flush=True)
             if arguments.watch is None:
                 return 1 if faults else 0
             time.sleep(arguments.watch)
@@ -96,7 +97,7 @@ def compare(arguments: argparse.Namespace) -> int:
         result = comparison.compare(
             query_tower, ann, arguments.old, arguments.new, queries, k=arguments.k, title=arguments.title
         )
-    print(tables.comparison_to_json(result) if arguments.json else tables.comparison_to_table(result))
+    print(escape(tables.comparison_to_json(result) if arguments.json else tables.comparison_to_table(result)))
     return 0
 
 
@@ -163,8 +164,8 @@ def _refused(replica: Replica, bundle_version: str) -> bool:
 
 
 def _print(retrieval: Retrieval, arguments: argparse.Namespace) -> None:
-    print(tables.retrieval_to_json(retrieval) if arguments.json else tables.retrieval_to_table(retrieval))
+    print(escape(tables.retrieval_to_json(retrieval) if arguments.json else tables.retrieval_to_table(retrieval)))
 
 
 def _print_error(line: str) -> None:
-    print(f"two-tower: {line}", file=sys.stderr)
+    print(f"two-tower: {to_line(line)}", file=sys.stderr)
