@@ -6,11 +6,11 @@ from typing import Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
-from two_tower_client.channel import Address
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.results import AttributeValue, Retrieval, SearchAnswer
+from two_tower_client.rpc.channel import Address
+from two_tower_client.rpc.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
 from two_tower_client.search import Search, add_search
-from two_tower_client.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
 
 DEFAULT_ADDRESS = "localhost:50052"
 

@@ -6,11 +6,11 @@ from typing import Unpack
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
-from two_tower_client.channel import Address
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.features import Features, write_query
 from two_tower_client.results import Embeddings
-from two_tower_client.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
+from two_tower_client.rpc.channel import Address
+from two_tower_client.rpc.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
 
 DEFAULT_ADDRESS = "localhost:50051"
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypedDict
 
-from two_tower_client.call_metadata import check_request_id, make_request_id
 from two_tower_client.errors import DeadlineExceeded, InvalidRequest, ModelNotServed, ServerError
 from two_tower_client.model_agreement import Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
 from two_tower_client.results import Embeddings, Retrieval, SearchAnswer
+from two_tower_client.rpc.call_metadata import check_request_id, make_request_id
 from two_tower_client.search import Search, with_embeddings
 
 

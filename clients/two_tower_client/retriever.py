@@ -6,15 +6,15 @@ from typing import Self, Unpack
 
 from two_tower_client import ann, query_tower
 from two_tower_client.ann import AnnClient, AsyncAnnClient
-from two_tower_client.channel import Address
 from two_tower_client.errors import ModelNotServed
 from two_tower_client.features import Features
 from two_tower_client.model_agreement import Embed, Pin
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
 from two_tower_client.results import Retrieval
 from two_tower_client.retrieve_request import RetrieveRequest, make_searches
+from two_tower_client.rpc.channel import Address
+from two_tower_client.rpc.service_client import ConnectionOptions, check_timeout
 from two_tower_client.search import Search, SearchOptions
-from two_tower_client.service_client import ConnectionOptions, check_timeout
 
 
 class Retriever:

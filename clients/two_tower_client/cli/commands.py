@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.ann import AnnClient
-from two_tower_client.channel import Tls
 from two_tower_client.cli import comparison, tables
 from two_tower_client.cli.arguments import parse_condition, parse_features
 from two_tower_client.cli.escaping import escape, to_line
@@ -18,8 +17,9 @@ from two_tower_client.fleet import Fleet, Replica, find_faults, find_ready
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Retrieval
 from two_tower_client.retriever import Retriever
+from two_tower_client.rpc.channel import Tls
+from two_tower_client.rpc.service_client import ConnectionOptions
 from two_tower_client.search import Search, SearchOptions
-from two_tower_client.service_client import ConnectionOptions
 
 
 def retrieve(arguments: argparse.Namespace) -> int:

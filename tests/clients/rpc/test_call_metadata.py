@@ -24,7 +24,7 @@ from two_tower_client import (
     ServerError,
     TwoTowerError,
 )
-from two_tower_client.call_metadata import CallMetadata, make_request_id
+from two_tower_client.rpc.call_metadata import CallMetadata, make_request_id
 
 
 def sent(world: World, key: str) -> list[str]:

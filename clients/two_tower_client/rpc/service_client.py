@@ -9,11 +9,11 @@ from typing import Self, TypedDict, TypeVar
 
 import grpc
 
-from two_tower_client.call_metadata import Metadata, check_request_id, make_request_id
-from two_tower_client.channel import Address, Connection, Tls, connect
 from two_tower_client.errors import InvalidRequest, TwoTowerError
-from two_tower_client.grpc_errors import from_rpc_error
-from two_tower_client.retries import Retries
+from two_tower_client.rpc.call_metadata import Metadata, check_request_id, make_request_id
+from two_tower_client.rpc.channel import Address, Connection, Tls, connect
+from two_tower_client.rpc.grpc_errors import from_rpc_error
+from two_tower_client.rpc.retries import Retries
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -35,9 +35,9 @@ class ConnectionOptions(TypedDict, total=False):
             shares its time fairly among the callers that compete for it. Default: none.
         check_health: Whether calls avoid replicas that report NOT_SERVING. Default: True.
         adaptive_throttling: Whether the client rejects calls itself, as `Overloaded`, while a service refuses more than
-            half of its calls; see `two_tower_client.retries.AdaptiveThrottle`. It saves the service the refusals, but
-            goes on for some seconds after an overload, and does not tell cheap calls from expensive ones. Default:
-            False.
+            half of its calls; see `two_tower_client.rpc.retries.AdaptiveThrottle`. It saves the service the
+            refusals, but goes on for some seconds after an overload, and does not tell cheap calls from expensive ones.
+            Default: False.
         connections: Number of connections to each address, 1 to 64; calls use them in turn. Default: 1. Each connection
             leads to one worker process of a service, so a service with several workers needs several for each worker.
         own_connection: Whether this client keeps its connections to itself. Default: False: clients of the same address

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clients.world import ScriptedAnn, serving
 from two_tower_client import AnnClient, InvalidRequest, Retriever, Tls, TwoTowerError
-from two_tower_client.channel import Address, connect
+from two_tower_client.rpc.channel import Address, connect
 
 SECRET = "s3cret-token"
 

@@ -6,7 +6,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tests.clients.world import Failure, ScriptedAnn, bad_request, bare, error_info, serving
 from two_tower_client import AnnClient, Search, errors
-from two_tower_client.grpc_errors import ERRORS, from_rpc_error
+from two_tower_client.rpc.grpc_errors import ERRORS, from_rpc_error
 
 
 def raised_for(failure: Failure) -> errors.TwoTowerError:

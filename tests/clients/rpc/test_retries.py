@@ -18,7 +18,7 @@ from two_tower_client import (
     TwoTowerError,
     Unavailable,
 )
-from two_tower_client.retries import AdaptiveThrottle, Retries
+from two_tower_client.rpc.retries import AdaptiveThrottle, Retries
 
 
 def embed(world: World, **options: object) -> Embeddings:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import grpc
 
-from two_tower_client.call_metadata import CallMetadata
 from two_tower_client.errors import InvalidRequest
+from two_tower_client.rpc.call_metadata import CallMetadata
 
 Address = str | Sequence[str]
 """One `host:port`, several in a list or separated by commas, or one gRPC target such as `dns:///name:port`."""
@@ -23,7 +23,7 @@ _SERVICE_CONFIG = json.dumps(
         "loadBalancingConfig": [{"round_robin": {}}],
         # A replica that starts, drains or has no bundle reports NOT_SERVING. gRPC then sends it no calls.
         "healthCheckConfig": {"serviceName": ""},
-        # Without a retry policy: `two_tower_client.retries` retries.
+        # Without a retry policy: `two_tower_client.rpc.retries` retries.
     }
 )
 
