@@ -6,7 +6,6 @@ call one service each. `AsyncRetriever`, `AsyncQueryTowerClient` and `AsyncAnnCl
 
 from two_tower_client import filters
 from two_tower_client.ann import AnnClient, AsyncAnnClient
-from two_tower_client.channel import Tls
 from two_tower_client.errors import (
     BundleNotServed,
     DeadlineExceeded,
@@ -24,8 +23,9 @@ from two_tower_client.errors import (
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
 from two_tower_client.results import Embeddings, Hit, Retrieval, SearchAnswer
 from two_tower_client.retriever import AsyncRetriever, Retriever
+from two_tower_client.rpc.channel import Tls
+from two_tower_client.rpc.service_client import ConnectionOptions
 from two_tower_client.search import Ranking, Search, SearchOptions
-from two_tower_client.service_client import ConnectionOptions
 
 __all__ = [
     "AnnClient",

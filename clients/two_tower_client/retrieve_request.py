@@ -1,13 +1,27 @@
-"""One retrieve in progress: its deadline, its searches, and its next step. `Retriever` makes the calls."""
+"""One retrieve in progress: its deadline, its id, its searches, and its next step. `Retriever` makes the calls."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict
 
-from two_tower_client.errors import DeadlineExceeded, InvalidRequest, ModelNotServed
+from two_tower_client.errors import DeadlineExceeded, InvalidRequest, ModelNotServed, ServerError
 from two_tower_client.model_agreement import Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
 from two_tower_client.results import Embeddings, Retrieval, SearchAnswer
+from two_tower_client.rpc.call_metadata import check_request_id, make_request_id
 from two_tower_client.search import Search, with_embeddings
+
+
+class CallOptions(TypedDict):
+    """The options of the next call.
+
+    Attributes:
+        timeout_s: Seconds that are left of the retrieve.
+        request_id: Id of the retrieve, the same for all its calls.
+    """
+
+    timeout_s: float
+    request_id: str
 
 
 class RetrieveRequest:
@@ -16,13 +30,25 @@ class RetrieveRequest:
     For each `step`, call the query tower service (Embed) or the ANN service (Search) and pass the answer to `advance`,
     until `step` is None.
 
+    Args:
+        pin: Pin that the previous request left.
+        searches: One search for each query, without its embedding.
+        timeout_s: Seconds that all calls may take together, from now on.
+        request_id: Request id. Empty: a random one.
+
     Attributes:
         step: Next step; None once `retrievals` is complete.
         pin: Pin for the next request, once `step` is None.
         retrievals: One retrieval for each query, once `step` is None.
+
+    Raises:
+        InvalidRequest: If the request id is invalid.
     """
 
-    def __init__(self, pin: Pin, searches: Sequence[Search]) -> None:
+    def __init__(self, pin: Pin, searches: Sequence[Search], timeout_s: float, request_id: str = "") -> None:
+        self._request_id = check_request_id(request_id) if request_id else make_request_id()
+        self._timeout_s = timeout_s
+        self._end_s = time.monotonic() + timeout_s
         self.pin = pin
         self.retrievals = list[Retrieval]()
         self._searches = searches
@@ -30,12 +56,21 @@ class RetrieveRequest:
         self._exchange = exchange(pin)
         self.step: Step | None = next(self._exchange)
 
-    def searches(self) -> list[Search]:
-        """Returns the searches with the last embeddings.
+    def call_options(self) -> CallOptions:
+        """Returns the options of the next call.
 
         Raises:
-            ServerError: If the number of embeddings differs from the number of queries.
+            DeadlineExceeded: If no time is left.
         """
+        remaining_s = self._end_s - time.monotonic()
+        if remaining_s <= 0:
+            error = DeadlineExceeded(f"no answer within {self._timeout_s} s; raise `timeout_s` or ask for less")
+            error.request_id = self._request_id
+            raise error
+        return {"timeout_s": remaining_s, "request_id": self._request_id}
+
+    def searches(self) -> list[Search]:
+        """Returns the searches with the last embeddings, of which there is one for each query."""
         return with_embeddings(self._searches, self._embeddings)
 
     def advance(self, answer: Embeddings | SearchAnswer | ModelNotServed) -> None:
@@ -57,27 +92,9 @@ class RetrieveRequest:
             self.step = self._exchange.send(outcome)
         except StopIteration as done:
             self.step, self.pin = None, done.value
-        except ModelNotServed as disagreement:
-            raise disagreement from (answer if isinstance(answer, ModelNotServed) else None)
-
-
-class Deadline:
-    """The end of a retrieve, `timeout_s` seconds from now. It bounds all its calls together."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._end_s = time.monotonic() + timeout_s
-
-    def remaining_s(self) -> float:
-        """Returns the seconds that are left.
-
-        Raises:
-            DeadlineExceeded: If no time is left.
-        """
-        remaining_s = self._end_s - time.monotonic()
-        if remaining_s <= 0:
-            raise DeadlineExceeded(f"no answer within {self._timeout_s} s; raise `timeout_s` or ask for less")
-        return remaining_s
+        except (ModelNotServed, ServerError) as error:
+            error.request_id = self._request_id
+            raise error from (answer if isinstance(answer, ModelNotServed) else None)
 
 
 def make_searches(query_count: int, texts: Sequence[str], search: Search) -> list[Search]:

@@ -6,15 +6,15 @@ from typing import Self, Unpack
 
 from two_tower_client import ann, query_tower
 from two_tower_client.ann import AnnClient, AsyncAnnClient
-from two_tower_client.channel import Address
 from two_tower_client.errors import ModelNotServed
 from two_tower_client.features import Features
 from two_tower_client.model_agreement import Embed, Pin
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
 from two_tower_client.results import Retrieval
-from two_tower_client.retrieve_request import Deadline, RetrieveRequest, make_searches
+from two_tower_client.retrieve_request import RetrieveRequest, make_searches
+from two_tower_client.rpc.channel import Address
+from two_tower_client.rpc.service_client import ConnectionOptions, check_timeout
 from two_tower_client.search import Search, SearchOptions
-from two_tower_client.service_client import ConnectionOptions, check_timeout
 
 
 class Retriever:
@@ -29,7 +29,7 @@ class Retriever:
         **options: See `ConnectionOptions`. `timeout_s` bounds a whole retrieve, with all its calls and retries.
 
     Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
+        InvalidRequest: If an address, a file, the token or another option is invalid.
 
     Example:
         >>> with Retriever(query_tower="localhost:50051", ann="localhost:50052") as retriever:
@@ -58,6 +58,7 @@ class Retriever:
         *,
         text: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` best items for a query, best first.
@@ -69,12 +70,16 @@ class Retriever:
             text: Query text for ranking "lexical" or "fused". If the model reads the text too, pass it in `features`
                 as well.
             timeout_s: Seconds that the whole retrieve may take. Default: the timeout of the retriever.
+            request_id: Request id, sent with every call of the retrieve as `x-request-id`: 1 to 128 printable ASCII
+                characters without blanks. Default: a random one. Errors name it.
             **options: See `SearchOptions`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        return self.retrieve_batch([features], k, texts=_to_texts(text), timeout_s=timeout_s, **options)[0]
+        return self.retrieve_batch(
+            [features], k, texts=_to_texts(text), timeout_s=timeout_s, request_id=request_id, **options
+        )[0]
 
     def retrieve_batch(
         self,
@@ -83,6 +88,7 @@ class Retriever:
         *,
         texts: Sequence[str] = (),
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> list[Retrieval]:
         """Returns the `k` best items for each query, in order, with one call to each service for the whole batch.
@@ -92,24 +98,25 @@ class Retriever:
             k: Number of items to return for each query, at least 1.
             texts: Text of each query for ranking "lexical" or "fused". Default: none.
             timeout_s: Seconds that the whole batch may take. Default: the timeout of the retriever.
+            request_id: Request id; see `retrieve`.
             **options: See `SearchOptions`. They apply to all queries.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        deadline = Deadline(self._timeout_s if timeout_s is None else check_timeout(timeout_s))
+        timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         searches = make_searches(len(queries), texts, Search(k=k, **options))
         if options.get("ranking") == "lexical":
-            return list(self.ann.search(searches, timeout_s=deadline.remaining_s()).retrievals)
-        request = RetrieveRequest(self._pin, searches)
+            answer = self.ann.search(searches, timeout_s=timeout_s, request_id=request_id)
+            return list(answer.retrievals)
+        request = RetrieveRequest(self._pin, searches, timeout_s, request_id)
         while (step := request.step) is not None:
+            model, call = step.model_version, request.call_options()
             try:
                 if isinstance(step, Embed):
-                    answer = self.query_tower.embed(queries, step.model_version, timeout_s=deadline.remaining_s())
+                    answer = self.query_tower.embed(queries, model, **call)
                 else:
-                    answer = self.ann.search(
-                        request.searches(), model_version=step.model_version, timeout_s=deadline.remaining_s()
-                    )
+                    answer = self.ann.search(request.searches(), model_version=model, **call)
             except ModelNotServed as refusal:
                 answer = refusal
             request.advance(answer)
@@ -123,6 +130,7 @@ class Retriever:
         *,
         text: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` items nearest to an item, or to the mean of several items, without these items.
@@ -132,13 +140,14 @@ class Retriever:
             k: Number of items to return, at least 1.
             text: Query text for ranking "fused".
             timeout_s: Seconds that the call may take. Default: the timeout of the retriever.
+            request_id: Request id; see `retrieve`.
             **options: See `SearchOptions`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
         search = Search(similar_to=item_ids, text=text, k=k, **options)
-        return self.ann.search([search], timeout_s=timeout_s).retrievals[0]
+        return self.ann.search([search], timeout_s=timeout_s, request_id=request_id).retrievals[0]
 
     def close(self) -> None:
         """Closes the channels to both services and cancels the calls in flight."""
@@ -167,7 +176,7 @@ class AsyncRetriever:
         **options: See `ConnectionOptions`. `timeout_s` bounds a whole retrieve, with all its calls and retries.
 
     Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
+        InvalidRequest: If an address, a file, the token or another option is invalid.
     """
 
     def __init__(
@@ -188,10 +197,14 @@ class AsyncRetriever:
         *,
         text: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` best items for a query; see `Retriever.retrieve`."""
-        return (await self.retrieve_batch([features], k, texts=_to_texts(text), timeout_s=timeout_s, **options))[0]
+        retrievals = await self.retrieve_batch(
+            [features], k, texts=_to_texts(text), timeout_s=timeout_s, request_id=request_id, **options
+        )
+        return retrievals[0]
 
     async def retrieve_batch(
         self,
@@ -200,22 +213,23 @@ class AsyncRetriever:
         *,
         texts: Sequence[str] = (),
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> list[Retrieval]:
         """Returns the `k` best items for each query; see `Retriever.retrieve_batch`."""
-        deadline = Deadline(self._timeout_s if timeout_s is None else check_timeout(timeout_s))
+        timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         searches = make_searches(len(queries), texts, Search(k=k, **options))
         if options.get("ranking") == "lexical":
-            return list((await self.ann.search(searches, timeout_s=deadline.remaining_s())).retrievals)
-        request = RetrieveRequest(self._pin, searches)
+            answer = await self.ann.search(searches, timeout_s=timeout_s, request_id=request_id)
+            return list(answer.retrievals)
+        request = RetrieveRequest(self._pin, searches, timeout_s, request_id)
         while (step := request.step) is not None:
+            model, call = step.model_version, request.call_options()
             try:
                 if isinstance(step, Embed):
-                    answer = await self.query_tower.embed(queries, step.model_version, timeout_s=deadline.remaining_s())
+                    answer = await self.query_tower.embed(queries, model, **call)
                 else:
-                    answer = await self.ann.search(
-                        request.searches(), model_version=step.model_version, timeout_s=deadline.remaining_s()
-                    )
+                    answer = await self.ann.search(request.searches(), model_version=model, **call)
             except ModelNotServed as refusal:
                 answer = refusal
             request.advance(answer)
@@ -229,11 +243,12 @@ class AsyncRetriever:
         *,
         text: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` items nearest to an item or to the mean of several items; see `Retriever.similar_to`."""
         search = Search(similar_to=item_ids, text=text, k=k, **options)
-        return (await self.ann.search([search], timeout_s=timeout_s)).retrievals[0]
+        return (await self.ann.search([search], timeout_s=timeout_s, request_id=request_id)).retrievals[0]
 
     async def close(self) -> None:
         """Closes the channels to both services and cancels the calls in flight."""

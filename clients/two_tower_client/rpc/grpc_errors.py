@@ -1,8 +1,8 @@
 """Maps the gRPC status and the google.rpc details of a failed call to an error of `two_tower_client.errors`."""
 
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import grpc
@@ -28,6 +28,8 @@ _DOMAIN = "two-tower"
 _UNHEALTHY = "backend unhealthy"
 """The text of gRPC's client-side health check for a service that answers but is not ready."""
 _DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Whole milliseconds to wait before a retry; negative or unreadable: no retry (gRPC proposal A6, "Pushback")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class _Failure:
         reason: `ErrorInfo.reason` of the domain "two-tower"; empty if there is none.
         info: `ErrorInfo.metadata`.
         violations: Field and description of each `BadRequest` violation.
+        retry_after_s: Seconds to wait before a retry. None if the service did not say, or wants no retry.
     """
 
     target: str
@@ -49,26 +52,11 @@ class _Failure:
     reason: str = ""
     info: dict[str, str] = field(default_factory=dict[str, str])
     violations: tuple[tuple[str, str], ...] = ()
+    retry_after_s: float | None = None
 
     def listed(self, key: str) -> tuple[str, ...]:
         """Returns the parts of the comma-separated metadata value of `key`; empty if there is none."""
         return tuple(part for part in self.info.get(key, "").split(",") if part)
-
-
-@contextmanager
-def mapped_errors(target: str) -> Generator[None]:
-    """Converts a gRPC error that is raised in the `with` block.
-
-    Args:
-        target: The gRPC target of the call, for the message.
-
-    Raises:
-        TwoTowerError: For each `grpc.RpcError`, which is its `__cause__`.
-    """
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error, target) from error
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> TwoTowerError:
@@ -83,28 +71,33 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> TwoTowerError:
 
 
 def _read(error: grpc.RpcError, target: str) -> _Failure:
-    text = " ".join((error.details() or "").split())
-    trailing = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
-    for key, value in trailing:
-        if key == _DETAILS_KEY and isinstance(value, bytes):
-            try:
-                status = status_pb2.Status.FromString(value)
-            except DecodeError:
-                # A proxy may have truncated the details. The code alone still determines the error.
-                break
-            return _with_details(_Failure(target, error.code(), text), status)
-    return _Failure(target, error.code(), text)
+    failure = _Failure(target, error.code(), " ".join((error.details() or "").split()))
+    trailing = dict(cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()))
+    if isinstance(details := trailing.get(_DETAILS_KEY), bytes):
+        # A proxy may have truncated the details. The code alone still determines the error.
+        with suppress(DecodeError):
+            failure = _with_details(failure, status_pb2.Status.FromString(details))
+    if (pushback := trailing.get(_PUSHBACK_KEY)) is not None:
+        failure = replace(failure, retry_after_s=_pushback_s(pushback))
+    return failure
 
 
 def _with_details(failure: _Failure, status: status_pb2.Status) -> _Failure:
-    reason, info, violations = "", dict[str, str](), list[tuple[str, str]]()
+    reason, info, violations, retry_after_s = "", dict[str, str](), list[tuple[str, str]](), None
     for detail in status.details:
         error_info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        retry_info = error_details_pb2.RetryInfo()
         if detail.Unpack(error_info) and error_info.domain == _DOMAIN:
             reason, info = error_info.reason, dict(error_info.metadata)
         elif detail.Unpack(bad_request):
             violations += [(violation.field, violation.description) for violation in bad_request.field_violations]
-    return _Failure(failure.target, failure.code, failure.text, reason, info, tuple(violations))
+        elif detail.Unpack(retry_info):
+            retry_after_s = max(0.0, retry_info.retry_delay.seconds + retry_info.retry_delay.nanos / 1e9)
+    return replace(failure, reason=reason, info=info, violations=tuple(violations), retry_after_s=retry_after_s)
+
+
+def _pushback_s(milliseconds: str | bytes) -> float | None:
+    return int(milliseconds) / 1000 if milliseconds.isdigit() and len(milliseconds) <= 10 else None
 
 
 def _invalid_argument(failure: _Failure) -> TwoTowerError:
@@ -151,7 +144,9 @@ def _unavailable(failure: _Failure) -> TwoTowerError:
 
 def _resource_exhausted(failure: _Failure) -> TwoTowerError:
     # gRPC's own limit on concurrent calls sends the code without a reason.
-    return Overloaded(f"{failure.target} is overloaded; retry with backoff, or add replicas{_said(failure)}")
+    when = "with backoff" if failure.retry_after_s is None else f"after {failure.retry_after_s:g} s"
+    message = f"{failure.target} is overloaded; retry {when}, or add replicas{_said(failure)}"
+    return Overloaded(message, failure.retry_after_s)
 
 
 def _unauthenticated(failure: _Failure) -> TwoTowerError:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clients.world import ScriptedAnn, serving
 from two_tower_client import AnnClient, InvalidRequest, Retriever, Tls, TwoTowerError
-from two_tower_client.channel import Address, connect
+from two_tower_client.rpc.channel import Address, connect
 
 SECRET = "s3cret-token"
 
@@ -45,9 +45,9 @@ def test_token_is_sent_as_bearer_and_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text(f"{SECRET}\n")
     expected = (("authorization", "Bearer s3cret-token"),)
-    assert connect("localhost:1", token=SECRET).metadata == expected
-    assert connect("localhost:1", token_file=str(path)).metadata == expected
-    assert connect("localhost:1").metadata == ()
+    assert connect("localhost:1", token=SECRET).metadata.make("r") == (*expected, ("x-request-id", "r"))
+    assert connect("localhost:1", token_file=str(path)).metadata.make("r") == (*expected, ("x-request-id", "r"))
+    assert connect("localhost:1").metadata.make("r") == (("x-request-id", "r"),)
 
 
 @pytest.mark.parametrize("token", ["", " ", "two words", "line\nbreak", "schlüssel"])
@@ -66,13 +66,13 @@ def test_rejects_a_token_and_a_token_file_together() -> None:
 def test_refuses_to_send_a_token_in_plain_text(address: Address) -> None:
     with pytest.raises(InvalidRequest, match="plain text"):
         connect(address, token=SECRET)
-    assert connect(address, token=SECRET, allow_plaintext_token=True).metadata
-    assert connect(address, token=SECRET, tls=Tls()).metadata
+    assert connect(address, token=SECRET, allow_plaintext_token=True).metadata.has_token
+    assert connect(address, token=SECRET, tls=Tls()).metadata.has_token
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "127.0.0.2:1", "[::1]:1", "unix:/run/ann.sock", "ipv4:127.0.0.1:1"])
 def test_sends_a_token_to_this_host_in_plain_text(address: Address) -> None:
-    assert connect(address, token=SECRET).metadata
+    assert connect(address, token=SECRET).metadata.has_token
 
 
 def test_never_shows_the_token(caplog: pytest.LogCaptureFixture) -> None:

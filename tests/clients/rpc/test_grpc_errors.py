@@ -6,7 +6,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tests.clients.world import Failure, ScriptedAnn, bad_request, bare, error_info, serving
 from two_tower_client import AnnClient, Search, errors
-from two_tower_client.grpc_errors import ERRORS, from_rpc_error
+from two_tower_client.rpc.grpc_errors import ERRORS, from_rpc_error
 
 
 def raised_for(failure: Failure) -> errors.TwoTowerError:
@@ -49,7 +49,7 @@ def test_an_invalid_request_tells_each_violation() -> None:
     error = raised_for(bad_request(("searches[0].k", "has to be at most 100"), ("model_version", "is required")))
     assert isinstance(error, errors.InvalidRequest)
     assert error.violations == (("searches[0].k", "has to be at most 100"), ("model_version", "is required"))
-    assert str(error) == "searches[0].k: has to be at most 100; model_version: is required"
+    assert error.message == "searches[0].k: has to be at most 100; model_version: is required"
 
 
 def test_reasons() -> None:

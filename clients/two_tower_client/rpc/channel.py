@@ -9,40 +9,21 @@ from pathlib import Path
 import grpc
 
 from two_tower_client.errors import InvalidRequest
+from two_tower_client.rpc.call_metadata import CallMetadata
 
 Address = str | Sequence[str]
 """One `host:port`, several in a list or separated by commas, or one gRPC target such as `dns:///name:port`."""
 
-Metadata = tuple[tuple[str, str], ...]
 Options = list[tuple[str, str | int]]
 
 _TARGET_SCHEMES = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 
-# Every call is a read, so retries are harmless. The throttle stops retries while more than a third of the attempts
-# fail, so that they do not add load to a service that is already overloaded.
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
         # A replica that starts, drains or has no bundle reports NOT_SERVING. gRPC then sends it no calls.
         "healthCheckConfig": {"serviceName": ""},
-        "methodConfig": [
-            {
-                "name": [
-                    {"service": "two_tower.query.v1.QueryTowerService"},
-                    {"service": "two_tower.ann.v1.AnnService"},
-                ],
-                "waitForReady": False,
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.02s",
-                    "maxBackoff": "0.5s",
-                    "backoffMultiplier": 2,
-                    # A gRPC server that is just stopping answers new calls with CANCELLED.
-                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
-                },
-            }
-        ],
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
+        # Without a retry policy: `two_tower_client.rpc.retries` retries.
     }
 )
 
@@ -59,7 +40,7 @@ _OPTIONS: Options = [
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """TLS settings of a channel. All files are PEM.
+    """TLS settings of a channel. All files are PEM, and are read once: make a new client to rotate a certificate.
 
     Attributes:
         ca_file: File of the certificate authorities to trust. Default: those that gRPC ships.
@@ -91,13 +72,13 @@ class Connection:
         target: gRPC target.
         options: Channel options.
         credentials: Channel credentials; None for plain text.
-        metadata: Metadata of each call. It contains the token, so `repr` leaves it out.
+        metadata: Makes the metadata of each call.
     """
 
     target: str
     options: Options
     credentials: grpc.ChannelCredentials | None
-    metadata: Metadata = field(repr=False)
+    metadata: CallMetadata = field(repr=False)
 
 
 def connect(
@@ -107,6 +88,7 @@ def connect(
     token_file: str | None = None,
     tls: Tls | None = None,
     allow_plaintext_token: bool = False,
+    caller: str = "",
     check_health: bool = True,
     shared: bool = True,
 ) -> Connection:
@@ -115,18 +97,19 @@ def connect(
     Args:
         address: Address of one replica or of several, or a gRPC target. Calls go to several replicas in turn.
         token: Bearer token, sent as `authorization: Bearer <token>`. Default: none.
-        token_file: File with the bearer token, read once. Excludes `token`.
+        token_file: File with the bearer token, read again when it changes. Excludes `token`.
         tls: TLS settings. Default: plain text.
         allow_plaintext_token: Whether the token may be sent in plain text to another host. Default: False.
+        caller: Name of the calling program. Default: none.
         check_health: Whether calls avoid replicas that report NOT_SERVING. Default: True.
         shared: Whether channels to the same address may share a connection. Default: True, as in gRPC.
 
     Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
+        InvalidRequest: If an address, a file, the token or the caller is invalid.
     """
     hosts = _split(address)
-    secret = _token(token, token_file)
-    if secret and tls is None and not allow_plaintext_token and not all(_is_local(host) for host in hosts):
+    metadata = CallMetadata(token, token_file, caller)
+    if metadata.has_token and tls is None and not allow_plaintext_token and not all(_is_local(host) for host in hosts):
         raise InvalidRequest.in_field(
             "token", f"would travel in plain text to {', '.join(hosts)}; pass `tls`, or allow_plaintext_token=True"
         )
@@ -137,7 +120,6 @@ def connect(
         options.append(("grpc.inhibit_health_checking", 1))
     if not shared:
         options.append(("grpc.use_local_subchannel_pool", 1))
-    metadata = (("authorization", f"Bearer {secret}"),) if secret else ()
     return Connection(_target(hosts), options, _credentials(tls), metadata)
 
 
@@ -194,18 +176,6 @@ def _is_local(host: str) -> bool:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _token(token: str | None, token_file: str | None) -> str:
-    if token is not None and token_file is not None:
-        raise InvalidRequest.in_field("token", "`token` and `token_file` exclude each other; give one")
-    if token is None and token_file is None:
-        return ""
-    secret = (token if token is not None else _read(token_file or "", "token_file").decode("utf-8", "replace")).strip()
-    # The message does not contain the token, because messages are logged.
-    if not secret or not secret.isascii() or not secret.isprintable() or " " in secret:
-        raise InvalidRequest.in_field("token", "is empty, or has spaces or other than printable ASCII characters")
-    return secret
 
 
 def _credentials(tls: Tls | None) -> grpc.ChannelCredentials | None:
