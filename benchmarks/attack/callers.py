@@ -26,7 +26,7 @@ from benchmarks.attack.calls import NUMBER, OK, REFUSED, Calls, Load
 _CALLERS_A_CONNECTION = 50
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.6
 """Pauses after the first and after many refusals, in seconds; they double. A retry hint lengthens them."""
-_LAG_STEP_S = 0.01
+_LAG_STEP_S, _STAGGER_S = 0.01, 0.5
 _STARTUP_S, _GRACE_S = 20.0, 15.0
 
 
@@ -47,7 +47,9 @@ class Callers:
             CallersLost: a process did not start.
         """
         context = multiprocessing.get_context("forkserver")
-        self._until = time.monotonic() + _GRACE_S + max(o.seconds + o.timeout_s for group in groups for o in group)
+        self._until = (
+            time.monotonic() + _GRACE_S + max(o.delay_s + o.seconds + o.timeout_s for group in groups for o in group)
+        )
         self._processes: list[tuple[Any, Connection]] = []
         for group in groups:
             ours, theirs = context.Pipe()
@@ -137,7 +139,9 @@ class _Runner:
 
     async def run(self) -> Calls:
         """Sends the calls, and returns what became of them."""
-        load, end, lags = self._load, time.monotonic() + self._load.seconds, list[float]()
+        load, lags = self._load, list[float]()
+        await asyncio.sleep(load.delay_s)
+        end = time.monotonic() + load.seconds
         watch = asyncio.create_task(_watch_lag(lags))
         if load.rate is None:
             await asyncio.gather(*(self._loop(end, caller) for caller in range(load.callers)))
@@ -155,6 +159,8 @@ class _Runner:
 
     async def _loop(self, end: float, caller: int) -> None:
         refusals = 0
+        if self._load.callers > _CALLERS_A_CONNECTION:  # that many callers at once are a burden for this process alone
+            await asyncio.sleep(random.uniform(0.0, _STAGGER_S))
         while not self._is_over(end):
             hint_s = await self._call(caller)
             refusals = 0 if hint_s is None else refusals + 1

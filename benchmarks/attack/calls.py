@@ -29,6 +29,7 @@ class Load:
         metadata: Metadata of each call.
         max_calls: Number of calls after which the load ends early. Default (0): no limit.
         first_number: Number of the first call, for `NUMBER`.
+        delay_s: Time after the start of the load generators at which the load begins, in seconds.
     """
 
     address: str
@@ -41,6 +42,7 @@ class Load:
     metadata: tuple[tuple[str, str], ...] = ()
     max_calls: int = 0
     first_number: int = 0
+    delay_s: float = 0.0
 
 
 @dataclass

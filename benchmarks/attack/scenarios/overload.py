@@ -1,6 +1,7 @@
 """More load than a service can answer, in open and closed loops (issue 17, 4).
 
-Each call carries as many searches, or queries, as make the capacity about 100 calls per second, so that the load
+Each call carries as many searches as make the capacity about 100 calls per second, or as many queries as make it 200
+(more of them would make calls so large that sending them is the bottleneck), so that the load
 generators can offer ten times of it; the notes say what was really offered. The deadline of every call is 300 ms. A
 refused caller of a closed loop waits 0.1 s, twice as long after each further refusal, up to 1.6 s, with jitter, and at
 least as long as the retry hint says.
@@ -23,7 +24,7 @@ from testbed.services import Replica
 
 NAME = "overload"
 _DEADLINE_S = 0.3
-_CALLS_PER_S = 100.0
+_CALLS_PER_S = {ANN: 100.0, QUERY_TOWER: 200.0}
 _LARGEST_CALL = 500
 _TIMES = (0.5, 1.0, 2.0, 5.0, 10.0)
 _GROWTH_MIB, _RECOVERY_S = 64.0, 2.0
@@ -95,15 +96,16 @@ class _Overload:
             callers: numbers of callers of the closed loops.
         """
         setup, name = self._setup, self._replica.service
-        size, capacity = 1, self._measure(1)
-        while capacity > 1.5 * _CALLS_PER_S and size < _LARGEST_CALL:  # many in one call may cost less than one by one
-            size = max(1, min(_LARGEST_CALL, round(size * capacity / _CALLS_PER_S)))
+        size, capacity, aim = 1, self._measure(1), _CALLS_PER_S[name]
+        while capacity > 1.5 * aim and size < _LARGEST_CALL:  # many in one call may cost less than one by one
+            size = max(1, min(_LARGEST_CALL, round(size * capacity / aim)))
             capacity = self._measure(size)
         self._load = replace(self._load, requests=setup.requests.work(name == ANN, size))
         what = f"{size} {'searches' if name == ANN else 'queries'} a call"
         with Memory(self._replica) as memory, Probes(setup, self._replica) as probes:
-            points = [self._open(factor, capacity) for factor in times]
-            recovery_s = self._recover(capacity)
+            points = [self._open(factor, capacity) for factor in times[:-1]]
+            last, recovery_s = self._open_and_recover(times[-1], capacity)
+            points.append(last)
             points += [self._closed(count) for count in callers]
         peak = max([capacity, *(point.answered for point in points)])
         for point in points:
@@ -131,30 +133,38 @@ class _Overload:
         return max(1.0, run(load)[0].goodput(load.seconds))
 
     def _open(self, factor: float, capacity: float) -> Point:
-        calls = self._send([replace(self._load, rate=each) for each in self._split(factor * capacity)])
-        return self._point("open", factor, calls)
+        return self._point("open", factor, self._send(self._open_loads(factor * capacity)))
+
+    def _open_and_recover(self, factor: float, capacity: float) -> tuple[Point, float]:
+        """Returns the point of an open loop, and how long its effects were noticed after its last call, in seconds.
+
+        A load at half of the capacity begins when the open loop ends. The last of its calls that failed or came too
+        late counts.
+        """
+        loads = self._open_loads(factor * capacity)
+        after = replace(self._load, rate=capacity / 2, seconds=4.0, delay_s=self._seconds)
+        with Callers([[load] for load in [*loads, after]]) as callers:
+            *overload, recovery = [each for (each,) in callers.results()]
+        calls = Calls.joined(overload)
+        self._refusals.append(calls)
+        late = recovery.began_s[~recovery.in_time]
+        recovery_s = max(0.0, float(late.max() - calls.began_s.max())) if len(late) else 0.0
+        return self._point("open", factor, calls), recovery_s
+
+    def _open_loads(self, rate: float) -> list[Load]:
+        processes = len(self._setup.caller_cores)
+        return [replace(self._load, rate=rate / processes)] * processes
 
     def _closed(self, count: int) -> Point:
         processes = min(count, len(self._setup.caller_cores))
         loads = [replace(self._load, callers=len(range(n, count, processes))) for n in range(processes)]
         return self._point("closed", count, self._send(loads))
 
-    def _split(self, rate: float) -> list[float]:
-        processes = len(self._setup.caller_cores)
-        return [rate / processes] * processes
-
     def _send(self, loads: list[Load]) -> Calls:
         with Callers([[load] for load in loads]) as callers:
             calls = Calls.joined([each for (each,) in callers.results()])
         self._refusals.append(calls)
         return calls
-
-    def _recover(self, capacity: float) -> float:
-        """Returns when the last late or failed call began, at half of the capacity, in seconds after the overload."""
-        load = replace(self._load, rate=capacity / 2, seconds=4.0)
-        calls = self._send([load])
-        late = calls.began_s[~calls.in_time]
-        return float(late.max() - calls.began_s.min()) if len(late) else 0.0
 
     def _point(self, loop: str, load: float, calls: Calls) -> Point:
         answered = bool(calls.in_time.any())
