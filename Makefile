@@ -4,6 +4,7 @@ VENV ?= .venv
 STORE ?= store
 EPOCHS ?= 7
 SOAK ?= full
+ATTACK ?= full
 LOAD ?= full
 BENCH ?= full
 RECIPE ?= movielens_100k
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak demo-search quality throughput ghz load-test bench serve wheel clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak attack demo-search quality throughput ghz load-test bench serve wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,10 @@ check-protocol: $(READY) ## Check the swap protocol exhaustively, and that break
 
 soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: about 5 minutes)
 	$(BIN)/python -m tests.system.soak $(if $(filter short,$(SOAK)),--short)
+
+attack: $(READY) ## Attack both services: a table of promise, figure, limit, verdict (ATTACK=short: minutes; STORE=, TREE=, JSON=)
+	$(BIN)/python -m benchmarks.attack $(if $(filter short,$(ATTACK)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
+	  $(if $(TREE),--tree $(TREE)) $(if $(JSON),--json $(JSON))
 
 demo-search: $(READY) ## Products for typed queries, by BM25, towers and both, from running services (DATA=; STORE=, QUERIES=5)
 	$(BIN)/python -m examples.demo_search $(if $(DATA),--data $(DATA)) $(if $(QUERIES),--queries $(QUERIES)) \
