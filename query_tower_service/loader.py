@@ -111,12 +111,12 @@ class ModelLoader:
         encoders = read_contents(
             version,
             TEXT_ENCODERS,
-            lambda: open_text_encoders(folder, schema, config.thread_count + 1, config.text_cache_size, self._metrics),
+            lambda: open_text_encoders(folder, schema, config.threads + 1, config.text_cache_size, self._metrics),
         )
         return read_contents(
             version,
             QUERY_TOWER,
-            lambda: QueryTower(folder / QUERY_TOWER, schema, encoders, manifest.dimension, config.thread_count + 1),
+            lambda: QueryTower(folder / QUERY_TOWER, schema, encoders, manifest.dimension, config.threads + 1),
         )
 
 

@@ -79,7 +79,7 @@ class Server:
         self._service_name = service_name
         self._tokens = Tokens(config.token_file)
         self._credentials = read_tls(config)
-        self._runners = Runners(config.thread_count, config.max_in_flight, config.max_bytes_in_flight)
+        self._runners = Runners(config.threads, config.max_in_flight, config.max_bytes_in_flight)
         metrics.in_flight.set_function(lambda: self._runners.in_flight)
         metrics.waiting.set_function(lambda: self._runners.waiting)
         self._health = Health(("", service_name))

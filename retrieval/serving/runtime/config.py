@@ -40,8 +40,8 @@ class ServerConfig:
     The threads of a worker hand over the GIL more cheaply on one core. Loading a bundle still uses all cores.
     """
 
-    threads: int | Literal["auto"] = "auto"
-    """Threads that answer calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead. auto: 2."""
+    threads: int = 2
+    """Threads that answer long calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead."""
 
     max_in_flight: int = 1000
     """Calls received and not yet answered, 1 to 100,000; further calls are refused with RESOURCE_EXHAUSTED."""
@@ -178,11 +178,6 @@ class ServerConfig:
         return available_cores() if self.workers == "auto" else self.workers
 
     @property
-    def thread_count(self) -> int:
-        """Number of threads that answer calls, with `auto` resolved for the current process."""
-        return self._auto_threads() if self.threads == "auto" else self.threads
-
-    @property
     def pins(self) -> bool:
         """Whether each worker is pinned to one core."""
         if self.pin is None:
@@ -207,9 +202,6 @@ class ServerConfig:
             metrics_port=metrics_port,
             **self._own_files(number),
         )
-
-    def _auto_threads(self) -> int:
-        return 2
 
     def _own_files(self, number: int) -> dict[str, Any]:
         """Returns the settings that name files which two processes must not share, changed for worker `number`."""
