@@ -5,9 +5,10 @@ Three published rules, together:
 - **Fair shares** (start-time fair queueing; Goyal, Vin and Cheng 1996). A caller has a virtual time: the time that
   threads have worked for it. The caller with the least goes next. A caller that comes anew starts at the virtual time
   of the last one that was served, so it waits for nobody's backlog, and idling saves up nothing.
-- **Controlled delay** (Nichols and Jacobson 2012, in the form for servers of Maurer, "Fail at Scale", 2015). If calls
-  have waited without a gap for `LONG_S`, the service is overloaded: a call then waits at most `SHORT_S`, otherwise
-  `LONG_S`. A call that waits longer is refused, since its answer would come late for its caller and for all behind it.
+- **Controlled delay** (Nichols and Jacobson 2012, in the form for servers of Maurer, "Fail at Scale", 2015). A call
+  waits at most a third of the time that its caller allows. If calls have waited without a gap for `INTERVAL_S`, the
+  service is overloaded, and it waits at most a thirtieth: 10 ms of 300. A call that waits longer is refused, since its
+  answer would come late for its caller, and make those behind it late too.
 - **Adaptive LIFO** (Maurer 2015). Under overload the newest call of a caller goes first: its caller waits for certain,
   while that of the oldest is about to give up.
 
@@ -25,11 +26,15 @@ from itertools import count
 
 from retrieval.serving.rpc.call import SMALL_BYTES, Call
 
-LONG_S = 0.1
-"""Longest wait, in seconds, as long as there are moments in which no call waits."""
+INTERVAL_S = 0.1
+"""Time without a moment in which no call waits, in seconds, from which on the service is overloaded."""
 
-SHORT_S = 0.01
-"""Longest wait under overload, in seconds."""
+PATIENCE = 1 / 3
+PATIENCE_UNDER_OVERLOAD = 1 / 30
+"""Longest wait, as a share of the time between the arrival of a call and its deadline."""
+
+LONGEST_BUDGET_S = 30.0
+"""Time between arrival and deadline, in seconds, that is assumed of calls with more, or without a deadline."""
 
 
 @dataclass(eq=False, slots=True)
@@ -113,12 +118,12 @@ class Waiting:
         return self._fresh_count
 
     def is_overloaded(self, now: float) -> bool:
-        """Returns whether calls have waited without a gap for `LONG_S`.
+        """Returns whether calls have waited without a gap for `INTERVAL_S`.
 
         Args:
             now: time in seconds of the monotonic clock.
         """
-        return self._fresh_count > 0 and now - self._last_gap > LONG_S
+        return self._fresh_count > 0 and now - self._last_gap > INTERVAL_S
 
     def add(self, call: Call) -> None:
         """Adds a call whose work has not begun."""
@@ -137,7 +142,7 @@ class Waiting:
             with_fresh: whether calls whose work has not begun may be taken.
             with_paused: whether a paused job may be taken.
         """
-        fresh = self._fresh.first() if with_fresh else None
+        fresh = self._first_fresh() if with_fresh else None
         paused = self._paused.first() if with_paused else None
         caller = fresh if paused is None or (fresh is not None and fresh.served_s <= paused.served_s) else paused
         if caller is None:
@@ -153,11 +158,14 @@ class Waiting:
         """
         if not self._fresh_count:
             return []
-        received_before = now - (SHORT_S if self.is_overloaded(now) else LONG_S)
+        patience = PATIENCE_UNDER_OVERLOAD if self.is_overloaded(now) else PATIENCE
         expired: list[Call] = []
         for caller in list(self._callers.values()):
-            while caller.fresh and (caller.fresh[0].received_at < received_before or not caller.fresh[0].is_awaited):
-                expired.append(caller.fresh.popleft())
+            late = [call for call in caller.fresh if call.has_left or now > _waits_until(call, patience)]
+            if late:
+                expired += late
+                caller.fresh = deque(call for call in caller.fresh if call not in late)
+                self._forget_if_idle(caller)
         self._fresh_count -= len(expired)
         return expired
 
@@ -198,8 +206,14 @@ class Waiting:
         """
         self._charge(job, elapsed_s)
         for caller in job.callers:
-            if not (caller.fresh or caller.paused or caller.running):
-                self._callers.pop(caller.name, None)
+            self._forget_if_idle(caller)
+
+    def _first_fresh(self) -> _Caller | None:
+        """Returns the caller with the least virtual time that has calls whose work has not begun."""
+        while (caller := self._fresh.first()) is not None and not caller.fresh:  # its calls have expired
+            self._fresh.remove_first()
+            self._forget_if_idle(caller)
+        return caller
 
     def _start(self, now: float) -> Job:
         """Returns a job of the next call, and of small calls of the same method that can share its steps."""
@@ -207,10 +221,7 @@ class Waiting:
         calls: list[Call] = []
         callers: list[_Caller] = []
         most = 1
-        while len(calls) < most and (caller := self._fresh.first()) is not None:
-            if not caller.fresh:  # its calls have expired
-                self._fresh.remove_first()
-                continue
+        while len(calls) < most and (caller := self._first_fresh()) is not None:
             call = caller.fresh[-1 if newest_first else 0]
             if calls and (call.method is not calls[0].method or len(call.body) > SMALL_BYTES):
                 break
@@ -225,12 +236,10 @@ class Waiting:
             callers.append(caller)
             caller.running += 1
             call.started_at = now
-        return Job(calls, iter(calls[0].method.answer(calls)) if calls else iter(()), callers)
+        return Job(calls, calls[0].method.answer(calls), callers)
 
-    def _resume(self, caller: _Caller) -> Job | None:
+    def _resume(self, caller: _Caller) -> Job:
         self._paused.remove_first()
-        if not caller.paused:
-            return None
         job = caller.paused.popleft()
         if caller.paused:
             self._paused.add(caller)
@@ -244,7 +253,16 @@ class Waiting:
             caller = self._callers[name] = _Caller(name, self._clock_s)
         return caller
 
+    def _forget_if_idle(self, caller: _Caller) -> None:
+        if not (caller.fresh or caller.paused or caller.running):
+            self._callers.pop(caller.name, None)
+
     def _charge(self, job: Job, elapsed_s: float) -> None:
         for caller in job.callers:
             caller.served_s += elapsed_s / len(job.callers)
             caller.running -= 1
+
+
+def _waits_until(call: Call, patience: float) -> float:
+    """Returns the time until which a call waits, in seconds of the monotonic clock."""
+    return call.received_at + patience * min(call.deadline - call.received_at, LONGEST_BUDGET_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from retrieval.serving.rpc.call import SMALL_BYTES
-from retrieval.serving.rpc.waiting import LONG_S, SHORT_S, Waiting
+from retrieval.serving.rpc.waiting import INTERVAL_S, Waiting
 from tests.retrieval.serving.rpc.calls import Recorder, call
 
 
@@ -92,11 +92,11 @@ def test_a_paused_job_waits_until_a_new_caller_was_served() -> None:
 def test_under_overload_the_newest_call_goes_first_and_old_ones_are_refused() -> None:
     waiting, method = Waiting(), Recorder()
     bodies = [f"c{number}" for number in range(4)]
-    started = time.monotonic()
     for body in bodies:
-        waiting.add(call(method, body))
+        waiting.add(call(method, body, remaining_s=0.9))
+    started = time.monotonic()
     assert waiting.take_expired(started) == []
-    later = started + 2 * LONG_S  # calls have waited without a gap
+    later = started + 2 * INTERVAL_S  # calls have waited without a gap, longer than a thirtieth of 0.9 s
     assert waiting.is_overloaded(later)
     assert take(waiting, later) == ["c3"]
     expired = waiting.take_expired(later)
@@ -106,12 +106,22 @@ def test_under_overload_the_newest_call_goes_first_and_old_ones_are_refused() ->
     assert not waiting.is_overloaded(time.monotonic())
 
 
-def test_waits_are_short_under_overload_and_longer_otherwise() -> None:
+def test_a_call_waits_a_third_of_its_time_and_less_under_overload() -> None:
     waiting, method = Waiting(), Recorder()
-    waiting.add(call(method, "old", age_s=2 * SHORT_S))
-    assert waiting.take_expired(time.monotonic()) == []
-    waiting.add(call(method, "older", "b", age_s=2 * LONG_S))
-    assert [each.body for each in waiting.take_expired(time.monotonic())] == [b"older"]
+    waiting.add(call(method, "new", "c"))
+    waiting.add(call(method, "patient", age_s=0.4, remaining_s=1.1))  # waits until 0.5 s
+    waiting.add(call(method, "hurried", "b", age_s=0.4, remaining_s=0.5))  # until 0.3 s
+    now = time.monotonic()
+    assert [each.body for each in waiting.take_expired(now)] == [b"hurried"]
+    assert [each.body for each in waiting.take_expired(now + 0.2)] == [b"patient"]
+
+
+def test_a_call_without_a_deadline_does_not_wait_for_ever() -> None:
+    waiting, method = Waiting(), Recorder()
+    waiting.add(call(method, "endless"))
+    now = time.monotonic()
+    assert waiting.take_expired(now + 0.9) == []
+    assert [each.body for each in waiting.take_expired(now + 1.1)] == [b"endless"]
 
 
 def test_a_call_whose_caller_has_given_up_is_taken_out() -> None:
