@@ -201,6 +201,8 @@ def _advance(job: Job) -> tuple[bool, float]:
     started = now = time.monotonic()
     finished = False
     try:
+        if job.steps is None:
+            job.steps = iter(job.calls[0].method.answer(job.calls))
         while not finished and now - started < SLICE_S:
             finished = next(job.steps, job) is job
             now = time.monotonic()

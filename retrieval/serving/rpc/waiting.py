@@ -43,14 +43,14 @@ class Job:
 
     Attributes:
         calls: One call, or several small ones of one method.
-        steps: Rest of the work.
         callers: Caller of each call.
+        steps: Rest of the work; None before it begins.
         is_paused: Whether the job has been paused.
     """
 
     calls: list[Call]
-    steps: Iterator[None]
     callers: list[_Caller]
+    steps: Iterator[None] | None = None
     is_paused: bool = False
 
 
@@ -161,7 +161,7 @@ class Waiting:
         patience = PATIENCE_UNDER_OVERLOAD if self.is_overloaded(now) else PATIENCE
         expired: list[Call] = []
         for caller in list(self._callers.values()):
-            late = [call for call in caller.fresh if call.has_left or now > _waits_until(call, patience)]
+            late = {call for call in caller.fresh if call.has_left or now > _waits_until(call, patience)}
             if late:
                 expired += late
                 caller.fresh = deque(call for call in caller.fresh if call not in late)
@@ -236,7 +236,7 @@ class Waiting:
             callers.append(caller)
             caller.running += 1
             call.started_at = now
-        return Job(calls, calls[0].method.answer(calls), callers)
+        return Job(calls, callers)
 
     def _resume(self, caller: _Caller) -> Job:
         self._paused.remove_first()

@@ -14,8 +14,7 @@ def take(waiting: Waiting, now: float | None = None) -> list[str]:
     job = waiting.take(time.monotonic() if now is None else now)
     if job is None:
         return []
-    for _ in job.steps:
-        pass
+    assert list(job.calls[0].method.answer(job.calls)) != []
     waiting.finish(job, 0.0)
     return [each.body.decode() for each in job.calls]
 
@@ -100,7 +99,7 @@ def test_under_overload_the_newest_call_goes_first_and_old_ones_are_refused() ->
     assert waiting.is_overloaded(later)
     assert take(waiting, later) == ["c3"]
     expired = waiting.take_expired(later)
-    assert [each.body.decode() for each in expired] == ["c0", "c1", "c2"]
+    assert sorted(each.body.decode() for each in expired) == ["c0", "c1", "c2"]
     assert waiting.fresh_count == 0
     waiting.add(call(method, "fresh"))
     assert not waiting.is_overloaded(time.monotonic())
