@@ -202,5 +202,5 @@ class CallHandlers(grpc.GenericRpcHandler):
 
 def _remaining_s(context: grpc.aio.ServicerContext[Any, Any]) -> float:
     """Returns the time until the deadline of a call, in seconds; infinite without a deadline."""
-    remaining_s: float | None = context.time_remaining()
+    remaining_s: Any = context.time_remaining()  # None without a deadline, whatever its type says
     return math.inf if remaining_s is None else remaining_s
