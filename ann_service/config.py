@@ -20,6 +20,12 @@ class AnnConfig(ServerConfig):
     max_k: int = 1000
     """Largest number of items that one search may request, 1 to 100,000."""
 
+    max_results: int = 100_000
+    """Largest number of items that the searches of one call may request together, 1 to 10,000,000.
+
+    One search alone may always request `max_k` items.
+    """
+
     max_recall_loss: float = 0.1
     """Load gate: how far recall@100 on the golden queries may be below that of the manifest, 0 to 1.
 
@@ -41,5 +47,6 @@ class AnnConfig(ServerConfig):
         """
         super().__post_init__()
         check_range("max_k", self.max_k, 1, 100_000)
+        check_range("max_results", self.max_results, 1, 10_000_000)
         check_range("filter_cache_mib", self.filter_cache_mib, 0, 65_536)
         check_range("max_recall_loss", self.max_recall_loss, 0.0, 1.0)

@@ -37,15 +37,25 @@ _Violations = list[tuple[str, str]]
 """Pairs of a field path and a description of the error."""
 
 
-def check(request: pb.SearchItemsRequest, max_batch_size: int) -> None:
+def check(request: pb.SearchItemsRequest, max_batch_size: int, max_results: int) -> None:
     """Checks the parts of a request that need no bundle.
 
+    Args:
+        request: request of a call.
+        max_batch_size: largest number of searches.
+        max_results: largest sum of `k` over the searches.
+
     Raises:
-        InvalidRequest: there are no searches, or more than `max_batch_size`, or an embedding without its model version.
+        InvalidRequest: there are no searches, or too many, or they request too many items, or an embedding has no model
+            version.
     """
     searches = request.searches
     if not 1 <= len(searches) <= max_batch_size:
         raise InvalidRequest([("searches", f"{len(searches)} searches, expected 1 to {max_batch_size}")])
+    result_count = sum(search.k for search in searches)
+    if len(searches) > 1 and result_count > max_results:
+        fault = f"together they request {result_count} items, expected at most {max_results}; send several requests"
+        raise InvalidRequest([("searches", fault)])
     if not request.model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
         description = "empty beside an embedding; send EmbedQueriesResponse.model_version along with it"
         raise InvalidRequest([("model_version", description)])
@@ -56,13 +66,14 @@ def needs_lexical(request: pb.SearchItemsRequest) -> bool:
     return any(map(_ranks_by_text, request.searches))
 
 
-def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> Steps[list[SearchPlan]]:
+def parse(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int, first: int = 0) -> Steps[list[SearchPlan]]:
     """Returns the plan of each search, in order. Pauses within long filters and after each search.
 
     Args:
-        request: a request that `check` accepts.
+        searches: searches of a request that `check` accepts, all or some of them.
         catalogue: catalogue to search.
         max_k: largest `k` of a search.
+        first: number of the first of these searches in the request, for violations.
 
     Raises:
         InvalidRequest: searches are invalid; the error lists up to 20 violations.
@@ -70,14 +81,14 @@ def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> S
     """
     violations: _Violations = []
     plans: list[SearchPlan] = []
-    for number, search in enumerate(request.searches):
+    for number, search in enumerate(searches, first):
         try:
             plans.append((yield from _parse_search(search, catalogue, max_k, f"searches[{number}]")))
         except InvalidRequest as error:
             violations += error.violations
             if len(violations) >= _MAX_VIOLATIONS:
                 break
-        if number:
+        if len(searches) > 1:
             yield
     if violations:
         raise InvalidRequest(violations[:_MAX_VIOLATIONS])

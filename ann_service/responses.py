@@ -47,6 +47,18 @@ def build_steps(
         results: hits of each plan.
         newest_model_version: model version of the newest open bundle.
     """
+    response = begin(catalogue, newest_model_version)
+    yield from add(response, catalogue, plans, results)
+    return response.getvalue()
+
+
+def begin(catalogue: Catalogue, newest_model_version: str) -> BytesIO:
+    """Returns a serialized `SearchItemsResponse` without results, to which `add` adds results.
+
+    Args:
+        catalogue: catalogue that is searched.
+        newest_model_version: model version of the newest open bundle.
+    """
     head = pb.SearchItemsResponse(
         model_version=catalogue.manifest.model_version,
         bundle_version=catalogue.manifest.bundle_version,
@@ -54,6 +66,18 @@ def build_steps(
     )
     response = BytesIO(head.SerializeToString())  # joining 74 MiB in the end would be one step of 60 ms
     response.seek(0, SEEK_END)
+    return response
+
+
+def add(response: BytesIO, catalogue: Catalogue, plans: Sequence[SearchPlan], results: Sequence[Hits]) -> Steps[None]:
+    """Adds results to a response; yields after each step of about 1 ms at most.
+
+    Args:
+        response: response that `begin` returned.
+        catalogue: catalogue that was searched.
+        plans: the next searches of the request, at least one.
+        results: hits of each plan.
+    """
     start = 0
     while start < len(plans):
         end, row_count = start + 1, len(results[start].rows)
@@ -70,7 +94,6 @@ def build_steps(
             response.write(_field(pb.SearchItemsResponse.RESULTS_FIELD_NUMBER, b"".join(result)))
         yield
         start = end
-    return response.getvalue()
 
 
 def _encode_item_ids(ids: Strings, rows: Sequence[np.ndarray]) -> list[bytes]:

@@ -34,6 +34,10 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 }
 
 
+_SEARCHES_AT_ONCE = 64
+"""Number of searches of a large call that are ranked together. More would share no more of a scan."""
+
+
 class SearchItems:
     """The method SearchItems: one result for each search of a request, all from one bundle.
 
@@ -56,7 +60,7 @@ class SearchItems:
         """Takes the open catalogues, the settings, and the metrics of the server."""
         self._open_bundles = open_bundles
         self._max_batch_size = config.max_batch_size
-        self._max_k = config.max_k
+        self._max_k, self._max_results = config.max_k, config.max_results
         self._batch_size = metrics.batch_size.labels(self.name)
         self._batched_searches = metrics.batched_searches
 
@@ -67,6 +71,9 @@ class SearchItems:
 
     def answer(self, calls: Sequence[Call]) -> Iterator[None]:
         """Answers calls; see `retrieval.serving.rpc.call.Method.answer`. Calls to one catalogue are ranked together."""
+        if len(calls) == 1:
+            calls[0].response = (yield from calls[0].run(self._answer_alone(calls[0]))) or b""
+            return
         by_catalogue: defaultdict[int, list[_Parsed]] = defaultdict(list)
         for call in calls:
             parsed = yield from call.run(self._parse(call))
@@ -75,38 +82,56 @@ class SearchItems:
         for group in by_catalogue.values():
             yield from self._answer_group(group)
 
+    def _answer_alone(self, call: Call) -> Steps[bytes]:
+        """Returns the response to a call, however many searches it has.
+
+        Raises:
+            ServiceError: one of those that the proto lists.
+        """
+        request, catalogue, newest_model_version = self._open(call)
+        response = responses.begin(catalogue, newest_model_version)
+        # Searches keep the sets of items that match their filters, so a part of them is answered at a time.
+        for first in range(0, len(request.searches), _SEARCHES_AT_ONCE):
+            searches = request.searches[first : first + _SEARCHES_AT_ONCE]
+            plans = yield from requests.parse(searches, catalogue, self._max_k, first)
+            hits = yield from fusion.rank(catalogue, plans)
+            yield from responses.add(response, catalogue, plans, hits)
+        return response.getvalue()
+
     def _parse(self, call: Call) -> Steps[_Parsed]:
-        """Returns the searches of a call.
+        """Returns the searches of a small call.
+
+        Raises:
+            ServiceError: one of those that the proto lists.
+        """
+        request, catalogue, newest_model_version = self._open(call)
+        plans = yield from requests.parse(request.searches, catalogue, self._max_k)
+        return _Parsed(call, catalogue, plans, newest_model_version)
+
+    def _open(self, call: Call) -> tuple[pb.SearchItemsRequest, Catalogue, str]:
+        """Returns the request of a call, the catalogue that answers it, and the model of the newest bundle.
 
         Raises:
             ServiceError: one of those that the proto lists.
         """
         request = decode(call.body, pb.SearchItemsRequest)
-        requests.check(request, self._max_batch_size)
+        requests.check(request, self._max_batch_size, self._max_results)
         self._batch_size.observe(len(request.searches))
         snapshot = self._open_bundles.snapshot
-        catalogue = _pick(snapshot, request)
-        plans = yield from requests.parse(request, catalogue, self._max_k)
-        return _Parsed(call, catalogue, plans, snapshot.open[0].bundle.manifest.model_version)
+        return request, _pick(snapshot, request), snapshot.open[0].bundle.manifest.model_version
 
     def _answer_group(self, group: Sequence[_Parsed]) -> Steps[None]:
         """Ranks the searches of calls to one catalogue together; if that fails, call by call, to find the bad one."""
         plans = [plan for parsed in group for plan in parsed.plans]
-        ranking = fusion.rank(group[0].catalogue, plans)
-        if len(group) == 1:
-            ranked = yield from group[0].call.run(ranking)
-        else:
-            try:
-                ranked = yield from ranking
-            except Exception:
-                _log.exception("searches of several calls failed together; they are run call by call", calls=len(group))
-                for parsed in group:
-                    yield from self._answer_group([parsed])
-                return
-            self._batched_searches.inc(len(plans))
-        if ranked is None:
+        try:
+            hits = iter((yield from fusion.rank(group[0].catalogue, plans)))
+        except Exception:
+            _log.exception("searches of several calls failed together; they are run call by call", calls=len(group))
+            for parsed in group:
+                parsed.call.response = (yield from parsed.call.run(self._answer_alone(parsed.call))) or b""
             return
-        hits = iter(ranked)
+        if len(group) > 1:
+            self._batched_searches.inc(len(plans))
         for parsed in group:
             response = yield from parsed.call.run(
                 responses.build_steps(

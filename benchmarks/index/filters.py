@@ -130,7 +130,7 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
 
     def serve(name: str, number: int) -> None:
         request = pb.SearchItemsRequest.FromString(requests[name][number % len(queries)])
-        run(catalogue, run_to_end(parse(request, catalogue, 1000)))
+        run(catalogue, run_to_end(parse(request.searches, catalogue, 1000)))
 
     timed = alternate(
         {

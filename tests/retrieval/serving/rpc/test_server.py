@@ -99,7 +99,7 @@ def overloaded(service: Running) -> bool:
     return False
 
 
-def test_call_whose_deadline_passed_in_the_queue_is_not_run(
+def test_call_that_nobody_waits_for_is_not_run(
     filled: BundleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with query_tower_service(filled, threads=1) as service:
@@ -108,7 +108,7 @@ def test_call_whose_deadline_passed_in_the_queue_is_not_run(
         first = service.stub.EmbedQueries.future(REQUEST, timeout=20)
         assert blocked.entered.acquire(timeout=10)
         code, _, _ = failure(service.stub.EmbedQueries, REQUEST, timeout=0.05)
-        assert code == "DEADLINE_EXCEEDED"
+        assert code in ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")  # refused, unless its deadline passes before
         blocked.release.set()
         assert first.result(20)
         assert service.stub.EmbedQueries(REQUEST, timeout=10)
