@@ -36,6 +36,8 @@ RULES = [rule for group in yaml.safe_load(RULES_FILE.read_text())["groups"] for 
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 QUERIES += [annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]]
+RUNBOOK = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+QUERIES += re.findall(r"^```promql\n(.*?)\n```", RUNBOOK, flags=re.DOTALL | re.MULTILINE)
 
 # Prometheus adds these to what a service exports.
 OF_PROMETHEUS = {"up"}
@@ -183,7 +185,7 @@ def _matcher_faults(selector: Selector, exported: Exported) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("expression", [*(rule["expr"] for rule in RULES), *QUERIES])
-def test_what_rules_and_dashboard_name_is_exported(expression: str, exported: Exported) -> None:
+def test_what_rules_dashboard_and_runbook_name_is_exported(expression: str, exported: Exported) -> None:
     assert list(faults_of(expression, exported)) == []
 
 
@@ -214,8 +216,7 @@ def test_every_metric_is_described_and_every_described_metric_exists(exported: E
 
 
 def test_every_alert_is_in_the_runbook_and_the_runbook_has_no_other() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    headings = re.findall(r"^### (TwoTower\w+)$", page, flags=re.MULTILINE)
+    headings = re.findall(r"^### (TwoTower\w+)$", RUNBOOK, flags=re.MULTILINE)
     assert headings == [rule["alert"] for rule in RULES]
     for rule in RULES:
         assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
@@ -249,7 +250,7 @@ def test_promtool_accepts_the_rules_and_their_unit_tests(promtool: str) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_accepts_the_queries_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
+def test_promtool_accepts_the_queries_of_dashboard_and_runbook(promtool: str, tmp_path: Path) -> None:
     expressions = [query.replace("$__rate_interval", "5m") for query in QUERIES]
     rules = [{"record": f"query:{number}", "expr": expression} for number, expression in enumerate(expressions)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
