@@ -67,7 +67,7 @@ def total(port: int, name: str, **labels: str) -> float:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    """What both services export after ordinary and failing calls, a refused bundle, a store fault and a bad token file."""
+    """What both services export after calls, failures, a refused bundle, a store fault and a bad token file."""
     folder = tmp_path_factory.mktemp("monitoring")
     store = BundleStore(folder / "store")
     tokens = folder / "tokens"
@@ -200,7 +200,9 @@ def test_what_is_not_exported_is_noticed(exported: Exported) -> None:
 
 
 def test_an_expression_is_read_to_its_metrics_and_labels() -> None:
-    expression = 'a:b{x="y", z!~"}|{"} unless on (job, x) histogram_quantile(0.9, sum by (le) (rate(c_bucket[5m]))) > 1e-3'
+    expression = (
+        'a:b{x="y", z!~"}|{"} unless on (job, x) histogram_quantile(0.9, sum by (le) (rate(c_bucket[5m]))) > 1e-3'
+    )
     selectors, groups = read(expression)
     assert selectors == [Selector("a:b", (("x", "=", "y"), ("z", "!~", "}|{"))), Selector("c_bucket", ())]
     assert groups == {"job", "x", "le"}
