@@ -20,4 +20,7 @@ def assemble(config: AnnConfig) -> Server:
     store = BundleStore(config.store)
     metrics = Metrics()
     open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
+    metrics.cache_bytes.labels("filters").set_function(
+        lambda: sum(opened.bundle.filter_cache.size_bytes for opened in open_bundles.snapshot.open)
+    )
     return Server(SERVICE_NAME, methods(open_bundles, config, metrics), open_bundles, metrics, config)

@@ -233,6 +233,15 @@ class DeadlinePassed(ServiceError):
         super().__init__("the deadline passed before the answer was ready; allow more time, or ask for less at once")
 
 
+COUNTED_CODES = ("CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
+"""Codes that the metrics show from the start, at zero."""
+
+REFUSAL_REASONS = tuple(
+    error.reason.lower() for error in (Overloaded, Unauthenticated, PermissionDenied, NotReceived, Stopping)
+)
+"""Reasons for which the metrics count a call as refused."""
+
+
 def status_of(error: Exception) -> grpc.Status:
     """Returns the status that a caller gets for an error."""
     if isinstance(error, ServiceError):

@@ -20,9 +20,10 @@ import structlog
 
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
+from retrieval.serving.bundles.verification import available_bytes
 from retrieval.serving.rpc.call import Method
 from retrieval.serving.rpc.calls import CallHandlers
-from retrieval.serving.rpc.errors import Stopping
+from retrieval.serving.rpc.errors import COUNTED_CODES, REFUSAL_REASONS, Stopping
 from retrieval.serving.rpc.health import SERVICE_NAME, Health, Reflection
 from retrieval.serving.rpc.runners import Runners
 from retrieval.serving.runtime.config import ServerConfig
@@ -77,11 +78,14 @@ class Server:
         self._watches = False
         self._is_settled = False
         self._service_name = service_name
-        self._tokens = Tokens(config.token_file)
-        self._credentials = read_tls(config)
+        self._tokens = Tokens(config.token_file, metrics)
+        self._credentials = read_tls(config, metrics)
         self._runners = Runners(config.threads, config.max_in_flight, config.max_bytes_in_flight)
         metrics.in_flight.set_function(lambda: self._runners.in_flight)
         metrics.waiting.set_function(lambda: self._runners.waiting)
+        metrics.memory_available.set_function(available_bytes)
+        for method in methods:
+            metrics.start_at_zero(method.name, COUNTED_CODES, REFUSAL_REASONS)
         self._health = Health(("", service_name))
         self._calls = CallHandlers(
             service_name, methods, self._runners, self._tokens, metrics, config.receive_timeout_s

@@ -13,7 +13,10 @@ from retrieval.serving.runtime.logs import LEVELS
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Settings of a service: its address, its limits, how it swaps bundles, and how it stops."""
+    """Settings of a service: its address, its limits, how it swaps bundles, and how it stops.
+
+    docs/operating.md lists all limits in one table, those that are constants too, with what a caller gets beyond each.
+    """
 
     store: Path
     """Folder of the bundle store. Required. It may be empty: the service waits for a first live bundle."""

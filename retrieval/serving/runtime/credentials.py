@@ -12,6 +12,7 @@ import grpc
 import structlog
 
 from retrieval.serving.runtime.config import ServerConfig
+from retrieval.serving.runtime.metrics import Metrics
 
 READ, ADMIN = "read", "admin"
 SCOPES = (READ, ADMIN)
@@ -45,16 +46,18 @@ class Tokens:
     token has both. Empty lines, and lines that begin with ``#``, are ignored.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, metrics: Metrics) -> None:
         """Reads the file.
 
         Args:
             path: token file; None: no token is needed.
+            metrics: receives the reloads.
 
         Raises:
             ValueError: the file cannot be read, has no token, or a line is malformed.
         """
         self._path = path
+        self._reloads = metrics.credential_reloads
         self._changed_at = _changed_at(path)
         self._by_hash = {} if path is None else _read_tokens(path)
 
@@ -80,8 +83,10 @@ class Tokens:
         self._changed_at = changed_at
         try:
             self._by_hash = _read_tokens(self._path)
+            self._reloads.labels("tokens", "ok").inc()
             _log.info("tokens reloaded", tokens=len(self._by_hash))
         except ValueError as error:
+            self._reloads.labels("tokens", "failed").inc()
             _log.error("tokens not reloaded; those from before stay valid", error=str(error))
 
 
@@ -108,18 +113,22 @@ def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-def read_tls(config: ServerConfig) -> grpc.ServerCredentials | None:
+def read_tls(config: ServerConfig, metrics: Metrics) -> grpc.ServerCredentials | None:
     """Returns the TLS credentials of the server; None if no certificate is configured.
 
     The files are looked at again for each new connection. New ones that cannot be used are logged, and the certificate
     from before stays.
+
+    Args:
+        config: settings that name the files.
+        metrics: receives the reloads.
 
     Raises:
         ValueError: a file cannot be read, or the key is not that of the certificate.
     """
     if config.tls_certificate is None or config.tls_key is None:
         return None
-    certificates = _Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
+    certificates = _Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca, metrics)
     return grpc.dynamic_ssl_server_credentials(
         certificates.read(),
         certificates.read_if_changed,  # pyright: ignore[reportArgumentType]  # None: unchanged
@@ -130,8 +139,9 @@ def read_tls(config: ServerConfig) -> grpc.ServerCredentials | None:
 class _Certificates:
     """The certificate, key and client authorities of a server, as files."""
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None, metrics: Metrics) -> None:
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
+        self._reloads = metrics.credential_reloads
         self._changed_at = self._all_changed_at()
 
     def read(self) -> grpc.ServerCertificateConfiguration:
@@ -162,8 +172,10 @@ class _Certificates:
         try:
             configuration = self.read()
         except ValueError as error:
+            self._reloads.labels("certificate", "failed").inc()
             _log.error("certificate not reloaded; the one from before stays", error=str(error))
             return None
+        self._reloads.labels("certificate", "ok").inc()
         _log.info("certificate reloaded")
         return configuration
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
+
+from retrieval.version import version
 
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _SWAP_BUCKETS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+CREDENTIAL_FILES = ("tokens", "certificate")
+RELOAD_RESULTS = ("ok", "failed")
 
 
 class Metrics:
@@ -72,6 +78,35 @@ class Metrics:
             "Longest time in which the interpreter let no thread run, since the start.",
             registry=registry,
         )
+        self.memory_available = Gauge(
+            "two_tower_memory_available_bytes",
+            "Memory that this process can still allocate: that of the machine, or of its cgroup if less.",
+            registry=registry,
+        )
+        self.cache_bytes = Gauge("two_tower_cache_bytes", "Size of what a cache holds.", ["cache"], registry=registry)
+        self.credential_reloads = Counter(
+            "two_tower_credential_reloads",
+            "Changed token or certificate files that were read again.",
+            ["file", "result"],
+            registry=registry,
+        )
+        for file in CREDENTIAL_FILES:
+            for result in RELOAD_RESULTS:
+                self.credential_reloads.labels(file, result)
+        Info("two_tower_build", "The release that runs.", registry=registry).info({"version": version()})
+
+    def start_at_zero(self, method: str, codes: Iterable[str], reasons: Iterable[str]) -> None:
+        """Exports failures of a method before the first one, because a rate over a counter misses its first value.
+
+        Args:
+            method: name of the method.
+            codes: names of the codes that calls may get.
+            reasons: reasons for which calls may be refused, in lower case.
+        """
+        for code in codes:
+            self.requests.labels(method, code)
+        for reason in reasons:
+            self.refused.labels(method, reason)
 
     def _seconds(self, name: str, help_text: str) -> Histogram:
         return Histogram(

@@ -110,7 +110,9 @@ class SearchItemsRequest(_message.Message):
     """Bundle to search, for instance while paging through results. Default (empty): the newest open bundle of the model."""
     @_builtins.property
     def searches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Search]:
-        """[batch] searches, 1 to `max_batch_size` (see GetServingStatusResponse)."""
+        """[batch] searches, 1 to `max_batch_size` (see GetServingStatusResponse). Several searches may request 100,000 items
+        together by default, as the sum of their `k`.
+        """
 
     def __init__(
         self,

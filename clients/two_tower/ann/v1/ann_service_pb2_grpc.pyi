@@ -60,13 +60,21 @@ class AnnServiceStub:
     NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
       the first ten unknown ids, separated by commas. Leave these ids out.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-    UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-      many calls arrive at once. Send fewer searches or fewer exclusions, or retry with backoff.
+    UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+      backoff.
+    UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+    RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+      google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+      fewer searches or fewer exclusions.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer searches.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+      a token that has it.
+    DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+      after the headers, or send fewer searches.
+    DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+      deadline, or send fewer searches.
     INTERNAL: a bug. The log of the service has the details.
     """
     GetServingStatus: _grpc.UnaryUnaryMultiCallable[_ann_service_pb2.GetServingStatusRequest, _ann_service_pb2.GetServingStatusResponse]
@@ -74,8 +82,14 @@ class AnnServiceStub:
 
     The call succeeds without an open bundle too: `bundles` is then empty, and `problems` says why.
 
-    Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-    same meanings as for SearchItems.
+    It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+    Errors:
+
+    INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+      SearchItems.
     """
 
 @_typing.type_check_only
@@ -102,13 +116,21 @@ class AnnServiceAsyncStub(AnnServiceStub):
     NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
       the first ten unknown ids, separated by commas. Leave these ids out.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-    UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-      many calls arrive at once. Send fewer searches or fewer exclusions, or retry with backoff.
+    UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+      backoff.
+    UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+    RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+      google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+      fewer searches or fewer exclusions.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer searches.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+      a token that has it.
+    DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+      after the headers, or send fewer searches.
+    DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+      deadline, or send fewer searches.
     INTERNAL: a bug. The log of the service has the details.
     """
     GetServingStatus: _aio.UnaryUnaryMultiCallable[_ann_service_pb2.GetServingStatusRequest, _ann_service_pb2.GetServingStatusResponse]  # type: ignore[assignment]
@@ -116,8 +138,14 @@ class AnnServiceAsyncStub(AnnServiceStub):
 
     The call succeeds without an open bundle too: `bundles` is then empty, and `problems` says why.
 
-    Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-    same meanings as for SearchItems.
+    It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+    Errors:
+
+    INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+      SearchItems.
     """
 
 class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -147,13 +175,21 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
           the first ten unknown ids, separated by commas. Leave these ids out.
         UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-        UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-          many calls arrive at once. Send fewer searches or fewer exclusions, or retry with backoff.
+        UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+          backoff.
+        UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+        RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+          google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+          fewer searches or fewer exclusions.
         UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
           `authorization: Bearer <token>` is missing or wrong. Send the right token.
-        DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer searches.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+          a token that has it.
+        DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+          after the headers, or send fewer searches.
+        DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+          deadline, or send fewer searches.
         INTERNAL: a bug. The log of the service has the details.
         """
 
@@ -167,8 +203,14 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The call succeeds without an open bundle too: `bundles` is then empty, and `problems` says why.
 
-        Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-        same meanings as for SearchItems.
+        It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+        Errors:
+
+        INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+        UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+          SearchItems.
         """
 
 def add_AnnServiceServicer_to_server(servicer: AnnServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
