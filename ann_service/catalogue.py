@@ -21,6 +21,25 @@ RECALL_AT = 100
 
 
 @dataclass(frozen=True, eq=False)
+class Popularity:
+    """The popularity of the items of a bundle. Immutable.
+
+    Attributes:
+        shares: Share of each item in the training events of all items: [item_count] float32, 0 to 1.
+        order: Rows of the items, most popular first, ties by row: [item_count] int32.
+    """
+
+    shares: np.ndarray
+    order: np.ndarray
+
+    @staticmethod
+    def of(counts: np.ndarray) -> Popularity:
+        """Returns the popularity of items, given the number of training events of each: [item_count] integers."""
+        shares = (counts / max(1, int(counts.sum()))).astype(np.float32)
+        return Popularity(shares, np.argsort(-shares, kind="stable").astype(np.int32))
+
+
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """The items, vectors and indexes of an open bundle. Immutable, except for the cache.
 
@@ -31,6 +50,7 @@ class Catalogue:
         index: Index over `vectors`.
         filter_cache: Cached matches of filters.
         lexical: Index over the words of the items; None if the bundle has none.
+        popularity: Popularity of the items; None if the bundle has none.
     """
 
     manifest: Manifest
@@ -39,6 +59,7 @@ class Catalogue:
     index: Index
     filter_cache: BitsetCache = field(default_factory=lambda: BitsetCache(0))
     lexical: LexicalIndex | None = None
+    popularity: Popularity | None = None
 
     @cached_property
     def is_quick(self) -> bool:

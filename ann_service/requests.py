@@ -66,6 +66,11 @@ def needs_lexical(request: pb.SearchItemsRequest) -> bool:
     return any(map(_ranks_by_text, request.searches))
 
 
+def needs_popularity(request: pb.SearchItemsRequest) -> bool:
+    """Returns whether a search of the request needs the popularity of the items."""
+    return any(search.HasField("popular") for search in request.searches)
+
+
 def parse(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int, first: int = 0) -> Steps[list[SearchPlan]]:
     """Returns the plan of each search, in order. Pauses within long filters and after each search.
 
@@ -127,6 +132,7 @@ def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str
         budget=search.search_budget or catalogue.default_budget(search.k),
         return_attributes=tuple(search.return_attributes),
         text=_text_query(search),
+        is_popular=search.HasField("popular"),
     )
 
 
@@ -212,6 +218,9 @@ def _check_text(search: pb.Search, path: str) -> _Violations:
     if search.ranking == pb.RANKING_LEXICAL and search.WhichOneof("target") is not None:
         fault = "set, but the text ranks alone; leave it out, or set ranking to RANKING_FUSED"
         violations.append((f"{path}.{search.WhichOneof('target')}", fault))
+    if search.ranking == pb.RANKING_FUSED and search.HasField("popular"):
+        fault = "set, but a text is fused with a ranking by embedding; set embedding or similar_to instead"
+        violations.append((f"{path}.popular", fault))
     if not 0 <= search.fusion_constant <= MAX_FUSION_CONSTANT:
         violations.append((f"{path}.fusion_constant", f"{search.fusion_constant}, expected 0 to {MAX_FUSION_CONSTANT}"))
     return violations
@@ -221,7 +230,8 @@ def _parse_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[n
     """Returns the query embedding of a search, and the rows of the items in its `similar_to`.
 
     Returns:
-        [dimension] float32, unit length; and [n] int64, empty if the search has an embedding instead of `similar_to`.
+        [dimension] float32, unit length; and [n] int64, empty if the search has another target than `similar_to`. The
+        embedding is [0] if the target is the popular items.
 
     Raises:
         InvalidRequest: the search has no valid embedding or items.
@@ -233,8 +243,10 @@ def _parse_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[n
             return _parse_embedding(search.embedding, dimension, f"{path}.embedding.values"), _NO_ROWS
         case "similar_to":
             return _parse_similar_to(search.similar_to.values, catalogue, f"{path}.similar_to.values")
+        case "popular":
+            return np.zeros(0, dtype=np.float32), _NO_ROWS
         case _:
-            raise InvalidRequest([(path, "no target; set embedding or similar_to")])
+            raise InvalidRequest([(path, "no target; set embedding, similar_to or popular")])
 
 
 def _parse_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:

@@ -16,7 +16,13 @@ from ann_service.plan import SearchPlan
 from retrieval.serving.bundles.open_bundle import OpenBundle, Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.call import SMALL_BYTES, Call, Method, QuickMethod, decode
-from retrieval.serving.rpc.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
+from retrieval.serving.rpc.errors import (
+    BundleNotServed,
+    LexicalNotServed,
+    ModelNotServed,
+    NoBundle,
+    PopularityNotServed,
+)
 from retrieval.serving.rpc.status import build_status
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.steps import Steps
@@ -192,6 +198,7 @@ def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest) -> Cata
         BundleNotServed: the bundle that the request names is not open, or is of another model.
         ModelNotServed: no open bundle is of the model that the request names.
         LexicalNotServed: a search needs a lexical index, and the bundle has none.
+        PopularityNotServed: a search is for popular items, and the bundle does not know the popularity of its items.
     """
     if not snapshot.open:
         raise NoBundle()
@@ -203,6 +210,9 @@ def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest) -> Cata
     if catalogue.lexical is None and requests.needs_lexical(request):
         with_lexical = [other.manifest.bundle_version for other in catalogues if other.lexical is not None]
         raise LexicalNotServed(catalogue.manifest.bundle_version, with_lexical)
+    if catalogue.popularity is None and requests.needs_popularity(request):
+        with_popularity = [other.manifest.bundle_version for other in catalogues if other.popularity is not None]
+        raise PopularityNotServed(catalogue.manifest.bundle_version, with_popularity)
     return catalogue
 
 
@@ -244,4 +254,5 @@ def _describe(open_bundle: OpenBundle[Catalogue]) -> pb.OpenBundle:
         attributes=[pb.Attribute(name=name, type=_TYPES[type_]) for name, type_ in manifest.attributes.items()],
         opened_at_ms=open_bundle.opened_at_ms,
         lexical_attributes=() if lexical is None else lexical.attributes,
+        has_popularity=open_bundle.bundle.popularity is not None,
     )

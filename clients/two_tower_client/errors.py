@@ -7,6 +7,7 @@
     ├── ModelNotServed      the requested model is not open                 .model_versions
     ├── BundleNotServed     the pinned bundle is not open                   .bundle_versions
     ├── LexicalNotServed    the bundle has no lexical index                 .bundle_versions
+    ├── PopularityNotServed the bundle lacks the popularity of its items    .bundle_versions
     ├── UnknownItem         the bundle lacks an item of a similarity search .item_ids
     ├── NoBundle            the service has not loaded a bundle yet         retry with backoff
     ├── Overloaded          too many requests are in flight                 .retry_after_s, .local
@@ -85,6 +86,18 @@ class LexicalNotServed(TwoTowerError):
 
     Attributes:
         bundle_versions: The open bundles with a lexical index at the replica that refused, the live one first.
+    """
+
+    def __init__(self, message: str, bundle_versions: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.bundle_versions = bundle_versions
+
+
+class PopularityNotServed(TwoTowerError):
+    """The bundle does not know the popularity of its items, so there are no popular items.
+
+    Attributes:
+        bundle_versions: The open bundles that know it at the replica that refused, the live one first.
     """
 
     def __init__(self, message: str, bundle_versions: tuple[str, ...] = ()) -> None:

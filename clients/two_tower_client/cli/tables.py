@@ -35,15 +35,18 @@ def retrieval_to_table(retrieval: Retrieval) -> str:
         for rank, hit in enumerate(retrieval, start=1)
     ]
     versions = f"model {retrieval.model_version}, bundle {retrieval.bundle_version}"
-    return f"{to_table(header, rows)}\n\n{to_line(versions)}"
+    lines = [to_table(header, rows), "", to_line(versions)]
+    if retrieval.is_fallback:
+        lines.append(to_line(f"! fallback: popular items, because of {retrieval.fallback_reason}"))
+    return "\n".join(lines)
 
 
 def retrieval_to_json(retrieval: Retrieval) -> str:
-    """Returns the versions and the items as JSON."""
+    """Returns the versions, the reason of a fallback if it is one, and the items as JSON."""
     items = [{"item_id": hit.item_id, "score": hit.score, "attributes": dict(hit.attributes)} for hit in retrieval]
-    return to_json(
-        {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version, "items": items}
-    )
+    versions = {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version}
+    fallback = {"fallback_reason": retrieval.fallback_reason} if retrieval.is_fallback else {}
+    return to_json({**versions, **fallback, "items": items})
 
 
 def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms: int) -> str:

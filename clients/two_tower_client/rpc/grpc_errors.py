@@ -17,6 +17,7 @@ from two_tower_client.errors import (
     ModelNotServed,
     NoBundle,
     Overloaded,
+    PopularityNotServed,
     ServerError,
     TwoTowerError,
     Unauthenticated,
@@ -120,6 +121,13 @@ def _failed_precondition(failure: _Failure) -> TwoTowerError:
         return LexicalNotServed(
             f"the bundle at {failure.target} has no lexical index (open with one: {_series(bundles)}); rank by the "
             "embedding, or publish a bundle of a recipe with search.serve",
+            bundles,
+        )
+    if failure.reason == "POPULARITY_NOT_SERVED":
+        bundles = failure.listed("bundle_versions")
+        return PopularityNotServed(
+            f"the bundle at {failure.target} does not know the popularity of its items (open with it: "
+            f"{_series(bundles)}); publish a bundle again with this trainer",
             bundles,
         )
     return _server_error(failure)

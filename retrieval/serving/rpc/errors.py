@@ -5,6 +5,7 @@ ServiceError
 ├── ModelNotServed      FAILED_PRECONDITION  MODEL_NOT_SERVED, metadata "model_versions"
 ├── BundleNotServed     FAILED_PRECONDITION  BUNDLE_NOT_SERVED, metadata "bundle_versions"
 ├── LexicalNotServed    FAILED_PRECONDITION  LEXICAL_NOT_SERVED, metadata "bundle_versions"
+├── PopularityNotServed FAILED_PRECONDITION  POPULARITY_NOT_SERVED, metadata "bundle_versions"
 ├── UnknownItem         NOT_FOUND            UNKNOWN_ITEM, metadata "item_ids"
 ├── NoBundle            UNAVAILABLE          NO_BUNDLE
 ├── Overloaded          RESOURCE_EXHAUSTED   OVERLOADED, with RetryInfo
@@ -127,6 +128,21 @@ class LexicalNotServed(ServiceError):
         super().__init__(
             f"bundle {bundle_version} has no lexical index, {listed or 'no open one'} has; rank by the embedding, or "
             "publish a bundle of a recipe with search.serve",
+            {"bundle_versions": listed},
+        )
+
+
+class PopularityNotServed(ServiceError):
+    """The bundle that was picked for the request does not know the popularity of its items."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    reason = "POPULARITY_NOT_SERVED"
+
+    def __init__(self, bundle_version: str, bundles: Sequence[str]) -> None:
+        """Takes the bundle, and the open ones that know it, the live one first."""
+        listed = ",".join(bundles)
+        super().__init__(
+            f"bundle {bundle_version} has no popularity.npy, {listed or 'no open one'} has; publish a bundle again",
             {"bundle_versions": listed},
         )
 

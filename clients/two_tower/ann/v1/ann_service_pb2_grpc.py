@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AnnServiceStub:
-    """Finds the items nearest to an embedding or to other items, or the items that match a text.
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class AnnServiceStub:
 
 
 class AnnServiceServicer:
-    """Finds the items nearest to an embedding or to other items, or the items that match a text.
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items.
     """
 
     def SearchItems(self, request, context):
@@ -67,6 +67,9 @@ class AnnServiceServicer:
         FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
         (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
         index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+        FAILED_PRECONDITION, reason POPULARITY_NOT_SERVED: a search is for popular items, but the bundle has no popularity
+        (OpenBundle.has_popularity is false). The metadata "bundle_versions" lists the open bundles with it, separated by
+        commas; it may be empty. Publish a bundle with a trainer that writes the popularity of items.
         NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
         the first ten unknown ids, separated by commas. Leave these ids out.
         UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
@@ -131,7 +134,7 @@ def add_AnnServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnnService:
-    """Finds the items nearest to an embedding or to other items, or the items that match a text.
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items.
     """
 
     @staticmethod

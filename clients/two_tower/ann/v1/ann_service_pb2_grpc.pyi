@@ -35,7 +35,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AnnServiceStub:
-    """Finds the items nearest to an embedding or to other items, or the items that match a text."""
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -57,6 +57,9 @@ class AnnServiceStub:
     FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
       (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
       index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+    FAILED_PRECONDITION, reason POPULARITY_NOT_SERVED: a search is for popular items, but the bundle has no popularity
+      (OpenBundle.has_popularity is false). The metadata "bundle_versions" lists the open bundles with it, separated by
+      commas; it may be empty. Publish a bundle with a trainer that writes the popularity of items.
     NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
       the first ten unknown ids, separated by commas. Leave these ids out.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
@@ -94,7 +97,7 @@ class AnnServiceStub:
 
 @_typing.type_check_only
 class AnnServiceAsyncStub(AnnServiceStub):
-    """Finds the items nearest to an embedding or to other items, or the items that match a text."""
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchItems: _aio.UnaryUnaryMultiCallable[_ann_service_pb2.SearchItemsRequest, _ann_service_pb2.SearchItemsResponse]  # type: ignore[assignment]
@@ -113,6 +116,9 @@ class AnnServiceAsyncStub(AnnServiceStub):
     FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
       (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
       index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+    FAILED_PRECONDITION, reason POPULARITY_NOT_SERVED: a search is for popular items, but the bundle has no popularity
+      (OpenBundle.has_popularity is false). The metadata "bundle_versions" lists the open bundles with it, separated by
+      commas; it may be empty. Publish a bundle with a trainer that writes the popularity of items.
     NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
       the first ten unknown ids, separated by commas. Leave these ids out.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
@@ -149,7 +155,7 @@ class AnnServiceAsyncStub(AnnServiceStub):
     """
 
 class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Finds the items nearest to an embedding or to other items, or the items that match a text."""
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items."""
 
     @_abc_1.abstractmethod
     def SearchItems(
@@ -172,6 +178,9 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
           (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
           index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+        FAILED_PRECONDITION, reason POPULARITY_NOT_SERVED: a search is for popular items, but the bundle has no popularity
+          (OpenBundle.has_popularity is false). The metadata "bundle_versions" lists the open bundles with it, separated by
+          commas; it may be empty. Publish a bundle with a trainer that writes the popularity of items.
         NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
           the first ten unknown ids, separated by commas. Leave these ids out.
         UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.

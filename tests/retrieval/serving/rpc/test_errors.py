@@ -17,6 +17,7 @@ EXAMPLES: list[tuple[ServiceError, str, str]] = [
     (errors.ModelNotServed("m", ["a", "b"]), "FAILED_PRECONDITION", "MODEL_NOT_SERVED"),
     (errors.BundleNotServed("gone", ["a"]), "FAILED_PRECONDITION", "BUNDLE_NOT_SERVED"),
     (errors.LexicalNotServed("b", ["a"]), "FAILED_PRECONDITION", "LEXICAL_NOT_SERVED"),
+    (errors.PopularityNotServed("b", ["a"]), "FAILED_PRECONDITION", "POPULARITY_NOT_SERVED"),
     (errors.UnknownItem("f", ["x"]), "NOT_FOUND", "UNKNOWN_ITEM"),
     (errors.NoBundle(), "UNAVAILABLE", "NO_BUNDLE"),
     (errors.Overloaded("3 requests are in flight"), "RESOURCE_EXHAUSTED", "OVERLOADED"),
