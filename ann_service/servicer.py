@@ -94,6 +94,8 @@ class SearchItems:
         Raises:
             ServiceError: one of those that the proto lists.
         """
+        if len(call.body) > SMALL_BYTES:
+            yield from requests.check_size(call.body, self._max_batch_size)
         request, catalogue, newest_model_version = self._open(call)
         response = responses.begin(catalogue, newest_model_version)
         # Searches keep the sets of items that match their filters, so a part of them is answered at a time.

@@ -13,8 +13,12 @@ from retrieval.bundle.features.kinds import Categorical, Numeric
 from retrieval.bundle.features.schema import Feature, FeatureSchema
 from retrieval.bundle.features.text import Text
 from retrieval.serving.rpc.errors import InvalidRequest
+from retrieval.serving.rpc.wire import fields
+from retrieval.steps import Steps
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
+MAX_FEATURES = 100_000
+"""Largest number of features of all queries of a request together."""
 MAX_VALUES = 10_000
 MAX_CHARACTERS = 1024
 MAX_VIOLATIONS = 20
@@ -29,6 +33,25 @@ def check_batch_size(count: int, max_batch_size: int) -> None:
     """
     if not 1 <= count <= max_batch_size:
         raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
+
+
+def check_size(body: bytes, max_batch_size: int) -> Steps[None]:
+    """Checks the number of queries and features of a serialized request, before it is decoded.
+
+    Raises:
+        InvalidRequest: there are too many, or the bytes are not a request.
+    """
+    query_count = feature_count = 0
+    for number, start, end in fields(body):
+        if number == pb.EmbedQueriesRequest.QUERIES_FIELD_NUMBER:
+            query_count += 1
+            if query_count > max_batch_size:
+                raise InvalidRequest([("queries", f"more than {max_batch_size} queries")])
+            for _ in fields(body, start, end):
+                feature_count += 1
+                if feature_count > MAX_FEATURES:
+                    raise InvalidRequest([("queries", f"more than {MAX_FEATURES} features in all")])
+            yield
 
 
 class QueryParser:

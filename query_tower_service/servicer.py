@@ -23,7 +23,8 @@ from two_tower.query.v1 import query_tower_service_pb2 as pb
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["QueryTowerService"].full_name
 
 _QUERIES_A_STEP = 32
-"""Number of queries that are embedded without a pause: about a millisecond of work."""
+_BYTES_A_STEP = 16_384
+"""Number of queries that are embedded without a pause, and their size together: about a millisecond of work."""
 
 _KINDS: dict[str, pb.FeatureKind.ValueType] = {
     "categorical": pb.FEATURE_KIND_CATEGORICAL,
@@ -85,6 +86,8 @@ class EmbedQueries:
         Raises:
             ServiceError: one of those that the proto lists.
         """
+        if len(call.body) > SMALL_BYTES:
+            yield from requests.check_size(call.body, self._max_batch_size)
         request = decode(call.body, pb.EmbedQueriesRequest)
         queries = request.queries
         count = len(queries)
@@ -92,7 +95,7 @@ class EmbedQueries:
         self._batch_size.observe(count)
         model = _pick(self._open_bundles.snapshot, request.model_version)
         now_s = time.time() if model.tower.reads_request_time else None
-        parts = [queries] if count <= _QUERIES_A_STEP else _divide(queries)
+        parts = [queries] if len(call.body) <= SMALL_BYTES else _divide(queries)
         columns = yield from _parse(model, parts, now_s)
         response = pb.EmbedQueriesResponse(model_version=model.version)
         for part, values in zip(parts, columns, strict=True):
@@ -105,7 +108,16 @@ class EmbedQueries:
 
 
 def _divide(queries: Sequence[pb.Query]) -> list[Sequence[pb.Query]]:
-    return [queries[start : start + _QUERIES_A_STEP] for start in range(0, len(queries), _QUERIES_A_STEP)]
+    """Returns the queries in parts, in order, each of which takes about a millisecond."""
+    parts: list[list[pb.Query]] = [[]]
+    size = 0
+    for query in queries:
+        size += query.ByteSize()
+        if parts[-1] and (len(parts[-1]) >= _QUERIES_A_STEP or size > _BYTES_A_STEP):
+            parts.append([])
+            size = query.ByteSize()
+        parts[-1].append(query)
+    return [*parts]
 
 
 def _parse(model: Model, parts: Sequence[Sequence[pb.Query]], now_s: float | None) -> Steps[list[dict[str, list[Any]]]]:

@@ -11,8 +11,7 @@ submit ─┬─ short ─► waiting ─► the event loop: one slice ─┬─
 
 To hand a call to another thread and its answer back costs about as much as a short call itself. A long one would keep
 the event loop from receiving. Between two slices the loop receives what has arrived. A long call that needs further
-slices leaves one thread free, so that a call that has just arrived never waits for a slice of a long one. Calls that
-arrive while that thread works are then answered together.
+slices leaves one thread free, so that a call that has just arrived never waits for a slice of a long one.
 """
 
 from __future__ import annotations
@@ -24,18 +23,26 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from retrieval.serving.rpc.call import Call
+from retrieval.serving.rpc.call import SMALL_BYTES, Call
 from retrieval.serving.rpc.errors import DeadlinePassed, Overloaded
 from retrieval.serving.rpc.waiting import Job, Waiting
+from retrieval.serving.runtime.memory import MemoryTrimmer
 
 SLICE_S = 0.002
-"""Time after which a job is paused if others wait, in seconds."""
+"""Time after which a job is paused, in seconds."""
+
+FIRST_SLICE_S = 0.02
+"""The same for the first slice of a small call in a thread: most are done by then, and pausing helps nobody."""
 
 _log = structlog.get_logger("runners")
 
 
 class Runners:
-    """Answers calls. All methods belong to one event loop; only `in_flight` and `waiting` may be read elsewhere."""
+    """Answers calls. All methods belong to one event loop; only `in_flight` and `waiting` may be read elsewhere.
+
+    Attributes:
+        memory: Gives memory back that large calls have freed.
+    """
 
     def __init__(self, threads: int, max_in_flight: int, max_bytes: int) -> None:
         """Prepares the threads; `start` starts them.
@@ -54,10 +61,11 @@ class Runners:
         self._is_working = False
         self._calls: set[Call] = set()
         self._bytes = 0
+        self.memory = MemoryTrimmer()
         # Only for what long calls share among the loop and the threads:
         self._arrived = threading.Condition()
         self._long = Waiting()
-        self._running = {True: 0, False: 0}  # number of threads that run a paused job, and a fresh one
+        self._paused_running = 0
         self._idle = 0
         self._stops = False
 
@@ -130,6 +138,7 @@ class Runners:
             if call in self._calls:  # not if `stop` was faster
                 self._calls.remove(call)
                 self._bytes -= len(call.body)
+                self.memory.note(len(call.body) + len(call.response))
                 if not call.answered.done():
                     call.answered.set_result(None)
 
@@ -144,7 +153,7 @@ class Runners:
         self._is_working = False
         job = self._short.take(time.monotonic(), with_paused=False)
         if job is not None:
-            finished, elapsed_s = _advance(job)
+            finished, elapsed_s = _advance(job, SLICE_S)
             self._short.finish(job, elapsed_s)
             if finished:
                 self._finish(job.calls)
@@ -163,14 +172,15 @@ class Runners:
     def _run(self) -> None:
         while (job := self._take()) is not None:
             was_paused = job.is_paused
-            finished, elapsed_s = _advance(job)
+            is_small = not was_paused and len(job.calls[0].body) <= SMALL_BYTES
+            finished, elapsed_s = _advance(job, FIRST_SLICE_S if is_small else SLICE_S)
             with self._arrived:
-                self._running[was_paused] -= 1
+                self._paused_running -= was_paused
                 if finished:
                     self._long.finish(job, elapsed_s)
                 else:
                     self._long.pause(job, elapsed_s)
-                    self._wake()
+                self._wake()  # for what this thread does not take next
             if finished:
                 self._loop.call_soon_threadsafe(self._finish, job.calls)
             del job  # frees requests and responses
@@ -180,11 +190,9 @@ class Runners:
         most = max(1, len(self._threads) - 1)
         with self._arrived:
             while not self._stops:
-                job = self._long.take(
-                    time.monotonic(), with_fresh=self._running[False] < most, with_paused=self._running[True] < most
-                )
+                job = self._long.take(time.monotonic(), with_paused=self._paused_running < most)
                 if job is not None:
-                    self._running[job.is_paused] += 1
+                    self._paused_running += job.is_paused
                     return job
                 self._idle += 1
                 self._arrived.wait()
@@ -192,8 +200,12 @@ class Runners:
         return None
 
 
-def _advance(job: Job) -> tuple[bool, float]:
+def _advance(job: Job, slice_s: float) -> tuple[bool, float]:
     """Runs steps of a job until it ends or its slice is over.
+
+    Args:
+        job: job to run.
+        slice_s: length of the slice, in seconds.
 
     Returns:
         Whether the job has ended, and the time that the steps took, in seconds.
@@ -203,7 +215,7 @@ def _advance(job: Job) -> tuple[bool, float]:
     try:
         if job.steps is None:
             job.steps = iter(job.calls[0].method.answer(job.calls))
-        while not finished and now - started < SLICE_S:
+        while not finished and now - started < slice_s:
             finished = next(job.steps, job) is job
             now = time.monotonic()
     except BaseException as error:  # a bug: methods put the errors of calls into the calls

@@ -35,8 +35,8 @@ T = TypeVar("T")
 _LOOK_S = 0.01
 _FLUSH_S = 0.2
 """Time in which gRPC can send the last responses, in seconds."""
-_RELOAD_S = 1.0
-"""Interval at which the token file is looked at, in seconds."""
+_HOUSEKEEPING_S = 1.0
+"""Interval at which the token file is looked at and freed memory is given back, in seconds."""
 
 _log = structlog.get_logger("server")
 
@@ -201,12 +201,14 @@ class Server:
     async def _serve(self) -> None:
         self._runners.start()
         await self._grpc.start()
-        self._tasks = [asyncio.create_task(self._calls.watch()), asyncio.create_task(self._reload_tokens())]
+        self._tasks = [asyncio.create_task(self._calls.watch()), asyncio.create_task(self._keep_house())]
 
-    async def _reload_tokens(self) -> None:
+    async def _keep_house(self) -> None:
+        """Reads tokens that have changed and gives freed memory back, until this coroutine is cancelled."""
         while True:
-            await asyncio.sleep(_RELOAD_S)
+            await asyncio.sleep(_HOUSEKEEPING_S)
             await asyncio.to_thread(self._tokens.reload)
+            await asyncio.to_thread(self._runners.memory.trim_if_due)
 
     async def _stop(self) -> None:
         # From here on, new calls are refused; those in flight have the grace period of gRPC, which is a little longer.

@@ -12,7 +12,8 @@ Three published rules, together:
 - **Adaptive LIFO** (Maurer 2015). Under overload the newest call of a caller goes first: its caller waits for certain,
   while that of the oldest is about to give up.
 
-A call that needs many steps is paused between them and waits again, so it costs a short call at most one step.
+A call that needs many steps is paused between them and waits again. Paused calls are finished before many more are
+begun: if all that arrive were begun at once, each would take as long as all together, and none would be in time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ INTERVAL_S = 0.1
 PATIENCE = 1 / 3
 PATIENCE_UNDER_OVERLOAD = 1 / 30
 """Longest wait, as a share of the time between the arrival of a call and its deadline."""
+
+MOST_PAUSED_FOR_SMALL = 16
+MOST_PAUSED_FOR_LARGE = 2
+"""Number of paused jobs from which on no small call, and no large call, is begun."""
 
 LONGEST_BUDGET_S = 30.0
 """Time between arrival and deadline, in seconds, that is assumed of calls with more, or without a deadline."""
@@ -109,7 +114,7 @@ class Waiting:
         self._callers: dict[str, _Caller] = {}
         self._fresh, self._paused = _Line(), _Line()
         self._clock_s = 0.0
-        self._fresh_count = 0
+        self._fresh_count = self._paused_count = 0
         self._last_gap = -math.inf
 
     @property
@@ -134,16 +139,17 @@ class Waiting:
         self._fresh_count += 1
         self._fresh.add(caller)
 
-    def take(self, now: float, *, with_fresh: bool = True, with_paused: bool = True) -> Job | None:
+    def take(self, now: float, *, with_paused: bool = True) -> Job | None:
         """Takes the job that is next; None if there is none.
 
         Args:
             now: time in seconds of the monotonic clock.
-            with_fresh: whether calls whose work has not begun may be taken.
             with_paused: whether a paused job may be taken.
         """
-        fresh = self._first_fresh() if with_fresh else None
+        fresh = self._first_fresh()
         paused = self._paused.first() if with_paused else None
+        if fresh is not None and self._paused_count >= self._most_paused(fresh):
+            fresh = None
         caller = fresh if paused is None or (fresh is not None and fresh.served_s <= paused.served_s) else paused
         if caller is None:
             return None
@@ -193,6 +199,7 @@ class Waiting:
 
     def _keep(self, job: Job) -> None:
         job.is_paused = True
+        self._paused_count += 1
         owner = job.callers[0]
         owner.paused.append(job)
         self._paused.add(owner)
@@ -208,6 +215,11 @@ class Waiting:
         for caller in job.callers:
             self._forget_if_idle(caller)
 
+    def _most_paused(self, caller: _Caller) -> int:
+        """Returns the number of paused jobs from which on the next call of a caller is not begun."""
+        newest = caller.fresh[-1]
+        return MOST_PAUSED_FOR_SMALL if len(newest.body) <= SMALL_BYTES else MOST_PAUSED_FOR_LARGE
+
     def _first_fresh(self) -> _Caller | None:
         """Returns the caller with the least virtual time that has calls whose work has not begun."""
         while (caller := self._fresh.first()) is not None and not caller.fresh:  # its calls have expired
@@ -220,10 +232,11 @@ class Waiting:
         newest_first = self.is_overloaded(now)
         calls: list[Call] = []
         callers: list[_Caller] = []
-        most = 1
+        most, size = 1, 0
         while len(calls) < most and (caller := self._first_fresh()) is not None:
             call = caller.fresh[-1 if newest_first else 0]
-            if calls and (call.method is not calls[0].method or len(call.body) > SMALL_BYTES):
+            size += len(call.body)
+            if calls and (call.method is not calls[0].method or size > SMALL_BYTES):
                 break
             self._fresh.remove_first()
             _ = caller.fresh.pop() if newest_first else caller.fresh.popleft()
@@ -240,6 +253,7 @@ class Waiting:
 
     def _resume(self, caller: _Caller) -> Job:
         self._paused.remove_first()
+        self._paused_count -= 1
         job = caller.paused.popleft()
         if caller.paused:
             self._paused.add(caller)

@@ -110,7 +110,7 @@ def test_calls_that_wait_too_long_are_refused() -> None:
         assert not running.answered.done()
         await running.answered
 
-    run(scenario)
+    run(scenario, threads=1)
 
 
 def test_calls_and_bytes_in_flight_are_limited() -> None:
