@@ -38,7 +38,7 @@ The first `_CACHED_ROWS` of them cost less, because the caches of the processor 
 _INDEX_SHARE = 0.2
 """Largest cost of the index in a filtered search, as a share of the scan, because a scan may still have to follow."""
 _SHARED_SCAN = 0.2
-"""Cost of a scan for each of many searches that share it, as a share of a scan for one search, which waits for memory."""
+"""Cost of a scan for each of many searches that share it, as a share of a scan for one, which waits for memory."""
 
 _LEAST_INDEX_COST = 1500.0
 """No index answers at a lower cost, in rows. If even this is too much, nothing is estimated."""
