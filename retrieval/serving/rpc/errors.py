@@ -15,7 +15,8 @@ ServiceError
 ├── NotReceived         DEADLINE_EXCEEDED    NOT_RECEIVED
 └── DeadlinePassed      DEADLINE_EXCEEDED    DEADLINE_PASSED
 
-Any other exception is a bug: it is logged with its traceback, and the caller gets INTERNAL without details.
+Any other exception is a bug: it is logged with its traceback, and the caller gets INTERNAL without a reason.
+Every status also has google.rpc.RequestInfo, and trailing metadata, with the request id.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
+from retrieval.serving.rpc.headers import REQUEST_ID
 
 DOMAIN = "two-tower"
 RETRY_AFTER_S = 0.1
@@ -258,15 +261,21 @@ REFUSAL_REASONS = tuple(
 """Reasons for which the metrics count a call as refused."""
 
 
-def status_of(error: Exception) -> grpc.Status:
-    """Returns the status that a caller gets for an error."""
+def status_of(error: Exception, request_id: str) -> grpc.Status:
+    """Returns the status that a caller gets for an error.
+
+    Args:
+        error: why the call has no response.
+        request_id: request id of the call, which the caller finds in the details and in the trailing metadata.
+    """
     if isinstance(error, ServiceError):
-        return rpc_status.to_status(
-            status_pb2.Status(code=error.code, message=str(error), details=error.details()),
-        )
-    return rpc_status.to_status(
-        status_pb2.Status(code=code_pb2.INTERNAL, message="internal error; the log of the service has it"),
-    )
+        status = status_pb2.Status(code=error.code, message=str(error), details=error.details())
+    else:
+        message = f"internal error; the log of the service has it, at request_id {request_id}"
+        status = status_pb2.Status(code=code_pb2.INTERNAL, message=message)
+    status.details.append(_pack(error_details_pb2.RequestInfo(request_id=request_id)))
+    sent = rpc_status.to_status(status)
+    return sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID, request_id)))
 
 
 def code_name(error: Exception | None) -> str:
