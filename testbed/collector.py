@@ -22,6 +22,7 @@ class Span:
         trace_id: Id of its trace, 32 hexadecimal digits.
         span_id: Its id, 16 hexadecimal digits.
         parent_id: Id of the parent span; empty if there is none.
+        started_at_ns: Time at which it began, in nanoseconds since 1970.
         seconds: Duration in seconds.
         attributes: Attributes by name.
         is_error: Whether its status is an error.
@@ -33,6 +34,7 @@ class Span:
     trace_id: str
     span_id: str
     parent_id: str
+    started_at_ns: int
     seconds: float
     attributes: dict[str, Any]
     is_error: bool
@@ -87,6 +89,7 @@ def _read(service: str, span: Any) -> Span:
         span.trace_id.hex(),
         span.span_id.hex(),
         span.parent_span_id.hex(),
+        span.start_time_unix_nano,
         (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
         _attributes(span.attributes),
         span.status.code == 2,

@@ -142,14 +142,20 @@ class CallHandlers(grpc.GenericRpcHandler):
             Unauthenticated: the call has no valid token.
             PermissionDenied: the token has not the scope that the method needs.
         """
-        identity = self._tokens.identify(headers.metadata.get("authorization", ""))
+        authorization: str | bytes = ""
+        name = ""
+        for key, value in headers.metadata:
+            if key == "authorization":
+                authorization = value
+            elif key == "two-tower-caller" and isinstance(value, str):
+                name = value[:_LONGEST_NAME]
+        identity = self._tokens.identify(authorization)
         if identity is None:
             raise Unauthenticated()
         scope = ADMIN if method.needs_admin else READ
         if scope not in identity.scopes:
             raise PermissionDenied(scope)
-        name = headers.metadata.get("two-tower-caller", "")
-        return f"{identity.name}/{name[:_LONGEST_NAME] if name and isinstance(name, str) else context.peer()}"
+        return f"{identity.name}/{name or context.peer()}"
 
     async def _receive(self, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         """Returns the message of a call.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import grpc.aio
@@ -16,23 +16,27 @@ _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}
 
 
 class Headers:
-    """The metadata of a call. Nothing of it is read before it is needed.
+    """The metadata of a call. Request id and trace context are not looked for before they are needed.
 
     Attributes:
-        metadata: Metadata by key, as the caller sent it.
+        metadata: Pairs of key and value, as the caller sent them.
     """
 
     __slots__ = ("_request_id", "metadata")
 
-    def __init__(self, metadata: Mapping[str, str | bytes]) -> None:
+    def __init__(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Takes the metadata of a call."""
         self.metadata = metadata
         self._request_id = ""
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext[Any, Any]) -> Headers:
-        """Returns the headers of a call. If a key was sent several times, its last value counts."""
-        return cls(dict(context.invocation_metadata() or ()))
+        """Returns the headers of a call."""
+        return cls(context.invocation_metadata() or ())
+
+    def get(self, wanted: str) -> str:
+        """Returns the value of a key, the last one if it was sent several times; empty if there is none."""
+        return next((value for key, value in reversed(self.metadata) if key == wanted and isinstance(value, str)), "")
 
     @property
     def request_id(self) -> str:
@@ -41,13 +45,12 @@ class Headers:
         A valid one has 1 to 128 printable ASCII characters without blanks.
         """
         if not self._request_id:
-            sent = self.metadata.get(REQUEST_ID)
-            self._request_id = sent if isinstance(sent, str) and _VALID_ID.fullmatch(sent) else os.urandom(16).hex()
+            sent = self.get(REQUEST_ID)
+            self._request_id = sent if _VALID_ID.fullmatch(sent) else os.urandom(16).hex()
         return self._request_id
 
     @property
     def trace_id(self) -> str:
         """Trace id of the W3C header `traceparent`, 32 hexadecimal digits; empty if there is none."""
-        sent = self.metadata.get("traceparent")
-        parts = _TRACE_PARENT.fullmatch(sent) if isinstance(sent, str) else None
+        parts = _TRACE_PARENT.fullmatch(self.get("traceparent"))
         return parts[1] if parts else ""

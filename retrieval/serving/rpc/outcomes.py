@@ -84,5 +84,5 @@ class Outcomes:
                 attributes["two_tower.queue_seconds"] = call.started_at - call.received_at
                 attributes["two_tower.work_seconds"] = call.work_s
         name = f"{self._service}/{self._method}"
-        seconds = time.monotonic() - arrived_at
-        tracer.record(name, headers.metadata, seconds, attributes, is_fault=code in _FAULTS)
+        parent = {key: headers.get(key) for key in ("traceparent", "tracestate")}
+        tracer.record(name, parent, time.monotonic() - arrived_at, attributes, is_fault=code in _FAULTS)

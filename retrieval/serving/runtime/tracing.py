@@ -76,7 +76,7 @@ class Tracer:
     def record(
         self,
         name: str,
-        metadata: Mapping[str, str | bytes],
+        parent: Mapping[str, str],
         seconds: float,
         attributes: Mapping[str, str | int | float],
         *,
@@ -86,16 +86,15 @@ class Tracer:
 
         Args:
             name: name of the span.
-            metadata: metadata of the call, from which the parent is taken.
+            parent: W3C headers `traceparent` and `tracestate` of the call; empty if it has none.
             seconds: time that the call took.
             attributes: attributes of the span.
             is_fault: whether the call failed through a fault of the service.
         """
-        sent = {key: value for key in ("traceparent", "tracestate") if isinstance(value := metadata.get(key), str)}
         end_ns = time.time_ns()
         span = self._tracer.start_span(
             name,
-            context=self._propagator.extract(sent),
+            context=self._propagator.extract(parent),
             kind=self._kind,
             attributes=attributes,
             start_time=end_ns - int(seconds * 1e9),

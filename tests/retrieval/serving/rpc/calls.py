@@ -47,6 +47,6 @@ def call(
     loop = asyncio.new_event_loop()
     try:
         answered = loop.create_future()
-        return Call(method, body.encode(), caller, now - age_s, now + remaining_s, answered, Headers({}))
+        return Call(method, body.encode(), caller, now - age_s, now + remaining_s, answered, Headers(()))
     finally:
         loop.close()

@@ -159,4 +159,6 @@ def _stop(child: Any) -> None:
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "query_tower_service.log").read_text().splitlines() if line[:1] == "{"]
+    return [
+        json.loads(line) for line in (folder / "query_tower_service.log").read_text().splitlines() if line[:1] == "{"
+    ]

@@ -15,8 +15,8 @@ import pytest
 from retrieval.store.store import BundleStore
 from tests.harness import Running, failure, query_tower_service
 from tests.worlds import wait_for, write_bundle
-from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 from two_tower.query.v1 import query_tower_service_pb2 as pb
+from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 pytest.importorskip("grpc_channelz", reason="needs the extra telemetry")
 

@@ -70,9 +70,11 @@ def test_a_request_is_one_trace_through_client_and_both_services(filled: BundleS
         wait_until_serving(query_tower)
         wait_until_serving(ann)
         addresses = [f"127.0.0.1:{service.port}" for service in (query_tower, ann)]
-        with Retriever(*addresses, timeout_s=20) as retriever:
-            with tracer.start_as_current_span("recommend", kind=SpanKind.CLIENT):
-                retriever.retrieve({"age": 30.0}, k=3, request_id="order-17")
+        with (
+            Retriever(*addresses, timeout_s=20) as retriever,
+            tracer.start_as_current_span("recommend", kind=SpanKind.CLIENT),
+        ):
+            retriever.retrieve({"age": 30.0}, k=3, request_id="order-17")
     spans = {span.service: span for span in collector.spans if span.name != f"{ANN}/GetServingStatus"}
     assert spans.keys() == {"shop", QUERY_TOWER, ANN}
     root = spans["shop"]
