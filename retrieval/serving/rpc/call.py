@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -106,7 +106,7 @@ class Call:
     received_at: float
     deadline: float
     answered: asyncio.Future[None]
-    headers: Headers
+    headers: Headers = field(default_factory=lambda: Headers(()))
     has_left: bool = False
     started_at: float = 0.0
     work_s: float = 0.0

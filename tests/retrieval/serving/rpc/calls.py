@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 from retrieval.serving.rpc.call import Call
-from retrieval.serving.rpc.headers import Headers
 
 
 class Recorder:
@@ -46,7 +45,6 @@ def call(
     now = time.monotonic()
     loop = asyncio.new_event_loop()
     try:
-        answered = loop.create_future()
-        return Call(method, body.encode(), caller, now - age_s, now + remaining_s, answered, Headers(()))
+        return Call(method, body.encode(), caller, now - age_s, now + remaining_s, loop.create_future())
     finally:
         loop.close()

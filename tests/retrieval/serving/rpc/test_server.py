@@ -99,9 +99,7 @@ def overloaded(service: Running) -> bool:
     return False
 
 
-def test_call_that_nobody_waits_for_is_not_run(
-    filled: BundleStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_call_that_nobody_waits_for_is_not_run(filled: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with query_tower_service(filled, threads=1) as service:
         wait_until_serving(service)
         blocked = Blocked(monkeypatch)
