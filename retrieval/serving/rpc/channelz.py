@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor
 
 from retrieval.serving.rpc.call import Call, Method, decode
 from retrieval.serving.rpc.errors import InvalidRequest
@@ -26,7 +25,7 @@ class ChannelzMethod:
     needs_admin = True
     is_quick = True
 
-    def __init__(self, method: MethodDescriptor, servicer: Any) -> None:
+    def __init__(self, method: Any, servicer: Any) -> None:
         """Takes the descriptor of the method, and the servicer of the package grpcio-channelz."""
         self.name = method.name
         self._request_class = message_factory.GetMessageClass(method.input_type)
@@ -83,5 +82,6 @@ def methods() -> list[Method]:
             "pip install 'two-tower-retrieval[telemetry]'"
         ) from error
     servicer: Any = channelz.ChannelzServicer()
-    service = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
-    return [ChannelzMethod(method, servicer) for method in service.methods]
+    service: Any = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
+    made: list[Method] = [ChannelzMethod(method, servicer) for method in service.methods]
+    return made

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 import grpc
@@ -274,7 +275,7 @@ def status_of(error: Exception, request_id: str) -> grpc.Status:
         message = f"internal error; the log of the service has it, at request_id {request_id}"
         status = status_pb2.Status(code=code_pb2.INTERNAL, message=message)
     status.details.append(_pack(error_details_pb2.RequestInfo(request_id=request_id)))
-    sent = rpc_status.to_status(status)
+    sent: Any = rpc_status.to_status(status)  # a named tuple, which its type does not say
     return sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID, request_id)))
 
 

@@ -32,7 +32,7 @@ class Headers:
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext[Any, Any]) -> Headers:
         """Returns the headers of a call."""
-        return cls(context.invocation_metadata() or ())
+        return cls(tuple(context.invocation_metadata() or ()))
 
     def get(self, wanted: str) -> str:
         """Returns the value of a key, the last one if it was sent several times; empty if there is none."""

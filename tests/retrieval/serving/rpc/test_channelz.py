@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,15 @@ pytest.importorskip("grpc_channelz", reason="needs the extra telemetry")
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 @contextmanager
 def admin(store: BundleStore, **settings: Any) -> Iterator[tuple[Running, grpc.Channel]]:
     """Runs a service with an admin port; yields the service and a channel to the admin port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with (
         query_tower_service(store, admin_port=port, **settings) as service,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
@@ -90,6 +95,26 @@ def test_callers_that_are_silent_keep_nobody_waiting(filled: BundleStore) -> Non
         assert stub.GetServers(channelz_pb2.GetServersRequest(), timeout=20).server
         assert waiting.exception(20).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         ended.set()
+
+
+def test_speaks_tls_where_the_service_does(filled: BundleStore, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    paths = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *paths], check=True, capture_output=True)
+    port = free_port()
+    request = channelz_pb2.GetServersRequest()
+    with query_tower_service(filled, admin_port=port, tls_certificate=certificate, tls_key=key) as service:
+        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+        for each in (service.port, port):  # both servers, whichever is called first
+            with grpc.secure_channel(f"localhost:{each}", credentials) as channel:
+                grpc.channel_ready_future(channel).result(20)
+        with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+            assert channelz_pb2_grpc.ChannelzStub(channel).GetServers(request, timeout=20).server
+        with grpc.insecure_channel(f"localhost:{port}") as channel:
+            assert failure(channelz_pb2_grpc.ChannelzStub(channel).GetServers, request)[0] == "UNAVAILABLE"
 
 
 def _socket(stub: Any, socket_id: int) -> Any:
