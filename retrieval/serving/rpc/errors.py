@@ -21,10 +21,8 @@ Every status also has google.rpc.RequestInfo, and trailing metadata, with the re
 
 from __future__ import annotations
 
-import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -32,17 +30,13 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from retrieval.serving.rpc.error_text import MOST_BYTES, cut, size_in_metadata, violations_that_fit
 from retrieval.serving.rpc.headers import REQUEST_ID
 
 DOMAIN = "two-tower"
 RETRY_AFTER_S = 0.1
 """Pause before the next try that a refused caller is told, in seconds."""
 _LISTED_IDS = 10
-_PRINTABLE = string.punctuation.replace("%", "") + " "
-
-_MOST_BYTES = 6000
-"""Largest size of message and details together. gRPC sends both as metadata and may refuse metadata above 8 KiB; the
-caller would then see RESOURCE_EXHAUSTED instead of the error."""
 
 
 class ServiceError(Exception):
@@ -79,7 +73,7 @@ class InvalidRequest(ServiceError):
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
         """Takes at least one violation. Violations that do not fit into a status are counted in the message."""
-        self.violations = tuple(_that_fit(violations))
+        self.violations = tuple(violations_that_fit(violations))
         shown = "; ".join(f"{field}: {description}" for field, description in self.violations)
         left_out = len(violations) - len(self.violations)
         super().__init__(shown + (f"; and {left_out} more" if left_out else ""))
@@ -160,9 +154,9 @@ class UnknownItem(ServiceError):
     def __init__(self, field: str, item_ids: Sequence[str]) -> None:
         """Takes the field path, and the unknown ids; the first ten are listed."""
         shown = item_ids[:_LISTED_IDS]
-        while len(shown) > 1 and _size(",".join(shown)) > _MOST_BYTES // 2:
+        while len(shown) > 1 and size_in_metadata(",".join(shown)) > MOST_BYTES // 2:
             shown = shown[:-1]
-        listed = _cut(",".join(shown), _MOST_BYTES // 2)
+        listed = cut(",".join(shown), MOST_BYTES // 2)
         super().__init__(f"{field}: the bundle lacks {len(item_ids)} of these items: {listed}", {"item_ids": listed})
 
 
@@ -284,29 +278,6 @@ def code_name(error: Exception | None) -> str:
     if error is None:
         return "OK"
     return code_pb2.Code.Name(error.code if isinstance(error, ServiceError) else code_pb2.INTERNAL)
-
-
-def _that_fit(violations: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yields the first violations that fit into a status. At least one: if the first is too long, it is cut."""
-    left = _MOST_BYTES
-    for number, (field, description) in enumerate(violations):
-        size = _size(field) + _size(description)
-        if size > left and number:
-            return
-        left -= size
-        yield _cut(field, _MOST_BYTES // 4), _cut(description, _MOST_BYTES * 3 // 4)
-
-
-def _size(text: str) -> int:
-    """Returns the size of a text in metadata, in bytes: once percent-encoded (message), twice as base64 (details)."""
-    return len(quote(text, safe=_PRINTABLE)) + len(text.encode()) * 8 // 3
-
-
-def _cut(text: str, size: int) -> str:
-    """Returns the text, cut at its end to at most `size` bytes in metadata."""
-    while (current := _size(text)) > size:
-        text = f"{text[: max(1, len(text) * size // current - 2)]}…"
-    return text
 
 
 def _pack(message: Message) -> any_pb2.Any:
