@@ -118,10 +118,10 @@ def _print_lines(replica: Replica, request_id: str) -> None:
 
 
 def _scrape(port: int) -> list[str]:
-    """Returns the lines of a metrics endpoint that count calls of the request's methods."""
+    """Returns the lines of a metrics endpoint that counted calls of the methods of the request."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
-    return [line for line in lines if line.startswith(_SHOWN_METRICS) and "Status" not in line]
+    return [line for line in lines if line.startswith(_SHOWN_METRICS) and "Status" not in line and line[-4:] != " 0.0"]
 
 
 if __name__ == "__main__":

@@ -193,7 +193,9 @@ class Server:
                 options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _LARGEST_ADMIN_REQUEST)]
             )
             self._admin_grpc.add_generic_rpc_handlers((self._admin,))
-            _bind(self._admin_grpc, config.admin_host, config.admin_port, read_tls(config), "--admin-port")
+            _bind(
+                self._admin_grpc, config.admin_host, config.admin_port, read_tls(config, self._metrics), "--admin-port"
+            )
         if config.metrics_port:
             try:
                 self._metrics.serve(config.metrics_host, config.metrics_port)
