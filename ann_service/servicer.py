@@ -124,9 +124,13 @@ class SearchItems:
         """
         request = decode(call.body, pb.SearchItemsRequest)
         requests.check(request, self._max_batch_size, self._max_results)
-        self._batch_size.observe(len(request.searches))
+        call.size = len(request.searches)
+        self._batch_size.observe(call.size)
         snapshot = self._open_bundles.snapshot
-        return request, _pick(snapshot, request), snapshot.open[0].bundle.manifest.model_version
+        catalogue = _pick(snapshot, request)
+        call.model_version = catalogue.manifest.model_version
+        call.bundle_version = catalogue.manifest.bundle_version
+        return request, catalogue, snapshot.open[0].bundle.manifest.model_version
 
     def _answer_group(self, group: Sequence[_Parsed]) -> Steps[None]:
         """Ranks the searches of calls to one catalogue together; if that fails, call by call, to find the bad one."""
@@ -134,7 +138,10 @@ class SearchItems:
         try:
             hits = iter((yield from fusion.rank(group[0].catalogue, plans)))
         except Exception:
-            _log.exception("searches of several calls failed together; they are run call by call", calls=len(group))
+            _log.exception(
+                "searches of several calls failed together; they are run call by call",
+                request_ids=[parsed.call.headers.request_id for parsed in group],
+            )
             for parsed in group:
                 parsed.call.response = (yield from parsed.call.run(self._answer_alone(parsed.call))) or b""
             return

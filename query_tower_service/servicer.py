@@ -94,6 +94,7 @@ class EmbedQueries:
         requests.check_batch_size(count, self._max_batch_size)
         self._batch_size.observe(count)
         model = _pick(self._open_bundles.snapshot, request.model_version)
+        call.size, call.model_version, call.bundle_version = count, model.version, model.bundle_version
         now_s = time.time() if model.tower.reads_request_time else None
         parts = [queries] if len(call.body) <= SMALL_BYTES else _divide(queries)
         columns = yield from _parse(model, parts, now_s)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from retrieval.serving.rpc.errors import DeadlinePassed, InvalidRequest
+from retrieval.serving.rpc.headers import Headers
 from retrieval.steps import Steps
 
 M = TypeVar("M", bound=Message)
@@ -88,9 +89,13 @@ class Call:
         received_at: Time at which the message was received, in seconds of the monotonic clock.
         deadline: Time at which the caller gives up, in seconds of the monotonic clock; infinite without a deadline.
         answered: Future of the event loop, set once `response` or `error` is final.
+        headers: Headers of the call, with its request id.
         has_left: Whether the caller cancelled, or the connection was lost.
         started_at: Time at which the work began, in seconds of the monotonic clock; 0 if it did not begin.
         work_s: Time that threads worked on the call, in seconds.
+        size: Number of queries or searches; 0 if they were not read.
+        model_version: Version of the model that answers; empty if none was picked.
+        bundle_version: Version of the bundle that answers; empty if none was picked.
         response: Serialized response.
         error: Reason for which there is no response; None if there is one.
     """
@@ -101,9 +106,13 @@ class Call:
     received_at: float
     deadline: float
     answered: asyncio.Future[None]
+    headers: Headers = field(default_factory=lambda: Headers(()))
     has_left: bool = False
     started_at: float = 0.0
     work_s: float = 0.0
+    size: int = 0
+    model_version: str = ""
+    bundle_version: str = ""
     response: bytes = b""
     error: Exception | None = None
 

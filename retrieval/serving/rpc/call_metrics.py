@@ -26,8 +26,8 @@ class CallMetrics:
         self._undecodable = metrics.undecodable.labels(method)
         self._answered = metrics.requests.labels(method, code_name(None))
 
-    def done(self, call: Call | None, arrived_at: float, error: Exception | None) -> None:
-        """Counts a call that was answered or refused.
+    def done(self, call: Call | None, arrived_at: float, error: Exception | None) -> str:
+        """Counts a call that was answered or refused, and returns the name of the code that its caller saw.
 
         Args:
             call: the call; None if its message was not received.
@@ -41,15 +41,17 @@ class CallMetrics:
         if error is None and call is not None and now < call.deadline:
             self._answered.inc()
             self._response_bytes.inc(len(call.response))
-            return
-        self._metrics.requests.labels(self._method, _PASSED if error is None else code_name(error)).inc()
+            return "OK"
+        code = _PASSED if error is None else code_name(error)
+        self._metrics.requests.labels(self._method, code).inc()
         if isinstance(error, Undecodable):
             self._undecodable.inc()
         elif isinstance(error, ServiceError) and (call is None or isinstance(error, Overloaded)):
             self._metrics.refused.labels(self._method, error.reason.lower()).inc()
+        return code
 
-    def left(self, call: Call | None, arrived_at: float, *, passed: bool) -> None:
-        """Counts a call whose caller did not wait for the answer.
+    def left(self, call: Call | None, arrived_at: float, *, passed: bool) -> str:
+        """Counts a call whose caller did not wait for the answer, and returns the name of its code.
 
         Args:
             call: the call; None if its message was not received.
@@ -59,7 +61,9 @@ class CallMetrics:
         self._request_seconds.observe(time.monotonic() - arrived_at)
         if call is not None:
             self._observe(call)
-        self._metrics.requests.labels(self._method, _PASSED if passed else _CANCELLED).inc()
+        code = _PASSED if passed else _CANCELLED
+        self._metrics.requests.labels(self._method, code).inc()
+        return code
 
     def _observe(self, call: Call) -> None:
         self._request_bytes.inc(len(call.body))

@@ -19,10 +19,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import structlog
 
 from retrieval.serving.rpc.call import Call, Method, Undecodable
-from retrieval.serving.rpc.call_metrics import CallMetrics
+from retrieval.serving.rpc.call_log import CallLog
 from retrieval.serving.rpc.errors import (
     NotReceived,
     Overloaded,
@@ -32,17 +31,18 @@ from retrieval.serving.rpc.errors import (
     Unauthenticated,
     status_of,
 )
+from retrieval.serving.rpc.headers import Headers
+from retrieval.serving.rpc.outcomes import Outcomes
 from retrieval.serving.rpc.runners import Runners
 from retrieval.serving.runtime.credentials import ADMIN, READ, Tokens
 from retrieval.serving.runtime.metrics import Metrics
+from retrieval.serving.runtime.tracing import Tracer
 
 MAX_RECEIVING = 2000
 """Largest number of calls whose messages have not arrived; beyond it, the one that has been silent longest is ended."""
 
 _TICK_S = 0.005
 _LONGEST_NAME = 64
-
-_log = structlog.get_logger("calls")
 
 
 class CallHandlers(grpc.GenericRpcHandler):
@@ -55,7 +55,9 @@ class CallHandlers(grpc.GenericRpcHandler):
         runners: Runners,
         tokens: Tokens,
         metrics: Metrics,
+        log: CallLog,
         receive_timeout_s: float,
+        tracer: Tracer | None = None,
     ) -> None:
         """Takes the parts.
 
@@ -64,19 +66,21 @@ class CallHandlers(grpc.GenericRpcHandler):
             methods: methods of the service.
             runners: threads that answer.
             tokens: tokens that calls may carry.
-            metrics: receives the outcome of every call.
+            metrics: counts the outcome of every call.
+            log: receives the outcome of every call.
             receive_timeout_s: time within which a message has to arrive, in seconds.
+            tracer: records a span of every call that is traced; None: no call is traced.
         """
         self._runners, self._tokens = runners, tokens
         self._receive_timeout_s = receive_timeout_s
         self._receiving: dict[asyncio.Task[Any], float] = {}
         self._refused: dict[asyncio.Task[Any], ServiceError] = {}
-        self._metrics = metrics
         self._handlers = {
-            f"/{service_name}/{method.name}": grpc.stream_unary_rpc_method_handler(self._make(method))
+            f"/{service_name}/{method.name}": grpc.stream_unary_rpc_method_handler(
+                self._make(method, Outcomes(service_name, method.name, metrics, log, tracer))
+            )
             for method in methods
         }
-        metrics.receiving.set_function(lambda: self.receiving)
 
     @property
     def receiving(self) -> int:
@@ -101,37 +105,37 @@ class CallHandlers(grpc.GenericRpcHandler):
         for task in list(self._receiving):
             self._end_receiving(task, Stopping())
 
-    def _make(self, method: Method) -> Any:
-        metrics = CallMetrics(method.name, self._metrics)
-
+    def _make(self, method: Method, outcomes: Outcomes) -> Any:
         async def handle(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
             arrived_at = time.monotonic()
-            remaining_s = _remaining_s(context)
+            deadline = arrived_at + _remaining_s(context)
+            headers = Headers.of(context)
+            caller = ""
             call: Call | None = None
             error: Exception | None = None
             try:
-                caller = self._identify(method, context)
+                caller = self._identify(method, headers, context)
                 body = await self._receive(context)
-                call = await self._answer(method, body, caller, arrived_at + remaining_s)
+                answered = asyncio.get_running_loop().create_future()
+                call = Call(method, body, caller, time.monotonic(), deadline, answered, headers)
+                await self._answer(call)
                 error = call.error
             except asyncio.CancelledError:
-                metrics.left(call, arrived_at, passed=time.monotonic() >= arrived_at + remaining_s)
+                outcomes.left(headers, caller, call, arrived_at, passed=time.monotonic() >= deadline)
                 raise
             except ServiceError as refusal:
                 error = refusal
-            metrics.done(call, arrived_at, error)
+            outcomes.done(headers, caller, call, arrived_at, error)
             if error is None:
                 assert call is not None
                 return call.response
-            if not isinstance(error, ServiceError):
-                _log.error("call failed unexpectedly", method=method.name, exc_info=error)
-            status = status_of(error)
+            status = status_of(error, headers.request_id)
             await context.abort(status.code, status.details, status.trailing_metadata)
             raise AssertionError("abort returned")
 
         return handle
 
-    def _identify(self, method: Method, context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    def _identify(self, method: Method, headers: Headers, context: grpc.aio.ServicerContext[Any, Any]) -> str:
         """Returns the name of the caller, among whom time is shared.
 
         Raises:
@@ -140,7 +144,7 @@ class CallHandlers(grpc.GenericRpcHandler):
         """
         authorization: str | bytes = ""
         name = ""
-        for key, value in context.invocation_metadata() or ():
+        for key, value in headers.metadata:
             if key == "authorization":
                 authorization = value
             elif key == "two-tower-caller" and isinstance(value, str):
@@ -184,20 +188,22 @@ class CallHandlers(grpc.GenericRpcHandler):
         self._refused[task] = error
         task.cancel()
 
-    async def _answer(self, method: Method, body: bytes, caller: str, deadline: float) -> Call:
-        loop = asyncio.get_running_loop()
-        call = Call(method, body, caller, time.monotonic(), deadline, loop.create_future())
-        if method.is_quick:
-            for _ in method.answer([call]):
+    async def _answer(self, call: Call) -> None:
+        """Waits until a call is answered.
+
+        Raises:
+            Overloaded: too many calls are in flight.
+        """
+        if call.method.is_quick:
+            for _ in call.method.answer([call]):
                 pass
-            return call
+            return
         self._runners.submit(call)
         try:
             await call.answered
         except asyncio.CancelledError:
             call.has_left = True
             raise
-        return call
 
 
 def _remaining_s(context: grpc.aio.ServicerContext[Any, Any]) -> float:

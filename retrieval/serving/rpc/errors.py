@@ -15,14 +15,14 @@ ServiceError
 ├── NotReceived         DEADLINE_EXCEEDED    NOT_RECEIVED
 └── DeadlinePassed      DEADLINE_EXCEEDED    DEADLINE_PASSED
 
-Any other exception is a bug: it is logged with its traceback, and the caller gets INTERNAL without details.
+Any other exception is a bug: it is logged with its traceback, and the caller gets INTERNAL without a reason.
+Every status also has google.rpc.RequestInfo, and trailing metadata, with the request id.
 """
 
 from __future__ import annotations
 
-import string
-from collections.abc import Iterator, Mapping, Sequence
-from urllib.parse import quote
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -30,15 +30,13 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from retrieval.serving.rpc.error_text import MOST_BYTES, cut, size_in_metadata, violations_that_fit
+from retrieval.serving.rpc.headers import REQUEST_ID
+
 DOMAIN = "two-tower"
 RETRY_AFTER_S = 0.1
 """Pause before the next try that a refused caller is told, in seconds."""
 _LISTED_IDS = 10
-_PRINTABLE = string.punctuation.replace("%", "") + " "
-
-_MOST_BYTES = 6000
-"""Largest size of message and details together. gRPC sends both as metadata and may refuse metadata above 8 KiB; the
-caller would then see RESOURCE_EXHAUSTED instead of the error."""
 
 
 class ServiceError(Exception):
@@ -75,7 +73,7 @@ class InvalidRequest(ServiceError):
 
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
         """Takes at least one violation. Violations that do not fit into a status are counted in the message."""
-        self.violations = tuple(_that_fit(violations))
+        self.violations = tuple(violations_that_fit(violations))
         shown = "; ".join(f"{field}: {description}" for field, description in self.violations)
         left_out = len(violations) - len(self.violations)
         super().__init__(shown + (f"; and {left_out} more" if left_out else ""))
@@ -156,9 +154,9 @@ class UnknownItem(ServiceError):
     def __init__(self, field: str, item_ids: Sequence[str]) -> None:
         """Takes the field path, and the unknown ids; the first ten are listed."""
         shown = item_ids[:_LISTED_IDS]
-        while len(shown) > 1 and _size(",".join(shown)) > _MOST_BYTES // 2:
+        while len(shown) > 1 and size_in_metadata(",".join(shown)) > MOST_BYTES // 2:
             shown = shown[:-1]
-        listed = _cut(",".join(shown), _MOST_BYTES // 2)
+        listed = cut(",".join(shown), MOST_BYTES // 2)
         super().__init__(f"{field}: the bundle lacks {len(item_ids)} of these items: {listed}", {"item_ids": listed})
 
 
@@ -258,15 +256,21 @@ REFUSAL_REASONS = tuple(
 """Reasons for which the metrics count a call as refused."""
 
 
-def status_of(error: Exception) -> grpc.Status:
-    """Returns the status that a caller gets for an error."""
+def status_of(error: Exception, request_id: str) -> grpc.Status:
+    """Returns the status that a caller gets for an error.
+
+    Args:
+        error: why the call has no response.
+        request_id: request id of the call, which the caller finds in the details and in the trailing metadata.
+    """
     if isinstance(error, ServiceError):
-        return rpc_status.to_status(
-            status_pb2.Status(code=error.code, message=str(error), details=error.details()),
-        )
-    return rpc_status.to_status(
-        status_pb2.Status(code=code_pb2.INTERNAL, message="internal error; the log of the service has it"),
-    )
+        status = status_pb2.Status(code=error.code, message=str(error), details=error.details())
+    else:
+        message = f"internal error; the log of the service has it, at request_id {request_id}"
+        status = status_pb2.Status(code=code_pb2.INTERNAL, message=message)
+    status.details.append(_pack(error_details_pb2.RequestInfo(request_id=request_id)))
+    sent: Any = rpc_status.to_status(status)  # a named tuple, which its type does not say
+    return sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID, request_id)))
 
 
 def code_name(error: Exception | None) -> str:
@@ -274,29 +278,6 @@ def code_name(error: Exception | None) -> str:
     if error is None:
         return "OK"
     return code_pb2.Code.Name(error.code if isinstance(error, ServiceError) else code_pb2.INTERNAL)
-
-
-def _that_fit(violations: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yields the first violations that fit into a status. At least one: if the first is too long, it is cut."""
-    left = _MOST_BYTES
-    for number, (field, description) in enumerate(violations):
-        size = _size(field) + _size(description)
-        if size > left and number:
-            return
-        left -= size
-        yield _cut(field, _MOST_BYTES // 4), _cut(description, _MOST_BYTES * 3 // 4)
-
-
-def _size(text: str) -> int:
-    """Returns the size of a text in metadata, in bytes: once percent-encoded (message), twice as base64 (details)."""
-    return len(quote(text, safe=_PRINTABLE)) + len(text.encode()) * 8 // 3
-
-
-def _cut(text: str, size: int) -> str:
-    """Returns the text, cut at its end to at most `size` bytes in metadata."""
-    while (current := _size(text)) > size:
-        text = f"{text[: max(1, len(text) * size // current - 2)]}…"
-    return text
 
 
 def _pack(message: Message) -> any_pb2.Any:

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from retrieval.serving.rpc.call import Undecodable, decode
 from retrieval.serving.rpc.errors import PermissionDenied, ServiceError, Unauthenticated, status_of
+from retrieval.serving.rpc.headers import Headers
 from retrieval.serving.runtime.credentials import ADMIN, Tokens
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -151,5 +152,5 @@ class Reflection(grpc.GenericRpcHandler):
 
 
 async def _abort(context: Context, error: ServiceError) -> None:
-    status = status_of(error)
+    status = status_of(error, Headers.of(context).request_id)
     await context.abort(status.code, status.details, status.trailing_metadata)

@@ -219,7 +219,8 @@ def _advance(job: Job, slice_s: float) -> tuple[bool, float]:
             finished = next(job.steps, job) is job
             now = time.monotonic()
     except BaseException as error:  # a bug: methods put the errors of calls into the calls
-        _log.exception("a method failed outside of its calls", method=job.calls[0].method.name)
+        request_ids = [call.headers.request_id for call in job.calls]
+        _log.exception("a method failed outside of its calls", method=job.calls[0].method.name, request_ids=request_ids)
         for call in job.calls:
             call.error = call.error or RuntimeError(str(error))
         finished = True

@@ -1,7 +1,7 @@
 """The gRPC server of a service: it listens, reports health, and drains.
 
 ```
-thread "receive"    an event loop: receives calls, answers health, reflection and status
+thread "receive"    an event loop: receives calls, answers health, reflection, status and channelz
 threads "answer_N"  do the work of calls (`retrieval.serving.rpc.runners`)
 other threads       watch the store, load bundles, serve metrics
 ```
@@ -21,7 +21,9 @@ import structlog
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.bundles.verification import available_bytes
+from retrieval.serving.rpc import channelz
 from retrieval.serving.rpc.call import Method
+from retrieval.serving.rpc.call_log import CallLog
 from retrieval.serving.rpc.calls import CallHandlers
 from retrieval.serving.rpc.errors import COUNTED_CODES, REFUSAL_REASONS, Stopping
 from retrieval.serving.rpc.health import SERVICE_NAME, Health, Reflection
@@ -29,6 +31,7 @@ from retrieval.serving.rpc.runners import Runners
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.credentials import Tokens, read_tls
 from retrieval.serving.runtime.metrics import Metrics, StallTicker
+from retrieval.serving.runtime.tracing import Tracer
 
 T = TypeVar("T")
 
@@ -36,7 +39,8 @@ _LOOK_S = 0.01
 _FLUSH_S = 0.2
 """Time in which gRPC can send the last responses, in seconds."""
 _HOUSEKEEPING_S = 1.0
-"""Interval at which the token file is looked at and freed memory is given back, in seconds."""
+"""Interval at which tokens are looked at, failed calls are summarised and freed memory is given back, in seconds."""
+_LARGEST_ADMIN_REQUEST = 1024
 
 _log = structlog.get_logger("server")
 
@@ -68,7 +72,7 @@ class Server:
             on_drained: called at the end of the drain, when no call is in flight.
 
         Raises:
-            ValueError: token or TLS files cannot be used.
+            ValueError: token or TLS files cannot be used, or a setting needs a package that is not installed.
         """
         self._config = config
         self._open_bundles = open_bundles
@@ -87,13 +91,17 @@ class Server:
         for method in methods:
             metrics.start_at_zero(method.name, COUNTED_CODES, REFUSAL_REASONS)
         self._health = Health(("", service_name))
-        self._calls = CallHandlers(
-            service_name, methods, self._runners, self._tokens, metrics, config.receive_timeout_s
-        )
+        self._tracer = Tracer(config.otlp_endpoint, service_name, config.worker) if config.otlp_endpoint else None
+        self._log = CallLog(1.0 if config.log_level == "debug" else config.log_share)
+        common = (self._runners, self._tokens, metrics, self._log, config.receive_timeout_s)
+        self._calls = CallHandlers(service_name, methods, *common, self._tracer)
+        metrics.receiving.set_function(lambda: self._calls.receiving)
+        self._admin = CallHandlers(channelz.SERVICE_NAME, channelz.methods(), *common) if config.admin_port else None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="receive", daemon=True)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc: grpc.aio.Server
+        self._admin_grpc: grpc.aio.Server | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -104,7 +112,7 @@ class Server:
         """Listens, starts to watch the store unless `watch_store` was called, and returns the port.
 
         Raises:
-            ValueError: the server cannot listen on the address or on the metrics port.
+            ValueError: the server cannot listen on the address, the metrics port or the admin port.
         """
         self._start_loop()
         port = self._run(self._listen())
@@ -143,6 +151,8 @@ class Server:
         self._open_bundles.stop()
         self._stalls.stop()
         self._on_drained()
+        if self._tracer is not None:
+            self._tracer.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_FLUSH_S)
         _log.info("stopped")
@@ -177,17 +187,15 @@ class Server:
         if config.reflection:
             reflected = (self._service_name, SERVICE_NAME)
             self._grpc.add_generic_rpc_handlers((Reflection(reflected, self._tokens),))
-        host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
-        address = f"{host}:{config.port}"
-        try:
-            if self._credentials is None:
-                port = self._grpc.add_insecure_port(address)
-            else:
-                port = self._grpc.add_secure_port(address, self._credentials)
-        except RuntimeError as error:
-            raise ValueError(
-                f"cannot listen on {address}: {error}; if another process listens there, choose another --port"
-            ) from error
+        port = _bind(self._grpc, config.host, config.port, self._credentials, "--port")
+        if self._admin is not None:
+            self._admin_grpc = grpc.aio.server(
+                options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _LARGEST_ADMIN_REQUEST)]
+            )
+            self._admin_grpc.add_generic_rpc_handlers((self._admin,))
+            _bind(
+                self._admin_grpc, config.admin_host, config.admin_port, read_tls(config, self._metrics), "--admin-port"
+            )
         if config.metrics_port:
             try:
                 self._metrics.serve(config.metrics_host, config.metrics_port)
@@ -202,11 +210,15 @@ class Server:
         self._runners.start()
         await self._grpc.start()
         self._tasks = [asyncio.create_task(self._calls.watch()), asyncio.create_task(self._keep_house())]
+        if self._admin is not None and self._admin_grpc is not None:
+            await self._admin_grpc.start()
+            self._tasks.append(asyncio.create_task(self._admin.watch()))
 
     async def _keep_house(self) -> None:
-        """Reads tokens that have changed and gives freed memory back, until this coroutine is cancelled."""
+        """Reads tokens, summarises the log and gives memory back, until this coroutine is cancelled."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
+            self._log.summarise()
             await asyncio.to_thread(self._tokens.reload)
             await asyncio.to_thread(self._runners.memory.trim_if_due)
 
@@ -226,6 +238,9 @@ class Server:
         _, late = await asyncio.wait([stopped], timeout=_FLUSH_S)
         if late:
             await self._grpc.stop(0)
+        if self._admin_grpc is not None:
+            await self._admin_grpc.stop(0)
+        self._log.summarise(at_once=True)
         for task in self._tasks:
             task.cancel()
 
@@ -233,3 +248,20 @@ class Server:
         self._loop.call_soon_threadsafe(self._health.set_serving, bool(snapshot.open))
         if snapshot.open or snapshot.problems:
             self._is_settled = True
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None, flag: str) -> int:
+    """Makes a server listen on an address, and returns the port.
+
+    Raises:
+        ValueError: the server cannot listen on the address. The message names `flag`.
+    """
+    address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ValueError(
+            f"cannot listen on {address}: {error}; if another process listens there, choose another {flag}"
+        ) from error

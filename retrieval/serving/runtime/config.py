@@ -119,6 +119,24 @@ class ServerConfig:
     metrics_port: int = 0
     """Port of the Prometheus endpoint, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
 
+    admin_host: str = "127.0.0.1"
+    """Address of the admin port. Anything but a loopback address needs TLS and a token, or --insecure."""
+
+    admin_port: int = 0
+    """Port of channelz, which lists the connections of this process, 0 to 65535; 0 switches it off.
+
+    Needs the extra telemetry, and calls need the scope admin where tokens are set. Worker n uses this plus n - 1.
+    """
+
+    otlp_endpoint: str = ""
+    """URL of an OpenTelemetry collector (OTLP over gRPC), such as http://localhost:4317. Needs the extra telemetry.
+
+    Default: no spans are recorded.
+    """
+
+    log_share: float = 0.0
+    """Share of the answered calls that are logged, 0 to 1. With --log-level debug, all are. Failed calls always are."""
+
     log_level: str = "info"
     """Least severe level that is logged: debug, info, warning or error."""
 
@@ -149,17 +167,22 @@ class ServerConfig:
             ("drain_delay_s", 0, 600),
             ("drain_timeout_s", 0, 3600),
             ("metrics_port", 0, 65535),
+            ("admin_port", 0, 65535),
+            ("log_share", 0, 1),
             ("workers", 1, 256),
         ):
             value = getattr(self, name)
             if value != "auto":
                 check_range(name, value, low, high)
-        last_metrics_port = self.metrics_port + self.worker_count - 1
-        if self.metrics_port and last_metrics_port > 65535:
-            raise ValueError(
-                f"metrics_port is {self.metrics_port}, and {self.worker_count} workers need ports up to "
-                f"{last_metrics_port}; choose one that is at most {65536 - self.worker_count}"
-            )
+        for name in ("metrics_port", "admin_port"):
+            last_port = getattr(self, name) + self.worker_count - 1
+            if getattr(self, name) and last_port > 65535:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, and {self.worker_count} workers need ports up to "
+                    f"{last_port}; choose one that is at most {65536 - self.worker_count}"
+                )
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"otlp_endpoint is {self.otlp_endpoint!r}, expected a URL such as http://localhost:4317")
         if self.pin and self.workers == 1:
             raise ValueError("pin needs several workers; to keep one process on a core, start it with taskset -c CORE")
         if self.log_level not in LEVELS:
@@ -168,12 +191,13 @@ class ServerConfig:
             raise ValueError("tls_certificate and tls_key belong together; set both or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
-        exposed = not _is_loopback(self.host)
-        if exposed and not self.insecure and (self.tls_certificate is None or self.token_file is None):
-            raise ValueError(
-                f"host {self.host} can be reached from elsewhere: set tls_certificate, tls_key and token_file, "
-                "or say --insecure"
-            )
+        protected = self.insecure or (self.tls_certificate is not None and self.token_file is not None)
+        for name in ("host", "admin_host"):
+            if not protected and not _is_loopback(getattr(self, name)):
+                raise ValueError(
+                    f"{name} {getattr(self, name)} can be reached from elsewhere: set tls_certificate, tls_key and "
+                    "token_file, or say --insecure"
+                )
 
     @property
     def worker_count(self) -> int:
@@ -194,7 +218,9 @@ class ServerConfig:
             number: number of the worker, from 1 on.
             port: port that the parent has reserved.
         """
-        metrics_port = self.metrics_port + number - 1 if self.metrics_port else 0
+        ports = {
+            name: getattr(self, name) + number - 1 for name in ("metrics_port", "admin_port") if getattr(self, name)
+        }
         return replace(
             self,
             workers=self.worker_count,
@@ -202,7 +228,7 @@ class ServerConfig:
             worker=number,
             port=port,
             port_file=None,
-            metrics_port=metrics_port,
+            **ports,
             **self._own_files(number),
         )
 

@@ -31,7 +31,7 @@ EXAMPLES: list[tuple[ServiceError, str, str]] = [
 
 @pytest.mark.parametrize(("error", "code", "reason"), EXAMPLES)
 def test_status_has_the_code_and_reason_of_its_error(error: ServiceError, code: str, reason: str) -> None:
-    status = status_of(error)
+    status = status_of(error, "id-1")
     assert status.code.name == code
     info = error_details_pb2.ErrorInfo()
     packed = dict(status.trailing_metadata)["grpc-status-details-bin"]
@@ -41,7 +41,7 @@ def test_status_has_the_code_and_reason_of_its_error(error: ServiceError, code: 
 
 
 def test_a_refusal_says_when_to_try_again() -> None:
-    packed = dict(status_of(errors.Overloaded("full", 0.25)).trailing_metadata)["grpc-status-details-bin"]
+    packed = dict(status_of(errors.Overloaded("full", 0.25), "id-1").trailing_metadata)["grpc-status-details-bin"]
     hint = error_details_pb2.RetryInfo()
     assert status_pb2.Status.FromString(packed).details[1].Unpack(hint)
     assert hint.retry_delay.ToMilliseconds() == 250
@@ -57,7 +57,7 @@ def test_drawing_names_every_error() -> None:
 
 
 def test_unexpected_exception_becomes_internal_without_its_text() -> None:
-    status = status_of(KeyError("secret"))
+    status = status_of(KeyError("secret"), "id-1")
     assert (status.code.name, "secret" in status.details) == ("INTERNAL", False)
 
 
@@ -80,7 +80,7 @@ LONG = "unknown feature; the model reads " + ", ".join(f"customer_feature_{n:02}
 )
 def test_long_errors_are_cut_to_what_grpc_can_send(error: ServiceError, code: str, shown: str) -> None:
     def refuse(request: bytes, context: grpc.ServicerContext) -> bytes:
-        context.abort_with_status(status_of(error))
+        context.abort_with_status(status_of(error, "i" * 128))
 
     handlers = grpc.method_handlers_generic_handler("s", {"m": grpc.unary_unary_rpc_method_handler(refuse)})
     server = grpc.server(ThreadPoolExecutor(1))
