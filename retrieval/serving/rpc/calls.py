@@ -115,6 +115,8 @@ class CallHandlers(grpc.GenericRpcHandler):
             error: Exception | None = None
             try:
                 caller = self._identify(method, headers, context)
+                if not method.is_quick:
+                    self._runners.check_room()
                 body = await self._receive(context)
                 answered = asyncio.get_running_loop().create_future()
                 call = Call(method, body, caller, time.monotonic(), deadline, answered, headers)

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
+from cachetools import LRUCache
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -37,6 +38,10 @@ DOMAIN = "two-tower"
 RETRY_AFTER_S = 0.1
 """Pause before the next try that a refused caller is told, in seconds."""
 _LISTED_IDS = 10
+
+
+_OVERLOADED: Any = LRUCache(64)
+"""Statuses of recent refusals, by message and pause."""
 
 
 class ServiceError(Exception):
@@ -263,6 +268,9 @@ def status_of(error: Exception, request_id: str) -> grpc.Status:
         error: why the call has no response.
         request_id: request id of the call, which the caller finds in the details and in the trailing metadata.
     """
+    if isinstance(error, Overloaded):
+        sent = _overloaded(error)
+        return sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID, request_id)))
     if isinstance(error, ServiceError):
         status = status_pb2.Status(code=error.code, message=str(error), details=error.details())
     else:
@@ -271,6 +279,18 @@ def status_of(error: Exception, request_id: str) -> grpc.Status:
     status.details.append(_pack(error_details_pb2.RequestInfo(request_id=request_id)))
     sent: Any = rpc_status.to_status(status)  # a named tuple, which its type does not say
     return sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID, request_id)))
+
+
+def _overloaded(error: Overloaded) -> Any:
+    """Returns the status of a refusal without a request id. It is kept, because a refusal has to cost little."""
+    key = (str(error), error.retry_after_s)
+    sent = _OVERLOADED.get(key)
+    if sent is None:
+        sent = rpc_status.to_status(status_pb2.Status(code=error.code, message=str(error), details=error.details()))
+        pushback = ("grpc-retry-pushback-ms", str(round(1000 * error.retry_after_s)))  # what gRPC's own retries obey
+        sent = sent._replace(trailing_metadata=(*sent.trailing_metadata, pushback))
+        _OVERLOADED[key] = sent
+    return sent
 
 
 def code_name(error: Exception | None) -> str:

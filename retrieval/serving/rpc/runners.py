@@ -17,6 +17,7 @@ slices leaves one thread free, so that a call that has just arrived never waits 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ import structlog
 
 from retrieval.serving.rpc.call import SMALL_BYTES, Call
 from retrieval.serving.rpc.errors import DeadlinePassed, Overloaded
+from retrieval.serving.rpc.limit import WaitingLimit
 from retrieval.serving.rpc.waiting import Job, Waiting
 from retrieval.serving.runtime.memory import MemoryTrimmer
 
@@ -33,6 +35,8 @@ SLICE_S = 0.002
 
 FIRST_SLICE_S = 0.02
 """The same for the first slice of a small call in a thread: most are done by then, and pausing helps nobody."""
+
+_NICENESS = 5
 
 _log = structlog.get_logger("runners")
 
@@ -58,6 +62,7 @@ class Runners:
         ]
         self._loop: asyncio.AbstractEventLoop
         self._short = Waiting()
+        self._limit = WaitingLimit(max_in_flight)
         self._is_working = False
         self._calls: set[Call] = set()
         self._bytes = 0
@@ -85,6 +90,20 @@ class Runners:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def limit(self) -> int:
+        """Largest number of calls that may wait at this moment."""
+        return self._limit.value
+
+    def check_room(self) -> None:
+        """Checks that one more call may wait, before it is received.
+
+        Raises:
+            Overloaded: as many calls wait as can be begun in time.
+        """
+        if self.waiting >= self._limit.value:
+            raise Overloaded("as many requests wait as can be answered in time")
+
     def submit(self, call: Call) -> None:
         """Queues a call; its `answered` is set in the end.
 
@@ -92,9 +111,9 @@ class Runners:
             Overloaded: too many calls, or too many bytes, are in flight.
         """
         if len(self._calls) >= self._max_in_flight:
-            raise Overloaded(f"{len(self._calls)} requests are in flight, and that is the limit")
+            raise Overloaded(f"{self._max_in_flight} requests are in flight, and that is the limit")
         if self._bytes + len(call.body) > self._max_bytes and self._calls:
-            raise Overloaded(f"requests of {self._bytes} bytes are in flight, and {self._max_bytes} is the limit")
+            raise Overloaded(f"requests of {self._max_bytes} bytes are in flight, and that is the limit")
         self._calls.add(call)
         self._bytes += len(call.body)
         if call.method.is_short(call):
@@ -113,8 +132,9 @@ class Runners:
             with self._arrived:
                 expired += self._long.take_expired(now)
         for call in expired:
+            self._limit.note(call, now, self.waiting)
             if call.is_awaited:
-                call.error = Overloaded(f"no thread was free within {1000 * (now - call.received_at):.0f} ms")
+                call.error = Overloaded("no thread was free in time")
             else:
                 call.error = DeadlinePassed()
         self._finish(expired)
@@ -153,6 +173,7 @@ class Runners:
         self._is_working = False
         job = self._short.take(time.monotonic(), with_paused=False)
         if job is not None:
+            self._note_begin(job)
             finished, elapsed_s = _advance(job, SLICE_S)
             self._short.finish(job, elapsed_s)
             if finished:
@@ -169,9 +190,17 @@ class Runners:
         if self._idle:
             self._arrived.notify()
 
+    def _note_begin(self, job: Job) -> None:
+        for call in job.calls:
+            self._limit.note(call, call.started_at, self.waiting)
+
     def _run(self) -> None:
+        # Receiving goes first where both want a core, as a lower priority is not refused to any process.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (job := self._take()) is not None:
             was_paused = job.is_paused
+            if not was_paused:
+                self._note_begin(job)
             is_small = not was_paused and len(job.calls[0].body) <= SMALL_BYTES
             finished, elapsed_s = _advance(job, FIRST_SLICE_S if is_small else SLICE_S)
             with self._arrived:

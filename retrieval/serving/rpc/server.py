@@ -87,6 +87,7 @@ class Server:
         self._runners = Runners(config.threads, config.max_in_flight, config.max_bytes_in_flight)
         metrics.in_flight.set_function(lambda: self._runners.in_flight)
         metrics.waiting.set_function(lambda: self._runners.waiting)
+        metrics.limit.set_function(lambda: self._runners.limit)
         metrics.memory_available.set_function(available_bytes)
         for method in methods:
             metrics.start_at_zero(method.name, COUNTED_CODES, REFUSAL_REASONS)

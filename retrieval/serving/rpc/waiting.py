@@ -7,8 +7,8 @@ Three published rules, together:
   of the last one that was served, so it waits for nobody's backlog, and idling saves up nothing.
 - **Controlled delay** (Nichols and Jacobson 2012, in the form for servers of Maurer, "Fail at Scale", 2015). A call
   waits at most a third of the time that its caller allows. If calls have waited without a gap for `INTERVAL_S`, the
-  service is overloaded, and it waits at most a thirtieth: 10 ms of 300. A call that waits longer is refused, since its
-  answer would come late for its caller, and make those behind it late too.
+  service is overloaded, and it waits at most a fifth. A call that waits longer is refused, since its answer would come
+  late for its caller, and make those behind it late too.
 - **Adaptive LIFO** (Maurer 2015). Under overload the newest call of a caller goes first: its caller waits for certain,
   while that of the oldest is about to give up.
 
@@ -26,20 +26,18 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from retrieval.serving.rpc.call import SMALL_BYTES, Call
+from retrieval.serving.rpc.limit import budget_s
 
 INTERVAL_S = 0.1
 """Time without a moment in which no call waits, in seconds, from which on the service is overloaded."""
 
 PATIENCE = 1 / 3
-PATIENCE_UNDER_OVERLOAD = 1 / 30
+PATIENCE_UNDER_OVERLOAD = 1 / 5
 """Longest wait, as a share of the time between the arrival of a call and its deadline."""
 
 MOST_PAUSED_FOR_SMALL = 16
 MOST_PAUSED_FOR_LARGE = 2
 """Number of paused jobs from which on no small call, and no large call, is begun."""
-
-LONGEST_BUDGET_S = 30.0
-"""Time between arrival and deadline, in seconds, that is assumed of calls with more, or without a deadline."""
 
 
 @dataclass(eq=False, slots=True)
@@ -279,4 +277,4 @@ class Waiting:
 
 def _waits_until(call: Call, patience: float) -> float:
     """Returns the time until which a call waits, in seconds of the monotonic clock."""
-    return call.received_at + patience * min(call.deadline - call.received_at, LONGEST_BUDGET_S)
+    return call.received_at + patience * budget_s(call)

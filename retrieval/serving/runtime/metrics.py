@@ -41,6 +41,9 @@ class Metrics:
         self.response_bytes = Counter("two_tower_response_bytes", "Size of responses.", ["method"], registry=registry)
         self.in_flight = Gauge("two_tower_in_flight", "Calls received and not yet answered.", registry=registry)
         self.waiting = Gauge("two_tower_queued", "Calls received whose work has not begun.", registry=registry)
+        self.limit = Gauge(
+            "two_tower_limit", "Calls that may wait; follows the time that they wait.", registry=registry
+        )
         self.receiving = Gauge("two_tower_receiving", "Calls whose messages have not arrived.", registry=registry)
         self.batch_size = Histogram(
             "two_tower_batch_size", "Queries or searches a call.", ["method"], buckets=_BATCH_BUCKETS, registry=registry
