@@ -33,7 +33,7 @@ from retrieval.serving.runtime.memory import MemoryTrimmer
 SLICE_S = 0.002
 """Time after which a job is paused, in seconds."""
 
-FIRST_SLICE_S = 0.02
+FIRST_SLICE_S = 0.05
 """The same for the first slice of a small call in a thread: most are done by then, and pausing helps nobody."""
 
 _NICENESS = 5

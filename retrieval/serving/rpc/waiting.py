@@ -13,7 +13,8 @@ Three published rules, together:
   while that of the oldest is about to give up.
 
 A call that needs many steps is paused between them and waits again. Paused calls are finished before many more are
-begun: if all that arrive were begun at once, each would take as long as all together, and none would be in time.
+begun, and small ones of them go on first: if all that arrive were begun at once, each would take as long as all
+together, and none would be in time.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ PATIENCE = 1 / 3
 PATIENCE_UNDER_OVERLOAD = 1 / 5
 """Longest wait, as a share of the time between the arrival of a call and its deadline."""
 
-MOST_PAUSED_FOR_SMALL = 16
-MOST_PAUSED_FOR_LARGE = 2
-"""Number of paused jobs from which on no small call, and no large call, is begun."""
+SHARED_BYTES = 4096
+"""Largest total size of the bodies of calls that are answered together: each gets its answer when all are done."""
+
+_SMALL, _LARGE, _PAUSED = 0, 1, 2
+MOST_PAUSED = (4, 2)
+"""Number of paused jobs of small calls, and of large ones, from which on no further such call is begun."""
 
 
 @dataclass(eq=False, slots=True)
@@ -64,14 +68,14 @@ class _Caller:
     Attributes:
         name: Name of the caller.
         served_s: Virtual time in seconds.
-        fresh: Calls whose work has not begun, the oldest first.
+        fresh: Calls whose work has not begun, the small ones and the large ones, each the oldest first.
         paused: Jobs whose work has begun, in the order in which they go on.
         running: Number of calls that threads work on now.
     """
 
     name: str
     served_s: float
-    fresh: deque[Call] = field(default_factory=deque[Call])
+    fresh: tuple[deque[Call], deque[Call]] = field(default_factory=lambda: (deque[Call](), deque[Call]()))
     paused: deque[Job] = field(default_factory=deque[Job])
     running: int = 0
 
@@ -110,9 +114,12 @@ class Waiting:
     def __init__(self) -> None:
         """Starts without calls."""
         self._callers: dict[str, _Caller] = {}
-        self._fresh, self._paused = _Line(), _Line()
+        self._fresh = (_Line(), _Line())
+        self._paused = _Line()
+        self._paused_small: deque[Job] = deque()
+        self._paused_count = [0, 0]
         self._clock_s = 0.0
-        self._fresh_count = self._paused_count = 0
+        self._fresh_count = 0
         self._last_gap = -math.inf
 
     @property
@@ -133,9 +140,10 @@ class Waiting:
         if not self._fresh_count:
             self._last_gap = call.received_at
         caller = self._caller(call.caller)
-        caller.fresh.append(call)
+        size = _size(call)
+        caller.fresh[size].append(call)
         self._fresh_count += 1
-        self._fresh.add(caller)
+        self._fresh[size].add(caller)
 
     def take(self, now: float, *, with_paused: bool = True) -> Job | None:
         """Takes the job that is next; None if there is none.
@@ -144,15 +152,21 @@ class Waiting:
             now: time in seconds of the monotonic clock.
             with_paused: whether a paused job may be taken.
         """
-        fresh = self._first_fresh()
+        if with_paused and self._paused_small:
+            return self._run_again(self._paused_small.popleft())
+        candidates = [
+            (caller.served_s, size)
+            for size in (_SMALL, _LARGE)
+            if self._paused_count[size] < MOST_PAUSED[size] and (caller := self._first_fresh(size)) is not None
+        ]
         paused = self._paused.first() if with_paused else None
-        if fresh is not None and self._paused_count >= self._most_paused(fresh):
-            fresh = None
-        caller = fresh if paused is None or (fresh is not None and fresh.served_s <= paused.served_s) else paused
-        if caller is None:
+        if paused is not None:
+            candidates.append((paused.served_s, _PAUSED))
+        if not candidates:
             return None
-        self._clock_s = max(self._clock_s, caller.served_s)
-        return self._start(now) if caller is fresh else self._resume(caller)
+        served_s, kind = min(candidates)
+        self._clock_s = max(self._clock_s, served_s)
+        return self._resume() if kind == _PAUSED else self._start(now, kind)
 
     def take_expired(self, now: float) -> list[Call]:
         """Takes the calls that have waited too long, or whose callers have given up.
@@ -165,11 +179,14 @@ class Waiting:
         patience = PATIENCE_UNDER_OVERLOAD if self.is_overloaded(now) else PATIENCE
         expired: list[Call] = []
         for caller in list(self._callers.values()):
-            late = {call for call in caller.fresh if call.has_left or now > _waits_until(call, patience)}
-            if late:
-                expired += late
-                caller.fresh = deque(call for call in caller.fresh if call not in late)
-                self._forget_if_idle(caller)
+            for calls in caller.fresh:
+                late = {call for call in calls if call.has_left or now > _waits_until(call, patience)}
+                if late:
+                    expired += late
+                    kept = [call for call in calls if call not in late]
+                    calls.clear()
+                    calls.extend(kept)
+            self._forget_if_idle(caller)
         self._fresh_count -= len(expired)
         return expired
 
@@ -197,10 +214,13 @@ class Waiting:
 
     def _keep(self, job: Job) -> None:
         job.is_paused = True
-        self._paused_count += 1
         owner = job.callers[0]
-        owner.paused.append(job)
-        self._paused.add(owner)
+        self._paused_count[_size(job.calls[0])] += 1
+        if _size(job.calls[0]) == _SMALL:
+            self._paused_small.append(job)
+        else:
+            owner.paused.append(job)
+            self._paused.add(owner)
 
     def finish(self, job: Job, elapsed_s: float) -> None:
         """Takes note that a job has ended.
@@ -213,35 +233,32 @@ class Waiting:
         for caller in job.callers:
             self._forget_if_idle(caller)
 
-    def _most_paused(self, caller: _Caller) -> int:
-        """Returns the number of paused jobs from which on the next call of a caller is not begun."""
-        newest = caller.fresh[-1]
-        return MOST_PAUSED_FOR_SMALL if len(newest.body) <= SMALL_BYTES else MOST_PAUSED_FOR_LARGE
-
-    def _first_fresh(self) -> _Caller | None:
-        """Returns the caller with the least virtual time that has calls whose work has not begun."""
-        while (caller := self._fresh.first()) is not None and not caller.fresh:  # its calls have expired
-            self._fresh.remove_first()
-            self._forget_if_idle(caller)
+    def _first_fresh(self, size: int) -> _Caller | None:
+        """Returns the caller with the least virtual time that has calls of a size whose work has not begun."""
+        line = self._fresh[size]
+        while (caller := line.first()) is not None and not caller.fresh[size]:  # its calls have expired
+            line.remove_first()
         return caller
 
-    def _start(self, now: float) -> Job:
-        """Returns a job of the next call, and of small calls of the same method that can share its steps."""
+    def _start(self, now: float, size: int) -> Job:
+        """Returns a job of the next call of a size, and of small calls of the same method that can share its steps."""
         newest_first = self.is_overloaded(now)
+        line = self._fresh[size]
         calls: list[Call] = []
         callers: list[_Caller] = []
-        most, size = 1, 0
-        while len(calls) < most and (caller := self._first_fresh()) is not None:
-            call = caller.fresh[-1 if newest_first else 0]
-            size += len(call.body)
-            if calls and (call.method is not calls[0].method or size > SMALL_BYTES):
+        most, size_bytes = 1, 0
+        while len(calls) < most and (caller := self._first_fresh(size)) is not None:
+            waiting = caller.fresh[size]
+            call = waiting[-1 if newest_first else 0]
+            size_bytes += len(call.body)
+            if calls and (call.method is not calls[0].method or size_bytes > SHARED_BYTES):
                 break
-            self._fresh.remove_first()
-            _ = caller.fresh.pop() if newest_first else caller.fresh.popleft()
+            line.remove_first()
+            _ = waiting.pop() if newest_first else waiting.popleft()
             self._fresh_count -= 1
-            if caller.fresh:
-                self._fresh.add(caller)
-            if not calls and len(call.body) <= SMALL_BYTES:
+            if waiting:
+                line.add(caller)
+            if not calls and size == _SMALL:
                 most = call.method.max_shared
             calls.append(call)
             callers.append(caller)
@@ -249,12 +266,18 @@ class Waiting:
             call.started_at = now
         return Job(calls, callers)
 
-    def _resume(self, caller: _Caller) -> Job:
+    def _resume(self) -> Job:
+        """Returns the paused job of large calls that goes on next."""
+        caller = self._paused.first()
+        assert caller is not None
         self._paused.remove_first()
-        self._paused_count -= 1
         job = caller.paused.popleft()
         if caller.paused:
             self._paused.add(caller)
+        return self._run_again(job)
+
+    def _run_again(self, job: Job) -> Job:
+        self._paused_count[_size(job.calls[0])] -= 1
         for each in job.callers:
             each.running += 1
         return job
@@ -266,7 +289,7 @@ class Waiting:
         return caller
 
     def _forget_if_idle(self, caller: _Caller) -> None:
-        if not (caller.fresh or caller.paused or caller.running):
+        if not (caller.fresh[_SMALL] or caller.fresh[_LARGE] or caller.paused or caller.running):
             self._callers.pop(caller.name, None)
 
     def _charge(self, job: Job, elapsed_s: float) -> None:
@@ -278,3 +301,7 @@ class Waiting:
 def _waits_until(call: Call, patience: float) -> float:
     """Returns the time until which a call waits, in seconds of the monotonic clock."""
     return call.received_at + patience * budget_s(call)
+
+
+def _size(call: Call) -> int:
+    return _SMALL if len(call.body) <= SMALL_BYTES else _LARGE

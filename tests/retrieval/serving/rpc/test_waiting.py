@@ -77,7 +77,7 @@ def test_an_idle_caller_saves_up_nothing() -> None:
 
 def test_a_paused_job_waits_until_a_new_caller_was_served() -> None:
     waiting, method = Waiting(), Recorder()
-    waiting.add(call(method, "long:9", "a"))
+    waiting.add(call(method, "l" * (SMALL_BYTES + 1), "a"))
     job = waiting.take(time.monotonic())
     assert job is not None
     waiting.add(call(method, "short", "b"))
@@ -86,6 +86,36 @@ def test_a_paused_job_waits_until_a_new_caller_was_served() -> None:
     again = waiting.take(time.monotonic())
     assert again is job
     waiting.finish(job, 0.0)
+
+
+def test_a_small_job_that_was_paused_goes_on_before_others_begin() -> None:
+    waiting, method = Waiting(), Recorder()
+    waiting.add(call(method, "small", "a"))
+    job = waiting.take(time.monotonic())
+    assert job is not None
+    waiting.add(call(method, "next", "b"))
+    waiting.pause(job, 0.05)
+    assert waiting.take(time.monotonic()) is job
+    waiting.finish(job, 0.0)
+    assert take(waiting) == ["next"]
+
+
+def test_no_large_call_is_begun_beside_two_paused_ones() -> None:
+    waiting, method = Waiting(), Recorder()
+    large = "l" * (SMALL_BYTES + 1)
+    jobs = []
+    for caller in "ab":
+        waiting.add(call(method, large, caller))
+        jobs.append(waiting.take(time.monotonic(), with_paused=False))
+    for job in jobs:
+        waiting.pause(job, 0.002)
+    waiting.add(call(method, large, "c"))
+    assert waiting.take(time.monotonic(), with_paused=False) is None
+    waiting.add(call(method, "small", "d"))
+    small = waiting.take(time.monotonic(), with_paused=False)
+    assert small is not None
+    assert [each.body for each in small.calls] == [b"small"]
+    assert waiting.take(time.monotonic()) in jobs
 
 
 def test_under_overload_the_newest_call_goes_first_and_old_ones_are_refused() -> None:
