@@ -17,8 +17,8 @@ from ann_service.catalogue import Catalogue
 from ann_service.filters.match import match_steps
 from ann_service.plan import SearchPlan, TextQuery
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
-from retrieval.serving.rpc.errors import InvalidRequest, UnknownItem
-from retrieval.serving.rpc.wire import fields
+from retrieval.serving.answering.errors import InvalidRequest, UnknownItem
+from retrieval.serving.answering.wire import fields
 from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
 

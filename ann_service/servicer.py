@@ -13,16 +13,16 @@ from ann_service import fusion, requests, responses
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
 from ann_service.plan import SearchPlan
-from retrieval.serving.bundles.open_bundle import OpenBundle, Snapshot
-from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.rpc.call import SMALL_BYTES, Call, Method, QuickMethod, decode
-from retrieval.serving.rpc.errors import (
+from retrieval.serving.answering.call import SMALL_BYTES, Call, Method, QuickMethod, decode
+from retrieval.serving.answering.errors import (
     BundleNotServed,
     LexicalNotServed,
     ModelNotServed,
     NoBundle,
     PopularityNotServed,
 )
+from retrieval.serving.bundles.open_bundle import OpenBundle, Snapshot
+from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.status import build_status
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.steps import Steps
@@ -54,7 +54,7 @@ class SearchItems:
     ```
 
     Attributes:
-        name, max_shared, needs_admin, is_quick: See `retrieval.serving.rpc.call.Method`.
+        name, max_shared, needs_admin, is_quick: See `retrieval.serving.answering.call.Method`.
     """
 
     name = "SearchItems"
@@ -76,7 +76,7 @@ class SearchItems:
         return len(call.body) <= SMALL_BYTES and bool(snapshot.open) and snapshot.open[0].bundle.is_quick
 
     def answer(self, calls: Sequence[Call]) -> Iterator[None]:
-        """Answers calls; see `retrieval.serving.rpc.call.Method.answer`. Calls to one catalogue are ranked together."""
+        """Answers calls, those to one catalogue together; see `retrieval.serving.answering.call.Method.answer`."""
         if len(calls) == 1:
             calls[0].response = (yield from calls[0].run(self._answer_alone(calls[0]))) or b""
             return

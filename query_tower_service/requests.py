@@ -12,8 +12,8 @@ from retrieval.bundle.features.event_kinds import REQUEST_TIME, EventValue, Requ
 from retrieval.bundle.features.kinds import Categorical, Numeric
 from retrieval.bundle.features.schema import Feature, FeatureSchema
 from retrieval.bundle.features.text import Text
-from retrieval.serving.rpc.errors import InvalidRequest
-from retrieval.serving.rpc.wire import fields
+from retrieval.serving.answering.errors import InvalidRequest
+from retrieval.serving.answering.wire import fields
 from retrieval.steps import Steps
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 

@@ -11,10 +11,10 @@ from query_tower_service.loader import Model
 from query_tower_service.query_log import QueryLog
 from retrieval.bundle.features.event_kinds import EventValue
 from retrieval.bundle.features.schema import Feature
+from retrieval.serving.answering.call import SMALL_BYTES, Call, Method, QuickMethod, decode
+from retrieval.serving.answering.errors import InvalidRequest, ModelNotServed, NoBundle
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.rpc.call import SMALL_BYTES, Call, Method, QuickMethod, decode
-from retrieval.serving.rpc.errors import InvalidRequest, ModelNotServed, NoBundle
 from retrieval.serving.rpc.status import build_status
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.steps import Steps
@@ -48,7 +48,7 @@ class EmbedQueries:
     """The method EmbedQueries: one embedding for each query of a request, all by one model.
 
     Attributes:
-        name, max_shared, needs_admin, is_quick: See `retrieval.serving.rpc.call.Method`.
+        name, max_shared, needs_admin, is_quick: See `retrieval.serving.answering.call.Method`.
     """
 
     name = "EmbedQueries"
@@ -75,7 +75,7 @@ class EmbedQueries:
         return len(call.body) <= SMALL_BYTES and bool(snapshot.open) and not snapshot.open[0].bundle.tower.reads_text
 
     def answer(self, calls: Sequence[Call]) -> Iterator[None]:
-        """Answers calls; see `retrieval.serving.rpc.call.Method.answer`."""
+        """Answers calls; see `retrieval.serving.answering.call.Method.answer`."""
         for call in calls:
             response = yield from call.run(self._embed(call))
             call.response = response or b""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from retrieval.serving.rpc.errors import InvalidRequest
+from retrieval.serving.answering.errors import InvalidRequest
 from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
 

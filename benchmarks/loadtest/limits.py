@@ -18,9 +18,9 @@ from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import ModelLoader
 from query_tower_service.servicer import EmbedQueries
 from query_tower_service.text_metrics import TextMetrics
+from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.rpc.call import Call, Method
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.store import BundleStore
 

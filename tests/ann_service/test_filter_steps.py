@@ -13,7 +13,7 @@ from ann_service.bitsets import BitsetCache
 from ann_service.filters.match import match, match_steps
 from retrieval.bundle.catalogue.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
 from retrieval.bundle.catalogue.string_table import Strings
-from retrieval.serving.rpc.errors import InvalidRequest
+from retrieval.serving.answering.errors import InvalidRequest
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 ITEMS = 150_001  # more than two steps, and not a multiple of 8

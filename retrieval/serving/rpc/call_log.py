@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
-from retrieval.serving.rpc.call import Call
-from retrieval.serving.rpc.errors import InvalidRequest, ServiceError, UnknownItem
-from retrieval.serving.rpc.headers import Headers
+from retrieval.serving.answering.call import Call
+from retrieval.serving.answering.errors import InvalidRequest, ServiceError, UnknownItem
+from retrieval.serving.answering.headers import Headers
 from retrieval.serving.runtime.log_budget import LogBudget
 
 _OUR_FAULT = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")

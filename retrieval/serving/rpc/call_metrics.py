@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-from retrieval.serving.rpc.call import Call, Undecodable
-from retrieval.serving.rpc.errors import Overloaded, ServiceError, code_name
+from retrieval.serving.answering.call import Call, Undecodable
+from retrieval.serving.answering.error_status import code_name
+from retrieval.serving.answering.errors import Overloaded, ServiceError
 from retrieval.serving.runtime.metrics import Metrics
 
 _CANCELLED, _PASSED = "CANCELLED", "DEADLINE_EXCEEDED"

@@ -20,20 +20,20 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from retrieval.serving.rpc.call import Call, Method, Undecodable
-from retrieval.serving.rpc.call_log import CallLog
-from retrieval.serving.rpc.errors import (
+from retrieval.serving.answering.call import Call, Method, Undecodable
+from retrieval.serving.answering.error_status import status_of
+from retrieval.serving.answering.errors import (
     NotReceived,
     Overloaded,
     PermissionDenied,
     ServiceError,
     Stopping,
     Unauthenticated,
-    status_of,
 )
-from retrieval.serving.rpc.headers import Headers
+from retrieval.serving.answering.headers import Headers
+from retrieval.serving.answering.runners import Runners
+from retrieval.serving.rpc.call_log import CallLog
 from retrieval.serving.rpc.outcomes import Outcomes
-from retrieval.serving.rpc.runners import Runners
 from retrieval.serving.runtime.credentials import ADMIN, READ, Tokens
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.serving.runtime.tracing import Tracer

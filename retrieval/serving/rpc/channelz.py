@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 from google.protobuf import message_factory
 
-from retrieval.serving.rpc.call import Call, Method, decode
-from retrieval.serving.rpc.errors import InvalidRequest
+from retrieval.serving.answering.call import Call, Method, decode
+from retrieval.serving.answering.errors import InvalidRequest
 
 SERVICE_NAME = "grpc.channelz.v1.Channelz"
 
@@ -18,7 +18,7 @@ class ChannelzMethod:
     """A method of channelz. It is answered at once and needs the scope admin.
 
     Attributes:
-        name, max_shared, needs_admin, is_quick: See `retrieval.serving.rpc.call.Method`.
+        name, max_shared, needs_admin, is_quick: See `retrieval.serving.answering.call.Method`.
     """
 
     max_shared = 1
@@ -36,7 +36,7 @@ class ChannelzMethod:
         return True
 
     def answer(self, calls: Sequence[Call]) -> Iterator[None]:
-        """Answers the calls; see `retrieval.serving.rpc.call.Method.answer`."""
+        """Answers the calls; see `retrieval.serving.answering.call.Method.answer`."""
         for call in calls:
             try:
                 call.response = self._answer(call)

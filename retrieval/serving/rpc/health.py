@@ -1,7 +1,7 @@
 """The standard health service, `grpc.health.v1`, and gRPC reflection. Both answer in the event loop, whatever the load.
 
 The servicer of the package grpcio-health-checking says SERVING before a bundle is loaded; this one starts as
-NOT_SERVING. Messages are decoded here, for the reason in `retrieval.serving.rpc.call.decode`.
+NOT_SERVING. Messages are decoded here, for the reason in `retrieval.serving.answering.call.decode`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from retrieval.serving.rpc.call import Undecodable, decode
-from retrieval.serving.rpc.errors import PermissionDenied, ServiceError, Unauthenticated, status_of
-from retrieval.serving.rpc.headers import Headers
+from retrieval.serving.answering.call import Undecodable, decode
+from retrieval.serving.answering.error_status import status_of
+from retrieval.serving.answering.errors import PermissionDenied, ServiceError, Unauthenticated
+from retrieval.serving.answering.headers import Headers
 from retrieval.serving.runtime.credentials import ADMIN, Tokens
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

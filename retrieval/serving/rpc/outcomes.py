@@ -6,10 +6,10 @@ import time
 
 from google.rpc import code_pb2
 
-from retrieval.serving.rpc.call import Call
+from retrieval.serving.answering.call import Call
+from retrieval.serving.answering.headers import Headers
 from retrieval.serving.rpc.call_log import CallLog
 from retrieval.serving.rpc.call_metrics import CallMetrics
-from retrieval.serving.rpc.headers import Headers
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.serving.runtime.tracing import Tracer
 

@@ -2,7 +2,7 @@
 
 ```
 thread "receive"    an event loop: receives calls, answers health, reflection, status and channelz
-threads "answer_N"  do the work of calls (`retrieval.serving.rpc.runners`)
+threads "answer_N"  do the work of calls (`retrieval.serving.answering.runners`)
 other threads       watch the store, load bundles, serve metrics
 ```
 """
@@ -18,16 +18,16 @@ import grpc
 import grpc.aio
 import structlog
 
+from retrieval.serving.answering.call import Method
+from retrieval.serving.answering.errors import COUNTED_CODES, REFUSAL_REASONS, Stopping
+from retrieval.serving.answering.runners import Runners
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.bundles.verification import available_bytes
 from retrieval.serving.rpc import channelz
-from retrieval.serving.rpc.call import Method
 from retrieval.serving.rpc.call_log import CallLog
 from retrieval.serving.rpc.calls import CallHandlers
-from retrieval.serving.rpc.errors import COUNTED_CODES, REFUSAL_REASONS, Stopping
 from retrieval.serving.rpc.health import SERVICE_NAME, Health, Reflection
-from retrieval.serving.rpc.runners import Runners
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.credentials import Tokens, read_tls
 from retrieval.serving.runtime.metrics import Metrics, StallTicker

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from retrieval.serving.rpc.call import Call
+from retrieval.serving.answering.call import Call
 
 LATE = 1 / 6
 """A call has waited long if it waited more than this share of the time between its arrival and its deadline."""

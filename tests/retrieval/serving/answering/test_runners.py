@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from retrieval.serving.rpc.call import Call
-from retrieval.serving.rpc.errors import DeadlinePassed, Overloaded, Stopping
-from retrieval.serving.rpc.runners import SLICE_S, Runners
-from tests.retrieval.serving.rpc.calls import Recorder
+from retrieval.serving.answering.call import Call
+from retrieval.serving.answering.errors import DeadlinePassed, Overloaded, Stopping
+from retrieval.serving.answering.runners import SLICE_S, Runners
+from tests.retrieval.serving.answering.calls import Recorder
 
 
 def make(method: Recorder, body: str, caller: str = "a", *, budget_s: float = 20.0) -> Call:

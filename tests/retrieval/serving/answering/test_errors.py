@@ -9,8 +9,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from retrieval.serving.rpc import errors
-from retrieval.serving.rpc.errors import ServiceError, status_of
+from retrieval.serving.answering import errors
+from retrieval.serving.answering.error_status import status_of
+from retrieval.serving.answering.errors import ServiceError
 
 EXAMPLES: list[tuple[ServiceError, str, str]] = [
     (errors.InvalidRequest([("k", "0, expected 1 to 5")]), "INVALID_ARGUMENT", ""),

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from retrieval.serving.rpc.errors import DeadlinePassed, InvalidRequest
-from retrieval.serving.rpc.headers import Headers
+from retrieval.serving.answering.errors import DeadlinePassed, InvalidRequest
+from retrieval.serving.answering.headers import Headers
 from retrieval.steps import Steps
 
 M = TypeVar("M", bound=Message)

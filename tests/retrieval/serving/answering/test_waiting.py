@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from retrieval.serving.rpc.call import SMALL_BYTES
-from retrieval.serving.rpc.waiting import INTERVAL_S, Waiting
-from tests.retrieval.serving.rpc.calls import Recorder, call
+from retrieval.serving.answering.call import SMALL_BYTES
+from retrieval.serving.answering.waiting import INTERVAL_S, Waiting
+from tests.retrieval.serving.answering.calls import Recorder, call
 
 
 def take(waiting: Waiting, now: float | None = None) -> list[str]:
@@ -171,8 +171,8 @@ def test_small_calls_of_a_method_are_taken_together_and_large_ones_alone() -> No
     waiting.add(call(other, "other", "d"))
     assert take(waiting) == ["m0", "m1", "m2"]
     assert take(waiting) == ["m3"]
-    assert [len(body) for body in take(waiting)] == [SMALL_BYTES + 1]
     assert take(waiting) == ["other"]
+    assert [len(body) for body in take(waiting)] == [SMALL_BYTES + 1]
 
 
 def test_nothing_is_kept_of_callers_that_have_no_calls() -> None:

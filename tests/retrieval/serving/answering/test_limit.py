@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from retrieval.serving.rpc.limit import WaitingLimit
-from tests.retrieval.serving.rpc.calls import Recorder, call
+from retrieval.serving.answering.limit import WaitingLimit
+from tests.retrieval.serving.answering.calls import Recorder, call
 
 
 def test_calls_that_waited_long_lower_it_and_others_raise_it() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.serving.rpc.errors import InvalidRequest
-from retrieval.serving.rpc.wire import fields
+from retrieval.serving.answering.errors import InvalidRequest
+from retrieval.serving.answering.wire import fields
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 SEARCH = pb.Search(

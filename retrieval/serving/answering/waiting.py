@@ -19,15 +19,12 @@ together, and none would be in time.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import count
 
-from retrieval.serving.rpc.call import SMALL_BYTES, Call
-from retrieval.serving.rpc.limit import budget_s
+from retrieval.serving.answering.call import SMALL_BYTES, Call
+from retrieval.serving.answering.jobs import Caller, Job, Line
+from retrieval.serving.answering.limit import budget_s
 
 INTERVAL_S = 0.1
 """Time without a moment in which no call waits, in seconds, from which on the service is overloaded."""
@@ -44,78 +41,14 @@ MOST_PAUSED = (4, 2)
 """Number of paused jobs of small calls, and of large ones, from which on no further such call is begun."""
 
 
-@dataclass(eq=False, slots=True)
-class Job:
-    """Calls that are answered together, and how far the work is.
-
-    Attributes:
-        calls: One call, or several small ones of one method.
-        callers: Caller of each call.
-        steps: Rest of the work; None before it begins.
-        is_paused: Whether the job has been paused.
-    """
-
-    calls: list[Call]
-    callers: list[_Caller]
-    steps: Iterator[None] | None = None
-    is_paused: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Caller:
-    """A caller that has calls here.
-
-    Attributes:
-        name: Name of the caller.
-        served_s: Virtual time in seconds.
-        fresh: Calls whose work has not begun, the small ones and the large ones, each the oldest first.
-        paused: Jobs whose work has begun, in the order in which they go on.
-        running: Number of calls that threads work on now.
-    """
-
-    name: str
-    served_s: float
-    fresh: tuple[deque[Call], deque[Call]] = field(default_factory=lambda: (deque[Call](), deque[Call]()))
-    paused: deque[Job] = field(default_factory=deque[Job])
-    running: int = 0
-
-
-class _Line:
-    """Callers in the order of their virtual time. A caller is in the line at most once."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, _Caller]] = []
-        self._members: set[_Caller] = set()
-        self._numbers = count()
-
-    def add(self, caller: _Caller) -> None:
-        """Adds a caller, unless it is in the line already."""
-        if caller not in self._members:
-            self._members.add(caller)
-            heapq.heappush(self._heap, (caller.served_s, next(self._numbers), caller))
-
-    def first(self) -> _Caller | None:
-        """Returns the caller with the least virtual time; None if there is none."""
-        while self._heap:
-            served_s, _, caller = self._heap[0]
-            if served_s == caller.served_s:
-                return caller
-            heapq.heapreplace(self._heap, (caller.served_s, next(self._numbers), caller))
-        return None
-
-    def remove_first(self) -> None:
-        """Removes the caller that `first` returned."""
-        self._members.remove(heapq.heappop(self._heap)[2])
-
-
 class Waiting:
-    """The calls that wait. Not safe for several threads: `retrieval.serving.rpc.runners.Runners` holds a lock."""
+    """The calls that wait. Not safe for several threads: `retrieval.serving.answering.runners.Runners` holds a lock."""
 
     def __init__(self) -> None:
         """Starts without calls."""
-        self._callers: dict[str, _Caller] = {}
-        self._fresh = (_Line(), _Line())
-        self._paused = _Line()
+        self._callers: dict[str, Caller] = {}
+        self._fresh = (Line(), Line())
+        self._paused = Line()
         self._paused_small: deque[Job] = deque()
         self._paused_count = [0, 0]
         self._clock_s = 0.0
@@ -233,7 +166,7 @@ class Waiting:
         for caller in job.callers:
             self._forget_if_idle(caller)
 
-    def _first_fresh(self, size: int) -> _Caller | None:
+    def _first_fresh(self, size: int) -> Caller | None:
         """Returns the caller with the least virtual time that has calls of a size whose work has not begun."""
         line = self._fresh[size]
         while (caller := line.first()) is not None and not caller.fresh[size]:  # its calls have expired
@@ -245,7 +178,7 @@ class Waiting:
         newest_first = self.is_overloaded(now)
         line = self._fresh[size]
         calls: list[Call] = []
-        callers: list[_Caller] = []
+        callers: list[Caller] = []
         most, size_bytes = 1, 0
         while len(calls) < most and (caller := self._first_fresh(size)) is not None:
             waiting = caller.fresh[size]
@@ -282,13 +215,13 @@ class Waiting:
             each.running += 1
         return job
 
-    def _caller(self, name: str) -> _Caller:
+    def _caller(self, name: str) -> Caller:
         caller = self._callers.get(name)
         if caller is None:
-            caller = self._callers[name] = _Caller(name, self._clock_s)
+            caller = self._callers[name] = Caller(name, self._clock_s)
         return caller
 
-    def _forget_if_idle(self, caller: _Caller) -> None:
+    def _forget_if_idle(self, caller: Caller) -> None:
         if not (caller.fresh[_SMALL] or caller.fresh[_LARGE] or caller.paused or caller.running):
             self._callers.pop(caller.name, None)
 

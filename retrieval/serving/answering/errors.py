@@ -22,26 +22,17 @@ Every status also has google.rpc.RequestInfo, and trailing metadata, with the re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import grpc
-from cachetools import LRUCache
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from google.rpc import code_pb2, error_details_pb2
 
-from retrieval.serving.rpc.error_text import MOST_BYTES, cut, size_in_metadata, violations_that_fit
-from retrieval.serving.rpc.headers import REQUEST_ID
+from retrieval.serving.answering.error_text import MOST_BYTES, cut, size_in_metadata, violations_that_fit
 
 DOMAIN = "two-tower"
 RETRY_AFTER_S = 0.1
 """Pause before the next try that a refused caller is told, in seconds."""
 _LISTED_IDS = 10
-
-
-_OVERLOADED: Any = LRUCache(64)
-"""Statuses of recent refusals, by message and pause."""
 
 
 class ServiceError(Exception):
@@ -259,45 +250,6 @@ REFUSAL_REASONS = tuple(
     error.reason.lower() for error in (Overloaded, Unauthenticated, PermissionDenied, NotReceived, Stopping)
 )
 """Reasons for which the metrics count a call as refused."""
-
-
-def status_of(error: Exception, request_id: str) -> grpc.Status:
-    """Returns the status that a caller gets for an error.
-
-    Args:
-        error: why the call has no response.
-        request_id: request id of the call, which the caller finds in the details and in the trailing metadata.
-    """
-    if isinstance(error, Overloaded):
-        sent = _overloaded(error)
-        return sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID, request_id)))
-    if isinstance(error, ServiceError):
-        status = status_pb2.Status(code=error.code, message=str(error), details=error.details())
-    else:
-        message = f"internal error; the log of the service has it, at request_id {request_id}"
-        status = status_pb2.Status(code=code_pb2.INTERNAL, message=message)
-    status.details.append(_pack(error_details_pb2.RequestInfo(request_id=request_id)))
-    sent: Any = rpc_status.to_status(status)  # a named tuple, which its type does not say
-    return sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID, request_id)))
-
-
-def _overloaded(error: Overloaded) -> Any:
-    """Returns the status of a refusal without a request id. It is kept, because a refusal has to cost little."""
-    key = (str(error), error.retry_after_s)
-    sent = _OVERLOADED.get(key)
-    if sent is None:
-        sent = rpc_status.to_status(status_pb2.Status(code=error.code, message=str(error), details=error.details()))
-        pushback = ("grpc-retry-pushback-ms", str(round(1000 * error.retry_after_s)))  # what gRPC's own retries obey
-        sent = sent._replace(trailing_metadata=(*sent.trailing_metadata, pushback))
-        _OVERLOADED[key] = sent
-    return sent
-
-
-def code_name(error: Exception | None) -> str:
-    """Returns the name of the code that a caller gets, such as ``"INVALID_ARGUMENT"``; ``"OK"`` for None."""
-    if error is None:
-        return "OK"
-    return code_pb2.Code.Name(error.code if isinstance(error, ServiceError) else code_pb2.INTERNAL)
 
 
 def _pack(message: Message) -> any_pb2.Any:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 
-from retrieval.serving.rpc.call import Call
+from retrieval.serving.answering.call import Call
 
 
 class Recorder:

@@ -24,10 +24,11 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from retrieval.serving.rpc.call import SMALL_BYTES, Call
-from retrieval.serving.rpc.errors import DeadlinePassed, Overloaded
-from retrieval.serving.rpc.limit import WaitingLimit
-from retrieval.serving.rpc.waiting import Job, Waiting
+from retrieval.serving.answering.call import SMALL_BYTES, Call
+from retrieval.serving.answering.errors import DeadlinePassed, Overloaded
+from retrieval.serving.answering.jobs import Job
+from retrieval.serving.answering.limit import WaitingLimit
+from retrieval.serving.answering.waiting import Waiting
 from retrieval.serving.runtime.memory import MemoryTrimmer
 
 SLICE_S = 0.002
