@@ -9,7 +9,7 @@ from itertools import islice
 
 import structlog
 
-from ann_service import fusion, requests, responses
+from ann_service import fusion, request_size, requests, responses
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
 from ann_service.plan import SearchPlan
@@ -95,7 +95,7 @@ class SearchItems:
             ServiceError: one of those that the proto lists.
         """
         if len(call.body) > SMALL_BYTES:
-            yield from requests.check_size(call.body, self._max_batch_size)
+            yield from request_size.check_size(call.body, self._max_batch_size)
         request, catalogue, newest_model_version = self._open(call)
         response = responses.begin(catalogue, newest_model_version)
         # Searches keep the sets of items that match their filters, so a part of them is answered at a time.
