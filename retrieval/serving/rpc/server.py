@@ -136,6 +136,10 @@ class Server:
             self._stalls.start()
             self._open_bundles.start(self._on_change)
 
+    def reload(self) -> None:
+        """Reads the token file now; certificates are read with the next connection anyway."""
+        self._tokens.reload()
+
     def drain(self, delay_s: float | None = None) -> None:
         """Sets health to NOT_SERVING, waits, then refuses new calls and lets those in flight finish.
 
