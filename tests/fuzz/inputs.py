@@ -204,11 +204,15 @@ def _edit_scalar(choices: Choices, message: Message, field: Any, words: Sequence
         setattr(message, field.name, value)
         return
     values = getattr(message, field.name)
-    match choices.below(4):
+    match choices.below(5):
         case 0 if values:
             values[choices.below(len(values))] = value
         case 1 if values:
             del values[choices.below(len(values))]
+        case 4 if values:
+            count = len(values)
+            del values[:]
+            values.extend([value] * count)
         case 3:
             values.extend([value] * choices.pick(COUNTS))
         case _:
