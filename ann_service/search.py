@@ -42,16 +42,13 @@ _SHARED_SCAN = 0.2
 
 _LEAST_INDEX_COST = 1500.0
 """No index answers at a lower cost, in rows. If even this is too much, nothing is estimated."""
-
 _COST_A_STEP = 50_000.0
 """Cost of the searches that one call of the index runs, in rows that are read in sequence: one to two milliseconds."""
 
 _FEW_EXCLUSIONS = 32
 """Exclusions that are always expected to be near the query."""
-
 _MAX_HISTORY = 1000
 """Exclusions beyond this number are not the history of a user."""
-
 _NO_HITS = Hits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 
 
@@ -65,7 +62,7 @@ def run_steps(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> Steps[list[H
 
     Searches with the same number to fetch share calls of the index, searches with the same filter share a scan.
     """
-    if len(plans) == 1 and (hits := _run_unrestricted(catalogue, plans[0])) is not None:
+    if len(plans) == 1 and (hits := (yield from _run_unrestricted(catalogue, plans[0]))) is not None:
         return [hits]
     group_sizes = Counter(map(_filter_key, plans))
     searches = [_Search(catalogue, plan, group_sizes[_filter_key(plan)]) for plan in plans]
@@ -94,7 +91,7 @@ def at_least(hits: Hits, min_score: float | None) -> Hits:
     return Hits(rows[kept], scores[kept])
 
 
-def _run_unrestricted(catalogue: Catalogue, plan: SearchPlan) -> Hits | None:
+def _run_unrestricted(catalogue: Catalogue, plan: SearchPlan) -> Steps[Hits | None]:
     """Returns the hits of a search that leaves nothing out and goes to the index; None for any other search.
 
     Most requests are one such search. `run` would return the same without this function, in more steps: after the index
@@ -106,8 +103,11 @@ def _run_unrestricted(catalogue: Catalogue, plan: SearchPlan) -> Hits | None:
         return None
     if catalogue.index.cost(result_count, plan.budget) > item_count:  # a scan costs less
         return None
-    hits = catalogue.index.search(plan.query[np.newaxis], result_count, plan.budget)[0]
-    return hits if len(hits[0]) == result_count else None
+    queries = plan.query[np.newaxis]
+    [hits] = catalogue.index.search(queries, result_count, plan.budget)
+    if len(hits.rows) < result_count:
+        [hits] = yield from scan_steps(catalogue.vectors, queries, result_count)
+    return hits
 
 
 class _Search:

@@ -110,6 +110,8 @@ class Tracer:
         closing.join(_CLOSE_S)
         if closing.is_alive():
             _log.warning("the collector did not take all spans in time; the rest is dropped", timeout_s=_CLOSE_S)
+        # Its threads may go on for a while; nobody reads what they say.
+        logging.getLogger("opentelemetry").handlers = [logging.NullHandler()]
 
 
 class _Lines(logging.Handler):
