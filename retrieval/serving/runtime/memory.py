@@ -10,7 +10,7 @@ _LARGE_BYTES = 16 << 20
 
 
 class MemoryTrimmer:
-    """Returns memory that large calls have freed.
+    """Returns memory that large calls and swaps have freed.
 
     glibc keeps freed memory for the next allocation. After calls of some megabytes each, that would be hundreds of
     megabytes which no call needs.
@@ -28,8 +28,12 @@ class MemoryTrimmer:
         """Takes note that a call with a request or response of this size has ended."""
         self._handled_bytes += size_bytes
 
+    def note_swap(self) -> None:
+        """Takes note that a bundle was opened or dropped."""
+        self._handled_bytes += _LARGE_BYTES
+
     def trim_if_due(self) -> None:
-        """Gives memory back if large calls have ended since the last time. Takes up to some milliseconds."""
+        """Gives memory back if large calls or swaps have ended since the last time. Takes up to some milliseconds."""
         if self._handled_bytes >= _LARGE_BYTES and self._trim is not None:
             self._handled_bytes = 0
             gc.collect()
