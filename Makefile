@@ -4,8 +4,10 @@ VENV ?= .venv
 STORE ?= store
 EPOCHS ?= 7
 SOAK ?= full
+ATTACK ?= full
 LOAD ?= full
 BENCH ?= full
+MINUTES ?= 10
 RECIPE ?= movielens_100k
 JOBS ?= 2
 BIN := $(VENV)/bin
@@ -13,7 +15,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak demo-search quality throughput ghz load-test bench serve wheel clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak attack fuzz audit demo-search quality throughput ghz load-test bench serve wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +64,21 @@ check-protocol: $(READY) ## Check the swap protocol exhaustively, and that break
 
 soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: about 5 minutes)
 	$(BIN)/python -m tests.system.soak $(if $(filter short,$(SOAK)),--short)
+
+attack: $(READY) ## Attack both services: a table of promise, figure, limit, verdict (ATTACK=short: minutes; STORE=, TREE=, JSON=)
+	$(BIN)/python -m benchmarks.attack $(if $(filter short,$(ATTACK)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
+	  $(if $(TREE),--tree $(TREE)) $(if $(JSON),--json $(JSON))
+
+fuzz: $(READY) ## Odd inputs to every RPC, manifest, store, recipe and table (MINUTES=10; EXAMPLES= for each target; SEED=)
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES) $(if $(EXAMPLES),--examples $(EXAMPLES)) $(if $(SEED),--seed $(SEED))
+
+audit: $(READY).audit ## Licences of all packages, and known vulnerabilities of constraints.txt (asks the package index)
+	$(BIN)/python deploy/check_licences.py
+	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off || \
+	  { echo "make audit: failed: update the packages above, or ask again where the advisories of the package index can be reached"; exit 1; }
+$(READY).audit: $(READY)
+	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@touch $@
 
 demo-search: $(READY) ## Products for typed queries, by BM25, towers and both, from running services (DATA=; STORE=, QUERIES=5)
 	$(BIN)/python -m examples.demo_search $(if $(DATA),--data $(DATA)) $(if $(QUERIES),--queries $(QUERIES)) \

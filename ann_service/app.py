@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from ann_service.config import AnnConfig
 from ann_service.loader import CatalogueLoader
-from ann_service.servicer import SERVICE_NAME, AnnServicer
+from ann_service.servicer import SERVICE_NAME, methods
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.store import BundleStore
-from two_tower.ann.v1.ann_service_pb2_grpc import add_AnnServiceServicer_to_server
 
 
 def assemble(config: AnnConfig) -> Server:
@@ -23,5 +20,7 @@ def assemble(config: AnnConfig) -> Server:
     store = BundleStore(config.store)
     metrics = Metrics()
     open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
-    servicer = AnnServicer(open_bundles, config, metrics)
-    return Server(SERVICE_NAME, partial(add_AnnServiceServicer_to_server, servicer), open_bundles, metrics, config)
+    metrics.cache_bytes.labels("filters").set_function(
+        lambda: sum(opened.bundle.filter_cache.size_bytes for opened in open_bundles.snapshot.open)
+    )
+    return Server(SERVICE_NAME, methods(open_bundles, config, metrics), open_bundles, metrics, config)

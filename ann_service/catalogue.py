@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -12,8 +13,30 @@ from retrieval.bundle.manifest import Manifest
 from retrieval.index.lexical.files import LexicalIndex
 from retrieval.index.registry import Index
 
+_QUICK_COST = 20_000
+"""Largest cost of a quick search, in rows that are read in sequence: about half a millisecond."""
+
 RECALL_AT = 100
 """Number of items in the recall that the manifest states for the index: recall@100."""
+
+
+@dataclass(frozen=True, eq=False)
+class Popularity:
+    """The popularity of the items of a bundle. Immutable.
+
+    Attributes:
+        shares: Share of each item in the training events of all items: [item_count] float32, 0 to 1.
+        order: Rows of the items, most popular first, ties by row: [item_count] int32.
+    """
+
+    shares: np.ndarray
+    order: np.ndarray
+
+    @staticmethod
+    def of(counts: np.ndarray) -> Popularity:
+        """Returns the popularity of items, given the number of training events of each: [item_count] integers."""
+        shares = (counts / max(1, int(counts.sum()))).astype(np.float32)
+        return Popularity(shares, np.argsort(-shares, kind="stable").astype(np.int32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +50,7 @@ class Catalogue:
         index: Index over `vectors`.
         filter_cache: Cached matches of filters.
         lexical: Index over the words of the items; None if the bundle has none.
+        popularity: Popularity of the items; None if the bundle has none.
     """
 
     manifest: Manifest
@@ -35,6 +59,13 @@ class Catalogue:
     index: Index
     filter_cache: BitsetCache = field(default_factory=lambda: BitsetCache(0))
     lexical: LexicalIndex | None = None
+    popularity: Popularity | None = None
+
+    @cached_property
+    def is_quick(self) -> bool:
+        """Whether an ordinary search takes less than a millisecond or so."""
+        cost = min(self.manifest.item_count, self.index.cost(RECALL_AT, self.default_budget(RECALL_AT)))
+        return cost <= _QUICK_COST
 
     def default_budget(self, k: int) -> int:
         """Returns the search budget for `k` items, with which recall@k is at least the recall@100 in the manifest.

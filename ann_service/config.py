@@ -3,10 +3,8 @@
 # No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
 
 from dataclasses import dataclass
-from typing import Literal
 
 from retrieval.serving.runtime.config import ServerConfig, check_range
-from retrieval.serving.runtime.cores import own_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,24 +14,17 @@ class AnnConfig(ServerConfig):
     port: int = 50052
     """Port to listen on, 0 to 65535; 0 chooses a free port, which the log and --port-file name."""
 
-    threads: int | Literal["auto"] = "auto"
-    """Threads that answer, 1 to 64. More cost CPU under the GIL: raise --workers instead.
-
-    auto: 2, or 16 if this process keeps to one core, as with --workers auto: there, more threads cost nothing, and
-    calls that wait for each other are answered in one batch.
-    """
-
     max_batch_size: int = 1000
-    """Largest number of searches in one call, and in one batch of calls, 1 to 1,000."""
-
-    batch_timeout_s: float = 0.0
-    """Time that a batch which is not full waits for more searches, in seconds, 0 to 1.
-
-    0: a batch is what arrived while the last one ran. A longer time makes batches larger and every answer later.
-    """
+    """Largest number of searches in one call, 1 to 1,000."""
 
     max_k: int = 1000
     """Largest number of items that one search may request, 1 to 100,000."""
+
+    max_results: int = 100_000
+    """Largest number of items that the searches of one call may request together, 1 to 10,000,000.
+
+    One search alone may always request `max_k` items.
+    """
 
     max_recall_loss: float = 0.1
     """Load gate: how far recall@100 on the golden queries may be below that of the manifest, 0 to 1.
@@ -55,14 +46,7 @@ class AnnConfig(ServerConfig):
             ValueError: a setting is out of range; the message names it, its value and what is allowed.
         """
         super().__post_init__()
-        check_range("batch_timeout_s", self.batch_timeout_s, 0.0, 1.0)
         check_range("max_k", self.max_k, 1, 100_000)
+        check_range("max_results", self.max_results, 1, 10_000_000)
         check_range("filter_cache_mib", self.filter_cache_mib, 0, 65_536)
         check_range("max_recall_loss", self.max_recall_loss, 0.0, 1.0)
-
-    def _auto_threads(self) -> int:
-        return _THREADS_ON_ONE_CORE if own_cores() == 1 else super()._auto_threads()
-
-
-_THREADS_ON_ONE_CORE = 16
-"""On one core, more threads cost nothing, and as many calls as there are threads can share a batch."""

@@ -1,4 +1,4 @@
-"""Ranks the items of each search: by embedding, by the words of a text (BM25), or by both.
+"""Ranks the items of each search: by embedding, by the words of a text (BM25), by both, or by popularity.
 
 A search by both fuses the two rankings with reciprocal rank fusion. Filter and exclusions are applied to each ranking
 before it is cut to the depth of the fusion, so that they do not shorten it.
@@ -15,25 +15,34 @@ from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from retrieval.index.hits import Hits
 from retrieval.index.scan import best
+from retrieval.steps import Steps
 
 FUSION_DEPTH = 100
 """Length of the two rankings that are fused, or `k` if that is more."""
 
+_ROWS_PER_STEP = 16_384
+"""Items that one step of a ranking by popularity looks at, at most: about a millisecond."""
 
-def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
+
+def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> Steps[list[Hits]]:
     """Returns the hits of each plan: rows, [n] int64, and scores, [n] float32, best first, n at most k.
 
     Args:
-        catalogue: catalogue to search; it has a lexical index if a plan has a text.
-        plans: searches; `SearchPlan.text` says by what each is ranked.
+        catalogue: catalogue to search; it has a lexical index if a plan has a text, and a popularity if one needs it.
+        plans: searches; `SearchPlan.text` and `SearchPlan.is_popular` say by what each is ranked.
     """
-    if all(plan.text is None for plan in plans):
-        return search.run(catalogue, plans)
-    by_embedding = iter(
-        search.run(catalogue, [_embedding_part(plan) for plan in plans if plan.text is None or plan.text.fused])
-    )
+    if all(plan.text is None and not plan.is_popular for plan in plans):
+        return (yield from search.run_steps(catalogue, plans))
+    embedded = [
+        _embedding_part(plan) for plan in plans if not plan.is_popular and (plan.text is None or plan.text.fused)
+    ]
+    by_embedding = iter((yield from search.run_steps(catalogue, embedded)))
     results: list[Hits] = []
     for plan in plans:
+        if plan.is_popular:
+            results.append(search.at_least((yield from _rank_by_popularity(catalogue, plan)), plan.min_score))
+            yield
+            continue
         if plan.text is None:
             results.append(next(by_embedding))
             continue
@@ -42,6 +51,7 @@ def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
             hits = reciprocal_rank_fusion(next(by_embedding).rows, hits.rows, plan.text.fusion_constant)
         rows, scores = search.at_least(hits, plan.min_score)
         results.append(Hits(rows[: plan.k], scores[: plan.k]))
+        yield
     return results
 
 
@@ -79,6 +89,34 @@ def reciprocal_rank_fusion(first: np.ndarray, second: np.ndarray, constant: int)
     rows, scores = np.array([*row_scores], dtype=np.int64), np.array([*row_scores.values()])
     order = np.argsort(-scores, kind="stable")
     return Hits(rows[order], scores[order].astype(np.float32))
+
+
+def _rank_by_popularity(catalogue: Catalogue, plan: SearchPlan) -> Steps[Hits]:
+    """Returns the most popular allowed rows and their shares: best first, ties by row, at most `k`.
+
+    Args:
+        catalogue: catalogue with a popularity.
+        plan: search for popular items; its `min_score` is not used.
+    """
+    if (popularity := catalogue.popularity) is None:
+        raise ValueError("a search for popular items needs a popularity")
+    if plan.allowed is not None and plan.allowed.count <= _ROWS_PER_STEP:
+        rows = plan.allowed.rows
+        rows = rows[~plan.is_excluded(rows)].astype(np.int64)
+        return best(rows, popularity.shares[rows], plan.k)
+    kept, kept_count = [np.zeros(0, dtype=np.int64)], 0
+    start, count = 0, plan.k + len(plan.excluded)  # without a filter, this many rows are enough
+    while start < len(popularity.order) and kept_count < plan.k:
+        rows = popularity.order[start : start + min(count, _ROWS_PER_STEP)].astype(np.int64)
+        start += len(rows)
+        if plan.allowed is not None:
+            rows = rows[plan.allowed.contains(rows)]
+        kept.append(rows[~plan.is_excluded(rows)])
+        kept_count += len(kept[-1])
+        count *= 2
+        yield
+    rows = np.concatenate(kept)[: plan.k]
+    return Hits(rows, popularity.shares[rows])
 
 
 def _embedding_part(plan: SearchPlan) -> SearchPlan:

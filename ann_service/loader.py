@@ -8,18 +8,28 @@ from pathlib import Path
 import numpy as np
 
 from ann_service.bitsets import BitsetCache
-from ann_service.catalogue import RECALL_AT, Catalogue
+from ann_service.catalogue import RECALL_AT, Catalogue, Popularity
 from ann_service.config import AnnConfig
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.errors import BundleRefused
 from retrieval.bundle.golden_queries import GoldenQueries
-from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, LEXICAL, LEXICAL_DESCRIPTION, LEXICAL_FILES, VECTORS
+from retrieval.bundle.layout import (
+    GOLDEN_QUERIES,
+    INDEX,
+    ITEMS,
+    LEXICAL,
+    LEXICAL_DESCRIPTION,
+    LEXICAL_FILES,
+    POPULARITY,
+    VECTORS,
+)
 from retrieval.bundle.manifest import Manifest
 from retrieval.index.errors import FaissMissing
 from retrieval.index.lexical import files as lexical_files
 from retrieval.index.lexical.files import LexicalIndex
 from retrieval.index.registry import Index, open_index
 from retrieval.index.scan import scan
+from retrieval.serving.bundles.file_memory import measure_files
 from retrieval.serving.bundles.verification import available_bytes, check_memory, read_contents, read_golden_queries
 from retrieval.store.store import BundleStore
 
@@ -55,9 +65,12 @@ class CatalogueLoader:
         if not manifest.files.keys() >= set(files):
             self._store.verify(version, files)  # raises, and names the files that the manifest does not list
         # Before the files are hashed: reading a bundle that does not fit would push the open one out of memory.
-        check_memory(manifest, files, 1 if beside or self._config.unload_first else 2, available_bytes())
+        copies = 1 if beside or self._config.unload_first else 2
+        sizes = {name: manifest.files[name].size_bytes for name in files}
+        check_memory(version, sizes, copies, available_bytes())
         self._store.verify(version, files)
         folder = self._store.path(version)
+        check_memory(version, measure_files(folder, manifest, files), copies, available_bytes())
         vectors = _read_vectors(manifest, folder)
         catalogue = Catalogue(
             manifest,
@@ -66,6 +79,7 @@ class CatalogueLoader:
             _open_index(manifest, folder, vectors),
             BitsetCache(self._config.filter_cache_mib << 20),
             _read_lexical(manifest, folder),
+            _read_popularity(manifest, folder),
         )
         golden_queries = read_golden_queries(self._store, manifest)
         _check_top_items(catalogue, golden_queries)
@@ -77,7 +91,8 @@ class CatalogueLoader:
 def files_of(manifest: Manifest) -> tuple[str, ...]:
     """Returns the paths in a bundle of the files that this service reads."""
     has_lexical = any(name.startswith(f"{LEXICAL}/") for name in manifest.files)
-    return (*_FILES, *LEXICAL_FILES) if has_lexical else _FILES
+    has_popularity = POPULARITY in manifest.files
+    return (*_FILES, *(LEXICAL_FILES if has_lexical else ()), *((POPULARITY,) if has_popularity else ()))
 
 
 def _read_vectors(manifest: Manifest, folder: Path) -> np.ndarray:
@@ -130,6 +145,18 @@ def _read_lexical(manifest: Manifest, folder: Path) -> LexicalIndex | None:
         message = f"{LEXICAL} indexes {lexical.index.count} items, the manifest says {manifest.item_count}"
         raise BundleRefused(version, "lexical", f"{message}; publish the bundle again")
     return lexical
+
+
+def _read_popularity(manifest: Manifest, folder: Path) -> Popularity | None:
+    version = manifest.bundle_version
+    if POPULARITY not in manifest.files:
+        return None
+    counts = read_contents(version, POPULARITY, lambda: np.load(folder / POPULARITY, allow_pickle=False))
+    if counts.shape != (manifest.item_count,) or counts.dtype != np.uint32:
+        actual = f"{counts.dtype} {list(counts.shape)}"
+        message = f"{POPULARITY} is {actual}, expected uint32 [{manifest.item_count}]: not the file of this manifest"
+        raise BundleRefused(version, "contents", message)
+    return Popularity.of(counts)
 
 
 def _check_lexical(catalogue: Catalogue) -> None:

@@ -29,7 +29,7 @@ class SearchPlan(NamedTuple):
     """A validated search. A tuple, because it is quick to make and each search of a request has one.
 
     Attributes:
-        query: Query embedding, [dimension] float32, unit length; [0] if the text alone ranks.
+        query: Query embedding, [dimension] float32, unit length; [0] if the text or the popularity alone ranks.
         k: Number of items to return, at least 1.
         allowed: Items that match the filter; None: all items.
         excluded: [n] int64, rows to leave out, distinct, ascending.
@@ -38,6 +38,7 @@ class SearchPlan(NamedTuple):
         budget: Search budget of the index for `k` items.
         return_attributes: Names of the item attributes to return.
         text: Text to rank by; None: the embedding alone ranks.
+        is_popular: Whether the popularity of the items ranks, and neither the embedding nor a text.
     """
 
     query: np.ndarray
@@ -49,6 +50,7 @@ class SearchPlan(NamedTuple):
     budget: int
     return_attributes: tuple[str, ...] = ()
     text: TextQuery | None = None
+    is_popular: bool = False
 
     @property
     def is_unrestricted(self) -> bool:

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ann_service import filters
 from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
+from ann_service.filters.match import match_steps
 from ann_service.plan import SearchPlan, TextQuery
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
-from retrieval.serving.rpc.errors import InvalidRequest, UnknownItem
+from retrieval.serving.answering.errors import InvalidRequest, UnknownItem
+from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 MAX_BUDGET = 10_000_000
@@ -36,15 +37,25 @@ _Violations = list[tuple[str, str]]
 """Pairs of a field path and a description of the error."""
 
 
-def check(request: pb.SearchItemsRequest, max_batch_size: int) -> None:
+def check(request: pb.SearchItemsRequest, max_batch_size: int, max_results: int) -> None:
     """Checks the parts of a request that need no bundle.
 
+    Args:
+        request: request of a call.
+        max_batch_size: largest number of searches.
+        max_results: largest sum of `k` over the searches.
+
     Raises:
-        InvalidRequest: there are no searches, or more than `max_batch_size`, or an embedding without its model version.
+        InvalidRequest: there are no searches, or too many, or they request too many items, or an embedding has no model
+            version.
     """
     searches = request.searches
     if not 1 <= len(searches) <= max_batch_size:
         raise InvalidRequest([("searches", f"{len(searches)} searches, expected 1 to {max_batch_size}")])
+    result_count = sum(search.k for search in searches)
+    if len(searches) > 1 and result_count > max_results:
+        fault = f"together they request {result_count} items, expected at most {max_results}; send several requests"
+        raise InvalidRequest([("searches", fault)])
     if not request.model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
         description = "empty beside an embedding; send EmbedQueriesResponse.model_version along with it"
         raise InvalidRequest([("model_version", description)])
@@ -55,13 +66,19 @@ def needs_lexical(request: pb.SearchItemsRequest) -> bool:
     return any(map(_ranks_by_text, request.searches))
 
 
-def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> list[SearchPlan]:
-    """Returns the plan of each search, in order.
+def needs_popularity(request: pb.SearchItemsRequest) -> bool:
+    """Returns whether a search of the request needs the popularity of the items."""
+    return any(search.HasField("popular") for search in request.searches)
+
+
+def parse(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int, first: int = 0) -> Steps[list[SearchPlan]]:
+    """Returns the plan of each search, in order. Pauses within long filters and after each search.
 
     Args:
-        request: a request that `check` accepts.
+        searches: searches of a request that `check` accepts, all or some of them.
         catalogue: catalogue to search.
         max_k: largest `k` of a search.
+        first: number of the first of these searches in the request, for violations.
 
     Raises:
         InvalidRequest: searches are invalid; the error lists up to 20 violations.
@@ -69,19 +86,21 @@ def parse(request: pb.SearchItemsRequest, catalogue: Catalogue, max_k: int) -> l
     """
     violations: _Violations = []
     plans: list[SearchPlan] = []
-    for number, search in enumerate(request.searches):
+    for number, search in enumerate(searches, first):
         try:
-            plans.append(_parse_search(search, catalogue, max_k, f"searches[{number}]"))
+            plans.append((yield from _parse_search(search, catalogue, max_k, f"searches[{number}]")))
         except InvalidRequest as error:
             violations += error.violations
             if len(violations) >= _MAX_VIOLATIONS:
                 break
+        if len(searches) > 1:
+            yield
     if violations:
         raise InvalidRequest(violations[:_MAX_VIOLATIONS])
     return plans
 
 
-def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> SearchPlan:
+def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> Steps[SearchPlan]:
     """Returns the plan of one search.
 
     Raises:
@@ -91,7 +110,7 @@ def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str
     allowed: Matches | None = None
     if search.HasField("filter"):
         try:
-            allowed = filters.match(catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter")
+            allowed = yield from match_steps(catalogue.items, catalogue.filter_cache, search.filter, f"{path}.filter")
         except InvalidRequest as error:
             violations += error.violations
     violations += _check_text(search, path)
@@ -113,6 +132,7 @@ def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str
         budget=search.search_budget or catalogue.default_budget(search.k),
         return_attributes=tuple(search.return_attributes),
         text=_text_query(search),
+        is_popular=search.HasField("popular"),
     )
 
 
@@ -198,6 +218,9 @@ def _check_text(search: pb.Search, path: str) -> _Violations:
     if search.ranking == pb.RANKING_LEXICAL and search.WhichOneof("target") is not None:
         fault = "set, but the text ranks alone; leave it out, or set ranking to RANKING_FUSED"
         violations.append((f"{path}.{search.WhichOneof('target')}", fault))
+    if search.ranking == pb.RANKING_FUSED and search.HasField("popular"):
+        fault = "set, but a text is fused with a ranking by embedding; set embedding or similar_to instead"
+        violations.append((f"{path}.popular", fault))
     if not 0 <= search.fusion_constant <= MAX_FUSION_CONSTANT:
         violations.append((f"{path}.fusion_constant", f"{search.fusion_constant}, expected 0 to {MAX_FUSION_CONSTANT}"))
     return violations
@@ -207,7 +230,8 @@ def _parse_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[n
     """Returns the query embedding of a search, and the rows of the items in its `similar_to`.
 
     Returns:
-        [dimension] float32, unit length; and [n] int64, empty if the search has an embedding instead of `similar_to`.
+        [dimension] float32, unit length; and [n] int64, empty if the search has another target than `similar_to`. The
+        embedding is [0] if the target is the popular items.
 
     Raises:
         InvalidRequest: the search has no valid embedding or items.
@@ -219,8 +243,10 @@ def _parse_target(search: pb.Search, catalogue: Catalogue, path: str) -> tuple[n
             return _parse_embedding(search.embedding, dimension, f"{path}.embedding.values"), _NO_ROWS
         case "similar_to":
             return _parse_similar_to(search.similar_to.values, catalogue, f"{path}.similar_to.values")
+        case "popular":
+            return np.zeros(0, dtype=np.float32), _NO_ROWS
         case _:
-            raise InvalidRequest([(path, "no target; set embedding or similar_to")])
+            raise InvalidRequest([(path, "no target; set embedding, similar_to or popular")])
 
 
 def _parse_embedding(embedding: pb.Embedding, dimension: int, path: str) -> np.ndarray:

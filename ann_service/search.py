@@ -24,7 +24,8 @@ from ann_service.bitsets import MAX_GATHERED_SHARE
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from retrieval.index.hits import Hits
-from retrieval.index.scan import scan
+from retrieval.index.scan import scan_steps
+from retrieval.steps import Steps, run_to_end
 
 _CACHED_ROW_COST = 1.5
 _UNCACHED_ROW_COST = 2.0
@@ -36,31 +37,32 @@ The first `_CACHED_ROWS` of them cost less, because the caches of the processor 
 
 _INDEX_SHARE = 0.2
 """Largest cost of the index in a filtered search, as a share of the scan, because a scan may still have to follow."""
-
 _SHARED_SCAN = 0.2
-"""Cost of a scan for each of many searches that share it, as a share of a scan for one search.
-
-Alone, a search waits for the memory; together, they use each row that is read.
-"""
+"""Cost of a scan for each of many searches that share it, as a share of a scan for one, which waits for memory."""
 
 _LEAST_INDEX_COST = 1500.0
 """No index answers at a lower cost, in rows. If even this is too much, nothing is estimated."""
+_COST_A_STEP = 50_000.0
+"""Cost of the searches that one call of the index runs, in rows that are read in sequence: one to two milliseconds."""
 
 _FEW_EXCLUSIONS = 32
 """Exclusions that are always expected to be near the query."""
-
 _MAX_HISTORY = 1000
 """Exclusions beyond this number are not the history of a user."""
-
 _NO_HITS = Hits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 
 
 def run(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
+    """Returns the hits of each plan at once; see `run_steps`."""
+    return run_to_end(run_steps(catalogue, plans))
+
+
+def run_steps(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> Steps[list[Hits]]:
     """Returns the hits of each plan: rows, [n] int64, and scores, [n] float32, best first, ties by row, n at most k.
 
-    Searches with the same number to fetch share a call of the index, searches with the same filter share a scan.
+    Searches with the same number to fetch share calls of the index, searches with the same filter share a scan.
     """
-    if len(plans) == 1 and (hits := _run_unrestricted(catalogue, plans[0])) is not None:
+    if len(plans) == 1 and (hits := (yield from _run_unrestricted(catalogue, plans[0]))) is not None:
         return [hits]
     group_sizes = Counter(map(_filter_key, plans))
     searches = [_Search(catalogue, plan, group_sizes[_filter_key(plan)]) for plan in plans]
@@ -69,11 +71,14 @@ def run(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> list[Hits]:
         for search in fetching:
             groups[search.fetch, search.budget].append(search)
         for (fetch, budget), group in groups.items():
-            first = group[0].plan.query[np.newaxis]
-            queries = first if len(group) == 1 else np.stack([search.plan.query for search in group])  # [n, dimension]
-            for search, nearest in zip(group, catalogue.index.search(queries, fetch, budget), strict=True):
-                search.take_from_index(nearest)
-    _scan_all([search for search in searches if search.hits is None], catalogue.vectors)
+            at_once = max(1, int(_COST_A_STEP / catalogue.index.cost(fetch, budget)))
+            for start in range(0, len(group), at_once):
+                part = group[start : start + at_once]
+                queries = np.stack([search.plan.query for search in part])  # [n, dimension]
+                for search, nearest in zip(part, catalogue.index.search(queries, fetch, budget), strict=True):
+                    search.take_from_index(nearest)
+                yield
+    yield from _scan_all([search for search in searches if search.hits is None], catalogue.vectors)
     return [search.hits or _NO_HITS for search in searches]
 
 
@@ -86,7 +91,7 @@ def at_least(hits: Hits, min_score: float | None) -> Hits:
     return Hits(rows[kept], scores[kept])
 
 
-def _run_unrestricted(catalogue: Catalogue, plan: SearchPlan) -> Hits | None:
+def _run_unrestricted(catalogue: Catalogue, plan: SearchPlan) -> Steps[Hits | None]:
     """Returns the hits of a search that leaves nothing out and goes to the index; None for any other search.
 
     Most requests are one such search. `run` would return the same without this function, in more steps: after the index
@@ -98,9 +103,11 @@ def _run_unrestricted(catalogue: Catalogue, plan: SearchPlan) -> Hits | None:
         return None
     if catalogue.index.cost(result_count, plan.budget) > item_count:  # a scan costs less
         return None
-    queries = plan.query[np.newaxis]  # [1, dimension]
-    hits = catalogue.index.search(queries, result_count, plan.budget)[0]
-    return hits if len(hits[0]) == result_count else scan(catalogue.vectors, queries, result_count)[0]
+    queries = plan.query[np.newaxis]
+    [hits] = catalogue.index.search(queries, result_count, plan.budget)
+    if len(hits.rows) < result_count:
+        [hits] = yield from scan_steps(catalogue.vectors, queries, result_count)
+    return hits
 
 
 class _Search:
@@ -223,7 +230,7 @@ class _Search:
         return _INDEX_SHARE * min(self._item_count, gathering)
 
 
-def _scan_all(searches: Sequence[_Search], vectors: np.ndarray) -> None:
+def _scan_all(searches: Sequence[_Search], vectors: np.ndarray) -> Steps[None]:
     """Sets the hits of searches by exact scans; searches with the same filter share a scan if they can."""
     groups: defaultdict[int, list[_Search]] = defaultdict(list)
     for search in searches:
@@ -232,12 +239,12 @@ def _scan_all(searches: Sequence[_Search], vectors: np.ndarray) -> None:
         if group[0].plan.allowed is None and len(group) > 1:
             queries = np.stack([search.plan.query for search in group])  # [n, dimension]
             counts = [search.scan_count for search in group]
-            for search, nearest in zip(group, scan(vectors, queries, counts), strict=True):
+            for search, nearest in zip(group, (yield from scan_steps(vectors, queries, counts)), strict=True):
                 search.take_from_scan(nearest)
-        _scan_allowed([search for search in group if search.hits is None], vectors)
+        yield from _scan_allowed([search for search in group if search.hits is None], vectors)
 
 
-def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> None:
+def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> Steps[None]:
     """Sets the hits of searches with the same filter, by one scan of the allowed items for each set of exclusions."""
     groups: defaultdict[int, list[_Search]] = defaultdict(list)
     for search in searches:
@@ -247,7 +254,8 @@ def _scan_allowed(searches: Sequence[_Search], vectors: np.ndarray) -> None:
         queries = np.stack([search.plan.query for search in group])  # [n, dimension]
         allowed, hidden = _rows_to_scan(group[0].plan, len(vectors))
         counts = [search.result_count for search in group]
-        for search, hits in zip(group, scan(vectors, queries, counts, allowed=allowed, hidden=hidden), strict=True):
+        found = yield from scan_steps(vectors, queries, counts, allowed=allowed, hidden=hidden)
+        for search, hits in zip(group, found, strict=True):
             search.hits = at_least(hits, search.plan.min_score)
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import grpc
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
-from ann_service import requests, responses
-from ann_service.batching import Batcher
+import structlog
+
+from ann_service import fusion, request_size, requests, responses
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
+from ann_service.plan import SearchPlan
+from retrieval.serving.answering.call import SMALL_BYTES, Call, Method, QuickMethod, decode
+from retrieval.serving.answering.errors import (
+    BundleNotServed,
+    LexicalNotServed,
+    ModelNotServed,
+    NoBundle,
+    PopularityNotServed,
+)
 from retrieval.serving.bundles.open_bundle import OpenBundle, Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.rpc.errors import BundleNotServed, LexicalNotServed, ModelNotServed, NoBundle
 from retrieval.serving.rpc.status import build_status
-from retrieval.serving.runtime.cores import own_cores
 from retrieval.serving.runtime.metrics import Metrics
+from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
-from two_tower.ann.v1 import ann_service_pb2_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AnnService"].full_name
+
+_log = structlog.get_logger("servicer")
 
 _TYPES: dict[str, pb.AttributeType.ValueType] = {
     "string": pb.ATTRIBUTE_TYPE_STRING,
@@ -27,45 +40,163 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
 }
 
 
-class AnnServicer(ann_service_pb2_grpc.AnnServiceServicer):
-    """Searches the open catalogues. Safe for several threads."""
+_SEARCHES_AT_ONCE = 64
+"""Number of searches of a large call that are ranked together. More would share no more of a scan."""
+
+
+class SearchItems:
+    """The method SearchItems: one result for each search of a request, all from one bundle.
+
+    ```
+    each call: decode ─► check ─► pick a catalogue ─► parse ─┐
+                                                             ├─► rank together ─► each call: build the response
+    other calls that wait: the same ─────────────────────────┘
+    ```
+
+    Attributes:
+        name, max_shared, needs_admin, is_quick: See `retrieval.serving.answering.call.Method`.
+    """
+
+    name = "SearchItems"
+    max_shared = 64
+    needs_admin = False
+    is_quick = False
 
     def __init__(self, open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Metrics) -> None:
         """Takes the open catalogues, the settings, and the metrics of the server."""
         self._open_bundles = open_bundles
         self._max_batch_size = config.max_batch_size
-        self._max_k = config.max_k
-        self._batcher = Batcher(own_cores(), config.max_batch_size, config.batch_timeout_s, metrics.batched_searches)
-        self._batch_size = metrics.batch_size.labels("SearchItems")
+        self._max_k, self._max_results = config.max_k, config.max_results
+        self._batch_size = metrics.batch_size.labels(self.name)
+        self._batched_searches = metrics.batched_searches
 
-    def SearchItems(self, request: pb.SearchItemsRequest, context: grpc.ServicerContext) -> pb.SearchItemsResponse:
-        """Returns one result for each search, all from one bundle.
+    def is_short(self, call: Call) -> bool:
+        """Returns whether a call is small, and the newest catalogue is searched quickly."""
+        snapshot = self._open_bundles.snapshot
+        return len(call.body) <= SMALL_BYTES and bool(snapshot.open) and snapshot.open[0].bundle.is_quick
+
+    def answer(self, calls: Sequence[Call]) -> Iterator[None]:
+        """Answers calls, those to one catalogue together; see `retrieval.serving.answering.call.Method.answer`."""
+        if len(calls) == 1:
+            calls[0].response = (yield from calls[0].run(self._answer_alone(calls[0]))) or b""
+            return
+        by_catalogue: defaultdict[int, list[_Parsed]] = defaultdict(list)
+        for call in calls:
+            parsed = yield from call.run(self._parse(call))
+            if parsed is not None:
+                by_catalogue[id(parsed.catalogue)].append(parsed)
+        for group in by_catalogue.values():
+            yield from self._answer_group(group)
+
+    def _answer_alone(self, call: Call) -> Steps[bytes]:
+        """Returns the response to a call, however many searches it has.
 
         Raises:
             ServiceError: one of those that the proto lists.
         """
-        requests.check(request, self._max_batch_size)
-        self._batch_size.observe(len(request.searches))
+        if len(call.body) > SMALL_BYTES:
+            yield from request_size.check_size(call.body, self._max_batch_size)
+        request, catalogue, newest_model_version = self._open(call)
+        response = responses.begin(catalogue, newest_model_version)
+        # Searches keep the sets of items that match their filters, so a part of them is answered at a time.
+        for first in range(0, len(request.searches), _SEARCHES_AT_ONCE):
+            searches = request.searches[first : first + _SEARCHES_AT_ONCE]
+            plans = yield from requests.parse(searches, catalogue, self._max_k, first)
+            hits = yield from fusion.rank(catalogue, plans)
+            yield from responses.add(response, catalogue, plans, hits)
+        return response.getvalue()
+
+    def _parse(self, call: Call) -> Steps[_Parsed]:
+        """Returns the searches of a small call.
+
+        Raises:
+            ServiceError: one of those that the proto lists.
+        """
+        request, catalogue, newest_model_version = self._open(call)
+        plans = yield from requests.parse(request.searches, catalogue, self._max_k)
+        return _Parsed(call, catalogue, plans, newest_model_version)
+
+    def _open(self, call: Call) -> tuple[pb.SearchItemsRequest, Catalogue, str]:
+        """Returns the request of a call, the catalogue that answers it, and the model of the newest bundle.
+
+        Raises:
+            ServiceError: one of those that the proto lists.
+        """
+        request = decode(call.body, pb.SearchItemsRequest)
+        requests.check(request, self._max_batch_size, self._max_results)
+        call.size = len(request.searches)
+        self._batch_size.observe(call.size)
         snapshot = self._open_bundles.snapshot
         catalogue = _pick(snapshot, request)
-        plans = requests.parse(request, catalogue, self._max_k)
-        results = self._batcher.submit(catalogue, plans, context)
-        return responses.build(catalogue, plans, results, snapshot.open[0].bundle.manifest.model_version)
+        call.model_version = catalogue.manifest.model_version
+        call.bundle_version = catalogue.manifest.bundle_version
+        return request, catalogue, snapshot.open[0].bundle.manifest.model_version
 
-    def GetServingStatus(
-        self, request: pb.GetServingStatusRequest, context: grpc.ServicerContext
-    ) -> pb.GetServingStatusResponse:
-        """Returns the open bundles, and the bundles that were refused."""
-        snapshot = self._open_bundles.snapshot
-        return build_status(
-            pb.GetServingStatusResponse,
-            self._open_bundles,
-            snapshot,
-            bundles=[_describe(open_bundle) for open_bundle in snapshot.open],
-            max_batch_size=self._max_batch_size,
-            max_k=self._max_k,
-            newest_model_version=snapshot.open[0].bundle.manifest.model_version if snapshot.open else "",
-        )
+    def _answer_group(self, group: Sequence[_Parsed]) -> Steps[None]:
+        """Ranks the searches of calls to one catalogue together; if that fails, call by call, to find the bad one."""
+        plans = [plan for parsed in group for plan in parsed.plans]
+        try:
+            hits = iter((yield from fusion.rank(group[0].catalogue, plans)))
+        except Exception:
+            _log.exception(
+                "searches of several calls failed together; they are run call by call",
+                request_ids=[parsed.call.headers.request_id for parsed in group],
+            )
+            for parsed in group:
+                parsed.call.response = (yield from parsed.call.run(self._answer_alone(parsed.call))) or b""
+            return
+        if len(group) > 1:
+            self._batched_searches.inc(len(plans))
+        for parsed in group:
+            response = yield from parsed.call.run(
+                responses.build_steps(
+                    parsed.catalogue, parsed.plans, list(islice(hits, len(parsed.plans))), parsed.newest_model_version
+                )
+            )
+            parsed.call.response = response or b""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Parsed:
+    """The searches of a call.
+
+    Attributes:
+        call: The call.
+        catalogue: Catalogue that answers it.
+        plans: Its searches.
+        newest_model_version: Model version of the newest open bundle.
+    """
+
+    call: Call
+    catalogue: Catalogue
+    plans: list[SearchPlan]
+    newest_model_version: str
+
+
+def methods(open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Metrics) -> list[Method]:
+    """Returns the methods of the ANN service."""
+
+    def status() -> pb.GetServingStatusResponse:
+        return _status(open_bundles, config)
+
+    return [
+        SearchItems(open_bundles, config, metrics),
+        QuickMethod("GetServingStatus", pb.GetServingStatusRequest, status),
+    ]
+
+
+def _status(open_bundles: OpenBundles[Catalogue], config: AnnConfig) -> pb.GetServingStatusResponse:
+    """Returns the open bundles, and the bundles that were refused."""
+    snapshot = open_bundles.snapshot
+    return build_status(
+        pb.GetServingStatusResponse,
+        open_bundles,
+        snapshot,
+        bundles=[_describe(open_bundle) for open_bundle in snapshot.open],
+        max_batch_size=config.max_batch_size,
+        max_k=config.max_k,
+        newest_model_version=snapshot.open[0].bundle.manifest.model_version if snapshot.open else "",
+    )
 
 
 def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest) -> Catalogue:
@@ -76,6 +207,7 @@ def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest) -> Cata
         BundleNotServed: the bundle that the request names is not open, or is of another model.
         ModelNotServed: no open bundle is of the model that the request names.
         LexicalNotServed: a search needs a lexical index, and the bundle has none.
+        PopularityNotServed: a search is for popular items, and the bundle does not know the popularity of its items.
     """
     if not snapshot.open:
         raise NoBundle()
@@ -87,6 +219,9 @@ def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest) -> Cata
     if catalogue.lexical is None and requests.needs_lexical(request):
         with_lexical = [other.manifest.bundle_version for other in catalogues if other.lexical is not None]
         raise LexicalNotServed(catalogue.manifest.bundle_version, with_lexical)
+    if catalogue.popularity is None and requests.needs_popularity(request):
+        with_popularity = [other.manifest.bundle_version for other in catalogues if other.popularity is not None]
+        raise PopularityNotServed(catalogue.manifest.bundle_version, with_popularity)
     return catalogue
 
 
@@ -128,4 +263,5 @@ def _describe(open_bundle: OpenBundle[Catalogue]) -> pb.OpenBundle:
         attributes=[pb.Attribute(name=name, type=_TYPES[type_]) for name, type_ in manifest.attributes.items()],
         opened_at_ms=open_bundle.opened_at_ms,
         lexical_attributes=() if lexical is None else lexical.attributes,
+        has_popularity=open_bundle.bundle.popularity is not None,
     )

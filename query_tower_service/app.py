@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import ModelLoader
 from query_tower_service.query_log import QueryLog
-from query_tower_service.servicer import SERVICE_NAME, QueryTowerServicer
+from query_tower_service.servicer import SERVICE_NAME, methods
 from query_tower_service.text_metrics import TextMetrics
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.store import BundleStore
-from two_tower.query.v1.query_tower_service_pb2_grpc import add_QueryTowerServiceServicer_to_server
 
 
 def assemble(config: QueryTowerConfig) -> Server:
@@ -29,10 +26,9 @@ def assemble(config: QueryTowerConfig) -> Server:
     query_log = None
     if config.query_log is not None:
         query_log = QueryLog(config.query_log, config.query_log_share, config.query_log_max_bytes, metrics.registry)
-    servicer = QueryTowerServicer(open_bundles, config.max_batch_size, metrics, query_log)
     return Server(
         SERVICE_NAME,
-        partial(add_QueryTowerServiceServicer_to_server, servicer),
+        methods(open_bundles, config.max_batch_size, metrics, query_log),
         open_bundles,
         metrics,
         config,

@@ -18,6 +18,7 @@ from retrieval.bundle.layout import GOLDEN_QUERIES, QUERY_TOWER, TEXT_ENCODERS, 
 from retrieval.bundle.manifest import Manifest
 from retrieval.inference.query_tower import QueryTower
 from retrieval.inference.text_encoder import open_text_encoders
+from retrieval.serving.bundles.file_memory import measure_files
 from retrieval.serving.bundles.verification import (
     available_bytes,
     check_embeddings,
@@ -83,9 +84,9 @@ class ModelLoader:
             json.dumps(manifest.feature_schema),
         )
         model = self._open.get(manifest.model_version)
+        sizes = measure_files(self._store.path(version), manifest, files if model is None else (GOLDEN_QUERIES,))
+        check_memory(version, sizes, 1 if beside or self._config.unload_first else 2, available_bytes())
         if model is None:
-            copies = 1 if beside or self._config.unload_first else 2
-            check_memory(manifest, files, copies, available_bytes())
             tower = self._read_tower(manifest)
             model = Model(manifest.model_version, version, tower, QueryParser(tower.schema), identity)
         elif model.identity != identity:
@@ -110,12 +111,12 @@ class ModelLoader:
         encoders = read_contents(
             version,
             TEXT_ENCODERS,
-            lambda: open_text_encoders(folder, schema, config.thread_count, config.text_cache_size, self._metrics),
+            lambda: open_text_encoders(folder, schema, config.threads + 1, config.text_cache_size, self._metrics),
         )
         return read_contents(
             version,
             QUERY_TOWER,
-            lambda: QueryTower(folder / QUERY_TOWER, schema, encoders, manifest.dimension, config.thread_count),
+            lambda: QueryTower(folder / QUERY_TOWER, schema, encoders, manifest.dimension, config.threads + 1),
         )
 
 

@@ -12,12 +12,16 @@ from retrieval.bundle.features.event_kinds import REQUEST_TIME, EventValue, Requ
 from retrieval.bundle.features.kinds import Categorical, Numeric
 from retrieval.bundle.features.schema import Feature, FeatureSchema
 from retrieval.bundle.features.text import Text
-from retrieval.serving.rpc.errors import InvalidRequest
+from retrieval.serving.answering.errors import InvalidRequest
+from retrieval.serving.answering.wire import fields
+from retrieval.steps import Steps
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
+MAX_FEATURES = 100_000
+"""Largest number of features of all queries of a request together."""
 MAX_VALUES = 10_000
 MAX_CHARACTERS = 1024
-_MAX_VIOLATIONS = 20
+MAX_VIOLATIONS = 20
 _SCALARS = (Categorical, Numeric, Text, RequestTime)
 
 
@@ -31,6 +35,25 @@ def check_batch_size(count: int, max_batch_size: int) -> None:
         raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
 
 
+def check_size(body: bytes, max_batch_size: int) -> Steps[None]:
+    """Checks the number of queries and features of a serialized request, before it is decoded.
+
+    Raises:
+        InvalidRequest: there are too many, or the bytes are not a request.
+    """
+    query_count = feature_count = 0
+    for number, start, end in fields(body):
+        if number == pb.EmbedQueriesRequest.QUERIES_FIELD_NUMBER:
+            query_count += 1
+            if query_count > max_batch_size:
+                raise InvalidRequest([("queries", f"more than {max_batch_size} queries")])
+            for _ in fields(body, start, end):
+                feature_count += 1
+                if feature_count > MAX_FEATURES:
+                    raise InvalidRequest([("queries", f"more than {MAX_FEATURES} features in all")])
+            yield
+
+
 class QueryParser:
     """Parses queries into the feature columns of one model. Safe for several threads."""
 
@@ -39,7 +62,7 @@ class QueryParser:
         self._value_parsers = {feature.name: _value_parser(feature) for feature in schema.features}
         self._histories = {f.name: f.history for f in schema.features if isinstance(f, EventValue)}
 
-    def parse(self, queries: Sequence[pb.Query], now_s: float | None = None) -> dict[str, list[Any]]:
+    def parse(self, queries: Sequence[pb.Query], now_s: float | None = None, first: int = 0) -> dict[str, list[Any]]:
         """Returns raw values by feature name, each [len(queries)], None for a query without the feature.
 
         `retrieval.bundle.features.schema.FeatureSchema.encode` takes them.
@@ -48,6 +71,7 @@ class QueryParser:
             queries: queries of the request.
             now_s: time of the request in seconds since 1970, for queries that do not state a time. None if the schema
                 has no feature for the time of the request.
+            first: number of the first of these queries in the request, for violations.
 
         Raises:
             InvalidRequest: queries are invalid; the error lists up to 20 violations.
@@ -55,20 +79,20 @@ class QueryParser:
         parsers = self._value_parsers
         rows: list[dict[str, Any]] = []
         faults: list[tuple[int, str, str]] = []
-        for row, query in enumerate(queries):
+        for row, query in enumerate(queries, first):
             features = query.features  # read by key: items() takes twice as long
             try:
                 values = {name: parsers[name](features[name]) for name in features}
                 self._check_lengths(values)
             except (KeyError, _Fault):
                 faults += [(row, *fault) for fault in self._faults(features)]
-                if len(faults) >= _MAX_VIOLATIONS:
+                if len(faults) >= MAX_VIOLATIONS:
                     break
             else:
                 rows.append(values)
         if faults:
             violations = [(f'queries[{row}].features["{name[:80]}"]', fault) for row, name, fault in faults]
-            raise InvalidRequest(violations[:_MAX_VIOLATIONS])
+            raise InvalidRequest(violations[:MAX_VIOLATIONS])
         columns = _columns(rows)
         if now_s is not None:
             times = columns.get(REQUEST_TIME, [None] * len(rows))

@@ -15,18 +15,16 @@ from two_tower.query.v1 import query_tower_service_pb2 as pb
 _PACKED_FLOAT = np.dtype("<f4")
 
 
-def build(embeddings: np.ndarray, model_version: str) -> pb.EmbedQueriesResponse:
-    """Returns the response to a request.
+def add(response: pb.EmbedQueriesResponse, embeddings: np.ndarray) -> None:
+    """Adds embeddings to a response.
 
     Args:
-        embeddings: [batch, dimension] float32, one for each query, in order.
-        model_version: version of the model that made them.
+        response: response to a request.
+        embeddings: [n, dimension] float32, one for each of the next n queries, in order.
     """
-    response = pb.EmbedQueriesResponse(model_version=model_version)
     head = _packed_head(embeddings.shape[1])
     for values in embeddings.astype(_PACKED_FLOAT, copy=False):
         response.embeddings.add().MergeFromString(head + values.tobytes())
-    return response
 
 
 @functools.cache

@@ -52,6 +52,7 @@ class Replica:
         program: Arguments of the Python interpreter that start the service. Empty: ``-m`` and the package.
         port: Port that the replica listens on, also after a restart; 0 before the first start.
         process: Process of the replica; None before the first start.
+        tree: Folder of the checkout whose code the replica runs.
     """
 
     service: str
@@ -61,6 +62,7 @@ class Replica:
     program: Sequence[str] = ()
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    tree: Path = ROOT
 
     @property
     def address(self) -> str:
@@ -84,9 +86,11 @@ class Replica:
         flags = {"store": str(self.store), "port": str(self.port), "port-file": str(port_file), **self.flags}
         program = self.program or ("-m", self.service)
         command = [sys.executable, *program, *(w for n, v in flags.items() for w in (f"--{n}", v))]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        # First on the path, so that neither an installed project nor the caller's own checkout is run instead.
+        python_path = os.pathsep.join([str(self.tree), str(self.tree / "clients")])
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": python_path}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, stdout=log)
+            self.process = subprocess.Popen(command, cwd=self.tree, env=environment, stderr=log, stdout=log)
         process = self.process
 
         def listens() -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.catalogue.items import Column, ItemTable
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
+from retrieval.index.lexical import files as lexical_files
 from retrieval.store.store import BundleStore
 from trainer.publishing import index_selection
 from trainer.publishing.golden_query_maker import make_golden_queries
@@ -27,7 +28,14 @@ _TREES = 2
 _BUDGET = 20_000
 
 
-def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: Build) -> Manifest:
+def write_bundle_of(
+    store: BundleStore,
+    base: str,
+    vectors: np.ndarray,
+    build: Build,
+    attributes: Mapping[str, Column] | None = None,
+    lexical: Sequence[str] = (),
+) -> Manifest:
     """Writes a bundle with the query tower of another bundle and other item vectors, and returns its manifest.
 
     The bundle is not promoted.
@@ -37,9 +45,11 @@ def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: B
         base: version of the bundle whose query tower and golden queries are copied.
         vectors: [item_count, dim] float32, unit length, vectors of the items ``item-0``, ``item-1`` and so on.
         build: function that writes the index file and returns its specification.
+        attributes: columns of [item_count] values by attribute name. Default: no attributes.
+        lexical: names of the attributes that the lexical index reads. Default: no lexical index.
     """
     source, given = store.path(base), store.manifest(base)
-    items = ItemTable.of((f"item-{row}" for row in range(len(vectors))), {})
+    items = ItemTable.of((f"item-{row}" for row in range(len(vectors))), attributes or {})
     old = GoldenQueries.read(source / GOLDEN_QUERIES)
     version = store.new_version()
     with store.stage(version) as folder:
@@ -49,6 +59,8 @@ def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: B
         items.write(folder / ITEMS)
         make_golden_queries(old.columns, old.embeddings, vectors, items.ids).write(folder / GOLDEN_QUERIES)
         spec = build(folder / INDEX, old.embeddings)
+        if lexical:
+            lexical_files.write(folder, lexical, items.texts(lexical), items.ids)
 
         def describe(files: dict[str, FileEntry]) -> Manifest:
             return dataclasses.replace(
@@ -57,7 +69,7 @@ def write_bundle_of(store: BundleStore, base: str, vectors: np.ndarray, build: B
                 parent_version=base,
                 item_count=len(vectors),
                 index=spec,
-                attributes={},
+                attributes=items.attribute_types,
                 files=files,
                 metrics={},
             )

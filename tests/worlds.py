@@ -24,7 +24,7 @@ from retrieval.bundle.features.kinds import Categorical, History, MultiCategoric
 from retrieval.bundle.features.schema import FeatureSchema
 from retrieval.bundle.features.vocabulary import Vocabulary
 from retrieval.bundle.golden_queries import GoldenQueries
-from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, POPULARITY, QUERY_TOWER, VECTORS, VOCABULARIES
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
 from retrieval.index.lexical import files as lexical_files
 from retrieval.store.store import BundleStore
@@ -151,6 +151,7 @@ class BundleSpec:
         damage: Function that changes the staged files before they are hashed.
         manifest: Function that changes the manifest.
         texts: Function from a row to the text of the item, for a lexical index; None: the bundle has no lexical index.
+        popularity: Function from a row to the number of events of the item; None: the bundle has no popularity.
     """
 
     seed: int = 1
@@ -162,6 +163,7 @@ class BundleSpec:
     damage: Callable[[Path], None] = lambda folder: None
     manifest: Callable[[Manifest], Manifest] = lambda manifest: manifest
     texts: Callable[[int], str] | None = None
+    popularity: Callable[[int], int] | None = None
 
 
 def write_bundle(
@@ -191,6 +193,8 @@ def write_bundle(
         if spec.texts is not None:
             texts = [spec.texts(row) for row in range(spec.item_count)]
             lexical_files.write(folder, ("title",), texts, items.ids)
+        if spec.popularity is not None:
+            np.save(folder / POPULARITY, np.array([spec.popularity(row) for row in range(spec.item_count)], np.uint32))
         spec.damage(folder)
 
         def describe(files: dict[str, FileEntry]) -> Manifest:

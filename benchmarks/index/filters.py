@@ -24,6 +24,7 @@ from retrieval.index.build import build_file
 from retrieval.index.recall import exact_top_k, index_recall
 from retrieval.index.registry import KINDS, METRIC, open_index
 from retrieval.index.scan import scan
+from retrieval.steps import run_to_end
 from testbed.synthetic_vectors import DIMENSION, make_data
 from trainer.publishing import index_selection
 from trainer.recipe.recipe import Index
@@ -129,7 +130,7 @@ def _measure_exclusions(catalogue: Catalogue, queries: np.ndarray, rounds: int) 
 
     def serve(name: str, number: int) -> None:
         request = pb.SearchItemsRequest.FromString(requests[name][number % len(queries)])
-        run(catalogue, parse(request, catalogue, 1000))
+        run(catalogue, run_to_end(parse(request.searches, catalogue, 1000)))
 
     timed = alternate(
         {

@@ -1,40 +1,30 @@
-"""Measures the throughput of the servicers in this process, without gRPC: an upper bound for the services."""
+"""Measures the throughput of the methods in this process, without gRPC: an upper bound for the services."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
 
 from ann_service.config import AnnConfig
 from ann_service.loader import CatalogueLoader
-from ann_service.servicer import AnnServicer
+from ann_service.servicer import SearchItems
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import ModelLoader
-from query_tower_service.servicer import QueryTowerServicer
+from query_tower_service.servicer import EmbedQueries
 from query_tower_service.text_metrics import TextMetrics
+from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.store import BundleStore
-from two_tower.ann.v1.ann_service_pb2 import SearchItemsRequest
-from two_tower.query.v1.query_tower_service_pb2 import EmbedQueriesRequest
 
 _LOAD_TIMEOUT_S = 60.0
-
-
-class _NoDeadline:
-    """Context of a call without a deadline."""
-
-    def is_active(self) -> bool:
-        return True
-
-    def time_remaining(self) -> float:
-        return math.inf
 
 
 def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], seconds: float) -> dict[str, float]:
@@ -51,26 +41,33 @@ def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], secon
         store, ModelLoader(store, query_config, TextMetrics(metrics.registry)).open, query_config, metrics
     )
     catalogues = OpenBundles(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
-    embed = QueryTowerServicer(models, query_config.max_batch_size, metrics).EmbedQueries
-    search = AnnServicer(catalogues, ann_config, metrics).SearchItems
+    embed = EmbedQueries(models, query_config.max_batch_size, metrics)
+    search = SearchItems(catalogues, ann_config, metrics)
     with _opened(models), _opened(catalogues):
         return {
-            name: _rate(EmbedQueriesRequest.FromString, embed, messages, seconds)
-            if name.startswith("embed")
-            else _rate(SearchItemsRequest.FromString, search, messages, seconds)
+            name: _rate(embed if name.startswith("embed") else search, messages, seconds)
             for name, messages in requests.items()
         }
 
 
-def _rate(
-    read: Callable[[bytes], Any], handle: Callable[[Any, Any], Message], messages: Sequence[Message], seconds: float
-) -> float:
-    raw, context = [message.SerializeToString() for message in messages], _NoDeadline()
-    for each in raw:
-        handle(read(each), context).SerializeToString()
+def _rate(method: Method, messages: Sequence[Message], seconds: float) -> float:
+    bodies = [message.SerializeToString() for message in messages]
+    loop = asyncio.new_event_loop()
+    never = loop.create_future()
+    loop.close()
+
+    def answer(body: bytes) -> None:
+        call = Call(method, body, "", time.monotonic(), math.inf, never)
+        for _ in method.answer([call]):
+            pass
+        if call.error is not None:
+            raise call.error
+
+    for body in bodies:
+        answer(body)
     count, elapsed, began = 0, 0.0, time.perf_counter()
     while not count or elapsed < seconds:
-        handle(read(raw[count % len(raw)]), context).SerializeToString()
+        answer(bodies[count % len(bodies)])
         count += 1
         elapsed = time.perf_counter() - began
     return count / elapsed

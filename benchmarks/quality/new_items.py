@@ -98,7 +98,7 @@ def without(dataset: Dataset, train: Events, hidden: np.ndarray) -> tuple[Datase
     rows = np.flatnonzero(~hidden)
     names = dataset.items.attributes
     attributes = {name: type(names[name]).of([names[name].at(row) for row in rows.tolist()]) for name in names}
-    items = ItemTable.of(dataset.items.ids.take(rows), attributes)
+    items = ItemTable.of([dataset.items.ids[row] for row in rows.tolist()], attributes)
     known = train.where(~hidden[train.items])
     renumbered = (np.cumsum(~hidden) - 1).astype(np.int32)  # [item_count]
     return dataclasses.replace(dataset, items=items), dataclasses.replace(known, items=renumbered[known.items])

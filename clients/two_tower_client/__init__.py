@@ -6,7 +6,7 @@ call one service each. `AsyncRetriever`, `AsyncQueryTowerClient` and `AsyncAnnCl
 
 from two_tower_client import filters
 from two_tower_client.ann import AnnClient, AsyncAnnClient
-from two_tower_client.channel import Tls
+from two_tower_client.async_retriever import AsyncRetriever
 from two_tower_client.errors import (
     BundleNotServed,
     DeadlineExceeded,
@@ -15,6 +15,7 @@ from two_tower_client.errors import (
     ModelNotServed,
     NoBundle,
     Overloaded,
+    PopularityNotServed,
     ServerError,
     TwoTowerError,
     Unauthenticated,
@@ -23,9 +24,11 @@ from two_tower_client.errors import (
 )
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
 from two_tower_client.results import Embeddings, Hit, Retrieval, SearchAnswer
-from two_tower_client.retriever import AsyncRetriever, Retriever
+from two_tower_client.retrieve_request import Fallback
+from two_tower_client.retriever import Retriever
+from two_tower_client.rpc.channel import Tls
+from two_tower_client.rpc.service_client import ConnectionOptions
 from two_tower_client.search import Ranking, Search, SearchOptions
-from two_tower_client.service_client import ConnectionOptions
 
 __all__ = [
     "AnnClient",
@@ -36,12 +39,14 @@ __all__ = [
     "ConnectionOptions",
     "DeadlineExceeded",
     "Embeddings",
+    "Fallback",
     "Hit",
     "InvalidRequest",
     "LexicalNotServed",
     "ModelNotServed",
     "NoBundle",
     "Overloaded",
+    "PopularityNotServed",
     "QueryTowerClient",
     "Ranking",
     "Retrieval",

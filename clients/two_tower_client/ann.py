@@ -6,11 +6,11 @@ from typing import Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
-from two_tower_client.channel import Address
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.results import AttributeValue, Retrieval, SearchAnswer
+from two_tower_client.rpc.channel import Address
+from two_tower_client.rpc.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
 from two_tower_client.search import Search, add_search
-from two_tower_client.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient
 
 DEFAULT_ADDRESS = "localhost:50052"
 
@@ -23,7 +23,7 @@ class AnnClient(ServiceClient):
         **options: See `ConnectionOptions`.
 
     Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
+        InvalidRequest: If an address, a file, the token or another option is invalid.
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
@@ -37,6 +37,7 @@ class AnnClient(ServiceClient):
         model_version: str = "",
         bundle_version: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
     ) -> SearchAnswer:
         """Returns one retrieval for each search, in order, all from one bundle.
 
@@ -45,16 +46,24 @@ class AnnClient(ServiceClient):
             model_version: Model of the embeddings. Required if a search has an embedding.
             bundle_version: Bundle to search, for instance while paging. Default: the newest open bundle of the model.
             timeout_s: Seconds that the call may take. Default: the timeout of the client.
+            request_id: Request id, sent as `x-request-id`: 1 to 128 printable ASCII characters without blanks. Default:
+                a random one.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
         request = to_request(searches, model_version, bundle_version)
-        return to_answer(self._call(next(self._stubs).SearchItems, request, timeout_s), len(searches))
+        return self._call(
+            next(self._stubs).SearchItems,
+            request,
+            lambda response: to_answer(response, len(searches)),
+            timeout_s,
+            request_id,
+        )
 
     def status(self, *, timeout_s: float | None = None) -> ann_pb2.GetServingStatusResponse:
         """Returns the open bundles of the replica that answers, and how they are searched."""
-        return self._call(next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
+        return self._call(next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), unread, timeout_s)
 
 
 class AsyncAnnClient(AsyncServiceClient):
@@ -65,7 +74,7 @@ class AsyncAnnClient(AsyncServiceClient):
         **options: See `ConnectionOptions`.
 
     Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
+        InvalidRequest: If an address, a file, the token or another option is invalid.
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
@@ -79,14 +88,23 @@ class AsyncAnnClient(AsyncServiceClient):
         model_version: str = "",
         bundle_version: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
     ) -> SearchAnswer:
         """Returns one retrieval for each search; see `AnnClient.search`."""
         request = to_request(searches, model_version, bundle_version)
-        return to_answer(await self._call(next(self._stubs).SearchItems, request, timeout_s), len(searches))
+        return await self._call(
+            next(self._stubs).SearchItems,
+            request,
+            lambda response: to_answer(response, len(searches)),
+            timeout_s,
+            request_id,
+        )
 
     async def status(self, *, timeout_s: float | None = None) -> ann_pb2.GetServingStatusResponse:
         """Returns the open bundles of the replica that answers, and how they are searched."""
-        return await self._call(next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), timeout_s)
+        return await self._call(
+            next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), unread, timeout_s
+        )
 
 
 def to_request(searches: Sequence[Search], model_version: str, bundle_version: str) -> ann_pb2.SearchItemsRequest:

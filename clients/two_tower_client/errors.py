@@ -7,15 +7,17 @@
     ├── ModelNotServed      the requested model is not open                 .model_versions
     ├── BundleNotServed     the pinned bundle is not open                   .bundle_versions
     ├── LexicalNotServed    the bundle has no lexical index                 .bundle_versions
+    ├── PopularityNotServed the bundle lacks the popularity of its items    .bundle_versions
     ├── UnknownItem         the bundle lacks an item of a similarity search .item_ids
     ├── NoBundle            the service has not loaded a bundle yet         retry with backoff
-    ├── Overloaded          too many requests are in flight                 retry with backoff
+    ├── Overloaded          too many requests are in flight                 .retry_after_s, .local
     ├── Unauthenticated     the token is missing or wrong
     ├── Unavailable         nothing answers at the address, or not yet      retry with backoff
     ├── DeadlineExceeded    no answer within `timeout_s`
     └── ServerError         any other failure of a service
 
-Branch on the class, never on the text.
+Branch on the class, never on the text. The text ends with the id of the request, by which the logs of the services
+name it.
 """
 
 
@@ -24,11 +26,17 @@ class TwoTowerError(Exception):
 
     Attributes:
         message: One line that says what was wrong and what to do.
+        request_id: Id of the request, which was sent as `x-request-id`. Empty if nothing was sent.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+        self.request_id = ""
+
+    def __str__(self) -> str:
+        """Returns the message, and the id of the request if there is one."""
+        return f"{self.message} (request {self.request_id})" if self.request_id else self.message
 
 
 class InvalidRequest(TwoTowerError):
@@ -85,6 +93,18 @@ class LexicalNotServed(TwoTowerError):
         self.bundle_versions = bundle_versions
 
 
+class PopularityNotServed(TwoTowerError):
+    """The bundle does not know the popularity of its items, so there are no popular items.
+
+    Attributes:
+        bundle_versions: The open bundles that know it at the replica that refused, the live one first.
+    """
+
+    def __init__(self, message: str, bundle_versions: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.bundle_versions = bundle_versions
+
+
 class UnknownItem(TwoTowerError):
     """An id given as `similar_to` is not in the bundle.
 
@@ -102,7 +122,17 @@ class NoBundle(TwoTowerError):
 
 
 class Overloaded(TwoTowerError):
-    """Too many requests are in flight. Retry with backoff."""
+    """Too many requests are in flight. Retry with backoff.
+
+    Attributes:
+        retry_after_s: Seconds that the service asks to wait before a retry. None if it did not say.
+        local: Whether this client rejected the call without sending it; see `ConnectionOptions.adaptive_throttling`.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, *, local: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.local = local
 
 
 class Unauthenticated(TwoTowerError):

@@ -6,11 +6,11 @@ from typing import Unpack
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower.query.v1 import query_tower_service_pb2_grpc as query_grpc
-from two_tower_client.channel import Address
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.features import Features, write_query
 from two_tower_client.results import Embeddings
-from two_tower_client.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient
+from two_tower_client.rpc.channel import Address
+from two_tower_client.rpc.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
 
 DEFAULT_ADDRESS = "localhost:50051"
 
@@ -23,7 +23,7 @@ class QueryTowerClient(ServiceClient):
         **options: See `ConnectionOptions`.
 
     Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
+        InvalidRequest: If an address, a file, the token or another option is invalid.
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
@@ -31,7 +31,12 @@ class QueryTowerClient(ServiceClient):
         self._stubs = itertools.cycle([query_grpc.QueryTowerServiceStub(channel) for channel in self._open()])
 
     def embed(
-        self, queries: Sequence[Features], model_version: str = "", *, timeout_s: float | None = None
+        self,
+        queries: Sequence[Features],
+        model_version: str = "",
+        *,
+        timeout_s: float | None = None,
+        request_id: str = "",
     ) -> Embeddings:
         """Returns one embedding for each query, in order.
 
@@ -39,16 +44,24 @@ class QueryTowerClient(ServiceClient):
             queries: The features of each query, at least one query.
             model_version: Model to embed with. Default: the model of the live bundle.
             timeout_s: Seconds that the call may take. Default: the timeout of the client.
+            request_id: Request id, sent as `x-request-id`: 1 to 128 printable ASCII characters without blanks. Default:
+                a random one.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
         request = to_request(queries, model_version)
-        return to_embeddings(self._call(next(self._stubs).EmbedQueries, request, timeout_s), len(queries))
+        return self._call(
+            next(self._stubs).EmbedQueries,
+            request,
+            lambda response: to_embeddings(response, len(queries)),
+            timeout_s,
+            request_id,
+        )
 
     def status(self, *, timeout_s: float | None = None) -> query_pb2.GetServingStatusResponse:
         """Returns the open models of the replica that answers, and the features that they read."""
-        return self._call(next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), timeout_s)
+        return self._call(next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), unread, timeout_s)
 
 
 class AsyncQueryTowerClient(AsyncServiceClient):
@@ -59,7 +72,7 @@ class AsyncQueryTowerClient(AsyncServiceClient):
         **options: See `ConnectionOptions`.
 
     Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
+        InvalidRequest: If an address, a file, the token or another option is invalid.
     """
 
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
@@ -67,15 +80,28 @@ class AsyncQueryTowerClient(AsyncServiceClient):
         self._stubs = itertools.cycle([query_grpc.QueryTowerServiceStub(channel) for channel in self._open()])
 
     async def embed(
-        self, queries: Sequence[Features], model_version: str = "", *, timeout_s: float | None = None
+        self,
+        queries: Sequence[Features],
+        model_version: str = "",
+        *,
+        timeout_s: float | None = None,
+        request_id: str = "",
     ) -> Embeddings:
         """Returns one embedding for each query; see `QueryTowerClient.embed`."""
         request = to_request(queries, model_version)
-        return to_embeddings(await self._call(next(self._stubs).EmbedQueries, request, timeout_s), len(queries))
+        return await self._call(
+            next(self._stubs).EmbedQueries,
+            request,
+            lambda response: to_embeddings(response, len(queries)),
+            timeout_s,
+            request_id,
+        )
 
     async def status(self, *, timeout_s: float | None = None) -> query_pb2.GetServingStatusResponse:
         """Returns the open models of the replica that answers, and the features that they read."""
-        return await self._call(next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), timeout_s)
+        return await self._call(
+            next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), unread, timeout_s
+        )
 
 
 def to_request(queries: Sequence[Features], model_version: str) -> query_pb2.EmbedQueriesRequest:

@@ -29,11 +29,14 @@ class Retrieval:
     Attributes:
         item_ids: [n] external ids, n at most `k`.
         scores: [n] in descending order. With ranking "embedding": cosine similarities, -1 to 1. With "lexical": BM25
-            scores, above 0. With "fused": sums of reciprocal ranks, above 0.
+            scores, above 0. With "fused": sums of reciprocal ranks, above 0. Popular items: shares in the training
+            events of all items, 0 to 1.
         attributes: [n] values of each requested attribute, by name. None for an item without a value.
         model_version: The model of the bundle that answered. It embedded the items, and the query if one was
             embedded.
         bundle_version: The bundle that answered.
+        fallback_reason: Why these are popular items instead of those for the query: the class of the error and its
+            message, as in "Unavailable: localhost:50051 is unavailable; …". Empty if this is not a fallback.
 
     Example:
         >>> retrieval = Retrieval(("50", "181"), (0.9, 0.8), {"title": ("Star Wars", None)}, "m1", "b1")
@@ -46,6 +49,12 @@ class Retrieval:
     attributes: Mapping[str, tuple[AttributeValue, ...]]
     model_version: str
     bundle_version: str
+    fallback_reason: str = ""
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether these are popular items instead of those for the query; see `Retriever.retrieve`."""
+        return bool(self.fallback_reason)
 
     def __len__(self) -> int:
         """Returns the number of items."""

@@ -1,83 +1,177 @@
-"""One retrieve in progress: its deadline, its searches, and its next step. `Retriever` makes the calls."""
+"""One retrieve in progress: its deadline, its id, its searches, and its next step. `Retriever` makes the calls."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal, TypedDict
 
-from two_tower_client.errors import DeadlineExceeded, InvalidRequest, ModelNotServed
-from two_tower_client.model_agreement import Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
+from two_tower_client.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotServed,
+    NoBundle,
+    Overloaded,
+    ServerError,
+    TwoTowerError,
+    Unavailable,
+)
+from two_tower_client.model_agreement import Embed, Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
 from two_tower_client.results import Embeddings, Retrieval, SearchAnswer
+from two_tower_client.rpc.call_metadata import check_request_id, make_request_id
 from two_tower_client.search import Search, with_embeddings
+
+Fallback = Literal["popular"]
+"""What a retrieve returns if its queries cannot be embedded: the most popular items ("popular")."""
+
+FALLBACK_SHARE = 0.2
+"""Share of the timeout of a retrieve with a fallback that embedding the queries leaves for the fallback."""
+
+FALLBACK_ERRORS = (Unavailable, Overloaded, NoBundle, DeadlineExceeded)
+"""Errors of the query tower that a fallback answers, as it does if the services share no model (ModelNotServed).
+
+Any other error says that the caller or a service is wrong, and is raised.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPopular:
+    """Step: search the most popular items of the live bundle, in place of those nearest to the queries.
+
+    Attributes:
+        model_version: Empty: the model of the live bundle.
+    """
+
+    model_version: str = ""
+
+
+class CallOptions(TypedDict):
+    """The options of the next call.
+
+    Attributes:
+        timeout_s: Seconds that are left of the retrieve.
+        request_id: Id of the retrieve, the same for all its calls.
+    """
+
+    timeout_s: float
+    request_id: str
 
 
 class RetrieveRequest:
     """The steps of one retrieve that embeds its queries.
 
-    For each `step`, call the query tower service (Embed) or the ANN service (Search) and pass the answer to `advance`,
-    until `step` is None.
+    For each `step`, call the query tower service (Embed) or the ANN service (Search, SearchPopular) and pass the answer
+    to `advance`, or the error to `recovers`, until `step` is None.
+
+    Args:
+        pin: Pin that the previous request left.
+        searches: One search for each query, without its embedding.
+        timeout_s: Seconds that all calls may take together, from now on.
+        request_id: Request id. Empty: a random one.
+        fallback: What to return if the queries cannot be embedded. None: the error is raised.
 
     Attributes:
         step: Next step; None once `retrievals` is complete.
         pin: Pin for the next request, once `step` is None.
         retrievals: One retrieval for each query, once `step` is None.
+
+    Raises:
+        InvalidRequest: If the request id or the fallback is invalid.
     """
 
-    def __init__(self, pin: Pin, searches: Sequence[Search]) -> None:
+    def __init__(
+        self,
+        pin: Pin,
+        searches: Sequence[Search],
+        timeout_s: float,
+        request_id: str = "",
+        fallback: Fallback | None = None,
+    ) -> None:
+        if fallback not in (None, "popular"):
+            raise InvalidRequest.in_field("fallback", f"has to be None or 'popular', got {fallback!r}")
+        self._request_id = check_request_id(request_id) if request_id else make_request_id()
+        self._timeout_s = timeout_s
+        self._end_s = time.monotonic() + timeout_s
+        self._has_fallback = fallback is not None
+        self._reserved_s = FALLBACK_SHARE * timeout_s if self._has_fallback else 0.0
+        self._fallback_reason = ""
         self.pin = pin
         self.retrievals = list[Retrieval]()
         self._searches = searches
         self._embeddings = Embeddings((), "")
         self._exchange = exchange(pin)
-        self.step: Step | None = next(self._exchange)
+        self.step: Step | SearchPopular | None = next(self._exchange)
 
-    def searches(self) -> list[Search]:
-        """Returns the searches with the last embeddings.
-
-        Raises:
-            ServerError: If the number of embeddings differs from the number of queries.
-        """
-        return with_embeddings(self._searches, self._embeddings)
-
-    def advance(self, answer: Embeddings | SearchAnswer | ModelNotServed) -> None:
-        """Takes the answer to `step` and sets the next step.
-
-        Raises:
-            ModelNotServed: If no model was found that both services have open. Its cause is the last refusal.
-            ServerError: If the answer breaks the contract.
-        """
-        if isinstance(answer, ModelNotServed):
-            outcome: Outcome = NotServed(answer.model_versions)
-        elif isinstance(answer, Embeddings):
-            self._embeddings = answer
-            outcome = Embedded(answer.model_version)
-        else:
-            self.retrievals = list(answer.retrievals)
-            outcome = Searched(answer.model_version, answer.newest_model_version)
-        try:
-            self.step = self._exchange.send(outcome)
-        except StopIteration as done:
-            self.step, self.pin = None, done.value
-        except ModelNotServed as disagreement:
-            raise disagreement from (answer if isinstance(answer, ModelNotServed) else None)
-
-
-class Deadline:
-    """The end of a retrieve, `timeout_s` seconds from now. It bounds all its calls together."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._end_s = time.monotonic() + timeout_s
-
-    def remaining_s(self) -> float:
-        """Returns the seconds that are left.
+    def call_options(self) -> CallOptions:
+        """Returns the options of the next call.
 
         Raises:
             DeadlineExceeded: If no time is left.
         """
-        remaining_s = self._end_s - time.monotonic()
+        reserved_s = self._reserved_s if isinstance(self.step, Embed) else 0.0
+        remaining_s = self._end_s - reserved_s - time.monotonic()
         if remaining_s <= 0:
-            raise DeadlineExceeded(f"no answer within {self._timeout_s} s; raise `timeout_s` or ask for less")
-        return remaining_s
+            limit_s = self._timeout_s - reserved_s
+            error = DeadlineExceeded(f"no answer within {limit_s:g} s; raise `timeout_s` or ask for less")
+            error.request_id = self._request_id
+            raise error
+        return {"timeout_s": remaining_s, "request_id": self._request_id}
+
+    def searches(self) -> list[Search]:
+        """Returns the searches with the last embeddings, of which there is one for each query, or for popular items."""
+        if isinstance(self.step, SearchPopular):
+            return [_popular(search) for search in self._searches]
+        return with_embeddings(self._searches, self._embeddings)
+
+    def advance(self, answer: Embeddings | SearchAnswer) -> None:
+        """Takes the answer to `step` and sets the next step.
+
+        Raises:
+            ServerError: If the answer breaks the contract.
+        """
+        if isinstance(answer, Embeddings):
+            self._embeddings = answer
+            self._send(Embedded(answer.model_version))
+        elif isinstance(self.step, SearchPopular):
+            self.retrievals = [replace(each, fallback_reason=self._fallback_reason) for each in answer.retrievals]
+            self.step = None
+        else:
+            self.retrievals = list(answer.retrievals)
+            self._send(Searched(answer.model_version, answer.newest_model_version))
+
+    def recovers(self, error: TwoTowerError) -> bool:
+        """Returns whether there is a next step after `step` failed, and sets it. If not, the error is the caller's.
+
+        Raises:
+            ModelNotServed: If no model was found that both services have open, and there is no fallback. Its cause is
+                the last refusal.
+        """
+        if isinstance(self.step, SearchPopular):
+            return False
+        if isinstance(error, ModelNotServed):
+            try:
+                self._send(NotServed(error.model_versions), error)
+            except ModelNotServed as disagreement:
+                if not self._has_fallback:
+                    raise
+                self._fall_back(disagreement)
+            return True
+        if self._has_fallback and isinstance(self.step, Embed) and isinstance(error, FALLBACK_ERRORS):
+            self._fall_back(error)
+            return True
+        return False
+
+    def _fall_back(self, error: TwoTowerError) -> None:
+        self._fallback_reason = _describe(error)
+        self.step = SearchPopular()
+
+    def _send(self, outcome: Outcome, cause: ModelNotServed | None = None) -> None:
+        try:
+            self.step = self._exchange.send(outcome)
+        except StopIteration as done:
+            self.step, self.pin = None, done.value
+        except (ModelNotServed, ServerError) as error:
+            error.request_id = self._request_id
+            raise error from cause
 
 
 def make_searches(query_count: int, texts: Sequence[str], search: Search) -> list[Search]:
@@ -95,3 +189,32 @@ def make_searches(query_count: int, texts: Sequence[str], search: Search) -> lis
         given = "a string" if isinstance(texts, str) else f"{len(texts)} texts"
         raise InvalidRequest.in_field("texts", f"takes a list of one for each of {query_count} queries, got {given}")
     return [replace(search, text=text) for text in texts] if texts else [search] * query_count
+
+
+def to_texts(text: str) -> Sequence[str]:
+    """Returns the text of a single query as the texts of a batch; none if it is empty."""
+    return (text,) if text else ()
+
+
+def as_fallback(retrieval: Retrieval, error: TwoTowerError) -> Retrieval:
+    """Returns a retrieval of popular items, marked as the fallback after an error."""
+    return replace(retrieval, fallback_reason=_describe(error))
+
+
+def _describe(error: TwoTowerError) -> str:
+    # The text alone: the error would keep alive the frames of its traceback.
+    return f"{type(error).__name__}: {error}"
+
+
+def _popular(search: Search) -> Search:
+    """Returns the search for popular items with the same `k`, filter, exclusions and attributes.
+
+    The other options belong to another ranking; the smallest score, for instance, has the unit of that ranking.
+    """
+    return Search(
+        popular=True,
+        k=search.k,
+        exclude=search.exclude,
+        filter=search.filter,
+        return_attributes=search.return_attributes,
+    )

@@ -5,16 +5,17 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from two_tower_client import ann, query_tower
-from two_tower_client.ann import AnnClient, AsyncAnnClient
-from two_tower_client.channel import Address
-from two_tower_client.errors import ModelNotServed
+from two_tower_client.ann import AnnClient
+from two_tower_client.errors import TwoTowerError
 from two_tower_client.features import Features
+from two_tower_client.filters import Filter
 from two_tower_client.model_agreement import Embed, Pin
-from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
+from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Retrieval
-from two_tower_client.retrieve_request import Deadline, RetrieveRequest, make_searches
+from two_tower_client.retrieve_request import Fallback, RetrieveRequest, make_searches, to_texts
+from two_tower_client.rpc.channel import Address
+from two_tower_client.rpc.service_client import ConnectionOptions, check_timeout
 from two_tower_client.search import Search, SearchOptions
-from two_tower_client.service_client import ConnectionOptions, check_timeout
 
 
 class Retriever:
@@ -29,7 +30,7 @@ class Retriever:
         **options: See `ConnectionOptions`. `timeout_s` bounds a whole retrieve, with all its calls and retries.
 
     Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
+        InvalidRequest: If an address, a file, the token or another option is invalid.
 
     Example:
         >>> with Retriever(query_tower="localhost:50051", ann="localhost:50052") as retriever:
@@ -57,7 +58,9 @@ class Retriever:
         k: int = 10,
         *,
         text: str = "",
+        fallback: Fallback | None = None,
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` best items for a query, best first.
@@ -68,13 +71,27 @@ class Retriever:
             k: Number of items to return, at least 1.
             text: Query text for ranking "lexical" or "fused". If the model reads the text too, pass it in `features`
                 as well.
+            fallback: "popular": if the query tower service cannot be reached, is overloaded, has no bundle, needs more
+                than four fifths of the timeout, or shares no model with the ANN service, the result is the most popular
+                items of the live bundle, with the same `k`, filter, exclusions and attributes. `Retrieval.is_fallback`
+                and `fallback_reason` say so. Other errors are raised. Default: errors are always raised.
             timeout_s: Seconds that the whole retrieve may take. Default: the timeout of the retriever.
+            request_id: Request id, sent with every call of the retrieve as `x-request-id`: 1 to 128 printable ASCII
+                characters without blanks. Default: a random one. Errors name it.
             **options: See `SearchOptions`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        return self.retrieve_batch([features], k, texts=_to_texts(text), timeout_s=timeout_s, **options)[0]
+        return self.retrieve_batch(
+            [features],
+            k,
+            texts=to_texts(text),
+            fallback=fallback,
+            timeout_s=timeout_s,
+            request_id=request_id,
+            **options,
+        )[0]
 
     def retrieve_batch(
         self,
@@ -82,7 +99,9 @@ class Retriever:
         k: int = 10,
         *,
         texts: Sequence[str] = (),
+        fallback: Fallback | None = None,
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> list[Retrieval]:
         """Returns the `k` best items for each query, in order, with one call to each service for the whole batch.
@@ -91,28 +110,32 @@ class Retriever:
             queries: The features of each query, at least one query.
             k: Number of items to return for each query, at least 1.
             texts: Text of each query for ranking "lexical" or "fused". Default: none.
+            fallback: What to return if the queries cannot be embedded; see `retrieve`.
             timeout_s: Seconds that the whole batch may take. Default: the timeout of the retriever.
+            request_id: Request id; see `retrieve`.
             **options: See `SearchOptions`. They apply to all queries.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        deadline = Deadline(self._timeout_s if timeout_s is None else check_timeout(timeout_s))
+        timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         searches = make_searches(len(queries), texts, Search(k=k, **options))
         if options.get("ranking") == "lexical":
-            return list(self.ann.search(searches, timeout_s=deadline.remaining_s()).retrievals)
-        request = RetrieveRequest(self._pin, searches)
+            answer = self.ann.search(searches, timeout_s=timeout_s, request_id=request_id)
+            return list(answer.retrievals)
+        request = RetrieveRequest(self._pin, searches, timeout_s, request_id, fallback)
         while (step := request.step) is not None:
             try:
+                model, call = step.model_version, request.call_options()
                 if isinstance(step, Embed):
-                    answer = self.query_tower.embed(queries, step.model_version, timeout_s=deadline.remaining_s())
+                    answer = self.query_tower.embed(queries, model, **call)
                 else:
-                    answer = self.ann.search(
-                        request.searches(), model_version=step.model_version, timeout_s=deadline.remaining_s()
-                    )
-            except ModelNotServed as refusal:
-                answer = refusal
-            request.advance(answer)
+                    answer = self.ann.search(request.searches(), model_version=model, **call)
+            except TwoTowerError as error:
+                if not request.recovers(error):
+                    raise
+            else:
+                request.advance(answer)
         self._pin = request.pin
         return request.retrievals
 
@@ -123,6 +146,7 @@ class Retriever:
         *,
         text: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` items nearest to an item, or to the mean of several items, without these items.
@@ -132,13 +156,40 @@ class Retriever:
             k: Number of items to return, at least 1.
             text: Query text for ranking "fused".
             timeout_s: Seconds that the call may take. Default: the timeout of the retriever.
+            request_id: Request id; see `retrieve`.
             **options: See `SearchOptions`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
         search = Search(similar_to=item_ids, text=text, k=k, **options)
-        return self.ann.search([search], timeout_s=timeout_s).retrievals[0]
+        return self.ann.search([search], timeout_s=timeout_s, request_id=request_id).retrievals[0]
+
+    def popular(
+        self,
+        k: int = 10,
+        *,
+        exclude: Sequence[str] = (),
+        filter: Filter | None = None,
+        return_attributes: Sequence[str] = (),
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Retrieval:
+        """Returns the `k` most popular items of the live bundle: those with the most training events, most first.
+
+        Args:
+            k: Number of items to return, at least 1.
+            exclude: See `SearchOptions`, as for the next two.
+            filter: Condition that the items have to match.
+            return_attributes: Names of item attributes to return.
+            timeout_s: Seconds that the call may take. Default: the timeout of the retriever.
+            request_id: Request id; see `retrieve`.
+
+        Raises:
+            TwoTowerError: See `two_tower_client.errors`.
+        """
+        search = Search(popular=True, k=k, exclude=exclude, filter=filter, return_attributes=return_attributes)
+        return self.ann.search([search], timeout_s=timeout_s, request_id=request_id).retrievals[0]
 
     def close(self) -> None:
         """Closes the channels to both services and cancels the calls in flight."""
@@ -154,102 +205,3 @@ class Retriever:
     ) -> None:
         """Closes the channels."""
         self.close()
-
-
-class AsyncRetriever:
-    """The asyncio counterpart of `Retriever`. Create, use and close it within one running event loop.
-
-    Tasks may share a retriever.
-
-    Args:
-        query_tower: Address of the query tower service, or of each of its replicas.
-        ann: Address of the ANN service, or of each of its replicas.
-        **options: See `ConnectionOptions`. `timeout_s` bounds a whole retrieve, with all its calls and retries.
-
-    Raises:
-        InvalidRequest: If an address, a file or the token is invalid.
-    """
-
-    def __init__(
-        self,
-        query_tower: Address = query_tower.DEFAULT_ADDRESS,
-        ann: Address = ann.DEFAULT_ADDRESS,
-        **options: Unpack[ConnectionOptions],
-    ) -> None:
-        self._timeout_s = check_timeout(options.get("timeout_s", 1.0))
-        self.query_tower = AsyncQueryTowerClient(query_tower, **options)
-        self.ann = AsyncAnnClient(ann, **options)
-        self._pin = Pin()
-
-    async def retrieve(
-        self,
-        features: Features,
-        k: int = 10,
-        *,
-        text: str = "",
-        timeout_s: float | None = None,
-        **options: Unpack[SearchOptions],
-    ) -> Retrieval:
-        """Returns the `k` best items for a query; see `Retriever.retrieve`."""
-        return (await self.retrieve_batch([features], k, texts=_to_texts(text), timeout_s=timeout_s, **options))[0]
-
-    async def retrieve_batch(
-        self,
-        queries: Sequence[Features],
-        k: int = 10,
-        *,
-        texts: Sequence[str] = (),
-        timeout_s: float | None = None,
-        **options: Unpack[SearchOptions],
-    ) -> list[Retrieval]:
-        """Returns the `k` best items for each query; see `Retriever.retrieve_batch`."""
-        deadline = Deadline(self._timeout_s if timeout_s is None else check_timeout(timeout_s))
-        searches = make_searches(len(queries), texts, Search(k=k, **options))
-        if options.get("ranking") == "lexical":
-            return list((await self.ann.search(searches, timeout_s=deadline.remaining_s())).retrievals)
-        request = RetrieveRequest(self._pin, searches)
-        while (step := request.step) is not None:
-            try:
-                if isinstance(step, Embed):
-                    answer = await self.query_tower.embed(queries, step.model_version, timeout_s=deadline.remaining_s())
-                else:
-                    answer = await self.ann.search(
-                        request.searches(), model_version=step.model_version, timeout_s=deadline.remaining_s()
-                    )
-            except ModelNotServed as refusal:
-                answer = refusal
-            request.advance(answer)
-        self._pin = request.pin
-        return request.retrievals
-
-    async def similar_to(
-        self,
-        item_ids: str | Sequence[str],
-        k: int = 10,
-        *,
-        text: str = "",
-        timeout_s: float | None = None,
-        **options: Unpack[SearchOptions],
-    ) -> Retrieval:
-        """Returns the `k` items nearest to an item or to the mean of several items; see `Retriever.similar_to`."""
-        search = Search(similar_to=item_ids, text=text, k=k, **options)
-        return (await self.ann.search([search], timeout_s=timeout_s)).retrievals[0]
-
-    async def close(self) -> None:
-        """Closes the channels to both services and cancels the calls in flight."""
-        await self.query_tower.close()
-        await self.ann.close()
-
-    async def __aenter__(self) -> Self:
-        """Returns the retriever."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the channels."""
-        await self.close()
-
-
-def _to_texts(text: str) -> Sequence[str]:
-    return (text,) if text else ()

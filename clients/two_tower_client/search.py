@@ -55,8 +55,8 @@ class SearchOptions(TypedDict, total=False):
 class Search:
     """One search.
 
-    - Ranking "embedding": give either `embedding` or `similar_to`. The items nearest to the embedding, or to the mean
-      of those items, come first.
+    - Ranking "embedding": give one of `embedding`, `similar_to` and `popular`. The items nearest to the embedding or to
+      the mean of those items, or the most popular items, come first.
     - Ranking "lexical": give `text` alone. Items are ranked by BM25; only items that share a word with the text match.
     - Ranking "fused": give `text`, and either `embedding` or `similar_to`. Both rankings are fused into one.
 
@@ -65,6 +65,7 @@ class Search:
     Attributes:
         embedding: [dim] finite floats, not all zero.
         similar_to: Ids of 1 to 1,000 items of the bundle. The result leaves these items out.
+        popular: Whether to return the most popular items of the bundle: those with the most training events.
         text: Query text, 1 to 1,000 characters, for ranking "lexical" or "fused".
         k: Number of items to return, at least 1.
         exclude: See `SearchOptions`, as for all attributes below.
@@ -79,6 +80,7 @@ class Search:
 
     embedding: Sequence[float] | None = None
     similar_to: str | Sequence[str] | None = None
+    popular: bool = False
     text: str = ""
     k: int = 10
     exclude: str | Sequence[str] = ()
@@ -137,6 +139,8 @@ def add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) -
             _set_values(message.embedding, search.embedding)
         if search.similar_to is not None:
             _set_values(message.similar_to, _to_list(search.similar_to))
+        if search.popular:
+            message.popular.SetInParent()
     except (TypeError, ValueError) as error:
         # The message of protobuf often does not name the field.
         name = next((name for name, value in fields.items() if not _fits(name, value)), "")
@@ -152,12 +156,17 @@ def _check_ranking(search: Search, path: str) -> list[str]:
     """
     if not isinstance(search.ranking, str) or search.ranking not in _RANKINGS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest.in_field(f"{path}.ranking", f"is {search.ranking!r}, expected {', '.join(_RANKINGS)}")
-    targets = [name for name in ("embedding", "similar_to") if getattr(search, name) is not None]
+    given = {
+        "embedding": search.embedding is not None,
+        "similar_to": search.similar_to is not None,
+        "popular": search.popular,
+    }
+    targets = [name for name, is_given in given.items() if is_given]
     if search.ranking == "lexical":
         if targets:
             raise InvalidRequest.in_field(path, 'takes no target where ranking is "lexical"; "fused" takes both')
     elif len(targets) != 1:
-        raise InvalidRequest.in_field(path, "takes an embedding or items to be similar to: one of the two")
+        raise InvalidRequest.in_field(path, "takes one of embedding, similar_to and popular")
     if bool(search.text) == (search.ranking == "embedding"):
         fault = "is set but does not rank" if search.text else f"is empty, and ranking is {search.ranking!r}"
         raise InvalidRequest.in_field(f"{path}.text", f'{fault}; give a text with ranking "lexical" or "fused"')

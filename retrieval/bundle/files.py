@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 from retrieval.bundle.errors import BundleRefused
@@ -14,15 +15,39 @@ from retrieval.bundle.manifest import Manifest
 _CHUNK_BYTES = 4 << 20
 
 
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file in hex; reading and hashing both run without the GIL."""
+def sha256_of(path: Path, progress: Callable[[], None] = lambda: None) -> str:
+    """Returns the SHA-256 of a file in hex; reading and hashing both run without the GIL.
+
+    Args:
+        path: the file.
+        progress: called after each chunk of at most 4 MiB.
+    """
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK_BYTES)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(view[:count])
+            progress()
     return digest.hexdigest()
+
+
+def read_text(path: Path, limit_bytes: int) -> str:
+    """Returns the content of a UTF-8 file, of which no more than the limit is read.
+
+    Args:
+        path: the file.
+        limit_bytes: largest size that the file may have.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is larger, or is not UTF-8.
+    """
+    with path.open("rb") as file:
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise ValueError(f"{path.name} has more than {limit_bytes} bytes, the most that is read")
+    return content.decode("utf-8")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -52,13 +77,19 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_files(folder: Path, manifest: Manifest, hashed: Collection[str] | None) -> None:
+def check_files(
+    folder: Path,
+    manifest: Manifest,
+    hashed: Collection[str] | None,
+    progress: Callable[[Path], None] = lambda path: None,
+) -> None:
     """Checks that the files of a bundle are those that its manifest lists.
 
     Args:
         folder: folder of the bundle.
         manifest: manifest of the bundle.
         hashed: paths of the files whose sha256 is checked. Of other files, only the size is checked. None: all files.
+        progress: called with the path before each file, and after each chunk of at most 4 MiB.
 
     Raises:
         BundleRefused: a file is missing or has another size or hash; gate ``files``, ``size`` or ``sha256``.
@@ -69,6 +100,7 @@ def check_files(folder: Path, manifest: Manifest, hashed: Collection[str] | None
         raise BundleRefused(version, "files", f"the manifest lists no {', '.join(absent)}")
     for name, entry in manifest.files.items():
         path = folder / name
+        progress(path)
         try:
             size_bytes = path.stat().st_size if path.is_file() else -1
             if size_bytes != entry.size_bytes:
@@ -76,7 +108,9 @@ def check_files(folder: Path, manifest: Manifest, hashed: Collection[str] | None
                 raise BundleRefused(
                     version, "size", f"{name}: {actual}, expected {entry.size_bytes} bytes; copy or publish it again"
                 )
-            if (hashed is None or name in hashed) and (digest := sha256_of(path)) != entry.sha256:
+            if (hashed is None or name in hashed) and (
+                digest := sha256_of(path, partial(progress, path))
+            ) != entry.sha256:
                 raise BundleRefused(
                     version,
                     "sha256",

@@ -23,7 +23,7 @@ _SEVERAL_INTERESTS_FORMAT_VERSION = 2
 """Format version of bundles with several embeddings for each query, which earlier releases wrote."""
 
 _TIME = "%Y%m%dT%H%M%SZ"
-_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+_VERSION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -121,13 +121,15 @@ class GateResult:
     message: str
 
     def __post_init__(self) -> None:
-        """Checks figure, threshold and verdict, so that a damaged result never counts as passed.
+        """Checks every field, so that a damaged result never counts as passed.
 
         Raises:
-            ValueError: figure or threshold is not finite, or the verdict is not a bool.
+            ValueError: figure or threshold is not finite, the verdict is not a bool, or the message is not a text.
         """
         if not (math.isfinite(self.figure) and math.isfinite(self.threshold)) or type(self.passed) is not bool:
             raise ValueError(f"gate with figure {self.figure!r}, threshold {self.threshold!r}, passed {self.passed!r}")
+        if not isinstance(self.message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"gate with message {self.message!r}, expected a text")
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,16 @@ class Manifest:
             raise BundleRefused(version, "format_version", _explain_format(format_version))
         try:
             manifest = _parse(raw)
-        except (ValueError, TypeError, KeyError, AttributeError, InvalidVersion) as error:
+            manifest.to_json().encode()  # raises for half a surrogate pair, and for values that are nested too deep
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+            InvalidVersion,
+        ) as error:
             raise BundleRefused(
                 version, "manifest", f"{MANIFEST} is damaged ({error}); publish the bundle again"
             ) from error
@@ -261,6 +272,9 @@ def _parse(raw: dict[str, Any]) -> Manifest:
     for name in ("bundle_version", "model_version", "git_commit"):
         if not isinstance(raw[name], str):
             raise TypeError(f"{name} is {raw[name]!r}, expected a string")
+    for name in ("feature_schema", "item_feature_schema", "attributes", "metrics", "recipe"):
+        if not isinstance(raw[name], dict):
+            raise TypeError(f"{name} is {str(raw[name])[:80]}, expected an object")
     raw["index"] = IndexSpec(**raw["index"])
     raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
     raw["gates"] = {name: GateResult(**result) for name, result in raw["gates"].items()}

@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from retrieval.index.hits import Hits
+from retrieval.steps import Steps, run_to_end
 
 _QUERIES_AT_ONCE = 64
 """Number of queries of one matrix product."""
@@ -68,7 +69,19 @@ def scan(
     allowed: np.ndarray | None = None,
     hidden: np.ndarray | None = None,
 ) -> list[Hits]:
-    """Returns the exact nearest rows of each query.
+    """Returns the exact nearest rows of each query at once; see `scan_steps`."""
+    return run_to_end(scan_steps(vectors, queries, k, allowed=allowed, hidden=hidden))
+
+
+def scan_steps(
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    k: int | Sequence[int],
+    *,
+    allowed: np.ndarray | None = None,
+    hidden: np.ndarray | None = None,
+) -> Steps[list[Hits]]:
+    """Returns the exact nearest rows of each query. Pauses after each block of rows.
 
     Scores are computed by matrix products, one block of rows at a time. From the second block on, only scores above the
     `k`-th best so far are looked at. The product is rows times queries, because BLAS first copies the right-hand matrix
@@ -85,13 +98,13 @@ def scan(
     ks = [k] * len(queries) if isinstance(k, int) else k
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         group = slice(start, start + _QUERIES_AT_ONCE)
-        results += _scan_group(vectors, queries[group], ks[group], allowed, hidden)
+        results += yield from _scan_group(vectors, queries[group], ks[group], allowed, hidden)
     return results
 
 
 def _scan_group(
     vectors: np.ndarray, queries: np.ndarray, ks: Sequence[int], allowed: np.ndarray | None, hidden: np.ndarray | None
-) -> list[Hits]:
+) -> Steps[list[Hits]]:
     total = len(vectors) if allowed is None else len(allowed)
     least = 4 * min(ks)  # rows of a block; fewer would leave a threshold that most scores pass
     block = max(least, _SCORES_AT_ONCE // len(queries))
@@ -110,6 +123,7 @@ def _scan_group(
         # Merging after blocks 0, 1, 2, 4, 8, …: few merges, each of about as many rows as are kept.
         if number & (number - 1) == 0:
             top.merge()
+        yield
     return top.finish(allowed)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from retrieval.bundle.features.event_kinds import RequestTime
 from retrieval.bundle.features.schema import Columns, FeatureSchema, encode_inputs
-from retrieval.bundle.features.text import TextEncoders
+from retrieval.bundle.features.text import Text, TextEncoders
 from retrieval.bundle.layout import EMBEDDING
 from retrieval.inference.interpreter_pool import InterpreterPool
 
@@ -25,6 +25,7 @@ class QueryTower:
         schema: Features that a query may have.
         dimension: Length of an embedding.
         reads_request_time: Whether an embedding depends on the time of the request.
+        reads_text: Whether a text encoder computes a part of the inputs, which takes many times as long as the tower.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class QueryTower:
         """
         self.schema, self.dimension = schema, dimension
         self.reads_request_time = any(isinstance(feature, RequestTime) for feature in schema.features)
+        self.reads_text = any(isinstance(feature, Text) for feature in schema.features)
         self._text_encoders = text_encoders
         self._interpreters = InterpreterPool(path, thread_count)
         row = encode_inputs(schema, text_encoders, {}, 1)

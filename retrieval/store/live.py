@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.bundle.errors import InvalidVersion, StoreError
-from retrieval.bundle.files import replace_text
-from retrieval.bundle.layout import LIVE, LOCK
+from retrieval.bundle.files import read_text, replace_text
+from retrieval.bundle.layout import LIVE
 from retrieval.bundle.manifest import check_version
+
+_LIMIT_BYTES = 64 << 10
+"""Largest size of ``LIVE`` that is read: far more than the versions that it lists."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def read_live(root: Path) -> LivePointer | None:
     """
     path = root / LIVE
     try:
-        lines = path.read_text(encoding="ascii").split()
+        lines = read_text(path, _LIMIT_BYTES).split()
         if not lines:
             raise StoreError(f"{path} is empty; promote a bundle to write it anew")
         return LivePointer(check_version(lines[0]), tuple(map(check_version, lines[1:])))
@@ -49,7 +48,7 @@ def read_live(root: Path) -> LivePointer | None:
         return None
     except NotADirectoryError as error:
         raise StoreError(f"{root} is a file; a store is a folder") from error
-    except (OSError, UnicodeError, InvalidVersion) as error:
+    except (OSError, ValueError, InvalidVersion) as error:
         raise StoreError(f"cannot read {path}: {error}; promote a bundle to write it anew") from error
 
 
@@ -65,22 +64,3 @@ def write_live(root: Path, pointer: LivePointer) -> LivePointer:
     except OSError as error:
         raise StoreError(f"cannot write {root / LIVE}: {error}; what is live stays") from error
     return pointer
-
-
-@contextmanager
-def locked(root: Path) -> Generator[None]:
-    """Holds the lock of a store, which one process at a time can hold, for the length of the context.
-
-    Raises:
-        StoreError: the lock file cannot be opened.
-    """
-    # The kernel releases the lock of a process that dies, so a killed publisher blocks nobody.
-    try:
-        descriptor = os.open(root / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StoreError(f"cannot lock {root}: {error}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

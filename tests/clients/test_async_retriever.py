@@ -56,7 +56,7 @@ def test_asyncio_retriever_raises_the_same(world: World) -> None:
         retriever.retrieve({})
     with pytest.raises(ModelNotServed) as asynchronous:
         asyncio.run(ask())
-    assert str(synchronous.value) == str(asynchronous.value)
+    assert synchronous.value.message == asynchronous.value.message
     assert isinstance(asynchronous.value.__cause__.__cause__, grpc.RpcError)
 
 

@@ -229,7 +229,7 @@ def test_no_call_is_made_after_the_deadline(world: World, monkeypatch: pytest.Mo
     # The clock: at the start, 0.4 s later at EmbedQueries, 1.1 s later at SearchItems.
     now_s = iter([100.0, 100.4, 101.1])
     monkeypatch.setattr("two_tower_client.retrieve_request.time", SimpleNamespace(monotonic=lambda: next(now_s)))
-    with Retriever(**world.addresses) as retriever, pytest.raises(DeadlineExceeded, match=r"no answer within 1\.0 s"):
+    with Retriever(**world.addresses) as retriever, pytest.raises(DeadlineExceeded, match="no answer within 1 s"):
         retriever.retrieve({})
     # EmbedQueries got the remaining 0.6 s; gRPC rounds up a little.
     assert 0 < world.query_tower.timeouts_s[0] < 0.7

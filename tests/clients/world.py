@@ -12,6 +12,7 @@ the two dimensions, so an embedding of one model ranks the items of the other in
 import math
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,13 +47,26 @@ def bare(code: grpc.StatusCode, text: str = "as scripted") -> Failure:
     return code, text, []
 
 
+def overloaded(retry_after_s: float | None = None, pushback_ms: str = "") -> Failure:
+    """A refusal. A pair among the details is trailing metadata."""
+    code, text, details = error_info(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    if retry_after_s is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay={"nanos": round(retry_after_s * 1e9)}))
+    if pushback_ms:
+        details.append(("grpc-retry-pushback-ms", pushback_ms))
+    return code, text, details
+
+
 def abort(context: grpc.ServicerContext, failure: Failure) -> None:
     code, text, details = failure
+    trailing = [detail for detail in details if isinstance(detail, tuple)]
     if details:
         status = status_pb2.Status(code=code.value[0], message=text)
         for detail in details:
-            status.details.add().Pack(detail)
-        context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+            if not isinstance(detail, tuple):
+                status.details.add().Pack(detail)
+        trailing.append(("grpc-status-details-bin", status.SerializeToString()))
+    context.set_trailing_metadata(tuple(trailing))
     context.abort(code, text)
 
 
@@ -65,13 +79,19 @@ class Scripted:
 
     Attributes:
         failures: Answers to the next calls, before regular answers.
+        always: Answer to every call, if it is set.
+        received_s: Time of each call, in seconds of the monotonic clock.
+        metadata: Metadata of each call.
     """
 
     def __init__(self, *bundles: tuple[str, str], token: str = "") -> None:
         self.bundles = list(bundles)
         self.token = token
         self.failures: deque[Failure] = deque()
+        self.always: Failure | None = None
         self.requests: list = []
+        self.received_s: list[float] = []
+        self.metadata: list[dict] = []
         self.timeouts_s: list[float] = []
         self.hang = False
         self.problems: list[tuple[str, str, str]] = []
@@ -86,6 +106,8 @@ class Scripted:
 
     def receive(self, request: object, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
+        self.received_s.append(time.monotonic())
+        self.metadata.append(dict(context.invocation_metadata()))
         self.timeouts_s.append(context.time_remaining())
         if self.hang:
             gone = threading.Event()
@@ -93,6 +115,8 @@ class Scripted:
                 gone.wait(10)
         if self.token and ("authorization", f"Bearer {self.token}") not in context.invocation_metadata():
             abort(context, bare(grpc.StatusCode.UNAUTHENTICATED, "no valid token"))
+        if self.always:
+            abort(context, self.always)
         if self.failures:
             abort(context, self.failures.popleft())
 

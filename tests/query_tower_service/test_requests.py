@@ -14,7 +14,7 @@ from retrieval.bundle.features.event_kinds import HistoryNumeric
 from retrieval.bundle.features.kinds import History
 from retrieval.bundle.features.schema import FeatureSchema
 from retrieval.bundle.features.vocabulary import Vocabulary
-from retrieval.serving.rpc.errors import InvalidRequest
+from retrieval.serving.answering.errors import InvalidRequest
 from tests.worlds import SCHEMA
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from query_tower_service.responses import build
+from query_tower_service.responses import add
 from two_tower.query.v1 import query_tower_service_pb2 as pb
+
+
+def _response(embeddings: np.ndarray) -> pb.EmbedQueriesResponse:
+    response = pb.EmbedQueriesResponse(model_version="m1")
+    add(response, embeddings)
+    return response
 
 
 def test_a_response_has_the_embeddings_in_order_and_the_model() -> None:
@@ -13,6 +19,6 @@ def test_a_response_has_the_embeddings_in_order_and_the_model() -> None:
     expected = pb.EmbedQueriesResponse(
         embeddings=[pb.Embedding(values=[0.5, -0.25, 1.0]), pb.Embedding(values=[2.0, 0.0, -8.0])], model_version="m1"
     )
-    assert build(embeddings, "m1") == expected
+    assert _response(embeddings) == expected
     # The same values in column-major memory order.
-    assert build(np.asfortranarray(embeddings), "m1") == expected
+    assert _response(np.asfortranarray(embeddings)) == expected

@@ -22,6 +22,7 @@ from trainer.cli.store_commands import (
     Store,
     add_items,
     bundles,
+    open_store,
     print_comparison,
     print_json,
     prune,
@@ -121,7 +122,7 @@ def train(
     console.console.print(f"run: {run_folder}   curves: tensorboard --logdir {run_folder / 'tensorboard'}")
     result: dict[str, Any] = {"run": str(run_folder), **dataclasses.asdict(evaluation)}
     if store is not None:
-        opened = BundleStore(store)
+        opened = open_store(store)
         manifest = publish_run(opened, finished, data, evaluation, progress)
         print_json({**result, "bundle_version": manifest.bundle_version}, as_json)
         print_comparison(opened, manifest.bundle_version)
@@ -231,7 +232,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     data = sources.read(recipe, finished.data_folder)
     console.print_data(recipe, data)
     evaluation = evaluate_test(finished.model, data, refitted=finished.refitted)
-    opened = BundleStore(store)
+    opened = open_store(store)
     manifest = publish_run(opened, finished, data, evaluation, progress)
     print_json({"bundle_version": manifest.bundle_version, **dataclasses.asdict(evaluation)}, as_json)
     print_comparison(opened, manifest.bundle_version)

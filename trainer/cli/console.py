@@ -20,7 +20,8 @@ from trainer.recipe.recipe import Recipe
 if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `promote` need not wait for
     from trainer.evaluation.evaluate import Evaluation
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# Without emoji: rich would print one for a ":x:" in a title, a path or an error.
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _WIDTH = 8
 """Smallest width of a column of figures, so that a narrow terminal wraps the line and does not cut the figure."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,13 +64,14 @@ def promote(version: str, /, *, store: Store, force: bool = False) -> None:
 
     A bundle that failed a publish gate is refused. Each service loads the bundle within seconds; `two-tower wait`
     returns when all services have loaded it, and `two-tower status` shows the bundle that each service has loaded.
+    While another process holds the lock of the store, the command waits for up to 60 seconds and names the process.
 
     Args:
         version: Version of the bundle, as `bundles` lists it.
         store: Folder of bundles.
         force: Make the bundle live although it failed gates; its manifest records the failed gates.
     """
-    go_live(BundleStore(store), version, force=force)
+    go_live(open_store(store), version, force=force)
 
 
 def rollback(*, store: Store) -> None:
@@ -78,7 +80,7 @@ def rollback(*, store: Store) -> None:
     Args:
         store: Folder of bundles.
     """
-    pointer = BundleStore(store).roll_back()
+    pointer = open_store(store).roll_back()
     console.console.print(f"live: {pointer.version}")
 
 
@@ -110,7 +112,7 @@ def add_items(
     removals = [*(catalogue_update.read_removals(remove) if remove else ()), *(remove_id or ())]
     if items is None and not removals:
         console.fail("nothing to add or remove; name a table with --items, or ids with --remove or --remove-id")
-    opened = BundleStore(store)
+    opened = open_store(store)
     pointer = opened.live()
     start = bundle or (pointer.version if pointer else None)
     if start is None:
@@ -152,8 +154,13 @@ def prune(*, store: Store, keep: int = 5) -> None:
     """
     if keep < 1:
         console.fail(f"--keep is {keep}, expected at least 1")
-    removed = BundleStore(store).prune(keep)
+    removed = open_store(store).prune(keep)
     console.console.print(f"removed {len(removed)}" + "".join(f"\n  {version}" for version in removed))
+
+
+def open_store(store: Path) -> BundleStore:
+    """Returns a store that prints a line if it waits for a process that holds its lock."""
+    return BundleStore(store, on_wait=partial(console.console.print, markup=False, emoji=False))
 
 
 def report_published(

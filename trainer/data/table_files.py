@@ -29,10 +29,12 @@ def show(cell: object) -> str:
 def read_rows(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
     """Yields the cells of each row of a CSV, the header first.
 
+    A line ends with a line feed, as it does for polars; a carriage return alone, outside of quotes, is an error.
+
     Raises:
         OSError, UnicodeError, csv.Error: The file cannot be read.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         yield from _reader(file, separator, quote)
 
 
@@ -43,7 +45,7 @@ def refuse_ragged(path: Path, separator: str, quote: str) -> None:
         DataError: A line has too many or too few cells; the message names it.
         OSError, UnicodeError, csv.Error: The file cannot be read.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         reader = _reader(file, separator, quote)
         expected = len(next(reader, []))
         for cells in reader:

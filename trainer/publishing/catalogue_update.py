@@ -27,6 +27,7 @@ from retrieval.bundle.layout import (
     ITEMS,
     LEXICAL_FILES,
     MANIFEST,
+    POPULARITY,
     REPORT,
     VECTORS,
 )
@@ -41,7 +42,7 @@ from trainer.quiet_tensorflow import quiet_stderr
 from trainer.recipe import loading
 from trainer.recipe.recipe import ITEM_ID, Recipe
 
-_REBUILT = frozenset({VECTORS, INDEX, ITEMS, GOLDEN_QUERIES, EVALUATION, REPORT, MANIFEST, *LEXICAL_FILES})
+_REBUILT = frozenset({VECTORS, INDEX, ITEMS, POPULARITY, GOLDEN_QUERIES, EVALUATION, REPORT, MANIFEST, *LEXICAL_FILES})
 
 Row = dict[str, Any]
 """Raw attribute values of one item by name; None if missing."""
@@ -130,14 +131,14 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
     """
     recipe = _recipe(base)
     source = store.path(base.bundle_version)
-    items, vectors = _apply(source, base, changes)
+    items, vectors, popularity = _apply(source, base, changes)
     version = store.new_version()
     with store.stage(version) as folder:
         for name in base.files.keys() - _REBUILT:
             # Copied, not linked: damage to a file must not reach the bundle to roll back to.
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
-        write_catalogue(folder, recipe, items, vectors)
+        write_catalogue(folder, recipe, items, vectors, popularity)
         old = GoldenQueries.read(source / GOLDEN_QUERIES)
         make_golden_queries(old.columns, old.embeddings, vectors, items.ids).write(folder / GOLDEN_QUERIES)
         floor = recipe.index.min_recall_at_100
@@ -188,10 +189,11 @@ def _row(table: ItemTable, item_id: str) -> Row:
     return {name: column.at(row) for name, column in table.attributes.items()}
 
 
-def _apply(source: Path, base: Manifest, changes: Changes) -> tuple[ItemTable, np.ndarray]:
-    """Returns the new items, kept ones in their old order and then added ones, and their vectors.
+def _apply(source: Path, base: Manifest, changes: Changes) -> tuple[ItemTable, np.ndarray, np.ndarray | None]:
+    """Returns the new items, kept ones in their old order and then added ones, their vectors and their popularity.
 
-    The vectors are [item_count, dim] float32, unit length.
+    The vectors are [item_count, dim] float32, unit length. The popularity is [item_count] uint32, 0 for added items;
+    None if the base bundle has none.
     """
     table = ItemTable.read(source / ITEMS, base.attributes)
     new_rows = {**changes.changed, **changes.added}
@@ -202,6 +204,9 @@ def _apply(source: Path, base: Manifest, changes: Changes) -> tuple[ItemTable, n
     if new_rows:
         row_of = {item_id: row for row, item_id in enumerate(ids)}
         merged[[row_of[item_id] for item_id in new_rows]] = _embed(source, base, new_rows)
+    popularity = None
+    if POPULARITY in base.files:
+        popularity = np.pad(np.load(source / POPULARITY)[kept], (0, len(changes.added)))
     attributes = {
         name: type(column).of(
             [
@@ -211,7 +216,7 @@ def _apply(source: Path, base: Manifest, changes: Changes) -> tuple[ItemTable, n
         )
         for name, column in table.attributes.items()
     }
-    return ItemTable.of(tuple(ids), attributes), merged
+    return ItemTable.of(tuple(ids), attributes), merged, popularity
 
 
 def _value(new_rows: Mapping[str, Row], item_id: str, name: str, column: Any, row: int) -> Any:

@@ -53,6 +53,7 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
     text_encoders = ExportedTextEncoders(model.schemas, columns, dataset)
     queries = HeldOutQueries(users, columns, embed_queries(query_tower, text_encoders.schemas, columns, len(users)))
     vectors = embed_items(item_tower, model.schemas, dataset)
+    popularity = (parts.known if run.refitted else parts.train).item_counts(len(vectors))
     comparison = compare(store, recipe, data, users=users, queries=queries.embeddings, vectors=vectors)
     version, live = store.new_version(), store.live()
     parent = live.version if live else None
@@ -60,7 +61,7 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
         golden = queries.first(golden_query_maker.COUNT)
         text_encoders.write(folder)
         export_model(model, text_encoders.schemas.encode_queries(golden.columns, len(golden.users)), folder)
-        write_catalogue(folder, recipe, dataset.items, vectors)
+        write_catalogue(folder, recipe, dataset.items, vectors, popularity)
         with progress.working("publishing") as tell:
             index = index_selection.build(
                 vectors, queries.embeddings, folder / INDEX, settings=recipe.index, seed=recipe.seed, tell=tell

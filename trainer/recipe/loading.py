@@ -35,20 +35,21 @@ def load(name_or_path: str) -> Recipe:
     else:
         try:
             text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:
             raise RecipeError(
                 f"no recipe {name_or_path!r}: expected one of {', '.join(shipped())}, "
                 f"or the path of a TOML file ({_reason(error)})"
             ) from error
     try:
-        return parse(tomllib.loads(text), name_or_path)
-    except tomllib.TOMLDecodeError as error:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # of numbers that are too long, and of arrays that are too deep
         raise RecipeError(
             f"{name_or_path}: not valid TOML: {error}; text needs quotes, true and false small letters"
         ) from error
+    return parse(raw, name_or_path)
 
 
-def _reason(error: OSError | UnicodeError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 

@@ -7,27 +7,46 @@ from collections.abc import Sequence
 
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.ann import AnnClient
-from two_tower_client.channel import Tls
 from two_tower_client.cli import comparison, tables
 from two_tower_client.cli.arguments import parse_condition, parse_features
+from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.filters import Filter, all_of
 from two_tower_client.fleet import Fleet, Replica, find_faults, find_ready
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Retrieval
+from two_tower_client.retrieve_request import FALLBACK_ERRORS, as_fallback
 from two_tower_client.retriever import Retriever
+from two_tower_client.rpc.channel import Tls
+from two_tower_client.rpc.service_client import ConnectionOptions
 from two_tower_client.search import Search, SearchOptions
-from two_tower_client.service_client import ConnectionOptions
 
 
 def retrieve(arguments: argparse.Namespace) -> int:
     """Prints the best items for the features, for the text, or for both."""
     with Retriever(arguments.query_tower, arguments.ann, **_connection(arguments)) as retriever:
-        lexical = arguments.ranking == "lexical"
-        features = {} if lexical else parse_features(arguments.feature, _schema(retriever.query_tower.status()))
         options = _options(arguments, retriever.ann)
-        _print(retriever.retrieve(features, arguments.k, text=arguments.text, **options), arguments)
+        try:
+            lexical = arguments.ranking == "lexical"
+            features = {} if lexical else parse_features(arguments.feature, _schema(retriever.query_tower.status()))
+        except FALLBACK_ERRORS as error:
+            if not arguments.fallback:
+                raise
+            answer = retriever.ann.search([_popular(arguments, retriever.ann)])
+            _print(as_fallback(answer.retrievals[0], error), arguments)
+            return 0
+        retrieval = retriever.retrieve(
+            features, arguments.k, text=arguments.text, fallback=arguments.fallback, **options
+        )
+        _print(retrieval, arguments)
+    return 0
+
+
+def popular(arguments: argparse.Namespace) -> int:
+    """Prints the most popular items of the live bundle."""
+    with AnnClient(arguments.ann, **_connection(arguments)) as ann:
+        _print(ann.search([_popular(arguments, ann)]).retrievals[0], arguments)
     return 0
 
 
@@ -50,7 +69,7 @@ def status(arguments: argparse.Namespace) -> int:
                 text = tables.replicas_to_json(replicas, faults)
             else:
                 text = tables.replicas_to_table(replicas, faults, int(time.time() * 1000))
-            print(text, flush=True)
+            print(escape(text), flush=True)
             if arguments.watch is None:
                 return 1 if faults else 0
             time.sleep(arguments.watch)
@@ -96,7 +115,7 @@ def compare(arguments: argparse.Namespace) -> int:
         result = comparison.compare(
             query_tower, ann, arguments.old, arguments.new, queries, k=arguments.k, title=arguments.title
         )
-    print(tables.comparison_to_json(result) if arguments.json else tables.comparison_to_table(result))
+    print(escape(tables.comparison_to_json(result) if arguments.json else tables.comparison_to_table(result)))
     return 0
 
 
@@ -117,6 +136,16 @@ def _options(arguments: argparse.Namespace, ann: AnnClient) -> SearchOptions:
         "ranking": arguments.ranking,
         "fusion_constant": arguments.fusion_constant,
     }
+
+
+def _popular(arguments: argparse.Namespace, ann: AnnClient) -> Search:
+    return Search(
+        popular=True,
+        k=arguments.k,
+        exclude=arguments.exclude,
+        filter=_filter(arguments.where, ann),
+        return_attributes=arguments.attribute,
+    )
 
 
 def _filter(conditions: Sequence[str], ann: AnnClient) -> Filter | None:
@@ -163,8 +192,8 @@ def _refused(replica: Replica, bundle_version: str) -> bool:
 
 
 def _print(retrieval: Retrieval, arguments: argparse.Namespace) -> None:
-    print(tables.retrieval_to_json(retrieval) if arguments.json else tables.retrieval_to_table(retrieval))
+    print(escape(tables.retrieval_to_json(retrieval) if arguments.json else tables.retrieval_to_table(retrieval)))
 
 
 def _print_error(line: str) -> None:
-    print(f"two-tower: {line}", file=sys.stderr)
+    print(f"two-tower: {to_line(line)}", file=sys.stderr)

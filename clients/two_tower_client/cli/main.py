@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from two_tower_client.cli.escaping import to_line
 from two_tower_client.cli.parser import make_parser
 from two_tower_client.errors import InvalidRequest, TwoTowerError
 
@@ -19,11 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except InvalidRequest as error:
-        print(f"two-tower: {error.message}", file=sys.stderr)
-        return 2
     except TwoTowerError as error:
-        print(f"two-tower: {error.message}", file=sys.stderr)
-        return 1
+        print(f"two-tower: {to_line(str(error))}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidRequest) else 1
     except KeyboardInterrupt:
         return 130

@@ -15,6 +15,7 @@ _DESCRIPTION = """Retrieves items from a two-tower system, and shows the status 
   two-tower retrieve --feature age=24 --feature history=50,181 --k 10 --attribute title
   two-tower retrieve --ranking lexical --text 'usb fan' --attribute title
   two-tower similar  --item 50 --k 5 --where genres=Comedy --where 'year>=1990'
+  two-tower popular  --k 10 --attribute title
   two-tower wait     --for 20261124T031645Z-3f9a1c --quorum 2
   two-tower compare  --from previous --to live --queries queries.jsonl --title title
 """
@@ -39,11 +40,18 @@ embedding.
 
   two-tower retrieve --ranking lexical --text 'usb fan' --attribute title
   two-tower retrieve --ranking fused --text 'usb fan' --feature query='usb fan' --attribute title
+
+With `--fallback popular`, the most popular items are printed if the query tower cannot answer, and the reason.
 """
 
 _SIMILAR = """Prints the items nearest to an item, or to the mean of several items.
 
   two-tower similar --item 50 --item 181 --k 5 --attribute title
+"""
+
+_POPULAR = """Prints the most popular items of the live bundle: those with the most training events.
+
+  two-tower popular --k 10 --attribute title --where genres=Comedy
 """
 
 _STATUS = """Prints the status of every replica.
@@ -82,6 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     retrieve.add_argument(
         "--feature", action="append", default=[], metavar="NAME=VALUE", help="a feature of the query; repeatable"
     )
+    retrieve.add_argument("--fallback", choices=("popular",), help="what to print if the query tower cannot answer")
     _add_search(retrieve, rankings=("embedding", "lexical", "fused"))
     _add_connection(retrieve, timeout_s=5.0)
 
@@ -90,6 +99,11 @@ def make_parser() -> argparse.ArgumentParser:
     similar.add_argument("--item", action="append", required=True, metavar="ID", help="id of an item; repeatable")
     _add_search(similar, rankings=("embedding", "fused"))
     _add_connection(similar, timeout_s=5.0, with_query_tower=False)
+
+    popular = _formatted(subcommands.add_parser("popular", help="print the most popular items"), _POPULAR)
+    popular.set_defaults(run=commands.popular)
+    _add_result(popular)
+    _add_connection(popular, timeout_s=5.0, with_query_tower=False)
 
     status = _formatted(subcommands.add_parser("status", help="print the status of every replica"), _STATUS)
     status.set_defaults(run=commands.status)
@@ -148,7 +162,7 @@ def _formatted(parser: argparse.ArgumentParser, description: str, epilog: str = 
 
 
 def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> None:
-    parser.add_argument("--k", type=int, default=10, help="number of items (default: 10)")
+    _add_result(parser)
     parser.add_argument(
         "--ranking", choices=rankings, default="embedding", help="what orders the items (default: %(default)s)"
     )
@@ -160,6 +174,24 @@ def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> Non
         metavar="N",
         help="constant of ranking fused: the larger, the less the first ranks outweigh later ones (default: 60)",
     )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="SCORE",
+        help="smallest score of an item, in the unit of the printed scores (default: no limit)",
+    )
+    parser.add_argument("--exact", action="store_true", help="scan every item instead of using the index")
+    parser.add_argument(
+        "--search-budget",
+        type=int,
+        default=0,
+        metavar="N",
+        help="effort of the index, in the unit of its kind (default: the budget measured by the publisher)",
+    )
+
+
+def _add_result(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--k", type=int, default=10, help="number of items (default: 10)")
     parser.add_argument(
         "--attribute", action="append", default=[], metavar="NAME", help="item attribute to print; repeatable"
     )
@@ -177,20 +209,6 @@ def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> Non
         default=[],
         metavar="CONDITION",
         help="name=value, name!=value, name>=number or name<=number; repeatable, all conditions have to hold",
-    )
-    parser.add_argument(
-        "--min-score",
-        type=float,
-        metavar="SCORE",
-        help="smallest score of an item, in the unit of the printed scores (default: no limit)",
-    )
-    parser.add_argument("--exact", action="store_true", help="scan every item instead of using the index")
-    parser.add_argument(
-        "--search-budget",
-        type=int,
-        default=0,
-        metavar="N",
-        help="effort of the index, in the unit of its kind (default: the budget measured by the publisher)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

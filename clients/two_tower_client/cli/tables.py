@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from two_tower_client.cli.comparison import Comparison, Example, Latency, Spread
+from two_tower_client.cli.escaping import to_line
 from two_tower_client.fleet import Replica
 from two_tower_client.results import AttributeValue, Retrieval
 
@@ -14,7 +15,7 @@ from two_tower_client.results import AttributeValue, Retrieval
 def to_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a table with aligned columns, two spaces apart. Empty cells become "-"."""
     # A tab or line break in a cell would break the alignment.
-    lines = [list(header), *[[" ".join(cell.split()) or "-" for cell in row] for row in rows]]
+    lines = [[to_line(name) for name in header], *[[to_line(cell) or "-" for cell in row] for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -33,15 +34,19 @@ def retrieval_to_table(retrieval: Retrieval) -> str:
         [str(rank), hit.item_id, f"{hit.score:.4f}", *[to_cell(value) for value in hit.attributes.values()]]
         for rank, hit in enumerate(retrieval, start=1)
     ]
-    return f"{to_table(header, rows)}\n\nmodel {retrieval.model_version}, bundle {retrieval.bundle_version}"
+    versions = f"model {retrieval.model_version}, bundle {retrieval.bundle_version}"
+    lines = [to_table(header, rows), "", to_line(versions)]
+    if retrieval.is_fallback:
+        lines.append(to_line(f"! fallback: popular items, because of {retrieval.fallback_reason}"))
+    return "\n".join(lines)
 
 
 def retrieval_to_json(retrieval: Retrieval) -> str:
-    """Returns the versions and the items as JSON."""
+    """Returns the versions, the reason of a fallback if it is one, and the items as JSON."""
     items = [{"item_id": hit.item_id, "score": hit.score, "attributes": dict(hit.attributes)} for hit in retrieval]
-    return to_json(
-        {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version, "items": items}
-    )
+    versions = {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version}
+    fallback = {"fallback_reason": retrieval.fallback_reason} if retrieval.is_fallback else {}
+    return to_json({**versions, **fallback, "items": items})
 
 
 def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms: int) -> str:
@@ -83,7 +88,7 @@ def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms
         ]
         for replica in replicas
     ]
-    verdict = "\n".join(f"! {fault}" for fault in faults) or "ok: all replicas answer and agree"
+    verdict = "\n".join(f"! {to_line(fault)}" for fault in faults) or "ok: all replicas answer and agree"
     return f"{to_table(header, rows)}\n\n{verdict}"
 
 
@@ -98,12 +103,12 @@ def comparison_to_table(comparison: Comparison) -> str:
     parts = [
         to_table(["", "old", "new", "new - old"], _compare_sides(comparison)),
         to_table(["agreement", "mean", "p10", "p50", "p90", "queries"], _compare_rankings(comparison)),
-        *[f"! {line}" for line in _left_out_lines(comparison)],
+        *[f"! {to_line(line)}" for line in _left_out_lines(comparison)],
     ]
     for example in comparison.examples:
         header = ["rank", f"in {old.bundle_version}", "score", f"in {new.bundle_version}", "score"]
         table = to_table(header, _compare_hits(example, comparison.title))
-        parts.append(f"line {example.line}, overlap {example.overlap:.2f}: {_to_features(example)}\n{table}")
+        parts.append(f"line {example.line}, overlap {example.overlap:.2f}: {to_line(_to_features(example))}\n{table}")
     if comparison.examples:
         parts.append("-: in the results of the old bundle only, +: of the new bundle only")
     return "\n\n".join(parts)

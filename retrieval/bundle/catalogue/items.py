@@ -71,6 +71,21 @@ class StringListColumn:
         codes = self.codes[self.offsets[row] : self.offsets[row + 1]]
         return tuple(self.values[code] for code in codes) or None
 
+    def lists(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the lists of some items.
+
+        Args:
+            rows: [n] int64, rows of the items.
+
+        Returns:
+            Codes of all lists, concatenated: [total] int32; number of codes of each list: [n] int64.
+        """
+        firsts = self.offsets[rows]  # [n]
+        counts = self.offsets[rows + 1] - firsts  # [n]
+        ends = np.cumsum(counts)  # [n]
+        indices = np.arange(int(counts.sum())) + np.repeat(firsts - (ends - counts), counts)  # [total]
+        return self.codes[indices], counts
+
 
 @dataclass(frozen=True)
 class IntColumn:

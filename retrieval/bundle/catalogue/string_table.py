@@ -72,28 +72,35 @@ class Strings(Sequence[str]):
         position %= len(self)
         return self._raw(position).decode()
 
-    def take(self, positions: np.ndarray) -> list[str]:
-        """Returns the strings at `positions`: [n] int64, each 0 to len - 1."""
-        starts, ends = self._bounds[positions].tolist(), self._ends[positions].tolist()
-        return [self._bytes[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+    def lengths(self, positions: np.ndarray) -> np.ndarray:
+        """Returns the sizes of the strings at `positions` in UTF-8, in bytes: [n] int64.
 
-    def join(self, positions: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        Args:
+            positions: [n] integers, each 0 to len - 1, or -1 for an empty string.
+        """
+        if not len(self):
+            return np.zeros(len(positions), dtype=np.int64)
+        return self._ends[positions] - self._bounds[positions]  # index -1 is the same in both, the end of the table
+
+    def join(self, positions: np.ndarray, gaps: int | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the strings at `positions` in one array.
 
         Args:
-            positions: [n] int64, each 0 to len - 1, n at least 1.
-            gap: number of bytes to leave before each string; their values are arbitrary.
+            positions: [n] integers, each 0 to len - 1, or -1 for an empty string; n at least 1.
+            gaps: number of bytes to leave before each string, one number or [n]; their values are arbitrary.
 
         Returns:
             [bytes] uint8, gaps and UTF-8; start of each string in it, [n] int64; end of each string in it, [n] int64.
         """
-        sources = self._bounds[positions]
-        sizes = self._ends[positions] - sources
-        ends = (sizes + gap).cumsum()
-        starts = ends - sizes
+        lengths = self.lengths(positions)
+        sizes = lengths + gaps
+        ends = sizes.cumsum()
+        starts = ends - lengths
+        if not len(self._utf8):
+            return np.zeros(int(ends[-1]), dtype=np.uint8), starts, ends
         indices = np.arange(int(ends[-1]))  # [bytes], index in the joined array
-        indices += np.repeat(sources - starts, sizes + gap)  # [bytes], index in `_utf8`
-        # Clipped, because the bytes of the first gap would come from before the first string.
+        indices += np.repeat(self._bounds[positions] - starts, sizes)  # [bytes], index in `_utf8`
+        # Clipped, because the bytes of a gap would come from before the first string.
         return self._utf8.take(indices, mode="clip"), starts, ends
 
     def __iter__(self) -> Iterator[str]:

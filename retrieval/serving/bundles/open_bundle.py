@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -55,3 +56,8 @@ class Snapshot(Generic[T]):
     live_version: str = ""
     loading_version: str = ""
     problems: tuple[Problem, ...] = ()
+
+
+def now_ms() -> int:
+    """Returns the current time in milliseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1_000_000

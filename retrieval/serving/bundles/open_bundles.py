@@ -1,7 +1,8 @@
 """Opens the bundles that the store names while earlier ones stay open, and swaps them without a restart.
 
-`OpenBundles` drives the state machine of `retrieval.serving.bundles.swap_policy`. One thread polls the store and
-applies the decisions. Each load runs in its own thread, so that a roll back during a slow load takes effect at once.
+`OpenBundles` drives the state machine of `retrieval.serving.bundles.swap_policy`. One thread applies the decisions. It
+never reads the store: polls run in the thread of `retrieval.serving.bundles.store_watch`, and each load runs in its own
+thread, so that a roll back during a slow load takes effect at once and a store that hangs stops nothing else.
 A request reads `OpenBundles.snapshot` once and uses that snapshot to its end. A bundle is never closed: the reference
 to it is dropped, and its memory is freed when the last request that uses it ends.
 """
@@ -17,18 +18,23 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from retrieval.bundle.errors import BundleError, BundleNotFound, BundleRefused, StoreError
+from retrieval.bundle.errors import BundleError, BundleNotFound, BundleRefused
 from retrieval.serving.bundles import swap_policy
-from retrieval.serving.bundles.open_bundle import OpenBundle, Problem, Snapshot
+from retrieval.serving.bundles.open_bundle import OpenBundle, Problem, Snapshot, now_ms
+from retrieval.serving.bundles.store_watch import PollResult, StoreWatch
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.cores import unpin_thread
 from retrieval.serving.runtime.metrics import Metrics
+from retrieval.store.live import LivePointer
 from retrieval.store.store import BundleStore
 
 T = TypeVar("T")
 
 _BACKOFF_LIMIT = 20
 """Longest pause before a refused bundle is tried again, as a multiple of the first pause."""
+
+_STOP_S = 2.0
+"""Longest wait for the end of the watching thread, in seconds; it only waits for events, so it ends at once."""
 
 _log = structlog.get_logger("open_bundles")
 
@@ -60,14 +66,14 @@ class OpenBundles(Generic[T]):
         config: ServerConfig,
         metrics: Metrics,
     ) -> None:
-        """Prepares the thread that watches the store; `start` starts it.
+        """Prepares the threads that watch the store; `start` starts them.
 
         Args:
             store: bundle store; its pointer names the live bundle and the one before it.
             open: verifies, opens and warms the bundle of a version, and returns it. Its second argument is the versions
                 that stay open meanwhile. Raises `retrieval.bundle.errors.BundleError`. Calls never overlap.
-            config: intervals, grace period and backoff.
-            metrics: receives loads, refusals and swaps.
+            config: intervals, time limits, grace period and backoff.
+            metrics: receives loads, refusals, swaps and the state of the store.
         """
         self._store = store
         self._open = open
@@ -77,6 +83,9 @@ class OpenBundles(Generic[T]):
         self._bundles: dict[str, OpenBundle[T]] = {}
         self._problems: dict[str, Problem] = {}
         self._timers = _Timers()
+        self._store_watch = StoreWatch(
+            store, config, metrics, lambda result: self._events.put(lambda: self._polled(result))
+        )
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._snapshot: Snapshot[T] = Snapshot()
         self._live_version = ""
@@ -100,28 +109,29 @@ class OpenBundles(Generic[T]):
         return self._snapshot
 
     def start(self, on_change: Callable[[Snapshot[T]], None]) -> None:
-        """Starts the thread that watches the store.
+        """Starts the threads that watch the store.
 
         Args:
-            on_change: called by that thread with each new snapshot, once `snapshot` returns it.
+            on_change: called by one of them with each new snapshot, once `snapshot` returns it.
         """
         self._on_change = on_change
         self._thread.start()
+        self._store_watch.start()
 
     def stop(self) -> None:
-        """Ends the watching thread. Bundles stay open as long as this object exists; a running load is abandoned."""
+        """Stops watching the store, at once even if the store hangs: a poll or load that runs is abandoned.
+
+        Bundles stay open as long as this object exists.
+        """
         self._stopping = True
+        self._store_watch.stop()
         self._events.put(None)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_STOP_S)
 
     def _run(self) -> None:
-        next_poll = time.monotonic()
         while not self._stopping:
-            if time.monotonic() >= next_poll:
-                self._guard(self._poll)
-                next_poll = time.monotonic() + self._config.poll_interval_s
-            due = [next_poll, *self._timers.retire_at.values(), *self._timers.retry_at.values()]
+            due = [self._store_watch.next_check_s, *self._timers.retire_at.values(), *self._timers.retry_at.values()]
             try:
                 event = self._events.get(timeout=max(0.0, min(due) - time.monotonic()))
             except queue.Empty:
@@ -137,34 +147,34 @@ class OpenBundles(Generic[T]):
         except Exception as error:
             # Without this thread no later bundle would ever be opened, so no error may end it.
             _log.exception("watching the store failed; it goes on")
-            self._note(Problem("", "error", f"watching the store failed: {type(error).__name__}; see log", _now_ms()))
+            self._note(Problem("", "error", f"watching the store failed: {type(error).__name__}; see log", now_ms()))
             self._publish()
 
-    def _poll(self) -> None:
-        try:
-            pointer = self._store.live()
-        except StoreError as error:
-            self._note(Problem("", "store", str(error), _now_ms()))
-            self._publish()
-            return
-        if pointer is None:
-            self._live_version = ""
-            message = f"no bundle is live in {self._store.root}: publish one and promote it"
-            self._note(Problem("", "live", message, _now_ms()))
-            self._publish()
-            return
-        self._problems.pop("", None)
-        self._live_version = pointer.version
-        if pointer.open_versions != self._state.wanted:
-            _log.info("live bundle changed", wanted=pointer.open_versions, open=self._state.open)
-            if pointer.version != self._state.live:
+    def _polled(self, result: PollResult) -> None:
+        self._store_watch.note(result)
+        if not isinstance(result, Exception):
+            self._live_version = result.version if result else ""
+        self._note_store()
+        if isinstance(result, LivePointer) and result.open_versions != self._state.wanted:
+            _log.info("live bundle changed", wanted=result.open_versions, open=self._state.open)
+            if result.version != self._state.live:
                 self._timers.wanted_since = time.monotonic()
             self._timers.retry_delay.clear()
-            self._step(swap_policy.PointerChanged(pointer.open_versions))
+            self._step(swap_policy.PointerChanged(result.open_versions))
         else:
             self._publish()
 
+    def _note_store(self) -> None:
+        problem = self._store_watch.problem
+        if problem is not None:
+            self._note(problem)
+        elif self._problems.pop("", None):
+            _log.info("store can be read", store=str(self._store.root))
+
     def _tick(self) -> None:
+        if self._store_watch.check():
+            self._note_store()
+            self._publish()
         now = time.monotonic()
         for version in [version for version, at in self._timers.retire_at.items() if at <= now]:
             self._step(swap_policy.GraceElapsed(version))
@@ -201,7 +211,6 @@ class OpenBundles(Generic[T]):
             duration_s = time.monotonic() - timers.wanted_since
             if switched == self._state.live:
                 self._metrics.swap.observe(duration_s)
-            self._metrics.live_bundle.info({"bundle_version": switched})
             _log.info("bundle answers", bundle=switched, live=self._state.live, duration_s=round(duration_s, 3))
         for decision in decisions:
             if isinstance(decision, swap_policy.Load):
@@ -223,19 +232,20 @@ class OpenBundles(Generic[T]):
         started = time.monotonic()
         unpin_thread()
         try:
-            bundle = self._open(version, already_open)
+            with self._store_watch.loads.of(self._store.path(version)):
+                bundle = self._open(version, already_open)
         except BundleRefused as error:
-            problem = Problem(version, error.gate, error.message, _now_ms())
+            problem = Problem(version, error.gate, error.message, now_ms())
         except BundleNotFound as error:
-            problem = Problem(version, "missing", str(error), _now_ms())
+            problem = Problem(version, "missing", str(error), now_ms())
         except BundleError as error:
-            problem = Problem(version, "store", str(error), _now_ms())
+            problem = Problem(version, "store", str(error), now_ms())
         except Exception as error:
             _log.exception("bundle failed to load", bundle=version)
-            problem = Problem(version, "error", f"loading failed: {type(error).__name__}; see log", _now_ms())
+            problem = Problem(version, "error", f"loading failed: {type(error).__name__}; see log", now_ms())
         else:
             _log.info("bundle loaded", bundle=version, duration_s=round(time.monotonic() - started, 3))
-            opened = OpenBundle(version, bundle, _now_ms())
+            opened = OpenBundle(version, bundle, now_ms())
             self._events.put(lambda: self._loaded(opened))
             return
         self._events.put(lambda: self._refused(problem))
@@ -256,7 +266,7 @@ class OpenBundles(Generic[T]):
             return  # each poll meets the same fault of the store: log it once
         self._problems[problem.version] = problem
         _log.error(
-            "bundle refused" if problem.version else "nothing to load",
+            "bundle refused" if problem.version else "nothing to load" if problem.gate == "live" else "store fault",
             bundle=problem.version,
             gate=problem.gate,
             message=problem.message,
@@ -273,8 +283,7 @@ class OpenBundles(Generic[T]):
         if snapshot != self._snapshot:
             self._snapshot = snapshot  # one assignment, so that a reader sees the old snapshot or the new one
             self._metrics.open_bundles.set(len(snapshot.open))
+            self._metrics.live_bundle.info({"bundle_version": snapshot.open[0].version if snapshot.open else ""})
+            self._metrics.wanted_bundle.info({"bundle_version": snapshot.live_version})
+            self._metrics.loading_bundle.info({"bundle_version": snapshot.loading_version})
             self._on_change(snapshot)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

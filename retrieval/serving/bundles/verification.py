@@ -6,6 +6,7 @@
 | files, size, sha256      | the files are those that the manifest lists                      |
 | memory                   | the bundle fits into memory together with the open ones          |
 | contents                 | every file can be read, and its shape is the one in the manifest |
+|                          | no archive unpacks to more than its size on disk                 |
 | canaries                 | the golden queries get their known answers                       |
 
 No gate can be overridden. Each refusal names the gate, the value and the threshold.
@@ -13,7 +14,7 @@ No gate can be overridden. Each refusal names the gate, the value and the thresh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 from zipfile import BadZipFile
@@ -47,22 +48,22 @@ def available_bytes() -> int:
     return min(machine, limit - used + int(stat.get("file", 0)))  # the kernel evicts the page cache when it must
 
 
-def check_memory(manifest: Manifest, files: Collection[str], copies: int, available: int) -> None:
+def check_memory(version: str, sizes: Mapping[str, int], copies: int, available: int) -> None:
     """Checks that a bundle fits into memory.
 
     Args:
-        manifest: manifest of the bundle.
-        files: names of the files that will be mapped or read.
+        version: bundle version.
+        sizes: memory that each file takes, in bytes, by its path in the bundle.
         copies: number of bundles of this size that have to fit.
         available: free memory in bytes, from `available_bytes`.
 
     Raises:
         BundleRefused: gate ``memory``: the bundle does not fit.
     """
-    needed = copies * sum(manifest.files[name].size_bytes for name in files)
+    needed = copies * sum(sizes.values())
     if needed > available:
         raise BundleRefused(
-            manifest.bundle_version,
+            version,
             "memory",
             f"{needed >> 20} MiB are needed for {copies} of these bundles, {available >> 20} MiB are available; "
             "give it more memory, or say --unload-first to drop the old bundle before the new one loads",
@@ -85,7 +86,17 @@ def read_contents(version: str, name: str, read: Callable[[], T]) -> T:
     try:
         return read()
     # EOFError and BadZipFile come from an empty or truncated array file.
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError, BadZipFile, OverflowError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        EOFError,
+        BadZipFile,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise BundleRefused(
             version, "contents", f"{name} cannot be read ({error}); publish the bundle again"
         ) from error

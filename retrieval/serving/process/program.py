@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -33,6 +34,11 @@ from retrieval.serving.runtime.logs import configure_logs
 from retrieval.version import version
 
 C = TypeVar("C", bound=ServerConfig)
+
+_SWITCH_INTERVAL_S = 0.002
+
+_LAST_SECONDS = 1.0
+"""Time beyond the drain, in seconds, after which the process ends whatever hangs."""
 
 _INTERNAL = "worker"
 """Field of `ServerConfig` that is not offered as a setting: the parent sets it for each worker."""
@@ -135,6 +141,9 @@ def _supervise(name: str, config: ServerConfig) -> NoReturn:
 
 def _serve(server: Server, config: ServerConfig, lifeline: Lifeline | None = None) -> NoReturn:
     _log_settings(config)
+    # The thread that receives waits at most so long for the interpreter while others compute. Of 0.05, 0.5, 2 and 5 ms,
+    # the default, 2 gave the most answers under overload: below it, threads take turns more than they work.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     wakes = _watch_signals(second_exits=True)
     if lifeline is not None:
         lifeline.watch()
@@ -145,12 +154,26 @@ def _serve(server: Server, config: ServerConfig, lifeline: Lifeline | None = Non
         replace_text(config.port_file, f"{port}\n")
     if lifeline is not None:
         lifeline.say_listening()
-    wakes.recv(1)
+    while _received(wakes, server.reload):
+        pass
+    # Whatever hangs, the process ends.
+    seconds = config.drain_delay_s + config.drain_timeout_s + _LAST_SECONDS
+    last = threading.Timer(seconds, os._exit, (0,))
+    last.daemon = True
+    last.start()
     server.drain()
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: a bundle may still be loading in native code, and the interpreter would abort on such a thread.
     os._exit(0)
+
+
+def _received(wakes: socket.socket, reload: Callable[[], None]) -> bool:
+    """Waits for a signal; returns True after SIGHUP, for which it calls `reload`, and False after any other."""
+    if wakes.recv(1)[0] != signal.SIGHUP:
+        return False
+    reload()
+    return True
 
 
 def _is_stopped_before_settled(server: Server, wakes: socket.socket) -> bool:
@@ -161,7 +184,7 @@ def _is_stopped_before_settled(server: Server, wakes: socket.socket) -> bool:
     """
     server.watch_store()
     while not server.is_settled:
-        if select.select([wakes], [], [], 0.02)[0]:
+        if select.select([wakes], [], [], 0.02)[0] and not _received(wakes, server.reload):
             return True
     return False
 
@@ -173,10 +196,10 @@ def _log_settings(config: ServerConfig) -> None:
 
 
 def _watch_signals(*, second_exits: bool) -> socket.socket:
-    """Returns a socket that gets one byte for each SIGTERM and SIGINT.
+    """Returns a socket that gets the number of each SIGTERM, SIGINT and SIGHUP as one byte.
 
     Args:
-        second_exits: whether a second signal ends the process at once.
+        second_exits: whether a second SIGTERM or SIGINT ends the process at once.
     """
     # A byte on a socket wakes the main thread whichever thread gets the signal. A threading.Event could miss a signal
     # that arrives just as the wait begins.
@@ -191,4 +214,5 @@ def _watch_signals(*, second_exits: bool) -> socket.socket:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGHUP, lambda number, frame: None)  # without a handler, it would end the process
     return wakes

@@ -5,6 +5,7 @@ parent   reserve the port ─► start workers 1 … N ─► write the port fil
 worker   bind the port with SO_REUSEPORT; the kernel distributes connections among the workers
 a worker ends         ─► start it again after a pause; the pause doubles as long as workers end early
 SIGTERM to the parent ─► SIGTERM to all workers, which drain; exit code 0 if each of them exits with 0
+SIGHUP to the parent  ─► SIGHUP to all workers, which read their token files
 a second signal       ─► SIGKILL to all workers; exit code 1
 the parent is killed  ─► each worker notices and drains
 ```
@@ -135,7 +136,7 @@ class Workers:
         """Starts the workers, keeps them running until a signal, and returns the exit code.
 
         Args:
-            wakes: socket that gets one byte for each signal to this process.
+            wakes: socket that gets the number of each signal to this process as one byte.
 
         Raises:
             ValueError: the port cannot be bound.
@@ -153,7 +154,7 @@ class Workers:
             while self._stopping_since is None or any(worker.lifeline for worker in self._workers):
                 for key, _ in self._selector.select(self._wait_s()):
                     if key.data is None:
-                        self._stop(len(wakes.recv(64)))
+                        self._act_on_signals(wakes.recv(64))
                     else:
                         self._read(key.data)
                 self._act_when_due()
@@ -215,6 +216,15 @@ class Workers:
             _log.error("worker ended", worker=worker.number, exit_code=code, starts_again_in_s=worker.pause_s)
             worker.due_at = time.monotonic() + worker.pause_s
             worker.pause_s = min(2 * worker.pause_s, _LONGEST_PAUSE_S)
+
+    def _act_on_signals(self, numbers: bytes) -> None:
+        stops = [number for number in numbers if number != signal.SIGHUP]
+        if len(stops) < len(numbers):
+            for worker in self._workers:
+                if worker.lifeline is not None and worker.process is not None:
+                    worker.process.send_signal(signal.SIGHUP)
+        if stops:
+            self._stop(len(stops))
 
     def _stop(self, signals: int) -> None:
         if self._stopping_since is not None or signals > 1:

@@ -1,149 +1,214 @@
-"""The interceptor of every call: token, limit on calls in flight, deadline, errors, metrics.
+"""Receives the calls of our services, has them answered, and counts them.
 
 ```
-polling thread:  check the token ─► check the limit ─► submit to the call pool
-call pool:       check the deadline ─► servicer ─► exception to status ─► metrics, log
+headers ─► token ─► room to receive? ─► message, within a time limit ─► runners ─► answer or error
 ```
 
-Health and reflection run in their own threads, so that their open streams never occupy a thread of the call pool.
+Every method is registered as one that receives a stream of raw bytes and returns one message. A client cannot tell it
+from a unary method. But nothing of a message is read before the headers were checked, a caller whose message does not
+come costs a coroutine and no thread, and what cannot be decoded is refused by our own code.
 """
 
 from __future__ import annotations
 
-import hmac
+import asyncio
+import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
-import structlog
+import grpc.aio
 
-from retrieval.serving.rpc.errors import DeadlinePassed, Overloaded, ServiceError, Unauthenticated, code_name, status_of
-from retrieval.serving.rpc.health import WATCHES
-from retrieval.serving.rpc.thread_pool import CallPool
+from retrieval.serving.answering.call import Call, Method, Undecodable
+from retrieval.serving.answering.error_status import status_of
+from retrieval.serving.answering.errors import (
+    NotReceived,
+    Overloaded,
+    PermissionDenied,
+    ServiceError,
+    Stopping,
+    Unauthenticated,
+)
+from retrieval.serving.answering.headers import Headers
+from retrieval.serving.answering.runners import Runners
+from retrieval.serving.rpc.call_log import CallLog
+from retrieval.serving.rpc.outcomes import Outcomes
+from retrieval.serving.runtime.credentials import ADMIN, READ, Tokens
 from retrieval.serving.runtime.metrics import Metrics
+from retrieval.serving.runtime.tracing import Tracer
 
-_HEALTH = "/grpc.health.v1.Health/"
-_OURS = "/two_tower."
+MAX_RECEIVING = 2000
+"""Largest number of calls whose messages have not arrived; beyond it, the one that has been silent longest is ended."""
 
-_log = structlog.get_logger("calls")
+_TICK_S = 0.005
+_LONGEST_NAME = 64
 
 
-class CallInterceptor(grpc.ServerInterceptor):
-    """Checks every call before its servicer runs, and turns exceptions into gRPC statuses."""
+class CallHandlers(grpc.GenericRpcHandler):
+    """The handlers of the methods of one service. Used by one event loop."""
 
-    def __init__(self, pool: CallPool, max_in_flight: int, token: str | None, metrics: Metrics) -> None:
-        """Starts the threads for health, reflection and refusals.
+    def __init__(
+        self,
+        service_name: str,
+        methods: Sequence[Method],
+        runners: Runners,
+        tokens: Tokens,
+        metrics: Metrics,
+        log: CallLog,
+        receive_timeout_s: float,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """Takes the parts.
 
         Args:
-            pool: threads that run the servicer's methods.
-            max_in_flight: largest number of calls in the pool; further calls are refused.
-            token: bearer token that calls have to carry; None: no token is needed.
-            metrics: receives the number and latency of the calls.
+            service_name: full name of the service.
+            methods: methods of the service.
+            runners: threads that answer.
+            tokens: tokens that calls may carry.
+            metrics: counts the outcome of every call.
+            log: receives the outcome of every call.
+            receive_timeout_s: time within which a message has to arrive, in seconds.
+            tracer: records a span of every call that is traced; None: no call is traced.
         """
-        self._pool = pool
-        self._max_in_flight = max_in_flight
-        self._expected = None if token is None else f"Bearer {token}".encode()
-        self._metrics = metrics
-        self._guarded: dict[str, tuple[Any, Any]] = {}
-        self._health_pool = ThreadPoolExecutor(1, thread_name_prefix="health")
-        self._watch_pool = ThreadPoolExecutor(WATCHES, thread_name_prefix="watch")
-        self._reflection_pool = ThreadPoolExecutor(2, thread_name_prefix="reflection")
-        self._refusal_pool = ThreadPoolExecutor(1, thread_name_prefix="refuse")
+        self._runners, self._tokens = runners, tokens
+        self._receive_timeout_s = receive_timeout_s
+        self._receiving: dict[asyncio.Task[Any], float] = {}
+        self._refused: dict[asyncio.Task[Any], ServiceError] = {}
+        self._handlers = {
+            f"/{service_name}/{method.name}": grpc.stream_unary_rpc_method_handler(
+                self._make(method, Outcomes(service_name, method.name, metrics, log, tracer))
+            )
+            for method in methods
+        }
 
-    def close(self) -> None:
-        """Ends the threads of health, reflection and refusals."""
-        for pool in (self._health_pool, self._watch_pool, self._reflection_pool, self._refusal_pool):
-            pool.shutdown(wait=False, cancel_futures=True)
+    @property
+    def receiving(self) -> int:
+        """Number of calls whose messages have not arrived."""
+        return len(self._receiving)
 
-    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
-        """Returns the handler of a call. Runs in the polling thread, so it must neither block nor raise."""
-        method: str = handler_call_details.method
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        if method.startswith(_HEALTH):
-            return _in_pool(handler, self._health_pool if handler.unary_unary else self._watch_pool)
-        if not self._is_authentic(handler_call_details.invocation_metadata):
-            return self._refuse(handler, method, Unauthenticated())
-        if not method.startswith(_OURS):
-            return _in_pool(handler, self._reflection_pool)
-        if self._pool.in_flight >= self._max_in_flight:
-            return self._refuse(handler, method, Overloaded(self._max_in_flight))
-        cached = self._guarded.get(method)
-        if cached is None or cached[0] is not handler:
-            cached = self._guarded[method] = (handler, self._guard(handler, method))
-        return cached[1]
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Returns the handler of a method; None if the service has no such method."""
+        return self._handlers.get(handler_call_details.method)
 
-    def _is_authentic(self, metadata: Any) -> bool:
-        if self._expected is None:
-            return True
-        sent = next((value for key, value in metadata or () if key == "authorization"), "")
-        return hmac.compare_digest(sent if isinstance(sent, bytes) else sent.encode(), self._expected)
+    async def watch(self) -> None:
+        """Ends calls that wait too long, until this coroutine is cancelled. To be run once."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._runners.expire()
+            silent_since = time.monotonic() - self._receive_timeout_s
+            while self._receiving and (oldest := next(iter(self._receiving.items())))[1] < silent_since:
+                self._end_receiving(oldest[0], NotReceived(self._receive_timeout_s))
 
-    def _guard(self, handler: Any, method: str) -> Any:
-        short, answer, metrics = method.rsplit("/", 1)[1], handler.unary_unary, self._metrics
-        latency, answered = metrics.latency.labels(short), metrics.requests.labels(short, code_name(None))
+    def end_receiving(self) -> None:
+        """Ends the calls whose messages have not arrived, because the service stops."""
+        for task in list(self._receiving):
+            self._end_receiving(task, Stopping())
 
-        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
-            started = time.perf_counter()
-            failure: Exception | None = None
-            response = None
+    def _make(self, method: Method, outcomes: Outcomes) -> Any:
+        async def handle(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            arrived_at = time.monotonic()
+            deadline = arrived_at + _remaining_s(context)
+            headers = Headers.of(context)
+            caller = ""
+            call: Call | None = None
+            error: Exception | None = None
             try:
-                if not context.is_active() or context.time_remaining() <= 0:
-                    raise DeadlinePassed()
-                response = answer(request, context)
-            except ServiceError as error:
-                failure = error
-                _log.debug("call failed", method=short, code=code_name(error), reason=error.reason)
-            except Exception as error:
-                failure = error
-                _log.exception("call failed unexpectedly", method=short)
-            latency.observe(time.perf_counter() - started)
-            if failure is None:
-                answered.inc()
-            else:
-                metrics.requests.labels(short, code_name(failure)).inc()
-                context.abort_with_status(status_of(failure))
-            return response
+                caller = self._identify(method, headers, context)
+                if not method.is_quick:
+                    self._runners.check_room()
+                body = await self._receive(context)
+                answered = asyncio.get_running_loop().create_future()
+                call = Call(method, body, caller, time.monotonic(), deadline, answered, headers)
+                await self._answer(call)
+                error = call.error
+            except asyncio.CancelledError:
+                outcomes.left(headers, caller, call, arrived_at, passed=time.monotonic() >= deadline)
+                raise
+            except ServiceError as refusal:
+                error = refusal
+            outcomes.done(headers, caller, call, arrived_at, error)
+            if error is None:
+                assert call is not None
+                return call.response
+            status = status_of(error, headers.request_id)
+            await context.abort(status.code, status.details, status.trailing_metadata)
+            raise AssertionError("abort returned")
 
-        return _unary(handler, guarded)
+        return handle
 
-    def _refuse(self, handler: Any, method: str, error: ServiceError) -> Any:
-        self._metrics.requests.labels(method.rsplit("/", 1)[1], code_name(error)).inc()
+    def _identify(self, method: Method, headers: Headers, context: grpc.aio.ServicerContext[Any, Any]) -> str:
+        """Returns the name of the caller, among whom time is shared.
 
-        def refuse(request: Any, context: grpc.ServicerContext) -> Any:
-            context.abort_with_status(status_of(error))
+        Raises:
+            Unauthenticated: the call has no valid token.
+            PermissionDenied: the token has not the scope that the method needs.
+        """
+        authorization: str | bytes = ""
+        name = ""
+        for key, value in headers.metadata:
+            if key == "authorization":
+                authorization = value
+            elif key == "two-tower-caller" and isinstance(value, str):
+                name = value[:_LONGEST_NAME]
+        identity = self._tokens.identify(authorization)
+        if identity is None:
+            raise Unauthenticated()
+        scope = ADMIN if method.needs_admin else READ
+        if scope not in identity.scopes:
+            raise PermissionDenied(scope)
+        return f"{identity.name}/{name or context.peer()}"
 
-        if handler.unary_unary is None:
-            return _in_pool(grpc.stream_stream_rpc_method_handler(refuse), self._refusal_pool)
-        return _in_pool(_unary(handler, refuse), self._refusal_pool)
+    async def _receive(self, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+        """Returns the message of a call.
+
+        Raises:
+            Overloaded: too many calls wait for their messages, and this one has been silent longest.
+            NotReceived: the message did not arrive in time.
+            Undecodable: the caller sent no message.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._receiving) >= MAX_RECEIVING:
+            oldest = next(iter(self._receiving))
+            self._end_receiving(oldest, Overloaded(f"{MAX_RECEIVING} calls wait for their messages, that is the limit"))
+        self._receiving[task] = time.monotonic()
+        try:
+            message = await context.read()
+        except asyncio.CancelledError:
+            if task in self._refused:
+                raise self._refused.pop(task) from None
+            raise
+        finally:
+            self._receiving.pop(task, None)
+        if not isinstance(message, bytes):
+            raise Undecodable("message", 0)
+        return message
+
+    def _end_receiving(self, task: asyncio.Task[Any], error: ServiceError) -> None:
+        del self._receiving[task]
+        self._refused[task] = error
+        task.cancel()
+
+    async def _answer(self, call: Call) -> None:
+        """Waits until a call is answered.
+
+        Raises:
+            Overloaded: too many calls are in flight.
+        """
+        if call.method.is_quick:
+            for _ in call.method.answer([call]):
+                pass
+            return
+        self._runners.submit(call)
+        try:
+            await call.answered
+        except asyncio.CancelledError:
+            call.has_left = True
+            raise
 
 
-def _unary(handler: Any, behaviour: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
-    return grpc.unary_unary_rpc_method_handler(
-        behaviour,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
-
-
-def _in_pool(handler: Any, pool: ThreadPoolExecutor) -> Any:
-    # gRPC reads a handler's pool from an attribute of its function. These functions belong to other code: wrap them.
-    def wrap(behaviour: Any) -> Any:
-        def wrapped(request: Any, context: grpc.ServicerContext) -> Any:
-            return behaviour(request, context)
-
-        wrapped.experimental_thread_pool = pool  # pyright: ignore[reportFunctionMemberAccess]
-        return wrapped
-
-    serialization = {
-        "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
-    }
-    if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(wrap(handler.unary_unary), **serialization)
-    if handler.unary_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(wrap(handler.unary_stream), **serialization)
-    return grpc.stream_stream_rpc_method_handler(wrap(handler.stream_stream), **serialization)
+def _remaining_s(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """Returns the time until the deadline of a call, in seconds; infinite without a deadline."""
+    remaining_s: Any = context.time_remaining()  # None without a deadline, whatever its type says
+    return math.inf if remaining_s is None else remaining_s

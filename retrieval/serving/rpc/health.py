@@ -1,109 +1,157 @@
-"""The standard health service, `grpc.health.v1`.
+"""The standard health service, `grpc.health.v1`, and gRPC reflection. Both answer in the event loop, whatever the load.
 
-The servicer of the package grpcio-health-checking (1.85) can deadlock. It sends to watchers while it holds its lock; a
-watcher that disconnects at that moment waits for the same lock in the only thread that could finish sending. The
-process then hangs at the next change of health, which is the next swap or drain. That servicer also says SERVING before
-a bundle is loaded. This one never sends while it holds its lock, and starts as NOT_SERVING.
+The servicer of the package grpcio-health-checking says SERVING before a bundle is loaded; this one starts as
+NOT_SERVING. Messages are decoded here, for the reason in `retrieval.serving.answering.call.decode`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from retrieval.serving.answering.call import Undecodable, decode
+from retrieval.serving.answering.error_status import status_of
+from retrieval.serving.answering.errors import PermissionDenied, ServiceError, Unauthenticated
+from retrieval.serving.answering.headers import Headers
+from retrieval.serving.runtime.credentials import ADMIN, Tokens
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
-WATCHES = 16
-"""Number of threads in the pool that runs watches."""
+MAX_WATCHES = 1000
+"""Largest number of open watches; further ones get UNIMPLEMENTED, after which gRPC's clients call without watching."""
 
-_WATCH_INTERVAL_S = 5.0
-"""Interval at which a watch checks that its caller is still connected, in case it misses the callback."""
+_RECEIVE_TIMEOUT_S = 5.0
+_LARGEST_REQUEST = 1024
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class HealthServicer(health_pb2_grpc.HealthServicer):
-    """Reports one status for all service names; NOT_SERVING at first. Safe for several threads.
-
-    Each watch occupies a thread.
-    """
+class Health(grpc.GenericRpcHandler):
+    """Reports one status for all service names; NOT_SERVING at first. To be used in one event loop."""
 
     def __init__(self, names: Sequence[str]) -> None:
         """Takes the full names of the services, and ``""`` for the server."""
         self._names = frozenset(names)
-        self._changed = threading.Condition()
         self._status = health_pb2.HealthCheckResponse.NOT_SERVING
-        self._draining = False
-        self._closed = False
-        self._watching = 0
+        self._changed = asyncio.Event()
+        self._is_draining = self._is_closed = False
+        self._watch_count = 0
+        self._handlers = {
+            f"/{SERVICE_NAME}/Check": grpc.stream_unary_rpc_method_handler(self._check),
+            f"/{SERVICE_NAME}/Watch": grpc.stream_stream_rpc_method_handler(self._watch),
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Returns the handler of a method of the health service; None for any other method."""
+        return self._handlers.get(handler_call_details.method)
 
     def set_serving(self, serving: bool) -> None:
         """Sets the status to SERVING or NOT_SERVING; has no effect after `drain`."""
-        with self._changed:
-            if not self._draining:
-                response = health_pb2.HealthCheckResponse
-                self._status = response.SERVING if serving else response.NOT_SERVING
-                self._changed.notify_all()
+        if not self._is_draining:
+            response = health_pb2.HealthCheckResponse
+            self._status = response.SERVING if serving else response.NOT_SERVING
+            self._wake()
 
     def drain(self) -> None:
         """Sets the status to NOT_SERVING for good."""
         self.set_serving(False)
-        with self._changed:
-            self._draining = True
+        self._is_draining = True
 
     def close(self) -> None:
         """Ends all watches."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._is_closed = True
+        self._wake()
 
-    def Check(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
-    ) -> health_pb2.HealthCheckResponse:
-        """Returns the status; fails with NOT_FOUND if the service name is unknown."""
-        if request.service not in self._names:
-            context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
-        return health_pb2.HealthCheckResponse(status=self._status)
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    def Watch(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
-    ) -> Iterator[health_pb2.HealthCheckResponse]:
-        """Yields the status at once, and after each change.
+    async def _check(self, _: Any, context: Context) -> bytes:
+        service = await self._receive(context)
+        if service not in self._names:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
+        return health_pb2.HealthCheckResponse(status=self._status).SerializeToString()
 
-        Fails with UNIMPLEMENTED if nearly all threads for watches are occupied: gRPC's own clients then send calls
-        without watching, while a client that waited for a thread would never send a call.
-        """
-        with self._changed:
-            self._watching += 1
-            crowded = self._watching > WATCHES - 4
+    async def _watch(self, _: Any, context: Context) -> AsyncIterator[bytes]:
+        service = await self._receive(context)
+        if self._watch_count >= MAX_WATCHES:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "too many watches; ask Check instead")
+        self._watch_count += 1
         try:
-            if crowded:
-                context.abort(grpc.StatusCode.UNIMPLEMENTED, "too many watches; ask Check instead")
-            yield from self._watch(request, context)
+            sent: int | None = None
+            while not (self._is_closed and sent == self._current(service)):
+                changed = self._changed
+                status = self._current(service)
+                if status != sent:
+                    sent = status
+                    yield health_pb2.HealthCheckResponse(status=status).SerializeToString()
+                else:
+                    await changed.wait()
         finally:
-            with self._changed:
-                self._watching -= 1
+            self._watch_count -= 1
 
-    def _watch(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
-    ) -> Iterator[health_pb2.HealthCheckResponse]:
-        context.add_callback(self._wake)
-        sent: int | None = None
-        while context.is_active():
-            with self._changed:
-                if self._closed and sent == self._current(request.service):
-                    return
-                if sent == self._current(request.service):
-                    self._changed.wait(_WATCH_INTERVAL_S)
-                status = self._current(request.service)
-            if status != sent:
-                sent = status
-                yield health_pb2.HealthCheckResponse(status=status)
+    async def _receive(self, context: Context) -> str:
+        """Returns the service name of a request. Ends the call if the request is invalid or does not come."""
+        try:
+            async with asyncio.timeout(_RECEIVE_TIMEOUT_S):
+                body = await context.read()
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no request within {_RECEIVE_TIMEOUT_S:g} s")
+        if not isinstance(body, bytes) or len(body) > _LARGEST_REQUEST:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no request, or a longer one than any name needs")
+        try:
+            return decode(body, health_pb2.HealthCheckRequest).service
+        except Undecodable as error:
+            await _abort(context, error)
+        raise AssertionError("abort returned")
 
     def _current(self, name: str) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
         return self._status if name in self._names else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+
+class Reflection(grpc.GenericRpcHandler):
+    """Lists the services and their messages for tools. Needs a token with the scope admin, where tokens are needed."""
+
+    def __init__(self, service_names: Sequence[str], tokens: Tokens) -> None:
+        """Takes the full names of the services, and the tokens that calls may carry."""
+        self._tokens = tokens
+        self._servicer = reflection.aio.ReflectionServicer([*service_names, reflection.SERVICE_NAME])
+        self._handlers = {
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                self._answer, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString
+            )
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Returns the handler of a reflection method; None for any other method."""
+        return self._handlers.get(handler_call_details.method)
+
+    async def _answer(self, bodies: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        sent = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), "")
+        identity = self._tokens.identify(sent)
+        if identity is None:
+            await _abort(context, Unauthenticated())
+        elif ADMIN not in identity.scopes:
+            await _abort(context, PermissionDenied(ADMIN))
+
+        async def requests() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+            async for body in bodies:
+                try:
+                    yield decode(body, reflection_pb2.ServerReflectionRequest)
+                except Undecodable as error:
+                    await _abort(context, error)
+
+        responses: Any = self._servicer.ServerReflectionInfo(requests(), context)
+        async for response in responses:
+            yield response
+
+
+async def _abort(context: Context, error: ServiceError) -> None:
+    status = status_of(error, Headers.of(context).request_id)
+    await context.abort(status.code, status.details, status.trailing_metadata)

@@ -1,30 +1,46 @@
-"""The gRPC server of a service: it listens, reports health, and drains."""
+"""The gRPC server of a service: it listens, reports health, and drains.
+
+```
+thread "receive"    an event loop: receives calls, answers health, reflection, status and channelz
+threads "answer_N"  do the work of calls (`retrieval.serving.answering.runners`)
+other threads       watch the store, load bundles, serve metrics
+```
+"""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import grpc
+import grpc.aio
 import structlog
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from retrieval.serving.answering.call import Method
+from retrieval.serving.answering.errors import COUNTED_CODES, REFUSAL_REASONS, Stopping
+from retrieval.serving.answering.runners import Runners
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
-from retrieval.serving.rpc.calls import CallInterceptor
-from retrieval.serving.rpc.health import SERVICE_NAME, HealthServicer
-from retrieval.serving.rpc.thread_pool import CallPool
+from retrieval.serving.bundles.verification import available_bytes
+from retrieval.serving.rpc import channelz
+from retrieval.serving.rpc.call_log import CallLog
+from retrieval.serving.rpc.calls import CallHandlers
+from retrieval.serving.rpc.health import SERVICE_NAME, Health, Reflection
 from retrieval.serving.runtime.config import ServerConfig
-from retrieval.serving.runtime.credentials import read_tls, read_token
+from retrieval.serving.runtime.credentials import Tokens, read_tls
 from retrieval.serving.runtime.metrics import Metrics, StallTicker
+from retrieval.serving.runtime.tracing import Tracer
 
-_SPARE_CALLS = 64
-"""Number of calls of health, reflection and refusals beyond `max_in_flight`."""
+T = TypeVar("T")
 
+_LOOK_S = 0.01
 _FLUSH_S = 0.2
 """Time in which gRPC can send the last responses, in seconds."""
+_HOUSEKEEPING_S = 1.0
+"""Interval at which tokens are looked at, failed calls are summarised and freed memory is given back, in seconds."""
+_LARGEST_ADMIN_REQUEST = 1024
 
 _log = structlog.get_logger("server")
 
@@ -38,7 +54,7 @@ class Server:
     def __init__(
         self,
         service_name: str,
-        add_servicer: Callable[[grpc.Server], None],
+        methods: Sequence[Method],
         open_bundles: OpenBundles[Any],
         metrics: Metrics,
         config: ServerConfig,
@@ -49,14 +65,14 @@ class Server:
 
         Args:
             service_name: full name of the service, for health and reflection.
-            add_servicer: registers the servicer at the gRPC server.
-            open_bundles: open bundles of the servicer; this server starts and stops them.
+            methods: methods of the service.
+            open_bundles: open bundles of the service; this server starts and stops them.
             metrics: metrics of this server.
             config: settings.
             on_drained: called at the end of the drain, when no call is in flight.
 
         Raises:
-            ValueError: token or TLS files cannot be read.
+            ValueError: token or TLS files cannot be used, or a setting needs a package that is not installed.
         """
         self._config = config
         self._open_bundles = open_bundles
@@ -66,30 +82,27 @@ class Server:
         self._watches = False
         self._is_settled = False
         self._service_name = service_name
-        self._credentials = read_tls(config)
-        self._pool = CallPool(config.thread_count, metrics)
-        self._calls = CallInterceptor(self._pool, config.max_in_flight, read_token(config.token_file), metrics)
-        self._grpc = grpc.server(
-            self._pool,  # pyright: ignore[reportArgumentType]  # gRPC only needs `submit`
-            interceptors=[self._calls],
-            maximum_concurrent_rpcs=config.max_in_flight + _SPARE_CALLS,
-            options=[
-                # Only workers of one parent may share a port: other servers on it would take part of the traffic.
-                ("grpc.so_reuseport", int(config.worker > 0)),
-                ("grpc.max_receive_message_length", config.max_request_bytes),
-                ("grpc.max_send_message_length", -1),
-                # Allow clients to ping an idle connection every ten seconds.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-            ],
-        )
-        self._health = HealthServicer(("", service_name))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        add_servicer(self._grpc)
-        if config.reflection:
-            reflection.enable_server_reflection((service_name, SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
+        self._tokens = Tokens(config.token_file, metrics)
+        self._credentials = read_tls(config, metrics)
+        self._runners = Runners(config.threads, config.max_in_flight, config.max_bytes_in_flight)
+        metrics.in_flight.set_function(lambda: self._runners.in_flight)
+        metrics.waiting.set_function(lambda: self._runners.waiting)
+        metrics.limit.set_function(lambda: self._runners.limit)
+        metrics.memory_available.set_function(available_bytes)
+        for method in methods:
+            metrics.start_at_zero(method.name, COUNTED_CODES, REFUSAL_REASONS)
+        self._health = Health(("", service_name))
+        self._tracer = Tracer(config.otlp_endpoint, service_name, config.worker) if config.otlp_endpoint else None
+        self._log = CallLog(1.0 if config.log_level == "debug" else config.log_share)
+        common = (self._runners, self._tokens, metrics, self._log, config.receive_timeout_s)
+        self._calls = CallHandlers(service_name, methods, *common, self._tracer)
+        metrics.receiving.set_function(lambda: self._calls.receiving)
+        self._admin = CallHandlers(channelz.SERVICE_NAME, channelz.methods(), *common) if config.admin_port else None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="receive", daemon=True)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._grpc: grpc.aio.Server
+        self._admin_grpc: grpc.aio.Server | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -100,11 +113,12 @@ class Server:
         """Listens, starts to watch the store unless `watch_store` was called, and returns the port.
 
         Raises:
-            ValueError: the server cannot listen on the address or on the metrics port.
+            ValueError: the server cannot listen on the address, the metrics port or the admin port.
         """
-        port = self._listen()
+        self._start_loop()
+        port = self._run(self._listen())
         self.watch_store()
-        self._grpc.start()
+        self._run(self._serve())
         _log.info(
             "listening",
             service=self._service_name,
@@ -118,57 +132,142 @@ class Server:
         """Starts to watch the store and to open its bundles. `start` calls this too."""
         if not self._watches:
             self._watches = True
+            self._start_loop()
             self._stalls.start()
             self._open_bundles.start(self._on_change)
 
-    def _listen(self) -> int:
-        config = self._config
-        host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
-        address = f"{host}:{config.port}"
-        try:
-            if self._credentials is None:
-                port = self._grpc.add_insecure_port(address)
-            else:
-                port = self._grpc.add_secure_port(address, self._credentials)
-        except RuntimeError as error:
-            raise ValueError(
-                f"cannot listen on {address}: {error}; if another process listens there, choose another --port"
-            ) from error
-        if config.metrics_port:
-            try:
-                self._metrics.serve(config.metrics_port)
-            except OSError as error:
-                raise ValueError(
-                    f"cannot listen on metrics_port {config.metrics_port}: {error}; choose another --metrics-port"
-                ) from error
-        return port
+    def reload(self) -> None:
+        """Reads the token file now; certificates are read with the next connection anyway."""
+        self._tokens.reload()
 
     def drain(self, delay_s: float | None = None) -> None:
         """Sets health to NOT_SERVING, waits, then refuses new calls and lets those in flight finish.
 
+        Calls that do not finish within `drain_timeout_s` get UNAVAILABLE. Nothing that hangs keeps this from returning.
+
         Args:
             delay_s: time before new calls are refused, in seconds. Default: `drain_delay_s` of the settings.
         """
-        self._health.drain()
+        self._loop.call_soon_threadsafe(self._health.drain)
         delay_s = self._config.drain_delay_s if delay_s is None else delay_s
         _log.info("draining", delay_s=delay_s, timeout_s=self._config.drain_timeout_s)
         threading.Event().wait(delay_s)
-        stopped = self._grpc.stop(self._config.drain_timeout_s)
-        finished = self._pool.wait_idle(self._config.drain_timeout_s)
-        if not finished:
-            _log.warning("calls did not finish in time", in_flight=self._pool.in_flight)
-        self._health.close()
-        # A call that still runs is a stream of reflection, which ends only with its caller: it is cancelled.
-        if not stopped.wait(_FLUSH_S):
-            self._grpc.stop(0).wait()
+        self._run(self._stop())
         self._open_bundles.stop()
         self._stalls.stop()
-        self._calls.close()
-        self._pool.shutdown(wait=False)
         self._on_drained()
+        if self._tracer is not None:
+            self._tracer.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_FLUSH_S)
         _log.info("stopped")
 
+    def _start_loop(self) -> None:
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine in the event loop and returns its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _listen(self) -> int:
+        config = self._config
+        # gRPC binds a server to the event loop that is running when the server is made.
+        self._grpc = grpc.aio.server(
+            options=[
+                # Only workers of one parent may share a port: other servers on it would take part of the traffic.
+                ("grpc.so_reuseport", int(config.worker > 0)),
+                ("grpc.max_receive_message_length", config.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", config.max_streams),
+                # Allow clients to ping an idle connection every ten seconds.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                # End connections to peers that are frozen or gone.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+            ],
+        )
+        self._grpc.add_generic_rpc_handlers((self._health, self._calls))
+        if config.reflection:
+            reflected = (self._service_name, SERVICE_NAME)
+            self._grpc.add_generic_rpc_handlers((Reflection(reflected, self._tokens),))
+        port = _bind(self._grpc, config.host, config.port, self._credentials, "--port")
+        if self._admin is not None:
+            self._admin_grpc = grpc.aio.server(
+                options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _LARGEST_ADMIN_REQUEST)]
+            )
+            self._admin_grpc.add_generic_rpc_handlers((self._admin,))
+            _bind(
+                self._admin_grpc, config.admin_host, config.admin_port, read_tls(config, self._metrics), "--admin-port"
+            )
+        if config.metrics_port:
+            try:
+                self._metrics.serve(config.metrics_host, config.metrics_port)
+            except OSError as error:
+                raise ValueError(
+                    f"cannot listen on metrics_host {config.metrics_host}, metrics_port {config.metrics_port}: "
+                    f"{error}; choose another --metrics-port or --metrics-host"
+                ) from error
+        return port
+
+    async def _serve(self) -> None:
+        self._runners.start()
+        await self._grpc.start()
+        self._tasks = [asyncio.create_task(self._calls.watch()), asyncio.create_task(self._keep_house())]
+        if self._admin is not None and self._admin_grpc is not None:
+            await self._admin_grpc.start()
+            self._tasks.append(asyncio.create_task(self._admin.watch()))
+
+    async def _keep_house(self) -> None:
+        """Reads tokens, summarises the log and gives memory back, until this coroutine is cancelled."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            self._log.summarise()
+            await asyncio.to_thread(self._tokens.reload)
+            await asyncio.to_thread(self._runners.memory.trim_if_due)
+
+    async def _stop(self) -> None:
+        # From here on, new calls are refused; those in flight have the grace period of gRPC, which is a little longer.
+        stopped = asyncio.create_task(self._grpc.stop(self._config.drain_timeout_s + _FLUSH_S))
+        await asyncio.sleep(0)
+        end = self._loop.time() + self._config.drain_timeout_s
+        while (self._runners.in_flight or self._calls.receiving) and self._loop.time() < end:
+            await asyncio.sleep(_LOOK_S)
+        if self._runners.in_flight:
+            _log.warning("calls did not finish in time", in_flight=self._runners.in_flight)
+        self._runners.stop(Stopping)
+        self._calls.end_receiving()
+        self._health.close()
+        # What still runs is a stream of reflection or a response that nobody reads: it is cancelled.
+        _, late = await asyncio.wait([stopped], timeout=_FLUSH_S)
+        if late:
+            await self._grpc.stop(0)
+        if self._admin_grpc is not None:
+            await self._admin_grpc.stop(0)
+        self._log.summarise(at_once=True)
+        for task in self._tasks:
+            task.cancel()
+
     def _on_change(self, snapshot: Snapshot[Any]) -> None:
-        self._health.set_serving(bool(snapshot.open))
+        self._loop.call_soon_threadsafe(self._health.set_serving, bool(snapshot.open))
+        self._runners.memory.note_swap()
         if snapshot.open or snapshot.problems:
             self._is_settled = True
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None, flag: str) -> int:
+    """Makes a server listen on an address, and returns the port.
+
+    Raises:
+        ValueError: the server cannot listen on the address. The message names `flag`.
+    """
+    address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ValueError(
+            f"cannot listen on {address}: {error}; if another process listens there, choose another {flag}"
+        ) from error

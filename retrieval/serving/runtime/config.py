@@ -13,7 +13,10 @@ from retrieval.serving.runtime.logs import LEVELS
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Settings of a service: its address, its limits, how it swaps bundles, and how it stops."""
+    """Settings of a service: its address, its limits, how it swaps bundles, and how it stops.
+
+    docs/operating.md lists all limits in one table, those that are constants too, with what a caller gets beyond each.
+    """
 
     store: Path
     """Folder of the bundle store. Required. It may be empty: the service waits for a first live bundle."""
@@ -40,16 +43,25 @@ class ServerConfig:
     The threads of a worker hand over the GIL more cheaply on one core. Loading a bundle still uses all cores.
     """
 
-    threads: int | Literal["auto"] = "auto"
-    """Threads that answer calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead. auto: 2."""
+    threads: int = 2
+    """Threads that answer long calls, 1 to 64. More threads cost CPU under the GIL: raise --workers instead."""
 
-    max_in_flight: int = 64
-    """Calls accepted and not yet answered, 1 to 10,000; further calls are refused with RESOURCE_EXHAUSTED."""
+    max_in_flight: int = 1000
+    """Calls received and not yet answered, 1 to 100,000; further calls are refused with RESOURCE_EXHAUSTED."""
+
+    max_bytes_in_flight: int = 64 << 20
+    """Total size of the requests that are not yet answered, in bytes, 1 KiB to 1 TiB; further ones are refused."""
+
+    max_streams: int = 100
+    """Calls of one connection at the same time, 1 to 10,000; a gRPC client keeps further calls back by itself."""
+
+    receive_timeout_s: float = 10.0
+    """Time within which the message of a call has to arrive, in seconds, 0.1 to 3,600."""
 
     max_batch_size: int = 1000
     """Largest number of queries or searches in one call, 1 to 1,000."""
 
-    max_request_bytes: int = 16 << 20
+    max_request_bytes: int = 4 << 20
     """Largest request, in bytes, 1 KiB to 1 GiB."""
 
     insecure: bool = False
@@ -65,13 +77,23 @@ class ServerConfig:
     """PEM certificates of the authorities that sign client certificates. Default: clients need no certificate."""
 
     token_file: Path | None = None
-    """File with the bearer token that calls have to carry; health checks need none. Default: no token."""
+    """File of the bearer tokens that calls may carry, one a line: TOKEN [NAME [read,admin]]. Default: no token needed.
+
+    Health checks need no token. GetServingStatus and reflection need the scope admin, which a token has unless its line
+    gives scopes. A changed file is read within a second.
+    """
 
     reflection: bool = True
     """Offer gRPC reflection, so that tools can list the services and their messages."""
 
     poll_interval_s: float = 1.0
     """Interval at which the store is read for the live bundle, in seconds, 0.01 to 3,600."""
+
+    store_timeout_s: float = 10.0
+    """Time after which a read of the store that makes no progress is reported as hung, in seconds, 0.01 to 3,600."""
+
+    load_timeout_s: float = 900.0
+    """Time after which a load of a bundle that has not ended is reported as hung, in seconds, 0.01 to 86,400."""
 
     retire_after_s: float = 60.0
     """How long a bundle stays open after the store no longer names it, in seconds, 0 to 86,400.
@@ -91,8 +113,29 @@ class ServerConfig:
     drain_timeout_s: float = 30.0
     """Time after the drain delay in which calls in flight may finish, in seconds, 0 to 3,600."""
 
+    metrics_host: str = "127.0.0.1"
+    """Address of the Prometheus endpoint. It needs no token: let only the scraper reach it."""
+
     metrics_port: int = 0
-    """Port of the Prometheus endpoint on 127.0.0.1, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
+    """Port of the Prometheus endpoint, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
+
+    admin_host: str = "127.0.0.1"
+    """Address of the admin port. Anything but a loopback address needs TLS and a token, or --insecure."""
+
+    admin_port: int = 0
+    """Port of channelz, which lists the connections of this process, 0 to 65535; 0 switches it off.
+
+    Needs the extra telemetry, and calls need the scope admin where tokens are set. Worker n uses this plus n - 1.
+    """
+
+    otlp_endpoint: str = ""
+    """URL of an OpenTelemetry collector (OTLP over gRPC), such as http://localhost:4317. Needs the extra telemetry.
+
+    Default: no spans are recorded.
+    """
+
+    log_share: float = 0.0
+    """Share of the answered calls that are logged, 0 to 1. With --log-level debug, all are. Failed calls always are."""
 
     log_level: str = "info"
     """Least severe level that is logged: debug, info, warning or error."""
@@ -110,26 +153,36 @@ class ServerConfig:
         for name, low, high in (
             ("port", 0, 65535),
             ("threads", 1, 64),
-            ("max_in_flight", 1, 10_000),
+            ("max_in_flight", 1, 100_000),
+            ("max_bytes_in_flight", 1 << 10, 1 << 40),
+            ("max_streams", 1, 10_000),
+            ("receive_timeout_s", 0.1, 3600),
             ("max_batch_size", 1, 1000),
             ("max_request_bytes", 1 << 10, 1 << 30),
             ("poll_interval_s", 0.01, 3600),
+            ("store_timeout_s", 0.01, 3600),
+            ("load_timeout_s", 0.01, 86_400),
             ("retire_after_s", 0, 86_400),
             ("retry_after_s", 0.01, 86_400),
             ("drain_delay_s", 0, 600),
             ("drain_timeout_s", 0, 3600),
             ("metrics_port", 0, 65535),
+            ("admin_port", 0, 65535),
+            ("log_share", 0, 1),
             ("workers", 1, 256),
         ):
             value = getattr(self, name)
             if value != "auto":
                 check_range(name, value, low, high)
-        last_metrics_port = self.metrics_port + self.worker_count - 1
-        if self.metrics_port and last_metrics_port > 65535:
-            raise ValueError(
-                f"metrics_port is {self.metrics_port}, and {self.worker_count} workers need ports up to "
-                f"{last_metrics_port}; choose one that is at most {65536 - self.worker_count}"
-            )
+        for name in ("metrics_port", "admin_port"):
+            last_port = getattr(self, name) + self.worker_count - 1
+            if getattr(self, name) and last_port > 65535:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, and {self.worker_count} workers need ports up to "
+                    f"{last_port}; choose one that is at most {65536 - self.worker_count}"
+                )
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"otlp_endpoint is {self.otlp_endpoint!r}, expected a URL such as http://localhost:4317")
         if self.pin and self.workers == 1:
             raise ValueError("pin needs several workers; to keep one process on a core, start it with taskset -c CORE")
         if self.log_level not in LEVELS:
@@ -138,22 +191,18 @@ class ServerConfig:
             raise ValueError("tls_certificate and tls_key belong together; set both or neither")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
-        exposed = not _is_loopback(self.host)
-        if exposed and not self.insecure and (self.tls_certificate is None or self.token_file is None):
-            raise ValueError(
-                f"host {self.host} can be reached from elsewhere: set tls_certificate, tls_key and token_file, "
-                "or say --insecure"
-            )
+        protected = self.insecure or (self.tls_certificate is not None and self.token_file is not None)
+        for name in ("host", "admin_host"):
+            if not protected and not _is_loopback(getattr(self, name)):
+                raise ValueError(
+                    f"{name} {getattr(self, name)} can be reached from elsewhere: set tls_certificate, tls_key and "
+                    "token_file, or say --insecure"
+                )
 
     @property
     def worker_count(self) -> int:
         """Number of processes that share the port, with `auto` resolved."""
         return available_cores() if self.workers == "auto" else self.workers
-
-    @property
-    def thread_count(self) -> int:
-        """Number of threads that answer calls, with `auto` resolved for the current process."""
-        return self._auto_threads() if self.threads == "auto" else self.threads
 
     @property
     def pins(self) -> bool:
@@ -169,7 +218,9 @@ class ServerConfig:
             number: number of the worker, from 1 on.
             port: port that the parent has reserved.
         """
-        metrics_port = self.metrics_port + number - 1 if self.metrics_port else 0
+        ports = {
+            name: getattr(self, name) + number - 1 for name in ("metrics_port", "admin_port") if getattr(self, name)
+        }
         return replace(
             self,
             workers=self.worker_count,
@@ -177,12 +228,9 @@ class ServerConfig:
             worker=number,
             port=port,
             port_file=None,
-            metrics_port=metrics_port,
+            **ports,
             **self._own_files(number),
         )
-
-    def _auto_threads(self) -> int:
-        return 2
 
     def _own_files(self, number: int) -> dict[str, Any]:
         """Returns the settings that name files which two processes must not share, changed for worker `number`."""

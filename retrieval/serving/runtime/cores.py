@@ -32,11 +32,6 @@ def available_cores(quota_file: Path = _QUOTA_FILE) -> int:
         return cores
 
 
-def own_cores() -> int:
-    """Returns the number of cores that the calling thread may run on: 1 once `pin` was called."""
-    return len(os.sched_getaffinity(0))
-
-
 def quota_covers_all_cores() -> bool:
     """Returns whether the CPU quota covers all visible cores. Only then does a pinned worker have a core for itself."""
     return available_cores() == len(_ALLOWED)

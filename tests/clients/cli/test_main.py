@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from tests.clients.conftest import World
-from tests.clients.world import ScriptedAnn, ScriptedQueryTower, bare, free_port, serving
+from tests.clients.world import TITLES, ScriptedAnn, ScriptedQueryTower, bad_request, bare, free_port, serving
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client.cli.main import main
 from two_tower_client.cli.parser import make_parser
@@ -119,9 +119,24 @@ def test_a_failure_is_one_line_and_exit_code_1(world: World, capsys: Output) -> 
     world.ann.failures.append(bare(grpc.StatusCode.INTERNAL, "out of\nmemory"))
     assert main(["retrieve", *world.flags]) == 1
     assert re.fullmatch(
-        r"two-tower: ipv4:127\.0\.0\.1:\d+ failed with INTERNAL; see its log \(out of memory\)\n",
+        r"two-tower: ipv4:127\.0\.0\.1:\d+ failed with INTERNAL; see its log \(out of memory\) "
+        r"\(request [0-9a-f]{32}\)\n",
         capsys.readouterr().err,
     )
+
+
+def test_control_characters_of_a_service_are_escaped(
+    world: World, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TITLES, "east", "\x1b]0;owned\x07East")
+    for form in ([], ["--json"]):
+        assert main(["retrieve", *world.flags, "--attribute", "title", *form]) == 0
+        out = capsys.readouterr().out
+        assert "\\u001b]0;owned\\u0007East" in out
+        assert "\x1b" not in out
+    world.ann.failures.append(bad_request(("k\x1b[31m", "is\nred")))
+    assert main(["retrieve", *world.flags]) == 2
+    assert capsys.readouterr().err.startswith("two-tower: k\\u001b[31m: is red (request ")
 
 
 def test_says_that_addresses_may_be_swapped(world: World, capsys: Output) -> None:

@@ -3,6 +3,7 @@
 import json
 
 from two_tower_client.cli import tables
+from two_tower_client.cli.escaping import escape
 from two_tower_client.fleet import Problem, Replica
 from two_tower_client.results import Retrieval
 
@@ -34,6 +35,25 @@ def test_json_of_a_retrieval() -> None:
             {"item_id": "1000", "score": -0.5, "attributes": {"title": None, "genres": []}},
         ],
     }
+
+
+def test_a_title_cannot_command_the_terminal() -> None:
+    title = "\x1b[2J\x9b1mred\x7f \u202eder\u2066 caf\u00e9 :x:"
+    retrieval = Retrieval(("5\x070",), (1.0,), {"ti\x1btle": (title,)}, "m\x1b1", "b\n1")
+    assert tables.retrieval_to_table(retrieval).splitlines() == [
+        "rank  item      score   ti\\u001btle",
+        "1     5\\u00070  1.0000  \\u001b[2J\\u009b1mred\\u007f \\u202eder\\u2066 caf\u00e9 :x:",
+        "",
+        "model m\\u001b1, bundle b 1",
+    ]
+
+
+def test_json_keeps_its_meaning_when_it_is_escaped() -> None:
+    title = "\x9b1m\u202e\x7f\x1b caf\u00e9"
+    text = escape(tables.to_json({"title": title}))
+    assert "\x9b" not in text
+    assert "\u202e" not in text
+    assert json.loads(text) == {"title": title}
 
 
 def test_replicas() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from retrieval.bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
-from retrieval.store.live import LivePointer, locked
+from retrieval.store.live import LivePointer
+from retrieval.store.lock import locked
 from retrieval.store.store import BundleStore
 
 CONTEXT = multiprocessing.get_context("spawn")

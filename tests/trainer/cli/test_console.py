@@ -23,6 +23,12 @@ def printed(capsys: pytest.CaptureFixture[str], **changes: object) -> str:
     return capsys.readouterr().err
 
 
+def test_an_error_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        console.fail("no file a:x:b.csv [bold]")
+    assert capsys.readouterr().err == "error: no file a:x:b.csv [bold]\n"
+
+
 def test_counts_users_that_only_repeat_apart_from_users_without_a_known_item(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

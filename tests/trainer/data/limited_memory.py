@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from testbed.large_tables import Memory, limit_data, made_recipe, write_events
 from trainer.data import data_checks, spill, splits
@@ -21,9 +22,9 @@ from trainer.training.examples import Examples
 def main(folder: Path, budget_mib: int, block: int, in_memory_bytes: int) -> None:
     spill.BLOCK, spill.IN_MEMORY_BYTES, data_checks._SAMPLE_SIZE = block, in_memory_bytes, block
     recipe = made_recipe()
-    (folder / "tiny").mkdir(exist_ok=True)
-    write_events(folder / "tiny" / "events.parquet", 1000, 50, 20)
-    read(folder / "tiny")
+    with TemporaryDirectory() as tiny:
+        write_events(Path(tiny) / "events.parquet", 1000, 50, 20)
+        read(Path(tiny))
     with Memory() as memory:
         if budget_mib:
             limit_data(budget_mib * 2**20)

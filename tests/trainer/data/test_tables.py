@@ -54,6 +54,12 @@ def test_missing_column_of_parquet_is_named(tmp_path: Path) -> None:
     assert message.endswith("films.parquet: no column 'year'; its columns are ['id']")
 
 
+def test_rows_that_end_with_a_carriage_return_alone_are_refused(tmp_path: Path) -> None:
+    assert csv(tmp_path, "id\r\n1\r\n2\r\n", "id").strings("id").to_list() == ["1", "2"]
+    message = refusal(lambda: csv(tmp_path, "id\n1\r2\n", "id"))
+    assert "films.csv: cannot be read: new-line character seen in unquoted field" in message
+
+
 @pytest.mark.parametrize(("line", "cells"), [("4,5", 2), ("4,5,6,7", 4)], ids=["short", "long"])
 @pytest.mark.parametrize("columns", [("a", "b", "c"), ("a",)], ids=["all columns", "one column"])
 def test_ragged_line_is_named(tmp_path: Path, line: str, cells: int, columns: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,25 @@ from trainer.training.saved_run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
-OF = recipe(training={"epochs": 2, "ensemble_size": 2})
+OF = recipe(training={"epochs": 2, "ensemble_size": 2, "refit": True})
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shop(tmp_path_factory.mktemp("shop") / "data").parent
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, run_folder: Path) -> Run:
+    """The run of `OF`, saved in `run_folder`."""
+    run = fit_run(OF, folder, run_folder)
+    run.save(run_folder)
+    return run
 
 
 def scores(of: loading.Recipe, folder: Path, schemas: Schemas, towers: Towers) -> np.ndarray:
@@ -49,8 +63,7 @@ def fit_run(of: loading.Recipe, folder: Path, run: Path, *, resume: bool = False
     return fit_and_refit.fit_and_choose(of, folder, data, run, resume=resume)
 
 
-def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(folder: Path, tmp_path: Path) -> None:
-    run = fit_run(OF, folder, tmp_path / "run")
+def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(run: Run, folder: Path) -> None:
     dataset = load_dataset(OF, folder)
     train = splits.split(dataset, OF.split).train
     alone = []
@@ -60,40 +73,38 @@ def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(folder: Path, t
         fitted: Fitted = fit(of, dataset, schemas, train, validate=None)
         alone.append(scores(of, folder, schemas, fitted.towers))
     assert not np.allclose(*alone, atol=0.01)
-    np.testing.assert_allclose(
-        scores(OF, folder, run.model.schemas, run.model.towers), np.mean(alone, axis=0), atol=1e-5
-    )
+    assert run.before_refit is not None
+    found = scores(OF, folder, run.before_refit.schemas, run.before_refit.towers)
+    np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=1e-5)
     assert [(each["member"], each["epoch"]) for each in run.epochs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
-def test_it_is_kept_and_published_as_any_other(folder: Path, tmp_path: Path) -> None:
-    text = (folder / "shop.toml").read_text()
-    (folder / "two.toml").write_text(text.replace("[training]\n", "[training]\nensemble_size = 2\n"))
-    store = tmp_path / "store"
-    command("train", folder / "two.toml", "--run", tmp_path / "run", "--store", store, "--epochs", 2, "--force")
-    (bundle,) = (store / "bundles").iterdir()
+def test_it_is_kept_and_published_as_any_other(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    command("publish", run_folder, "--store", tmp_path)
+    (bundle,) = (tmp_path / "bundles").iterdir()
     manifest = json.loads((bundle / "manifest.json").read_text())
-    run = Run.load(tmp_path / "run")
-    assert manifest["dimension"] == 2 * run.model.recipe.training.dimension
-    assert run.model.towers[0].output_shape == (None, manifest["dimension"])
+    kept = Run.load(run_folder)
+    assert manifest["dimension"] == 2 * kept.model.recipe.training.dimension
+    assert kept.model.towers[0].output_shape == (None, manifest["dimension"])
 
 
-def test_stopped_within_a_member_it_goes_on_from_there(folder: Path, tmp_path: Path) -> None:
-    whole = fit_run(OF, folder, tmp_path / "whole")
-    begun = tmp_path / "begun"
-    fit_run(OF, folder, begun)
+def test_stopped_within_a_member_it_goes_on_from_there(
+    run: Run, run_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    begun = shutil.copytree(run_folder, tmp_path / "begun")
     (begun / "member-2" / CHECKPOINT).unlink()  # as if it had been stopped behind the first one
     again = fit_run(OF, folder, begun, resume=True)
-    for one, other in zip(whole.model.towers, again.model.towers, strict=True):
+    assert run.before_refit is not None
+    assert again.before_refit is not None
+    for one, other in zip(run.before_refit.towers, again.before_refit.towers, strict=True):
         for weight, same in zip(one.weights, other.weights, strict=True):
             np.testing.assert_array_equal(np.array(weight), np.array(same))
 
 
-def test_each_member_is_fitted_again_for_its_own_epochs(folder: Path, tmp_path: Path) -> None:
-    run = fit_run(recipe(training={"epochs": 2, "ensemble_size": 2, "refit": True}), folder, tmp_path)
+def test_each_member_is_fitted_again_for_its_own_epochs(run: Run, run_folder: Path) -> None:
     assert run.refitted
     assert run.before_refit is not None
-    assert [(tmp_path / "refit" / name / CHECKPOINT).exists() for name in ("", "member-2")] == [True, True]
+    assert [(run_folder / "refit" / name / CHECKPOINT).exists() for name in ("", "member-2")] == [True, True]
 
 
 def test_no_members_are_refused() -> None:

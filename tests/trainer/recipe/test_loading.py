@@ -46,6 +46,19 @@ def test_text_that_is_no_toml_is_named(tmp_path: Path) -> None:
         loading.load(str(path))
 
 
+@pytest.mark.parametrize("text", ["seed = " + "9" * 5000, "a = " + "[" * 9000], ids=["long number", "deep array"])
+def test_toml_beyond_the_limits_of_its_parser_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"mine\.toml: not valid TOML"):
+        loading.load(str(path))
+
+
+def test_path_that_no_file_can_have_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"no recipe 'a\\x00b'"):
+        loading.load("a\0b")
+
+
 @pytest.mark.parametrize(
     ("table", "key", "value"),
     [

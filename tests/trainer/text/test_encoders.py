@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +46,42 @@ TEXTS = [
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(building, "_frozen", {})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The search shop, trained and published; its checkpoint is gone.
+
+    Attributes:
+        folder: folder with ``runs/mine`` and the store.
+        store: store whose only bundle is live; to be copied before it is changed.
+    """
+
+    folder: Path
+    store: BundleStore
+
+    def run(self) -> Run:
+        return Run.load(self.folder / "runs" / "mine")
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
+    """Trains the search shop with keys of its text features, once each."""
+
+    @cache
+    def train(keys: str) -> Trained:
+        folder = tmp_path_factory.mktemp("search")
+        checkpoint, store = write_checkpoint(folder / "checkpoint"), BundleStore(folder / "store")
+        recipe = write_search_shop(folder / "data", checkpoint, keys)
+        command("train", recipe, "--store", store.root, "--run", folder / "runs" / "mine", "--promote")
+        shutil.rmtree(checkpoint)
+        return Trained(folder, store)
+
+    return train
+
+
+FROZEN = 'mode = "frozen"'
+FINETUNED = 'mode = "finetune", learning_rate = 0.01, trained_layers = 1'
 
 
 def encoder_of(checkpoint: Path, **keys: object) -> KerasText:
@@ -95,21 +135,17 @@ def test_another_checkpoint_has_vectors_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "keys",
     [
-        'mode = "frozen"',
-        'mode = "finetune", learning_rate = 0.01, trained_layers = 1',
+        FROZEN,
+        FINETUNED,
         'mode = "distilled", width = 8',
         'mode = "distilled", width = 8, learning_rate = 0.01, token_weights = "idf"',
     ],
 )
-def test_a_service_embeds_texts_as_the_training_does(keys: str, tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
-    recipe = write_search_shop(tmp_path / "data", checkpoint, keys)
-    store = BundleStore(tmp_path / "store")
-    command("train", recipe, "--store", store.root, "--run", tmp_path / "run", "--promote")
+def test_a_service_embeds_texts_as_the_training_does(train: Callable[[str], Trained], keys: str) -> None:
+    store, run = train(keys).store, train(keys).run()
     live = store.live()
     assert live is not None
     store.verify(live.version)
-    run = Run.load(tmp_path / "run")
     expected = embed_queries(run.model.towers[0], run.model.schemas, {"query": TEXTS}, len(TEXTS))
     with query_tower_service(store) as running:
         running.wait_for_bundle(live.version)
@@ -125,13 +161,9 @@ def test_a_service_embeds_texts_as_the_training_does(keys: str, tmp_path: Path) 
     assert min(encoder["min_cosine"] for encoder in figures["text_encoders"].values()) > 0.99999
 
 
-def test_finetuning_changes_the_layers_that_it_names(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
-    keys = 'mode = "finetune", learning_rate = 0.01, trained_layers = 1'
-    recipe = write_search_shop(tmp_path / "data", checkpoint, keys)
-    command("train", recipe, "--run", tmp_path / "run")
-    (trained,) = Run.load(tmp_path / "run").model.schemas.text_encoders.encoders
-    start = encoder_of(checkpoint, mode="finetune", learning_rate=0.01, trained_layers=1)
+def test_finetuning_changes_the_layers_that_it_names(train: Callable[[str], Trained], tmp_path: Path) -> None:
+    (trained,) = train(FINETUNED).run().model.schemas.text_encoders.encoders
+    start = encoder_of(write_checkpoint(tmp_path / "checkpoint"), mode="finetune", learning_rate=0.01, trained_layers=1)
     moved = {
         new.path.split("/", 1)[0]
         for new, old in zip(trained.model.weights, start.model.weights, strict=True)
@@ -166,12 +198,8 @@ def test_rare_tokens_weigh_more_in_a_table() -> None:
     np.testing.assert_allclose(model.layers[1].get_weights()[0], expected, atol=1e-4)
 
 
-def test_new_items_are_embedded_by_the_bundle_alone(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
-    recipe = write_search_shop(tmp_path / "data", checkpoint, 'mode = "frozen"')
-    store = BundleStore(tmp_path / "store")
-    command("train", recipe, "--store", store.root, "--run", tmp_path / "run", "--promote")
-    (checkpoint / "model.safetensors").unlink()
+def test_new_items_are_embedded_by_the_bundle_alone(train: Callable[[str], Trained], tmp_path: Path) -> None:
+    store = BundleStore(shutil.copytree(train(FROZEN).store.root, tmp_path / "store"))
     (tmp_path / "new.csv").write_text('product,title\nz1,"The new red bag, 4 (11)"\nz2,usb\n')
     command("add-items", "--store", store.root, "--items", tmp_path / "new.csv", "--promote")
     live = store.live()
@@ -184,7 +212,7 @@ def test_new_items_are_embedded_by_the_bundle_alone(tmp_path: Path) -> None:
 
 
 def test_one_recipe_answers_a_query_a_user_and_both(tmp_path: Path) -> None:
-    recipe = write_search_shop(tmp_path / "data", write_checkpoint(tmp_path / "checkpoint"), 'mode = "frozen"')
+    recipe = write_search_shop(tmp_path / "data", write_checkpoint(tmp_path / "checkpoint"), FROZEN)
     history = '{ name = "history", kind = "history", max_values = 5 }'
     lines = recipe.read_text().replace("epochs = 2", "epochs = 15").splitlines()
     at = lines.index("[query_tower]") + 2
@@ -204,26 +232,27 @@ def test_one_recipe_answers_a_query_a_user_and_both(tmp_path: Path) -> None:
     assert everything >= history - 0.05 > nothing + 0.1
 
 
-def test_graded_queries_measure_the_towers_beside_bm25(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
-    recipe = write_search_shop(tmp_path / "data", checkpoint, 'mode = "frozen"')
-    monkeypatch.chdir(tmp_path)
-    command("train", recipe, "--run", "runs/mine")
+def test_graded_queries_measure_the_towers_beside_bm25(
+    train: Callable[[str], Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(FROZEN).folder
+    write_checkpoint(folder / "checkpoint")  # once more, for the frozen encoder beside the towers
+    monkeypatch.chdir(folder)
     # p11 and p23 are the red bags: 11 and 23 are 2 modulo 3, and 11 // 3 and 23 // 3 are 3 modulo 4.
-    (tmp_path / "qrels.csv").write_text("query,docid,rating\nred bag,p11,3\nred bag,p23,3\nred bag,p00,0\nusb,p00,0\n")
+    (folder / "qrels.csv").write_text("query,docid,rating\nred bag,p11,3\nred bag,p23,3\nred bag,p00,0\nusb,p00,0\n")
     found = json.loads(command("evaluate", "--qrels", "qrels.csv", "--json"))
     assert found["run"] == "runs/mine"
     assert found["query_count"] == 1
     assert set(found["metrics"]) == {"two-tower", "two-tower + BM25", "BM25", "frozen encoder"}
     # Only these two titles hold both words: BM25 finds them first.
     assert found["metrics"]["BM25"]["ndcg@10"] == 1.0
-    assert json.loads((tmp_path / "runs/mine/search.json").read_text())["metrics"] == found["metrics"]
+    assert json.loads((folder / "runs/mine/search.json").read_text())["metrics"] == found["metrics"]
     with pytest.raises(RunError, match="evaluate needs --qrels"):
         command("evaluate", "runs/mine", "--queries", "qrels.csv")
 
 
 def test_graded_queries_need_no_text_in_the_item_tower(tmp_path: Path) -> None:
-    recipe = write_search_shop(tmp_path / "data", write_checkpoint(tmp_path / "checkpoint"), 'mode = "frozen"')
+    recipe = write_search_shop(tmp_path / "data", write_checkpoint(tmp_path / "checkpoint"), FROZEN)
     head, item_tower = recipe.read_text().split("[item_tower]")
     rest = item_tower[item_tower.index("[split]") :]
     features = 'features = [{ name = "item_id", kind = "categorical" }]\n\n[search]\nattributes = ["title"]\n\n'

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,28 +59,58 @@ class Task:
         return prepare(self.recipe, self.dataset, self.schemas, self.parts.train)
 
 
+class Trained:
+    """A task that was fitted in 8 epochs.
+
+    Attributes:
+        task: the task.
+        fitted: what its training made.
+        begun: folder of the run as it was after the third epoch.
+    """
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        class KeepThird(SilentTraining):
+            def epoch(self, measured: Mapping[str, Any]) -> None:
+                if measured["epoch"] == 3:
+                    shutil.copytree(folder / "run", folder / "begun")
+
+        (folder / "run").mkdir()
+        self.task, self.begun = task, folder / "begun"
+        self.fitted = task.fit(folder=folder / "run", progress=KeepThird())
+
+
+@pytest.fixture(scope="module")
+def train(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
+    """Trains with a precision and keys of the history, once each."""
+
+    @cache
+    def train(precision: str, **history: Any) -> Trained:
+        return Trained(Task(folder, precision, **history), tmp_path_factory.mktemp("trained"))
+
+    return train
+
+
+BOTH = [("mixed_bfloat16", {}), ("mixed_float16", {"encoder": "transformer"})]
+
+
 @pytest.mark.parametrize(
     ("precision", "history"),
-    [
-        ("mixed_bfloat16", {}),
-        ("mixed_bfloat16", {"items": "tower"}),
-        ("mixed_bfloat16", {"encoder": "transformer"}),
-        ("mixed_float16", {"encoder": "transformer"}),
-        ("mixed_float16", {"encoder": "gru"}),
-    ],
+    [*BOTH, ("mixed_bfloat16", {"items": "tower"}), ("mixed_float16", {"encoder": "gru"})],
     ids=str,
 )
-def test_mixed_precision_learns_the_shop(folder: Path, precision: str, history: dict[str, Any]) -> None:
-    task = Task(folder, precision, **history)
-    fitted = task.fit()
-    found = evaluate_validation(TrainedModel(task.recipe, task.schemas, fitted.towers), Data(task.dataset, task.parts))
+def test_mixed_precision_learns_the_shop(
+    train: Callable[..., Trained], precision: str, history: dict[str, Any]
+) -> None:
+    trained = train(precision, **history)
+    task = trained.task
+    model = TrainedModel(task.recipe, task.schemas, trained.fitted.towers)
+    found = evaluate_validation(model, Data(task.dataset, task.parts))
     # By chance recall@10 is under 0.4, see test_training.
     assert found["recall@10"] > 0.8
 
 
-@pytest.mark.parametrize("precision", MIXED)
-def test_the_prior_goes_with_mixed_precision(folder: Path, precision: str) -> None:
-    of = recipe(training={"precision": precision, "epochs": 1, "prior_weight": 0.1})
+def test_the_prior_goes_with_mixed_precision(folder: Path) -> None:
+    of = recipe(training={"precision": "mixed_float16", "epochs": 1, "prior_weight": 0.1})
     dataset = load_dataset(of, folder)
     train = splits.split(dataset, of.split).train
     fitted = fit(of, dataset, learn_schemas(of, dataset, train), train, validate=None)
@@ -109,14 +141,16 @@ def test_float16_scales_its_loss_and_skips_what_overflows(folder: Path) -> None:
     assert any((one != np.array(v)).any() for one, v in zip(before, model.trainable_variables, strict=True))
 
 
-@pytest.mark.parametrize("precision", MIXED)
-def test_towers_that_are_exported_compute_in_float32(folder: Path, tmp_path: Path, precision: str) -> None:
-    task = Task(folder, precision, encoder="transformer")
-    query_tower, item_tower = task.fit().towers
+@pytest.mark.parametrize(("precision", "history"), BOTH, ids=str)
+def test_towers_that_are_exported_compute_in_float32(
+    train: Callable[..., Trained], tmp_path: Path, precision: str, history: dict[str, Any]
+) -> None:
+    trained = train(precision, **history)
+    query_tower, item_tower = trained.fitted.towers
     for tower in (query_tower, item_tower):
         assert {layer.compute_dtype for layer in tower.layers} == {"float32"}
     columns = {"history": [["p01", "p05"], []], "age": [30.0, None], "gender": ["f", None]}
-    inputs = task.schemas.query.encode(columns, 2)
+    inputs = trained.task.schemas.query.encode(columns, 2)
     # It compares what it wrote with the tower, to 1e-5: an answer computed in 16 bits differs by 1e-3.
     export_query_tower(query_tower, inputs, tmp_path / "saved", tmp_path / "tower.tflite")
 
@@ -129,18 +163,13 @@ def test_a_processor_without_a_gpu_is_told_of(folder: Path) -> None:
         assert ["there is no GPU" in note for note in progress.notes] == [True] * said
 
 
-@pytest.mark.parametrize("precision", MIXED)
-def test_resumes_bit_identical_in_mixed_precision(folder: Path, tmp_path: Path, precision: str) -> None:
-    class Stop(SilentTraining):
-        def epoch(self, measured: Mapping[str, Any]) -> None:
-            if measured["epoch"] == 3:
-                raise KeyboardInterrupt
-
-    task = Task(folder, precision)
-    whole = task.fit()
-    with pytest.raises(KeyboardInterrupt):
-        task.fit(folder=tmp_path, progress=Stop())
-    resumed = task.fit(folder=tmp_path, resume=True)
-    for one, other in zip(whole.towers, resumed.towers, strict=True):
+@pytest.mark.parametrize(("precision", "history"), BOTH, ids=str)
+def test_resumes_bit_identical_in_mixed_precision(
+    train: Callable[..., Trained], precision: str, history: dict[str, Any]
+) -> None:
+    trained = train(precision, **history)
+    resumed = trained.task.fit(folder=trained.begun, resume=True)
+    assert len(resumed.epochs) == 8
+    for one, other in zip(trained.fitted.towers, resumed.towers, strict=True):
         for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)

@@ -6,6 +6,7 @@ The two are virtual devices of the processor, which have to be made before Tenso
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,56 +20,81 @@ from tests.trainer.world import recipe
 from trainer.data import splits
 from trainer.data.dataset import load_dataset
 from trainer.features.schemas import learn_schemas
+from trainer.model.trained_texts import LayeredAdamW
 from trainer.progress import SilentTraining
 from trainer.recipe.recipe import Recipe
 from trainer.training import fit as fit_module
-from trainer.training.fit import Fitted, fit
+from trainer.training.fit import Fitted, fit, prepare
 
 
-def main(folder: Path, run: Path, changes: dict[str, Any], history: dict[str, Any], *, plain: bool) -> None:
+def main(folder: Path, runs: Path, cases: Mapping[str, Mapping[str, Any]]) -> None:
+    """Trains each case, see `trained`, and prints the results of all by name. `runs` is a folder for checkpoints."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    # One for all cases: a second one would number its collective operations as the first one did.
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    print(json.dumps({name: trained(folder, runs / name, strategy, **case) for name, case in cases.items()}))
+
+
+def trained(
+    folder: Path,
+    run: Path,
+    strategy: tf.distribute.Strategy,
+    training: Mapping[str, Any],
+    history: Mapping[str, Any],
+    optimizer: str,
+    resumes: bool,
+) -> dict[str, Any]:
+    """Trains two epochs on one device and on two, and returns how far losses and weights are apart.
+
+    Args:
+        folder: Folder of the shop.
+        run: Folder to make for the checkpoints.
+        strategy: Strategy of the two devices.
+        training: Training keys of the recipe.
+        history: Keys of the history feature.
+        optimizer: "sgd" or "adamw".
+        resumes: Whether to train the second epoch on two devices once more, from the checkpoint of the first one.
+    """
     features = [
         {"name": "history", "kind": "history", "max_values": 10, **history},
         {"name": "age", "kind": "numeric"},
-        {"name": "gender", "kind": "categorical", "embedding_dim": 2},
     ]
-    item_features = [
-        {"name": "item_id", "kind": "categorical"},
-        {"name": "genres", "kind": "multi_categorical", "embedding_dim": 4},
-    ]
-    if plain:
-        # Keras squares the rows of a sparse gradient one by one, so that Adam sees an item that both devices have as
-        # two smaller ones. Plain descent sees the sum, and shows whether it is right.
-        fit_module.LayeredAdamW = lambda *arguments, **named: keras.optimizers.SGD(0.1)
+    item_features = [{"name": "item_id", "kind": "categorical"}, {"name": "year", "kind": "numeric"}]
+    # Keras squares the rows of a sparse gradient one by one, so that Adam sees an item that both devices have as two
+    # smaller ones. Plain descent sees the sum, and shows whether it is right.
+    sgd = lambda *arguments, **named: keras.optimizers.SGD(0.1)  # noqa: E731
+    fit_module.LayeredAdamW = {"sgd": sgd, "adamw": LayeredAdamW}[optimizer]
     # Without dropout: each device draws its own part, so the draws differ from those of one device.
     of = recipe(
         query_tower={"features": features, "dropout": 0.0},
         item_tower={"features": item_features, "dropout": 0.0},
-        training={"epochs": 2, "batch_size": 120, **changes},
+        training={"epochs": 2, "batch_size": 120, **training},
     )
-    one, two = Task(of, folder), Task(of, folder, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-    alone, shared = one.fit(), two.fit()
-    try:
-        two.fit(folder=run, progress=Stop())
-    except KeyboardInterrupt:
-        resumed = two.fit(folder=run, resume=True)
-    print(
-        json.dumps(
-            {
-                "losses": [[epoch["loss"] for epoch in fitted.epochs] for fitted in (alone, shared)],
-                "moved": distance(weights(alone), weights(one.fit(epochs=1))),
-                "apart": distance(weights(alone), weights(shared)),
-                "apart_when_resumed": distance(weights(shared), weights(resumed)),
-                "types": sorted({type(v.value).__name__ for tower in shared.towers for v in tower.variables}),
-            }
-        )
-    )
+    one, two = Task(of, folder), Task(of, folder, strategy)
+    (run / "whole").mkdir(parents=True)
+    alone, shared = one.fit(), two.fit(folder=run / "whole", progress=KeepFirst(run / "whole", run / "begun"))
+    found = {
+        "losses": [[epoch["loss"] for epoch in fitted.epochs] for fitted in (alone, shared)],
+        "moved": distance(one.initial_weights(), weights(alone)),
+        "apart": distance(weights(alone), weights(shared)),
+        "types": sorted({type(v.value).__name__ for tower in shared.towers for v in tower.variables}),
+    }
+    if resumes:
+        resumed = two.fit(folder=run / "begun", resume=True)
+        found["apart_when_resumed"] = distance(weights(shared), weights(resumed))
+    return found
 
 
-class Stop(SilentTraining):
+class KeepFirst(SilentTraining):
+    """Copies the folder of a run after its first epoch, as a training that is stopped there leaves it."""
+
+    def __init__(self, run: Path, begun: Path) -> None:
+        self._run, self._begun = run, begun
+
     def epoch(self, measured: Mapping[str, Any]) -> None:
-        raise KeyboardInterrupt
+        if measured["epoch"] == 1:
+            shutil.copytree(self._run, self._begun)
 
 
 class Task:
@@ -80,18 +106,13 @@ class Task:
         self.train = splits.split(self.dataset, of.split).train
         self.schemas = learn_schemas(of, self.dataset, self.train)
 
-    def fit(self, *, epochs: int = 0, **arguments: Any) -> Fitted:
-        of = recipe_of(self.recipe, epochs) if epochs else self.recipe
+    def fit(self, **arguments: Any) -> Fitted:
         given = {"validate": None, "strategy": self.strategy, **arguments}
-        return fit(of, self.dataset, self.schemas, self.train, **given)
+        return fit(self.recipe, self.dataset, self.schemas, self.train, **given)
 
-
-def recipe_of(of: Recipe, epochs: int) -> Recipe:
-    from trainer.recipe import loading
-
-    raw = of.to_json()
-    raw["training"]["epochs"] = epochs
-    return loading.parse(raw, "shop")
+    def initial_weights(self) -> list[np.ndarray]:
+        _, model = prepare(self.recipe, self.dataset, self.schemas, self.train)
+        return [weight for tower in (model.query_tower, model.item_tower) for weight in tower.get_weights()]
 
 
 def weights(fitted: Fitted) -> list[np.ndarray]:
@@ -104,10 +125,4 @@ def distance(one: list[np.ndarray], other: list[np.ndarray]) -> float:
 
 
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1]),
-        Path(sys.argv[2]),
-        json.loads(sys.argv[3]),
-        json.loads(sys.argv[4]),
-        plain=sys.argv[5] == "plain",
-    )
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

@@ -110,7 +110,9 @@ class SearchItemsRequest(_message.Message):
     """Bundle to search, for instance while paging through results. Default (empty): the newest open bundle of the model."""
     @_builtins.property
     def searches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Search]:
-        """[batch] searches, 1 to `max_batch_size` (see GetServingStatusResponse)."""
+        """[batch] searches, 1 to `max_batch_size` (see GetServingStatusResponse). Several searches may request 100,000 items
+        together by default, as the sum of their `k`.
+        """
 
     def __init__(
         self,
@@ -135,6 +137,7 @@ class Search(_message.Message):
 
     EMBEDDING_FIELD_NUMBER: _builtins.int
     SIMILAR_TO_FIELD_NUMBER: _builtins.int
+    POPULAR_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
@@ -150,8 +153,8 @@ class Search(_message.Message):
     if filter, exclusions, minimum score, text or catalogue leave fewer.
     """
     min_score: _builtins.float
-    """Smallest score of an item, in the unit of SearchResult.scores: -1 to 1 with RANKING_EMBEDDING, 0 or more with the
-    other rankings. Default (unset): no limit.
+    """Smallest score of an item, in the unit of SearchResult.scores: -1 to 1 with RANKING_EMBEDDING, also for popular
+    items, and 0 or more with the other rankings. Default (unset): no limit.
     """
     exact: _builtins.bool
     """Whether to scan every item instead of using the index: exact, but slower. Default: false. Lexical ranking is always
@@ -184,6 +187,12 @@ class Search(_message.Message):
         """Items of the bundle. The result leaves these items out."""
 
     @_builtins.property
+    def popular(self) -> Global___Popular:
+        """The most popular items of the bundle, for instance while no embedding can be had. It needs no embedding and no
+        `model_version`. Forbidden with RANKING_FUSED. The result is exact; `exact` and `search_budget` are ignored.
+        """
+
+    @_builtins.property
     def filter(self) -> Global___Filter:
         """Condition that the items have to match. Default: all items match."""
 
@@ -202,6 +211,7 @@ class Search(_message.Message):
         *,
         embedding: Global___Embedding | None = ...,
         similar_to: Global___ItemIds | None = ...,
+        popular: Global___Popular | None = ...,
         k: _builtins.int = ...,
         filter: Global___Filter | None = ...,
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
@@ -213,13 +223,13 @@ class Search(_message.Message):
         ranking: Global___Ranking.ValueType = ...,
         fusion_constant: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "filter", b"filter", "min_score", b"min_score", "similar_to", b"similar_to", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "filter", b"filter", "min_score", b"min_score", "popular", b"popular", "similar_to", b"similar_to", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "exact", b"exact", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "fusion_constant", b"fusion_constant", "k", b"k", "min_score", b"min_score", "ranking", b"ranking", "return_attributes", b"return_attributes", "search_budget", b"search_budget", "similar_to", b"similar_to", "target", b"target", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "exact", b"exact", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "fusion_constant", b"fusion_constant", "k", b"k", "min_score", b"min_score", "popular", b"popular", "ranking", b"ranking", "return_attributes", b"return_attributes", "search_budget", b"search_budget", "similar_to", b"similar_to", "target", b"target", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["embedding", "similar_to"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["embedding", "similar_to", "popular"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
@@ -275,6 +285,25 @@ class ItemIds(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ItemIds: _TypeAlias = ItemIds  # noqa: Y015
+
+@_typing.final
+class Popular(_message.Message):
+    """The most popular items: those with the most training events of the bundle. Items with equally many are in the order of
+    the catalogue. Items that were added after the training have none, and come last. Has no fields.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Popular: _TypeAlias = Popular  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
@@ -524,7 +553,8 @@ class SearchResult(_message.Message):
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """[n] scores in descending order. RANKING_EMBEDDING: cosine similarities, -1 to 1. RANKING_LEXICAL: BM25 scores,
         above 0, comparable only within one search. RANKING_FUSED: sums of 1 / (fusion_constant + rank) over both rankings,
-        above 0 and at most 2 / (fusion_constant + 1).
+        above 0 and at most 2 / (fusion_constant + 1). Popular items: shares of the items in the training events of all items
+        of the bundle, 0 to 1.
         """
 
     @_builtins.property
@@ -812,6 +842,7 @@ class OpenBundle(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     OPENED_AT_MS_FIELD_NUMBER: _builtins.int
     LEXICAL_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    HAS_POPULARITY_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """Version of the bundle."""
     model_version: _builtins.str
@@ -830,6 +861,8 @@ class OpenBundle(_message.Message):
     """
     opened_at_ms: _builtins.int
     """Time from which this process answered with the bundle, in milliseconds since 1970-01-01 UTC."""
+    has_popularity: _builtins.bool
+    """Whether the bundle knows the popularity of its items, so that Search.popular has an answer."""
     @_builtins.property
     def index_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Parameters that the index was built with, by name, for instance {"trees": "50"}."""
@@ -856,10 +889,11 @@ class OpenBundle(_message.Message):
         attributes: _abc.Iterable[Global___Attribute] | None = ...,
         opened_at_ms: _builtins.int = ...,
         lexical_attributes: _abc.Iterable[_builtins.str] | None = ...,
+        has_popularity: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "bundle_version", b"bundle_version", "dimension", b"dimension", "index_kind", b"index_kind", "index_parameters", b"index_parameters", "item_count", b"item_count", "lexical_attributes", b"lexical_attributes", "model_version", b"model_version", "opened_at_ms", b"opened_at_ms", "recall_at_100", b"recall_at_100", "search_budget", b"search_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "bundle_version", b"bundle_version", "dimension", b"dimension", "has_popularity", b"has_popularity", "index_kind", b"index_kind", "index_parameters", b"index_parameters", "item_count", b"item_count", "lexical_attributes", b"lexical_attributes", "model_version", b"model_version", "opened_at_ms", b"opened_at_ms", "recall_at_100", b"recall_at_100", "search_budget", b"search_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AnnServiceStub:
-    """Finds the items nearest to an embedding or to other items, or the items that match a text.
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class AnnServiceStub:
 
 
 class AnnServiceServicer:
-    """Finds the items nearest to an embedding or to other items, or the items that match a text.
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items.
     """
 
     def SearchItems(self, request, context):
@@ -67,16 +67,27 @@ class AnnServiceServicer:
         FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
         (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
         index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+        FAILED_PRECONDITION, reason POPULARITY_NOT_SERVED: a search is for popular items, but the bundle has no popularity
+        (OpenBundle.has_popularity is false). The metadata "bundle_versions" lists the open bundles with it, separated by
+        commas; it may be empty. Publish a bundle with a trainer that writes the popularity of items.
         NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
         the first ten unknown ids, separated by commas. Leave these ids out.
         UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-        UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-        many calls arrive at once. Send fewer searches or fewer exclusions, or retry with backoff.
+        UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+        backoff.
+        UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+        RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+        google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+        fewer searches or fewer exclusions.
         UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
         `authorization: Bearer <token>` is missing or wrong. Send the right token.
-        DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer searches.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+        a token that has it.
+        DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+        after the headers, or send fewer searches.
+        DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+        deadline, or send fewer searches.
         INTERNAL: a bug. The log of the service has the details.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -88,8 +99,14 @@ class AnnServiceServicer:
 
         The call succeeds without an open bundle too: `bundles` is then empty, and `problems` says why.
 
-        Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-        same meanings as for SearchItems.
+        It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+        Errors:
+
+        INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+        UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+        SearchItems.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +134,7 @@ def add_AnnServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AnnService:
-    """Finds the items nearest to an embedding or to other items, or the items that match a text.
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items.
     """
 
     @staticmethod

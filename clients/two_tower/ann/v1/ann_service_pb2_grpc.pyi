@@ -35,7 +35,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AnnServiceStub:
-    """Finds the items nearest to an embedding or to other items, or the items that match a text."""
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -57,16 +57,27 @@ class AnnServiceStub:
     FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
       (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
       index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+    FAILED_PRECONDITION, reason POPULARITY_NOT_SERVED: a search is for popular items, but the bundle has no popularity
+      (OpenBundle.has_popularity is false). The metadata "bundle_versions" lists the open bundles with it, separated by
+      commas; it may be empty. Publish a bundle with a trainer that writes the popularity of items.
     NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
       the first ten unknown ids, separated by commas. Leave these ids out.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-    UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-      many calls arrive at once. Send fewer searches or fewer exclusions, or retry with backoff.
+    UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+      backoff.
+    UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+    RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+      google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+      fewer searches or fewer exclusions.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer searches.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+      a token that has it.
+    DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+      after the headers, or send fewer searches.
+    DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+      deadline, or send fewer searches.
     INTERNAL: a bug. The log of the service has the details.
     """
     GetServingStatus: _grpc.UnaryUnaryMultiCallable[_ann_service_pb2.GetServingStatusRequest, _ann_service_pb2.GetServingStatusResponse]
@@ -74,13 +85,19 @@ class AnnServiceStub:
 
     The call succeeds without an open bundle too: `bundles` is then empty, and `problems` says why.
 
-    Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-    same meanings as for SearchItems.
+    It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+    Errors:
+
+    INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+      SearchItems.
     """
 
 @_typing.type_check_only
 class AnnServiceAsyncStub(AnnServiceStub):
-    """Finds the items nearest to an embedding or to other items, or the items that match a text."""
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchItems: _aio.UnaryUnaryMultiCallable[_ann_service_pb2.SearchItemsRequest, _ann_service_pb2.SearchItemsResponse]  # type: ignore[assignment]
@@ -99,16 +116,27 @@ class AnnServiceAsyncStub(AnnServiceStub):
     FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
       (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
       index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+    FAILED_PRECONDITION, reason POPULARITY_NOT_SERVED: a search is for popular items, but the bundle has no popularity
+      (OpenBundle.has_popularity is false). The metadata "bundle_versions" lists the open bundles with it, separated by
+      commas; it may be empty. Publish a bundle with a trainer that writes the popularity of items.
     NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
       the first ten unknown ids, separated by commas. Leave these ids out.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-    UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-      many calls arrive at once. Send fewer searches or fewer exclusions, or retry with backoff.
+    UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+      backoff.
+    UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+    RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+      google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+      fewer searches or fewer exclusions.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer searches.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+      a token that has it.
+    DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+      after the headers, or send fewer searches.
+    DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+      deadline, or send fewer searches.
     INTERNAL: a bug. The log of the service has the details.
     """
     GetServingStatus: _aio.UnaryUnaryMultiCallable[_ann_service_pb2.GetServingStatusRequest, _ann_service_pb2.GetServingStatusResponse]  # type: ignore[assignment]
@@ -116,12 +144,18 @@ class AnnServiceAsyncStub(AnnServiceStub):
 
     The call succeeds without an open bundle too: `bundles` is then empty, and `problems` says why.
 
-    Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-    same meanings as for SearchItems.
+    It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+    Errors:
+
+    INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+      SearchItems.
     """
 
 class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Finds the items nearest to an embedding or to other items, or the items that match a text."""
+    """Finds the items nearest to an embedding or to other items, the items that match a text, or the most popular items."""
 
     @_abc_1.abstractmethod
     def SearchItems(
@@ -144,16 +178,27 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION, reason LEXICAL_NOT_SERVED: a search ranks by its text, but the bundle has no lexical index
           (OpenBundle.lexical_attributes is empty). The metadata "bundle_versions" lists the open bundles with a lexical
           index, separated by commas; it may be empty. Use RANKING_EMBEDDING, or publish a bundle with a lexical index.
+        FAILED_PRECONDITION, reason POPULARITY_NOT_SERVED: a search is for popular items, but the bundle has no popularity
+          (OpenBundle.has_popularity is false). The metadata "bundle_versions" lists the open bundles with it, separated by
+          commas; it may be empty. Publish a bundle with a trainer that writes the popularity of items.
         NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
           the first ten unknown ids, separated by commas. Leave these ids out.
         UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-        UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-          many calls arrive at once. Send fewer searches or fewer exclusions, or retry with backoff.
+        UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+          backoff.
+        UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+        RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+          google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+          fewer searches or fewer exclusions.
         UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
           `authorization: Bearer <token>` is missing or wrong. Send the right token.
-        DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer searches.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+          a token that has it.
+        DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+          after the headers, or send fewer searches.
+        DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+          deadline, or send fewer searches.
         INTERNAL: a bug. The log of the service has the details.
         """
 
@@ -167,8 +212,14 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The call succeeds without an open bundle too: `bundles` is then empty, and `problems` says why.
 
-        Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-        same meanings as for SearchItems.
+        It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+        Errors:
+
+        INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+        UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+          SearchItems.
         """
 
 def add_AnnServiceServicer_to_server(servicer: AnnServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

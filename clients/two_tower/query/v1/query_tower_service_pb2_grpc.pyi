@@ -53,13 +53,21 @@ class QueryTowerServiceStub:
     FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open. The metadata "model_versions" lists the
       open models, separated by commas, the live one first. Embed with one of them.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-    UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-      many calls arrive at once. Send fewer queries, or retry with backoff.
+    UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+      backoff.
+    UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+    RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+      google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+      fewer queries.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer queries.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+      a token that has it.
+    DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+      after the headers, or send fewer queries.
+    DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+      deadline, or send fewer queries.
     INTERNAL: a bug. The log of the service has the details.
     """
     GetServingStatus: _grpc.UnaryUnaryMultiCallable[_query_tower_service_pb2.GetServingStatusRequest, _query_tower_service_pb2.GetServingStatusResponse]
@@ -67,8 +75,14 @@ class QueryTowerServiceStub:
 
     The call succeeds without an open bundle too: `models` is then empty, and `problems` says why.
 
-    Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-    same meanings as for EmbedQueries.
+    It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+    Errors:
+
+    INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+      EmbedQueries.
     """
 
 @_typing.type_check_only
@@ -87,13 +101,21 @@ class QueryTowerServiceAsyncStub(QueryTowerServiceStub):
     FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open. The metadata "model_versions" lists the
       open models, separated by commas, the live one first. Embed with one of them.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-    UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-    RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-      many calls arrive at once. Send fewer queries, or retry with backoff.
+    UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+      backoff.
+    UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+    RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+      google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+    RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+      fewer queries.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer queries.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+      a token that has it.
+    DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+      after the headers, or send fewer queries.
+    DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+      deadline, or send fewer queries.
     INTERNAL: a bug. The log of the service has the details.
     """
     GetServingStatus: _aio.UnaryUnaryMultiCallable[_query_tower_service_pb2.GetServingStatusRequest, _query_tower_service_pb2.GetServingStatusResponse]  # type: ignore[assignment]
@@ -101,8 +123,14 @@ class QueryTowerServiceAsyncStub(QueryTowerServiceStub):
 
     The call succeeds without an open bundle too: `models` is then empty, and `problems` says why.
 
-    Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-    same meanings as for EmbedQueries.
+    It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+    Errors:
+
+    INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+      EmbedQueries.
     """
 
 class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -124,13 +152,21 @@ class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION, reason MODEL_NOT_SERVED: `model_version` is not open. The metadata "model_versions" lists the
           open models, separated by commas, the live one first. Embed with one of them.
         UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
-        UNAVAILABLE without a reason: the service is not reachable, or is stopping. Retry with backoff.
-        RESOURCE_EXHAUSTED, reason OVERLOADED: too many requests are in flight. Retry with backoff, or at another replica.
-        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 16 MiB by default, or far too
-          many calls arrive at once. Send fewer queries, or retry with backoff.
+        UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
+          backoff.
+        UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
+        RESOURCE_EXHAUSTED, reason OVERLOADED: the service has more work than it can do in time. The details include
+          google.rpc.RetryInfo: retry no earlier than after `retry_delay`, with backoff, or at another replica.
+        RESOURCE_EXHAUSTED without a reason: the request is larger than the service accepts, 4 MiB by default. Send
+          fewer queries.
         UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
           `authorization: Bearer <token>` is missing or wrong. Send the right token.
-        DEADLINE_EXCEEDED: the deadline of the call passed. Use a longer deadline, or send fewer queries.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+          a token that has it.
+        DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
+          after the headers, or send fewer queries.
+        DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
+          deadline, or send fewer queries.
         INTERNAL: a bug. The log of the service has the details.
         """
 
@@ -144,8 +180,14 @@ class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The call succeeds without an open bundle too: `models` is then empty, and `problems` says why.
 
-        Errors: UNAVAILABLE without a reason, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL, with the
-        same meanings as for EmbedQueries.
+        It is answered at once, whatever the load. Where the service requires a token, the token needs the scope "admin".
+
+        Errors:
+
+        INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+        UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+          EmbedQueries.
         """
 
 def add_QueryTowerServiceServicer_to_server(servicer: QueryTowerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

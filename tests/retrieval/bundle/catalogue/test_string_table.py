@@ -20,8 +20,6 @@ def test_behaves_like_a_tuple_with_an_index(given_texts: list[str], others: list
     strings = Strings.of(distinct)
     assert strings == tuple(distinct)
     assert [strings[n] for n in range(len(distinct))] == list(strings) == distinct
-    backwards = np.arange(len(distinct))[::-1]
-    assert strings.take(np.concatenate([backwards, backwards])) == [*distinct[::-1], *distinct[::-1]]
     assert dict(strings.positions) == {value: n for n, value in enumerate(distinct)}
     expected = [distinct.index(value) if value in distinct else -1 for value in others]
     assert strings.find(others).tolist() == expected
@@ -79,3 +77,15 @@ def test_joins_strings_with_room_before_each() -> None:
         "",
         "ä",
     ]
+
+
+@given(texts, st.lists(st.integers(-1, 5), min_size=1, max_size=9), st.integers(0, 3))
+def test_joins_any_strings_with_a_gap_of_any_size_before_each(values: list[str], wanted: list[int], first: int) -> None:
+    positions = [number if number < len(values) else -1 for number in wanted]
+    expected = ["" if number == -1 else values[number] for number in positions]
+    gaps = np.arange(first, first + len(positions))
+    joined, starts, ends = Strings.of(values).join(np.array(positions), gaps)
+    found = [joined[start:end].tobytes().decode() for start, end in zip(starts, ends, strict=True)]
+    assert found == expected
+    assert (starts - np.concatenate([[0], ends[:-1]])).tolist() == gaps.tolist()
+    assert Strings.of(values).lengths(np.array(positions)).tolist() == [len(value.encode()) for value in expected]

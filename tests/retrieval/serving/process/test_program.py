@@ -84,7 +84,7 @@ def test_finishes_calls_in_flight_after_sigterm(store: BundleStore, tmp_path: Pa
         wait_for(
             lambda: stub.GetServingStatus(ann_service_pb2.GetServingStatusRequest(), timeout=10).bundles, "it serves"
         )
-        search = ann_service_pb2.Search(embedding=ann_service_pb2.Embedding(values=[1.0] * 8), k=1000, exact=True)
+        search = ann_service_pb2.Search(embedding=ann_service_pb2.Embedding(values=[1.0] * 8), k=300, exact=True)
         request = ann_service_pb2.SearchItemsRequest(model_version=manifest.model_version, searches=[search] * 300)
         slow = stub.SearchItems.future(request, timeout=60)
         child.send_signal(signal.SIGTERM)
@@ -171,3 +171,28 @@ import {program}.__main__
             [sys.executable, "-c", script], env={**environment, **given}, capture_output=True, text=True, check=True
         )
         assert done.stdout.split() == [expected]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_reads_the_tokens_again_and_ends_nothing(store: BundleStore, tmp_path: Path, workers: str) -> None:
+    write_bundle(store)
+    tokens = tmp_path / "tokens"
+    tokens.write_text("old\n")
+    flags = ("--token-file", str(tokens), "--workers", workers, "--drain-delay-s", "0")
+    with process("query_tower_service", store, tmp_path, *flags) as (child, port):
+        tokens.write_text("new\n")
+        child.send_signal(signal.SIGHUP)
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = query_tower_service_pb2_grpc.QueryTowerServiceStub(channel)
+            request = query_tower_service_pb2.GetServingStatusRequest()
+
+            def accepts_the_new_token() -> bool:
+                try:
+                    return bool(stub.GetServingStatus(request, metadata=[("authorization", "Bearer new")], timeout=5))
+                except grpc.RpcError:
+                    return False
+
+            wait_for(accepts_the_new_token, "the new token is valid")
+        assert child.poll() is None
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0

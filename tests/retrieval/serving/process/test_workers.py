@@ -125,7 +125,7 @@ def test_all_workers_finish_calls_in_flight_after_sigterm_to_the_parent(store: B
     manifest = write_bundle(store, item_count=4000)
     flags = (*FLAGS[:-1], "0.5")  # time for the sent requests to arrive
     with process("ann_service", store, tmp_path, *flags) as (parent, port):
-        search = ann_service_pb2.Search(embedding=ann_service_pb2.Embedding(values=[1.0] * 8), k=1000, exact=True)
+        search = ann_service_pb2.Search(embedding=ann_service_pb2.Embedding(values=[1.0] * 8), k=300, exact=True)
         request = ann_service_pb2.SearchItemsRequest(model_version=manifest.model_version, searches=[search] * 300)
         channels = [
             grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) for _ in range(6)

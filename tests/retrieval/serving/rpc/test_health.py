@@ -8,10 +8,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from retrieval.serving.rpc.health import HealthServicer
+from retrieval.serving.rpc.health import Health
 from retrieval.store.store import BundleStore
 from tests.harness import query_tower_service
-from tests.worlds import wait_for
 
 STATUS = health_pb2.HealthCheckResponse
 
@@ -50,9 +49,18 @@ def test_never_hangs_while_watchers_connect_and_disconnect(store: BundleStore) -
 
 
 def test_stays_not_serving_while_draining() -> None:
-    health = HealthServicer(("",))
+    health = Health(("",))
     health.set_serving(True)
-    assert wait_for(lambda: health._status == STATUS.SERVING, "it serves")
+    assert health._status == STATUS.SERVING
     health.drain()
     health.set_serving(True)
     assert health._status == STATUS.NOT_SERVING
+
+
+def test_a_request_that_cannot_be_decoded_is_invalid(store: BundleStore) -> None:
+    with query_tower_service(store) as service:
+        for method in ("Check", "Watch"):
+            call = service.channel.unary_stream(f"/grpc.health.v1.Health/{method}")
+            with pytest.raises(grpc.RpcError) as caught:
+                list(call(b"\xff\xff", timeout=10))
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

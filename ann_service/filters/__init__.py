@@ -1,0 +1,1 @@
+"""Filters: conditions on item attributes, from a proto `Filter` to a bitset over the items."""

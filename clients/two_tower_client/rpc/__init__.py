@@ -1,0 +1,1 @@
+"""How a call is made: channel, metadata, deadline, retries and errors."""

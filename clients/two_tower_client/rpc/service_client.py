@@ -1,0 +1,281 @@
+"""The base classes of the clients of both services: channels, credentials, deadlines, retries and errors."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypedDict, TypeVar
+
+import grpc
+
+from two_tower_client.errors import InvalidRequest, TwoTowerError
+from two_tower_client.rpc.call_metadata import Metadata, check_request_id, make_request_id
+from two_tower_client.rpc.channel import Address, Connection, Tls, connect
+from two_tower_client.rpc.grpc_errors import from_rpc_error
+from two_tower_client.rpc.retries import Retries
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Result = TypeVar("Result")
+
+_CONNECTIONS_MAX = 64
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """Settings of the connection to a service.
+
+    Attributes:
+        timeout_s: Seconds that a call may take, unless the call sets its own timeout. Default: 1.
+        token: Bearer token, sent as `authorization: Bearer <token>`. Default: none.
+        token_file: File with the bearer token, read again when it changes. Excludes `token`.
+        tls: TLS settings. Default: plain text.
+        allow_plaintext_token: Whether the token may be sent in plain text to another host. Default: False.
+        caller: Name of the calling program, 1 to 64 printable ASCII characters, sent as `two-tower-caller`. A service
+            shares its time fairly among the callers that compete for it. Default: none.
+        check_health: Whether calls avoid replicas that report NOT_SERVING. Default: True.
+        adaptive_throttling: Whether the client rejects calls itself, as `Overloaded`, while a service refuses more than
+            half of its calls; see `two_tower_client.rpc.retries.AdaptiveThrottle`. It saves the service the
+            refusals, but goes on for some seconds after an overload, and does not tell cheap calls from expensive ones.
+            Default: False.
+        connections: Number of connections to each address, 1 to 64; calls use them in turn. Default: 1. Each connection
+            leads to one worker process of a service, so a service with several workers needs several for each worker.
+        own_connection: Whether this client keeps its connections to itself. Default: False: clients of the same address
+            in this process share one connection, unless `connections` is above 1.
+    """
+
+    timeout_s: float
+    token: str | None
+    token_file: str | None
+    tls: Tls | None
+    allow_plaintext_token: bool
+    caller: str
+    check_health: bool
+    adaptive_throttling: bool
+    connections: int
+    own_connection: bool
+
+
+class _ServiceClient:
+    """The settings of a client, synchronous or asyncio."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        timeout_s: float = 1.0,
+        token: str | None = None,
+        token_file: str | None = None,
+        tls: Tls | None = None,
+        allow_plaintext_token: bool = False,
+        caller: str = "",
+        check_health: bool = True,
+        adaptive_throttling: bool = False,
+        connections: int = 1,
+        own_connection: bool = False,
+    ) -> None:
+        if not 1 <= connections <= _CONNECTIONS_MAX:
+            raise InvalidRequest.in_field("connections", f"has to be 1 to {_CONNECTIONS_MAX}, got {connections!r}")
+        self._timeout_s = check_timeout(timeout_s)
+        self._connections = connections
+        self._connection: Connection = connect(
+            address,
+            token=token,
+            token_file=token_file,
+            tls=tls,
+            allow_plaintext_token=allow_plaintext_token,
+            caller=caller,
+            check_health=check_health,
+            shared=connections == 1 and not own_connection,
+        )
+        self._retries = Retries(throttled=adaptive_throttling)
+        self._closed = False
+
+    @property
+    def target(self) -> str:
+        """The gRPC target of this client."""
+        return self._connection.target
+
+    def __repr__(self) -> str:
+        """Returns the class and the target, without the token."""
+        return f"{type(self).__name__}({self.target!r})"
+
+    def _begin(self, timeout_s: float | None, request_id: str) -> "_Call":
+        """Returns the state of a new call.
+
+        Raises:
+            InvalidRequest: If an argument is invalid.
+            Overloaded: If the call is rejected locally.
+        """
+        request_id = check_request_id(request_id) if request_id else make_request_id()
+        timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+        try:
+            self._retries.admit(self.target)
+        except TwoTowerError as error:
+            error.request_id = request_id
+            raise
+        return _Call(request_id, self._connection.metadata.make(request_id), timeout_s)
+
+    def _fail(self, call: "_Call", error: grpc.RpcError) -> tuple[TwoTowerError, float | None]:
+        """Returns the error of a failed attempt, and the seconds before the next one; None if there is none."""
+        failure = from_rpc_error(error, self.target)
+        failure.request_id = call.request_id
+        call.attempts += 1
+        call.remaining_s = call.end_s - time.monotonic()
+        if self._closed:  # closing the client has cancelled the call
+            return failure, None
+        return failure, self._retries.failed(
+            failure, error.code(), attempts=call.attempts, remaining_s=call.remaining_s
+        )
+
+    def _read(self, call: "_Call", read: Callable[[Response], Result], response: Response) -> Result:
+        self._retries.succeeded()
+        try:
+            return read(response)
+        except TwoTowerError as error:  # the response breaks the contract
+            error.request_id = call.request_id
+            raise
+
+
+class _Call:
+    """A call in progress.
+
+    Attributes:
+        request_id: Request id, in the metadata of every attempt.
+        metadata: Metadata of every attempt.
+        end_s: Deadline, on the monotonic clock.
+        remaining_s: Seconds that the next attempt may take.
+        attempts: Number of failed attempts.
+    """
+
+    __slots__ = ("attempts", "end_s", "metadata", "remaining_s", "request_id")
+
+    def __init__(self, request_id: str, metadata: Metadata, timeout_s: float) -> None:
+        self.request_id, self.metadata, self.remaining_s = request_id, metadata, timeout_s
+        self.end_s = time.monotonic() + timeout_s
+        self.attempts = 0
+
+
+# gRPC's callables are generic in its type stubs only, so their annotations below are strings.
+
+
+class ServiceClient(_ServiceClient):
+    """Base class of the synchronous clients. Threads may share a client. Close it after the last call."""
+
+    def _open(self) -> list[grpc.Channel]:
+        self._channels = [self._open_channel() for _ in range(self._connections)]
+        return self._channels
+
+    def _open_channel(self) -> grpc.Channel:
+        target, options, credentials = self._connection.target, self._connection.options, self._connection.credentials
+        if credentials is None:
+            return grpc.insecure_channel(target, options)
+        return grpc.secure_channel(target, credentials, options)
+
+    def _call(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[Request, Response]",
+        request: Request,
+        read: Callable[[Response], Result],
+        timeout_s: float | None,
+        request_id: str = "",
+    ) -> Result:
+        call = self._begin(timeout_s, request_id)
+        while True:
+            try:
+                response = method(request, timeout=call.remaining_s, metadata=call.metadata)
+            except grpc.RpcError as error:
+                failure, pause_s = self._fail(call, error)
+                if pause_s is None:
+                    raise failure from error
+                time.sleep(pause_s)
+                if self._closed:
+                    raise failure from error
+                call.remaining_s -= pause_s
+            else:
+                return self._read(call, read, response)
+
+    def close(self) -> None:
+        """Closes the channels and cancels the calls in flight."""
+        self._closed = True
+        for channel in self._channels:
+            channel.close()
+
+    def __enter__(self) -> Self:
+        """Returns the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the channels."""
+        self.close()
+
+
+class AsyncServiceClient(_ServiceClient):
+    """Base class of the asyncio clients. Create, use and close a client within one running event loop."""
+
+    def _open(self) -> list[grpc.aio.Channel]:
+        self._channels = [self._open_channel() for _ in range(self._connections)]
+        return self._channels
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        target, options, credentials = self._connection.target, self._connection.options, self._connection.credentials
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, options)
+        return grpc.aio.secure_channel(target, credentials, options)
+
+    async def _call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
+        request: Request,
+        read: Callable[[Response], Result],
+        timeout_s: float | None,
+        request_id: str = "",
+    ) -> Result:
+        call = self._begin(timeout_s, request_id)
+        while True:
+            try:
+                response = await method(request, timeout=call.remaining_s, metadata=call.metadata)
+            except grpc.RpcError as error:
+                failure, pause_s = self._fail(call, error)
+                if pause_s is None:
+                    raise failure from error
+                await asyncio.sleep(pause_s)
+                if self._closed:
+                    raise failure from error
+                call.remaining_s -= pause_s
+            else:
+                return self._read(call, read, response)
+
+    async def close(self) -> None:
+        """Closes the channels and cancels the calls in flight."""
+        self._closed = True
+        for channel in self._channels:
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        """Returns the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the channels."""
+        await self.close()
+
+
+def unread(response: Response) -> Response:
+    """Returns the response itself, for methods whose response is the result."""
+    return response
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Returns `timeout_s` if it is valid. Every call needs a deadline, since without one it could wait for ever.
+
+    Raises:
+        InvalidRequest: If `timeout_s` is not a positive, finite number of seconds.
+    """
+    if not 0 < timeout_s < math.inf:
+        raise InvalidRequest.in_field("timeout_s", f"has to be a positive number of seconds, got {timeout_s!r}")
+    return timeout_s

@@ -1,0 +1,167 @@
+"""A call that was received, and the interface of the methods that answer calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from retrieval.serving.answering.errors import DeadlinePassed, InvalidRequest
+from retrieval.serving.answering.headers import Headers
+from retrieval.steps import Steps
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+SMALL_BYTES = 8192
+"""Largest body of a call that may be answered by the event loop, and together with other calls."""
+
+
+class Method(Protocol):
+    """A method of a service.
+
+    Attributes:
+        name: Name of the method, such as ``"SearchItems"``.
+        max_shared: Largest number of calls that `answer` takes at once, at least 1.
+        needs_admin: Whether a caller needs the scope ``admin``.
+        is_quick: Whether a call is answered at once, without waiting, whatever the load.
+    """
+
+    name: str
+    max_shared: int
+    needs_admin: bool
+    is_quick: bool
+
+    def is_short(self, call: Call) -> bool:
+        """Returns whether a call most likely takes less than a millisecond. It is then answered by the event loop."""
+        ...
+
+    def answer(self, calls: Sequence[Call]) -> Iterator[None]:
+        """Answers calls in steps; in the end each of them has a response or an error. Never raises."""
+        ...
+
+
+class QuickMethod:
+    """A method whose calls are answered at once, without waiting, whatever the load.
+
+    Attributes:
+        name: Name of the method.
+        max_shared, needs_admin, is_quick: See `Method`.
+    """
+
+    max_shared = 1
+    needs_admin = True
+    is_quick = True
+
+    def __init__(self, name: str, request_class: type[Message], respond: Callable[[], Message]) -> None:
+        """Takes the name, the class of the request, which has no fields, and the function that makes the response."""
+        self.name = name
+        self._request_class = request_class
+        self._respond = respond
+
+    def is_short(self, call: Call) -> bool:
+        """Returns True."""
+        return True
+
+    def answer(self, calls: Sequence[Call]) -> Iterator[None]:
+        """Answers the calls; see `Method.answer`."""
+        for call in calls:
+            try:
+                decode(call.body, self._request_class)
+                call.response = self._respond().SerializeToString()
+            except Exception as error:
+                call.error = error
+            yield
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A call whose message was received, and its outcome.
+
+    Attributes:
+        method: Method that was called.
+        body: Serialized request.
+        caller: Name of the caller, among whom time is shared.
+        received_at: Time at which the message was received, in seconds of the monotonic clock.
+        deadline: Time at which the caller gives up, in seconds of the monotonic clock; infinite without a deadline.
+        answered: Future of the event loop, set once `response` or `error` is final.
+        headers: Headers of the call, with its request id.
+        has_left: Whether the caller cancelled, or the connection was lost.
+        started_at: Time at which the work began, in seconds of the monotonic clock; 0 if it did not begin.
+        work_s: Time that threads worked on the call, in seconds.
+        size: Number of queries or searches; 0 if they were not read.
+        model_version: Version of the model that answers; empty if none was picked.
+        bundle_version: Version of the bundle that answers; empty if none was picked.
+        response: Serialized response.
+        error: Reason for which there is no response; None if there is one.
+    """
+
+    method: Method
+    body: bytes
+    caller: str
+    received_at: float
+    deadline: float
+    answered: asyncio.Future[None]
+    headers: Headers = field(default_factory=lambda: Headers(()))
+    has_left: bool = False
+    started_at: float = 0.0
+    work_s: float = 0.0
+    size: int = 0
+    model_version: str = ""
+    bundle_version: str = ""
+    response: bytes = b""
+    error: Exception | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the caller still waits for the answer."""
+        return not self.has_left and time.monotonic() < self.deadline
+
+    def run(self, steps: Steps[T]) -> Steps[T | None]:
+        """Runs steps of this call alone, and returns their result. Stops soon after the caller has left.
+
+        Returns:
+            Result of the steps; None if they raised, or the caller has left: `error` then has the reason.
+        """
+        try:
+            while self.is_awaited:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return end.value
+                yield
+            self.error = DeadlinePassed()
+        except Exception as error:
+            self.error = error
+        finally:
+            steps.close()
+        return None
+
+
+def decode(body: bytes, message_class: type[M]) -> M:
+    """Returns the message in a body.
+
+    The body is decoded here and not by gRPC, because grpcio 1.85 loses 19 KB of memory for each body that its
+    deserializer cannot decode.
+
+    Raises:
+        Undecodable: the bytes are not a message of this class.
+    """
+    message = message_class()
+    try:
+        message.ParseFromString(body)
+    except DecodeError as error:
+        raise Undecodable(message_class.DESCRIPTOR.full_name, len(body)) from error
+    return message
+
+
+class Undecodable(InvalidRequest):
+    """The body of a call is not a message of the expected class."""
+
+    def __init__(self, name: str, size: int) -> None:
+        """Takes the full name of the expected message and the size of the body in bytes."""
+        super().__init__([("", f"{size} bytes that are not a serialized {name}; use the stubs of protos/")])
