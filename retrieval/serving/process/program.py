@@ -31,6 +31,7 @@ from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.cores import pin
 from retrieval.serving.runtime.logs import configure_logs
+from retrieval.serving.runtime.memory import limit_arenas
 from retrieval.version import version
 
 C = TypeVar("C", bound=ServerConfig)
@@ -144,6 +145,7 @@ def _serve(server: Server, config: ServerConfig, lifeline: Lifeline | None = Non
     # The thread that receives waits at most so long for the interpreter while others compute. Of 0.05, 0.5, 2 and 5 ms,
     # the default, 2 gave the most answers under overload: below it, threads take turns more than they work.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    limit_arenas()
     wakes = _watch_signals(second_exits=True)
     if lifeline is not None:
         lifeline.watch()

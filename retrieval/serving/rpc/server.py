@@ -251,7 +251,7 @@ class Server:
 
     def _on_change(self, snapshot: Snapshot[Any]) -> None:
         self._loop.call_soon_threadsafe(self._health.set_serving, bool(snapshot.open))
-        self._runners.memory.note_swap()
+        self._runners.memory.trim()
         if snapshot.open or snapshot.problems:
             self._is_settled = True
 
