@@ -14,7 +14,7 @@ _M_ARENA_MAX = -8
 def limit_arenas(count: int = 2) -> None:
     """Lets all threads of this process allocate from a few arenas of glibc. To be called before threads start.
 
-    Each load of a bundle is done by a thread of its own. Given an arena of its own too, each would leave memory that the
+    Each load of a bundle is done by a thread of its own. With an arena of its own too, each would leave memory that the
     next one cannot use.
 
     Args:
