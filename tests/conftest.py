@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from retrieval.store.store import BundleStore
+from tests.worlds import write_bundle
 
 # The same values as in `python -m trainer`. TensorFlow reads them when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,3 +24,10 @@ hypothesis.settings.load_profile("ours")
 def store(tmp_path: Path) -> BundleStore:
     """An empty store."""
     return BundleStore(tmp_path / "store")
+
+
+@pytest.fixture
+def filled(store: BundleStore) -> BundleStore:
+    """A store whose live bundle is small."""
+    write_bundle(store)
+    return store

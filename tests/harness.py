@@ -50,6 +50,9 @@ class Running:
         response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
         return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
+    def wait_until_serving(self) -> None:
+        wait_for(lambda: self.health() == "SERVING", "it serves")
+
     def wait_for_bundle(self, version: str) -> None:
         wait_for(lambda: self._first_bundle() == version, f"{version} answers")
 

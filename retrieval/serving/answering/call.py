@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from retrieval.serving.answering.errors import DeadlinePassed, InvalidRequest
+from retrieval.serving.answering.errors import DeadlinePassed, InvalidRequest, ServiceError
 from retrieval.serving.answering.headers import Headers
 from retrieval.steps import Steps
 
@@ -135,6 +135,8 @@ class Call:
                     return end.value
                 yield
             self.error = DeadlinePassed()
+        except ServiceError as error:
+            self.error = error.with_traceback(None)  # its frames would keep the bundle in memory after a swap
         except Exception as error:
             self.error = error
         finally:

@@ -211,14 +211,17 @@ class Stopping(ServiceError):
 
 
 class PermissionDenied(ServiceError):
-    """The token has not the scope that the method needs."""
+    """The token lacks the scope that the method needs."""
 
     code = code_pb2.PERMISSION_DENIED
     reason = "SCOPE_MISSING"
 
     def __init__(self, scope: str) -> None:
         """Takes the scope."""
-        super().__init__(f"the token has not the scope {scope}; use a token that has it", {"scope": scope})
+        super().__init__(
+            f"the token lacks the scope {scope}; use one that has it, or add the scope to its line in the token file",
+            {"scope": scope},
+        )
 
 
 class NotReceived(ServiceError):

@@ -37,14 +37,14 @@ class Caller:
         served_s: Virtual time in seconds.
         fresh: Calls whose work has not begun, the small ones and the large ones, each the oldest first.
         paused: Jobs whose work has begun, in the order in which they go on.
-        running: Number of calls that threads work on now.
+        begun: Number of calls whose work has begun and has not ended.
     """
 
     name: str
     served_s: float
     fresh: tuple[deque[Call], deque[Call]] = field(default_factory=lambda: (deque[Call](), deque[Call]()))
     paused: deque[Job] = field(default_factory=deque[Job])
-    running: int = 0
+    begun: int = 0
 
 
 class Line:

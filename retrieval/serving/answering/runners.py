@@ -196,7 +196,7 @@ class Runners:
             self._limit.note(call, call.started_at, self.waiting)
 
     def _run(self) -> None:
-        # Receiving goes first where both want a core, as a lower priority is not refused to any process.
+        # If this thread and the event loop want the same core, the event loop gets it.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (job := self._take()) is not None:
             was_paused = job.is_paused

@@ -130,8 +130,15 @@ class Waiting:
             job: job that `take` returned.
             elapsed_s: time that its last steps took, in seconds.
         """
-        self._charge(job, elapsed_s)
-        self._keep(job)
+        _charge(job, elapsed_s)
+        job.is_paused = True
+        owner, size = job.callers[0], _size(job.calls[0])
+        self._paused_count[size] += 1
+        if size == _SMALL:
+            self._paused_small.append(job)
+        else:
+            owner.paused.append(job)
+            self._paused.add(owner)
 
     def add_paused(self, job: Job, elapsed_s: float) -> None:
         """Adds a job whose first steps were done elsewhere.
@@ -142,18 +149,8 @@ class Waiting:
         """
         job.callers = [self._caller(caller.name) for caller in job.callers]
         for caller in job.callers:
-            caller.running += 1
+            caller.begun += 1
         self.pause(job, elapsed_s)
-
-    def _keep(self, job: Job) -> None:
-        job.is_paused = True
-        owner = job.callers[0]
-        self._paused_count[_size(job.calls[0])] += 1
-        if _size(job.calls[0]) == _SMALL:
-            self._paused_small.append(job)
-        else:
-            owner.paused.append(job)
-            self._paused.add(owner)
 
     def finish(self, job: Job, elapsed_s: float) -> None:
         """Takes note that a job has ended.
@@ -162,8 +159,9 @@ class Waiting:
             job: job that `take` returned.
             elapsed_s: time that its last steps took, in seconds.
         """
-        self._charge(job, elapsed_s)
+        _charge(job, elapsed_s)
         for caller in job.callers:
+            caller.begun -= 1
             self._forget_if_idle(caller)
 
     def _first_fresh(self, size: int) -> Caller | None:
@@ -195,7 +193,7 @@ class Waiting:
                 most = call.method.max_shared
             calls.append(call)
             callers.append(caller)
-            caller.running += 1
+            caller.begun += 1
             call.started_at = now
         return Job(calls, callers)
 
@@ -211,8 +209,6 @@ class Waiting:
 
     def _run_again(self, job: Job) -> Job:
         self._paused_count[_size(job.calls[0])] -= 1
-        for each in job.callers:
-            each.running += 1
         return job
 
     def _caller(self, name: str) -> Caller:
@@ -222,13 +218,13 @@ class Waiting:
         return caller
 
     def _forget_if_idle(self, caller: Caller) -> None:
-        if not (caller.fresh[_SMALL] or caller.fresh[_LARGE] or caller.paused or caller.running):
+        if not (caller.fresh[_SMALL] or caller.fresh[_LARGE] or caller.begun):
             self._callers.pop(caller.name, None)
 
-    def _charge(self, job: Job, elapsed_s: float) -> None:
-        for caller in job.callers:
-            caller.served_s += elapsed_s / len(job.callers)
-            caller.running -= 1
+
+def _charge(job: Job, elapsed_s: float) -> None:
+    for caller in job.callers:
+        caller.served_s += elapsed_s / len(job.callers)
 
 
 def _waits_until(call: Call, patience: float) -> float:

@@ -142,7 +142,7 @@ class CallHandlers(grpc.GenericRpcHandler):
 
         Raises:
             Unauthenticated: the call has no valid token.
-            PermissionDenied: the token has not the scope that the method needs.
+            PermissionDenied: the token lacks the scope that the method needs.
         """
         authorization: str | bytes = ""
         name = ""

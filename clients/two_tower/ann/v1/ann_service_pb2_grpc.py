@@ -82,7 +82,7 @@ class AnnServiceServicer:
         fewer searches or fewer exclusions.
         UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
         `authorization: Bearer <token>` is missing or wrong. Send the right token.
-        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "read", which the metadata "scope" names. Use
         a token that has it.
         DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
         after the headers, or send fewer searches.
@@ -104,7 +104,7 @@ class AnnServiceServicer:
         Errors:
 
         INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
-        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "admin". Use a token that has it.
         UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
         SearchItems.
         """

@@ -72,7 +72,7 @@ class AnnServiceStub:
       fewer searches or fewer exclusions.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "read", which the metadata "scope" names. Use
       a token that has it.
     DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
       after the headers, or send fewer searches.
@@ -90,7 +90,7 @@ class AnnServiceStub:
     Errors:
 
     INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
-    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "admin". Use a token that has it.
     UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
       SearchItems.
     """
@@ -131,7 +131,7 @@ class AnnServiceAsyncStub(AnnServiceStub):
       fewer searches or fewer exclusions.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "read", which the metadata "scope" names. Use
       a token that has it.
     DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
       after the headers, or send fewer searches.
@@ -149,7 +149,7 @@ class AnnServiceAsyncStub(AnnServiceStub):
     Errors:
 
     INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
-    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "admin". Use a token that has it.
     UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
       SearchItems.
     """
@@ -193,7 +193,7 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
           fewer searches or fewer exclusions.
         UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
           `authorization: Bearer <token>` is missing or wrong. Send the right token.
-        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "read", which the metadata "scope" names. Use
           a token that has it.
         DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
           after the headers, or send fewer searches.
@@ -217,7 +217,7 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
 
         INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
-        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "admin". Use a token that has it.
         UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
           SearchItems.
         """

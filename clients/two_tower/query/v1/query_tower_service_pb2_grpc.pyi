@@ -62,7 +62,7 @@ class QueryTowerServiceStub:
       fewer queries.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "read", which the metadata "scope" names. Use
       a token that has it.
     DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
       after the headers, or send fewer queries.
@@ -80,7 +80,7 @@ class QueryTowerServiceStub:
     Errors:
 
     INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
-    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "admin". Use a token that has it.
     UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
       EmbedQueries.
     """
@@ -110,7 +110,7 @@ class QueryTowerServiceAsyncStub(QueryTowerServiceStub):
       fewer queries.
     UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
       `authorization: Bearer <token>` is missing or wrong. Send the right token.
-    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "read", which the metadata "scope" names. Use
       a token that has it.
     DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
       after the headers, or send fewer queries.
@@ -128,7 +128,7 @@ class QueryTowerServiceAsyncStub(QueryTowerServiceStub):
     Errors:
 
     INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
-    PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "admin". Use a token that has it.
     UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
       EmbedQueries.
     """
@@ -161,7 +161,7 @@ class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
           fewer queries.
         UNAUTHENTICATED, reason UNAUTHENTICATED: the service requires a token, and the metadata
           `authorization: Bearer <token>` is missing or wrong. Send the right token.
-        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "read", which the metadata "scope" names. Use
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "read", which the metadata "scope" names. Use
           a token that has it.
         DEADLINE_EXCEEDED, reason NOT_RECEIVED: the request did not arrive in time, within 10 s by default. Send it at once
           after the headers, or send fewer queries.
@@ -185,7 +185,7 @@ class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors:
 
         INVALID_ARGUMENT: the bytes are not a GetServingStatusRequest.
-        PERMISSION_DENIED, reason SCOPE_MISSING: the token has not the scope "admin". Use a token that has it.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "admin". Use a token that has it.
         UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
           EmbedQueries.
         """

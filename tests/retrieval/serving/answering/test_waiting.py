@@ -100,6 +100,21 @@ def test_a_small_job_that_was_paused_goes_on_before_others_begin() -> None:
     assert take(waiting) == ["next"]
 
 
+def test_a_caller_with_a_paused_job_is_not_forgotten() -> None:
+    waiting, method = Waiting(), Recorder()
+    waiting.add(call(method, "a0", "a"))
+    job = waiting.take(time.monotonic())
+    assert job is not None
+    waiting.pause(job, 1.0)
+    waiting.add(call(method, "late", "c", remaining_s=-1.0))
+    assert len(waiting.take_expired(time.monotonic())) == 1
+    waiting.add(call(method, "a1", "a"))
+    waiting.add(call(method, "b0", "b"))
+    assert waiting.take(time.monotonic()) is job
+    waiting.finish(job, 0.0)
+    assert [take(waiting), take(waiting)] == [["b0"], ["a1"]]  # caller a has had a second already
+
+
 def test_no_large_call_is_begun_beside_two_paused_ones() -> None:
     waiting, method = Waiting(), Recorder()
     large = "l" * (SMALL_BYTES + 1)

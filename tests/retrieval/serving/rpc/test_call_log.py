@@ -17,8 +17,7 @@ from grpc_status import rpc_status
 
 from retrieval.inference.query_tower import QueryTower
 from retrieval.store.store import BundleStore
-from tests.harness import Running, process, query_tower_service
-from tests.worlds import wait_for, write_bundle
+from tests.harness import process, query_tower_service
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 from two_tower_client import InvalidRequest
@@ -26,16 +25,6 @@ from two_tower_client.query_tower import QueryTowerClient
 
 REQUEST = pb.EmbedQueriesRequest(queries=[pb.Query()])
 WRONG = pb.EmbedQueriesRequest()  # no queries
-
-
-@pytest.fixture
-def filled(store: BundleStore) -> BundleStore:
-    write_bundle(store)
-    return store
-
-
-def wait_until_serving(service: Running) -> None:
-    wait_for(lambda: service.health() == "SERVING", "it serves")
 
 
 def request_ids(call: Any, *arguments: Any, **options: Any) -> tuple[str, str]:
@@ -52,7 +41,7 @@ def request_ids(call: Any, *arguments: Any, **options: Any) -> tuple[str, str]:
 
 def test_an_error_has_the_request_id_that_the_caller_sent(filled: BundleStore) -> None:
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         for sent in ("a", "order-17/retry:2", "~" * 128):
             ids = request_ids(service.stub.EmbedQueries, WRONG, metadata=[("x-request-id", sent)])
             assert ids == (sent, sent)
@@ -64,7 +53,7 @@ def test_an_error_has_a_new_request_id_if_none_or_an_invalid_one_was_sent(
 ) -> None:
     metadata = None if sent is None else [("x-request-id", sent)]
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         first, second = (request_ids(service.stub.EmbedQueries, WRONG, metadata=metadata) for _ in range(2))
         assert re.fullmatch("[0-9a-f]{32}", first[0])
         assert first[0] == first[1]
@@ -75,7 +64,7 @@ def test_an_error_of_credentials_or_of_reflection_has_the_request_id(filled: Bun
     (tmp_path / "token").write_text("s3cret\n")
     metadata = [("x-request-id", "id-7")]
     with query_tower_service(filled, token_file=tmp_path / "token") as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         assert request_ids(service.stub.EmbedQueries, REQUEST, metadata=metadata) == ("id-7", "id-7")
 
         def reflect(requests: Any, **options: Any) -> None:
@@ -89,7 +78,7 @@ def test_a_bug_is_logged_with_the_request_id_that_the_caller_is_told(
     filled: BundleStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         monkeypatch.setattr(QueryTower, "embed", lambda *_: {}["inner secret"])
         told, _ = request_ids(service.stub.EmbedQueries, REQUEST)
     assert told in capsys.readouterr().out

@@ -15,17 +15,11 @@ from query_tower_service.servicer import EmbedQueries
 from retrieval.serving.rpc import calls
 from retrieval.store.store import BundleStore
 from tests.harness import Running, failure, query_tower_service
-from tests.worlds import wait_for, write_bundle
+from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 REQUEST = pb.EmbedQueriesRequest(queries=[pb.Query()])
 METHOD = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
-
-
-@pytest.fixture
-def filled(store: BundleStore) -> BundleStore:
-    write_bundle(store)
-    return store
 
 
 def silent(service: Running, count: int, metadata: Any = None) -> list[Any]:
@@ -39,13 +33,9 @@ def silent(service: Running, count: int, metadata: Any = None) -> list[Any]:
     return [stream.future(nothing(), metadata=metadata) for _ in range(count)]
 
 
-def wait_until_serving(service: Running) -> None:
-    wait_for(lambda: service.health() == "SERVING", "it serves")
-
-
 def test_callers_whose_messages_do_not_come_keep_nobody_waiting(filled: BundleStore) -> None:
     with query_tower_service(filled, receive_timeout_s=60.0, drain_timeout_s=0.5) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         waiting = silent(service, 50)
         with grpc.insecure_channel(f"127.0.0.1:{service.port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
             embed = channel.unary_unary(METHOD, response_deserializer=pb.EmbedQueriesResponse.FromString)
@@ -61,7 +51,7 @@ def test_callers_whose_messages_do_not_come_keep_nobody_waiting(filled: BundleSt
 
 def test_a_message_that_does_not_come_in_time_ends_the_call(filled: BundleStore) -> None:
     with query_tower_service(filled, receive_timeout_s=0.1) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         for call in silent(service, 3):
             error = call.exception(10)
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -73,7 +63,7 @@ def test_beyond_the_limit_the_call_that_was_silent_longest_is_ended(
 ) -> None:
     monkeypatch.setattr(calls, "MAX_RECEIVING", 4)
     with query_tower_service(filled, drain_timeout_s=0.1) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         first = silent(service, 4)
         wait_for(lambda: failure(service.stub.EmbedQueries, pb.EmbedQueriesRequest())[0] == "INVALID_ARGUMENT", "asked")
         ended = wait_for(lambda: [call for call in first if call.done()], "one is ended")
@@ -84,7 +74,7 @@ def test_beyond_the_limit_the_call_that_was_silent_longest_is_ended(
 @pytest.mark.parametrize("body", [b"\xff", b"\x0a\x05ab", b"\x00" * 5000])
 def test_what_cannot_be_decoded_is_invalid(filled: BundleStore, body: bytes) -> None:
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         code, message, _ = failure(service.channel.unary_unary(METHOD), body)
         assert code == "INVALID_ARGUMENT"
         assert "not a serialized two_tower.query.v1.EmbedQueriesRequest" in message
@@ -92,7 +82,7 @@ def test_what_cannot_be_decoded_is_invalid(filled: BundleStore, body: bytes) -> 
 
 def test_a_call_without_a_message_is_invalid(filled: BundleStore) -> None:
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         code, _, _ = failure(service.channel.stream_unary(METHOD), iter(()))
         assert code == "INVALID_ARGUMENT"
 
@@ -100,7 +90,7 @@ def test_a_call_without_a_message_is_invalid(filled: BundleStore) -> None:
 def test_the_token_is_checked_before_a_message_is_read(filled: BundleStore, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with query_tower_service(filled, token_file=tmp_path / "token") as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         for call in silent(service, 3):  # they never send a message
             assert call.exception(10).code() is grpc.StatusCode.UNAUTHENTICATED
 
@@ -109,7 +99,7 @@ def test_tokens_have_names_and_scopes_and_rotate(filled: BundleStore, tmp_path: 
     path = tmp_path / "tokens"
     path.write_text("# two callers\nfirst shop read\n\nsecond ops read,admin\n")
     with query_tower_service(filled, token_file=path) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
 
         def embed(authorization: str) -> str:
             metadata = [("authorization", authorization)]
@@ -151,7 +141,7 @@ def test_work_ends_soon_after_its_caller_has_left(filled: BundleStore, monkeypat
 
     monkeypatch.setattr(EmbedQueries, "_embed", endless)
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         many = pb.EmbedQueriesRequest(queries=[pb.Query()] * 100)
         assert failure(service.stub.EmbedQueries, many, timeout=0.2)[0] == "DEADLINE_EXCEEDED"
         cancelled = service.stub.EmbedQueries.future(many)
@@ -169,7 +159,7 @@ def test_work_ends_soon_after_its_caller_has_left(filled: BundleStore, monkeypat
 
 def test_a_peer_that_speaks_no_http_is_dropped(filled: BundleStore) -> None:
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         with socket.create_connection(("127.0.0.1", service.port)) as peer:
             peer.sendall(b"\x16\x03\x01" + b"x" * 1000)
             assert len(service.stub.EmbedQueries(REQUEST, timeout=10).embeddings) == 1

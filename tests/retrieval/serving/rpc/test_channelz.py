@@ -15,7 +15,7 @@ import pytest
 
 from retrieval.store.store import BundleStore
 from tests.harness import Running, failure, query_tower_service
-from tests.worlds import wait_for, write_bundle
+from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
@@ -39,12 +39,6 @@ def admin(store: BundleStore, **settings: Any) -> Iterator[tuple[Running, grpc.C
     ):
         wait_for(lambda: service.health() == "SERVING", "it serves")
         yield service, channel
-
-
-@pytest.fixture
-def filled(store: BundleStore) -> BundleStore:
-    write_bundle(store)
-    return store
 
 
 def test_lists_the_servers_and_connections_of_the_process(filled: BundleStore) -> None:

@@ -19,21 +19,11 @@ from query_tower_service.servicer import EmbedQueries
 from retrieval.inference.query_tower import QueryTower
 from retrieval.store.store import BundleStore
 from tests.harness import Running, failure, query_tower_service
-from tests.worlds import wait_for, write_bundle
+from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
 
 REQUEST = pb.EmbedQueriesRequest(queries=[pb.Query()])
-
-
-@pytest.fixture
-def filled(store: BundleStore) -> BundleStore:
-    write_bundle(store)
-    return store
-
-
-def wait_until_serving(service: Running) -> None:
-    wait_for(lambda: service.health() == "SERVING", "it serves")
 
 
 class Blocked:
@@ -56,7 +46,7 @@ class Blocked:
 def test_token_is_required_except_for_health(filled: BundleStore, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with query_tower_service(filled, token_file=tmp_path / "token") as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         for wrong in (None, [("authorization", "Bearer wrong")], [("authorization", "s3cret")]):
             code, message, _ = failure(service.stub.EmbedQueries, REQUEST, metadata=wrong)
             assert code == "UNAUTHENTICATED"
@@ -76,7 +66,7 @@ def test_refuses_calls_beyond_the_limit_while_health_answers(
     filled: BundleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with query_tower_service(filled, threads=1, max_in_flight=1) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         blocked = Blocked(monkeypatch)
         first = service.stub.EmbedQueries.future(REQUEST, timeout=20)
         assert blocked.entered.acquire(timeout=10)
@@ -101,7 +91,7 @@ def overloaded(service: Running) -> bool:
 
 def test_call_that_nobody_waits_for_is_not_run(filled: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with query_tower_service(filled, threads=1) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         blocked = Blocked(monkeypatch)
         first = service.stub.EmbedQueries.future(REQUEST, timeout=20)
         assert blocked.entered.acquire(timeout=10)
@@ -119,7 +109,7 @@ def test_unexpected_exception_is_logged_and_hidden_from_the_caller(
     filled: BundleStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         monkeypatch.setattr(QueryTower, "embed", lambda *_: {}["inner secret"])
         code, message, _ = failure(service.stub.EmbedQueries, REQUEST)
         assert (code, "secret" in message) == ("INTERNAL", False)
@@ -129,7 +119,7 @@ def test_unexpected_exception_is_logged_and_hidden_from_the_caller(
 
 def test_idle_streams_keep_no_call_from_its_answer(filled: BundleStore) -> None:
     with query_tower_service(filled, threads=1) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         release = threading.Event()
 
         def hold_open() -> Any:
@@ -157,7 +147,7 @@ def test_idle_streams_keep_no_call_from_its_answer(filled: BundleStore) -> None:
 
 def test_health_is_not_serving_during_the_drain(filled: BundleStore) -> None:
     with query_tower_service(filled) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         watcher = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
         assert next(watcher).status == health_pb2.HealthCheckResponse.SERVING
         statuses: list[int] = []
@@ -195,7 +185,7 @@ def test_answers_over_tls_and_not_in_plain_text(filled: BundleStore, tmp_path: P
 
 def test_refuses_a_request_that_is_too_large(filled: BundleStore) -> None:
     with query_tower_service(filled, max_request_bytes=2048) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         query = pb.Query()
         query.features["watched"].strings.values.extend(["i1"] * 1000)
         code, _, _ = failure(service.stub.EmbedQueries, pb.EmbedQueriesRequest(queries=[query]))
@@ -204,7 +194,7 @@ def test_refuses_a_request_that_is_too_large(filled: BundleStore) -> None:
 
 def test_concurrent_callers_get_their_own_answers(filled: BundleStore) -> None:
     with query_tower_service(filled, threads=4) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
 
         def embed(age: int) -> tuple[float, ...]:
             query = pb.Query()
@@ -232,7 +222,7 @@ def test_metrics_count_calls_by_code(filled: BundleStore, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Metrics, "serve", on_a_free_port)
     with query_tower_service(filled, metrics_port=1) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         service.stub.EmbedQueries(REQUEST, timeout=10)
         failure(service.stub.EmbedQueries, pb.EmbedQueriesRequest())
         with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=10) as response:

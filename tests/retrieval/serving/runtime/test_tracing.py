@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from retrieval.store.store import BundleStore
-from tests.harness import Running, ann_service, query_tower_service
-from tests.worlds import wait_for, write_bundle
+from tests.harness import ann_service, query_tower_service
+from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower_client import Retriever
 
@@ -36,16 +36,6 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@pytest.fixture
-def filled(store: BundleStore) -> BundleStore:
-    write_bundle(store)
-    return store
-
-
-def wait_until_serving(service: Running) -> None:
-    wait_for(lambda: service.health() == "SERVING", "it serves")
-
-
 def application_tracer(collector: Collector) -> tuple[Tracer, object]:
     """Returns a tracer as an application sets it up, and its provider."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -67,8 +57,8 @@ def test_a_request_is_one_trace_through_client_and_both_services(filled: BundleS
         query_tower_service(filled, otlp_endpoint=collector.endpoint) as query_tower,
         ann_service(filled, otlp_endpoint=collector.endpoint) as ann,
     ):
-        wait_until_serving(query_tower)
-        wait_until_serving(ann)
+        query_tower.wait_until_serving()
+        ann.wait_until_serving()
         addresses = [f"127.0.0.1:{service.port}" for service in (query_tower, ann)]
         with (
             Retriever(*addresses, timeout_s=20) as retriever,
@@ -104,7 +94,7 @@ def test_a_failed_call_has_its_code_and_the_decision_of_the_caller_is_respected(
     filled: BundleStore, collector: Collector
 ) -> None:
     with query_tower_service(filled, otlp_endpoint=collector.endpoint) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         for flags, count in (("00", 1000), ("01", 0)):  # not sampled, and sampled
             request = pb.EmbedQueriesRequest(queries=[pb.Query()] * count)
             metadata = [("traceparent", PARENT + flags), ("x-request-id", f"id-{flags}")]
@@ -122,7 +112,7 @@ def test_a_failed_call_has_its_code_and_the_decision_of_the_caller_is_respected(
 
 def test_a_malformed_trace_context_starts_a_new_trace(filled: BundleStore, collector: Collector) -> None:
     with query_tower_service(filled, otlp_endpoint=collector.endpoint) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         service.stub.EmbedQueries(REQUEST, metadata=[("traceparent", "00-xyz")], timeout=20)
     (span,) = collector.spans
     assert span.parent_id == ""
@@ -131,7 +121,7 @@ def test_a_malformed_trace_context_starts_a_new_trace(filled: BundleStore, colle
 def test_a_collector_that_hangs_keeps_no_call_and_no_drain(filled: BundleStore, collector: Collector) -> None:
     collector.takes.clear()
     with query_tower_service(filled, otlp_endpoint=collector.endpoint) as service:
-        wait_until_serving(service)
+        service.wait_until_serving()
         for _ in range(600):  # more than one export takes
             service.stub.EmbedQueries(REQUEST, timeout=20)
         wait_for(lambda: collector.export_count, "an export hangs")
