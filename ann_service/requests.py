@@ -37,11 +37,12 @@ _Violations = list[tuple[str, str]]
 """Pairs of a field path and a description of the error."""
 
 
-def check(request: pb.SearchItemsRequest, max_batch_size: int, max_results: int) -> None:
+def check(model_version: str, searches: Sequence[pb.Search], max_batch_size: int, max_results: int) -> None:
     """Checks the parts of a request that need no bundle.
 
     Args:
-        request: request of a call.
+        model_version: model version of the request.
+        searches: searches of the request.
         max_batch_size: largest number of searches.
         max_results: largest sum of `k` over the searches.
 
@@ -49,26 +50,25 @@ def check(request: pb.SearchItemsRequest, max_batch_size: int, max_results: int)
         InvalidRequest: there are no searches, or too many, or they request too many items, or an embedding has no model
             version.
     """
-    searches = request.searches
     if not 1 <= len(searches) <= max_batch_size:
         raise InvalidRequest([("searches", f"{len(searches)} searches, expected 1 to {max_batch_size}")])
     result_count = sum(search.k for search in searches)
     if len(searches) > 1 and result_count > max_results:
         fault = f"together they request {result_count} items, expected at most {max_results}; send several requests"
         raise InvalidRequest([("searches", fault)])
-    if not request.model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
+    if not model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
         description = "empty beside an embedding; send EmbedQueriesResponse.model_version along with it"
         raise InvalidRequest([("model_version", description)])
 
 
-def needs_lexical(request: pb.SearchItemsRequest) -> bool:
-    """Returns whether a search of the request needs a lexical index."""
-    return any(map(_ranks_by_text, request.searches))
+def needs_lexical(searches: Sequence[pb.Search]) -> bool:
+    """Returns whether one of the searches needs a lexical index."""
+    return any(map(_ranks_by_text, searches))
 
 
-def needs_popularity(request: pb.SearchItemsRequest) -> bool:
-    """Returns whether a search of the request needs the popularity of the items."""
-    return any(search.HasField("popular") for search in request.searches)
+def needs_popularity(searches: Sequence[pb.Search]) -> bool:
+    """Returns whether one of the searches needs the popularity of the items."""
+    return any(search.HasField("popular") for search in searches)
 
 
 def parse(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int, first: int = 0) -> Steps[list[SearchPlan]]:

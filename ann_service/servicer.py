@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 import structlog
+from google.protobuf.message import Message
 
-from ann_service import fusion, request_size, requests, responses
+from ann_service import decoding, fusion, requests, responses
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
 from ann_service.plan import SearchPlan
-from retrieval.serving.answering.call import SMALL_BYTES, Call, Method, QuickMethod, decode
+from retrieval.serving.answering.call import SMALL_BYTES, Call, Method, run_together
 from retrieval.serving.answering.errors import (
     BundleNotServed,
     LexicalNotServed,
@@ -21,6 +22,7 @@ from retrieval.serving.answering.errors import (
     NoBundle,
     PopularityNotServed,
 )
+from retrieval.serving.answering.quick_method import QuickMethod
 from retrieval.serving.bundles.open_bundle import OpenBundle, Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.status import build_status
@@ -94,14 +96,12 @@ class SearchItems:
         Raises:
             ServiceError: one of those that the proto lists.
         """
-        if len(call.body) > SMALL_BYTES:
-            yield from request_size.check_size(call.body, self._max_batch_size)
-        request, catalogue, newest_model_version = self._open(call)
+        searches, catalogue, newest_model_version = yield from self._open(call)
         response = responses.begin(catalogue, newest_model_version)
         # Searches keep the sets of items that match their filters, so a part of them is answered at a time.
-        for first in range(0, len(request.searches), _SEARCHES_AT_ONCE):
-            searches = request.searches[first : first + _SEARCHES_AT_ONCE]
-            plans = yield from requests.parse(searches, catalogue, self._max_k, first)
+        for first in range(0, len(searches), _SEARCHES_AT_ONCE):
+            part = searches[first : first + _SEARCHES_AT_ONCE]
+            plans = yield from requests.parse(part, catalogue, self._max_k, first)
             hits = yield from fusion.rank(catalogue, plans)
             yield from responses.add(response, catalogue, plans, hits)
         return response.getvalue()
@@ -112,39 +112,44 @@ class SearchItems:
         Raises:
             ServiceError: one of those that the proto lists.
         """
-        request, catalogue, newest_model_version = self._open(call)
-        plans = yield from requests.parse(request.searches, catalogue, self._max_k)
+        searches, catalogue, newest_model_version = yield from self._open(call)
+        plans = yield from requests.parse(searches, catalogue, self._max_k)
         return _Parsed(call, catalogue, plans, newest_model_version)
 
-    def _open(self, call: Call) -> tuple[pb.SearchItemsRequest, Catalogue, str]:
-        """Returns the request of a call, the catalogue that answers it, and the model of the newest bundle.
+    def _open(self, call: Call) -> Steps[tuple[Sequence[pb.Search], Catalogue, str]]:
+        """Returns the searches of a call, the catalogue that answers them, and the model of the newest bundle.
 
         Raises:
             ServiceError: one of those that the proto lists.
         """
-        request = decode(call.body, pb.SearchItemsRequest)
-        requests.check(request, self._max_batch_size, self._max_results)
-        call.size = len(request.searches)
+        request, searches = yield from decoding.decode_request(call.body, self._max_batch_size)
+        requests.check(request.model_version, searches, self._max_batch_size, self._max_results)
+        call.size = len(searches)
         self._batch_size.observe(call.size)
         snapshot = self._open_bundles.snapshot
-        catalogue = _pick(snapshot, request)
+        catalogue = _pick(snapshot, request, searches)
         call.model_version = catalogue.manifest.model_version
         call.bundle_version = catalogue.manifest.bundle_version
-        return request, catalogue, snapshot.open[0].bundle.manifest.model_version
+        return searches, catalogue, snapshot.open[0].bundle.manifest.model_version
 
     def _answer_group(self, group: Sequence[_Parsed]) -> Steps[None]:
         """Ranks the searches of calls to one catalogue together; if that fails, call by call, to find the bad one."""
         plans = [plan for parsed in group for plan in parsed.plans]
+        failed, ranked = False, None
         try:
-            hits = iter((yield from fusion.rank(group[0].catalogue, plans)))
+            ranked = yield from run_together([parsed.call for parsed in group], fusion.rank(group[0].catalogue, plans))
         except Exception:
+            failed = True
             _log.exception(
                 "searches of several calls failed together; they are run call by call",
                 request_ids=[parsed.call.headers.request_id for parsed in group],
             )
+        if failed:
             for parsed in group:
                 parsed.call.response = (yield from parsed.call.run(self._answer_alone(parsed.call))) or b""
+        if ranked is None:
             return
+        hits = iter(ranked)
         if len(group) > 1:
             self._batched_searches.inc(len(plans))
         for parsed in group:
@@ -176,7 +181,7 @@ class _Parsed:
 def methods(open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Metrics) -> list[Method]:
     """Returns the methods of the ANN service."""
 
-    def status() -> pb.GetServingStatusResponse:
+    def status(_: Message) -> pb.GetServingStatusResponse:
         return _status(open_bundles, config)
 
     return [
@@ -199,7 +204,7 @@ def _status(open_bundles: OpenBundles[Catalogue], config: AnnConfig) -> pb.GetSe
     )
 
 
-def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest) -> Catalogue:
+def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest, searches: Sequence[pb.Search]) -> Catalogue:
     """Returns the open catalogue that answers a request: the newest of its model, unless it names a bundle.
 
     Raises:
@@ -216,10 +221,10 @@ def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest) -> Cata
         catalogue = _pick_bundle(catalogues, request.model_version, request.bundle_version)
     else:
         catalogue = _pick_newest(catalogues, request.model_version)
-    if catalogue.lexical is None and requests.needs_lexical(request):
+    if catalogue.lexical is None and requests.needs_lexical(searches):
         with_lexical = [other.manifest.bundle_version for other in catalogues if other.lexical is not None]
         raise LexicalNotServed(catalogue.manifest.bundle_version, with_lexical)
-    if catalogue.popularity is None and requests.needs_popularity(request):
+    if catalogue.popularity is None and requests.needs_popularity(searches):
         with_popularity = [other.manifest.bundle_version for other in catalogues if other.popularity is not None]
         raise PopularityNotServed(catalogue.manifest.bundle_version, with_popularity)
     return catalogue

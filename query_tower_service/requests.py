@@ -12,46 +12,49 @@ from retrieval.bundle.features.event_kinds import REQUEST_TIME, EventValue, Requ
 from retrieval.bundle.features.kinds import Categorical, Numeric
 from retrieval.bundle.features.schema import Feature, FeatureSchema
 from retrieval.bundle.features.text import Text
+from retrieval.serving.answering.call import SMALL_BYTES
 from retrieval.serving.answering.errors import InvalidRequest
-from retrieval.serving.answering.wire import fields
+from retrieval.serving.answering.wire import decode, decode_parts
 from retrieval.steps import Steps
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
-MAX_FEATURES = 100_000
-"""Largest number of features of all queries of a request together."""
+MAX_QUERY_BYTES = 1 << 20
+MAX_FEATURES = 1000
 MAX_VALUES = 10_000
 MAX_CHARACTERS = 1024
 MAX_VIOLATIONS = 20
 _SCALARS = (Categorical, Numeric, Text, RequestTime)
 
 
-def check_batch_size(count: int, max_batch_size: int) -> None:
-    """Checks the number of queries of a request.
+def decode_request(body: bytes, max_batch_size: int) -> Steps[tuple[pb.EmbedQueriesRequest, Sequence[pb.Query]]]:
+    """Returns a request, and its queries. Pauses every millisecond.
+
+    Args:
+        body: serialized EmbedQueriesRequest.
+        max_batch_size: largest number of queries.
 
     Raises:
-        InvalidRequest: there are no queries, or more than `max_batch_size`.
+        InvalidRequest: there are no queries, too many, or one that is too large.
+        Undecodable: the bytes are not a request.
     """
-    if not 1 <= count <= max_batch_size:
-        raise InvalidRequest([("queries", f"{count} queries, expected 1 to {max_batch_size}")])
+    if len(body) <= SMALL_BYTES:
+        request = decode(body, pb.EmbedQueriesRequest)
+        queries: Sequence[pb.Query] = request.queries
+    else:
+        request, queries = yield from decode_parts(
+            body, pb.EmbedQueriesRequest, pb.Query, "queries", max_batch_size, _check_size
+        )
+    if not 1 <= len(queries) <= max_batch_size:
+        raise InvalidRequest([("queries", f"{len(queries)} queries, expected 1 to {max_batch_size}")])
+    return request, queries
 
 
-def check_size(body: bytes, max_batch_size: int) -> Steps[None]:
-    """Checks the number of queries and features of a serialized request, before it is decoded.
-
-    Raises:
-        InvalidRequest: there are too many, or the bytes are not a request.
-    """
-    query_count = feature_count = 0
-    for number, start, end in fields(body):
-        if number == pb.EmbedQueriesRequest.QUERIES_FIELD_NUMBER:
-            query_count += 1
-            if query_count > max_batch_size:
-                raise InvalidRequest([("queries", f"more than {max_batch_size} queries")])
-            for _ in fields(body, start, end):
-                feature_count += 1
-                if feature_count > MAX_FEATURES:
-                    raise InvalidRequest([("queries", f"more than {MAX_FEATURES} features in all")])
-            yield
+def _check_size(path: str, body: bytes, start: int, end: int) -> Steps[None]:
+    """Checks the size of a query before it is decoded; see `retrieval.serving.answering.wire.decode_parts`."""
+    del body
+    if end - start > MAX_QUERY_BYTES:
+        raise InvalidRequest([(path, f"a query of {end - start} bytes, expected at most {MAX_QUERY_BYTES}")])
+    yield from ()
 
 
 class QueryParser:
@@ -91,7 +94,7 @@ class QueryParser:
             else:
                 rows.append(values)
         if faults:
-            violations = [(f'queries[{row}].features["{name[:80]}"]', fault) for row, name, fault in faults]
+            violations = [(_path(row, name), fault) for row, name, fault in faults]
             raise InvalidRequest(violations[:MAX_VIOLATIONS])
         columns = _columns(rows)
         if now_s is not None:
@@ -111,6 +114,8 @@ class QueryParser:
 
     def _faults(self, features: Mapping[str, pb.FeatureValues]) -> list[tuple[str, str]]:
         """Returns everything that is wrong with a query, as pairs of a feature name and a message."""
+        if len(features) > MAX_FEATURES:
+            return [("", f"{len(features)} features, expected at most {MAX_FEATURES}")]
         faults: list[tuple[str, str]] = []
         values: dict[str, Any] = {}
         for name in sorted(features):
@@ -124,6 +129,11 @@ class QueryParser:
                 faults.append((name, str(fault)))
         lengths = ((name, _length_fault(values, name, history)) for name, history in self._histories.items())
         return sorted(faults + [(name, fault) for name, fault in lengths if fault])
+
+
+def _path(row: int, name: str) -> str:
+    """Returns the path of a feature in the request; of all features of the query if there is no name."""
+    return f'queries[{row}].features["{name[:80]}"]' if name else f"queries[{row}].features"
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -6,13 +6,16 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from google.protobuf.message import Message
+
 from query_tower_service import requests, responses
 from query_tower_service.loader import Model
 from query_tower_service.query_log import QueryLog
 from retrieval.bundle.features.event_kinds import EventValue
 from retrieval.bundle.features.schema import Feature
-from retrieval.serving.answering.call import SMALL_BYTES, Call, Method, QuickMethod, decode
+from retrieval.serving.answering.call import SMALL_BYTES, Call, Method
 from retrieval.serving.answering.errors import InvalidRequest, ModelNotServed, NoBundle
+from retrieval.serving.answering.quick_method import QuickMethod
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.status import build_status
@@ -86,12 +89,8 @@ class EmbedQueries:
         Raises:
             ServiceError: one of those that the proto lists.
         """
-        if len(call.body) > SMALL_BYTES:
-            yield from requests.check_size(call.body, self._max_batch_size)
-        request = decode(call.body, pb.EmbedQueriesRequest)
-        queries = request.queries
+        request, queries = yield from requests.decode_request(call.body, self._max_batch_size)
         count = len(queries)
-        requests.check_batch_size(count, self._max_batch_size)
         self._batch_size.observe(count)
         model = _pick(self._open_bundles.snapshot, request.model_version)
         call.size, call.model_version, call.bundle_version = count, model.version, model.bundle_version
@@ -150,7 +149,7 @@ def methods(
 ) -> list[Method]:
     """Returns the methods of the query tower service; see `EmbedQueries`."""
 
-    def status() -> pb.GetServingStatusResponse:
+    def status(_: Message) -> pb.GetServingStatusResponse:
         return _status(open_bundles, max_batch_size)
 
     return [

@@ -12,6 +12,7 @@
     ├── NoBundle            the service has not loaded a bundle yet         retry with backoff
     ├── Overloaded          too many requests are in flight                 .retry_after_s, .local
     ├── Unauthenticated     the token is missing or wrong
+    ├── PermissionDenied    the token lacks a scope
     ├── Unavailable         nothing answers at the address, or not yet      retry with backoff
     ├── DeadlineExceeded    no answer within `timeout_s`
     └── ServerError         any other failure of a service
@@ -137,6 +138,10 @@ class Overloaded(TwoTowerError):
 
 class Unauthenticated(TwoTowerError):
     """The service requires a token, and the request had none or a wrong one."""
+
+
+class PermissionDenied(TwoTowerError):
+    """The token lacks the scope that the call needs; the message names it. The status of a service needs `admin`."""
 
 
 class Unavailable(TwoTowerError):

@@ -119,7 +119,7 @@ class RetrieveRequest:
     def searches(self) -> list[Search]:
         """Returns the searches with the last embeddings, of which there is one for each query, or for popular items."""
         if isinstance(self.step, SearchPopular):
-            return [_popular(search) for search in self._searches]
+            return [popular_search(search) for search in self._searches]
         return with_embeddings(self._searches, self._embeddings)
 
     def advance(self, answer: Embeddings | SearchAnswer) -> None:
@@ -206,7 +206,7 @@ def _describe(error: TwoTowerError) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _popular(search: Search) -> Search:
+def popular_search(search: Search) -> Search:
     """Returns the search for popular items with the same `k`, filter, exclusions and attributes.
 
     The other options belong to another ranking; the smallest score, for instance, has the unit of that ranking.

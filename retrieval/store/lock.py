@@ -101,4 +101,4 @@ def _read_holder(descriptor: int) -> str:
         text = os.pread(descriptor, 300, 0).decode(errors="replace")
         if printable := "".join(filter(str.isprintable, text)):
             return printable
-    return "a process that does not say its name (an earlier release)"
+    return "an unknown process"

@@ -32,7 +32,7 @@ class Reads:
         self._running: dict[object, Read] = {}
 
     @contextmanager
-    def of(self, path: Path) -> Generator[Callable[[Path], None]]:
+    def track(self, path: Path) -> Generator[Callable[[Path], None]]:
         """Registers a read for the length of the context.
 
         Args:

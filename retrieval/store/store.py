@@ -100,7 +100,7 @@ class BundleStore:
         Raises:
             StoreError: ``LIVE`` is unreadable or does not name a version.
         """
-        with self.reads.of(self.root / LIVE):
+        with self.reads.track(self.root / LIVE):
             return read_live(self.root)
 
     def live_version(self) -> str:
@@ -123,7 +123,7 @@ class BundleStore:
             BundleRefused: the manifest is damaged, or has another format version.
         """
         path = self.path(version) / MANIFEST
-        with self.reads.of(path):
+        with self.reads.track(path):
             try:
                 text = read_text(path, _MANIFEST_LIMIT_BYTES)
             except ValueError as error:
@@ -151,7 +151,7 @@ class BundleStore:
         """
         manifest = self.manifest(version)
         folder = self.path(version)
-        with self.reads.of(folder) as progress:
+        with self.reads.track(folder) as progress:
             check_files(folder, manifest, files, progress)
         return manifest
 

@@ -59,6 +59,15 @@ def away() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
+def test_a_request_that_is_too_large_is_the_fault_of_its_caller(store: BundleStore, ann: str) -> None:
+    with (
+        query_tower_service(store, max_request_bytes=2048) as query_tower,
+        Retriever(address(ready(query_tower)), ann, timeout_s=5) as retriever,
+        pytest.raises(InvalidRequest, match="accepts no request of this size"),
+    ):
+        retriever.retrieve({"watched": ["i1"] * 1000}, fallback="popular")
+
+
 def test_no_fallback_is_used_unless_it_is_asked_for_and_needed(store: BundleStore, ann: str) -> None:
     with Retriever(away(), ann) as retriever, pytest.raises(Unavailable):
         retriever.retrieve(FEATURES)

@@ -160,7 +160,7 @@ def prune(*, store: Store, keep: int = 5) -> None:
 
 def open_store(store: Path) -> BundleStore:
     """Returns a store that prints a line if it waits for a process that holds its lock."""
-    return BundleStore(store, on_wait=partial(console.console.print, markup=False, emoji=False))
+    return BundleStore(store, on_wait=partial(console.console.print, markup=False))
 
 
 def report_published(

@@ -42,7 +42,7 @@ def load(name_or_path: str) -> Recipe:
             ) from error
     try:
         raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # of numbers that are too long, and of arrays that are too deep
+    except (ValueError, RecursionError) as error:  # tomllib raises others for long numbers and deep arrays
         raise RecipeError(
             f"{name_or_path}: not valid TOML: {error}; text needs quotes, true and false small letters"
         ) from error

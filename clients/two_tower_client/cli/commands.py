@@ -16,7 +16,7 @@ from two_tower_client.filters import Filter, all_of
 from two_tower_client.fleet import Fleet, Replica, find_faults, find_ready
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Retrieval
-from two_tower_client.retrieve_request import FALLBACK_ERRORS, as_fallback
+from two_tower_client.retrieve_request import FALLBACK_ERRORS, as_fallback, popular_search
 from two_tower_client.retriever import Retriever
 from two_tower_client.rpc.channel import Tls
 from two_tower_client.rpc.service_client import ConnectionOptions
@@ -33,7 +33,7 @@ def retrieve(arguments: argparse.Namespace) -> int:
         except FALLBACK_ERRORS as error:
             if not arguments.fallback:
                 raise
-            answer = retriever.ann.search([_popular(arguments, retriever.ann)])
+            answer = retriever.ann.search([popular_search(Search(k=arguments.k, text=arguments.text, **options))])
             _print(as_fallback(answer.retrievals[0], error), arguments)
             return 0
         retrieval = retriever.retrieve(
@@ -46,7 +46,14 @@ def retrieve(arguments: argparse.Namespace) -> int:
 def popular(arguments: argparse.Namespace) -> int:
     """Prints the most popular items of the live bundle."""
     with AnnClient(arguments.ann, **_connection(arguments)) as ann:
-        _print(ann.search([_popular(arguments, ann)]).retrievals[0], arguments)
+        search = Search(
+            popular=True,
+            k=arguments.k,
+            exclude=arguments.exclude,
+            filter=_filter(arguments.where, ann),
+            return_attributes=arguments.attribute,
+        )
+        _print(ann.search([search]).retrievals[0], arguments)
     return 0
 
 
@@ -136,16 +143,6 @@ def _options(arguments: argparse.Namespace, ann: AnnClient) -> SearchOptions:
         "ranking": arguments.ranking,
         "fusion_constant": arguments.fusion_constant,
     }
-
-
-def _popular(arguments: argparse.Namespace, ann: AnnClient) -> Search:
-    return Search(
-        popular=True,
-        k=arguments.k,
-        exclude=arguments.exclude,
-        filter=_filter(arguments.where, ann),
-        return_attributes=arguments.attribute,
-    )
 
 
 def _filter(conditions: Sequence[str], ann: AnnClient) -> Filter | None:

@@ -48,7 +48,7 @@ class CallMetadata:
             )
         self._caller: Metadata = (("two-tower-caller", caller),) if caller else ()
         self._token_file = token_file
-        self._look_at_s, self._stamp = 0.0, (0, 0, 0)
+        self._look_at_s, self._stamp = 0.0, _stamp("")
         self._fixed = self._caller
         self.has_token = token is not None or token_file is not None
         if token is not None:
@@ -73,20 +73,21 @@ class CallMetadata:
 
     def _look_again(self, path: str) -> None:
         self._look_at_s = time.monotonic() + _LOOK_EVERY_S
+        if _stamp(path) == self._stamp:
+            return
         try:
-            if _stamp(path) != self._stamp:
-                self._read_token(path)
-        except (InvalidRequest, OSError) as error:
+            self._read_token(path)
+        except InvalidRequest as error:
             _log.warning("kept the previous token: %s", error)
 
     def _read_token(self, path: str) -> None:
+        # Before reading: a change in between is seen at the next look, and a file that cannot be used is reported once.
+        self._stamp = _stamp(path)
         try:
-            stamp = _stamp(path)  # before reading, so that a change in between is seen at the next look
             text = Path(path).read_bytes().decode("utf-8", "replace")
         except OSError as error:
             raise InvalidRequest.in_field("token_file", f"cannot read {path!r}: {error.strerror}") from error
         self._fixed = (*_authorization(text), *self._caller)
-        self._stamp = stamp
 
 
 def make_request_id() -> str:
@@ -115,14 +116,19 @@ def _authorization(token: str) -> Metadata:
     return (("authorization", f"Bearer {token}"),)
 
 
-def _stamp(path: str) -> tuple[int, int, int]:
-    """Returns modification time, size and inode of a file: another file behind a symbolic link shows too."""
-    status = os.stat(path)
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    """Returns modification time, size and inode of a file, or of the file behind a link; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _trace_context(trace: ModuleType) -> Metadata:
-    """Returns the headers of the active span, `traceparent` by default; none without an active span.
+    """Returns the headers of the active span; none without an active span.
+
+    The propagator of the program decides which: by default `traceparent`, `tracestate` and `baggage`.
 
     Args:
         trace: Module `opentelemetry.trace`. Another thread may still be importing it.

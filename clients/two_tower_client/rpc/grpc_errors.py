@@ -17,6 +17,7 @@ from two_tower_client.errors import (
     ModelNotServed,
     NoBundle,
     Overloaded,
+    PermissionDenied,
     PopularityNotServed,
     ServerError,
     TwoTowerError,
@@ -28,6 +29,8 @@ from two_tower_client.errors import (
 _DOMAIN = "two-tower"
 _UNHEALTHY = "backend unhealthy"
 """The text of gRPC's client-side health check for a service that answers but is not ready."""
+_TOO_LARGE = "message larger than max"
+"""The text with which gRPC refuses a request that is too large. It sends no reason, so only the text tells."""
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Whole milliseconds to wait before a retry; negative or unreadable: no retry (gRPC proposal A6, "Pushback")."""
@@ -145,13 +148,16 @@ def _not_found(failure: _Failure) -> TwoTowerError:
 def _unavailable(failure: _Failure) -> TwoTowerError:
     if failure.reason == "NO_BUNDLE":
         return NoBundle(f"{failure.target} has loaded no bundle yet; publish one, or retry in a while")
+    if failure.reason == "STOPPING":
+        return Unavailable(f"{failure.target} is stopping; retry with backoff, or at another replica")
     if _UNHEALTHY in failure.text:
         return Unavailable(f"{failure.target} is not ready: it has no bundle yet, or is stopping; retry with backoff")
     return Unavailable(f"{failure.target} is unavailable; check the address and that the service runs{_said(failure)}")
 
 
 def _resource_exhausted(failure: _Failure) -> TwoTowerError:
-    # gRPC's own limit on concurrent calls sends the code without a reason.
+    if _TOO_LARGE in failure.text:
+        return InvalidRequest(f"{failure.target} accepts no request of this size; send less at once{_said(failure)}")
     when = "with backoff" if failure.retry_after_s is None else f"after {failure.retry_after_s:g} s"
     message = f"{failure.target} is overloaded; retry {when}, or add replicas{_said(failure)}"
     return Overloaded(message, failure.retry_after_s)
@@ -161,7 +167,13 @@ def _unauthenticated(failure: _Failure) -> TwoTowerError:
     return Unauthenticated(f"{failure.target} wants a valid token; pass `token` or `token_file`{_said(failure)}")
 
 
+def _permission_denied(failure: _Failure) -> TwoTowerError:
+    return PermissionDenied(f"{failure.target} wants a token with another scope; use one that has it{_said(failure)}")
+
+
 def _deadline_exceeded(failure: _Failure) -> TwoTowerError:
+    if failure.reason == "NOT_RECEIVED":
+        return DeadlineExceeded(f"{failure.target} did not get the request in time; send less at once{_said(failure)}")
     return DeadlineExceeded(f"{failure.target} did not answer in time; raise `timeout_s` or ask for less")
 
 
@@ -193,7 +205,7 @@ ERRORS: dict[grpc.StatusCode, Callable[[_Failure], TwoTowerError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: _deadline_exceeded,
     grpc.StatusCode.NOT_FOUND: _not_found,
     grpc.StatusCode.ALREADY_EXISTS: _server_error,
-    grpc.StatusCode.PERMISSION_DENIED: _server_error,
+    grpc.StatusCode.PERMISSION_DENIED: _permission_denied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: _resource_exhausted,
     grpc.StatusCode.FAILED_PRECONDITION: _failed_precondition,
     grpc.StatusCode.ABORTED: _server_error,

@@ -5,7 +5,7 @@
 - A service that is unavailable or stopping is tried again after a pause that doubles with each attempt.
 - A refusal (`Overloaded`) is retried only if it says when, and not earlier. Its pause doubles with each attempt too, as
   `google.rpc.RetryInfo` asks. A refusal without that hint, such as a message that is too large, is not retried.
-- The retries of a client are at most a tenth of its calls (`RetryBudget`).
+- The retries of a client are at most a tenth of its calls, after a first hundred (`RetryBudget`).
 
 gRPC's own retry policy does not serve here: it waits for the hint beyond the deadline, does not read
 `google.rpc.RetryInfo`, and retries refusals without a hint.
@@ -40,7 +40,9 @@ _REQUESTS_MIN = 20.0
 
 
 class RetryBudget:
-    """Token bucket that limits the retries of a client to a tenth of its calls. Threads may share it.
+    """Token bucket: after a first hundred, the retries of a client are at most a tenth of its calls.
+
+    Threads may share it.
 
     The bucket holds 100 tokens and starts full, so a burst of 100 failures can be retried, as after the loss of a
     replica. Each call adds a tenth of a token, each retry takes one.

@@ -156,6 +156,10 @@ class _Call:
         self.attempts = 0
 
 
+def _closed_error() -> InvalidRequest:
+    return InvalidRequest("the client is closed; make a new one")
+
+
 # gRPC's callables are generic in its type stubs only, so their annotations below are strings.
 
 
@@ -184,6 +188,8 @@ class ServiceClient(_ServiceClient):
         while True:
             try:
                 response = method(request, timeout=call.remaining_s, metadata=call.metadata)
+            except ValueError as error:  # another thread has closed the channel
+                raise _closed_error() from error
             except grpc.RpcError as error:
                 failure, pause_s = self._fail(call, error)
                 if pause_s is None:
@@ -237,6 +243,8 @@ class AsyncServiceClient(_ServiceClient):
         while True:
             try:
                 response = await method(request, timeout=call.remaining_s, metadata=call.metadata)
+            except grpc.aio.UsageError as error:  # another task has closed the channel
+                raise _closed_error() from error
             except grpc.RpcError as error:
                 failure, pause_s = self._fail(call, error)
                 if pause_s is None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from google.protobuf.message import DecodeError, Message
-
-from retrieval.serving.answering.errors import DeadlinePassed, InvalidRequest, ServiceError
+from retrieval.serving.answering.errors import DeadlinePassed, ServiceError
 from retrieval.serving.answering.headers import Headers
 from retrieval.steps import Steps
 
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 SMALL_BYTES = 8192
@@ -43,39 +40,6 @@ class Method(Protocol):
     def answer(self, calls: Sequence[Call]) -> Iterator[None]:
         """Answers calls in steps; in the end each of them has a response or an error. Never raises."""
         ...
-
-
-class QuickMethod:
-    """A method whose calls are answered at once, without waiting, whatever the load.
-
-    Attributes:
-        name: Name of the method.
-        max_shared, needs_admin, is_quick: See `Method`.
-    """
-
-    max_shared = 1
-    needs_admin = True
-    is_quick = True
-
-    def __init__(self, name: str, request_class: type[Message], respond: Callable[[], Message]) -> None:
-        """Takes the name, the class of the request, which has no fields, and the function that makes the response."""
-        self.name = name
-        self._request_class = request_class
-        self._respond = respond
-
-    def is_short(self, call: Call) -> bool:
-        """Returns True."""
-        return True
-
-    def answer(self, calls: Sequence[Call]) -> Iterator[None]:
-        """Answers the calls; see `Method.answer`."""
-        for call in calls:
-            try:
-                decode(call.body, self._request_class)
-                call.response = self._respond().SerializeToString()
-            except Exception as error:
-                call.error = error
-            yield
 
 
 @dataclass(eq=False, slots=True)
@@ -144,26 +108,21 @@ class Call:
         return None
 
 
-def decode(body: bytes, message_class: type[M]) -> M:
-    """Returns the message in a body.
+def run_together(calls: Sequence[Call], steps: Steps[T]) -> Steps[T | None]:
+    """Runs steps that several calls share, and returns their result. Stops soon after the last caller has left.
 
-    The body is decoded here and not by gRPC, because grpcio 1.85 loses 19 KB of memory for each body that its
-    deserializer cannot decode.
-
-    Raises:
-        Undecodable: the bytes are not a message of this class.
+    Returns:
+        Result of the steps; None if all callers have left: each call then has an error.
     """
-    message = message_class()
     try:
-        message.ParseFromString(body)
-    except DecodeError as error:
-        raise Undecodable(message_class.DESCRIPTOR.full_name, len(body)) from error
-    return message
-
-
-class Undecodable(InvalidRequest):
-    """The body of a call is not a message of the expected class."""
-
-    def __init__(self, name: str, size: int) -> None:
-        """Takes the full name of the expected message and the size of the body in bytes."""
-        super().__init__([("", f"{size} bytes that are not a serialized {name}; use the stubs of protos/")])
+        while any(call.is_awaited for call in calls):
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            yield
+    finally:
+        steps.close()
+    for call in calls:
+        call.error = DeadlinePassed()
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -36,7 +36,7 @@ class Caller:
         name: Name of the caller.
         served_s: Virtual time in seconds.
         fresh: Calls whose work has not begun, the small ones and the large ones, each the oldest first.
-        paused: Jobs whose work has begun, in the order in which they go on.
+        paused: Jobs that are paused, in the order in which they go on: small ones first.
         begun: Number of calls whose work has begun and has not ended.
     """
 
@@ -48,28 +48,42 @@ class Caller:
 
 
 class Line:
-    """Callers in the order of their virtual time. A caller is in the line at most once."""
+    """Callers in the order of their virtual time, and of their arrival in the line where that is equal."""
 
     def __init__(self) -> None:
+        """Starts empty."""
         self._heap: list[tuple[float, int, Caller]] = []
-        self._members: set[Caller] = set()
-        self._numbers = count()
+        self._numbers: dict[Caller, int] = {}
+        self._next_number = count()
 
     def add(self, caller: Caller) -> None:
         """Adds a caller, unless it is in the line already."""
-        if caller not in self._members:
-            self._members.add(caller)
-            heapq.heappush(self._heap, (caller.served_s, next(self._numbers), caller))
+        if caller not in self._numbers:
+            self._numbers[caller] = next(self._next_number)
+            heapq.heappush(self._heap, (caller.served_s, self._numbers[caller], caller))
 
-    def first(self) -> Caller | None:
-        """Returns the caller with the least virtual time; None if there is none."""
-        while self._heap:
-            served_s, _, caller = self._heap[0]
-            if served_s == caller.served_s:
-                return caller
-            heapq.heapreplace(self._heap, (caller.served_s, next(self._numbers), caller))
-        return None
+    def remove(self, caller: Caller) -> None:
+        """Removes a caller that is in the line; its entry in the heap goes when it comes up."""
+        del self._numbers[caller]
 
-    def remove_first(self) -> None:
-        """Removes the caller that `first` returned."""
-        self._members.remove(heapq.heappop(self._heap)[2])
+    def first(self, may_go: Callable[[Caller], bool] = lambda caller: True) -> Caller | None:
+        """Returns the caller with the least virtual time among those that may go; None if there is none.
+
+        Args:
+            may_go: returns whether a caller may go now.
+        """
+        passed_over: list[tuple[float, int, Caller]] = []
+        found: Caller | None = None
+        while self._heap and found is None:
+            served_s, number, caller = self._heap[0]
+            if self._numbers.get(caller) != number:
+                heapq.heappop(self._heap)
+            elif served_s != caller.served_s:
+                heapq.heapreplace(self._heap, (caller.served_s, number, caller))
+            elif may_go(caller):
+                found = caller
+            else:
+                passed_over.append(heapq.heappop(self._heap))
+        for entry in passed_over:
+            heapq.heappush(self._heap, entry)
+        return found

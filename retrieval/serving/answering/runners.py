@@ -11,7 +11,8 @@ submit ─┬─ short ─► waiting ─► the event loop: one slice ─┬─
 
 To hand a call to another thread and its answer back costs about as much as a short call itself. A long one would keep
 the event loop from receiving. Between two slices the loop receives what has arrived. A long call that needs further
-slices leaves one thread free, so that a call that has just arrived never waits for a slice of a long one.
+slices leaves one thread free, if there are several, so that a call that has just arrived never waits for a slice of a
+long one.
 """
 
 from __future__ import annotations
@@ -72,7 +73,6 @@ class Runners:
         self._arrived = threading.Condition()
         self._long = Waiting()
         self._paused_running = 0
-        self._idle = 0
         self._stops = False
 
     @property
@@ -96,13 +96,20 @@ class Runners:
         """Largest number of calls that may wait at this moment."""
         return self._limit.value
 
-    def check_room(self) -> None:
+    def check_room(self, caller: str) -> None:
         """Checks that one more call may wait, before it is received.
+
+        A caller of whom no call waits may still have one, up to twice the limit, so that a caller with many leaves room
+        for others.
+
+        Args:
+            caller: name of the caller.
 
         Raises:
             Overloaded: as many calls wait as can be begun in time.
         """
-        if self.waiting >= self._limit.value:
+        waiting, limit = self.waiting, self._limit.value
+        if waiting >= limit and (waiting >= 2 * limit or self._short.has_fresh(caller) or self._long.has_fresh(caller)):
             raise Overloaded("as many requests wait as can be answered in time")
 
     def submit(self, call: Call) -> None:
@@ -123,7 +130,7 @@ class Runners:
         else:
             with self._arrived:
                 self._long.add(call)
-                self._wake()
+                self._arrived.notify()
 
     def expire(self) -> None:
         """Refuses calls that have waited too long. To be called every few milliseconds."""
@@ -182,14 +189,10 @@ class Runners:
             else:
                 with self._arrived:
                     self._long.add_paused(job, elapsed_s)
-                    self._wake()
+                    self._arrived.notify()
         self._work_soon()
 
     # In the threads: long calls.
-
-    def _wake(self) -> None:
-        if self._idle:
-            self._arrived.notify()
 
     def _note_begin(self, job: Job) -> None:
         for call in job.calls:
@@ -210,7 +213,7 @@ class Runners:
                     self._long.finish(job, elapsed_s)
                 else:
                     self._long.pause(job, elapsed_s)
-                self._wake()  # for what this thread does not take next
+                self._arrived.notify()  # for what this thread does not take next
             if finished:
                 self._loop.call_soon_threadsafe(self._finish, job.calls)
             del job  # frees requests and responses
@@ -224,9 +227,7 @@ class Runners:
                 if job is not None:
                     self._paused_running += job.is_paused
                     return job
-                self._idle += 1
                 self._arrived.wait()
-                self._idle -= 1
         return None
 
 

@@ -12,15 +12,14 @@ Three published rules, together:
 - **Adaptive LIFO** (Maurer 2015). Under overload the newest call of a caller goes first: its caller waits for certain,
   while that of the oldest is about to give up.
 
-A call that needs many steps is paused between them and waits again. Paused calls are finished before many more are
-begun, and small ones of them go on first: if all that arrive were begun at once, each would take as long as all
-together, and none would be in time.
+A call that needs many steps is paused between them and waits again. While several jobs are paused, only a caller that
+has none begins another: if all that arrive were begun at once, each would take as long as all together, and none would
+be in time.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 
 from retrieval.serving.answering.call import SMALL_BYTES, Call
 from retrieval.serving.answering.jobs import Caller, Job, Line
@@ -34,11 +33,15 @@ PATIENCE_UNDER_OVERLOAD = 1 / 5
 """Longest wait, as a share of the time between the arrival of a call and its deadline."""
 
 SHARED_BYTES = 4096
-"""Largest total size of the bodies of calls that are answered together: each gets its answer when all are done."""
+JOINING_BYTES = 1024
+"""Largest total size of the bodies of calls that are answered together, and largest size of each of them.
+
+Each gets its answer when all are done, so none may cost much more than the others.
+"""
 
 _SMALL, _LARGE, _PAUSED = 0, 1, 2
 MOST_PAUSED = (4, 2)
-"""Number of paused jobs of small calls, and of large ones, from which on no further such call is begun."""
+"""Number of paused jobs of small calls, and of large ones, from which on a caller begins at most one job."""
 
 
 class Waiting:
@@ -49,7 +52,6 @@ class Waiting:
         self._callers: dict[str, Caller] = {}
         self._fresh = (Line(), Line())
         self._paused = Line()
-        self._paused_small: deque[Job] = deque()
         self._paused_count = [0, 0]
         self._clock_s = 0.0
         self._fresh_count = 0
@@ -59,6 +61,11 @@ class Waiting:
     def fresh_count(self) -> int:
         """Number of calls whose work has not begun."""
         return self._fresh_count
+
+    def has_fresh(self, caller: str) -> bool:
+        """Returns whether a call of a caller waits whose work has not begun."""
+        known = self._callers.get(caller)
+        return known is not None and any(known.fresh)
 
     def is_overloaded(self, now: float) -> bool:
         """Returns whether calls have waited without a gap for `INTERVAL_S`.
@@ -85,12 +92,8 @@ class Waiting:
             now: time in seconds of the monotonic clock.
             with_paused: whether a paused job may be taken.
         """
-        if with_paused and self._paused_small:
-            return self._run_again(self._paused_small.popleft())
         candidates = [
-            (caller.served_s, size)
-            for size in (_SMALL, _LARGE)
-            if self._paused_count[size] < MOST_PAUSED[size] and (caller := self._first_fresh(size)) is not None
+            (caller.served_s, size) for size in (_SMALL, _LARGE) if (caller := self._first_fresh(size)) is not None
         ]
         paused = self._paused.first() if with_paused else None
         if paused is not None:
@@ -112,13 +115,15 @@ class Waiting:
         patience = PATIENCE_UNDER_OVERLOAD if self.is_overloaded(now) else PATIENCE
         expired: list[Call] = []
         for caller in list(self._callers.values()):
-            for calls in caller.fresh:
+            for size, calls in enumerate(caller.fresh):
                 late = {call for call in calls if call.has_left or now > _waits_until(call, patience)}
                 if late:
                     expired += late
                     kept = [call for call in calls if call not in late]
                     calls.clear()
                     calls.extend(kept)
+                    if not kept:
+                        self._fresh[size].remove(caller)
             self._forget_if_idle(caller)
         self._fresh_count -= len(expired)
         return expired
@@ -135,10 +140,10 @@ class Waiting:
         owner, size = job.callers[0], _size(job.calls[0])
         self._paused_count[size] += 1
         if size == _SMALL:
-            self._paused_small.append(job)
+            owner.paused.appendleft(job)
         else:
             owner.paused.append(job)
-            self._paused.add(owner)
+        self._paused.add(owner)
 
     def add_paused(self, job: Job, elapsed_s: float) -> None:
         """Adds a job whose first steps were done elsewhere.
@@ -165,11 +170,10 @@ class Waiting:
             self._forget_if_idle(caller)
 
     def _first_fresh(self, size: int) -> Caller | None:
-        """Returns the caller with the least virtual time that has calls of a size whose work has not begun."""
-        line = self._fresh[size]
-        while (caller := line.first()) is not None and not caller.fresh[size]:  # its calls have expired
-            line.remove_first()
-        return caller
+        """Returns the caller with the least virtual time that may begin a call of a size."""
+        if self._paused_count[size] < MOST_PAUSED[size]:
+            return self._fresh[size].first()
+        return self._fresh[size].first(lambda caller: not caller.begun)
 
     def _start(self, now: float, size: int) -> Job:
         """Returns a job of the next call of a size, and of small calls of the same method that can share its steps."""
@@ -184,12 +188,14 @@ class Waiting:
             size_bytes += len(call.body)
             if calls and (call.method is not calls[0].method or size_bytes > SHARED_BYTES):
                 break
-            line.remove_first()
+            if calls and len(call.body) > JOINING_BYTES:
+                break
+            line.remove(caller)
             _ = waiting.pop() if newest_first else waiting.popleft()
             self._fresh_count -= 1
             if waiting:
                 line.add(caller)
-            if not calls and size == _SMALL:
+            if not calls and len(call.body) <= JOINING_BYTES:
                 most = call.method.max_shared
             calls.append(call)
             callers.append(caller)
@@ -198,16 +204,13 @@ class Waiting:
         return Job(calls, callers)
 
     def _resume(self) -> Job:
-        """Returns the paused job of large calls that goes on next."""
+        """Returns the paused job that goes on next: of a caller's jobs, a small one first."""
         caller = self._paused.first()
         assert caller is not None
-        self._paused.remove_first()
+        self._paused.remove(caller)
         job = caller.paused.popleft()
         if caller.paused:
             self._paused.add(caller)
-        return self._run_again(job)
-
-    def _run_again(self, job: Job) -> Job:
         self._paused_count[_size(job.calls[0])] -= 1
         return job
 

@@ -15,7 +15,7 @@ from retrieval.bundle.manifest import Manifest
 _CHUNK_BYTES = 4 << 20
 
 _BYTES_PER_JSON_BYTE = 8
-"""A file of which one character needs four bytes is a string of as many, beside the text that it is read from."""
+"""Python keeps a text with four bytes a character if one needs them; the text and its parsed strings exist together."""
 
 _BYTES_PER_JSON_VALUE = 80
 """A Python object and its reference. Measured on hostile texts (empty lists, nested dicts): at most 76."""

@@ -169,7 +169,7 @@ class OpenBundles(Generic[T]):
         if problem is not None:
             self._note(problem)
         elif self._problems.pop("", None):
-            _log.info("store can be read", store=str(self._store.root))
+            _log.info("the problem of the store is over", store=str(self._store.root))
 
     def _tick(self) -> None:
         if self._store_watch.check():
@@ -232,7 +232,7 @@ class OpenBundles(Generic[T]):
         started = time.monotonic()
         unpin_thread()
         try:
-            with self._store_watch.loads.of(self._store.path(version)):
+            with self._store_watch.loads.track(self._store.path(version)):
                 bundle = self._open(version, already_open)
         except BundleRefused as error:
             problem = Problem(version, error.gate, error.message, now_ms())

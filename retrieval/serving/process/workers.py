@@ -221,7 +221,8 @@ class Workers:
         stops = [number for number in numbers if number != signal.SIGHUP]
         if len(stops) < len(numbers):
             for worker in self._workers:
-                if worker.lifeline is not None and worker.process is not None:
+                # A worker that does not listen yet has no handler for the signal, and is about to read the tokens.
+                if worker.listens and worker.process is not None:
                     worker.process.send_signal(signal.SIGHUP)
         if stops:
             self._stop(len(stops))

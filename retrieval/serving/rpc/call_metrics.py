@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from retrieval.serving.answering.call import Call, Undecodable
+from retrieval.serving.answering.call import Call
 from retrieval.serving.answering.error_status import code_name
 from retrieval.serving.answering.errors import Overloaded, ServiceError
+from retrieval.serving.answering.wire import Undecodable
 from retrieval.serving.runtime.metrics import Metrics
 
 _CANCELLED, _PASSED = "CANCELLED", "DEADLINE_EXCEEDED"

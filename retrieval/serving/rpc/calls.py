@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from retrieval.serving.answering.call import Call, Method, Undecodable
+from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.answering.error_status import status_of
 from retrieval.serving.answering.errors import (
     NotReceived,
@@ -32,6 +32,7 @@ from retrieval.serving.answering.errors import (
 )
 from retrieval.serving.answering.headers import Headers
 from retrieval.serving.answering.runners import Runners
+from retrieval.serving.answering.wire import Undecodable
 from retrieval.serving.rpc.call_log import CallLog
 from retrieval.serving.rpc.outcomes import Outcomes
 from retrieval.serving.runtime.credentials import ADMIN, READ, Tokens
@@ -41,7 +42,6 @@ from retrieval.serving.runtime.tracing import Tracer
 MAX_RECEIVING = 2000
 """Largest number of calls whose messages have not arrived; beyond it, the one that has been silent longest is ended."""
 
-_TICK_S = 0.005
 _LONGEST_NAME = 64
 
 
@@ -91,14 +91,11 @@ class CallHandlers(grpc.GenericRpcHandler):
         """Returns the handler of a method; None if the service has no such method."""
         return self._handlers.get(handler_call_details.method)
 
-    async def watch(self) -> None:
-        """Ends calls that wait too long, until this coroutine is cancelled. To be run once."""
-        while True:
-            await asyncio.sleep(_TICK_S)
-            self._runners.expire()
-            silent_since = time.monotonic() - self._receive_timeout_s
-            while self._receiving and (oldest := next(iter(self._receiving.items())))[1] < silent_since:
-                self._end_receiving(oldest[0], NotReceived(self._receive_timeout_s))
+    def end_silent(self) -> None:
+        """Ends the calls whose messages did not arrive in time. To be called every few milliseconds."""
+        silent_since = time.monotonic() - self._receive_timeout_s
+        while self._receiving and (oldest := next(iter(self._receiving.items())))[1] < silent_since:
+            self._end_receiving(oldest[0], NotReceived(self._receive_timeout_s))
 
     def end_receiving(self) -> None:
         """Ends the calls whose messages have not arrived, because the service stops."""
@@ -116,7 +113,7 @@ class CallHandlers(grpc.GenericRpcHandler):
             try:
                 caller = self._identify(method, headers, context)
                 if not method.is_quick:
-                    self._runners.check_room()
+                    self._runners.check_room(caller)
                 body = await self._receive(context)
                 answered = asyncio.get_running_loop().create_future()
                 call = Call(method, body, caller, time.monotonic(), deadline, answered, headers)
@@ -125,8 +122,8 @@ class CallHandlers(grpc.GenericRpcHandler):
             except asyncio.CancelledError:
                 outcomes.left(headers, caller, call, arrived_at, passed=time.monotonic() >= deadline)
                 raise
-            except ServiceError as refusal:
-                error = refusal
+            except Exception as failure:
+                error = failure.with_traceback(None) if isinstance(failure, ServiceError) else failure
             outcomes.done(headers, caller, call, arrived_at, error)
             if error is None:
                 assert call is not None
@@ -182,7 +179,7 @@ class CallHandlers(grpc.GenericRpcHandler):
         finally:
             self._receiving.pop(task, None)
         if not isinstance(message, bytes):
-            raise Undecodable("message", 0)
+            raise Undecodable("no message")
         return message
 
     def _end_receiving(self, task: asyncio.Task[Any], error: ServiceError) -> None:

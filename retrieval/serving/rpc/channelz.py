@@ -2,56 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 from google.protobuf import message_factory
+from google.protobuf.message import Message
 
-from retrieval.serving.answering.call import Call, Method, decode
+from retrieval.serving.answering.call import Method
 from retrieval.serving.answering.errors import InvalidRequest
+from retrieval.serving.answering.quick_method import QuickMethod
 
 SERVICE_NAME = "grpc.channelz.v1.Channelz"
 
 
-class ChannelzMethod:
-    """A method of channelz. It is answered at once and needs the scope admin.
+def _method(method: Any, servicer: Any) -> QuickMethod:
+    """Returns a method of channelz, from its descriptor and the servicer of the package grpcio-channelz."""
 
-    Attributes:
-        name, max_shared, needs_admin, is_quick: See `retrieval.serving.answering.call.Method`.
-    """
-
-    max_shared = 1
-    needs_admin = True
-    is_quick = True
-
-    def __init__(self, method: Any, servicer: Any) -> None:
-        """Takes the descriptor of the method, and the servicer of the package grpcio-channelz."""
-        self.name = method.name
-        self._request_class = message_factory.GetMessageClass(method.input_type)
-        self._respond = getattr(servicer, method.name)
-
-    def is_short(self, call: Call) -> bool:
-        """Returns True."""
-        return True
-
-    def answer(self, calls: Sequence[Call]) -> Iterator[None]:
-        """Answers the calls; see `retrieval.serving.answering.call.Method.answer`."""
-        for call in calls:
-            try:
-                call.response = self._answer(call)
-            except Exception as error:
-                call.error = error
-            yield
-
-    def _answer(self, call: Call) -> bytes:
+    def respond(request: Message) -> Message:
         context = _Context()
-        response = self._respond(decode(call.body, self._request_class), context)
+        response = getattr(servicer, method.name)(request, context)
         if context.code is grpc.StatusCode.NOT_FOUND:
             raise InvalidRequest([("", f"{context.details}; GetServers and GetTopChannels list what there is")])
         if response is None:
             raise RuntimeError(context.details)
-        return response.SerializeToString()
+        return response
+
+    return QuickMethod(method.name, message_factory.GetMessageClass(method.input_type), respond)
 
 
 class _Context:
@@ -68,7 +45,7 @@ class _Context:
         self.details = details
 
 
-def methods() -> list[Method]:
+def methods() -> Sequence[Method]:
     """Returns the methods of channelz.
 
     Raises:
@@ -83,5 +60,4 @@ def methods() -> list[Method]:
         ) from error
     servicer: Any = channelz.ChannelzServicer()
     service: Any = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"]
-    made: list[Method] = [ChannelzMethod(method, servicer) for method in service.methods]
-    return made
+    return [_method(method, servicer) for method in service.methods]

@@ -15,10 +15,10 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from retrieval.serving.answering.call import Undecodable, decode
 from retrieval.serving.answering.error_status import status_of
 from retrieval.serving.answering.errors import PermissionDenied, ServiceError, Unauthenticated
 from retrieval.serving.answering.headers import Headers
+from retrieval.serving.answering.wire import Undecodable, decode
 from retrieval.serving.runtime.credentials import ADMIN, Tokens
 
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

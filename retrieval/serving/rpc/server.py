@@ -38,6 +38,8 @@ T = TypeVar("T")
 _LOOK_S = 0.01
 _FLUSH_S = 0.2
 """Time in which gRPC can send the last responses, in seconds."""
+_TICK_S = 0.005
+"""Interval at which calls that wait too long are ended, in seconds."""
 _HOUSEKEEPING_S = 1.0
 """Interval at which tokens are looked at, failed calls are summarised and freed memory is given back, in seconds."""
 _LARGEST_ADMIN_REQUEST = 1024
@@ -214,18 +216,24 @@ class Server:
     async def _serve(self) -> None:
         self._runners.start()
         await self._grpc.start()
-        self._tasks = [asyncio.create_task(self._calls.watch()), asyncio.create_task(self._keep_house())]
-        if self._admin is not None and self._admin_grpc is not None:
+        if self._admin_grpc is not None:
             await self._admin_grpc.start()
-            self._tasks.append(asyncio.create_task(self._admin.watch()))
+        self._tasks = [
+            asyncio.create_task(_repeat(_TICK_S, self._end_late_calls)),
+            asyncio.create_task(_repeat(_HOUSEKEEPING_S, self._keep_house)),
+        ]
+
+    async def _end_late_calls(self) -> None:
+        self._runners.expire()
+        self._calls.end_silent()
+        if self._admin is not None:
+            self._admin.end_silent()
 
     async def _keep_house(self) -> None:
-        """Reads tokens, summarises the log and gives memory back, until this coroutine is cancelled."""
-        while True:
-            await asyncio.sleep(_HOUSEKEEPING_S)
-            self._log.summarise()
-            await asyncio.to_thread(self._tokens.reload)
-            await asyncio.to_thread(self._runners.memory.trim_if_due)
+        """Reads tokens, summarises the log and gives memory back."""
+        self._log.summarise()
+        await asyncio.to_thread(self._tokens.reload)
+        await asyncio.to_thread(self._runners.memory.trim_if_due)
 
     async def _stop(self) -> None:
         # From here on, new calls are refused; those in flight have the grace period of gRPC, which is a little longer.
@@ -254,6 +262,16 @@ class Server:
         self._runners.memory.trim()
         if snapshot.open or snapshot.problems:
             self._is_settled = True
+
+
+async def _repeat(interval_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Does work at an interval, until this coroutine is cancelled. A failure is logged and ends nothing."""
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await work()
+        except Exception:
+            _log.exception("the server could not do regular work, and tries again")
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None, flag: str) -> int:

@@ -181,6 +181,11 @@ class ServerConfig:
                     f"{name} is {getattr(self, name)}, and {self.worker_count} workers need ports up to "
                     f"{last_port}; choose one that is at most {65536 - self.worker_count}"
                 )
+        if self.metrics_port and self.admin_port and abs(self.metrics_port - self.admin_port) < self.worker_count:
+            raise ValueError(
+                f"metrics_port {self.metrics_port} and admin_port {self.admin_port} overlap: {self.worker_count} "
+                f"workers need as many ports from each on; choose two that are at least {self.worker_count} apart"
+            )
         if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
             raise ValueError(f"otlp_endpoint is {self.otlp_endpoint!r}, expected a URL such as http://localhost:4317")
         if self.pin and self.workers == 1:

@@ -148,12 +148,11 @@ class _Certificates:
         """Returns what the files contain.
 
         Raises:
-            ValueError: a file cannot be read, or the key is not that of the certificate.
+            ValueError: a file cannot be read or has no certificate, or the key is not that of the certificate.
         """
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key, password=_no_password)
             pair = (self._key.read_bytes(), self._certificate.read_bytes())
-            client_ca = self._client_ca.read_bytes() if self._client_ca else None
         except ssl.SSLError as error:
             raise ValueError(
                 f"tls_certificate {self._certificate} and tls_key {self._key} cannot be used together: {error.reason}; "
@@ -161,7 +160,20 @@ class _Certificates:
             ) from error
         except OSError as error:
             raise ValueError(f"TLS files cannot be read: {error}") from error
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=client_ca)
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=self._read_client_ca())
+
+    def _read_client_ca(self) -> bytes | None:
+        if self._client_ca is None:
+            return None
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(self._client_ca)
+            return self._client_ca.read_bytes()
+        except ssl.SSLError as error:
+            raise ValueError(
+                f"tls_client_ca {self._client_ca} cannot be used: {error.reason}; name a PEM file of certificates"
+            ) from error
+        except OSError as error:
+            raise ValueError(f"TLS files cannot be read: {error}") from error
 
     def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Returns what the files contain if they have changed and can be used, otherwise None. gRPC calls this."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import sys
 
 _LARGE_BYTES = 16 << 20
@@ -52,5 +51,4 @@ class MemoryTrimmer:
         """Gives memory back if large calls have ended since the last time. Takes up to some milliseconds."""
         if self._handled_bytes >= _LARGE_BYTES and self._trim is not None:
             self._handled_bytes = 0
-            gc.collect()
             self._trim(0)

@@ -17,6 +17,9 @@ _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CREDENTIAL_FILES = ("tokens", "certificate")
 RELOAD_RESULTS = ("ok", "failed")
 
+STALL_S = 0.25
+"""Time in which no thread could run, in seconds, from which on it is counted as a stall."""
+
 
 class Metrics:
     """All metrics of one server. Safe for use by several threads.
@@ -79,6 +82,11 @@ class Metrics:
         self.longest_stall = Gauge(
             "two_tower_longest_stall_seconds",
             "Longest time in which the interpreter let no thread run, since the start.",
+            registry=registry,
+        )
+        self.stalls = Counter(
+            "two_tower_stalls",
+            f"Times in which the interpreter let no thread run for more than {STALL_S:g} s.",
             registry=registry,
         )
         self.memory_available = Gauge(
@@ -163,6 +171,8 @@ class StallTicker:
         expected = time.monotonic() + self._interval_s
         while not self._stopped.wait(max(0.0, expected - time.monotonic())):
             now = time.monotonic()
+            if now - expected > STALL_S:
+                self._metrics.stalls.inc()
             if now - expected > longest_s:
                 longest_s = now - expected
                 self._metrics.longest_stall.set(longest_s)

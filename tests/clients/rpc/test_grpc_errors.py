@@ -68,6 +68,15 @@ def test_reasons() -> None:
     assert type(raised_for(error_info(grpc.StatusCode.UNAVAILABLE, "NO_BUNDLE"))) is errors.NoBundle
     assert type(raised_for(error_info(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"))) is errors.Overloaded
 
+    missing = raised_for(error_info(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING", scope="admin"))
+    assert type(missing) is errors.PermissionDenied
+    stopping = raised_for(error_info(grpc.StatusCode.UNAVAILABLE, "STOPPING"))
+    assert type(stopping) is errors.Unavailable
+    assert "is stopping" in stopping.message
+    late = raised_for(error_info(grpc.StatusCode.DEADLINE_EXCEEDED, "NOT_RECEIVED"))
+    assert type(late) is errors.DeadlineExceeded
+    assert "did not get the request in time" in late.message
+
 
 def test_ignores_a_reason_of_another_domain() -> None:
     failure = error_info(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_SERVED", domain="proxy", model_versions="m1")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from retrieval.serving.answering.call import SMALL_BYTES
 from retrieval.serving.answering.waiting import INTERVAL_S, Waiting
 from tests.retrieval.serving.answering.calls import Recorder, call
@@ -88,16 +90,28 @@ def test_a_paused_job_waits_until_a_new_caller_was_served() -> None:
     waiting.finish(job, 0.0)
 
 
-def test_a_small_job_that_was_paused_goes_on_before_others_begin() -> None:
+def test_of_a_callers_paused_jobs_a_small_one_goes_on_first() -> None:
+    waiting, method = Waiting(), Recorder()
+    jobs = []
+    for body in ("l" * (SMALL_BYTES + 1), "small"):
+        waiting.add(call(method, body, "a"))
+        job = waiting.take(time.monotonic(), with_paused=False)
+        assert job is not None
+        jobs.append(job)
+    for job in jobs:
+        waiting.pause(job, 0.002)
+    assert waiting.take(time.monotonic()) is jobs[1]
+
+
+def test_paused_jobs_of_a_caller_do_not_go_before_the_calls_of_others() -> None:
     waiting, method = Waiting(), Recorder()
     waiting.add(call(method, "small", "a"))
     job = waiting.take(time.monotonic())
     assert job is not None
     waiting.add(call(method, "next", "b"))
     waiting.pause(job, 0.05)
-    assert waiting.take(time.monotonic()) is job
-    waiting.finish(job, 0.0)
     assert take(waiting) == ["next"]
+    assert waiting.take(time.monotonic()) is job
 
 
 def test_a_caller_with_a_paused_job_is_not_forgotten() -> None:
@@ -110,27 +124,28 @@ def test_a_caller_with_a_paused_job_is_not_forgotten() -> None:
     assert len(waiting.take_expired(time.monotonic())) == 1
     waiting.add(call(method, "a1", "a"))
     waiting.add(call(method, "b0", "b"))
+    assert [take(waiting), take(waiting)] == [["b0"], ["a1"]]  # caller a has had a second already
     assert waiting.take(time.monotonic()) is job
     waiting.finish(job, 0.0)
-    assert [take(waiting), take(waiting)] == [["b0"], ["a1"]]  # caller a has had a second already
 
 
-def test_no_large_call_is_begun_beside_two_paused_ones() -> None:
+@pytest.mark.parametrize(("body", "most"), [("small", 4), ("l" * (SMALL_BYTES + 1), 2)])
+def test_while_many_jobs_are_paused_a_caller_begins_one_at_most(body: str, most: int) -> None:
     waiting, method = Waiting(), Recorder()
-    large = "l" * (SMALL_BYTES + 1)
-    jobs = []
-    for caller in "ab":
-        waiting.add(call(method, large, caller))
-        jobs.append(waiting.take(time.monotonic(), with_paused=False))
-    for job in jobs:
+    for _ in range(most + 2):
+        waiting.add(call(method, body, "greedy"))
+    begun = 0
+    while (job := waiting.take(time.monotonic(), with_paused=False)) is not None:
         waiting.pause(job, 0.002)
-    waiting.add(call(method, large, "c"))
+        begun += 1
+    assert begun == most
+    waiting.add(call(method, body, "other"))
+    waiting.add(call(method, body, "other"))
+    job = waiting.take(time.monotonic(), with_paused=False)
+    assert job is not None
+    assert job.calls[0].caller == "other"
+    waiting.pause(job, 0.002)
     assert waiting.take(time.monotonic(), with_paused=False) is None
-    waiting.add(call(method, "small", "d"))
-    small = waiting.take(time.monotonic(), with_paused=False)
-    assert small is not None
-    assert [each.body for each in small.calls] == [b"small"]
-    assert waiting.take(time.monotonic()) in jobs
 
 
 def test_under_overload_the_newest_call_goes_first_and_old_ones_are_refused() -> None:

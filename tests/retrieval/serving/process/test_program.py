@@ -174,7 +174,7 @@ import {program}.__main__
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sighup_reads_the_tokens_again_and_ends_nothing(store: BundleStore, tmp_path: Path, workers: str) -> None:
+def test_sighup_ends_nothing_and_the_new_token_is_valid_soon(store: BundleStore, tmp_path: Path, workers: str) -> None:
     write_bundle(store)
     tokens = tmp_path / "tokens"
     tokens.write_text("old\n")
