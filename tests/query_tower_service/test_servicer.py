@@ -94,6 +94,8 @@ def test_ints_are_accepted_for_floats(world: tuple[Running, Manifest]) -> None:
         (query_of("gender", strings=["f" * 1025]), 'queries[1].features["gender"]'),
         (query_of("watched", strings=["i1"] * 10_001), 'queries[1].features["watched"]'),
         (pb.Query(features={"age": pb.FeatureValues()}), 'queries[1].features["age"]'),
+        (query_of("gender", strings=["f"] * (1 << 19)), "queries[1]"),
+        (pb.Query(features={f"f{number}": pb.FeatureValues() for number in range(1001)}), "queries[1].features"),
     ],
 )
 def test_says_which_field_is_wrong(world: tuple[Running, Manifest], query: pb.Query, field: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from retrieval.serving.answering.call import Call
 from retrieval.serving.answering.errors import DeadlinePassed, Overloaded, Stopping
+from retrieval.serving.answering.limit import WaitingLimit
 from retrieval.serving.answering.runners import SLICE_S, Runners
 from tests.retrieval.serving.answering.calls import Recorder
 
@@ -128,6 +129,29 @@ def test_calls_and_bytes_in_flight_are_limited() -> None:
         runners.submit(make(method, "x" * 1000))
 
     run(scenario, max_in_flight=2, max_bytes=1000)
+
+
+def test_a_caller_with_none_waiting_finds_room_beyond_the_limit() -> None:
+    async def scenario(runners: Runners) -> None:
+        runners._limit = WaitingLimit(4)
+        method = Recorder(step_s=0.3)
+        running = make(method, "running", "a")
+        runners.submit(running)
+        while not running.started_at:
+            await asyncio.sleep(0.001)
+        calls = [make(method, f"{number}", "greedy") for number in range(4)]
+        for call in calls:
+            runners.check_room("greedy")
+            runners.submit(call)
+        with pytest.raises(Overloaded, match="as many requests wait"):
+            runners.check_room("greedy")
+        for number in range(4):
+            runners.check_room(f"other {number}")
+            runners.submit(make(method, "x", f"other {number}"))
+        with pytest.raises(Overloaded, match="as many requests wait"):
+            runners.check_room("one too many")
+
+    run(scenario, threads=1)
 
 
 def test_what_is_not_answered_at_the_stop_gets_an_error() -> None:
