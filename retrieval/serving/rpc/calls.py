@@ -104,35 +104,44 @@ class CallHandlers(grpc.GenericRpcHandler):
 
     def _make(self, method: Method, outcomes: Outcomes) -> Any:
         async def handle(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            arrived_at = time.monotonic()
-            deadline = arrived_at + _remaining_s(context)
-            headers = Headers.of(context)
-            caller = ""
-            call: Call | None = None
-            error: Exception | None = None
-            try:
-                caller = self._identify(method, headers, context)
-                if not method.is_quick:
-                    self._runners.check_room(caller)
-                body = await self._receive(context)
-                answered = asyncio.get_running_loop().create_future()
-                call = Call(method, body, caller, time.monotonic(), deadline, answered, headers)
-                await self._answer(call)
-                error = call.error
-            except asyncio.CancelledError:
-                outcomes.left(headers, caller, call, arrived_at, passed=time.monotonic() >= deadline)
-                raise
-            except Exception as failure:
-                error = failure.with_traceback(None) if isinstance(failure, ServiceError) else failure
-            outcomes.done(headers, caller, call, arrived_at, error)
-            if error is None:
-                assert call is not None
-                return call.response
-            status = status_of(error, headers.request_id)
-            await context.abort(status.code, status.details, status.trailing_metadata)
+            outcome = await self._handle(method, outcomes, context)
+            if isinstance(outcome, bytes):
+                return outcome
+            # gRPC keeps this frame, by way of the exception of `abort`, until garbage is collected: it holds no body.
+            await context.abort(outcome.code, outcome.details, outcome.trailing_metadata)
             raise AssertionError("abort returned")
 
         return handle
+
+    async def _handle(
+        self, method: Method, outcomes: Outcomes, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> bytes | grpc.Status:
+        """Returns the serialized response to a call, or the status that its caller gets instead."""
+        arrived_at = time.monotonic()
+        deadline = arrived_at + _remaining_s(context)
+        headers = Headers.of(context)
+        caller = ""
+        call: Call | None = None
+        error: Exception | None = None
+        try:
+            caller = self._identify(method, headers, context)
+            if not method.is_quick:
+                self._runners.check_room(caller)
+            body = await self._receive(context)
+            answered = asyncio.get_running_loop().create_future()
+            call = Call(method, body, caller, time.monotonic(), deadline, answered, headers)
+            await self._answer(call)
+            error = call.error
+        except asyncio.CancelledError:
+            outcomes.left(headers, caller, call, arrived_at, passed=time.monotonic() >= deadline)
+            raise
+        except Exception as failure:
+            error = failure.with_traceback(None) if isinstance(failure, ServiceError) else failure
+        outcomes.done(headers, caller, call, arrived_at, error)
+        if error is not None:
+            return status_of(error, headers.request_id)
+        assert call is not None
+        return call.response
 
     def _identify(self, method: Method, headers: Headers, context: grpc.aio.ServicerContext[Any, Any]) -> str:
         """Returns the name of the caller, among whom time is shared.
