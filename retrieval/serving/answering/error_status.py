@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 from retrieval.serving.answering.errors import Overloaded, ServiceError
 from retrieval.serving.answering.headers import REQUEST_ID
 
-_OVERLOADED: Any = LRUCache(64)
+_OVERLOADED: Any = LRUCache(256)
 """Statuses of recent refusals, by message and pause."""
 
 

@@ -28,10 +28,9 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
 from retrieval.serving.answering.error_text import MOST_BYTES, cut, size_in_metadata, violations_that_fit
+from retrieval.serving.answering.retry_pace import SHORTEST_PAUSE_S
 
 DOMAIN = "two-tower"
-RETRY_AFTER_S = 0.1
-"""Pause before the next try that a refused caller is told, in seconds."""
 _LISTED_IDS = 10
 
 
@@ -177,14 +176,15 @@ class Overloaded(ServiceError):
     code = code_pb2.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
 
-    def __init__(self, fault: str, retry_after_s: float = RETRY_AFTER_S) -> None:
+    def __init__(self, fault: str, retry_after_s: float = SHORTEST_PAUSE_S) -> None:
         """Takes what is exhausted, and the pause before the next try in seconds."""
         super().__init__(f"{fault}; retry with backoff, or at another replica")
         self.retry_after_s = retry_after_s
 
     def details(self) -> list[any_pb2.Any]:
         """Returns the reason, and google.rpc.RetryInfo with the pause."""
-        delay = duration_pb2.Duration(nanos=int(self.retry_after_s * 1e9))
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(1000 * self.retry_after_s))
         return [*super().details(), _pack(error_details_pb2.RetryInfo(retry_delay=delay))]
 
 

@@ -29,8 +29,8 @@ from retrieval.serving.answering.call import SMALL_BYTES, Call
 from retrieval.serving.answering.errors import DeadlinePassed, Overloaded
 from retrieval.serving.answering.jobs import Job
 from retrieval.serving.answering.limit import WaitingLimit
+from retrieval.serving.answering.retry_pace import RetryPace
 from retrieval.serving.answering.waiting import Waiting
-from retrieval.serving.runtime.memory import MemoryTrimmer
 
 SLICE_S = 0.002
 """Time after which a job is paused, in seconds."""
@@ -44,11 +44,7 @@ _log = structlog.get_logger("runners")
 
 
 class Runners:
-    """Answers calls. All methods belong to one event loop; only `in_flight` and `waiting` may be read elsewhere.
-
-    Attributes:
-        memory: Gives memory back that large calls have freed.
-    """
+    """Answers calls. All methods belong to one event loop; only `in_flight` and `waiting` may be read elsewhere."""
 
     def __init__(self, threads: int, max_in_flight: int, max_bytes: int) -> None:
         """Prepares the threads; `start` starts them.
@@ -65,10 +61,10 @@ class Runners:
         self._loop: asyncio.AbstractEventLoop
         self._short = Waiting()
         self._limit = WaitingLimit(max_in_flight)
+        self._retry_pace = RetryPace()
         self._is_working = False
         self._calls: set[Call] = set()
         self._bytes = 0
-        self.memory = MemoryTrimmer()
         # Only for what long calls share among the loop and the threads:
         self._arrived = threading.Condition()
         self._long = Waiting()
@@ -110,7 +106,7 @@ class Runners:
         """
         waiting, limit = self.waiting, self._limit.value
         if waiting >= limit and (waiting >= 2 * limit or self._short.has_fresh(caller) or self._long.has_fresh(caller)):
-            raise Overloaded("as many requests wait as can be answered in time")
+            raise self._overloaded("as many requests wait as can be answered in time")
 
     def submit(self, call: Call) -> None:
         """Queues a call; its `answered` is set in the end.
@@ -119,9 +115,9 @@ class Runners:
             Overloaded: too many calls, or too many bytes, are in flight.
         """
         if len(self._calls) >= self._max_in_flight:
-            raise Overloaded(f"{self._max_in_flight} requests are in flight, and that is the limit")
+            raise self._overloaded(f"{self._max_in_flight} requests are in flight, and that is the limit")
         if self._bytes + len(call.body) > self._max_bytes and self._calls:
-            raise Overloaded(f"requests of {self._max_bytes} bytes are in flight, and that is the limit")
+            raise self._overloaded(f"requests of {self._max_bytes} bytes are in flight, and that is the limit")
         self._calls.add(call)
         self._bytes += len(call.body)
         if call.method.is_short(call):
@@ -142,7 +138,7 @@ class Runners:
         for call in expired:
             self._limit.note(call, now, self.waiting)
             if call.is_awaited:
-                call.error = Overloaded("no thread was free in time")
+                call.error = self._overloaded("no thread was free in time")
             else:
                 call.error = DeadlinePassed()
         self._finish(expired)
@@ -161,12 +157,14 @@ class Runners:
             call.error = make_error()
         self._finish(calls)
 
+    def _overloaded(self, fault: str) -> Overloaded:
+        return Overloaded(fault, self._retry_pace.next_pause_s(time.monotonic()))
+
     def _finish(self, calls: Sequence[Call]) -> None:
         for call in calls:
             if call in self._calls:  # not if `stop` was faster
                 self._calls.remove(call)
                 self._bytes -= len(call.body)
-                self.memory.note(len(call.body) + len(call.response))
                 if not call.answered.done():
                     call.answered.set_result(None)
 

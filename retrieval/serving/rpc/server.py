@@ -30,6 +30,7 @@ from retrieval.serving.rpc.calls import CallHandlers
 from retrieval.serving.rpc.health import SERVICE_NAME, Health, Reflection
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.credentials import Tokens, read_tls
+from retrieval.serving.runtime.memory import give_back
 from retrieval.serving.runtime.metrics import Metrics, StallTicker
 from retrieval.serving.runtime.tracing import Tracer
 
@@ -41,7 +42,7 @@ _FLUSH_S = 0.2
 _TICK_S = 0.005
 """Interval at which calls that wait too long are ended, in seconds."""
 _HOUSEKEEPING_S = 1.0
-"""Interval at which tokens are looked at, failed calls are summarised and freed memory is given back, in seconds."""
+"""Interval at which tokens are looked at and failed calls are summarised, in seconds."""
 _LARGEST_ADMIN_REQUEST = 1024
 
 _log = structlog.get_logger("server")
@@ -230,10 +231,9 @@ class Server:
             self._admin.end_silent()
 
     async def _keep_house(self) -> None:
-        """Reads tokens, summarises the log and gives memory back."""
+        """Reads tokens and summarises the log."""
         self._log.summarise()
         await asyncio.to_thread(self._tokens.reload)
-        await asyncio.to_thread(self._runners.memory.trim_if_due)
 
     async def _stop(self) -> None:
         # From here on, new calls are refused; those in flight have the grace period of gRPC, which is a little longer.
@@ -259,7 +259,7 @@ class Server:
 
     def _on_change(self, snapshot: Snapshot[Any]) -> None:
         self._loop.call_soon_threadsafe(self._health.set_serving, bool(snapshot.open))
-        self._runners.memory.trim()
+        give_back()
         if snapshot.open or snapshot.problems:
             self._is_settled = True
 
