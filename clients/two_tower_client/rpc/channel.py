@@ -33,6 +33,11 @@ _OPTIONS: Options = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A replica that is frozen, or whose machine is gone, gets no calls after this time. Our services allow a ping every
+    # ten seconds.
+    ("grpc.keepalive_time_ms", 12_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     # The largest batch with attributes exceeds the default limit of 4 MiB.
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 ]

@@ -30,7 +30,7 @@ from retrieval.serving.process.workers import Workers
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.cores import pin
-from retrieval.serving.runtime.logs import configure_logs
+from retrieval.serving.runtime.logs import configure_logs, finish_logs
 from retrieval.serving.runtime.memory import limit_arenas
 from retrieval.version import version
 
@@ -164,8 +164,7 @@ def _serve(server: Server, config: ServerConfig, lifeline: Lifeline | None = Non
     last.daemon = True
     last.start()
     server.drain()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    finish_logs()
     # Not sys.exit: a bundle may still be loading in native code, and the interpreter would abort on such a thread.
     os._exit(0)
 

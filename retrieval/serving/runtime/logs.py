@@ -1,15 +1,82 @@
-"""Structured logs on stderr: JSON lines, or text on a terminal. Tokens and feature values are never logged."""
+"""Structured logs on stderr: JSON lines, or text on a terminal. Tokens and feature values are never logged.
+
+```
+any thread ─► line ─► backlog, or dropped and counted if that is full ─► writing thread ─► stderr
+```
+
+Whoever reads stderr may stop reading. Then a write hangs, so only the writing thread writes.
+"""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
+import threading
+from collections import deque
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 LEVELS = ("debug", "info", "warning", "error")
+
+MAX_BACKLOG_BYTES = 1 << 20
+"""Largest size of the lines that wait for a slow reader of stderr, in bytes."""
+
+_LAST_WAIT_S = 1.0
+
+_writers: list[LineWriter] = []
+
+
+class LineWriter:
+    """A text file that never blocks its callers. Safe for several threads."""
+
+    def __init__(self, file: TextIO) -> None:
+        """Takes the file that a thread of its own writes to."""
+        self._file = file
+        self._changed = threading.Condition()
+        self._lines: deque[str] = deque()
+        self._size = 0
+        self._lost = 0
+        self._is_writing = False
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def write(self, text: str) -> None:
+        """Takes a line, or drops and counts it if more than `MAX_BACKLOG_BYTES` wait."""
+        with self._changed:
+            if self._size + len(text) > MAX_BACKLOG_BYTES:
+                self._lost += 1
+                return
+            self._lines.append(text)
+            self._size += len(text)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Does nothing: lines are written as soon as they can be. See `wait_until_written`."""
+
+    def wait_until_written(self, timeout_s: float) -> None:
+        """Waits until all lines are written, at most `timeout_s` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._lines or self._is_writing), timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._is_writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lines)
+                text = self._lines.popleft()  # one write for each line: workers share stderr and must not split lines
+                self._size -= len(text)
+                lost, self._lost = self._lost, 0
+                self._is_writing = True
+            try:
+                self._file.write(text)
+                self._file.flush()
+            except (OSError, ValueError):  # closed, or its disk is full: there is nobody to tell
+                lost = 0
+            if lost:
+                structlog.get_logger("logs").warning("log lines lost: stderr was not read", count=lost)
 
 
 def configure_logs(level: str, worker: int = 0) -> None:
@@ -33,10 +100,18 @@ def configure_logs(level: str, worker: int = 0) -> None:
         *([] if terminal else [structlog.processors.format_exc_info]),
         renderer,
     ]
+    file: Any = LineWriter(sys.stderr)
+    _writers.append(file)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        # One write per line: worker processes share stderr and must not split each other's lines.
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=file),
         cache_logger_on_first_use=False,
     )
+
+
+@atexit.register
+def finish_logs() -> None:
+    """Waits until the lines so far are written, at most a second. To be called before a process exits."""
+    for writer in _writers:
+        writer.wait_until_written(_LAST_WAIT_S)
