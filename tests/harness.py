@@ -107,7 +107,9 @@ def process(
     """Runs a service in another process; yields the process and its port."""
     port_file, log = folder / f"{program}.port", folder / f"{program}.log"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'clients'}"}
-    command = [sys.executable, "-m", program, "--store", str(store.root), "--port", "0", "--port-file", str(port_file)]
+    command = [sys.executable, "-m", program, "--store", str(store.root), "--port-file", str(port_file)]
+    if "--port" not in flags:
+        command += ["--port", "0"]
     with log.open("wb") as stderr:
         child = subprocess.Popen([*command, *flags], env=environment, stderr=stderr, cwd=folder)
     try:

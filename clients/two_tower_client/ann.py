@@ -38,6 +38,7 @@ class AnnClient(ServiceClient):
         bundle_version: str = "",
         timeout_s: float | None = None,
         request_id: str = "",
+        wait: bool = True,
     ) -> SearchAnswer:
         """Returns one retrieval for each search, in order, all from one bundle.
 
@@ -48,6 +49,8 @@ class AnnClient(ServiceClient):
             timeout_s: Seconds that the call may take. Default: the timeout of the client.
             request_id: Request id, sent as `x-request-id`: 1 to 128 printable ASCII characters without blanks. Default:
                 a random one.
+            wait: Whether to wait, as long as the timeout allows, while no replica can be reached, for instance because
+                the only one restarts. Default: True.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
@@ -59,11 +62,14 @@ class AnnClient(ServiceClient):
             lambda response: to_answer(response, len(searches)),
             timeout_s,
             request_id,
+            may_wait=wait,
         )
 
     def status(self, *, timeout_s: float | None = None) -> ann_pb2.GetServingStatusResponse:
         """Returns the open bundles of the replica that answers, and how they are searched."""
-        return self._call(next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), unread, timeout_s)
+        return self._call(
+            next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), unread, timeout_s, may_wait=False
+        )
 
 
 class AsyncAnnClient(AsyncServiceClient):
@@ -89,6 +95,7 @@ class AsyncAnnClient(AsyncServiceClient):
         bundle_version: str = "",
         timeout_s: float | None = None,
         request_id: str = "",
+        wait: bool = True,
     ) -> SearchAnswer:
         """Returns one retrieval for each search; see `AnnClient.search`."""
         request = to_request(searches, model_version, bundle_version)
@@ -98,12 +105,13 @@ class AsyncAnnClient(AsyncServiceClient):
             lambda response: to_answer(response, len(searches)),
             timeout_s,
             request_id,
+            may_wait=wait,
         )
 
     async def status(self, *, timeout_s: float | None = None) -> ann_pb2.GetServingStatusResponse:
         """Returns the open bundles of the replica that answers, and how they are searched."""
         return await self._call(
-            next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), unread, timeout_s
+            next(self._stubs).GetServingStatus, ann_pb2.GetServingStatusRequest(), unread, timeout_s, may_wait=False
         )
 
 

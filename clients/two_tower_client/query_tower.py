@@ -37,6 +37,7 @@ class QueryTowerClient(ServiceClient):
         *,
         timeout_s: float | None = None,
         request_id: str = "",
+        wait: bool = True,
     ) -> Embeddings:
         """Returns one embedding for each query, in order.
 
@@ -46,6 +47,8 @@ class QueryTowerClient(ServiceClient):
             timeout_s: Seconds that the call may take. Default: the timeout of the client.
             request_id: Request id, sent as `x-request-id`: 1 to 128 printable ASCII characters without blanks. Default:
                 a random one.
+            wait: Whether to wait, as long as the timeout allows, while no replica can be reached, for instance because
+                the only one restarts. Default: True.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
@@ -57,11 +60,14 @@ class QueryTowerClient(ServiceClient):
             lambda response: to_embeddings(response, len(queries)),
             timeout_s,
             request_id,
+            may_wait=wait,
         )
 
     def status(self, *, timeout_s: float | None = None) -> query_pb2.GetServingStatusResponse:
         """Returns the open models of the replica that answers, and the features that they read."""
-        return self._call(next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), unread, timeout_s)
+        return self._call(
+            next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), unread, timeout_s, may_wait=False
+        )
 
 
 class AsyncQueryTowerClient(AsyncServiceClient):
@@ -86,6 +92,7 @@ class AsyncQueryTowerClient(AsyncServiceClient):
         *,
         timeout_s: float | None = None,
         request_id: str = "",
+        wait: bool = True,
     ) -> Embeddings:
         """Returns one embedding for each query; see `QueryTowerClient.embed`."""
         request = to_request(queries, model_version)
@@ -95,12 +102,13 @@ class AsyncQueryTowerClient(AsyncServiceClient):
             lambda response: to_embeddings(response, len(queries)),
             timeout_s,
             request_id,
+            may_wait=wait,
         )
 
     async def status(self, *, timeout_s: float | None = None) -> query_pb2.GetServingStatusResponse:
         """Returns the open models of the replica that answers, and the features that they read."""
         return await self._call(
-            next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), unread, timeout_s
+            next(self._stubs).GetServingStatus, query_pb2.GetServingStatusRequest(), unread, timeout_s, may_wait=False
         )
 
 

@@ -50,10 +50,12 @@ class CallOptions(TypedDict):
     Attributes:
         timeout_s: Seconds that are left of the retrieve.
         request_id: Id of the retrieve, the same for all its calls.
+        wait: Whether the call waits while no replica can be reached: not if a fallback would answer.
     """
 
     timeout_s: float
     request_id: str
+    wait: bool
 
 
 class RetrieveRequest:
@@ -114,7 +116,8 @@ class RetrieveRequest:
             error = DeadlineExceeded(f"no answer within {limit_s:g} s; raise `timeout_s` or ask for less")
             error.request_id = self._request_id
             raise error
-        return {"timeout_s": remaining_s, "request_id": self._request_id}
+        has_fallback = self._has_fallback and isinstance(self.step, Embed)
+        return {"timeout_s": remaining_s, "request_id": self._request_id, "wait": not has_fallback}
 
     def searches(self) -> list[Search]:
         """Returns the searches with the last embeddings, of which there is one for each query, or for popular items."""

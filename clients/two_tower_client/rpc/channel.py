@@ -31,13 +31,16 @@ _OPTIONS: Options = [
     ("grpc.service_config", _SERVICE_CONFIG),
     # By default gRPC waits up to two minutes before it reconnects: too long for a replica that restarts.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Also the time that one attempt to connect may take: over a long way, TCP and TLS take several round trips.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     # A replica that is frozen, or whose machine is gone, gets no calls after this time. Our services allow a ping every
     # ten seconds.
     ("grpc.keepalive_time_ms", 12_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
     # The largest batch with attributes exceeds the default limit of 4 MiB.
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 ]
@@ -121,6 +124,9 @@ def connect(
     options = list(_OPTIONS)
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
+    # A proxy of the environment is no way to this host, and would read a token in plain text.
+    if (metadata.has_token and tls is None) or all(_is_local(host) for host in hosts):
+        options.append(("grpc.enable_http_proxy", 0))
     if not check_health:
         options.append(("grpc.inhibit_health_checking", 1))
     if not shared:

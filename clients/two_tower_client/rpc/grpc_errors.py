@@ -30,7 +30,8 @@ _DOMAIN = "two-tower"
 _UNHEALTHY = "backend unhealthy"
 """The text of gRPC's client-side health check for a service that answers but is not ready."""
 _TOO_LARGE = "message larger than max"
-"""The text with which gRPC refuses a request that is too large. It sends no reason, so only the text tells."""
+_ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
+"""The texts with which gRPC refuses a request or an answer that is too large. It sends no reason beside them."""
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Whole milliseconds to wait before a retry; negative or unreadable: no retry (gRPC proposal A6, "Pushback")."""
@@ -156,6 +157,11 @@ def _unavailable(failure: _Failure) -> TwoTowerError:
 
 
 def _resource_exhausted(failure: _Failure) -> TwoTowerError:
+    if _ANSWER_TOO_LARGE in failure.text:
+        return InvalidRequest(
+            f"the answer of {failure.target} is too large for this client; ask for fewer queries, items or attributes "
+            f"at once{_said(failure)}"
+        )
     if _TOO_LARGE in failure.text:
         return InvalidRequest(f"{failure.target} accepts no request of this size; send less at once{_said(failure)}")
     when = "with backoff" if failure.retry_after_s is None else f"after {failure.retry_after_s:g} s"
@@ -174,7 +180,10 @@ def _permission_denied(failure: _Failure) -> TwoTowerError:
 def _deadline_exceeded(failure: _Failure) -> TwoTowerError:
     if failure.reason == "NOT_RECEIVED":
         return DeadlineExceeded(f"{failure.target} did not get the request in time; send less at once{_said(failure)}")
-    return DeadlineExceeded(f"{failure.target} did not answer in time; raise `timeout_s` or ask for less")
+    return DeadlineExceeded(
+        f"{failure.target} did not answer in time; check that the service is not overloaded or frozen, raise "
+        "`timeout_s`, or ask for less"
+    )
 
 
 def _unimplemented(failure: _Failure) -> TwoTowerError:

@@ -2,7 +2,8 @@
 
 - A call is tried up to `ATTEMPTS_MAX` times, all within its deadline. A pause that would outlast the deadline is not
   begun: the caller gets the error at once.
-- A service that is unavailable or stopping is tried again after a pause that doubles with each attempt.
+- A service that is unavailable or stopping is tried again after a pause that doubles with each attempt. If no replica
+  could be reached, the next attempt waits for one, as long as the deadline allows.
 - A refusal (`Overloaded`) is retried only if it says when, and not earlier. Its pause doubles with each attempt too, as
   `google.rpc.RetryInfo` asks. A refusal without that hint, such as a message that is too large, is not retried.
 - The retries of a client are at most a tenth of its calls, after a first hundred (`RetryBudget`).

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -90,6 +91,7 @@ class _ServiceClient:
         )
         self._retries = Retries(throttled=adaptive_throttling)
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def target(self) -> str:
@@ -100,13 +102,18 @@ class _ServiceClient:
         """Returns the class and the target, without the token."""
         return f"{type(self).__name__}({self.target!r})"
 
-    def _begin(self, timeout_s: float | None, request_id: str) -> "_Call":
+    def _begin(self, timeout_s: float | None, request_id: str, *, may_wait: bool) -> "_Call":
         """Returns the state of a new call.
 
         Raises:
-            InvalidRequest: If an argument is invalid.
+            InvalidRequest: If an argument is invalid, or the client was made before this process was forked.
             Overloaded: If the call is rejected locally.
         """
+        if os.getpid() != self._process:  # gRPC would hang, whatever the timeout
+            raise InvalidRequest(
+                f"this client was made in process {self._process}, which forked this one, {os.getpid()}; make a client "
+                "in each process, and fork before the first call"
+            )
         request_id = check_request_id(request_id) if request_id else make_request_id()
         timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         try:
@@ -114,12 +121,16 @@ class _ServiceClient:
         except TwoTowerError as error:
             error.request_id = request_id
             raise
-        return _Call(request_id, self._connection.metadata.make(request_id), timeout_s)
+        return _Call(request_id, self._connection.metadata.make(request_id), timeout_s, may_wait=may_wait)
 
     def _fail(self, call: "_Call", error: grpc.RpcError) -> tuple[TwoTowerError, float | None]:
         """Returns the error of a failed attempt, and the seconds before the next one; None if there is none."""
         failure = from_rpc_error(error, self.target)
+        if call.waits and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            failure = call.last_error or failure  # why there was nothing to wait for
         failure.request_id = call.request_id
+        call.last_error = failure
+        call.waits = call.may_wait and error.code() is grpc.StatusCode.UNAVAILABLE
         call.attempts += 1
         call.remaining_s = call.end_s - time.monotonic()
         if self._closed:  # closing the client has cancelled the call
@@ -145,15 +156,20 @@ class _Call:
         metadata: Metadata of every attempt.
         end_s: Deadline, on the monotonic clock.
         remaining_s: Seconds that the next attempt may take.
+        may_wait: Whether an attempt may wait for a connection to a replica that is ready, after one without has failed.
+        waits: Whether the next attempt waits for such a connection.
         attempts: Number of failed attempts.
+        last_error: Error of the last attempt; None before the first has failed.
     """
 
-    __slots__ = ("attempts", "end_s", "metadata", "remaining_s", "request_id")
+    __slots__ = ("attempts", "end_s", "last_error", "may_wait", "metadata", "remaining_s", "request_id", "waits")
 
-    def __init__(self, request_id: str, metadata: Metadata, timeout_s: float) -> None:
+    def __init__(self, request_id: str, metadata: Metadata, timeout_s: float, *, may_wait: bool) -> None:
         self.request_id, self.metadata, self.remaining_s = request_id, metadata, timeout_s
         self.end_s = time.monotonic() + timeout_s
+        self.may_wait, self.waits = may_wait, False
         self.attempts = 0
+        self.last_error: TwoTowerError | None = None
 
 
 def _closed_error() -> InvalidRequest:
@@ -183,11 +199,13 @@ class ServiceClient(_ServiceClient):
         read: Callable[[Response], Result],
         timeout_s: float | None,
         request_id: str = "",
+        *,
+        may_wait: bool = True,
     ) -> Result:
-        call = self._begin(timeout_s, request_id)
+        call = self._begin(timeout_s, request_id, may_wait=may_wait)
         while True:
             try:
-                response = method(request, timeout=call.remaining_s, metadata=call.metadata)
+                response = method(request, timeout=call.remaining_s, metadata=call.metadata, wait_for_ready=call.waits)
             except ValueError as error:  # another thread has closed the channel
                 raise _closed_error() from error
             except grpc.RpcError as error:
@@ -238,11 +256,15 @@ class AsyncServiceClient(_ServiceClient):
         read: Callable[[Response], Result],
         timeout_s: float | None,
         request_id: str = "",
+        *,
+        may_wait: bool = True,
     ) -> Result:
-        call = self._begin(timeout_s, request_id)
+        call = self._begin(timeout_s, request_id, may_wait=may_wait)
         while True:
             try:
-                response = await method(request, timeout=call.remaining_s, metadata=call.metadata)
+                response = await method(
+                    request, timeout=call.remaining_s, metadata=call.metadata, wait_for_ready=call.waits
+                )
             except grpc.aio.UsageError as error:  # another task has closed the channel
                 raise _closed_error() from error
             except grpc.RpcError as error:
