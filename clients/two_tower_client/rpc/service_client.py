@@ -11,7 +11,8 @@ from typing import Self, TypedDict, TypeVar
 import grpc
 
 from two_tower_client.errors import InvalidRequest, TwoTowerError
-from two_tower_client.rpc.call_metadata import Metadata, check_request_id, make_request_id
+from two_tower_client.rpc.call import Call
+from two_tower_client.rpc.call_metadata import check_request_id, make_request_id
 from two_tower_client.rpc.channel import Address, Connection, Tls, connect
 from two_tower_client.rpc.grpc_errors import from_rpc_error
 from two_tower_client.rpc.retries import Retries
@@ -102,7 +103,7 @@ class _ServiceClient:
         """Returns the class and the target, without the token."""
         return f"{type(self).__name__}({self.target!r})"
 
-    def _begin(self, timeout_s: float | None, request_id: str, *, may_wait: bool) -> "_Call":
+    def _begin(self, timeout_s: float | None, request_id: str, *, may_wait: bool) -> Call:
         """Returns the state of a new call.
 
         Raises:
@@ -121,9 +122,9 @@ class _ServiceClient:
         except TwoTowerError as error:
             error.request_id = request_id
             raise
-        return _Call(request_id, self._connection.metadata.make(request_id), timeout_s, may_wait=may_wait)
+        return Call(request_id, self._connection.metadata.make(request_id), timeout_s, may_wait=may_wait)
 
-    def _fail(self, call: "_Call", error: grpc.RpcError) -> tuple[TwoTowerError, float | None]:
+    def _fail(self, call: Call, error: grpc.RpcError) -> tuple[TwoTowerError, float | None]:
         """Returns the error of a failed attempt, and the seconds before the next one; None if there is none."""
         failure = from_rpc_error(error, self.target)
         if call.waits and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -139,37 +140,13 @@ class _ServiceClient:
             failure, error.code(), attempts=call.attempts, remaining_s=call.remaining_s
         )
 
-    def _read(self, call: "_Call", read: Callable[[Response], Result], response: Response) -> Result:
+    def _read(self, call: Call, read: Callable[[Response], Result], response: Response) -> Result:
         self._retries.succeeded()
         try:
             return read(response)
         except TwoTowerError as error:  # the response breaks the contract
             error.request_id = call.request_id
             raise
-
-
-class _Call:
-    """A call in progress.
-
-    Attributes:
-        request_id: Request id, in the metadata of every attempt.
-        metadata: Metadata of every attempt.
-        end_s: Deadline, on the monotonic clock.
-        remaining_s: Seconds that the next attempt may take.
-        may_wait: Whether an attempt may wait for a connection to a replica that is ready, after one without has failed.
-        waits: Whether the next attempt waits for such a connection.
-        attempts: Number of failed attempts.
-        last_error: Error of the last attempt; None before the first has failed.
-    """
-
-    __slots__ = ("attempts", "end_s", "last_error", "may_wait", "metadata", "remaining_s", "request_id", "waits")
-
-    def __init__(self, request_id: str, metadata: Metadata, timeout_s: float, *, may_wait: bool) -> None:
-        self.request_id, self.metadata, self.remaining_s = request_id, metadata, timeout_s
-        self.end_s = time.monotonic() + timeout_s
-        self.may_wait, self.waits = may_wait, False
-        self.attempts = 0
-        self.last_error: TwoTowerError | None = None
 
 
 def _closed_error() -> InvalidRequest:
