@@ -75,6 +75,8 @@ def test_empty_list_means_missing(world: tuple[Running, Manifest]) -> None:
     query.features["gender"].strings.SetInParent()
     query.features["watched"].strings.SetInParent()
     np.testing.assert_array_equal(embeddings(embed(world[0], query)), embeddings(embed(world[0], pb.Query())))
+    empty = query_of("gender", strings=[""])
+    np.testing.assert_array_equal(embeddings(embed(world[0], empty)), embeddings(embed(world[0], pb.Query())))
 
 
 def test_ints_are_accepted_for_floats(world: tuple[Running, Manifest]) -> None:

@@ -9,7 +9,8 @@
 |                   | first                         | right-padded                                             |
 | numeric           | a number                      | [batch, 2] float32: (value - mean) / std, 1 if present   |
 
-A missing value is None (or an empty list): slot 0, and (0, 0) for a number.
+A missing value is None, an empty string or an empty list: slot 0, and (0, 0) for a number. Tables mean the same by an
+empty cell.
 
 `retrieval.bundle.features.text` has the kind ``text``, and `retrieval.bundle.features.event_kinds` has the kinds that
 describe the events of a history.

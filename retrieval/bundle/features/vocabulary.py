@@ -39,15 +39,15 @@ class Vocabulary:
         Raises:
             ValueError: a value is duplicated, or there are strings and ints.
         """
-        if len(self.slot_by_value) != len(self.values) + 1:  # None has a slot too
+        if len(set(self.values)) != len(self.values):
             raise ValueError("a value of the vocabulary is duplicated")
         if len({type(value) for value in self.values}) > 1:
             raise ValueError("a vocabulary holds strings and ints")
 
     @cached_property
     def slot_by_value(self) -> Mapping[Value | None, int]:
-        """Slots of the values, and of None."""
-        return {None: PADDING, **{value: slot for slot, value in enumerate(self.values, FIRST_VALUE)}}
+        """Slots of the values, and of None and the empty string, which are missing values."""
+        return {None: PADDING, "": PADDING, **{value: slot for slot, value in enumerate(self.values, FIRST_VALUE)}}
 
     @property
     def slot_count(self) -> int:
@@ -55,7 +55,7 @@ class Vocabulary:
         return len(self.values) + FIRST_VALUE
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
-        """Returns the slots of `values`, [n] int32: padding for None, out-of-vocabulary for an unknown value."""
+        """Returns the slots of `values`, [n] int32: padding for None and "", out-of-vocabulary for an unknown value."""
         # `map` over a C function runs no bytecode for each value.
         return np.frombuffer(array("i", map(self.slot_by_value.get, values, repeat(OUT_OF_VOCABULARY))), dtype=np.int32)
 
@@ -85,9 +85,12 @@ class Hashing:
         return self.buckets + FIRST_VALUE
 
     def lookup(self, values: Iterable[Value | None]) -> np.ndarray:
-        """Returns the slots of `values`, [n] int32: padding for None, else CRC-32 of the value's text mod buckets."""
+        """Returns the slots of `values`, [n] int32: padding for None and "", else CRC-32 of the text mod buckets."""
         buckets = self.buckets
         return np.array(
-            [PADDING if value is None else FIRST_VALUE + zlib.crc32(str(value).encode()) % buckets for value in values],
+            [
+                PADDING if value is None or value == "" else FIRST_VALUE + zlib.crc32(str(value).encode()) % buckets
+                for value in values
+            ],
             dtype=np.int32,
         )

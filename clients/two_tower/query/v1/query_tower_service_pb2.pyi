@@ -180,7 +180,8 @@ Global___Query: _TypeAlias = Query  # noqa: Y015
 @_typing.final
 class FeatureValues(_message.Message):
     """The values of one feature of one query: one value for a scalar feature, 0 to 10,000 values for a list feature. The
-    values of a history are ordered from the oldest to the newest. An empty list counts as missing.
+    values of a history are ordered from the oldest to the newest. An empty list counts as missing, and so does an
+    empty string, as an empty cell of a table does.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -204,3 +204,15 @@ def test_schema_of_another_program_is_refused(raw: dict[str, Any]) -> None:
 def test_feature_with_an_impossible_field_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         make()
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_an_empty_string_is_a_missing_value_as_in_a_table(single: bool) -> None:
+    missing: dict[str, Any] = {"gender": None, "likes": [None], "watched": [None, "i1"], "query": None}
+    empty = {"gender": "", "likes": [""], "watched": ["", "i1"], "query": ""}
+    count = 1 if single else 3
+    letters = TextEncoders((Letters(),))
+    expected = encode_inputs(EVERY_KIND, letters, columns_of([missing] * count), count)
+    for name, values in encode_inputs(EVERY_KIND, letters, columns_of([empty] * count), count).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+    assert Hashing(8).lookup(["", None]).tolist() == Vocabulary(("f",)).lookup(["", None]).tolist() == [0, 0]
