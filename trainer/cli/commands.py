@@ -36,7 +36,7 @@ from trainer.errors import RunError
 from trainer.quiet_tensorflow import import_tensorflow
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
-from trainer.training.run_folder import check_run_folder
+from trainer.training.run_folder import claimed
 
 app = App(
     help="""Trains two towers on interactions and publishes them as bundles that two services serve.
@@ -100,21 +100,23 @@ def train(
     folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
     if store is not None:
         BundleStore(store).live()  # fails before the training, not after it, if this cannot be a store
-    run_folder = run or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
-    check_run_folder(run_folder, resume=resume)  # fails before large tables are read
-    data = sources.read(chosen, folder)
-    console.print_data(chosen, data)
+    name = f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
+    with claimed(run, name, resume=resume) as run_folder:  # fails before large tables are read
+        data = sources.read(chosen, folder)
+        console.print_data(chosen, data)
 
-    import_tensorflow()
-    from trainer.evaluation.evaluate import evaluate_test
-    from trainer.publishing.publish import publish as publish_run
-    from trainer.training.fit_and_refit import fit_and_choose
-    from trainer.training.saved_run import write_evaluation
+        import_tensorflow()
+        from trainer.evaluation.evaluate import evaluate_test
+        from trainer.evaluation.held_out_check import check_held_out
+        from trainer.publishing.publish import publish as publish_run
+        from trainer.training.fit_and_refit import fit_and_choose
+        from trainer.training.saved_run import write_evaluation
 
-    finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress)
-    finished.save(run_folder)
-    evaluation = evaluate_test(finished.model, data, refitted=finished.refitted)
-    write_evaluation(run_folder, evaluation)
+        check_held_out(chosen, data)
+        finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress)
+        finished.save(run_folder)
+        evaluation = evaluate_test(finished.model, data, refitted=finished.refitted)
+        write_evaluation(run_folder, evaluation)
     if finished.before_refit is not None:
         before = evaluate_test(finished.before_refit, data)
         console.print_evaluation(before, _title(chosen))

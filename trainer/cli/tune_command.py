@@ -82,10 +82,12 @@ def tune(
 
     import_tensorflow()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns that each trial builds new graphs
+    from trainer.evaluation.held_out_check import check_held_out
     from trainer.tuning.recipe_search import Search
     from trainer.tuning.search_space import SearchSpace
     from trainer.tuning.studies import digest_data, open_study
 
+    check_held_out(chosen, data)
     space = SearchSpace.of(
         chosen,
         item_count=len(data.dataset.items.ids),

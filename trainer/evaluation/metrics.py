@@ -12,6 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from trainer.errors import DataError
+
 RECALL_AT = (10, 20, 50, 100)
 NDCG_AT = (10, 20, 100)
 _DEEPEST = 100
@@ -152,10 +154,14 @@ def evaluate(held_out: HeldOut, score: Scorer) -> Scores:
         score: Scorer of the method.
 
     Raises:
-        ValueError: A score is NaN, or there are no users to evaluate.
+        DataError: There are no users to evaluate.
+        ValueError: A score is NaN.
     """
     if not len(held_out.users):
-        raise ValueError("no user has both known and held-out items: nothing to evaluate")
+        raise DataError(
+            "no user has both known and held-out items, so there is nothing to evaluate; use another [split], or "
+            "--repeats if items that a user had before count"
+        )
     permutation = np.random.default_rng(_TIE_SEED).permutation(held_out.item_count)
     position = np.empty_like(permutation)
     position[permutation] = np.arange(held_out.item_count)

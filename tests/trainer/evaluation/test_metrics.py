@@ -7,6 +7,7 @@ import pytest
 
 from tests.trainer.reference import evaluate as reference
 from trainer.data.dataset import Events
+from trainer.errors import DataError
 from trainer.evaluation import metrics
 from trainer.evaluation.metrics import HeldOut
 
@@ -107,7 +108,7 @@ def test_refuses_nan() -> None:
 
 
 def test_refuses_to_evaluate_nobody() -> None:
-    with pytest.raises(ValueError, match="nothing to evaluate"):
+    with pytest.raises(DataError, match="nothing to evaluate"):
         evaluate(np.zeros((2, 3)), np.array([[0, 0]]), np.array([[1, 2]]))
 
 

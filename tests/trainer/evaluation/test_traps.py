@@ -13,6 +13,7 @@ from tests.trainer.world import KERAS_AND_NUMPY, dataset, recipe
 from trainer.data import splits
 from trainer.data.dataset import Dataset, Events
 from trainer.data.splits import Data, Parts
+from trainer.errors import DataError
 from trainer.evaluation.evaluate import (
     POPULARITY,
     Evaluation,
@@ -114,7 +115,7 @@ def test_a_history_that_holds_the_target_does_move_them(market: Market) -> None:
 def test_towers_fitted_on_the_test_part_have_nothing_left_to_be_evaluated_on(market: Market) -> None:
     parts = market.parts
     leaking = Parts(splits.merge(parts.train, parts.test), parts.valid, parts.test)
-    with pytest.raises(ValueError, match="nothing to evaluate"):
+    with pytest.raises(DataError, match="nothing to evaluate"):
         market.evaluate(leaking)
 
 
