@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from tests.fuzz.inputs import Choices, Target, edited_bytes, edited_value
-from trainer.data.table_files import read_rows
+from trainer.data.csv_file import CsvFile
 from trainer.data.tables import Table
 from trainer.errors import DataError
 
@@ -73,8 +73,10 @@ def _check_table(path: Path, rows: list[list[str]], separator: str, quote: str, 
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=separator, quotechar=quote).writerows(rows)
     header, *cells = rows
-    expected = [tuple(cell or None for cell in row) for row in cells]
-    if reading % 2:
+    expected = [tuple(cell or None for cell in row) for row in cells if any(row)]  # a line without values is no row
+    if not expected:
+        assert _allowed_table(lambda: Table(path, header, separator, quote)) is None
+    elif reading % 2:
         table = _no_panic(lambda: Table(path, header, separator, quote))
         assert table.frame.rows() == expected
         _read_columns(table, reading)
@@ -89,8 +91,8 @@ def _check_csv(path: Path, content: bytes, separator: str, quote: str, reading: 
     table = _allowed_table(lambda: Table(path, ["user"], separator, quote))
     if table is None:
         return
-    header, *rows = read_rows(path, separator, quote)
-    expected = [cell for cells in rows if cells and (cell := cells[header.index("user")])]
+    header, *rows = CsvFile(path, separator, quote).sample(10**9)
+    expected = [cell for cells in rows if (cell := cells[header.index("user")])]
     assert table.frame["user"].drop_nulls().to_list() == expected
     _read_columns(table, reading)
 

@@ -69,9 +69,8 @@ def train(
 
     Example: `python -m trainer train movielens_100k --store store --promote`
 
-    Times of interactions are seconds since 1970 (not milliseconds), or dates such as 2026-11-24 or
-    2026-11-24T03:16:45, in UTC unless they name a time zone, and of one form in all rows. docs/recipes.md lists
-    all keys of a recipe.
+    Times of interactions are seconds since 1970, or dates such as 2026-11-24 or 2026-11-24T03:16:45, in UTC unless they
+    name a time zone. docs/recipes.md lists all keys of a recipe, and how cells are read.
 
     Args:
         recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,

@@ -119,6 +119,8 @@ def add_items(
         console.fail(f"no bundle of {store} is live; name the one to start from with --bundle")
     base = opened.manifest(start)
     changes = catalogue_update.find_changes(opened, base, items, removals)
+    for note in changes.notes:
+        console.console.print(f"note: {note}")
     result: dict[str, Any] = {
         "bundle_version": None,
         "base": start,

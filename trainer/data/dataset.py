@@ -17,6 +17,7 @@ from trainer.data.events import Events
 from trainer.data.external_sort import EventEncoder
 from trainer.data.interactions import read_attribute, read_events
 from trainer.data.tables import Table
+from trainer.errors import DataError
 from trainer.recipe.recipe import Recipe
 from trainer.recipe.tables import Entities
 
@@ -57,7 +58,7 @@ def load_dataset(recipe: Recipe, folder: Path) -> Dataset:
     """
     notes: list[str] = []
     encoder = EventEncoder()
-    for frame in read_events(recipe, folder):
+    for frame in read_events(recipe, folder, notes):
         encoder.add(frame)
     user_ids, user_columns = _read_entities(recipe.users, folder, encoder.user_ids, "user", notes)
     item_ids, item_columns = _read_entities(recipe.items, folder, encoder.item_ids, "item", notes)
@@ -94,8 +95,14 @@ def _read_entities(
     """
     if source is None:
         return event_ids.sort().to_list(), {}
-    frame = read_entities(source, folder / source.path)
+    frame = read_entities(source, folder / source.path, notes)
     undescribed = event_ids.filter(~event_ids.is_in(frame["id"].implode())).sort()
+    if len(undescribed) == len(event_ids):
+        raise DataError(
+            f"none of the {len(event_ids):,} {what}s of the interactions is in {source.path}: the interactions have "
+            f"ids such as {undescribed[0]!r}, {source.path} such as {frame['id'].sort()[0]!r}; name the column that "
+            f"holds the same ids, write them the same way ('7', '007' and 'P7' differ), or leave out [{what}s]"
+        )
     if len(undescribed):
         notes.append(
             f"{len(undescribed):,} of {len(event_ids):,} {what}s of the interactions are not in {source.path} "
@@ -106,12 +113,13 @@ def _read_entities(
     return frame["id"].to_list(), {name: frame[name].to_list() for name in source.attributes}
 
 
-def read_entities(source: Entities, path: Path) -> pl.DataFrame:
+def read_entities(source: Entities, path: Path, notes: list[str]) -> pl.DataFrame:
     """Reads a table of users or items.
 
     Args:
         source: Part of the recipe that names the columns.
         path: Path of the file.
+        notes: List to which notes on cells are added that were read other than they are written.
 
     Returns:
         Column ``id``, and one column for each attribute by its name.
@@ -121,11 +129,13 @@ def read_entities(source: Entities, path: Path) -> pl.DataFrame:
     """
     columns = [source.id, *(a.column for a in source.attributes.values())]
     table = Table(path, columns, source.separator, source.quote)
-    table.strings(source.id, required=True)
+    ids = table.ids(source.id)
     table.refuse_duplicates(source.id)
-    return pl.DataFrame({"id": table.strings(source.id)}).with_columns(
+    frame = pl.DataFrame({"id": ids}).with_columns(
         read_attribute(table, a).alias(name) for name, a in source.attributes.items()
     )
+    notes += [note for note in dict.fromkeys(table.notes) if note not in notes]
+    return frame
 
 
 def _clock(recipe: Recipe, events: Events) -> dict[str, np.ndarray]:

@@ -22,11 +22,16 @@ SPLIT_COLUMN = "split column"
 """Name of the part (train, valid, test) among the attributes of the events, where a column holds it."""
 
 
-def read_events(recipe: Recipe, folder: Path) -> Iterator[pl.DataFrame]:
+def read_events(recipe: Recipe, folder: Path, notes: list[str]) -> Iterator[pl.DataFrame]:
     """Yields the events in order of the file, in frames of about `trainer.data.spill.BLOCK` rows.
 
     ``user`` and ``item`` are text, ``time`` and ``weight`` are Float64, and attributes are called `ATTRIBUTE` and their
     name. If the table has no time, ``time`` is the row number. Rows below `Interactions.min_rating` are left out.
+
+    Args:
+        recipe: Recipe that names the table.
+        folder: Folder that the recipe's paths are relative to.
+        notes: List to which notes on cells are added that were read other than they are written.
 
     Raises:
         DataError: A table cannot be used; names file, column and row.
@@ -36,11 +41,23 @@ def read_events(recipe: Recipe, folder: Path) -> Iterator[pl.DataFrame]:
         yield read_sequences(folder / source.path)
         return
     path, columns = folder / source.path, _columns(recipe)
-    count = 0
+    count = left_out = 0
     for table in Table.blocks(path, columns, source.separator, source.quote, spill.BLOCK):
         frame = _read_block(recipe, table)
+        notes += [note for note in table.notes if note not in notes]
+        if source.missing == "leave_out":
+            whole = frame.height
+            frame = frame.drop_nulls(("user", "item", "time"))
+            left_out += whole - frame.height
         count += frame.height
         yield frame
+    if left_out:
+        notes.append(
+            f"{left_out:,} of {left_out + count:,} interactions have no user, item or time and are left out "
+            "(interactions.missing)."
+        )
+    if not count and left_out:
+        raise DataError(f"{path}: every row lacks a user, an item or a time")
     if not count:
         raise DataError(f"{path}: no row has {source.rating} of at least {source.min_rating}")
 
@@ -57,12 +74,13 @@ def _columns(recipe: Recipe) -> list[str]:
 
 def _read_block(recipe: Recipe, table: Table) -> pl.DataFrame:
     source = recipe.interactions
+    required = source.missing == "refuse"
     row = pl.Series("row", np.arange(table.first_row, table.first_row + len(table)), dtype=pl.Float64)
     frame = pl.DataFrame(
         {
-            "user": table.strings(source.user, required=True),
-            "item": table.strings(source.item, required=True),
-            "time": row if source.time is None else table.times(source.time),
+            "user": table.ids(source.user, required=required),
+            "item": table.ids(source.item, required=required),
+            "time": row if source.time is None else table.times(source.time, required=required),
             "weight": pl.Series("weight", np.ones(len(table)))
             if source.weight is None
             else table.floats(source.weight, required=True),
@@ -78,15 +96,15 @@ def _read_block(recipe: Recipe, table: Table) -> pl.DataFrame:
     if source.weight is not None and (frame["weight"] <= 0).any():
         bad = (frame["weight"] <= 0).arg_true()[0]
         raise DataError(
-            f"{table.path}, column {source.weight!r}: {frame['weight'][bad]} in data row {table.first_row + bad + 1} "
-            "is not a weight; weights are above 0, remove the row or leave out interactions.weight"
+            f"{table.path}, column {source.weight!r}: {table.place(bad)}: {frame['weight'][bad]} is not a weight; "
+            "weights are above 0, remove the row or leave out interactions.weight"
         )
     if source.relevance is not None:
         relevance = table.floats(source.relevance, required=True)
         if len(bad := ((relevance < 0) | (relevance > 1)).arg_true()):
             raise DataError(
-                f"{table.path}, column {source.relevance!r}: {relevance[bad[0]]} in data row "
-                f"{table.first_row + bad[0] + 1} is not a relevance; give numbers of 0 to 1, such as a grade / the best"
+                f"{table.path}, column {source.relevance!r}: {table.place(bad[0])}: {relevance[bad[0]]} is not a "
+                "relevance; give numbers of 0 to 1, such as a grade / the best"
             )
         frame = frame.with_columns(relevance.alias(ATTRIBUTE + RELEVANCE))
     if rating is not None:

@@ -1,12 +1,10 @@
-"""Reads the rows of CSV files and the mappings of JSON files."""
+"""Tells tables in CSV, Parquet and JSON apart, and reads the mappings of JSON files."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -16,49 +14,37 @@ JSON_ID, JSON_VALUES = "id", "values"
 """Column names of a JSON mapping: for its keys, and for the lists that they map to where these are not objects."""
 
 
-def is_csv(path: Path) -> bool:
-    """Returns whether a file is read as CSV: every file except ``.parquet`` and ``.json``."""
-    return path.suffix not in (".parquet", ".json")
+def kind_of(path: Path) -> Literal["csv", "parquet", "json"]:
+    """Returns how a table is stored, by the ending of its name; a folder that holds ``*.parquet`` files is Parquet.
+
+    Raises:
+        DataError: There is no such file, or a folder without such files.
+    """
+    if path.is_dir():
+        if any(path.glob("*.parquet")):
+            return "parquet"
+        parts = next(path.glob("*=*/"), None)
+        why = (
+            f"a folder of folders such as {parts.name}, whose names hold a column; write the table without partitions"
+            if parts is not None
+            else "a folder without a *.parquet file; name the file, or the folder that holds its parts"
+        )
+        raise DataError(f"{path}: {why}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; name the folder that holds it with --data")
+    if path.suffix == ".parquet":
+        return "parquet"
+    return "json" if path.suffix == ".json" else "csv"
+
+
+def parquet_parts(path: Path) -> list[Path]:
+    """Returns the files of a Parquet table: the file itself, or those of the folder in order of their names."""
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
 
 
 def show(cell: object) -> str:
     """Returns the text of a cell for messages."""
     return "an empty cell" if cell is None else repr(cell)
-
-
-def read_rows(path: Path, separator: str, quote: str) -> Iterator[list[str]]:
-    """Yields the cells of each row of a CSV, the header first.
-
-    A line ends with a line feed, as it does for polars; a carriage return alone, outside of quotes, is an error.
-
-    Raises:
-        OSError, UnicodeError, csv.Error: The file cannot be read.
-    """
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        yield from _reader(file, separator, quote)
-
-
-def refuse_ragged(path: Path, separator: str, quote: str) -> None:
-    """Checks that all lines of a CSV have as many cells as the header; the parser would drop or add cells silently.
-
-    Raises:
-        DataError: A line has too many or too few cells; the message names it.
-        OSError, UnicodeError, csv.Error: The file cannot be read.
-    """
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        reader = _reader(file, separator, quote)
-        expected = len(next(reader, []))
-        for cells in reader:
-            if cells and len(cells) != expected:
-                raise DataError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {expected}; "
-                    "mend the line (a separator inside a value has to be quoted)"
-                )
-
-
-def _reader(file: object, separator: str, quote: str):
-    quoting = csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
-    return csv.reader(file, delimiter=separator, quotechar=quote or None, quoting=quoting)  # type: ignore[arg-type]
 
 
 class _Object(tuple[tuple[str, Any], ...]):

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import polars as pl
 
-from trainer.data.table_files import is_csv, read_json, read_rows, refuse_ragged, show
+from trainer.data.cells import Note, to_ids, to_lists, to_numbers, to_seconds, to_times
+from trainer.data.csv_file import CsvFile
+from trainer.data.table_files import kind_of, parquet_parts, read_json, show
 from trainer.errors import DataError
 
 _SHOWN = 3
 """Largest number of bad cells that one message names."""
 
-_FIRST_LINE = 2
-"""Number of the first line of a CSV that holds data, after the header."""
-
 
 class Table:
-    """The columns of one table: a CSV, a ``.parquet`` file, or a mapping in ``.json``.
+    """The columns of one table: a CSV (also ``.gz``), a ``.parquet`` file, or a mapping in ``.json``.
 
-    A folder whose name ends in ``.parquet`` is one table too: its ``.parquet`` files in order of their names. Columns
-    are text until a method converts them. Null and empty cells are missing.
+    A folder of ``.parquet`` files is one table too, in order of their names. Columns are text until a method converts
+    them. Null and empty cells are missing.
 
     Attributes:
         path: Path of the file.
         first_row: Number of the first row in the file, from 0; above 0 for a later block.
         frame: Columns of the table, missing cells null.
+        notes: Sentences about cells that were read other than they are written.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], separator: str = ",", quote: str = '"') -> None:
@@ -38,8 +38,8 @@ class Table:
             DataError: The file cannot be read, a line has too many or too few cells, or a column is absent.
         """
         with _explained(path):
-            frame = _open(path, columns, separator, quote).collect()
-        self._hold(path, frame, 0)
+            frames = list(_frames(path, columns, CsvFile(path, separator, quote)))
+        self._hold(path, pl.concat(frames) if frames else pl.DataFrame(), 0, CsvFile(path, separator, quote))
 
     @staticmethod
     def blocks(path: Path, columns: Sequence[str], separator: str, quote: str, rows: int) -> Iterator[Table]:
@@ -48,22 +48,23 @@ class Table:
         Raises:
             DataError: As for the constructor; raised at the block that holds the bad cells.
         """
-        with _explained(path):
-            batches = iter(_open(path, columns, separator, quote).collect_batches(chunk_size=rows, maintain_order=True))
+        csv_file = CsvFile(path, separator, quote)
+        frames = _frames(path, columns, csv_file, rows)
         first_row = 0
         while True:
             with _explained(path):
-                frame = next((batch for batch in batches if batch.height), None)
+                frame = next((each for each in frames if each.height), None)
             if frame is None and first_row:
                 return
             table = Table.__new__(Table)
-            table._hold(path, pl.DataFrame() if frame is None else frame, first_row)
+            table._hold(path, pl.DataFrame() if frame is None else frame, first_row, csv_file)
             first_row += len(table)
             yield table
 
-    def _hold(self, path: Path, frame: pl.DataFrame, first_row: int) -> None:
+    def _hold(self, path: Path, frame: pl.DataFrame, first_row: int, csv_file: CsvFile) -> None:
         self.path, self.first_row = path, first_row
-        self._is_csv = is_csv(path)
+        self._csv_file = csv_file if kind_of(path) == "csv" else None
+        self.notes: list[str] = []
         self.frame = frame.with_columns(pl.col(pl.String).replace("", None))  # a quoted empty cell is empty too
         if self.frame.is_empty():
             raise DataError(f"{path}: no rows")
@@ -71,6 +72,24 @@ class Table:
     def __len__(self) -> int:
         """Number of rows."""
         return self.frame.height
+
+    def ids(self, column: str, *, required: bool = True) -> pl.Series:
+        """Returns a column of ids as text: without blanks around them, and whole numbers without a fraction.
+
+        Raises:
+            DataError: A cell is missing and `required` is set, or ids are floating-point numbers that are too large to
+                be exact.
+        """
+        try:
+            series = to_ids(self.frame[column], self._noting(column))
+        except ValueError as error:
+            raise DataError(f"{self.path}, column {column!r}: {error}") from error
+        except pl.exceptions.PolarsError:
+            series = self._cast(column, pl.String)
+        series = series.replace("", None)
+        if required:
+            self._refuse(column, series.is_null(), "where every row needs a value; fill it in or remove the row")
+        return series
 
     def strings(self, column: str, *, required: bool = False) -> pl.Series:
         """Returns a column as text.
@@ -89,7 +108,9 @@ class Table:
         Raises:
             DataError: A cell is not a finite number, or is missing and `required` is set.
         """
-        series = self._cast(column, pl.Float64)
+        raw = self.frame[column]
+        is_text = raw.dtype == pl.String
+        series = to_numbers(raw, self._noting(column)) if is_text else self._cast(column, pl.Float64)
         bad = (series.is_null() & self.frame[column].is_not_null()) | series.is_nan() | series.is_infinite()
         self._refuse(
             column,
@@ -131,7 +152,11 @@ class Table:
         """Returns a column as lists of text: cells split at `separator`, blanks stripped, empty values left out."""
         raw = self.frame[column]
         is_list = isinstance(raw.dtype, pl.List)
-        lists = self._cast(column, pl.List(pl.String)) if is_list else self.strings(column).str.split(separator)
+        lists = (
+            self._cast(column, pl.List(pl.String))
+            if is_list
+            else to_lists(self.strings(column), separator, self._noting(column))
+        )
         stripped = lists.list.eval(pl.element().str.strip_chars())
         return stripped.list.eval(pl.element().filter(pl.element() != ""))  # drops nulls too
 
@@ -140,11 +165,11 @@ class Table:
         marked = pl.when(pl.col(column).cast(pl.String).is_in(cells)).then(None).otherwise(pl.col(column))
         self.frame = self.frame.with_columns(marked.alias(column))
 
-    def times(self, column: str) -> pl.Series:
+    def times(self, column: str, *, required: bool = True) -> pl.Series:
         """Returns a column of times as Float64 seconds since 1970.
 
         Raises:
-            DataError: A cell is missing, or is neither a number nor a date and time.
+            DataError: A cell is neither a number nor a date and time, or is missing and `required` is set.
         """
         raw = self.frame[column]
         if raw.dtype == pl.Date:
@@ -152,13 +177,12 @@ class Table:
         if isinstance(raw.dtype, pl.Datetime):
             series = raw.dt.epoch("us").cast(pl.Float64) / 1e6
         elif raw.dtype == pl.String and raw.drop_nulls().head(1).cast(pl.Float64, strict=False).null_count():
-            try:
-                series = raw.str.to_datetime(strict=False, time_unit="us").dt.epoch("us").cast(pl.Float64) / 1e6
-            except pl.exceptions.ComputeError:  # the first cell is in no known form of a date
-                series = pl.Series(column, [None] * len(raw), dtype=pl.Float64)
+            series = to_times(raw)
         else:
-            series = self._cast(column, pl.Float64)
+            series = to_seconds(self._cast(column, pl.Float64), self._noting(column))
         bad = (series.is_null() | series.is_nan() | series.is_infinite()).fill_null(value=True)
+        if not required:
+            bad &= raw.is_not_null()
         self._refuse(
             column, bad, "is not a time; write seconds since 1970 or 2026-11-24T03:16:45, the same way in every row"
         )
@@ -170,16 +194,22 @@ class Table:
         Raises:
             DataError: Two rows have the same id; the message names them.
         """
-        series = self.frame[column]
-        self._refuse(column, series.is_duplicated() & series.is_not_null(), "is in several rows; keep one of them")
+        series = self.ids(column)
+        self._refuse(column, series.is_duplicated(), "is in several rows; keep one of them")
+
+    def place(self, row: int) -> str:
+        """Returns where a row of this table is in its file, such as ``"line 12"``."""
+        row += self.first_row
+        return f"row {row + 1}" if self._csv_file is None else f"line {self._csv_file.line_of(row)}"
+
+    def _noting(self, column: str) -> Note:
+        return lambda text: self.notes.append(f"{self.path.name}, column {column!r}: {text}.")
 
     def _refuse(self, column: str, bad: pl.Series, what: str) -> None:
         rows = bad.arg_true().to_list()
         if not rows:
             return
-        first, unit = (_FIRST_LINE, "line") if self._is_csv else (1, "row")
-        first += self.first_row
-        shown = ", ".join(f"{unit} {row + first}: {show(self.frame[column][row])}" for row in rows[:_SHOWN])
+        shown = ", ".join(f"{self.place(row)}: {show(self.frame[column][row])}" for row in rows[:_SHOWN])
         more = f" (and {len(rows) - _SHOWN} more)" if len(rows) > _SHOWN else ""
         raise DataError(f"{self.path}, column {column!r}: {shown}{more} {what}")
 
@@ -195,40 +225,26 @@ class Table:
             ) from error
 
 
-def _open(path: Path, columns: Sequence[str], separator: str, quote: str) -> pl.LazyFrame:
-    """Returns the named columns of a table file as a lazy frame, after checking that they exist."""
-    if not path.is_file() and not (path.suffix == ".parquet" and path.is_dir()):
-        raise DataError(f"{path}: no such file; name the folder that holds it with --data")
-    wanted = list(dict.fromkeys(columns))
-    whole = read_json(path) if path.suffix == ".json" else None
-    if whole is not None:
-        names = whole.columns
-    elif is_csv(path):
-        names = next(read_rows(path, separator, quote), [])
+def _frames(path: Path, columns: Sequence[str], csv_file: CsvFile, rows: int | None = None) -> Iterator[pl.DataFrame]:
+    """Yields the named columns of a table file, in frames of about `rows` rows, after checking that they exist."""
+    kind, wanted = kind_of(path), list(dict.fromkeys(columns))
+    whole = read_json(path) if kind == "json" else None
+    if kind == "csv":
+        names = csv_file.header()
     else:
-        names = pl.scan_parquet(_parts(path)).collect_schema().names()
+        names = pl.scan_parquet(parquet_parts(path)).collect_schema().names() if whole is None else whole.columns
     absent = [name for name in wanted if name not in names]
     if absent:
-        hint = (
-            f", if {separator!r} separates them: see `separator` in the recipe"
-            if len(names) == 1 and is_csv(path)
-            else ""
-        )
+        separates = f", if {csv_file.separator!r} separates them: see `separator` in the recipe"
+        hint = separates if len(names) == 1 and kind == "csv" else ""
         raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}{hint}")
-    if whole is not None:
-        return whole.lazy().select(wanted)
-    if not is_csv(path):
-        return pl.scan_parquet(_parts(path)).select(wanted)
-    refuse_ragged(path, separator, quote)
-    return pl.scan_csv(path, separator=separator, quote_char=quote or None, infer_schema=False).select(wanted)
-
-
-def _parts(path: Path) -> list[Path]:
-    """Returns the files of a Parquet table: the file itself, or those of the folder in order of their names."""
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path}: a folder without a *.parquet file; name the file, or the folder that holds its parts")
-    return files
+    if kind == "csv":
+        yield from csv_file.frames(wanted) if rows is None else csv_file.frames(wanted, rows)
+    elif whole is not None:
+        yield whole.select(wanted)
+    else:
+        lazy = pl.scan_parquet(parquet_parts(path)).select(wanted)
+        yield from [lazy.collect()] if rows is None else lazy.collect_batches(chunk_size=rows, maintain_order=True)
 
 
 @contextlib.contextmanager

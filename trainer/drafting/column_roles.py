@@ -9,6 +9,7 @@ from itertools import permutations
 
 import polars as pl
 
+from trainer.drafting.column_content import floor_of, id_score, is_epoch, may_be_id, numbers_of, time_score
 from trainer.drafting.column_names import names_id, names_role, words_of
 from trainer.drafting.csv_dialect import Source
 from trainer.errors import DataError
@@ -48,6 +49,7 @@ class ColumnRoles:
         time: Column of the time; None if the order of the rows is used.
         rating: Column of a rating; None if there is none.
         weight: Column of a weight whose values are all above 0; None if there is none.
+        leaves_out: Whether rows without a user, an item or a time are left out.
         amounts: Columns that might be used as a weight.
         doubts: Warnings: sentences about choices that are not certain.
     """
@@ -60,6 +62,7 @@ class ColumnRoles:
     rating: str | None
     weight: str | None
     amounts: tuple[str, ...]
+    leaves_out: bool
     doubts: tuple[str, ...]
 
 
@@ -75,11 +78,11 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> C
         DataError: No two columns can be ids.
     """
     frame, doubts = interactions.frame, []
-    suitable = [name for name in frame.columns if _may_be_id(frame[name])]
+    suitable = [name for name in frame.columns if may_be_id(frame[name])]
     if len(suitable) < 2:
         raise DataError(
-            f"{interactions.path}: no two columns can be a user and an item (complete, not all alike); its columns are "
-            f"{frame.columns}"
+            f"{interactions.path}: no two columns can be a user and an item: with more than one value, and without "
+            f"empty cells unless they are named so; its columns are {', '.join(map(_describe_column, frame))}"
         )
     id_columns = {
         "user": {name: _match_ids(frame[name], users) for name in suitable},
@@ -89,7 +92,7 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> C
     def score(role: str, name: str) -> float:
         id_column, other = id_columns[role][name], "item" if role == "user" else "user"
         named = 3.0 * names_role(name, role) - 3.0 * names_role(name, other)
-        return named + _content_score(frame[name]) + (0.0 if id_column is None else id_column.score)
+        return named + id_score(frame[name]) + (0.0 if id_column is None else id_column.score)
 
     ranked = sorted(
         permutations(suitable, 2), key=lambda pair: score("user", pair[0]) + score("item", pair[1]), reverse=True
@@ -109,7 +112,7 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> C
     for role, source, chosen in (("user", users, user), ("item", items, item)):
         doubts += _id_doubts(role, source, chosen, id_columns[role][chosen])
     roles = ColumnRoles(
-        user, item, id_columns["user"][user], id_columns["item"][item], None, None, None, (), tuple(doubts)
+        user, item, id_columns["user"][user], id_columns["item"][item], None, None, None, (), False, tuple(doubts)
     )
     return _infer_others(interactions, roles)
 
@@ -117,12 +120,12 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> C
 def _infer_others(interactions: Source, roles: ColumnRoles) -> ColumnRoles:
     frame, doubts = interactions.frame, list(roles.doubts)
     rest = [name for name in frame.columns if name not in (roles.user, roles.item)]
-    scores = {name: _time_score(interactions, name) for name in rest}
+    scores = {name: time_score(interactions.frame[name]) for name in rest}
     candidates = sorted((name for name in rest if scores[name] >= 3), key=lambda name: -scores[name])
     time = None
     for name in candidates:
         try:
-            times = interactions.table.times(name)
+            times = interactions.table.times(name, required=False)
         except DataError as error:
             doubts.append(f"Column {name!r} seems to hold times that cannot be read, so it is left out: {error}.")
             continue
@@ -130,27 +133,49 @@ def _infer_others(interactions: Source, roles: ColumnRoles) -> ColumnRoles:
         others = [other for other in candidates if other != name and scores[name] - scores[other] < _UNSURE]
         if others:
             doubts.append(f"interactions.time is column {name!r}; it might be {_either(others)} instead.")
-        numbers = _numbers(frame[name])
-        if numbers is not None and not _is_epoch(numbers):
+        numbers = numbers_of(frame[name])
+        if numbers is not None and not is_epoch(numbers):
             doubts.append(
                 f"interactions.time is column {name!r}, whose numbers are not seconds since 1970: they serve as the "
                 "order of events, not as dates."
             )
         if frame[name].dtype == pl.String and numbers is None:
             doubts += _date_doubts(name, frame[name], times)
-        if float(times.max() or 0) > 1e11:  # type: ignore[arg-type]
-            doubts.append(
-                f"The times in {name!r} are larger than seconds since 1970 can be, so probably milliseconds: their "
-                "order is right, but dates, hour and weekday are wrong until you divide them."
-            )
+        doubts += [note.split(": ", 1)[1] for note in interactions.table.notes if f"column {name!r}: times" in note]
         break
     if time is None:
         doubts.append("No column holds a time that can be read: the order of the rows counts as the order of time.")
-    numbers = [name for name in rest if name != time and _numbers(frame[name]) is not None]
+    numbers = [name for name in rest if name != time and numbers_of(frame[name]) is not None]
     rating = next((name for name in numbers if names_role(name, "rating")), None)
-    weight = next((n for n in numbers if names_role(n, "weight") and n != rating and (_floor(frame[n]) or 0) > 0), None)
+    weight = next(
+        (n for n in numbers if names_role(n, "weight") and n != rating and (floor_of(frame[n]) or 0) > 0), None
+    )
     amounts = tuple(n for n in numbers if names_role(n, "amount") and n not in (rating, weight))
-    return replace(roles, time=time, rating=rating, weight=weight, amounts=amounts, doubts=tuple(doubts))
+    needed = [name for name in (roles.user, roles.item, time) if name is not None]
+    doubts += _missing_doubts(interactions, needed)
+    leaves_out = any(frame[name].null_count() for name in needed)
+    return replace(
+        roles, time=time, rating=rating, weight=weight, amounts=amounts, leaves_out=leaves_out, doubts=tuple(doubts)
+    )
+
+
+def _missing_doubts(interactions: Source, needed: Sequence[str]) -> list[str]:
+    """Returns a warning for each column of which every row needs a value, and some rows have none."""
+    doubts: list[str] = []
+    for name in needed:
+        empty = interactions.frame[name].is_null()
+        if count := int(empty.sum()):
+            first = interactions.table.place(empty.arg_true()[0])
+            doubts.append(
+                f"{count:,} of {len(empty):,} rows have no {name!r} (the first is {first}), as guest orders have: they "
+                "are left out (interactions.missing); fill them in if they count."
+            )
+    return doubts
+
+
+def _describe_column(series: pl.Series) -> str:
+    missing = series.null_count()
+    return repr(series.name) + (f" ({missing:,} empty cells)" if missing else "")
 
 
 def _date_doubts(name: str, cells: pl.Series, times: pl.Series) -> list[str]:
@@ -162,34 +187,6 @@ def _date_doubts(name: str, cells: pl.Series, times: pl.Series) -> list[str]:
         return []
     read = datetime.fromtimestamp(times[0], UTC).strftime("%Y-%m-%d")
     return [f"{cells[0]!r} in {name!r} is read as {read}; write dates as year-month-day if that is wrong."]
-
-
-def _may_be_id(series: pl.Series) -> bool:
-    """Returns whether a column may hold ids: complete, of a plain type, and with more than one value."""
-    if isinstance(series.dtype, pl.List | pl.Struct) or series.dtype.is_temporal() or series.dtype == pl.Boolean:
-        return False
-    return series.null_count() == 0 and series.n_unique() > 1
-
-
-def _content_score(series: pl.Series) -> float:
-    """Returns a score of the cells as ids: below 0 for long texts, fractions, dates and few values."""
-    score, distinct = 0.0, series.n_unique()
-    if distinct == len(series) and distinct > 10:  # such as an order number
-        score -= 2.0
-    if distinct <= 10 < len(series) / 10:
-        score -= 2.0
-    if series.dtype == pl.String:
-        sample = series.head(1000)
-        if (sample.str.len_chars().mean() or 0) > 60:  # type: ignore[operator]
-            score -= 4.0
-        if sample.str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}").mean() > 0.9:  # type: ignore[operator]
-            score -= 4.0
-    numbers = _numbers(series)
-    if numbers is not None and bool(((numbers % 1) != 0).any()):
-        score -= 4.0
-    if numbers is not None and _is_epoch(numbers):
-        score -= 3.0
-    return score + 0.5 * names_id(series.name)
 
 
 def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
@@ -242,43 +239,6 @@ def _id_doubts(role: str, source: Source | None, column: str, id_column: IdColum
             f"duplicated; `train` refuses that: keep one row for each {role}."
         )
     return doubts
-
-
-def _time_score(interactions: Source, name: str) -> float:
-    """Returns a score of a column as the time: at least 3 if it may be one."""
-    series = interactions.frame[name]
-    named = 3.0 * names_role(name, "time")
-    if series.dtype in (pl.Date, pl.Datetime) or isinstance(series.dtype, pl.Datetime):
-        return named + 4.0
-    numbers = _numbers(series)
-    if numbers is not None:
-        return (
-            named + 3.0 if _is_epoch(numbers) else named - 0.5 * (names_role(name, "amount") or numbers.n_unique() < 10)
-        )
-    if series.dtype != pl.String:
-        return 0.0
-    dates = series.drop_nulls().head(1000).str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]|$)").mean()
-    return named + 3.0 if (dates or 0) > 0.9 else 0.0  # type: ignore[operator]
-
-
-def _is_epoch(numbers: pl.Series) -> bool:
-    """Returns whether numbers may be times since 1970, in seconds (from 1973 on) or a smaller unit."""
-    middle = numbers.median()
-    return isinstance(middle, float) and 1e8 < middle < 3e18 and numbers.n_unique() > 1
-
-
-def _numbers(series: pl.Series) -> pl.Series | None:
-    """Returns the present cells of a column as numbers; None if a cell is not a number."""
-    if series.dtype != pl.String and not series.dtype.is_numeric():
-        return None
-    numbers = series.cast(pl.Float64, strict=False)
-    return numbers.drop_nulls() if numbers.null_count() == series.null_count() < len(series) else None
-
-
-def _floor(series: pl.Series) -> float | None:
-    """Returns the smallest number of a column; None if it is not a column of numbers."""
-    numbers = _numbers(series)
-    return None if numbers is None or numbers.null_count() else numbers.min()  # type: ignore[return-value]
 
 
 def _either(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from trainer.data.cells import to_lists, to_numbers
 from trainer.drafting.column_names import words_of
 
 _NO_VALUE = frozenset(("N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "\\N"))
@@ -71,7 +72,11 @@ def infer_type(series: pl.Series) -> ColumnType:
         return ColumnType(column, None, why="empty", doubt=f"{column!r} has no value in any row and is left out.")
     if present.dtype != pl.String:
         return _number(column, present.cast(pl.Float64), missing)
-    numbers = present.cast(pl.Float64, strict=False)
+    notes: list[str] = []
+    lists = to_lists(present, "", notes.append)
+    if notes:
+        return replace(_list(column, lists, _keys(missing)), doubt=f"{column!r}: {notes[0]}.")
+    numbers = to_numbers(present, notes.append)
     bad = numbers.is_null() | numbers.is_infinite()
     odd = set(present.filter(bad).unique()) - _NO_NUMBER
     has_zeros = present.str.contains(r"^0\d").any()  # an article number or a postcode, in which 007 is not 7
@@ -80,9 +85,8 @@ def infer_type(series: pl.Series) -> ColumnType:
         missing = tuple(sorted({*missing, *present.filter(bad).unique()}))
         inferred = _number(column, numbers.filter(~bad), missing)
         if odd:
-            doubt = f"{column!r} holds numbers but for {', '.join(map(repr, sorted(odd)))}, which count as missing."
-            return replace(inferred, doubt=doubt)
-        return inferred
+            notes.append(f"holds numbers but for {', '.join(map(repr, sorted(odd)))}, which count as missing")
+        return replace(inferred, doubt=" ".join([inferred.doubt, *(f"{column!r}: {note}." for note in notes)]).strip())
     return _text(column, present, _keys(missing))
 
 
@@ -110,7 +114,8 @@ def _number(column: str, numbers: pl.Series, missing: tuple[str, ...]) -> Column
 
 def _text(column: str, present: pl.Series, keys: dict[str, Any]) -> ColumnType:
     distinct, count = present.n_unique(), len(present)
-    for separator in _SEPARATORS:
+    is_title = bool(_TITLES & set(words_of(column))) and distinct > 0.2 * count
+    for separator in ("|",) if is_title else _SEPARATORS:
         if _is_list(present, separator):
             inferred = _list(column, present.str.split(separator), {**keys, "separator": separator})
             if separator in ("|", ";"):
@@ -121,7 +126,6 @@ def _text(column: str, present: pl.Series, keys: dict[str, Any]) -> ColumnType:
             return replace(inferred, doubt=doubt)
     if distinct == 1:
         return ColumnType(column, "string", keys, {}, "the same in every row, so no feature")
-    is_title = bool(_TITLES & set(words_of(column))) and distinct > 0.2 * count
     words = float(present.str.count_matches(r"\s+").mean() or 0) + 1  # type: ignore[arg-type]
     if is_title or distinct > 0.5 * count or (words > 5 and distinct > 100):
         doubt = ""
@@ -144,8 +148,9 @@ def _is_list(present: pl.Series, separator: str) -> bool:
     distinct = parts.n_unique()
     if (parts.str.len_chars() > 30).mean() > 0.1:  # type: ignore[operator]
         return False  # texts with punctuation
-    often = 3 if separator in ("|", ";") else 10
-    return distinct < present.n_unique() and len(parts) >= often * distinct
+    if separator == "|":
+        return len(parts) >= 1.5 * distinct
+    return distinct < present.n_unique() and len(parts) >= (3 if separator == ";" else 10) * distinct
 
 
 def _list(column: str, lists: pl.Series, keys: dict[str, Any]) -> ColumnType:

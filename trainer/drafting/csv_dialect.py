@@ -6,12 +6,12 @@ import csv
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
-from trainer.data.table_files import read_json, read_rows
+from trainer.data.csv_file import CsvFile
+from trainer.data.table_files import kind_of, parquet_parts, read_json
 from trainer.data.tables import Table
 from trainer.errors import DataError
 
@@ -48,11 +48,10 @@ def open_source(path: Path) -> Source:
     Raises:
         DataError: The file cannot be read, or has one column, two columns of the same name, or no header.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.suffix in (".parquet", ".json"):
+    kind = kind_of(path)
+    if kind != "csv":
         try:
-            names = list(pl.read_parquet_schema(path)) if path.suffix == ".parquet" else read_json(path).columns
+            names = read_json(path).columns if kind == "json" else list(pl.read_parquet_schema(parquet_parts(path)[0]))
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path}: cannot be read: {error}; save it anew") from error
         return Source(path, Table(path, names))
@@ -78,12 +77,17 @@ def _candidates(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     Combinations that give all rows the same number of cells come first.
     """
     candidates: list[tuple[bool, int, int, str, str, list[str]]] = []
+    failure: DataError | None = None
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            quotes = ("'",) if file.read(1) == "'" else ('"', "")
+        first = CsvFile(path, "\n", "").sample(1)
+        quotes = ("'",) if first and first[0][0].startswith("'") else ('"', "")
         for rank, quote in enumerate(quotes):
             for separator in _SEPARATORS:
-                rows = [row for row in islice(read_rows(path, separator, quote), _SAMPLE_ROWS) if row]
+                try:
+                    rows = CsvFile(path, separator, quote).sample(_SAMPLE_ROWS)
+                except DataError as error:
+                    failure = failure or error
+                    continue
                 if rows and len(rows[0]) > 1:
                     is_ragged = len(Counter(map(len, rows))) > 1
                     candidates.append((is_ragged, rank, -len(rows[0]), separator, quote, rows[0]))
@@ -91,6 +95,8 @@ def _candidates(path: Path) -> Iterator[tuple[str, str, list[str]]]:
         raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+    if not candidates and failure is not None:
+        raise failure
     for *_, separator, quote, names in sorted(candidates, key=lambda candidate: candidate[:3]):
         yield separator, quote, names
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from trainer.data.data_checks import MANY_REPEATS
 from trainer.drafting import column_roles, column_types
+from trainer.drafting.column_content import numbers_of
 from trainer.drafting.column_names import words_of
 from trainer.drafting.column_roles import ColumnRoles, IdColumn
 from trainer.drafting.column_types import ColumnType
@@ -168,7 +169,8 @@ def _event_doubts(events: Source, roles: ColumnRoles, others: Mapping[str, Colum
     """Returns warnings about ratings, amounts, repeated interactions and unused columns of the interactions."""
     doubts: list[str] = []
     if roles.rating is not None:
-        numbers, rating = events.frame[roles.rating].cast(pl.Float64), roles.rating
+        numbers, rating = numbers_of(events.frame[roles.rating]), roles.rating
+        assert numbers is not None  # a rating is a column of numbers
         doubts.append(
             f"Every row counts as an interaction, whatever its {rating!r} ({numbers.min():g} to {numbers.max():g}); "
             "set interactions.min_rating if low ones mean dislike."

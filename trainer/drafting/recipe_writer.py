@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import tomlkit
 
 from retrieval.bundle.features.event_kinds import TIME
+from trainer.drafting.column_content import numbers_of
 from trainer.drafting.column_types import ColumnType
 from trainer.drafting.csv_dialect import Source
 from trainer.drafting.draft import SMALL_CATALOGUE, Draft, EntityTable, attribute_name, relative_path
@@ -59,6 +59,8 @@ def _interactions(draft: Draft, folder: Path) -> str:
     lines = ["[interactions]", *_source(draft.interactions, folder)]
     keys = (("user", roles.user), ("item", roles.item), ("time", roles.time), ("weight", roles.weight))
     lines += [f"{key} = {_value(column)}" for key, column in (*keys, ("rating", roles.rating)) if column is not None]
+    if roles.leaves_out:
+        lines.append('missing = "leave_out"  # rows without a user, an item or a time')
     if roles.time is None:
         lines += _comment("No time: the order of the rows counts.")
     if roles.rating is not None:
@@ -104,8 +106,8 @@ def _event_features(draft: Draft) -> dict[str, tuple[Mapping[str, Any], Mapping[
 
 def _good_rating(draft: Draft) -> float:
     """Returns four fifths of the highest rating, such as 4 of 5."""
-    best = draft.interactions.frame[draft.roles.rating or ""].cast(pl.Float64).max()
-    return round(0.8 * float(best), 1)  # type: ignore[arg-type]
+    numbers = numbers_of(draft.interactions.frame[draft.roles.rating or ""])
+    return 0.0 if numbers is None else round(0.8 * float(numbers.max() or 0), 1)  # type: ignore[arg-type]
 
 
 def _entities(name: str, table: EntityTable, folder: Path) -> str:

@@ -158,10 +158,7 @@ def evaluate(held_out: HeldOut, score: Scorer) -> Scores:
         ValueError: A score is NaN.
     """
     if not len(held_out.users):
-        raise DataError(
-            "no user has both known and held-out items, so there is nothing to evaluate; use another [split], or "
-            "--repeats if items that a user had before count"
-        )
+        raise DataError("no user has both known and held-out items: nothing to evaluate; use another [split]")
     permutation = np.random.default_rng(_TIE_SEED).permutation(held_out.item_count)
     position = np.empty_like(permutation)
     position[permutation] = np.arange(held_out.item_count)

@@ -57,12 +57,14 @@ class Changes:
         changed: New attributes of the changed items by item id.
         removed: Ids of the items to withdraw.
         unchanged_count: Number of rows of the items table that equal those of the catalogue.
+        notes: Sentences about cells that were read other than they are written.
     """
 
     added: Mapping[str, Row]
     changed: Mapping[str, Row]
     removed: frozenset[str]
     unchanged_count: int
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Returns the number of added, changed and removed items."""
@@ -98,7 +100,8 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
     """
     store.verify(base.bundle_version)
     table = ItemTable.read(store.path(base.bundle_version) / ITEMS, base.attributes)
-    rows = {} if items is None else _read_rows(_recipe(base), base, items)
+    notes: list[str] = []
+    rows = {} if items is None else _read_rows(_recipe(base), base, items, notes)
     removed = frozenset(removals)
     for wrong, fault, advice in (
         (removed - table.rows.keys(), f"not in bundle {base.bundle_version}", "take them out of the list"),
@@ -111,7 +114,7 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
     changed = {item_id: row for item_id, row in rows.items() if item_id in table.rows and row != _row(table, item_id)}
     if len(removed) == len(table.ids) and not added:
         raise DataError(f"all {len(removed)} items would be removed; a bundle needs at least one")
-    return Changes(added, changed, removed, len(rows) - len(added) - len(changed))
+    return Changes(added, changed, removed, len(rows) - len(added) - len(changed), tuple(notes))
 
 
 def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Manifest:
@@ -169,15 +172,15 @@ def _recipe(base: Manifest) -> Recipe:
         raise RecipeError(f"{error}\nthis trainer did not make the bundle: publish one with `train`") from error
 
 
-def _read_rows(recipe: Recipe, base: Manifest, path: Path) -> dict[str, Row]:
+def _read_rows(recipe: Recipe, base: Manifest, path: Path, notes: list[str]) -> dict[str, Row]:
     if recipe.items is None:
         raise RecipeError(
             f"the recipe of bundle {base.bundle_version} has no [items] table, so its item tower cannot embed new "
             "items; train again with the new interactions (removing items works)"
         )
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: no such file; --items names a table with the columns of the recipe's items table")
-    frame = read_entities(recipe.items, path)
+    frame = read_entities(recipe.items, path, notes)
     # Values go through a column and back, as those of the bundle did, so that equal values compare as equal.
     columns = {name: COLUMN_TYPES[base.attributes[name]].of(frame[name].to_list()) for name in recipe.items.attributes}
     table = ItemTable.of(tuple(frame["id"].to_list()), columns)

@@ -69,6 +69,8 @@ class Interactions:
             event of relevance 0 is a labelled negative, and is never held out. Default: 1 for all events.
         rating: Column of a rating, used with `min_rating`. Default: every row is an event.
         min_rating: Smallest rating of a row that is an event; rows below are left out.
+        missing: ``refuse``: a row without a user, an item or a time is an error. ``leave_out``: such rows, as of guest
+            orders, are left out and counted.
         separator: Separator of a CSV.
         quote: Quote character of a CSV; empty if it has none.
         attributes: Attributes of the event by name, for the query tower: those of the request, such as its device, and
@@ -84,6 +86,7 @@ class Interactions:
     relevance: str | None = None
     rating: str | None = None
     min_rating: float | None = None
+    missing: Literal["refuse", "leave_out"] = "refuse"
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
     quote: Annotated[str, Field(max_length=1)] = '"'
     attributes: Mapping[Name, Attribute] = dataclasses.field(default_factory=dict)

@@ -151,7 +151,11 @@ def test_what_is_unsure_stands_in_the_recipe_and_in_the_json_alike(tmp_path: Pat
     printed, recipe = init(tmp_path, interactions=events)
     assert recipe["interactions"]["time"] == "timestampMs"
     assert recipe["interactions"]["rating"] == "stars"
-    for part in ("it might be the other way round", "probably milliseconds", "(1 to 5); set interactions.min_rating"):
+    for part in (
+        "it might be the other way round",
+        "are read as milliseconds",
+        "(1 to 5); set interactions.min_rating",
+    ):
         assert [doubt for doubt in printed["doubts"] if part in doubt]
         text = (tmp_path / "mine.toml").read_text().replace("\n#  ", "")
         assert part in text

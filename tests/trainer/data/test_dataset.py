@@ -88,7 +88,7 @@ def test_weights_are_read_and_those_not_above_zero_refused(tmp_path: Path) -> No
     assert events(found) == [("amy", "p1", 1.0, 2.5)]
     for bad in ("0", "-1"):
         text = f"buyer,product,bought_at,n\namy,p1,1,2.5\namy,p2,1,{bad}\n"
-        with pytest.raises(DataError, match=r"purchases\.csv, column 'n': .*row 2.* is not a weight; .*remove the row"):
+        with pytest.raises(DataError, match=r"purchases\.csv, column 'n': line 3.* is not a weight; .*remove the row"):
             load(tmp_path, purchases=text, interactions=weighed)
     with pytest.raises(
         DataError, match=r"purchases\.csv, column 'n': line 2: an empty cell where every row needs a number"

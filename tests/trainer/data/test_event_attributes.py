@@ -82,7 +82,9 @@ def test_split_and_merged_events_keep_their_attributes(tmp_path: Path) -> None:
 def test_hour_and_weekday_are_those_of_the_time_in_utc(tmp_path: Path) -> None:
     # 1970-01-01 was a Thursday, 3; 2026-11-24 is a Tuesday, 1; one second before 1970 a Wednesday's last hour.
     times = ("1970-01-01T00:00:00", "2026-11-24T03:59:59", "1969-12-31T23:59:59")
-    text = "buyer,product,bought_at\n" + "".join(f"b{n},p1,{time}\n" for n, time in enumerate(times))
+    text = "buyer,product,bought_at\n" + "".join(
+        f"{buyer},p1,{time}\n" for buyer, time in zip(("amy", "b1", "b2"), times, strict=True)
+    )
     clock = [{"name": name, "kind": "categorical"} for name in ("hour", "weekday")]
     events = load(tmp_path, purchases=text, query_tower={"features": [HISTORY, *clock]}).events
     assert values(events) == {"hour": [0, 3, 23], "weekday": [3, 1, 2]}

@@ -155,12 +155,12 @@ def test_list_where_text_is_expected_is_an_error(tmp_path: Path) -> None:
 
 
 def test_reads_csv(tmp_path: Path) -> None:
-    text = "\ufeffid;n;x;names\r\n1;2;0.5;'a b | c|'\r\n'';;;\r\n"
+    text = "\ufeffid;n;x;names\r\n1;2;0.5;'a b | c|'\r\n'';;;'|'\r\n"
     table = csv(tmp_path, text, "id", "n", "x", "names", separator=";", quote="'")
     assert table.strings("id").to_list() == ["1", None]
     assert table.ints("n").to_list() == [2, None]
     assert table.floats("x").to_list() == [0.5, None]
-    assert table.string_lists("names", "|").to_list() == [["a b", "c"], None]
+    assert table.string_lists("names", "|").to_list() == [["a b", "c"], []]
     assert len(table) == 2
 
 

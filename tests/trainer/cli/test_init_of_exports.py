@@ -1,0 +1,85 @@
+"""`init` on tables as shops and other programs export them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.trainer.cli.test_init import MEETINGS, init, write
+from trainer.data.dataset import load_dataset
+from trainer.errors import DataError
+from trainer.recipe import loading
+
+
+def test_a_shop_as_a_shop_exports_it(tmp_path: Path) -> None:
+    """Semicolons, decimal commas, guest orders without a customer, a blank time, lists in cells, blanks around ids."""
+    rows = [
+        (
+            f"o{n}",
+            "" if n % 6 == 0 else user,
+            f"{item} " if n % 5 == 0 else item,
+            f"2026-11-{1 + n // 10:02} 10:00 UTC",
+            "24,90",
+        )
+        for n, (user, item) in enumerate(MEETINGS)
+    ]
+    rows[7] = (*rows[7][:3], "", "3,50")
+    events = write(tmp_path / "orders.csv", ["order_id", "customer_id", "article", "ordered_at", "total"], rows, ";")
+    items = [
+        (f"i{n}", f"Lamp; no. {n}", f"{n},90 €", "kitchen|bath" if n % 2 else "kitchen", f"['red', 'size {n}']")
+        for n in range(12)
+    ]
+    table = write(
+        tmp_path / "articles.csv",
+        ["article", "title", "price", "rooms", "tags"],
+        [tuple(f'"{c}"' for c in r) for r in items],
+        ";",
+    )
+
+    printed, recipe = init(tmp_path, interactions=events, items=table)
+
+    found = recipe["interactions"]
+    assert [found[key] for key in ("user", "item", "time", "missing")] == [
+        "customer_id", "article", "ordered_at", "leave_out"
+    ]  # fmt: skip
+    doubts = " ".join(printed["doubts"])
+    assert "40 of 240 rows have no 'customer_id' (the first is line 2), as guest orders have" in doubts
+    assert "1 of 240 rows have no 'ordered_at' (the first is line 9)" in doubts
+    assert recipe["items"]["attributes"] == {
+        "title": {"column": "title"},
+        "price": {"column": "price", "type": "float"},
+        "rooms": {"column": "rooms", "type": "string_list", "separator": "|"},
+        "tags": {"column": "tags", "type": "string_list"},
+    }
+    data = load_dataset(loading.load(str(tmp_path / "mine.toml")), tmp_path)
+    assert len(data.events) == 199
+    assert len(data.items.ids) == 12
+    assert (data.item_column("price")[1], data.item_column("tags")[1]) == (1.9, ("red", "size 1"))
+    notes = " ".join(data.notes)
+    for part in ("41 of 240 interactions have no user, item or time", "a comma is the decimal", "blanks around ids"):
+        assert part in notes
+
+
+def test_blanks_in_a_column_that_is_not_named_as_an_id_are_told(tmp_path: Path) -> None:
+    rows = [("" if n == 3 else a, b) for n, (a, b) in enumerate(MEETINGS)]
+    events = write(tmp_path / "events.csv", ["left", "right"], rows)
+    with pytest.raises(DataError, match=r"no two columns can be .* 'left' \(1 empty cells\), 'right'"):
+        init(tmp_path, interactions=events)
+
+
+def test_a_folder_of_parquet_parts_is_read(tmp_path: Path) -> None:
+    for name in ("events", "events.parquet"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for part in range(2):
+            half = MEETINGS[part::2]
+            pl.DataFrame({"user_id": [u for u, _ in half], "item_id": [i for _, i in half]}).write_parquet(
+                folder / f"part-{part}.parquet"
+            )
+        init(tmp_path / name, interactions=folder)
+        assert len(load_dataset(loading.load(str(folder / "mine.toml")), folder).events) == 240
+    (tmp_path / "days" / "day=1").mkdir(parents=True)
+    with pytest.raises(DataError, match="a folder of folders such as day=1"):
+        init(tmp_path, interactions=tmp_path / "days")
