@@ -183,15 +183,23 @@ def _compare_range(column: Column, bounds: pb.Range, path: str) -> Comparison:
     """Returns the comparison of numbers with a range, both bounds included."""
     if not isinstance(column, IntColumn | FloatColumn):
         raise invalid(f"{path}.attribute", f"{bounds.attribute} is of type {column.type}, expected int or float")
-    if not (bounds.HasField("min") or bounds.HasField("max")):
+    has_min, has_max = bounds.HasField("min"), bounds.HasField("max")
+    has_min_int, has_max_int = bounds.HasField("min_int"), bounds.HasField("max_int")
+    if not (has_min or has_max or has_min_int or has_max_int):
         raise invalid(path, "neither min nor max, expected at least one")
-    low = bounds.min if bounds.HasField("min") else -math.inf
-    high = bounds.max if bounds.HasField("max") else math.inf
+    if (has_min and has_min_int) or (has_max and has_max_int):
+        name = "min" if has_min and has_min_int else "max"
+        raise invalid(path, f"{name} and {name}_int, expected one of them")
+    low = bounds.min if has_min else bounds.min_int if has_min_int else -math.inf
+    high = bounds.max if has_max else bounds.max_int if has_max_int else math.inf
     if math.isnan(low) or math.isnan(high):
         raise invalid(path, "NaN, expected a number")
     numbers = column.numbers
     if isinstance(column, FloatColumn):
-        return Comparison(lambda start, end: (numbers[start:end] >= low) & (numbers[start:end] <= high))
+        # The nearest float64 inside of the range, where a whole number has none of its own.
+        least = float(low) if float(low) >= low else math.nextafter(float(low), math.inf)
+        most = float(high) if float(high) <= high else math.nextafter(float(high), -math.inf)
+        return Comparison(lambda start, end: (numbers[start:end] >= least) & (numbers[start:end] <= most))
     # Compared as integers: int64 converted to float64 would be inexact beyond 2**53.
     smallest = _INT64.min if low <= _INT64.min else _INT64.max + 1 if low > _INT64.max else math.ceil(low)
     largest = _INT64.max if high >= _INT64.max else _INT64.min - 1 if high < _INT64.min else math.floor(high)

@@ -16,6 +16,9 @@ from two_tower_client.errors import InvalidRequest
 Filter = ann_pb2.Filter
 Value = str | int | float
 
+_LARGEST_EXACT = 2**53
+"""Largest whole number up to which a double holds every one exactly."""
+
 
 def equals(attribute: str, value: Value) -> Filter:
     """Returns the condition that the attribute equals `value` or, for a list attribute, contains it.
@@ -50,13 +53,23 @@ def in_range(attribute: str, *, min: float | None = None, max: float | None = No
         max: Largest value that matches. Default: no upper bound.
 
     Raises:
-        InvalidRequest: If both bounds are None, or one of them is NaN.
+        InvalidRequest: If both bounds are None, or one of them is NaN or an int of more than 64 bits.
     """
     if min is None and max is None:
         raise InvalidRequest.in_field(attribute, "in_range takes `min`, `max` or both, got neither")
-    if any(bound is not None and math.isnan(bound) for bound in (min, max)):
-        raise InvalidRequest.in_field(attribute, "a bound is NaN, expected a number")
-    return Filter(range=ann_pb2.Range(attribute=attribute, min=min, max=max))
+    condition = ann_pb2.Range(attribute=attribute)
+    for name, bound in (("min", min), ("max", max)):
+        if bound is None:
+            continue
+        if math.isnan(bound):
+            raise InvalidRequest.in_field(attribute, "a bound is NaN, expected a number")
+        if isinstance(bound, Integral) and abs(int(bound)) > _LARGEST_EXACT:  # a double would round it
+            if not -(2**63) <= int(bound) < 2**63:
+                raise InvalidRequest.in_field(attribute, f"{bound} does not fit 64 bits")
+            setattr(condition, f"{name}_int", int(bound))
+        else:
+            setattr(condition, name, float(bound))
+    return Filter(range=condition)
 
 
 def all_of(*filters: Filter) -> Filter:

@@ -60,6 +60,10 @@ def between(name: str, low: float | None, high: float | None) -> pb.Filter:
     return pb.Filter(range=pb.Range(attribute=name, min=low, max=high))
 
 
+def between_ints(name: str, low: int | None, high: int | None) -> pb.Filter:
+    return pb.Filter(range=pb.Range(attribute=name, min_int=low, max_int=high))
+
+
 def no(condition: pb.Filter) -> pb.Filter:
     return pb.Filter(**{"not": condition})
 
@@ -79,7 +83,8 @@ def evaluate(condition: pb.Filter, row: dict[str, Any]) -> bool:
     if value is None:
         return False
     if kind == "range":
-        return (not part.HasField("min") or part.min <= value) and (not part.HasField("max") or value <= part.max)
+        low, high = ([getattr(part, n) for n in (name, f"{name}_int") if part.HasField(n)] for name in ("min", "max"))
+        return all(bound <= value for bound in low) and all(value <= bound for bound in high)
     wanted = [getattr(v, v.WhichOneof("kind")) for v in ([part.value] if kind == "equals" else part.values)]
     return any(each in wanted for each in (value if isinstance(value, list) else [value]))
 
@@ -97,6 +102,8 @@ leaves = st.one_of(
     st.builds(lambda values: within("price", *values), st.lists(floats | ints, min_size=1, max_size=4)),
     st.builds(between, st.sampled_from(["year", "price"]), bounds, st.none() | bounds),
     st.builds(between, st.sampled_from(["year", "price"]), st.none(), bounds),
+    st.builds(between_ints, st.sampled_from(["year", "price"]), ints, st.none() | ints),
+    st.builds(between_ints, st.sampled_from(["year", "price"]), st.none(), ints),
 )
 conditions = st.recursive(
     leaves,
@@ -167,3 +174,18 @@ def test_sixteen_levels_and_a_thousand_conditions_are_the_limit() -> None:
     assert matched(pb.Filter(any_of=pb.Filters(filters=many))) == [0, 3]
     with pytest.raises(InvalidRequest, match="1000 conditions"):
         match(TABLE, BitsetCache(0), pb.Filter(any_of=pb.Filters(filters=[*many, many[0]])), "f")
+
+
+def test_whole_bounds_are_exact_beyond_what_a_double_holds() -> None:
+    assert matched(between_ints("year", BIG, BIG)) == [1]
+    assert matched(between_ints("year", BIG + 1, 2**63 - 1)) == [4]
+    assert matched(between_ints("year", BIG + 1, BIG + 5)) == []
+    assert matched(between_ints("price", BIG, BIG + 5)) == []  # the price is one less
+    assert matched(between_ints("price", BIG - 1, BIG)) == [1]
+
+
+@pytest.mark.parametrize("name", ["min", "max"])
+def test_a_bound_is_set_in_one_way(name: str) -> None:
+    condition = pb.Filter(range=pb.Range(**{"attribute": "year", name: 1.0, f"{name}_int": 1}))
+    with pytest.raises(InvalidRequest, match=f"{name} and {name}_int, expected one of them"):
+        matched(condition)

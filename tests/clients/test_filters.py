@@ -26,6 +26,10 @@ def test_comparisons() -> None:
     assert equals("price", 0.5) == message('equals { attribute: "price" value { float_value: 0.5 } }')
     assert is_in("year", (1, 2)) == message('in { attribute: "year" values { int_value: 1 } values { int_value: 2 } }')
     assert in_range("year", min=0) == message('range { attribute: "year" min: 0 }')
+    sku = 2**53 + 1
+    assert in_range("sku", min=sku, max=2**53) == message(
+        'range { attribute: "sku" min_int: 9007199254740993 max: 9007199254740992 }'
+    )
     assert in_range("year", min=1, max=2) == message('range { attribute: "year" min: 1 max: 2 }')
 
 
@@ -47,6 +51,7 @@ def test_combinations() -> None:
         lambda: is_in("genres", "Comedy"),
         lambda: in_range("year"),
         lambda: in_range("year", min=float("nan")),
+        lambda: in_range("year", min=2**63),
         lambda: all_of(),
         lambda: any_of(),
     ],

@@ -61,9 +61,9 @@ def parse_condition(text: str, attributes: Mapping[str, ann_pb2.AttributeType.Va
             "--where", f"items have no attribute {name!r}; there are {', '.join(sorted(attributes)) or 'none'}"
         )
     if operator == ">=":
-        return in_range(name, min=_parse_number(text, value))
+        return in_range(name, min=_parse_bound(text, value))
     if operator == "<=":
-        return in_range(name, max=_parse_number(text, value))
+        return in_range(name, max=_parse_bound(text, value))
     condition = equals(name, _parse_attribute_value(text, value, attributes[name]))
     return condition if operator == "=" else not_(condition)
 
@@ -100,6 +100,11 @@ def _parse_attribute_value(text: str, value: str, value_type: ann_pb2.AttributeT
                 "--where", f"{text!r}: {value!r} is not a whole number, which the attribute requires"
             ) from error
     return _parse_number(text, value) if value_type == ann_pb2.ATTRIBUTE_TYPE_FLOAT else value
+
+
+def _parse_bound(text: str, value: str) -> float:
+    """Returns the bound of a range, whole numbers exact."""
+    return int(value) if re.fullmatch(r"[+-]?\d{1,20}", value) else _parse_number(text, value)
 
 
 def _parse_number(text: str, value: str) -> float:

@@ -80,6 +80,7 @@ ATTRIBUTES = {
         ("year=1990", equals("year", 1990)),
         ("year>=1990", in_range("year", min=1990)),
         ("price<=9.5", in_range("price", max=9.5)),
+        ("year>=9007199254740993", in_range("year", min=2**53 + 1)),
         ("price=9", equals("price", 9.0)),
         ("genres=>=", equals("genres", ">=")),
     ],

@@ -440,31 +440,48 @@ class Range(_message.Message):
     ATTRIBUTE_FIELD_NUMBER: _builtins.int
     MIN_FIELD_NUMBER: _builtins.int
     MAX_FIELD_NUMBER: _builtins.int
+    MIN_INT_FIELD_NUMBER: _builtins.int
+    MAX_INT_FIELD_NUMBER: _builtins.int
     attribute: _builtins.str
     """Name of the attribute, of type ATTRIBUTE_TYPE_INT or ATTRIBUTE_TYPE_FLOAT. Required."""
     min: _builtins.float
     """Smallest value that matches, in the unit of the attribute. Default (unset): no lower bound."""
     max: _builtins.float
     """Largest value that matches, in the unit of the attribute. Default (unset): no upper bound."""
+    min_int: _builtins.int
+    """The smallest and the largest value as whole numbers, which are exact beyond 2^53, where a double is not: for
+    identifiers and nanoseconds. Set each bound in one way only.
+    """
+    max_int: _builtins.int
     def __init__(
         self,
         *,
         attribute: _builtins.str = ...,
         min: _builtins.float | None = ...,
         max: _builtins.float | None = ...,
+        min_int: _builtins.int | None = ...,
+        max_int: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "max", b"max", "min", b"min"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_max_int", b"_max_int", "_min", b"_min", "_min_int", b"_min_int", "max", b"max", "max_int", b"max_int", "min", b"min", "min_int", b"min_int"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "attribute", b"attribute", "max", b"max", "min", b"min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_max_int", b"_max_int", "_min", b"_min", "_min_int", b"_min_int", "attribute", b"attribute", "max", b"max", "max_int", b"max_int", "min", b"min", "min_int", b"min_int"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
     _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
+    _WhichOneofReturnType__max_int: _TypeAlias = _typing.Literal["max_int"]  # noqa: Y015
+    _WhichOneofArgType__max_int: _TypeAlias = _typing.Literal["_max_int", b"_max_int"]  # noqa: Y015
     _WhichOneofReturnType__min: _TypeAlias = _typing.Literal["min"]  # noqa: Y015
     _WhichOneofArgType__min: _TypeAlias = _typing.Literal["_min", b"_min"]  # noqa: Y015
+    _WhichOneofReturnType__min_int: _TypeAlias = _typing.Literal["min_int"]  # noqa: Y015
+    _WhichOneofArgType__min_int: _TypeAlias = _typing.Literal["_min_int", b"_min_int"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max) -> _WhichOneofReturnType__max | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_int) -> _WhichOneofReturnType__max_int | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min) -> _WhichOneofReturnType__min | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_int) -> _WhichOneofReturnType__min_int | None: ...
 
 Global___Range: _TypeAlias = Range  # noqa: Y015
 
