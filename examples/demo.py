@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,12 +29,16 @@ def main() -> int:
         "--clients", type=int, default=4, help="client threads that send requests during the swap (default: 4)"
     )
     parser.add_argument("--rate", type=float, default=40.0, help="requests per second of all clients (default: 40)")
-    parser.add_argument("--keep", type=Path, help="leave store, runs and logs in this folder (default: remove them)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/demo"), help="folder for store, runs and logs, emptied first"
+    )
     arguments = parser.parse_args()
     if min(arguments.epochs, arguments.clients) < 1 or not arguments.rate > 0:
         parser.error("--epochs and --clients take a number of at least 1, --rate a positive one")
-    with tempfile.TemporaryDirectory(prefix="two-tower-demo-") as temporary:
-        return run(arguments.keep or Path(temporary), arguments.epochs, arguments.clients, arguments.rate)
+    if arguments.folder.exists() and not (arguments.folder / "store").is_dir() and any(arguments.folder.iterdir()):
+        parser.error(f"{arguments.folder} holds other things than an earlier demo; name another folder")
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    return run(arguments.folder, arguments.epochs, arguments.clients, arguments.rate)
 
 
 def run(folder: Path, epochs: int, clients: int, rate: float) -> int:
@@ -84,10 +88,10 @@ def run(folder: Path, epochs: int, clients: int, rate: float) -> int:
     print(f"sent {tally.sent:,}, failed {tally.failed}, mixed {tally.mixed}")
     print("\nNext")
     print(
-        "make serve STORE=store                 both services on ports 50051 and 50052, after\n"
-        "  .venv/bin/python -m trainer train movielens_100k --store store --promote\n"
+        f"make serve STORE={store.root}    both services with these bundles, on ports 50051 and 50052\n"
         ".venv/bin/two-tower retrieve --feature history=50,181 --feature age=24 --k 10 --attribute title\n"
-        "README.md, 'Your own data'             a recipe for your tables"
+        "                                    while they run, from another shell\n"
+        "README.md, 'Your own data'          a recipe for your tables"
     )
     return 0 if tally.sent and not tally.failed and not tally.mixed else 1
 

@@ -62,11 +62,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shop_pair(shop: Path) -> Iterator[Pair]:
-    command = [sys.executable, "-m", "trainer", "train", "shop/shop.toml", "--store", "store", "--promote"]
+    command = [sys.executable, "-m", "trainer", "train", "shop/shop.toml", "--store", "shop/store", "--promote"]
     assert " ".join(command[1:]) in README
     done = run([*command, "--epochs", "6"], shop.parent)  # enough for so clear a taste
     assert done.returncode == 0, done.stderr
-    with Pair(shop.parent / "store", shop.parent / "logs") as pair:
+    with Pair(shop / "store", shop.parent / "logs") as pair:
         yield pair
 
 

@@ -63,8 +63,6 @@ def fit_and_choose(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder {folder}: {error}") from error
-    if (folder / CHECKPOINT).exists() and not resume:
-        progress.note(f"note: {folder} holds a checkpoint, which is replaced; --resume would go on from it.")
     try:
         if refit_only:
             best_epochs = [recipe.training.epochs] * recipe.training.ensemble_size

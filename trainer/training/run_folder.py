@@ -35,6 +35,8 @@ def claimed(folder: Path | None, name: str, *, resume: bool) -> Generator[Path]:
         RunError: The folder cannot be written, another training writes to it, it holds a finished run, or no checkpoint
             although `resume` is true.
     """
+    if folder is not None:
+        check_run_folder(folder, resume=resume)  # makes no folder in vain
     try:
         claimed_folder = _new_folder(Path("runs"), name) if folder is None else folder
         claimed_folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +65,7 @@ def check_run_folder(folder: Path, *, resume: bool) -> None:
         resume: Whether the training continues from a checkpoint in the folder.
 
     Raises:
-        RunError: The folder holds a finished run, or no checkpoint although `resume` is true.
+        RunError: The folder holds a finished run or a stopped one, or no checkpoint although `resume` is true.
     """
     if resume and not (folder / CHECKPOINT).exists():
         raise RunError(f"{folder} holds no checkpoint to resume from; start without --resume")
@@ -72,6 +74,8 @@ def check_run_folder(folder: Path, *, resume: bool) -> None:
             f"{folder} holds a finished run; name another folder with --run, or remove this one; to make a bundle of "
             f"it: python -m trainer publish {folder} --store STORE"
         )
+    if not resume and (folder / CHECKPOINT).exists():
+        raise RunError(f"{folder} holds a stopped training: go on with --resume, or name another folder with --run")
 
 
 def _new_folder(parent: Path, name: str) -> Path:

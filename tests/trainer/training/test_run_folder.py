@@ -58,6 +58,16 @@ def test_a_finished_run_is_not_overwritten() -> None:
         claimed(finished, "", resume=False).__enter__()
 
 
+def test_a_stopped_training_is_not_overwritten() -> None:
+    stopped = Path("stopped")
+    stopped.mkdir()
+    (stopped / "checkpoint.npz").touch()
+    with pytest.raises(RunError, match="holds a stopped training: go on with --resume"):
+        claimed(stopped, "", resume=False).__enter__()
+    with claimed(stopped, "", resume=True) as folder:
+        assert folder == stopped
+
+
 def test_a_folder_that_cannot_be_made_is_named() -> None:
     Path("file").touch()
     with pytest.raises(RunError, match="cannot make the folder file/run"):
