@@ -449,10 +449,11 @@ class Range(_message.Message):
     max: _builtins.float
     """Largest value that matches, in the unit of the attribute. Default (unset): no upper bound."""
     min_int: _builtins.int
-    """The smallest and the largest value as whole numbers, which are exact beyond 2^53, where a double is not: for
-    identifiers and nanoseconds. Set each bound in one way only.
+    """Smallest value that matches, as a whole number: exact beyond 2^53, where a double is not, as for identifiers and
+    nanoseconds. Excludes `min`. Default (unset): no lower bound.
     """
     max_int: _builtins.int
+    """Largest value that matches, as a whole number, like `min_int`. Excludes `max`. Default (unset): no upper bound."""
     def __init__(
         self,
         *,
