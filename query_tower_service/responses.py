@@ -15,13 +15,19 @@ from two_tower.query.v1 import query_tower_service_pb2 as pb
 _PACKED_FLOAT = np.dtype("<f4")
 
 
-def add(response: pb.EmbedQueriesResponse, embeddings: np.ndarray) -> None:
+def add(response: pb.EmbedQueriesResponse, embeddings: np.ndarray, unknown: np.ndarray | None) -> None:
     """Adds embeddings to a response.
 
     Args:
         response: response to a request.
         embeddings: [n, dimension] float32, one for each of the next n queries, in order.
+        unknown: [n] int64, number of values of each query that the model does not know; None if it knows all.
     """
+    if unknown is not None:
+        missing = len(response.embeddings) - len(response.unknown_values)
+        response.unknown_values.extend([0] * missing + unknown.tolist())
+    elif response.unknown_values:
+        response.unknown_values.extend([0] * len(embeddings))
     head = _packed_head(embeddings.shape[1])
     for values in embeddings.astype(_PACKED_FLOAT, copy=False):
         response.embeddings.add().MergeFromString(head + values.tobytes())

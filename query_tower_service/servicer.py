@@ -70,6 +70,7 @@ class EmbedQueries:
         self._open_bundles = open_bundles
         self._max_batch_size = max_batch_size
         self._batch_size = metrics.batch_size.labels(self.name)
+        self._unknown_values = metrics.unknown_values
         self._query_log = query_log
 
     def is_short(self, call: Call) -> bool:
@@ -99,9 +100,11 @@ class EmbedQueries:
         columns = yield from _parse(model, parts, now_s)
         response = pb.EmbedQueriesResponse(model_version=model.version)
         for part, values in zip(parts, columns, strict=True):
-            responses.add(response, model.tower.embed(values, len(part)))
+            responses.add(response, *model.tower.embed_and_count(values, len(part)))
             if len(parts) > 1:
                 yield
+        if response.unknown_values:
+            self._unknown_values.inc(sum(response.unknown_values))
         if self._query_log is not None:
             self._query_log.record(queries, now_s)
         return response.SerializeToString()

@@ -138,4 +138,4 @@ def to_embeddings(response: query_pb2.EmbedQueriesResponse, query_count: int) ->
             f"the query tower answered {query_count} queries with {len(vectors)} embeddings, expected one for each; "
             "see its log"
         )
-    return Embeddings(vectors, response.model_version)
+    return Embeddings(vectors, response.model_version, tuple(response.unknown_values))

@@ -35,6 +35,8 @@ class Retrieval:
         model_version: The model of the bundle that answered. It embedded the items, and the query if one was
             embedded.
         bundle_version: The bundle that answered.
+        unknown_values: Number of values of the query that are in no vocabulary of the model, such as ids of items that
+            it has never seen. Many of them are a sign of a typo, or of ids of another system.
         fallback_reason: Why these are popular items instead of those for the query: the class of the error and its
             message, as in "Unavailable: localhost:50051 is unavailable; …". Empty if this is not a fallback.
 
@@ -50,6 +52,7 @@ class Retrieval:
     model_version: str
     bundle_version: str
     fallback_reason: str = ""
+    unknown_values: int = 0
 
     @property
     def is_fallback(self) -> bool:
@@ -73,10 +76,13 @@ class Embeddings:
     Attributes:
         vectors: [batch][dim] floats, unit length.
         model_version: The model that made the embeddings. Search with this model only.
+        unknown_values: [batch] number of values of each query that are in no vocabulary of the model; empty if there
+            are none.
     """
 
     vectors: tuple[tuple[float, ...], ...]
     model_version: str
+    unknown_values: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,11 @@ class RetrieveRequest:
             self.retrievals = [replace(each, fallback_reason=self._fallback_reason) for each in answer.retrievals]
             self.step = None
         else:
-            self.retrievals = list(answer.retrievals)
+            unknown = self._embeddings.unknown_values or (0,) * len(answer.retrievals)
+            self.retrievals = [
+                replace(each, unknown_values=count) if count else each
+                for each, count in zip(answer.retrievals, unknown, strict=True)
+            ]
             self._send(Searched(answer.model_version, answer.newest_model_version))
 
     def recovers(self, error: TwoTowerError) -> bool:

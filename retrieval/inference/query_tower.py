@@ -67,4 +67,12 @@ class QueryTower:
         Raises:
             KeyError: the schema has no feature of a column's name.
         """
-        return self._interpreters.run(encode_inputs(self.schema, self._text_encoders, columns, row_count))
+        return self.embed_and_count(columns, row_count)[0]
+
+    def embed_and_count(self, columns: Columns, row_count: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns what `embed` returns, and how many values of each query are in no vocabulary of the tower.
+
+        The numbers are [row_count] int64; None if all values are known.
+        """
+        inputs = encode_inputs(self.schema, self._text_encoders, columns, row_count)
+        return self._interpreters.run(inputs), self.schema.count_unknown(inputs)

@@ -64,6 +64,13 @@ def test_a_batch_is_one_call_to_each(world: World) -> None:
     assert (len(world.query_tower.requests), len(world.ann.requests)) == (1, 1)
 
 
+def test_values_that_the_model_does_not_know_are_counted_for_each_query(world: World) -> None:
+    with Retriever(**world.addresses) as retriever:
+        queries = [{"history": ["east"]}, {"history": ["typo", "east", "typo"]}]
+        assert [each.unknown_values for each in retriever.retrieve_batch(queries)] == [0, 2]
+        assert retriever.retrieve(queries[0]).unknown_values == 0
+
+
 def test_lexical_ranking_needs_no_query_tower(world: World) -> None:
     with Retriever(**world.addresses) as retriever:
         assert retriever.retrieve({"age": 0}, text="east", ranking="lexical").item_ids == ("northeast", "east")

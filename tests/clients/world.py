@@ -143,11 +143,14 @@ class ScriptedQueryTower(Scripted, query_grpc.QueryTowerServiceServicer):
         if model not in self.models:
             self.refuse_model(context)
         response = query_pb2.EmbedQueriesResponse(model_version=model)
+        self.unknown: list[int] = []
         for query in request.queries:
             age = query.features["age"]
             angle = math.radians((list(age.floats.values) + list(age.ints.values) or [0])[0])
             values = [math.cos(angle), math.sin(angle)]
+            self.unknown.append(len([value for value in query.features["history"].strings.values if value == "typo"]))
             response.embeddings.add(values=values if model == "m1" else values[::-1])
+        response.unknown_values.extend(self.unknown if any(self.unknown) else [])
         return response
 
     def GetServingStatus(self, request, context):

@@ -10,7 +10,7 @@ from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 def _response(embeddings: np.ndarray) -> pb.EmbedQueriesResponse:
     response = pb.EmbedQueriesResponse(model_version="m1")
-    add(response, embeddings)
+    add(response, embeddings, None)
     return response
 
 

@@ -79,6 +79,16 @@ def test_empty_list_means_missing(world: tuple[Running, Manifest]) -> None:
     np.testing.assert_array_equal(embeddings(embed(world[0], empty)), embeddings(embed(world[0], pb.Query())))
 
 
+def test_values_that_the_model_does_not_know_are_counted(world: tuple[Running, Manifest]) -> None:
+    known, wrong = query_of("watched", strings=["i1", "i2"]), query_of("watched", strings=["i1", "typo", "other"])
+    gender = query_of("gender", strings=["zz"])
+    assert list(embed(world[0], known, pb.Query()).unknown_values) == []
+    assert list(embed(world[0], wrong).unknown_values) == [2]
+    assert list(embed(world[0], known, wrong, gender, known).unknown_values) == [0, 2, 1, 0]
+    many = [known] * 40 + [wrong] + [known] * 9  # several steps
+    assert list(embed(world[0], *many).unknown_values) == [0] * 40 + [2] + [0] * 9
+
+
 def test_ints_are_accepted_for_floats(world: tuple[Running, Manifest]) -> None:
     ints, floats = query_of("age", ints=[30]), query_of("age", floats=[30.0])
     np.testing.assert_array_equal(embeddings(embed(world[0], ints)), embeddings(embed(world[0], floats)))

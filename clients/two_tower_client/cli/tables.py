@@ -36,6 +36,10 @@ def retrieval_to_table(retrieval: Retrieval) -> str:
     ]
     versions = f"model {retrieval.model_version}, bundle {retrieval.bundle_version}"
     lines = [to_table(header, rows), "", to_line(versions)]
+    if retrieval.unknown_values:
+        lines.append(
+            f"! the model does not know {retrieval.unknown_values} of the values of --feature: a typo, or new?"
+        )
     if retrieval.is_fallback:
         lines.append(to_line(f"! fallback: popular items, because of {retrieval.fallback_reason}"))
     return "\n".join(lines)
@@ -45,8 +49,10 @@ def retrieval_to_json(retrieval: Retrieval) -> str:
     """Returns the versions, the reason of a fallback if it is one, and the items as JSON."""
     items = [{"item_id": hit.item_id, "score": hit.score, "attributes": dict(hit.attributes)} for hit in retrieval]
     versions = {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version}
-    fallback = {"fallback_reason": retrieval.fallback_reason} if retrieval.is_fallback else {}
-    return to_json({**versions, **fallback, "items": items})
+    notes: dict[str, Any] = {"unknown_values": retrieval.unknown_values} if retrieval.unknown_values else {}
+    if retrieval.is_fallback:
+        notes["fallback_reason"] = retrieval.fallback_reason
+    return to_json({**versions, **notes, "items": items})
 
 
 def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms: int) -> str:

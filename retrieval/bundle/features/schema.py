@@ -28,7 +28,7 @@ from retrieval.bundle.features.event_kinds import (
 from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical, Numeric
 from retrieval.bundle.features.single_row import row_encoder
 from retrieval.bundle.features.text import Text, TextEncoders, TextEncoderSpec
-from retrieval.bundle.features.vocabulary import Hashing, Vocabulary
+from retrieval.bundle.features.vocabulary import OUT_OF_VOCABULARY, Hashing, Vocabulary
 from retrieval.bundle.layout import VOCABULARIES
 
 InputFeature = (
@@ -137,6 +137,25 @@ class FeatureSchema:
         for name, encode in self._time_encoders.items():
             inputs[name] = encode(columns.get(name, absent), columns.get(REQUEST_TIME, absent))
         return inputs
+
+    def count_unknown(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Returns how many values of each row are in no vocabulary: [row_count] int64; None if all are known.
+
+        Args:
+            inputs: what `encode` returned.
+        """
+        counts: np.ndarray | None = None
+        for name in self._with_vocabulary:
+            unknown = inputs[name] == OUT_OF_VOCABULARY
+            if unknown.any():
+                of_rows = unknown.reshape(len(unknown), -1).sum(axis=1)
+                counts = of_rows if counts is None else counts + of_rows
+        return counts
+
+    @cached_property
+    def _with_vocabulary(self) -> tuple[str, ...]:
+        """Names of the features whose values are looked up in a vocabulary."""
+        return tuple(feature.name for feature in self.inputs if feature.vocabulary)
 
     @cached_property
     def _encoders(self) -> Mapping[str, Callable[[Sequence[Any]], np.ndarray]]:

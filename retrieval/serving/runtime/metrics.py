@@ -51,6 +51,9 @@ class Metrics:
         self.batch_size = Histogram(
             "two_tower_batch_size", "Queries or searches a call.", ["method"], buckets=_BATCH_BUCKETS, registry=registry
         )
+        self.unknown_values = Counter(
+            "two_tower_unknown_values", "Values of queries that are in no vocabulary of the model.", registry=registry
+        )
         self.batched_searches = Counter(
             "two_tower_batched_searches", "Searches that ran in one batch with those of other calls.", registry=registry
         )

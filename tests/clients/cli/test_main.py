@@ -42,6 +42,13 @@ def test_retrieve_prints_a_table(world: World, capsys: Output) -> None:
     assert list(features["history"].strings.values) == ["50", "181"]
 
 
+def test_retrieve_says_what_the_model_does_not_know(world: World, capsys: Output) -> None:
+    assert main(["retrieve", *world.flags, "--feature", "history=typo,east"]) == 0
+    assert "! the model does not know 1 of the values of --feature: a typo, or new?" in capsys.readouterr().out
+    assert main(["retrieve", *world.flags, "--feature", "history=typo,east", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown_values"] == 1
+
+
 def test_retrieve_prints_json(world: World, capsys: Output) -> None:
     assert main(["retrieve", *world.flags, "--k", "1", "--attribute", "year", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,two_tower/query/v1/query_tower_service.proto\x12\x12two_tower.query.v1\"X\n\x13\x45mbedQueriesRequest\x12*\n\x07queries\x18\x01 \x03(\x0b\x32\x19.two_tower.query.v1.Query\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\x96\x01\n\x05Query\x12\x39\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\'.two_tower.query.v1.Query.FeaturesEntry\x1aR\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.two_tower.query.v1.FeatureValues:\x02\x38\x01\"\xa8\x01\n\rFeatureValues\x12\x31\n\x07strings\x18\x01 \x01(\x0b\x32\x1e.two_tower.query.v1.StringListH\x00\x12+\n\x04ints\x18\x02 \x01(\x0b\x32\x1b.two_tower.query.v1.IntListH\x00\x12/\n\x06\x66loats\x18\x03 \x01(\x0b\x32\x1d.two_tower.query.v1.FloatListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x19\n\x07IntList\x12\x0e\n\x06values\x18\x01 \x03(\x03\"\x1b\n\tFloatList\x12\x0e\n\x06values\x18\x01 \x03(\x01\"q\n\x14\x45mbedQueriesResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.two_tower.query.v1.Embedding\x12\x15\n\rmodel_version\x18\x02 \x01(\tJ\x04\x08\x03\x10\x04R\tinterests\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x19\n\x17GetServingStatusRequest\"\x97\x02\n\x18GetServingStatusResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.two_tower.query.v1.OpenModel\x12\x1c\n\x14newest_model_version\x18\x02 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x03 \x01(\x05\x12\x33\n\x08problems\x18\x04 \x03(\x0b\x32!.two_tower.query.v1.BundleProblem\x12\x1b\n\x13live_bundle_version\x18\x05 \x01(\t\x12\x1e\n\x16loading_bundle_version\x18\x06 \x01(\t\x12\x0e\n\x06worker\x18\x07 \x01(\x05\x12\x14\n\x0cworker_count\x18\x08 \x01(\x05\"\xa3\x01\n\tOpenModel\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12-\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x1b.two_tower.query.v1.Feature\x12\x14\n\x0copened_at_ms\x18\x05 \x01(\x03J\x04\x08\x06\x10\x07R\tinterests\"\xb3\x01\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.two_tower.query.v1.FeatureKind\x12\x31\n\nvalue_type\x18\x03 \x01(\x0e\x32\x1d.two_tower.query.v1.ValueType\x12\x12\n\nmax_values\x18\x04 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x0f\n\x07history\x18\x06 \x01(\t\"]\n\rBundleProblem\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t\x12\x0c\n\x04gate\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x15\n\rrefused_at_ms\x18\x04 \x01(\x03*\xcf\x01\n\x0b\x46\x65\x61tureKind\x12\x1c\n\x18\x46\x45\x41TURE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x45\x41TURE_KIND_CATEGORICAL\x10\x01\x12\x18\n\x14\x46\x45\x41TURE_KIND_NUMERIC\x10\x02\x12\x18\n\x14\x46\x45\x41TURE_KIND_HISTORY\x10\x03\x12\"\n\x1e\x46\x45\x41TURE_KIND_MULTI_CATEGORICAL\x10\x04\x12\x15\n\x11\x46\x45\x41TURE_KIND_TEXT\x10\x05\x12\x15\n\x11\x46\x45\x41TURE_KIND_TIME\x10\x06*h\n\tValueType\x12\x1a\n\x16VALUE_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11VALUE_TYPE_STRING\x10\x01\x12\x12\n\x0eVALUE_TYPE_INT\x10\x02\x12\x14\n\x10VALUE_TYPE_FLOAT\x10\x03\x32\xe5\x01\n\x11QueryTowerService\x12\x61\n\x0c\x45mbedQueries\x12\'.two_tower.query.v1.EmbedQueriesRequest\x1a(.two_tower.query.v1.EmbedQueriesResponse\x12m\n\x10GetServingStatus\x12+.two_tower.query.v1.GetServingStatusRequest\x1a,.two_tower.query.v1.GetServingStatusResponseB0\n\x11twotower.query.v1P\x01Z\x19twotower/query/v1;queryv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,two_tower/query/v1/query_tower_service.proto\x12\x12two_tower.query.v1\"X\n\x13\x45mbedQueriesRequest\x12*\n\x07queries\x18\x01 \x03(\x0b\x32\x19.two_tower.query.v1.Query\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\x96\x01\n\x05Query\x12\x39\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\'.two_tower.query.v1.Query.FeaturesEntry\x1aR\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.two_tower.query.v1.FeatureValues:\x02\x38\x01\"\xa8\x01\n\rFeatureValues\x12\x31\n\x07strings\x18\x01 \x01(\x0b\x32\x1e.two_tower.query.v1.StringListH\x00\x12+\n\x04ints\x18\x02 \x01(\x0b\x32\x1b.two_tower.query.v1.IntListH\x00\x12/\n\x06\x66loats\x18\x03 \x01(\x0b\x32\x1d.two_tower.query.v1.FloatListH\x00\x42\x06\n\x04kind\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x19\n\x07IntList\x12\x0e\n\x06values\x18\x01 \x03(\x03\"\x1b\n\tFloatList\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\x89\x01\n\x14\x45mbedQueriesResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.two_tower.query.v1.Embedding\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x16\n\x0eunknown_values\x18\x04 \x03(\rJ\x04\x08\x03\x10\x04R\tinterests\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x19\n\x17GetServingStatusRequest\"\x97\x02\n\x18GetServingStatusResponse\x12-\n\x06models\x18\x01 \x03(\x0b\x32\x1d.two_tower.query.v1.OpenModel\x12\x1c\n\x14newest_model_version\x18\x02 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x03 \x01(\x05\x12\x33\n\x08problems\x18\x04 \x03(\x0b\x32!.two_tower.query.v1.BundleProblem\x12\x1b\n\x13live_bundle_version\x18\x05 \x01(\t\x12\x1e\n\x16loading_bundle_version\x18\x06 \x01(\t\x12\x0e\n\x06worker\x18\x07 \x01(\x05\x12\x14\n\x0cworker_count\x18\x08 \x01(\x05\"\xa3\x01\n\tOpenModel\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\x05\x12-\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x1b.two_tower.query.v1.Feature\x12\x14\n\x0copened_at_ms\x18\x05 \x01(\x03J\x04\x08\x06\x10\x07R\tinterests\"\xb3\x01\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.two_tower.query.v1.FeatureKind\x12\x31\n\nvalue_type\x18\x03 \x01(\x0e\x32\x1d.two_tower.query.v1.ValueType\x12\x12\n\nmax_values\x18\x04 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\x0f\n\x07history\x18\x06 \x01(\t\"]\n\rBundleProblem\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t\x12\x0c\n\x04gate\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x15\n\rrefused_at_ms\x18\x04 \x01(\x03*\xcf\x01\n\x0b\x46\x65\x61tureKind\x12\x1c\n\x18\x46\x45\x41TURE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x45\x41TURE_KIND_CATEGORICAL\x10\x01\x12\x18\n\x14\x46\x45\x41TURE_KIND_NUMERIC\x10\x02\x12\x18\n\x14\x46\x45\x41TURE_KIND_HISTORY\x10\x03\x12\"\n\x1e\x46\x45\x41TURE_KIND_MULTI_CATEGORICAL\x10\x04\x12\x15\n\x11\x46\x45\x41TURE_KIND_TEXT\x10\x05\x12\x15\n\x11\x46\x45\x41TURE_KIND_TIME\x10\x06*h\n\tValueType\x12\x1a\n\x16VALUE_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11VALUE_TYPE_STRING\x10\x01\x12\x12\n\x0eVALUE_TYPE_INT\x10\x02\x12\x14\n\x10VALUE_TYPE_FLOAT\x10\x03\x32\xe5\x01\n\x11QueryTowerService\x12\x61\n\x0c\x45mbedQueries\x12\'.two_tower.query.v1.EmbedQueriesRequest\x1a(.two_tower.query.v1.EmbedQueriesResponse\x12m\n\x10GetServingStatus\x12+.two_tower.query.v1.GetServingStatusRequest\x1a,.two_tower.query.v1.GetServingStatusResponseB0\n\x11twotower.query.v1P\x01Z\x19twotower/query/v1;queryv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\021twotower.query.v1P\001Z\031twotower/query/v1;queryv1'
   _globals['_QUERY_FEATURESENTRY']._loaded_options = None
   _globals['_QUERY_FEATURESENTRY']._serialized_options = b'8\001'
-  _globals['_FEATUREKIND']._serialized_start=1465
-  _globals['_FEATUREKIND']._serialized_end=1672
-  _globals['_VALUETYPE']._serialized_start=1674
-  _globals['_VALUETYPE']._serialized_end=1778
+  _globals['_FEATUREKIND']._serialized_start=1490
+  _globals['_FEATUREKIND']._serialized_end=1697
+  _globals['_VALUETYPE']._serialized_start=1699
+  _globals['_VALUETYPE']._serialized_end=1803
   _globals['_EMBEDQUERIESREQUEST']._serialized_start=68
   _globals['_EMBEDQUERIESREQUEST']._serialized_end=156
   _globals['_QUERY']._serialized_start=159
@@ -52,20 +52,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTLIST']._serialized_end=537
   _globals['_FLOATLIST']._serialized_start=539
   _globals['_FLOATLIST']._serialized_end=566
-  _globals['_EMBEDQUERIESRESPONSE']._serialized_start=568
-  _globals['_EMBEDQUERIESRESPONSE']._serialized_end=681
-  _globals['_EMBEDDING']._serialized_start=683
-  _globals['_EMBEDDING']._serialized_end=710
-  _globals['_GETSERVINGSTATUSREQUEST']._serialized_start=712
-  _globals['_GETSERVINGSTATUSREQUEST']._serialized_end=737
-  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_start=740
-  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_end=1019
-  _globals['_OPENMODEL']._serialized_start=1022
-  _globals['_OPENMODEL']._serialized_end=1185
-  _globals['_FEATURE']._serialized_start=1188
-  _globals['_FEATURE']._serialized_end=1367
-  _globals['_BUNDLEPROBLEM']._serialized_start=1369
-  _globals['_BUNDLEPROBLEM']._serialized_end=1462
-  _globals['_QUERYTOWERSERVICE']._serialized_start=1781
-  _globals['_QUERYTOWERSERVICE']._serialized_end=2010
+  _globals['_EMBEDQUERIESRESPONSE']._serialized_start=569
+  _globals['_EMBEDQUERIESRESPONSE']._serialized_end=706
+  _globals['_EMBEDDING']._serialized_start=708
+  _globals['_EMBEDDING']._serialized_end=735
+  _globals['_GETSERVINGSTATUSREQUEST']._serialized_start=737
+  _globals['_GETSERVINGSTATUSREQUEST']._serialized_end=762
+  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_start=765
+  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_end=1044
+  _globals['_OPENMODEL']._serialized_start=1047
+  _globals['_OPENMODEL']._serialized_end=1210
+  _globals['_FEATURE']._serialized_start=1213
+  _globals['_FEATURE']._serialized_end=1392
+  _globals['_BUNDLEPROBLEM']._serialized_start=1394
+  _globals['_BUNDLEPROBLEM']._serialized_end=1487
+  _globals['_QUERYTOWERSERVICE']._serialized_start=1806
+  _globals['_QUERYTOWERSERVICE']._serialized_end=2035
 # @@protoc_insertion_point(module_scope)

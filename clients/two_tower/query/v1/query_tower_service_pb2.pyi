@@ -298,21 +298,30 @@ class EmbedQueriesResponse(_message.Message):
 
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    UNKNOWN_VALUES_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """Model that made the embeddings. Send it to SearchItems with them."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """[batch] embeddings, one for each query, in the order of the request."""
 
+    @_builtins.property
+    def unknown_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """[batch] number of values of each query that are in no vocabulary of the model, such as ids of items that it has never
+        seen. They change its embedding little or not at all. Empty if there are none. Many of them are a sign of a typo, or
+        of ids of another system.
+        """
+
     def __init__(
         self,
         *,
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         model_version: _builtins.str = ...,
+        unknown_values: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model_version", b"model_version", "unknown_values", b"unknown_values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
