@@ -36,7 +36,17 @@ def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bo
         force: whether to promote the bundle even if it fails publish gates.
     """
     run_folder = folder / "runs" / f"seed-{seed}"
-    command = [sys.executable, "-m", "trainer", "train", _RECIPE, "--store", str(store.root), "--promote"]
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "train",
+        _RECIPE,
+        "--store",
+        str(store.root),
+        "--promote",
+        "--no-baselines",
+    ]
     command += ["--epochs", str(epochs), "--no-refit", "--seed", str(seed), "--run", str(run_folder)]
     command += ["--force"] if force else []
     sys.stdout.flush()

@@ -146,7 +146,16 @@ def _train(folder: Path, store: BundleStore, seed: int) -> None:
     users = [(f"user-{n}", age, f"segment-{n % 7}") for n, age in enumerate(ages)]
     _write_table(folder / "users.csv", ("user", "age", "segment"), users)
     (folder / "recipe.toml").write_text(_RECIPE, encoding="utf-8")
-    command = [sys.executable, "-m", "trainer", "train", str(folder / "recipe.toml"), "--store", str(store.root)]
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "train",
+        str(folder / "recipe.toml"),
+        "--store",
+        str(store.root),
+        "--no-baselines",
+    ]
     command += ["--promote", "--force", "--no-refit", "--seed", str(seed), "--run", str(folder / "run")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "clients")])}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)

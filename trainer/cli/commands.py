@@ -32,7 +32,10 @@ from trainer.cli.store_commands import (
 from trainer.cli.store_commands import promote as promote_bundle
 from trainer.cli.tune_command import tune
 from trainer.data import sources
+from trainer.data.splits import Data
 from trainer.errors import RunError
+from trainer.evaluation.metrics import Scorer
+from trainer.progress import Progress
 from trainer.quiet_tensorflow import import_tensorflow
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
@@ -61,6 +64,7 @@ def train(
     seed: int | None = None,
     split: Literal["leave_last_one_out", "global_temporal", "random", "column"] | None = None,
     refit: Annotated[bool | None, Parameter(negative="--no-refit")] = None,
+    baselines: Annotated[bool | None, Parameter(negative="--no-baselines")] = None,
     resume: bool = False,
     cache: Path | None = None,
     as_json: Json = False,
@@ -86,6 +90,8 @@ def train(
         split: Kind of split into training, validation and test. Default: split.kind of the recipe.
         refit: Train again on training and validation together, for the best number of epochs. Default: training.refit
             of the recipe.
+        baselines: Compare with ItemKNN, EASE, iALS and others too, as `evaluate --baselines`. Default: if there are at
+            most 3,000 items and 1,000,000 interactions.
         resume: Continue a stopped training from the checkpoint in the folder of --run; the weights become the same as
             without the stop.
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
@@ -105,6 +111,7 @@ def train(
         console.print_data(chosen, data)
 
         import_tensorflow()
+        from trainer.evaluation.baseline_advice import advise
         from trainer.evaluation.evaluate import evaluate_test
         from trainer.evaluation.held_out_check import check_held_out
         from trainer.publishing.publish import publish as publish_run
@@ -114,12 +121,15 @@ def train(
         check_held_out(chosen, data)
         finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress)
         finished.save(run_folder)
-        evaluation = evaluate_test(finished.model, data, refitted=finished.refitted)
+        others = _fit_baselines(data, chosen.split.repeats, progress, wanted=baselines)
+        evaluation = evaluate_test(finished.model, data, refitted=finished.refitted, others=others)
         write_evaluation(run_folder, evaluation)
     if finished.before_refit is not None:
         before = evaluate_test(finished.before_refit, data)
         console.print_evaluation(before, _title(chosen))
     console.print_evaluation(evaluation, _title(chosen))
+    for sentence in advise(evaluation):
+        progress.note(sentence)
     console.console.print(f"run: {run_folder}   curves: tensorboard --logdir {run_folder / 'tensorboard'}")
     result: dict[str, Any] = {"run": str(run_folder), **dataclasses.asdict(evaluation)}
     if store is not None:
@@ -187,16 +197,10 @@ def evaluate(
     console.print_data(recipe, data)
     check_columns(data.dataset, slice_by)
     counted = recipe.split.repeats if repeats is None else repeats
-    others = {}
+    others = _fit_baselines(data, counted, progress, wanted=baselines)
     if store is not None:
-        others["two-tower, served"] = deployed_scorer(BundleStore(store), bundle, finished.model_version, recipe, data)
-    if baselines:
-        from trainer.evaluation.baselines import fit_all
-
-        fitted, notes = fit_all(data, repeats=counted, progress=progress)
-        others |= fitted
-        for note in notes:
-            progress.note(f"note: {note}")
+        served = deployed_scorer(BundleStore(store), bundle, finished.model_version, recipe, data)
+        others = {"two-tower, served": served, **others}
     evaluation = evaluate_test(
         finished.model,
         data,
@@ -209,6 +213,20 @@ def evaluate(
     console.print_evaluation(evaluation, _title(recipe))
     console.print_details(evaluation)
     print_json(dataclasses.asdict(evaluation), as_json)
+
+
+def _fit_baselines(data: Data, repeats: bool, progress: Progress, *, wanted: bool | None) -> dict[str, Scorer]:
+    """Returns the scorers of the baselines by name; none if they are not wanted, or would take too long."""
+    from trainer.evaluation.baselines import fit_all, is_affordable
+
+    if wanted is None and not is_affordable(data):
+        progress.note("note: the baselines would take minutes here; `evaluate RUN --baselines` compares with them.")
+    if not (is_affordable(data) if wanted is None else wanted):
+        return {}
+    fitted, notes = fit_all(data, repeats=repeats, progress=progress)
+    for note in notes:
+        progress.note(f"note: {note}")
+    return fitted
 
 
 @app.command

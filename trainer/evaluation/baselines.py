@@ -31,6 +31,9 @@ _UNITS = {
 _IN_MEMORY_EVENTS = 30_000_000
 """Largest number of events for methods that hold all of them in memory, in up to 100 bytes each."""
 
+_FEW_ITEMS, _FEW_EVENTS = 3000, 1_000_000
+"""Largest catalogue and number of events for which all methods are fitted within about a minute."""
+
 _TUNING_USERS = 4000
 _RIDGES = (50.0, 100.0, 200.0, 300.0, 500.0, 1000.0)
 _DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97)
@@ -76,6 +79,11 @@ BASELINES: Mapping[str, Baseline] = {
     "repeat frequency": Baseline(repeat_frequency, counts_repeats=True),
 }
 """All baseline methods by name."""
+
+
+def is_affordable(data: Data) -> bool:
+    """Returns whether all methods are fitted within about a minute, as part of a training."""
+    return len(data.dataset.items.ids) <= _FEW_ITEMS and len(data.dataset.events) <= _FEW_EVENTS
 
 
 def fit_all(

@@ -116,6 +116,7 @@ def test_the_last_answers_are_held_out_whatever_comes_behind(folder: Path) -> No
     graded = [("a", 1), ("b", 0), ("c", 1), ("d", 0.5), ("e", 0), ("f", 1), ("g", 0)]
     rows = ["user,item,relevance,part", *(f"u0,{item},{grade},train" for item, grade in graded)]
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    (folder / "items.csv").write_text("item,colour\na,red\nb,blue\n")
     dataset = load_dataset(recipe(), folder)
     parts = splits.split(dataset, Split("leave_last_one_out"))
     assert parts.irrelevant is not None
@@ -163,7 +164,7 @@ def test_a_relevance_outside_0_to_1_is_refused_by_row(folder: Path, bad: str) ->
     lines = path.read_text().splitlines()
     lines[5] = f"u0,i4,{bad},train"
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=r"pairs.csv, column 'relevance': .* in data row 5 is not a relevance; give"):
+    with pytest.raises(DataError, match=r"pairs.csv, column 'relevance': line 6: .* is not a relevance; give"):
         load_dataset(recipe(), folder)
 
 
