@@ -79,7 +79,7 @@ def test_a_bug_is_logged_with_the_request_id_that_the_caller_is_told(
 ) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
-        monkeypatch.setattr(QueryTower, "embed", lambda *_: {}["inner secret"])
+        monkeypatch.setattr(QueryTower, "embed_and_count", lambda *_: {}["inner secret"])
         told, _ = request_ids(service.stub.EmbedQueries, REQUEST)
     assert told in capsys.readouterr().out
 

@@ -31,14 +31,14 @@ class Blocked:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.release = threading.Semaphore(0), threading.Event()
-        embed = QueryTower.embed
+        embed = QueryTower.embed_and_count
 
         def blocked(tower: QueryTower, columns: Any, row_count: int) -> Any:
             self.entered.release()
             assert self.release.wait(20)
             return embed(tower, columns, row_count)
 
-        monkeypatch.setattr(QueryTower, "embed", blocked)
+        monkeypatch.setattr(QueryTower, "embed_and_count", blocked)
         # In the threads for long calls: the event loop must go on.
         monkeypatch.setattr(EmbedQueries, "is_short", lambda *_: False)
 
@@ -110,7 +110,7 @@ def test_unexpected_exception_is_logged_and_hidden_from_the_caller(
 ) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
-        monkeypatch.setattr(QueryTower, "embed", lambda *_: {}["inner secret"])
+        monkeypatch.setattr(QueryTower, "embed_and_count", lambda *_: {}["inner secret"])
         code, message, _ = failure(service.stub.EmbedQueries, REQUEST)
         assert (code, "secret" in message) == ("INTERNAL", False)
     logged = capsys.readouterr()
