@@ -21,6 +21,7 @@ from retrieval.serving.answering.headers import Headers
 from retrieval.serving.answering.wire import Undecodable, decode
 from retrieval.serving.runtime.credentials import ADMIN, Tokens
 
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 MAX_WATCHES = 1000
@@ -122,10 +123,12 @@ class Reflection(grpc.GenericRpcHandler):
         """Takes the full names of the services, and the tokens that calls may carry."""
         self._tokens = tokens
         self._servicer = reflection.aio.ReflectionServicer([*service_names, reflection.SERVICE_NAME])
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._answer, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString
+        )
+        # The messages of v1 are those of v1alpha, byte for byte; newer tools ask for v1 first.
         self._handlers = {
-            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-                self._answer, response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString
-            )
+            f"/{service}/ServerReflectionInfo": handler for service in (reflection.SERVICE_NAME, _REFLECTION_V1)
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:

@@ -117,6 +117,24 @@ def test_unexpected_exception_is_logged_and_hidden_from_the_caller(
     assert "KeyError" in logged.out + logged.err
 
 
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_both_versions_of_reflection_describe_the_service(filled: BundleStore, version: str) -> None:
+    with query_tower_service(filled) as service:
+        ask = service.channel.stream_stream(
+            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        name = "two_tower.query.v1.QueryTowerService"
+        requests = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol=name),
+        ]
+        listed, described = ask(iter(requests), timeout=10)
+        assert name in [entry.name for entry in listed.list_services_response.service]
+        assert any(b"EmbedQueries" in file for file in described.file_descriptor_response.file_descriptor_proto)
+
+
 def test_idle_streams_keep_no_call_from_its_answer(filled: BundleStore) -> None:
     with query_tower_service(filled, threads=1) as service:
         service.wait_until_serving()
