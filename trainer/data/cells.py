@@ -63,8 +63,11 @@ def to_times(text: pl.Series) -> pl.Series:
     zone = text.str.extract(_TIME, 2)
     naive = pl.select(pl.coalesce(text.str.extract(_TIME, 1), text)).to_series()
     spaced = naive.str.replace(r"^(\d{4}-\d{2}-\d{2})[Tt]", "$1 ").str.replace(r"^(\d{4})/(\d{2})/(\d{2})", "$1-$2-$3")
-    forms = [spaced.str.to_datetime(form, strict=False, time_unit="us") for form in _TIME_FORMS]
-    times = pl.select(pl.coalesce(*forms)).to_series()
+    times = pl.Series([None] * len(text), dtype=pl.Datetime("us"))
+    for form in _TIME_FORMS:  # mostly, the first one reads all
+        if times.null_count() > text.null_count():
+            read = spaced.str.to_datetime(form, strict=False, time_unit="us")
+            times = pl.select(pl.coalesce(times, read)).to_series()
     if times.null_count() > text.null_count():
         try:
             inferred = naive.str.to_datetime(strict=False, time_unit="us")
