@@ -43,15 +43,19 @@ def to_numbers(text: pl.Series, note: Note) -> pl.Series:
         if bare.filter(numbers.is_not_null()).str.contains(_POINT_FRACTION).any():
             return numbers  # both a comma and a point as the decimal separator: one of them is a slip
         note(f"a comma is the decimal separator, as in {rest.filter(decimal & ~thousands)[0]!r}")
-        return (
-            bare.str.replace_all(".", "", literal=True)
-            .str.replace(",", ".", literal=True)
-            .cast(pl.Float64, strict=False)
-        )
+        return _grouped_numbers(bare, ".", ",")
     if (thousands & ~decimal).any() and not (decimal & ~thousands).any():
         note(f"a comma separates thousands, as in {rest.filter(thousands & ~decimal)[0]!r}")
-        return bare.str.replace_all(",", "", literal=True).cast(pl.Float64, strict=False)
+        return _grouped_numbers(bare, ",", ".")
     return numbers
+
+
+def _grouped_numbers(text: pl.Series, group: str, point: str) -> pl.Series:
+    """Returns text with these separators of thousands and of decimals as Float64, null where it has another form."""
+    has_form = text.str.contains(rf"^[+-]?(?:\d{{1,3}}(?:\{group}\d{{3}})+|\d+)(?:\{point}\d+)?$")
+    plain = text.str.replace_all(group, "", literal=True).str.replace(point, ".", literal=True)
+    numbers = plain.cast(pl.Float64, strict=False)
+    return pl.select(pl.when(has_form).then(numbers)).to_series().alias(text.name)
 
 
 def to_times(text: pl.Series) -> pl.Series:

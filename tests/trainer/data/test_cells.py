@@ -34,6 +34,11 @@ def test_numbers(cells: list[Any], expected: list[Any], note: str) -> None:
     assert note in " ".join(notes)
 
 
+def test_a_cell_of_another_form_than_its_column_is_none() -> None:
+    assert read(to_numbers, ["24,90", "1.5,3", "1,2,3", "1e5", "€", "7"])[0] == [24.9, None, None, None, None, 7.0]
+    assert read(to_numbers, ["1,024.5", "1,02,3", "7"])[0] == [1024.5, None, 7.0]
+
+
 @pytest.mark.parametrize("cells", [["1,024", "2"], ["1,5", "2.5"], ["1,5", "1,024.5"], ["x"], ["1,2,3"], ["1.2.3"]])
 def test_what_may_mean_two_numbers_is_none(cells: list[str]) -> None:
     assert None in read(to_numbers, cells)[0]
