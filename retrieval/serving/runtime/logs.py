@@ -40,12 +40,14 @@ class LineWriter:
         self._size = 0
         self._lost = 0
         self._is_writing = False
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
 
     def write(self, text: str) -> None:
         """Takes a line, or drops and counts it if more than `MAX_BACKLOG_BYTES` wait."""
         with self._changed:
-            if self._size + len(text) > MAX_BACKLOG_BYTES:
+            is_own = threading.current_thread() is self._thread  # how many lines were lost, which is not lost too
+            if self._size + len(text) > MAX_BACKLOG_BYTES and not is_own:
                 self._lost += 1
                 return
             self._lines.append(text)
