@@ -101,8 +101,9 @@ def test_at_the_limit_of_descriptors_open_connections_and_bundles_go_on(store: B
     ):
         wait_for(lambda: answers(client), "it serves")
         own = psutil.Process(child.pid)
+        before = own.rlimit(resource.RLIMIT_NOFILE)
         limit = own.num_fds() + 3
-        own.rlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        own.rlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
         others = [
             grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) for _ in range(20)
         ]
@@ -115,6 +116,7 @@ def test_at_the_limit_of_descriptors_open_connections_and_bundles_go_on(store: B
         for future, channel in zip(ready, others, strict=True):
             future.cancel()
             channel.close()
+        own.rlimit(resource.RLIMIT_NOFILE, before)
         wait_for(lambda: client.search([SEARCH]).bundle_version == new.bundle_version, "the new bundle answers", 40)
         with AnnClient(f"127.0.0.1:{port}", connections=2) as late:
             wait_for(lambda: answers(late), "new connections are accepted again")
