@@ -11,14 +11,17 @@ import gzip
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn, cast
 
 import polars as pl
 
 from trainer.errors import DataError
 
-ROWS_AT_ONCE = 50_000
+_ROWS_AT_ONCE = 2000
+"""Number of rows that are split into cells at once; with many more, they leave the caches, and it takes thrice as long."""
+_ROWS_A_FRAME = 50_000
 _PACKED = {".zst": "zstd -d", ".bz2": "bunzip2", ".xz": "unxz", ".zip": "unzip"}
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole page
@@ -53,38 +56,58 @@ class CsvFile:
         """
         return [cells for _, cells in islice(self._rows(), count)]
 
-    def frames(self, columns: Sequence[str], rows: int = ROWS_AT_ONCE) -> Iterator[pl.DataFrame]:
-        """Yields the named columns, as text, in frames of at most `rows` rows.
+    def frames(self, columns: Sequence[str], rows: int = _ROWS_A_FRAME) -> Iterator[pl.DataFrame]:
+        """Yields the named columns, as text, in frames of about `rows` rows.
 
         Raises:
             DataError: A line has too many or too few cells, or a quote is never closed; the message names the line.
             OSError, UnicodeError, csv.Error: The file cannot be read.
         """
-        lines = self._rows()
-        names = next(lines, (0, []))[1]
-        wanted = [names.index(column) for column in columns]
-        while block := list(islice(lines, rows)):
-            cells = [each for _, each in block]
-            if set(map(len, cells)) != {len(names)}:
-                line, wrong = next((line, each) for line, each in block if len(each) != len(names))
-                raise DataError(
-                    f"{self.path}, line {line}: {len(wrong)} cells, the header has {len(names)}; "
-                    "mend the line (a separator inside a value has to be quoted)"
-                )
-            turned = list(zip(*cells, strict=True))
-            yield pl.DataFrame(
-                [pl.Series(name, turned[at], pl.String) for name, at in zip(columns, wanted, strict=True)]
-            )
+        names = self.header()
+        parts: list[pl.DataFrame] = []
+        count = 0
+        for cells in self._blocks(len(names), min(rows, _ROWS_AT_ONCE)):
+            part = {name: list(map(itemgetter(names.index(name)), cells)) for name in columns}
+            parts.append(pl.DataFrame(part, schema=dict.fromkeys(columns, pl.String)))
+            count += len(cells)
+            if count >= rows:
+                yield pl.concat(parts, rechunk=True)
+                parts, count = [], 0
+        if parts:
+            yield pl.concat(parts, rechunk=True)
 
     def line_of(self, row: int) -> int:
         """Returns the number, from 1, of the line at which a row begins; row 0 is the one behind the header."""
         return next((line for line, _ in islice(self._rows(), row + 1, None)), 0)
 
+    def _blocks(self, width: int, rows: int) -> Iterator[list[list[str]]]:
+        """Yields blocks of rows behind the header, each of `width` cells. No Python code runs for a single row."""
+        with self._open() as file:
+            reader = self._reader(file)
+            next(filter(any, reader), None)  # the header
+            try:
+                while read := list(islice(reader, rows)):
+                    cells = list(filter(any, read))
+                    if set(map(len, cells)) - {width}:
+                        self._refuse_ragged(width)
+                    if cells:
+                        yield cells
+            except csv.Error:
+                for _ in self._rows():  # raises an error that names the line
+                    pass
+                raise
+
+    def _refuse_ragged(self, width: int) -> NoReturn:
+        line, cells = next((line, cells) for line, cells in self._rows() if len(cells) != width)
+        raise DataError(
+            f"{self.path}, line {line}: {len(cells)} cells, the header has {width}; "
+            "mend the line (a separator inside a value has to be quoted)"
+        )
+
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yields the number of the first line of each row, and its cells; the header first."""
         with self._open() as file:
-            quoting: Any = {"quotechar": self.quote} if self.quote else {"quoting": csv.QUOTE_NONE}
-            reader = csv.reader(file, delimiter=self.separator, strict=True, **quoting)
+            reader = self._reader(file)
             start = 1
             try:
                 for cells in reader:
@@ -99,6 +122,10 @@ class CsvFile:
                         "quotes have no meaning"
                     ) from error
                 raise
+
+    def _reader(self, file: IO[str]) -> Any:
+        quoting: Any = {"quotechar": self.quote} if self.quote else {"quoting": csv.QUOTE_NONE}
+        return csv.reader(file, delimiter=self.separator, strict=True, **quoting)
 
     def _open(self) -> IO[str]:
         if (unpack := _PACKED.get(self.path.suffix)) is not None:
