@@ -20,7 +20,7 @@ import polars as pl
 from trainer.errors import DataError
 
 _ROWS_AT_ONCE = 2000
-"""Number of rows that are split into cells at once; with many more, they leave the caches, and it takes thrice as long."""
+"""Number of rows that are split into cells at once. With many more, cells leave the caches: it takes thrice as long."""
 _ROWS_A_FRAME = 50_000
 _PACKED = {".zst": "zstd -d", ".bz2": "bunzip2", ".xz": "unxz", ".zip": "unzip"}
 

@@ -183,10 +183,12 @@ def _date_doubts(name: str, cells: pl.Series, times: pl.Series) -> list[str]:
 
     The list is empty if the form is clear.
     """
-    if cells[0][:4].isdigit():
+    present = (cells.is_not_null() & times.is_not_null()).arg_true()
+    if not len(present) or cells[present[0]][:4].isdigit():
         return []
-    read = datetime.fromtimestamp(times[0], UTC).strftime("%Y-%m-%d")
-    return [f"{cells[0]!r} in {name!r} is read as {read}; write dates as year-month-day if that is wrong."]
+    cell = cells[present[0]]
+    read = datetime.fromtimestamp(times[present[0]], UTC).strftime("%Y-%m-%d")
+    return [f"{cell!r} in {name!r} is read as {read}; write dates as year-month-day if that is wrong."]
 
 
 def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:

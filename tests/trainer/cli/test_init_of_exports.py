@@ -62,6 +62,16 @@ def test_a_shop_as_a_shop_exports_it(tmp_path: Path) -> None:
         assert part in notes
 
 
+def test_a_first_row_without_a_time_is_told(tmp_path: Path) -> None:
+    rows = [(a, b, "" if n == 0 else "24.11.2026 03:16") for n, (a, b) in enumerate(MEETINGS)]
+    events = write(tmp_path / "events.csv", ["user", "item", "datum"], rows)
+    printed, recipe = init(tmp_path, interactions=events)
+    assert recipe["interactions"]["time"] == "datum"
+    doubts = " ".join(printed["doubts"])
+    assert "1 of 240 rows have no 'datum' (the first is line 2)" in doubts
+    assert "'24.11.2026 03:16' in 'datum' is read as 2026-11-24" in doubts
+
+
 def test_blanks_in_a_column_that_is_not_named_as_an_id_are_told(tmp_path: Path) -> None:
     rows = [("" if n == 3 else a, b) for n, (a, b) in enumerate(MEETINGS)]
     events = write(tmp_path / "events.csv", ["left", "right"], rows)
