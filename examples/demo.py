@@ -16,6 +16,7 @@ from testbed.offline import OfflineBundle
 from testbed.services import Pair, wait_until
 from two_tower_client import Retriever
 
+_FOLDER = Path("runs/demo")
 _SHOWN_USERS = 3
 _ANSWERS = 200
 """Number of answers from the second bundle to wait for before the demo ends."""
@@ -30,15 +31,18 @@ def main() -> int:
     )
     parser.add_argument("--rate", type=float, default=40.0, help="requests per second of all clients (default: 40)")
     parser.add_argument(
-        "--folder", type=Path, default=Path("runs/demo"), help="folder for store, runs and logs, emptied first"
+        "--folder",
+        type=Path,
+        help="new folder for store, runs and logs (default: runs/demo, in place of the last ones)",
     )
     arguments = parser.parse_args()
     if min(arguments.epochs, arguments.clients) < 1 or not arguments.rate > 0:
         parser.error("--epochs and --clients take a number of at least 1, --rate a positive one")
-    if arguments.folder.exists() and not (arguments.folder / "store").is_dir() and any(arguments.folder.iterdir()):
-        parser.error(f"{arguments.folder} holds other things than an earlier demo; name another folder")
-    shutil.rmtree(arguments.folder, ignore_errors=True)
-    return run(arguments.folder, arguments.epochs, arguments.clients, arguments.rate)
+    if arguments.folder is None:
+        shutil.rmtree(_FOLDER, ignore_errors=True)
+    elif arguments.folder.exists():
+        parser.error(f"--folder {arguments.folder} exists; name a new one")
+    return run(arguments.folder or _FOLDER, arguments.epochs, arguments.clients, arguments.rate)
 
 
 def run(folder: Path, epochs: int, clients: int, rate: float) -> int:

@@ -49,13 +49,19 @@ func (r *retriever) retrieve(ctx context.Context, query *queryv1.Query, k int32)
 	wanted, _ := r.pin.Load().(string)
 	embedded, vector := "", []float32(nil)
 	var refusals [][]string
+	refused := func(err error, model string) bool {
+		models, ok := notServed(err)
+		if ok {
+			refusals = append(refusals, without(models, model))
+			wanted = choose(refusals)
+		}
+		return ok
+	}
 	for range maxRounds {
 		if embedded == "" || wanted != embedded {
 			made, err := r.tower.EmbedQueries(ctx, &queryv1.EmbedQueriesRequest{
 				ModelVersion: wanted, Queries: []*queryv1.Query{query}})
-			if models, ok := notServed(err); ok {
-				refusals = append(refusals, without(models, wanted))
-				wanted = choose(refusals)
+			if refused(err, wanted) {
 				continue
 			} else if err != nil {
 				return nil, err
@@ -64,9 +70,7 @@ func (r *retriever) retrieve(ctx context.Context, query *queryv1.Query, k int32)
 		}
 		found, err := r.ann.SearchItems(ctx, &annv1.SearchItemsRequest{ModelVersion: embedded, Searches: []*annv1.Search{
 			{Target: &annv1.Search_Embedding{Embedding: &annv1.Embedding{Values: vector}}, K: k}}})
-		if models, ok := notServed(err); ok {
-			refusals = append(refusals, without(models, embedded))
-			wanted = choose(refusals)
+		if refused(err, embedded) {
 			continue
 		} else if err != nil {
 			return nil, err

@@ -126,13 +126,13 @@ def to_ids(raw: pl.Series, note: Note) -> pl.Series:
         return ids
     if (ids != raw).any():
         note(f"blanks around ids, such as {raw.filter(ids != raw)[0]!r}, are left out")
-    present = ids.drop_nulls()
-    if len(present) and present.str.contains(r"^-?\d+\.0$").all():
-        if (present.cast(pl.Float64).abs() >= _LARGEST_EXACT).any():
+    # Cell by cell: the blocks of a table, and the tables of a recipe, have to agree.
+    floats = ids.filter(ids.str.contains(r"^-?\d+\.0$"))
+    if len(floats):
+        if (floats.cast(pl.Float64).abs() >= _LARGEST_EXACT).any():
             raise ValueError("ids that were floating-point numbers and too large to be exact; export them as text")
-        note(f"ids that were floating-point numbers, such as {present[0]!r}, are read as whole numbers")
-        return ids.str.strip_suffix(".0")
-    return ids
+        note(f"ids that were floating-point numbers, such as {floats[0]!r}, are read as whole numbers")
+    return ids.str.replace(r"^(-?\d+)\.0$", "$1")
 
 
 def _written_list(cell: str) -> list[str] | None:
@@ -140,7 +140,7 @@ def _written_list(cell: str) -> list[str] | None:
     value: Any = None
     try:
         value = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             value = ast.literal_eval(cell.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -37,9 +37,10 @@ class Table:
         Raises:
             DataError: The file cannot be read, a line has too many or too few cells, or a column is absent.
         """
+        csv_file = CsvFile(path, separator, quote)
         with _explained(path):
-            frames = list(_frames(path, columns, CsvFile(path, separator, quote)))
-        self._hold(path, pl.concat(frames) if frames else pl.DataFrame(), 0, CsvFile(path, separator, quote))
+            frames = list(_frames(path, columns, csv_file))
+        self._hold(path, pl.concat(frames) if frames else pl.DataFrame(), 0, csv_file)
 
     @staticmethod
     def blocks(path: Path, columns: Sequence[str], separator: str, quote: str, rows: int) -> Iterator[Table]:
@@ -111,11 +112,11 @@ class Table:
         raw = self.frame[column]
         is_text = raw.dtype == pl.String
         series = to_numbers(raw, self._noting(column)) if is_text else self._cast(column, pl.Float64)
-        bad = (series.is_null() & self.frame[column].is_not_null()) | series.is_nan() | series.is_infinite()
+        bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
         self._refuse(
             column,
             bad.fill_null(value=False),
-            "is not a finite number; mend it (12.5, with a point and without a unit), leave it empty, or list it as "
+            "is not a finite number; mend it (such as 12.5), write all cells in one way, leave it empty, or list it as "
             "missing in the recipe",
         )
         if required:

@@ -30,7 +30,7 @@ def advise(evaluation: Evaluation) -> list[str]:
     _, low, high = evaluation.differences[best][METRIC]
     certain = "" if high < 0 else ", which may be chance"
     return [
-        f"{best} ranks better than the towers here: {METRIC} {better[best]:.4f} and {own:.4f} (95 % interval of the "
-        f"difference {low:+.4f} to {high:+.4f}{certain}).",
+        f"{best} ranks better than the towers here: {METRIC} {better[best]:.4f} and {own:.4f} (towers minus {best}: "
+        f"95 % interval {low:+.4f} to {high:+.4f}{certain}).",
         ADVICE,
     ]

@@ -75,8 +75,10 @@ class LineWriter:
             try:
                 self._file.write(text)
                 self._file.flush()
-            except (OSError, ValueError):  # closed, or its disk is full: there is nobody to tell
-                lost = 0
+            except (OSError, ValueError):  # closed, or its disk is full: it is told with the next line that is written
+                with self._changed:
+                    self._lost += lost + 1
+                continue
             if lost:
                 structlog.get_logger("logs").warning("log lines lost: stderr was not read", count=lost)
 

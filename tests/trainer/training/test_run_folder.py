@@ -50,20 +50,21 @@ def test_a_folder_that_a_training_writes_to_is_refused_until_it_has_ended() -> N
     assert named.exists()
 
 
-def test_a_finished_run_is_not_overwritten() -> None:
-    finished = Path("finished")
-    finished.mkdir()
-    (finished / "run.json").touch()
-    with pytest.raises(RunError, match="holds a finished run"):
-        claimed(finished, "", resume=False).__enter__()
+@pytest.mark.parametrize(
+    ("file", "reason"), [("run.json", "a finished run"), ("checkpoint.npz", "a stopped training: go on with --resume")]
+)
+def test_an_earlier_training_is_not_overwritten(file: str, reason: str) -> None:
+    earlier = Path("earlier")
+    earlier.mkdir()
+    (earlier / file).touch()
+    with pytest.raises(RunError, match=f"holds {reason}"):
+        claimed(earlier, "", resume=False).__enter__()
 
 
-def test_a_stopped_training_is_not_overwritten() -> None:
+def test_a_stopped_training_goes_on_in_its_folder() -> None:
     stopped = Path("stopped")
     stopped.mkdir()
     (stopped / "checkpoint.npz").touch()
-    with pytest.raises(RunError, match="holds a stopped training: go on with --resume"):
-        claimed(stopped, "", resume=False).__enter__()
     with claimed(stopped, "", resume=True) as folder:
         assert folder == stopped
 
