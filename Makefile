@@ -108,9 +108,9 @@ $(READY).bench: $(READY)
 
 serve: SHELL := bash
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store); if one ends, so does the other
-	@trap 'trap - INT TERM; kill 0' INT TERM; $(BIN)/python -m query_tower_service --store $(STORE) & tower=$$!; \
-	  $(BIN)/python -m ann_service --store $(STORE) & ann=$$!; \
-	  wait -n; failed=$$?; kill $$tower $$ann 2>/dev/null; wait; exit $$failed
+	@trap 'told=1' INT; trap 'told=1; kill $$tower $$ann' TERM; $(BIN)/python -m query_tower_service --store $(STORE) & tower=$$!; \
+	  $(BIN)/python -m ann_service --store $(STORE) & ann=$$!; wait -n; failed=$$?; \
+	  if [ "$$told" ]; then wait; exit 0; fi; kill $$tower $$ann 2>/dev/null; wait; exit $$failed
 
 wheel: $(READY) ## Build the wheels of client and project into dist/
 	$(BIN)/python -m build --wheel --outdir dist clients && $(BIN)/python -m build --wheel --outdir dist .

@@ -20,7 +20,7 @@ _MANY = (pb.Search.EMBEDDING_FIELD_NUMBER, pb.Search.EXCLUDE_ITEM_IDS_FIELD_NUMB
 
 
 def decode_request(body: bytes, max_batch_size: int) -> Steps[tuple[pb.SearchItemsRequest, Sequence[pb.Search]]]:
-    """Returns a request, and its searches. Pauses every millisecond.
+    """Returns a request, and its searches. Pauses between the parts of a large one.
 
     Args:
         body: serialized SearchItemsRequest.

@@ -27,7 +27,7 @@ _SCALARS = (Categorical, Numeric, Text, RequestTime)
 
 
 def decode_request(body: bytes, max_batch_size: int) -> Steps[tuple[pb.EmbedQueriesRequest, Sequence[pb.Query]]]:
-    """Returns a request, and its queries. Pauses every millisecond.
+    """Returns a request, and its queries. Pauses between the parts of a large one.
 
     Args:
         body: serialized EmbedQueriesRequest.

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -133,7 +135,8 @@ func main() {
 	tower := flag.String("query-tower", "127.0.0.1:50051", "addresses of the query tower service, with commas")
 	ann := flag.String("ann", "127.0.0.1:50052", "addresses of the ANN service, with commas")
 	history := flag.String("history", "", "item ids, oldest first, with commas")
-	calls, callers := flag.Int("calls", 1, "number of retrieves"), flag.Int("callers", 1, "number of goroutines")
+	calls := flag.Int("calls", 1, "number of retrieves; 0: until standard input ends")
+	callers := flag.Int("callers", 1, "number of goroutines")
 	flag.Parse()
 	r := &retriever{tower: queryv1.NewQueryTowerServiceClient(connect(*tower)), ann: annv1.NewAnnServiceClient(connect(*ann))}
 	query := &queryv1.Query{Features: map[string]*queryv1.FeatureValues{}}
@@ -144,10 +147,18 @@ func main() {
 	var group sync.WaitGroup
 	var lock sync.Mutex
 	var failed atomic.Int64
+	var ended atomic.Bool
+	if *calls == 0 {
+		*calls = math.MaxInt
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			ended.Store(true)
+		}()
+	}
 	out := json.NewEncoder(os.Stdout)
 	for caller := range *callers {
 		group.Go(func() {
-			for number := caller; number < *calls; number += *callers {
+			for number := caller; number < *calls && !ended.Load(); number += *callers {
 				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 				found, err := r.retrieve(ctx, query, 5)
 				cancel()

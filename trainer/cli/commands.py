@@ -219,9 +219,11 @@ def _fit_baselines(data: Data, repeats: bool, progress: Progress, *, wanted: boo
     """Returns the scorers of the baselines by name; none if they are not wanted, or would take too long."""
     from trainer.evaluation.baselines import fit_all, is_affordable
 
-    if wanted is None and not is_affordable(data):
-        progress.note("note: the baselines would take minutes here; `evaluate RUN --baselines` compares with them.")
-    if not (is_affordable(data) if wanted is None else wanted):
+    if wanted is None:
+        wanted = is_affordable(data)
+        if not wanted:
+            progress.note("note: the baselines would take minutes here; `evaluate RUN --baselines` compares with them.")
+    if not wanted:
         return {}
     fitted, notes = fit_all(data, repeats=repeats, progress=progress)
     for note in notes:

@@ -16,11 +16,12 @@ _POINT_FRACTION = r"\.(?:\d{1,2}|\d{4,})$"
 _TIME = r"^(.*\d:\d{2}(?::\d{2}(?:\.\d+)?)?) ?(Z|z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
 _TIME_FORMS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
 _LARGEST_EXACT = 2.0**53
+_WHOLE_IDS = "ids that are floating-point numbers are read as whole numbers"
 _TIME_UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
 """Smallest time in a unit, its factor to seconds, and its name: 1e11 s would be the year 5138."""
 
-Note = Callable[[str], None]
-"""Receives what was read other than it was written, for the person who trains."""
+Note = Callable[[str, object], None]
+"""Receives what was read other than it was written, and a cell as an example, for the person who trains."""
 
 
 def to_numbers(text: pl.Series, note: Note) -> pl.Series:
@@ -33,21 +34,44 @@ def to_numbers(text: pl.Series, note: Note) -> pl.Series:
     left = numbers.is_null() & text.is_not_null()
     if not left.any():
         return numbers
-    bare = text.str.strip_chars().str.replace(rf"^{_UNITS}\s*", "").str.replace(rf"\s*{_UNITS}$", "")
+    bare = _without_units(text)
     numbers = bare.cast(pl.Float64, strict=False)
     if (read := left & numbers.is_not_null()).any():
-        note(f"numbers with a unit or blanks, such as {text.filter(read)[0]!r}, are read without it")
+        note("numbers are read without unit and blanks", text.filter(read)[0])
     rest = bare.filter(numbers.is_null() & bare.is_not_null())
     decimal, thousands = rest.str.contains(_DECIMAL_COMMA), rest.str.contains(_THOUSANDS_COMMA)
     if (decimal & ~thousands).any() and not (thousands & ~decimal).any():
         if bare.filter(numbers.is_not_null()).str.contains(_POINT_FRACTION).any():
             return numbers  # both a comma and a point as the decimal separator: one of them is a slip
-        note(f"a comma is the decimal separator, as in {rest.filter(decimal & ~thousands)[0]!r}")
+        note("a comma is the decimal separator", rest.filter(decimal & ~thousands)[0])
         return _grouped_numbers(bare, ".", ",")
     if (thousands & ~decimal).any() and not (decimal & ~thousands).any():
-        note(f"a comma separates thousands, as in {rest.filter(thousands & ~decimal)[0]!r}")
+        note("a comma separates thousands", rest.filter(thousands & ~decimal)[0])
         return _grouped_numbers(bare, ",", ".")
     return numbers
+
+
+def why_not_numbers(text: pl.Series, bad: pl.Series) -> tuple[pl.Series, str]:
+    """Returns which cells of a column to mend, [n] bool, and why, after `to_numbers` could not read the `bad` ones.
+
+    These are the few cells that contradict the others, or those that mean two numbers; none if it is neither.
+    """
+    bare = _without_units(text)
+    decimal = bare.str.contains(_DECIMAL_COMMA).fill_null(value=False)
+    thousands = bare.str.contains(_THOUSANDS_COMMA).fill_null(value=False)
+    points = bare.str.contains(_POINT_FRACTION).fill_null(value=False)
+    advice = "; write all cells of the column with the same separators"
+    commas = decimal & ~thousands
+    if commas.any() and points.any() and commas.sum() != points.sum():
+        fewer = points if points.sum() < commas.sum() else commas
+        return fewer, f"has another decimal separator than most cells{advice}"
+    if (decimal & thousands & bad).any():
+        return decimal & thousands & bad, f"may have a comma before decimals or between thousands{advice}"
+    return pl.zeros(len(text), dtype=pl.Boolean, eager=True), ""
+
+
+def _without_units(text: pl.Series) -> pl.Series:
+    return text.str.strip_chars().str.replace(rf"^{_UNITS}\s*", "").str.replace(rf"\s*{_UNITS}$", "")
 
 
 def _grouped_numbers(text: pl.Series, group: str, point: str) -> pl.Series:
@@ -59,9 +83,11 @@ def _grouped_numbers(text: pl.Series, group: str, point: str) -> pl.Series:
 
 
 def to_times(text: pl.Series) -> pl.Series:
-    """Returns dates and times, of any form of ISO 8601 or as ``24.11.2026 03:16``, as Float64 seconds since 1970.
+    """Returns dates and times as Float64 seconds since 1970, null where the text is no time.
 
-    Times without a zone are in UTC. Null where the text is no time.
+    Read are ``2026-11-24``, ``2026/11/24`` and ``24.11.2026``, alone or with ``03:16``, ``03:16:45`` or ``03:16:45.25``
+    behind a blank (or a ``T`` in the first form), and then ``Z``, ``UTC`` or an offset such as ``+01:00``; else UTC.
+    Other forms are read as polars infers them from the first cell.
     """
     text = text.str.strip_chars()
     zone = text.str.extract(_TIME, 2)
@@ -90,7 +116,7 @@ def to_seconds(numbers: pl.Series, note: Note) -> pl.Series:
     size = numbers.abs()
     for least, factor, unit in _TIME_UNITS:
         if (found := (size >= least).fill_null(value=False)).any():
-            note(f"times as large as {numbers.filter(found)[0]:.0f} are read as {unit}")
+            note(f"times of this size are read as {unit}", int(numbers.filter(found)[0]))
             numbers = pl.select(pl.when(found).then(numbers / factor).otherwise(numbers)).to_series()
             size = numbers.abs()
     return numbers
@@ -98,13 +124,22 @@ def to_seconds(numbers: pl.Series, note: Note) -> pl.Series:
 
 def to_lists(text: pl.Series, separator: str, note: Note) -> pl.Series:
     """Returns text as lists of text: split at a separator, or read as lists of JSON or Python if all cells are such."""
+    lists = written_lists(text)
+    if lists is None:
+        return text.str.split(separator)
+    note("cells are read as lists", text.drop_nulls()[0][:60])
+    return lists
+
+
+def written_lists(text: pl.Series) -> pl.Series | None:
+    """Returns text as lists of text if all cells are lists as JSON or Python writes them, else None."""
     present = text.drop_nulls().str.strip_chars()
-    if len(present) and (present.str.starts_with("[") & present.str.ends_with("]")).all():
-        lists = [None if cell is None else _written_list(cell) for cell in text.to_list()]
-        if all(cells is not None for cells, cell in zip(lists, text, strict=True) if cell is not None):
-            note(f"cells such as {present[0][:60]!r} are read as lists")
-            return pl.Series(text.name, lists, pl.List(pl.String))
-    return text.str.split(separator)
+    if not len(present) or not (present.str.starts_with("[") & present.str.ends_with("]")).all():
+        return None
+    lists = [None if cell is None else _written_list(cell) for cell in text.to_list()]
+    if any(cells is None for cells, cell in zip(lists, text, strict=True) if cell is not None):
+        return None
+    return pl.Series(text.name, lists, pl.List(pl.String))
 
 
 def to_ids(raw: pl.Series, note: Note) -> pl.Series:
@@ -114,24 +149,27 @@ def to_ids(raw: pl.Series, note: Note) -> pl.Series:
         ValueError: Ids are numbers that are too large to be exact.
     """
     if raw.dtype in (pl.Float64, pl.Float32):
+        raw = raw.fill_nan(None)
         present = raw.drop_nulls()
+        if present.is_empty():
+            return raw.cast(pl.String)
         if not (present == present.floor()).all():
             return raw.cast(pl.String)
         if (present.abs() >= _LARGEST_EXACT).any():
             raise ValueError("ids that are floating-point numbers and too large to be exact; export them as text")
-        note(f"ids that are floating-point numbers, such as {present[0]!r}, are read as whole numbers")
+        note(_WHOLE_IDS, present[0])
         return raw.cast(pl.Int64).cast(pl.String)
     ids = raw.cast(pl.String).str.strip_chars()
     if raw.dtype != pl.String:
         return ids
     if (ids != raw).any():
-        note(f"blanks around ids, such as {raw.filter(ids != raw)[0]!r}, are left out")
+        note("blanks around ids are left out", raw.filter(ids != raw)[0])
     # Cell by cell: the blocks of a table, and the tables of a recipe, have to agree.
     floats = ids.filter(ids.str.contains(r"^-?\d+\.0$"))
     if len(floats):
         if (floats.cast(pl.Float64).abs() >= _LARGEST_EXACT).any():
             raise ValueError("ids that were floating-point numbers and too large to be exact; export them as text")
-        note(f"ids that were floating-point numbers, such as {floats[0]!r}, are read as whole numbers")
+        note(_WHOLE_IDS, floats[0])
     return ids.str.replace(r"^(-?\d+)\.0$", "$1")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
@@ -23,6 +24,9 @@ _ROWS_AT_ONCE = 2000
 """Number of rows that are split into cells at once. With many more, cells leave the caches: it takes thrice as long."""
 _ROWS_A_FRAME = 50_000
 _PACKED = {".zst": "zstd -d", ".bz2": "bunzip2", ".xz": "unxz", ".zip": "unzip"}
+
+UNREADABLE = (OSError, EOFError, zlib.error, csv.Error)
+"""Exceptions of a file that cannot be read, beside those of its encoding."""
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold a whole page
 
@@ -47,6 +51,15 @@ class CsvFile:
             DataError, OSError, UnicodeError, csv.Error: The file cannot be read.
         """
         return next((cells for _, cells in self._rows()), [])
+
+    def first_character(self) -> str:
+        """Returns the first character that is no blank; empty for an empty file.
+
+        Raises:
+            DataError, OSError, UnicodeError: The file cannot be read.
+        """
+        with self._open() as file:
+            return next((line.strip()[0] for line in file if line.strip()), "")
 
     def sample(self, count: int) -> list[list[str]]:
         """Returns the first rows, the header among them, whatever the number of their cells.
@@ -134,3 +147,10 @@ class CsvFile:
         if self.path.suffix == ".gz":
             return cast("IO[str]", gzip.open(self.path, "rt", encoding="utf-8-sig", newline="\n"))
         return self.path.open(encoding="utf-8-sig", newline="\n")
+
+
+def explain(error: Exception) -> str:
+    """Returns why a file cannot be read, in one line."""
+    if isinstance(error, EOFError | zlib.error):
+        return "its compressed content is cut off or damaged"
+    return str(error).splitlines()[0]

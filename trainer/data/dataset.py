@@ -134,7 +134,7 @@ def read_entities(source: Entities, path: Path, notes: list[str]) -> pl.DataFram
     frame = pl.DataFrame({"id": ids}).with_columns(
         read_attribute(table, a).alias(name) for name, a in source.attributes.items()
     )
-    notes += [note for note in dict.fromkeys(table.notes) if note not in notes]
+    notes += table.notes.values()
     return frame
 
 

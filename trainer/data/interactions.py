@@ -18,6 +18,7 @@ from trainer.recipe.tables import Attribute
 
 ATTRIBUTE = "attribute:"
 """Prefix of the names of attributes in a frame of interactions, which keeps them apart from its other columns."""
+_ADVICE = 'fill it in, remove the row, or leave out all such rows with interactions.missing = "leave_out"'
 SPLIT_COLUMN = "split column"
 """Name of the part (train, valid, test) among the attributes of the events, where a column holds it."""
 
@@ -41,25 +42,29 @@ def read_events(recipe: Recipe, folder: Path, notes: list[str]) -> Iterator[pl.D
         yield read_sequences(folder / source.path)
         return
     path, columns = folder / source.path, _columns(recipe)
-    count = left_out = 0
+    count = left_out = whole = 0
+    noted: dict[tuple[str, str], str] = {}
     for table in Table.blocks(path, columns, source.separator, source.quote, spill.BLOCK):
         frame = _read_block(recipe, table)
-        notes += [note for note in table.notes if note not in notes]
+        noted = {**table.notes, **noted}  # of each kind, the first
+        whole += len(table)
         if source.missing == "leave_out":
-            whole = frame.height
+            with_missing = frame.height
             frame = frame.drop_nulls(("user", "item", "time"))
-            left_out += whole - frame.height
+            left_out += with_missing - frame.height
         count += frame.height
         yield frame
+    notes += noted.values()
     if left_out:
         notes.append(
             f"{left_out:,} of {left_out + count:,} interactions have no user, item or time and are left out "
             "(interactions.missing)."
         )
-    if not count and left_out:
+    if not count and left_out == whole:
         raise DataError(f"{path}: every row lacks a user, an item or a time")
     if not count:
-        raise DataError(f"{path}: no row has {source.rating} of at least {source.min_rating}")
+        others = f", but for {left_out:,} that lack a user, an item or a time" if left_out else ""
+        raise DataError(f"{path}: no row has {source.rating} of at least {source.min_rating}{others}")
 
 
 def _columns(recipe: Recipe) -> list[str]:
@@ -78,8 +83,8 @@ def _read_block(recipe: Recipe, table: Table) -> pl.DataFrame:
     row = pl.Series("row", np.arange(table.first_row, table.first_row + len(table)), dtype=pl.Float64)
     frame = pl.DataFrame(
         {
-            "user": table.ids(source.user, required=required),
-            "item": table.ids(source.item, required=required),
+            "user": table.ids(source.user, required=required, advice=_ADVICE),
+            "item": table.ids(source.item, required=required, advice=_ADVICE),
             "time": row if source.time is None else table.times(source.time, required=required),
             "weight": pl.Series("weight", np.ones(len(table)))
             if source.weight is None

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from trainer.data.cells import Note, to_ids, to_lists, to_numbers, to_seconds, to_times
-from trainer.data.csv_file import CsvFile
+from trainer.data.cells import Note, to_ids, to_lists, to_numbers, to_seconds, to_times, why_not_numbers
+from trainer.data.csv_file import UNREADABLE, CsvFile, explain
 from trainer.data.table_files import kind_of, parquet_parts, read_json, show
 from trainer.errors import DataError
 
+_ADVICE = "fill it in or remove the row"
 _SHOWN = 3
 """Largest number of bad cells that one message names."""
 
@@ -28,7 +28,7 @@ class Table:
         path: Path of the file.
         first_row: Number of the first row in the file, from 0; above 0 for a later block.
         frame: Columns of the table, missing cells null.
-        notes: Sentences about cells that were read other than they are written.
+        notes: Sentences about cells that were read other than they are written, by column and by what was read so.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], separator: str = ",", quote: str = '"') -> None:
@@ -65,7 +65,7 @@ class Table:
     def _hold(self, path: Path, frame: pl.DataFrame, first_row: int, csv_file: CsvFile) -> None:
         self.path, self.first_row = path, first_row
         self._csv_file = csv_file if kind_of(path) == "csv" else None
-        self.notes: list[str] = []
+        self.notes: dict[tuple[str, str], str] = {}
         self.frame = frame.with_columns(pl.col(pl.String).replace("", None))  # a quoted empty cell is empty too
         if self.frame.is_empty():
             raise DataError(f"{path}: no rows")
@@ -74,7 +74,7 @@ class Table:
         """Number of rows."""
         return self.frame.height
 
-    def ids(self, column: str, *, required: bool = True) -> pl.Series:
+    def ids(self, column: str, *, required: bool = True, advice: str = _ADVICE) -> pl.Series:
         """Returns a column of ids as text: without blanks around them, and whole numbers without a fraction.
 
         Raises:
@@ -89,7 +89,7 @@ class Table:
             series = self._cast(column, pl.String)
         series = series.replace("", None)
         if required:
-            self._refuse(column, series.is_null(), "where every row needs a value; fill it in or remove the row")
+            self._refuse(column, series.is_null(), f"where every row needs a value; {advice}")
         return series
 
     def strings(self, column: str, *, required: bool = False) -> pl.Series:
@@ -100,7 +100,7 @@ class Table:
         """
         series = self._cast(column, pl.String)
         if required and series.null_count():
-            self._refuse(column, series.is_null(), "where every row needs a value; fill it in or remove the row")
+            self._refuse(column, series.is_null(), f"where every row needs a value; {_ADVICE}")
         return series
 
     def floats(self, column: str, *, required: bool = False) -> pl.Series:
@@ -113,11 +113,12 @@ class Table:
         is_text = raw.dtype == pl.String
         series = to_numbers(raw, self._noting(column)) if is_text else self._cast(column, pl.Float64)
         bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
+        if is_text and bad.any():
+            self._refuse(column, *why_not_numbers(raw, bad.fill_null(value=False)))
         self._refuse(
             column,
             bad.fill_null(value=False),
-            "is not a finite number; mend it (such as 12.5), write all cells in one way, leave it empty, or list it as "
-            "missing in the recipe",
+            "is not a finite number; mend it (such as 12.5), leave it empty, or list it as missing in the recipe",
         )
         if required:
             self._refuse(column, series.is_null(), "where every row needs a number; fill it in or remove the row")
@@ -203,8 +204,15 @@ class Table:
         row += self.first_row
         return f"row {row + 1}" if self._csv_file is None else f"line {self._csv_file.line_of(row)}"
 
+    def notes_of(self, column: str) -> list[str]:
+        """Returns the notes of a column."""
+        return [note for (name, _), note in self.notes.items() if name == column]
+
     def _noting(self, column: str) -> Note:
-        return lambda text: self.notes.append(f"{self.path.name}, column {column!r}: {text}.")
+        def note(what: str, example: object) -> None:
+            self.notes.setdefault((column, what), f"{self.path.name}, column {column!r}: {what}, as in {example!r}.")
+
+        return note
 
     def _refuse(self, column: str, bad: pl.Series, what: str) -> None:
         rows = bad.arg_true().to_list()
@@ -254,6 +262,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except UnicodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
-    except (pl.exceptions.PolarsError, OSError, csv.Error) as error:
-        cause = str(error).splitlines()[0]
-        raise DataError(f"{path}: cannot be read: {cause}; check its separator and quotes, or save it anew") from error
+    except (pl.exceptions.PolarsError, *UNREADABLE) as error:
+        raise DataError(
+            f"{path}: cannot be read: {explain(error)}; check its separator and quotes, or save it anew"
+        ) from error

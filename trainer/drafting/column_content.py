@@ -73,7 +73,7 @@ def numbers_of(series: pl.Series) -> pl.Series | None:
     """Returns the present cells of a column as numbers; None if a cell is not a number."""
     if series.dtype != pl.String and not series.dtype.is_numeric():
         return None
-    numbers = to_numbers(series, lambda note: None) if series.dtype == pl.String else series.cast(pl.Float64)
+    numbers = to_numbers(series, lambda what, example: None) if series.dtype == pl.String else series.cast(pl.Float64)
     return numbers.drop_nulls() if numbers.null_count() == series.null_count() < len(series) else None
 
 

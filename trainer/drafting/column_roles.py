@@ -9,6 +9,7 @@ from itertools import permutations
 
 import polars as pl
 
+from trainer.data.cells import to_ids
 from trainer.drafting.column_content import floor_of, id_score, is_epoch, may_be_id, numbers_of, time_score
 from trainer.drafting.column_names import names_id, names_role, words_of
 from trainer.drafting.csv_dialect import Source
@@ -141,7 +142,7 @@ def _infer_others(interactions: Source, roles: ColumnRoles) -> ColumnRoles:
             )
         if frame[name].dtype == pl.String and numbers is None:
             doubts += _date_doubts(name, frame[name], times)
-        doubts += [note.split(": ", 1)[1] for note in interactions.table.notes if f"column {name!r}: times" in note]
+        doubts += interactions.table.notes_of(name)
         break
     if time is None:
         doubts.append("No column holds a time that can be read: the order of the rows counts as the order of time.")
@@ -167,8 +168,8 @@ def _missing_doubts(interactions: Source, needed: Sequence[str]) -> list[str]:
         if count := int(empty.sum()):
             first = interactions.table.place(empty.arg_true()[0])
             doubts.append(
-                f"{count:,} of {len(empty):,} rows have no {name!r} (the first is {first}), as guest orders have: they "
-                "are left out (interactions.missing); fill them in if they count."
+                f"{count:,} of {len(empty):,} rows have no {name!r} (the first is {first}): a training leaves them out "
+                "(interactions.missing); fill them in if they count."
             )
     return doubts
 
@@ -198,13 +199,13 @@ def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
     """
     if source is None:
         return None
-    ids = event_ids.cast(pl.String).unique()
+    ids = _as_read(event_ids).unique()
     columns: list[IdColumn] = []
     for position, name in enumerate(source.frame.columns):
         column = source.frame[name]
         if isinstance(column.dtype, pl.List | pl.Struct):
             continue
-        known = column.drop_nulls().cast(pl.String)
+        known = _as_read(column.drop_nulls())
         distinct = known.unique()
         overlap = float(ids.is_in(distinct.implode()).mean() or 0.0)  # type: ignore[arg-type]
         coverage = float(distinct.is_in(ids.implode()).mean() or 0.0) if len(distinct) else 0.0  # type: ignore[arg-type]
@@ -216,6 +217,14 @@ def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
             )
         )
     return max(columns, key=lambda column: column.score) if columns else None
+
+
+def _as_read(ids: pl.Series) -> pl.Series:
+    """Returns ids as a training reads them."""
+    try:
+        return to_ids(ids, lambda what, example: None)
+    except ValueError:  # they are refused then; a column of such numbers matches nothing
+        return ids.cast(pl.String)
 
 
 def _id_doubts(role: str, source: Source | None, column: str, id_column: IdColumn | None) -> list[str]:
@@ -233,7 +242,7 @@ def _id_doubts(role: str, source: Source | None, column: str, id_column: IdColum
     if id_column.overlap < 0.9:
         doubts.append(
             f"Only {id_column.overlap:.0%} of the ids in column {column!r} are in column {id_column.column!r} of "
-            f"{source.path.name}: is that its id, written the same way ('7', '7.0' and '007' differ)?"
+            f"{source.path.name}: is that its id, written the same way ('7' and '007' differ)?"
         )
     if not id_column.is_unique:
         doubts.append(

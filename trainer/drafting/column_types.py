@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from trainer.data.cells import to_lists, to_numbers
+from trainer.data.cells import to_numbers, written_lists
 from trainer.drafting.column_names import words_of
 
 _NO_VALUE = frozenset(("N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "\\N"))
@@ -72,11 +72,10 @@ def infer_type(series: pl.Series) -> ColumnType:
         return ColumnType(column, None, why="empty", doubt=f"{column!r} has no value in any row and is left out.")
     if present.dtype != pl.String:
         return _number(column, present.cast(pl.Float64), missing)
+    if (lists := written_lists(present)) is not None:
+        return replace(_list(column, lists, _keys(missing)), doubt=f"{column!r}: cells are read as lists.")
     notes: list[str] = []
-    lists = to_lists(present, "", notes.append)
-    if notes:
-        return replace(_list(column, lists, _keys(missing)), doubt=f"{column!r}: {notes[0]}.")
-    numbers = to_numbers(present, notes.append)
+    numbers = to_numbers(present, lambda what, example: notes.append(f"{what}, as in {example!r}"))
     bad = numbers.is_null() | numbers.is_infinite()
     odd = set(present.filter(bad).unique()) - _NO_NUMBER
     has_zeros = present.str.contains(r"^0\d").any()  # an article number or a postcode, in which 007 is not 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trainer.data.csv_file import CsvFile
+from trainer.data.csv_file import UNREADABLE, CsvFile, explain
 from trainer.data.table_files import kind_of, parquet_parts, read_json
 from trainer.data.tables import Table
 from trainer.errors import DataError
@@ -79,8 +78,7 @@ def _candidates(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     candidates: list[tuple[bool, int, int, str, str, list[str]]] = []
     failure: DataError | None = None
     try:
-        first = CsvFile(path, "\n", "").sample(1)
-        quotes = ("'",) if first and first[0][0].startswith("'") else ('"', "")
+        quotes = ("'",) if CsvFile(path).first_character() == "'" else ('"', "")
         for rank, quote in enumerate(quotes):
             for separator in _SEPARATORS:
                 try:
@@ -93,8 +91,8 @@ def _candidates(path: Path) -> Iterator[tuple[str, str, list[str]]]:
                     candidates.append((is_ragged, rank, -len(rows[0]), separator, quote, rows[0]))
     except UnicodeError as error:
         raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read: {explain(error)}; save it anew") from error
     if not candidates and failure is not None:
         raise failure
     for *_, separator, quote, names in sorted(candidates, key=lambda candidate: candidate[:3]):

@@ -7,7 +7,7 @@ import numpy as np
 from trainer.data.events import Events
 from trainer.data.splits import Data, sample_users
 from trainer.errors import DataError
-from trainer.evaluation.evaluate import VALIDATION_USERS
+from trainer.evaluation.evaluate import TEST_USERS, VALIDATION_USERS
 from trainer.evaluation.metrics import HeldOut
 from trainer.evaluation.task import reads_requests
 from trainer.recipe.recipe import Recipe
@@ -24,12 +24,14 @@ def check_held_out(recipe: Recipe, data: Data) -> None:
         DataError: No user of a part can be judged; the message says why, and what to change.
     """
     parts = data.parts
-    for name, known, held_out in (("validation", parts.train, parts.valid), ("test", parts.known, parts.test)):
-        _check_part(recipe, name, known, held_out, len(data.dataset.items.ids))
+    item_count = len(data.dataset.items.ids)
+    valid = sample_users(parts.train, parts.valid, VALIDATION_USERS)  # those that are evaluated
+    test = sample_users(parts.known, parts.test, TEST_USERS)
+    _check_part(recipe, "validation", *valid, item_count)
+    _check_part(recipe, "test", *test, item_count)
 
 
 def _check_part(recipe: Recipe, name: str, known: Events, held_out: Events, item_count: int) -> None:
-    known, held_out = sample_users(known, held_out, VALIDATION_USERS)
     repeats, new_users = recipe.split.repeats, reads_requests(recipe)
     judged = HeldOut.of(known.pairs, held_out.pairs, item_count, repeats=repeats, new_users=new_users)
     if len(judged.users):
@@ -48,6 +50,6 @@ def _check_part(recipe: Recipe, name: str, known: Events, held_out: Events, item
             "finding such items again counts"
         )
     raise DataError(
-        f"split {recipe.split.kind}: nothing can be judged on the {name} part: of its {len(users)} users, "
+        f"split {recipe.split.kind}: nothing can be judged on the {name} part: of {len(users)} users in it, "
         f"{' and '.join(reasons)}"
     )

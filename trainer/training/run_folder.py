@@ -28,12 +28,12 @@ def claimed(folder: Path | None, name: str, *, resume: bool) -> Generator[Path]:
         name: Name of a new folder; a number is added if it is taken.
         resume: Whether the training continues from a checkpoint in the folder.
 
-    Returns:
+    Yields:
         The folder.
 
     Raises:
-        RunError: The folder cannot be written, another training writes to it, it holds a finished run, or no checkpoint
-            although `resume` is true.
+        RunError: The folder cannot be written or locked, another training writes to it, it holds a finished run or a
+            stopped one, or no checkpoint although `resume` is true.
     """
     if folder is not None:
         check_run_folder(folder, resume=resume)  # makes no folder in vain
@@ -48,6 +48,8 @@ def claimed(folder: Path | None, name: str, *, resume: bool) -> Generator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases the lock of a process that dies
         except BlockingIOError:
             raise RunError(f"another training writes to {claimed_folder}; name another folder with --run") from None
+        except OSError as error:  # a file system without locks
+            raise RunError(f"cannot lock {claimed_folder}: {error}; name a folder on another file system") from error
         check_run_folder(claimed_folder, resume=resume)
         yield claimed_folder
     finally:

@@ -127,8 +127,8 @@ class _ServiceClient:
     def _fail(self, call: Call, error: grpc.RpcError) -> tuple[TwoTowerError, float | None]:
         """Returns the error of a failed attempt, and the seconds before the next one; None if there is none."""
         failure = from_rpc_error(error, self.target)
-        if call.waits and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            failure = call.last_error or failure  # why there was nothing to wait for
+        if call.waits and call.last_error is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            failure = call.last_error  # says more: most likely, nothing could be reached until the deadline
         failure.request_id = call.request_id
         call.last_error = failure
         call.waits = call.may_wait and error.code() is grpc.StatusCode.UNAVAILABLE

@@ -15,7 +15,7 @@ from retrieval.steps import Steps
 T = TypeVar("T")
 
 SMALL_BYTES = 8192
-"""Largest body of a call that may be answered by the event loop, and together with other calls."""
+"""Largest body of a call that may be answered by the event loop."""
 
 
 class Method(Protocol):

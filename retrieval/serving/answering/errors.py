@@ -28,7 +28,6 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 
 from retrieval.serving.answering.error_text import MOST_BYTES, cut, size_in_metadata, violations_that_fit
-from retrieval.serving.answering.retry_pace import SHORTEST_PAUSE_S
 
 DOMAIN = "two-tower"
 _LISTED_IDS = 10
@@ -69,7 +68,7 @@ class InvalidRequest(ServiceError):
     def __init__(self, violations: Sequence[tuple[str, str]]) -> None:
         """Takes at least one violation. Violations that do not fit into a status are counted in the message."""
         self.violations = tuple(violations_that_fit(violations))
-        shown = "; ".join(f"{field}: {description}" for field, description in self.violations)
+        shown = "; ".join(f"{field}: {text}" if field else text for field, text in self.violations)
         left_out = len(violations) - len(self.violations)
         super().__init__(shown + (f"; and {left_out} more" if left_out else ""))
 
@@ -176,7 +175,7 @@ class Overloaded(ServiceError):
     code = code_pb2.RESOURCE_EXHAUSTED
     reason = "OVERLOADED"
 
-    def __init__(self, fault: str, retry_after_s: float = SHORTEST_PAUSE_S) -> None:
+    def __init__(self, fault: str, retry_after_s: float) -> None:
         """Takes what is exhausted, and the pause before the next try in seconds."""
         super().__init__(f"{fault}; retry with backoff, or at another replica")
         self.retry_after_s = retry_after_s

@@ -106,7 +106,15 @@ class Runners:
         """
         waiting, limit = self.waiting, self._limit.value
         if waiting >= limit and (waiting >= 2 * limit or self._short.has_fresh(caller) or self._long.has_fresh(caller)):
-            raise self._overloaded("as many requests wait as can be answered in time")
+            raise self.overloaded("as many requests wait as can be answered in time")
+
+    def overloaded(self, fault: str) -> Overloaded:
+        """Returns the error of a refused call, with the pause that its caller is asked for.
+
+        Args:
+            fault: what is exhausted.
+        """
+        return Overloaded(fault, self._retry_pace.next_pause_s(time.monotonic()))
 
     def submit(self, call: Call) -> None:
         """Queues a call; its `answered` is set in the end.
@@ -115,9 +123,9 @@ class Runners:
             Overloaded: too many calls, or too many bytes, are in flight.
         """
         if len(self._calls) >= self._max_in_flight:
-            raise self._overloaded(f"{self._max_in_flight} requests are in flight, and that is the limit")
+            raise self.overloaded(f"{self._max_in_flight} requests are in flight, and that is the limit")
         if self._bytes + len(call.body) > self._max_bytes and self._calls:
-            raise self._overloaded(f"requests of {self._max_bytes} bytes are in flight, and that is the limit")
+            raise self.overloaded(f"requests of {self._max_bytes} bytes are in flight, and that is the limit")
         self._calls.add(call)
         self._bytes += len(call.body)
         if call.method.is_short(call):
@@ -138,7 +146,7 @@ class Runners:
         for call in expired:
             self._limit.note(call, now, self.waiting)
             if call.is_awaited:
-                call.error = self._overloaded("no thread was free in time")
+                call.error = self.overloaded("no thread was free in time")
             else:
                 call.error = DeadlinePassed()
         self._finish(expired)
@@ -156,9 +164,6 @@ class Runners:
         for call in calls:
             call.error = make_error()
         self._finish(calls)
-
-    def _overloaded(self, fault: str) -> Overloaded:
-        return Overloaded(fault, self._retry_pace.next_pause_s(time.monotonic()))
 
     def _finish(self, calls: Sequence[Call]) -> None:
         for call in calls:

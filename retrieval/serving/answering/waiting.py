@@ -33,10 +33,11 @@ PATIENCE_UNDER_OVERLOAD = 1 / 5
 """Longest wait, as a share of the time between the arrival of a call and its deadline."""
 
 SHARED_BYTES = 4096
-JOINING_BYTES = 1024
+JOINING_BYTES = 2048
 """Largest total size of the bodies of calls that are answered together, and largest size of each of them.
 
-Each gets its answer when all are done, so none may cost much more than the others.
+Each gets its answer when all are done, so none may cost much more than the others. A search with an embedding of 500
+dimensions takes 2048 bytes.
 """
 
 _SMALL, _LARGE, _PAUSED = 0, 1, 2
@@ -186,9 +187,8 @@ class Waiting:
             waiting = caller.fresh[size]
             call = waiting[-1 if newest_first else 0]
             size_bytes += len(call.body)
-            if calls and (call.method is not calls[0].method or size_bytes > SHARED_BYTES):
-                break
-            if calls and len(call.body) > JOINING_BYTES:
+            is_larger = size_bytes > SHARED_BYTES or len(call.body) > JOINING_BYTES
+            if calls and (is_larger or call.method is not calls[0].method):
                 break
             line.remove(caller)
             _ = waiting.pop() if newest_first else waiting.popleft()

@@ -59,7 +59,7 @@ def decode_parts(
     max_parts: int,
     check: Callable[[str, bytes, int, int], Steps[None]],
 ) -> Steps[tuple[M, list[Part]]]:
-    """Returns a large request without the parts of its repeated field, and the parts. Pauses every millisecond.
+    """Returns a large request without the parts of its repeated field, and the parts. Pauses between parts.
 
     Args:
         body: serialized request.

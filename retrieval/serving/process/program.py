@@ -150,6 +150,7 @@ def _serve(server: Server, config: ServerConfig, lifeline: Lifeline | None = Non
     if lifeline is not None:
         lifeline.watch()
         if _is_stopped_before_settled(server, wakes):
+            finish_logs()
             os._exit(0)
     port = server.start()
     if config.port_file is not None:

@@ -24,7 +24,6 @@ from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.answering.error_status import status_of
 from retrieval.serving.answering.errors import (
     NotReceived,
-    Overloaded,
     PermissionDenied,
     ServiceError,
     Stopping,
@@ -177,7 +176,8 @@ class CallHandlers(grpc.GenericRpcHandler):
         assert task is not None
         if len(self._receiving) >= MAX_RECEIVING:
             oldest = next(iter(self._receiving))
-            self._end_receiving(oldest, Overloaded(f"{MAX_RECEIVING} calls wait for their messages, that is the limit"))
+            fault = f"{MAX_RECEIVING} calls wait for their messages, that is the limit"
+            self._end_receiving(oldest, self._runners.overloaded(fault))
         self._receiving[task] = time.monotonic()
         try:
             message = await context.read()

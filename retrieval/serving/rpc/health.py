@@ -1,7 +1,7 @@
 """The standard health service, `grpc.health.v1`, and gRPC reflection. Both answer in the event loop, whatever the load.
 
 The servicer of the package grpcio-health-checking says SERVING before a bundle is loaded; this one starts as
-NOT_SERVING. Messages are decoded here, for the reason in `retrieval.serving.answering.call.decode`.
+NOT_SERVING. Messages are decoded here, for the reason in `retrieval.serving.answering.wire`.
 """
 
 from __future__ import annotations

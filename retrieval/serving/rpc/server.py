@@ -41,6 +41,7 @@ _FLUSH_S = 0.2
 """Time in which gRPC can send the last responses, in seconds."""
 _TICK_S = 0.005
 """Interval at which calls that wait too long are ended, in seconds."""
+_AFTER_FAILURE_S = 1.0
 _HOUSEKEEPING_S = 1.0
 """Interval at which tokens are looked at and failed calls are summarised, in seconds."""
 _LARGEST_ADMIN_REQUEST = 1024
@@ -219,16 +220,12 @@ class Server:
         await self._grpc.start()
         if self._admin_grpc is not None:
             await self._admin_grpc.start()
+        handlers = [each for each in (self._calls, self._admin) if each is not None]
         self._tasks = [
-            asyncio.create_task(_repeat(_TICK_S, self._end_late_calls)),
-            asyncio.create_task(_repeat(_HOUSEKEEPING_S, self._keep_house)),
+            asyncio.create_task(_repeat(_TICK_S, work))
+            for work in (self._runners.expire, *(each.end_silent for each in handlers))
         ]
-
-    async def _end_late_calls(self) -> None:
-        self._runners.expire()
-        self._calls.end_silent()
-        if self._admin is not None:
-            self._admin.end_silent()
+        self._tasks.append(asyncio.create_task(_repeat(_HOUSEKEEPING_S, self._keep_house)))
 
     async def _keep_house(self) -> None:
         """Reads tokens and summarises the log."""
@@ -264,14 +261,17 @@ class Server:
             self._is_settled = True
 
 
-async def _repeat(interval_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Does work at an interval, until this coroutine is cancelled. A failure is logged and ends nothing."""
+async def _repeat(interval_s: float, work: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
+    """Does work at an interval, until this coroutine is cancelled. A failure is logged; the next try is later."""
     while True:
         await asyncio.sleep(interval_s)
         try:
-            await work()
+            done = work()
+            if done is not None:
+                await done
         except Exception:
             _log.exception("the server could not do regular work, and tries again")
+            await asyncio.sleep(_AFTER_FAILURE_S)
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None, flag: str) -> int:

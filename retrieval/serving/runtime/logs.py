@@ -21,12 +21,13 @@ import structlog
 
 LEVELS = ("debug", "info", "warning", "error")
 
-MAX_BACKLOG_BYTES = 1 << 20
-"""Largest size of the lines that wait for a slow reader of stderr, in bytes."""
+MAX_BACKLOG = 1 << 20
+"""Largest size of the lines that wait for a slow reader of stderr, in characters."""
 
 _LAST_WAIT_S = 1.0
 
 _writers: list[LineWriter] = []
+"""The writer of this process, once logs are configured."""
 
 
 class LineWriter:
@@ -44,10 +45,10 @@ class LineWriter:
         self._thread.start()
 
     def write(self, text: str) -> None:
-        """Takes a line, or drops and counts it if more than `MAX_BACKLOG_BYTES` wait."""
+        """Takes a line, or drops and counts it if more than `MAX_BACKLOG` wait."""
         with self._changed:
-            is_own = threading.current_thread() is self._thread  # how many lines were lost, which is not lost too
-            if self._size + len(text) > MAX_BACKLOG_BYTES and not is_own:
+            # The line about lost lines, which the writing thread makes, is always taken.
+            if self._size + len(text) > MAX_BACKLOG and threading.current_thread() is not self._thread:
                 self._lost += 1
                 return
             self._lines.append(text)
@@ -80,7 +81,7 @@ class LineWriter:
                     self._lost += lost + 1
                 continue
             if lost:
-                structlog.get_logger("logs").warning("log lines lost: stderr was not read", count=lost)
+                structlog.get_logger("logs").warning("log lines lost: stderr could not be written", count=lost)
 
 
 def configure_logs(level: str, worker: int = 0) -> None:
@@ -104,8 +105,8 @@ def configure_logs(level: str, worker: int = 0) -> None:
         *([] if terminal else [structlog.processors.format_exc_info]),
         renderer,
     ]
-    file: Any = LineWriter(sys.stderr)
-    _writers.append(file)
+    _writers[:] = [LineWriter(sys.stderr)]
+    file: Any = _writers[0]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -45,7 +45,7 @@ def test_a_shop_as_a_shop_exports_it(tmp_path: Path) -> None:
         "customer_id", "article", "ordered_at", "leave_out"
     ]  # fmt: skip
     doubts = " ".join(printed["doubts"])
-    assert "40 of 240 rows have no 'customer_id' (the first is line 2), as guest orders have" in doubts
+    assert "40 of 240 rows have no 'customer_id' (the first is line 2): a training leaves them out" in doubts
     assert "1 of 240 rows have no 'ordered_at' (the first is line 9)" in doubts
     assert recipe["items"]["attributes"] == {
         "title": {"column": "title"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,8 @@ from trainer.data.cells import to_ids, to_lists, to_numbers, to_seconds, to_time
 
 def read(function: Any, cells: list[Any], *arguments: Any) -> tuple[list[Any], list[str]]:
     notes: list[str] = []
-    return function(pl.Series("c", cells), *arguments, notes.append).to_list(), notes
+    note = lambda what, example: notes.append(f"{what}, as in {example!r}")  # noqa: E731
+    return function(pl.Series("c", cells), *arguments, note).to_list(), notes
 
 
 @pytest.mark.parametrize(
@@ -22,10 +24,10 @@ def read(function: Any, cells: list[Any], *arguments: Any) -> tuple[list[Any], l
         (["1.5", None, "-2", "1e3"], [1.5, None, -2.0, 1000.0], ""),
         (["24,90", "3", None], [24.9, 3.0, None], "a comma is the decimal separator"),
         (["1.024,90", "24,9", "3.000"], [1024.9, 24.9, 3000.0], "a comma is the decimal separator"),
-        (["24,90 €", "€ 3,5", "7 EUR"], [24.9, 3.5, 7.0], "without it"),
+        (["24,90 €", "€ 3,5", "7 EUR"], [24.9, 3.5, 7.0], "without unit and blanks"),
         (["$1,024.90", "3.5"], [1024.9, 3.5], "a comma separates thousands"),
         (["1,024,000", "12"], [1024000.0, 12.0], "a comma separates thousands"),
-        ([" 7 ", "8"], [7.0, 8.0], "unit or blanks"),
+        ([" 7 ", "8"], [7.0, 8.0], "without unit and blanks"),
     ],
 )
 def test_numbers(cells: list[Any], expected: list[Any], note: str) -> None:
@@ -111,6 +113,8 @@ def test_lists(cells: list[Any], expected: list[Any]) -> None:
         (["1000.0", "x.0", "7"], ["1000", "x.0", "7"], "floating-point numbers"),
         ([1000.0, None, 7.0], ["1000", None, "7"], "floating-point numbers"),
         ([1.5, 2.0], ["1.5", "2.0"], ""),
+        ([math.nan, 7.0], [None, "7"], "floating-point numbers"),
+        ([math.nan, None], [None, None], ""),
         ([12345678901234567, 2], ["12345678901234567", "2"], ""),
     ],
 )

@@ -69,6 +69,24 @@ def test_compressed_files_are_read_or_told_how_to_unpack(tmp_path: Path) -> None
         Table(tmp_path / "broken.csv.gz", ["i"])
 
 
+def test_a_compressed_file_that_is_cut_off_or_damaged_is_told(tmp_path: Path) -> None:
+    whole = gzip.compress(b"u,i\n" + b"".join(b"user %d,item %d\n" % (n, n * 7919) for n in range(20_000)))
+    for name, content in (("cut", whole[:-500]), ("damaged", whole[:5000] + b"\0" * 500 + whole[5500:])):
+        path = tmp_path / f"{name}.csv.gz"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"cannot be read: (its compressed content is|.*CRC|.*invalid)"):
+            Table(path, ["i"])
+
+
+def test_notes_name_each_kind_once_over_all_blocks(tmp_path: Path) -> None:
+    path = write(tmp_path, "u;price\n" + "".join(f"a;{n},50\n" for n in range(100)))
+    notes: dict[tuple[str, str], str] = {}
+    for block in Table.blocks(path, ["price"], ";", '"', 20):
+        block.floats("price")
+        notes = {**block.notes, **notes}
+    assert list(notes.values()) == ["shop.csv, column 'price': a comma is the decimal separator, as in '0,50'."]
+
+
 def test_a_cell_may_hold_a_whole_page(tmp_path: Path) -> None:
     page = "x" * 500_000
     path = write(tmp_path, f"u,page\na,{page}\nb,y\n")

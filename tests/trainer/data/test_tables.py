@@ -105,6 +105,26 @@ def test_bad_number_is_named(tmp_path: Path, cell: str) -> None:
     assert f"films.csv, column 'price': line 3: '{cell}' is not a finite number; mend it" in message
 
 
+@pytest.mark.parametrize(
+    ("cells", "line", "reason"),
+    [
+        (["29,85 €", "14,17 €", "$3.50", "7,5"], "line 4: '$3.50' has", "another decimal separator than most cells"),
+        (["1.50", "2.25", "3,5", "4.75"], "line 4: '3,5' has", "another decimal separator than most cells"),
+        (
+            ["1,024", "2,048"],
+            "line 2: '1,024', line 3: '2,048' may have",
+            "a comma before decimals or between thousands",
+        ),
+    ],
+)
+def test_the_cell_that_contradicts_its_column_is_named(
+    tmp_path: Path, cells: list[str], line: str, reason: str
+) -> None:
+    table = csv(tmp_path, "id;price\n" + "".join(f"a;{cell}\n" for cell in cells), "price", separator=";")
+    message = refusal(lambda: table.floats("price"))
+    assert f"column 'price': {line} {reason}" in message
+
+
 def test_missing_number_is_named_where_required(tmp_path: Path) -> None:
     table = csv(tmp_path, "id,price\n1,\n", "price")
     assert "column 'price': line 2: an empty cell where every row needs a number" in refusal(

@@ -25,7 +25,7 @@ def test_sessions_that_end_before_the_border_of_a_temporal_split(tmp_path: Path)
     split = {"kind": "global_temporal", "valid_share": 0.2, "test_share": 0.2}
     chosen = recipe(split=split)
     with pytest.raises(
-        DataError, match=r"validation part: of its 12 users, 12 have no events before it: choose another"
+        DataError, match=r"validation part: of 12 users in it, 12 have no events before it: choose another"
     ):
         check_held_out(chosen, sources.read(chosen, tmp_path / "shop"))
     chosen = recipe()
@@ -38,7 +38,7 @@ def test_users_who_buy_the_same_again(tmp_path: Path) -> None:
         tmp_path / "shop", [f"u{user:02},p{user % 40:02},{1_700_000_000 + at}" for user in range(60) for at in range(5)]
     )
     chosen = recipe()
-    with pytest.raises(DataError, match=r"of its 60 users, 60 have only items .* set split.repeats = true"):
+    with pytest.raises(DataError, match=r"of 60 users in it, 60 have only items .* set split.repeats = true"):
         check_held_out(chosen, sources.read(chosen, tmp_path / "shop"))
     chosen = recipe(split={"repeats": True})
     check_held_out(chosen, sources.read(chosen, tmp_path / "shop"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from retrieval.serving.runtime.logs import MAX_BACKLOG_BYTES
+from retrieval.serving.runtime.logs import MAX_BACKLOG
 from retrieval.store.store import BundleStore
 from tests.harness import ROOT
 from tests.worlds import wait_for, write_bundle
@@ -57,7 +57,7 @@ def test_lines_that_nobody_reads_are_lost_and_counted() -> None:
                 assert line["event"].startswith("log lines lost")
                 lost += line["count"]
         child.kill()
-    assert MAX_BACKLOG_BYTES / 2000 < len(numbers) < 2000
+    assert MAX_BACKLOG / 2000 < len(numbers) < 2000
     assert numbers == sorted(numbers)
     assert len(numbers) + lost == 2000
 
