@@ -115,7 +115,7 @@ def to_seconds(numbers: pl.Series, note: Note) -> pl.Series:
     """Returns times in seconds since 1970; such that can only be milli-, micro- or nanoseconds are divided."""
     size = numbers.abs()
     for least, factor, unit in _TIME_UNITS:
-        if (found := (size >= least).fill_null(value=False)).any():
+        if (found := ((size >= least) & size.is_finite()).fill_null(value=False)).any():
             note(f"times of this size are read as {unit}", int(numbers.filter(found)[0]))
             numbers = pl.select(pl.when(found).then(numbers / factor).otherwise(numbers)).to_series()
             size = numbers.abs()

@@ -129,3 +129,7 @@ def test_ids(cells: list[Any], expected: list[Any], note: str) -> None:
 def test_ids_that_were_rounded_are_refused(cells: list[Any]) -> None:
     with pytest.raises(ValueError, match="too large to be exact; export them as text"):
         read(to_ids, cells)
+
+
+def test_an_infinite_time_has_no_unit() -> None:
+    assert read(to_seconds, [float("inf"), 1.0]) == ([float("inf"), 1.0], [])
