@@ -123,7 +123,7 @@ def main() -> int:
         protocols.append(Protocol(not recipe.split.repeats, {}))
     if not arguments.no_baselines:
         for protocol in protocols:
-            others, notes = fit_all(data, repeats=protocol.repeats, progress=progress)
+            others, notes, _ = fit_all(data, repeats=protocol.repeats, progress=progress)
             protocol.others.update(others)
             for note in notes:
                 progress.note(f"note: {note}")

@@ -32,10 +32,7 @@ from trainer.cli.store_commands import (
 from trainer.cli.store_commands import promote as promote_bundle
 from trainer.cli.tune_command import tune
 from trainer.data import sources
-from trainer.data.splits import Data
 from trainer.errors import RunError
-from trainer.evaluation.metrics import Scorer
-from trainer.progress import Progress
 from trainer.quiet_tensorflow import import_tensorflow
 from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
@@ -56,6 +53,9 @@ def train(
     /,
     *,
     data_folder: Annotated[Path | None, Parameter(name="--data")] = None,
+    interactions: Path | None = None,
+    items: Path | None = None,
+    users: Path | None = None,
     run: Path | None = None,
     store: Path | None = None,
     promote: bool = False,
@@ -80,6 +80,9 @@ def train(
         recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,
             product_search), or the path of a TOML file.
         data_folder: Folder of the recipe's tables. Default: its download, or the folder of the TOML file.
+        interactions: Table of events to read instead of the recipe's; it has the same columns.
+        items: Table of items to read instead of the recipe's.
+        users: Table of users to read instead of the recipe's.
         run: Folder to write towers, logs and evaluation to; it must not hold a finished run. Default:
             runs/RECIPE-TIME.
         store: Folder of bundles to publish the model to. Default: no bundle is published.
@@ -101,7 +104,8 @@ def train(
         raise RunError("--resume needs --run, the folder of the run to resume")
     if store is None and (promote or force):
         raise RunError("--promote and --force need --store, the folder of bundles to publish to")
-    chosen, progress = _override(loading.load(recipe_name), epochs, seed, split, refit), RichProgress()
+    read = loading.with_tables(loading.load(recipe_name), interactions, items, users)
+    chosen, progress = _override(read, epochs, seed, split, refit), RichProgress()
     folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
     if store is not None:
         BundleStore(store).live()  # fails before the training, not after it, if this cannot be a store
@@ -112,6 +116,7 @@ def train(
 
         import_tensorflow()
         from trainer.evaluation.baseline_advice import advise
+        from trainer.evaluation.baselines import fit_wanted
         from trainer.evaluation.evaluate import evaluate_test
         from trainer.evaluation.held_out_check import check_held_out
         from trainer.publishing.publish import publish as publish_run
@@ -121,7 +126,7 @@ def train(
         check_held_out(chosen, data)
         finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress)
         finished.save(run_folder)
-        others = _fit_baselines(data, chosen.split.repeats, progress, wanted=baselines)
+        others = fit_wanted(chosen, data, chosen.split.repeats, progress, wanted=baselines)
         evaluation = evaluate_test(finished.model, data, refitted=finished.refitted, others=others)
         write_evaluation(run_folder, evaluation)
     if finished.before_refit is not None:
@@ -185,6 +190,7 @@ def evaluate(
         missing = "RUN, the folder that `train` wrote" if run is None else "--qrels, the file of graded queries"
         raise RunError(f"evaluate needs {missing}")
     import_tensorflow()
+    from trainer.evaluation.baselines import fit_wanted
     from trainer.evaluation.deployed_scorer import deployed_scorer
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.evaluation.slices import check_columns
@@ -197,7 +203,7 @@ def evaluate(
     console.print_data(recipe, data)
     check_columns(data.dataset, slice_by)
     counted = recipe.split.repeats if repeats is None else repeats
-    others = _fit_baselines(data, counted, progress, wanted=baselines)
+    others = fit_wanted(recipe, data, counted, progress, wanted=baselines)
     if store is not None:
         served = deployed_scorer(BundleStore(store), bundle, finished.model_version, recipe, data)
         others = {"two-tower, served": served, **others}
@@ -215,22 +221,6 @@ def evaluate(
     print_json(dataclasses.asdict(evaluation), as_json)
 
 
-def _fit_baselines(data: Data, repeats: bool, progress: Progress, *, wanted: bool | None) -> dict[str, Scorer]:
-    """Returns the scorers of the baselines by name; none if they are not wanted, or would take too long."""
-    from trainer.evaluation.baselines import fit_all, is_affordable
-
-    if wanted is None:
-        wanted = is_affordable(data)
-        if not wanted:
-            progress.note("note: the baselines would take minutes here; `evaluate RUN --baselines` compares with them.")
-    if not wanted:
-        return {}
-    fitted, notes = fit_all(data, repeats=repeats, progress=progress)
-    for note in notes:
-        progress.note(f"note: {note}")
-    return fitted
-
-
 @app.command
 def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = False, as_json: Json = False) -> None:
     """Publish a finished run as a bundle.
@@ -243,6 +233,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
         as_json: Print the result as JSON on stdout.
     """
     import_tensorflow()
+    from trainer.evaluation.baselines import fit_wanted
     from trainer.evaluation.evaluate import evaluate_test
     from trainer.publishing.publish import publish as publish_run
     from trainer.training.saved_run import Run
@@ -252,7 +243,8 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     recipe = finished.model.recipe
     data = sources.read(recipe, finished.data_folder)
     console.print_data(recipe, data)
-    evaluation = evaluate_test(finished.model, data, refitted=finished.refitted)
+    others = fit_wanted(recipe, data, recipe.split.repeats, progress, wanted=False)
+    evaluation = evaluate_test(finished.model, data, refitted=finished.refitted, others=others)
     opened = open_store(store)
     manifest = publish_run(opened, finished, data, evaluation, progress)
     print_json({"bundle_version": manifest.bundle_version, **dataclasses.asdict(evaluation)}, as_json)

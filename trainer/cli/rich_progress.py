@@ -165,7 +165,7 @@ class TrialBars:
         self._all = bars.add_task("trials", total=None, figure="")
         self._one = bars.add_task("steps", total=None, figure="")
 
-    def trial(self, number: int, finished: int, total: int) -> None:
+    def trial(self, number: int, finished: int, total: int | None) -> None:
         """Resets the bar of the steps for a new trial."""
         self._bars.update(self._all, completed=finished, total=total)
         self._bars.reset(self._one, description=f"trial {number}", total=None, figure="")

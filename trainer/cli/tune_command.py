@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands ne
     from trainer.tuning.recipe_search import Search, Tried
     from trainer.tuning.search_space import SearchSpace
 
+_TRIALS = 50
+"""Number of finished trials of a search without a limit in minutes."""
 _SHOWN = 5
 """Number of best trials, and of most important keys, to print."""
 
@@ -35,13 +37,16 @@ def tune(
     /,
     *,
     data_folder: Annotated[Path | None, Parameter(name="--data")] = None,
-    trials: int = 50,
+    interactions: Path | None = None,
+    items: Path | None = None,
+    users: Path | None = None,
+    trials: int | None = None,
     study: Path = Path("tune.db"),
     out: Path = Path("tuned.toml"),
     force: bool = False,
     metric: Metric | None = None,
     epochs: int | None = None,
-    max_minutes: float | None = None,
+    minutes: float | None = None,
     seed: int = 1,
     fix: tuple[str, ...] = (),
     cache: Path | None = None,
@@ -52,29 +57,35 @@ def tune(
     Each trial trains the towers with other values of the recipe's keys, such as learning rate or dropout. Trials are
     judged on the validation part, never on the test part. The same command resumes a search that was stopped.
 
-    Example: `python -m trainer tune movielens_100k --trials 30`
+    Example: `python -m trainer tune movielens_100k --minutes 30`
 
     Args:
         recipe_name: Original recipe: a shipped recipe, or the path of a TOML file. It is the first trial; the other
             trials vary its keys.
         data_folder: Folder of the recipe's tables. Default: its download, or the folder of the TOML file.
-        trials: Total number of finished trials, including those of earlier runs of the command.
+        interactions: Table of events to read instead of the recipe's; it has the same columns.
+        items: Table of items to read instead of the recipe's.
+        users: Table of users to read instead of the recipe's.
+        trials: Total number of finished trials, including those of earlier runs of the command. Default: 50; with
+            --minutes no limit.
         study: SQLite file that keeps the trials, from which a search is resumed.
         out: TOML file to write the recipe of the best trial to.
         force: Replace the file of --out although this search did not write it.
         metric: Validation metric to maximise. Default: training.metric of the recipe.
         epochs: Largest number of epochs of a trial. Default: training.epochs of the recipe.
-        max_minutes: Time limit of the search in minutes. Default: no limit.
+        minutes: Time limit of the search in minutes. Default: no limit.
         seed: Random seed of the choice of trials.
         fix: Recipe key that keeps its value, such as dimension or history.encoder; may be given several times.
         cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the best trials and the importance of the keys as JSON on stdout.
     """
-    if trials < 1:
+    if trials is None and minutes is None:
+        trials = _TRIALS
+    if trials is not None and trials < 1:
         raise RunError(f"--trials is {trials}, expected at least 1")
-    if max_minutes is not None and not max_minutes > 0:
-        raise RunError(f"--max-minutes is {max_minutes:g}, expected above 0")
-    chosen = _override(loading.load(recipe_name), metric, epochs)
+    if minutes is not None and not minutes > 0:
+        raise RunError(f"--minutes is {minutes:g}, expected above 0")
+    chosen = _override(loading.with_tables(loading.load(recipe_name), interactions, items, users), metric, epochs)
     progress = RichProgress()
     folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
     data = sources.read(chosen, folder)
@@ -102,7 +113,7 @@ def tune(
         train = _train_command(chosen, out, folder, named=data_folder is not None)
         if search.finished:
             console.print(f"resuming {study}, where {search.finished} trials are finished")
-        limit = math.inf if max_minutes is None else 60 * max_minutes
+        limit = math.inf if minutes is None else 60 * minutes
         try:
             with progress.trials(chosen.training.metric, space) as watch:
                 is_complete = search.run(trials, max_seconds=limit, watch=watch)
@@ -112,11 +123,11 @@ def tune(
                 _report(search, space, out, study, train, as_json)
             raise
         if not is_complete:
-            console.print(f"{max_minutes:g} minutes are over; the same command resumes the search")
+            console.print(f"{minutes:g} minutes are over; the same command resumes the search")
         if not search.best(1):
             raise TrainingError(
                 f"none of {search.finished} trials is complete, so no recipe is written; give it more time "
-                "(--max-minutes), or run `train` on the recipe to see what goes wrong"
+                "(--minutes), or run `train` on the recipe to see what goes wrong"
             )
         _report(search, space, out, study, train, as_json)
 

@@ -19,7 +19,7 @@ from trainer.data.interactions import read_attribute, read_events
 from trainer.data.tables import Table
 from trainer.errors import DataError
 from trainer.recipe.recipe import Recipe
-from trainer.recipe.tables import Entities
+from trainer.recipe.tables import Entities, Items
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,17 @@ def load_dataset(recipe: Recipe, folder: Path) -> Dataset:
         DataError: A table cannot be used; names file, column and row.
     """
     notes: list[str] = []
+    items = None if recipe.items is None else read_entities(recipe.items, folder / recipe.items.path, notes)
+    users = None if recipe.users is None else read_entities(recipe.users, folder / recipe.users.path, notes)
     encoder = EventEncoder()
+    only_listed = items is not None and recipe.items is not None and recipe.items.only_listed
+    listed = _OnlyListed(items["id"]) if only_listed and items is not None else None
     for frame in read_events(recipe, folder, notes):
-        encoder.add(frame)
-    user_ids, user_columns = _read_entities(recipe.users, folder, encoder.user_ids, "user", notes)
-    item_ids, item_columns = _read_entities(recipe.items, folder, encoder.item_ids, "item", notes)
+        encoder.add(frame if listed is None else listed.of(frame))
+    if listed is not None and recipe.items is not None:
+        listed.check(recipe.items, notes)
+    user_ids, user_columns = _join(recipe.users, users, encoder.user_ids, "user", notes)
+    item_ids, item_columns = _join(recipe.items, items, encoder.item_ids, "item", notes)
     events = encoder.sorted(user_ids, item_ids)
     events = dataclasses.replace(events, attributes={**events.attributes, **_clock(recipe, events)})
     types = {} if recipe.items is None else {name: a.type for name, a in recipe.items.attributes.items()}
@@ -81,28 +87,67 @@ _CLOCK: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 """
 
 
-def _read_entities(
-    source: Entities | None, folder: Path, event_ids: pl.Series, what: str, notes: list[str]
+class _OnlyListed:
+    """Leaves out the interactions with items that the items table does not list, and counts them."""
+
+    def __init__(self, ids: pl.Series) -> None:
+        self._ids = ids
+        self._unlisted = pl.Series("item", [], dtype=pl.String)
+        self._all = self._left_out = 0
+
+    def of(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Returns the rows of a frame of interactions whose items are listed."""
+        kept = frame.filter(frame["item"].is_in(self._ids.implode()))
+        if kept.height < frame.height:
+            rest = frame["item"].filter(~frame["item"].is_in(self._ids.implode()))
+            self._unlisted = pl.concat([self._unlisted, rest.unique()]).unique()
+        self._all += frame.height
+        self._left_out += frame.height - kept.height
+        return kept
+
+    def check(self, source: Items, notes: list[str]) -> None:
+        """Adds a note on the rows that were left out.
+
+        Raises:
+            DataError: These are all rows.
+        """
+        if not self._left_out:
+            return
+        unlisted = self._unlisted.sort()
+        if self._left_out == self._all:
+            raise _no_common_id(source, self._ids, unlisted, "item")
+        notes.append(
+            f"{self._left_out:,} of {self._all:,} interactions are left out: their {len(unlisted):,} items are not in "
+            f"{source.path} (for instance {unlisted[0]!r}), so they may have been withdrawn; items.only_listed = false "
+            "keeps them, and recommends them without attributes."
+        )
+
+
+def _no_common_id(source: Entities, ids: pl.Series, undescribed: pl.Series, what: str) -> DataError:
+    return DataError(
+        f"none of the {len(undescribed):,} {what}s of the interactions is in {source.path}: the interactions have "
+        f"ids such as {undescribed[0]!r}, {source.path} such as {ids.sort()[0]!r}; name the column that "
+        f"holds the same ids, write them the same way ('7', '007' and 'P7' differ), or leave out [{what}s]"
+    )
+
+
+def _join(
+    source: Entities | None, frame: pl.DataFrame | None, event_ids: pl.Series, what: str, notes: list[str]
 ) -> tuple[list[str], dict[str, list[Any]]]:
     """Returns the ids of a table of users or items and of the interactions, sorted, and their attributes by name.
 
     Args:
-        source: Table; None if the recipe has none.
-        folder: Folder that the recipe's paths are relative to.
+        source: Table in the recipe; None if the recipe has none.
+        frame: Content of the table, as of `read_entities`; None if the recipe has none.
         event_ids: Distinct ids of the interactions.
         what: Word ``user`` or ``item``, for notes.
         notes: List to which a note on ids without attributes is added.
     """
-    if source is None:
+    if source is None or frame is None:
         return event_ids.sort().to_list(), {}
-    frame = read_entities(source, folder / source.path, notes)
     undescribed = event_ids.filter(~event_ids.is_in(frame["id"].implode())).sort()
     if len(undescribed) == len(event_ids):
-        raise DataError(
-            f"none of the {len(event_ids):,} {what}s of the interactions is in {source.path}: the interactions have "
-            f"ids such as {undescribed[0]!r}, {source.path} such as {frame['id'].sort()[0]!r}; name the column that "
-            f"holds the same ids, write them the same way ('7', '007' and 'P7' differ), or leave out [{what}s]"
-        )
+        raise _no_common_id(source, frame["id"], undescribed, what)
     if len(undescribed):
         notes.append(
             f"{len(undescribed):,} of {len(event_ids):,} {what}s of the interactions are not in {source.path} "

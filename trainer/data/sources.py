@@ -34,16 +34,19 @@ def data_folder(
         if recipe.prepare is None:
             return named
         return catalogue.prepare(named, cache or download.cache_folder(), progress=progress)
+    tables = [table for table in (recipe.interactions, recipe.items, recipe.users) if table is not None]
+    if recipe.prepare is None and all(Path(table.path).is_absolute() for table in tables):
+        return Path()
     if recipe.download is not None:
         progress.note(f"data: {recipe.download.package} {recipe.download.version}. {recipe.download.note}")
         return download.fetch(recipe.download, cache or download.cache_folder())
     if name not in loading.shipped():
         return Path(name).parent
-    tables = (table for table in (recipe.items, recipe.users) if table is not None)
-    files = [recipe.interactions.path, *(table.path for table in tables)] if recipe.prepare is None else catalogue.FILES
+    files = [table.path for table in tables] if recipe.prepare is None else catalogue.FILES
+    others = ", or the files with --interactions, --items and --users" if recipe.prepare is None else ""
     raise DataError(
         f"{recipe.name}: its data does not come with the trainer; name the folder that holds {' and '.join(files)} "
-        f"with --data.\nOrigin: {recipe.origin}"
+        f"with --data{others}.\nOrigin: {recipe.origin}"
     )
 
 

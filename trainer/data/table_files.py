@@ -31,7 +31,9 @@ def kind_of(path: Path) -> Literal["csv", "parquet", "json"]:
         )
         raise DataError(f"{path}: {why}")
     if not path.is_file():
-        raise DataError(f"{path}: no such file; name the folder that holds it with --data")
+        raise DataError(
+            f"{path}: no such file; name its folder with --data, or the file with --interactions, --items or --users"
+        )
     if path.suffix == ".parquet":
         return "parquet"
     return "json" if path.suffix == ".json" else "csv"

@@ -62,6 +62,17 @@ class Table:
             first_row += len(table)
             yield table
 
+    @staticmethod
+    def of(path: Path, frame: pl.DataFrame) -> Table:
+        """Returns the table of some columns that were read of a file.
+
+        Raises:
+            DataError: There are no rows.
+        """
+        table = Table.__new__(Table)
+        table._hold(path, frame, 0, CsvFile(path))
+        return table
+
     def _hold(self, path: Path, frame: pl.DataFrame, first_row: int, csv_file: CsvFile) -> None:
         self.path, self.first_row = path, first_row
         self._csv_file = csv_file if kind_of(path) == "csv" else None

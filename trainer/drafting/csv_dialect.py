@@ -1,4 +1,4 @@
-"""Opens a table of unknown form: detects separator and quote character of a CSV."""
+"""Opens a table of unknown form: detects separator and quote character of a CSV, and a line of items for each user."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from trainer.data.csv_file import UNREADABLE, CsvFile, explain
+from trainer.data.sequences import read_sequences
 from trainer.data.table_files import kind_of, parquet_parts, read_json
 from trainer.data.tables import Table
 from trainer.errors import DataError
@@ -28,12 +29,14 @@ class Source:
         table: Columns of the table that have a name.
         separator: Separator of a CSV.
         quote: Quote character of a CSV; empty if it has none.
+        format: ``table``, or ``sequences``, see `trainer.recipe.tables.Interactions`.
     """
 
     path: Path
     table: Table
     separator: str = ","
     quote: str = '"'
+    format: str = "table"
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -41,8 +44,12 @@ class Source:
         return self.table.frame
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, *, may_be_sequences: bool = False) -> Source:
     """Opens a table whose separator and quote character are detected.
+
+    Args:
+        path: Path of the file.
+        may_be_sequences: Whether a file that is no table may be a line of items for each user.
 
     Raises:
         DataError: The file cannot be read, or has one column, two columns of the same name, or no header.
@@ -63,10 +70,14 @@ def open_source(path: Path) -> Source:
             failure = failure or error
             continue
         return Source(path, table, separator, quote)
+    if failure is None and may_be_sequences:
+        try:
+            return Source(path, Table.of(path, read_sequences(path).select("user", "item")), format="sequences")
+        except DataError as error:
+            failure = DataError(f"{path}: no table with several columns, and no line of items for each user: {error}")
     raise failure or DataError(
         f"{path}: no table with several columns, whether split at comma, tab, semicolon or bar; its first line has to "
-        "name the columns, and every line has to have as many cells (a line for each user, with blanks between items, "
-        "is the format sequences of docs/recipes.md)"
+        "name the columns, and every line has to have as many cells"
     )
 
 

@@ -96,7 +96,7 @@ def draft(interactions: Path, items: Path | None, users: Path | None, name: str)
     Raises:
         DataError: A table cannot be read, or the interactions have no two columns that can be ids.
     """
-    events = open_source(interactions)
+    events = open_source(interactions, may_be_sequences=True)
     sources = {what: None if path is None else open_source(path) for what, path in (("items", items), ("users", users))}
     roles = column_roles.infer(events, sources["items"], sources["users"])
     tables = {

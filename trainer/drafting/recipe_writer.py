@@ -57,6 +57,8 @@ def _head(draft: Draft) -> str:
 def _interactions(draft: Draft, folder: Path) -> str:
     roles = draft.roles
     lines = ["[interactions]", *_source(draft.interactions, folder)]
+    if draft.interactions.format == "sequences":
+        return "\n".join([*lines, 'format = "sequences"  # one line for each user: user item item …, oldest first'])
     keys = (("user", roles.user), ("item", roles.item), ("time", roles.time), ("weight", roles.weight))
     lines += [f"{key} = {_value(column)}" for key, column in (*keys, ("rating", roles.rating)) if column is not None]
     if roles.leaves_out:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.data.splits import Data, Parts, sample_users
 from trainer.evaluation.baseline_methods import (
@@ -19,6 +19,7 @@ from trainer.evaluation.baseline_methods import (
 )
 from trainer.evaluation.metrics import HeldOut, Scorer, evaluate
 from trainer.progress import SILENT, Progress
+from trainer.recipe.recipe import BaselineKey, Recipe
 
 _DENSE_ITEMS = 20_000
 """Largest catalogue for methods with an items x items matrix: 1.6 GB of float32."""
@@ -80,27 +81,75 @@ BASELINES: Mapping[str, Baseline] = {
 }
 """All baseline methods by name."""
 
+BASELINE_NAMES: Mapping[BaselineKey, str] = {
+    "popularity": "popularity",
+    "recent_popularity": "recent popularity",
+    "item_knn": "ItemKNN",
+    "ease": "EASE",
+    "ease_with_recency": "EASE with recency",
+    "ials": "iALS",
+}
+"""Names of the methods that `Gates.baselines` can have."""
 
-def is_affordable(data: Data) -> bool:
-    """Returns whether all methods are fitted within about a minute, as part of a training."""
-    return len(data.dataset.items.ids) <= _FEW_ITEMS and len(data.dataset.events) <= _FEW_EVENTS
+
+class Fitted(NamedTuple):
+    """The fitted methods.
+
+    Attributes:
+        scorers: Scorer of each method by name.
+        notes: Sentences for the person who trains, about chosen settings and omitted methods.
+        validation: NDCG@10 on `validation_users` of each method that has settings, by name.
+    """
+
+    scorers: dict[str, Scorer]
+    notes: list[str]
+    validation: dict[str, float]
+
+
+def fit_wanted(
+    recipe: Recipe, data: Data, repeats: bool, progress: Progress, *, wanted: bool | None
+) -> dict[str, Scorer]:
+    """Returns the scorers of the methods of the recipe's gates by name, and of all others if they are wanted.
+
+    Popularity is not among them if it is the only one, as every evaluation has it.
+
+    Args:
+        recipe: Recipe with the gates.
+        data: Data set and its split.
+        repeats: Whether known items are ranked too.
+        progress: Receives the progress and notes.
+        wanted: Whether all methods are wanted. None: if they are fitted within about a minute.
+    """
+    judging = {BASELINE_NAMES[key] for key in recipe.gates.baselines} - {BASELINE_NAMES["popularity"]}
+    if wanted is None:
+        wanted = len(data.dataset.items.ids) <= _FEW_ITEMS and len(data.dataset.events) <= _FEW_EVENTS
+        if not wanted:
+            progress.note(
+                "note: the baselines would take minutes here; `evaluate RUN --baselines` compares with ItemKNN, EASE, "
+                "iALS and others."
+            )
+    if not wanted and not judging:
+        return {}
+    fitted = fit_all(data, repeats=repeats, only=None if wanted else judging, progress=progress)
+    for note in fitted.notes:
+        progress.note(f"note: {note}")
+    return fitted.scorers
 
 
 def fit_all(
     data: Data,
     *,
     repeats: bool = False,
+    only: Collection[str] | None = None,
     progress: Progress = SILENT,
-) -> tuple[dict[str, Scorer], list[str]]:
+) -> Fitted:
     """Fits the baseline methods on training and validation events, with the settings that are best on validation.
 
     Args:
         data: Data set and its split; the test part is not read.
         repeats: Whether known items are ranked too.
+        only: Names of the methods to fit. Default: all.
         progress: Receives the name of the current method and its settings.
-
-    Returns:
-        Scorer of each method by name, and sentences for the user about chosen settings and omitted methods.
     """
     parts, notes = data.parts, list[str]()
     user_count, item_count = len(data.dataset.user_ids), len(data.dataset.items.ids)
@@ -108,6 +157,8 @@ def fit_all(
     known = Known(parts.known, user_count, item_count)
     names: list[str] = []
     for name, baseline in BASELINES.items():
+        if only is not None and name not in only:
+            continue
         if not baseline.streams and len(parts.known) > _IN_MEMORY_EVENTS:
             notes.append(
                 f"{name} is left out: it needs all events in memory, at most {_IN_MEMORY_EVENTS:,}, and there are "
@@ -122,20 +173,20 @@ def fit_all(
             names.append(name)
     scorers: dict[str, Scorer] = {}
     with progress.working("fitting baselines") as tell:
-        chosen = _choose(names, before, _validation(parts, item_count, repeats=repeats), tell)
+        chosen, validation = _choose(names, before, validation_users(parts, item_count, repeats=repeats), tell)
         for name in names:
             tell(name)
             scorers[name] = BASELINES[name].fit(known, **chosen[name])
             if chosen[name]:
                 notes.append(f"{name}: {', '.join(_shown(chosen[name]))}, chosen on validation")
     ease_weights.cache_clear()
-    return scorers, notes
+    return Fitted(scorers, notes, validation)
 
 
 def _choose(
     names: Sequence[str], before: Known, held_out: HeldOut, tell: Callable[[str], None]
-) -> dict[str, Mapping[str, Any]]:
-    """Returns the settings with the best NDCG@10 on validation, by the name of the method.
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, float]]:
+    """Returns the settings with the best NDCG@10 on validation, and that NDCG@10, by the name of the method.
 
     Args:
         names: Names of the methods.
@@ -145,6 +196,7 @@ def _choose(
     """
     figures: dict[Any, float] = {}
     chosen: dict[str, Mapping[str, Any]] = {}
+    best: dict[str, float] = {}
     for name in sorted(names, key=lambda name: -len(BASELINES[name].grid)):  # EASE reuses results of EASE with recency
         fit, grid = BASELINES[name].fit, BASELINES[name].grid
         if len(grid) == 1:
@@ -155,14 +207,16 @@ def _choose(
             if key not in figures:
                 tell(f"{name}, setting {number} of {len(grid)}")
                 figures[key] = evaluate(held_out, fit(before, **settings)).means["ndcg@10"]
-        chosen[name] = max(zip(keys, grid, strict=True), key=lambda pair: figures[pair[0]])[1]
-    return chosen
+        key, chosen[name] = max(zip(keys, grid, strict=True), key=lambda pair: figures[pair[0]])
+        best[name] = figures[key]
+    return chosen, best
 
 
 def _shown(settings: Mapping[str, Any]) -> Iterator[str]:
     return (f"{name} {value:g}{_UNITS.get(name, '')}" for name, value in settings.items())
 
 
-def _validation(parts: Parts, item_count: int, *, repeats: bool) -> HeldOut:
+def validation_users(parts: Parts, item_count: int, *, repeats: bool) -> HeldOut:
+    """Returns a sample of the users of the validation part, on which the settings of the methods are chosen."""
     known, valid = sample_users(parts.train, parts.valid, _TUNING_USERS)
     return HeldOut.of(known.pairs, valid.pairs, item_count, repeats=repeats)

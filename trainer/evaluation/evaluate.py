@@ -37,7 +37,7 @@ class Evaluation:
         metrics: Mean over users by method, then metric; the model is the first method.
         user_count: Number of evaluated users.
         cold_user_count: Number of test users without known items, who are not evaluated.
-        cold_item_share: Share of the relevant items that have no training events; they are evaluated too.
+        cold_item_share: Share of the relevant items that the towers had no training event of; they are evaluated too.
         repeat_share: Share of the test events with an item that the user had interacted with before.
         repeats: Whether repeat events count as relevant; if so, known items are ranked too.
         fitted_on: Parts that the towers were trained on: ``train``, or ``train + valid``.
@@ -126,7 +126,7 @@ def evaluate_test(
     scores = {name: evaluate(held_out, method) for name, method in methods.items()}
     sample_count = int(np.count_nonzero(test_sample.user_counts))
     cold_count = 0 if reads_requests(recipe) else len(np.setdiff1d(test_sample.users, known_sample.users))
-    trained = parts.train.item_counts(item_count) > 0
+    trained = (known if refitted else parts.train).item_counts(item_count) > 0
     is_repeat = np.isin(_keys(test_sample, item_count), known_pairs.astype(np.int64) @ [item_count, 1])
     slices = {
         name: {group: {**part.means, "users": float(len(part.users))} for group, part in groups.items()}

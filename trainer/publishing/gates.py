@@ -4,6 +4,7 @@
 |-------------------------|--------------------------------------------|-----------------------------------------------|
 | worse_than_live/METRIC  | the metric on the test part                | >= (1 - max_loss_to_live) x the live bundle's |
 | beats_popularity/METRIC | the metric on the test part                | > (1 + min_gain_over_popularity) x popularity |
+| reaches_BASELINE/METRIC | the metric on the test part                | >= the baseline's, for other gates.baselines  |
 | ann_recall              | recall@100 of the written index            | >= index.min_recall_at_100                    |
 | never_retrieved         | share of the catalogue in no top 100       | <= max_never_retrieved                        |
 
@@ -29,7 +30,7 @@ NEVER_RETRIEVED = "never_retrieved"
 def judge(
     recipe: Recipe,
     metrics: Mapping[str, float],
-    popularity: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float] | None],
     ann_recall: float,
     comparison: Comparison,
 ) -> dict[str, GateResult]:
@@ -38,7 +39,7 @@ def judge(
     Args:
         recipe: Recipe, which sets the metrics and the thresholds.
         metrics: Metrics of the new bundle by name.
-        popularity: Metrics of the popularity baseline by name.
+        baselines: Metrics of each of `Gates.baselines` by name; None if a baseline could not be fitted.
         ann_recall: recall@100 of the new bundle's index, 0 to 1.
         comparison: Comparison with the live bundle. If the two cannot be compared, there is no ``worse_than_live``.
     """
@@ -46,8 +47,12 @@ def judge(
     if comparison.live_metrics:
         for name in recipe.gates.metrics:
             results[f"worse_than_live/{name}"] = _worse_than_live(recipe, name, metrics[name], comparison)
-    for name in recipe.gates.metrics:
-        results[f"beats_popularity/{name}"] = _beats_popularity(recipe, name, metrics[name], popularity[name])
+    for baseline, figures in baselines.items():
+        for name in recipe.gates.metrics:
+            if baseline == "popularity" and figures is not None:
+                results[f"beats_popularity/{name}"] = _beats_popularity(recipe, name, metrics[name], figures[name])
+            else:
+                results[f"reaches_{baseline}/{name}"] = _reaches(baseline, name, metrics[name], figures)
     results[ANN_RECALL] = judge_ann_recall(ann_recall, recipe.index.min_recall_at_100)
     results[NEVER_RETRIEVED] = _never_retrieved(comparison.never_retrieved, recipe.gates.max_never_retrieved)
     return results
@@ -95,6 +100,16 @@ def _beats_popularity(recipe: Recipe, name: str, figure: float, popularity: floa
         "gates.metrics, as any ranking has nearly all of them there"
     )
     return GateResult(figure, threshold, passed, message + ("" if passed else advice))
+
+
+def _reaches(baseline: str, name: str, figure: float, figures: Mapping[str, float] | None) -> GateResult:
+    if figures is None:
+        message = f"{baseline} could not be fitted here, so {name} cannot be compared: leave it out of gates.baselines"
+        return GateResult(figure, 1.0, passed=False, message=message)
+    passed = figure >= figures[name]
+    message = f"{name} is {figure:.4f}, at least the {figures[name]:.4f} of {baseline} is required (gates.baselines)"
+    advice = "" if passed else ": `python -m trainer tune` searches for a better recipe"
+    return GateResult(figure, figures[name], passed, message + advice)
 
 
 def _never_retrieved(share: float, limit: float) -> GateResult:

@@ -15,8 +15,9 @@ from retrieval.bundle.manifest import FileEntry, Manifest
 from retrieval.index.recall import measure_recall
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data
+from trainer.evaluation.baselines import BASELINE_NAMES
 from trainer.evaluation.comparison import compare
-from trainer.evaluation.evaluate import MODEL, POPULARITY, Evaluation
+from trainer.evaluation.evaluate import MODEL, Evaluation
 from trainer.model.embeddings import embed_items, embed_queries, raw_queries
 from trainer.progress import SILENT, Progress
 from trainer.publishing import gates, golden_query_maker, index_selection
@@ -38,7 +39,7 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
         store: Store to write to.
         run: Finished run.
         data: Data set and its split. The queries of held-out users serve to measure recall and as golden queries.
-        evaluation: Evaluation of the run, kept in the bundle.
+        evaluation: Evaluation of the run with the baselines of the recipe's gates, kept in the bundle.
         progress: Receives the progress.
 
     Raises:
@@ -73,7 +74,8 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
             folder / GOLDEN_QUERIES
         )
         metrics = evaluation.metrics[MODEL]
-        results = gates.judge(recipe, metrics, evaluation.metrics[POPULARITY], recall, comparison)
+        baselines = {key: evaluation.metrics.get(BASELINE_NAMES[key]) for key in recipe.gates.baselines}
+        results = gates.judge(recipe, metrics, baselines, recall, comparison)
         measured = {
             **dataclasses.asdict(evaluation),
             "comparison": dataclasses.asdict(comparison),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,26 @@ def load(name_or_path: str) -> Recipe:
             f"{name_or_path}: not valid TOML: {error}; text needs quotes, true and false small letters"
         ) from error
     return parse(raw, name_or_path)
+
+
+def with_tables(
+    recipe: Recipe, interactions: Path | None = None, items: Path | None = None, users: Path | None = None
+) -> Recipe:
+    """Returns a recipe that reads other files of the same form; None keeps a table.
+
+    Raises:
+        RecipeError: The recipe has no such table.
+    """
+    changes: dict[str, Any] = {}
+    for name, path in (("interactions", interactions), ("items", items), ("users", users)):
+        table = getattr(recipe, name)
+        if path is not None and table is None:
+            raise RecipeError(
+                f"--{name} {path}: the recipe {recipe.name} has no part [{name}]; add it, or leave it out"
+            )
+        if path is not None:
+            changes[name] = dataclasses.replace(table, path=str(path.resolve()))
+    return dataclasses.replace(recipe, **changes)
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from trainer.recipe.feature_inputs import INPUTS, Input, TextInput
-from trainer.recipe.tables import STRICT, Attribute, Download, Entities, Interactions, Name, Positive, Share
+from trainer.recipe.tables import STRICT, Attribute, Download, Entities, Interactions, Items, Name, Positive, Share
 from trainer.recipe.training import Metric, Training
 
 ID = "id"
@@ -80,12 +80,17 @@ class Index:
     lists: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = ()
 
 
+BaselineKey = Literal["popularity", "recent_popularity", "item_knn", "ease", "ease_with_recency", "ials"]
+
+
 @dataclass(frozen=True, config=STRICT)
 class Gates:
     """Conditions that a bundle has to meet before it may go live, see `trainer.publishing.gates`.
 
     Attributes:
-        metrics: Metrics that are compared with the live bundle and with popularity.
+        metrics: Metrics that are compared with the live bundle and with the baselines.
+        baselines: Baselines whose metrics a bundle has to reach, see `trainer.evaluation.baselines`; that of
+            ``popularity`` it has to exceed. Training fits those that are named, however long that takes.
         max_loss_to_live: Largest relative loss of a metric to the live bundle on the same held-out data: 0.1 allows
             0.9 of the live bundle's metric. 1 switches the gate off.
         min_gain_over_popularity: Relative gain of each metric over the most popular items that has to be exceeded: 0
@@ -94,6 +99,7 @@ class Gates:
     """
 
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("ndcg@10", "recall@100")
+    baselines: tuple[BaselineKey, ...] = ("popularity",)
     max_loss_to_live: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     min_gain_over_popularity: Annotated[float, Field(ge=-1.0)] = 0.0
     max_never_retrieved: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
@@ -139,7 +145,7 @@ class Recipe:
     interactions: Interactions
     query_tower: Tower
     item_tower: Tower
-    items: Entities | None = None
+    items: Items | None = None
     users: Entities | None = None
     download: Download | None = None
     checkpoints: Mapping[Name, Download] = dataclasses.field(default_factory=dict)
@@ -177,7 +183,21 @@ def query_attributes(recipe: Recipe) -> dict[str, Attribute]:
 
 ADAPTER = TypeAdapter(Recipe)
 
-PARTS = (Recipe, Download, Interactions, Attribute, Entities, Tower, Split, Training, Index, Gates, Search, *INPUTS)
+PARTS = (
+    Recipe,
+    Download,
+    Interactions,
+    Attribute,
+    Entities,
+    Items,
+    Tower,
+    Split,
+    Training,
+    Index,
+    Gates,
+    Search,
+    *INPUTS,
+)
 """Every class whose fields are keys of a recipe."""
 
 KEYS = sorted({field.name for part in PARTS for field in dataclasses.fields(part)})

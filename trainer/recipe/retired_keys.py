@@ -54,6 +54,8 @@ def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
         feature.pop("half_life_days", None)
         if feature.get("encoder") == AGE_DECAY:
             del feature["encoder"]
+    if isinstance(raw.get("items"), dict):
+        raw["items"].setdefault("only_listed", False)  # before this key, items that were not listed were kept
     return raw
 
 

@@ -109,3 +109,15 @@ class Entities:
     attributes: Mapping[Name, Attribute] = dataclasses.field(default_factory=dict)
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
     quote: Annotated[str, Field(max_length=1)] = '"'
+
+
+@dataclass(frozen=True, config=STRICT)
+class Items(Entities):
+    """The items table.
+
+    Attributes:
+        only_listed: Whether interactions with items that the table lacks are left out, so that nothing withdrawn is
+            recommended. Else these items are part of the catalogue, without attributes.
+    """
+
+    only_listed: bool = True

@@ -73,8 +73,8 @@ class Tried:
 class SearchProgress(TrainingProgress, Protocol):
     """Receives the progress of a search and of each of its trainings. The methods do nothing unless overridden."""
 
-    def trial(self, number: int, finished: int, total: int) -> None:
-        """Reports the start of trial `number`, when `finished` of `total` trials are finished."""
+    def trial(self, number: int, finished: int, total: int | None) -> None:
+        """Reports the start of trial `number`, when `finished` of `total` trials are finished; None: no limit."""
 
     def tried(self, tried: Tried, best: Tried | None) -> None:
         """Reports a finished trial, and the best complete trial so far; `best` is None if no trial is complete."""
@@ -110,7 +110,7 @@ class Search:
         warmup = max(1, space.recipe.training.epochs // 4)
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNED_FROM, n_warmup_steps=warmup)
 
-    def run(self, trials: int, *, max_seconds: float = math.inf, watch: SearchProgress | None = None) -> bool:
+    def run(self, trials: int | None, *, max_seconds: float = math.inf, watch: SearchProgress | None = None) -> bool:
         """Runs trials until the study has `trials` finished ones or the time limit is over.
 
         Returns whether the study has `trials` finished trials.
@@ -118,12 +118,14 @@ class Search:
         A trial that is interrupted by the time limit, Ctrl-C or an error is repeated first when the search is resumed.
 
         Args:
-            trials: Total number of finished trials to reach, including those of earlier runs.
+            trials: Total number of finished trials to reach, including those of earlier runs. None: until the time
+                limit.
             max_seconds: Time limit in seconds. Default: no limit.
             watch: Receives the progress of the search. Default: nothing is reported.
         """
         watch, deadline = watch or SilentSearch(), time.monotonic() + max_seconds
-        while (finished := self.finished) < trials:
+        while trials is None or self.finished < trials:
+            finished = self.finished
             if time.monotonic() > deadline:
                 return False
             self._study.sampler = _sampler(self._seed, finished)

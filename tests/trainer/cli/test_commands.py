@@ -206,8 +206,24 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
 def test_data_that_is_not_there_is_one_line_and_exit_code_1(shop: Shop, tmp_path: Path) -> None:
     done = process("train", shop.recipe, "--data", tmp_path, folder=tmp_path)
     assert done.returncode == 1
-    assert "purchases.csv: no such file; name the folder that holds it with --data" in done.stderr
+    assert "purchases.csv: no such file; name its folder with --data, or the file with --interactions" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_whose_tables_are_all_named_needs_no_data_folder(tmp_path: Path) -> None:
+    lines = "".join(
+        f"u{user} i{user % 5} i{(user + 1) % 5} i{(user + 2) % 5} i{(user + 3) % 5}\n" for user in range(40)
+    )
+    (tmp_path / "Toys.txt").write_text(lines)
+    (tmp_path / "tags.json").write_text(json.dumps({f"i{item}": [item] for item in range(5)}))
+    done = process("train", "amazon_beauty", "--interactions", "Toys.txt", folder=tmp_path)
+    assert done.returncode == 1
+    assert "name the folder that holds" in done.stderr
+    named = ("--interactions", "Toys.txt", "--items", "tags.json")
+    done = process("train", "amazon_beauty", *named, "--epochs", 1, "--no-refit", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    saved = Path(json.loads(done.stdout)["run"])
+    assert (tmp_path / saved).is_dir()
 
 
 def test_only_json_is_written_to_stdout(store: BundleStore, tmp_path: Path) -> None:

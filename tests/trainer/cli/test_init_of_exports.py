@@ -93,3 +93,23 @@ def test_a_folder_of_parquet_parts_is_read(tmp_path: Path) -> None:
     (tmp_path / "days" / "day=1").mkdir(parents=True)
     with pytest.raises(DataError, match="a folder of folders such as day=1"):
         init(tmp_path, interactions=tmp_path / "days")
+
+
+def test_a_line_of_items_for_each_user(tmp_path: Path) -> None:
+    path = tmp_path / "Toys.txt"
+    path.write_text(
+        "".join(f"u{user} " + " ".join(f"i{(user + n) % 9}" for n in range(4)) + "\n" for user in range(30))
+    )
+    _, recipe = init(tmp_path, interactions=path)
+    assert recipe["interactions"] == {"path": "Toys.txt", "format": "sequences"}
+    data = load_dataset(loading.load(str(tmp_path / "mine.toml")), tmp_path)
+    assert (len(data.events), len(data.user_ids), len(data.items.ids)) == (120, 30, 9)
+
+
+def test_a_file_that_is_neither_a_table_nor_sequences_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("u1\nu2\n")
+    with pytest.raises(
+        DataError, match=r"list.txt: no table with several columns, and no line of items .* line 1: user"
+    ):
+        init(tmp_path, interactions=path)

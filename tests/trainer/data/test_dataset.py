@@ -62,8 +62,19 @@ def test_the_order_of_rows_counts_where_there_is_no_time(tmp_path: Path) -> None
     ]
 
 
+def test_interactions_with_items_that_are_not_listed_are_left_out_and_counted(tmp_path: Path) -> None:
+    dataset = load(tmp_path, purchases=PURCHASES + "amy,p8,5\ncem,p9,5\ncem,p9,6\n")
+    assert dataset.notes == (
+        "3 of 7 interactions are left out: their 2 items are not in products.csv (for instance 'p8'), so they may have "
+        "been withdrawn; items.only_listed = false keeps them, and recommends them without attributes.",
+    )
+    assert dataset.items.ids == ("p1", "p2", "p3")
+    assert dataset.user_ids == ("amy", "bob", "zoe")
+    assert events(dataset) == events(load(tmp_path))
+
+
 def test_what_is_met_but_not_described_is_noted(tmp_path: Path) -> None:
-    dataset = load(tmp_path, purchases=PURCHASES + "cem,p9,5\n")
+    dataset = load(tmp_path, purchases=PURCHASES + "cem,p9,5\n", items={"only_listed": False})
     assert dataset.notes == (
         "1 of 3 users of the interactions are not in buyers.csv (for instance 'cem'): they have no attributes.",
         "1 of 4 items of the interactions are not in products.csv (for instance 'p9'): they have no attributes.",

@@ -31,7 +31,7 @@ HISTORY = {"name": "history", "kind": "history"}
 
 def load(folder: Path, *, purchases: str = PURCHASES, **changes: Any) -> Dataset:
     (folder / "purchases.csv").write_text(purchases)
-    (folder / "products.csv").write_text("product,title,year,genres\np1,One,1990,drama\n")
+    (folder / "products.csv").write_text("product,title,year,genres\np1,One,1990,drama\np2,,,\np3,,,\n")
     (folder / "buyers.csv").write_text("buyer,age,gender\namy,40,f\n")
     return load_dataset(recipe(**changes), folder)
 

@@ -35,7 +35,9 @@ def refusal(call: Callable[[], Any]) -> str:
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     message = refusal(lambda: Table(tmp_path / "nothing.csv", ["a"]))
-    assert re.search(r"nothing\.csv: no such file; name the folder that holds it with --data", message)
+    assert re.search(
+        r"nothing\.csv: no such file; name its folder with --data, or the file with --interactions", message
+    )
 
 
 def test_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def parts() -> Parts:
 def test_all_are_fitted_and_those_that_know_the_user_beat_popularity() -> None:
     split = parts()
     progress = Recorded()
-    fitted, notes = fit_all(made(split), progress=progress)
+    fitted, notes, validation = fit_all(made(split), progress=progress)
     assert set(fitted) == set(BASELINES) - {"repeat frequency"}
     assert any(note.startswith("EASE: ridge") for note in notes)
     assert any(step.startswith("iALS, setting") for step in progress.steps)
@@ -158,6 +158,8 @@ def test_all_are_fitted_and_those_that_know_the_user_beat_popularity() -> None:
     found = {name: evaluate(held_out, scorer).means["recall@10"] for name, scorer in fitted.items()}
     for name in ("ItemKNN", "EASE", "EASE with recency", "iALS"):
         assert found[name] > 0.8 > 0.7 > found["popularity"]
+    assert set(validation) == {"recent popularity", "ItemKNN", "EASE", "EASE with recency", "iALS"}
+    assert validation["EASE with recency"] >= validation["EASE"] > validation["recent popularity"]
 
 
 def test_the_test_part_changes_nothing() -> None:
@@ -198,14 +200,14 @@ def test_repeat_frequency_is_there_where_repeats_count() -> None:
 
 def test_methods_that_hold_all_events_are_left_out_of_many_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "_IN_MEMORY_EVENTS", 20)
-    fitted, notes = fit_all(made(parts()))
+    fitted, notes, _ = fit_all(made(parts()))
     assert list(fitted) == ["popularity"]
     assert any(note.startswith("iALS is left out: it needs all events in memory, at most 20,") for note in notes)
 
 
 def test_dense_methods_are_left_out_of_large_catalogues_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "_DENSE_ITEMS", 20)
-    fitted, notes = fit_all(made(parts()))
+    fitted, notes, _ = fit_all(made(parts()))
     assert "EASE" not in fitted
     assert "ItemKNN" in fitted
     assert any(note.startswith("EASE is left out") for note in notes)

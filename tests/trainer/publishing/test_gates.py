@@ -39,10 +39,13 @@ def judge(
     recall: float = 0.96,
     live: dict[str, float] = LIVE,
     never_retrieved: float = 0.5,
+    others: dict[str, dict[str, float] | None] | None = None,
     **settings: Any,
 ) -> dict[str, GateResult]:
     comparison = Comparison(100, never_retrieved, 1.0, live=VERSION, live_metrics=live)
-    return gates.judge(recipe(gates=settings), metrics, popularity, recall, comparison)
+    return gates.judge(
+        recipe(gates=settings), metrics, {"popularity": popularity, **(others or {})}, recall, comparison
+    )
 
 
 def failed(results: dict[str, GateResult]) -> list[str]:
@@ -264,3 +267,17 @@ def test_model_that_is_worse_than_the_live_one_is_refused(own_shop: Shop, monkey
     assert publish(own_shop, monkeypatch, "--promote", min_gain_over_popularity=-1.0) == 1
     manifest = own_shop.store.manifest(own_shop.store.versions()[-1])
     assert manifest.failed_gates == ("worse_than_live/ndcg@10",)
+
+
+def test_other_baselines_have_to_be_reached() -> None:
+    reached, missed = "reaches_item_knn/recall@100", "reaches_item_knn/ndcg@10"
+    results = judge(others={"item_knn": {"ndcg@10": 0.21, "recall@100": METRICS["recall@100"]}})
+    assert failed(results) == [missed]
+    assert results[reached].passed
+    assert results[missed].message.startswith("ndcg@10 is 0.2000, at least the 0.2100 of item_knn is required")
+
+
+def test_a_baseline_that_could_not_be_fitted_fails_and_says_so() -> None:
+    results = judge(others={"ease": None})
+    assert failed(results) == ["reaches_ease/ndcg@10", "reaches_ease/recall@100"]
+    assert "ease could not be fitted here" in results["reaches_ease/ndcg@10"].message

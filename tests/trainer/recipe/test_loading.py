@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from pathlib import Path
@@ -214,3 +215,14 @@ def test_differences_of_two_recipes_name_the_keys() -> None:
         "training.epochs was 3 and is 4", "training.loss was 'in_batch_softmax' and is 'bce'"
     ]  # fmt: skip
     assert loading.differences(before, before) == []
+
+
+def test_other_tables_of_the_same_form_can_be_named(tmp_path: Path) -> None:
+    own = recipe()
+    other = loading.with_tables(own, interactions=tmp_path / "other.csv")
+    assert other.interactions.path == str(tmp_path / "other.csv")
+    assert (other.items, other.users) == (own.items, own.users)
+    with pytest.raises(
+        RecipeError, match=r"--users .*: the recipe shop has no part \[users\]; add it, or leave it out"
+    ):
+        loading.with_tables(dataclasses.replace(own, users=None), users=tmp_path / "people.csv")

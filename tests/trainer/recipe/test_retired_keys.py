@@ -54,6 +54,15 @@ def test_a_renamed_key_is_told_its_new_name() -> None:
         loading.parse(raw, "mine")
 
 
+def test_a_stored_recipe_without_only_listed_keeps_items_that_are_not_listed() -> None:
+    raw = recipe().to_json()
+    assert loading.parse_stored(raw, "run").items == recipe().items
+    del raw["items"]["only_listed"]
+    items = loading.parse_stored(raw, "run").items
+    assert items is not None
+    assert not items.only_listed
+
+
 def test_a_stored_recipe_keeps_the_values_of_renamed_keys() -> None:
     raw = recipe().to_json()
     training, history = raw["training"], raw["query_tower"]["features"][0]

@@ -286,13 +286,13 @@ def test_ctrl_c_leaves_the_best_so_far(folder: Path, tmp_path: Path, monkeypatch
     assert loading.load(str(tmp_path / "tuned.toml")) == recipe(training={"epochs": 1}, search=served_words)
 
 
-@pytest.mark.parametrize(("option", "allowed"), [("--trials", "at least 1"), ("--max-minutes", "above 0")])
+@pytest.mark.parametrize(("option", "allowed"), [("--trials", "at least 1"), ("--minutes", "above 0")])
 def test_numbers_that_make_no_sense_are_refused(folder: Path, tmp_path: Path, option: str, allowed: str) -> None:
     with pytest.raises(RunError, match=f"{option} is 0, expected {allowed}"):
         tune(folder, tmp_path / "tuned.toml", option, 0)
 
 
 def test_a_search_without_a_finished_trial_writes_nothing(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"none of 0 trials is complete.*--max-minutes"):
-        tune(folder, tmp_path / "tuned.toml", "--max-minutes", 1e-6)
+    with pytest.raises(TrainingError, match=r"none of 0 trials is complete.*--minutes"):
+        tune(folder, tmp_path / "tuned.toml", "--minutes", 1e-6)
     assert not (tmp_path / "tuned.toml").exists()
