@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks.quality import graded_search
-from benchmarks.quality.recipes import MODEL, REPEAT_FREQUENCY, TRAIN_ONLY, Beats, Floor, judge, rows_of, targets_of
+from benchmarks.quality.recipes import MODEL, REPEAT_FREQUENCY, TRAIN_ONLY, Beats, Floor, judge, targets_of
 from trainer.evaluation.evaluate import Evaluation
+from trainer.tuning.quality import rows_of, to_markdown
 
 
 def evaluation(model: float, ease: float, low: float) -> Evaluation:
@@ -39,6 +40,13 @@ def test_spread_is_that_of_the_seeds() -> None:
     mean, spread = rows_of(FOUND, [])[MODEL]["mrr"]
     # Of 0.10 and 0.14: sqrt(2 * 0.02^2 / 1) = 0.0283.
     assert (mean, spread) == (pytest.approx(0.12), pytest.approx(0.02828, abs=1e-4))
+
+
+def test_a_table_has_a_row_for_each_method_with_the_spread_of_the_seeds() -> None:
+    lines = to_markdown(rows_of(FOUND, [])).splitlines()
+    assert lines[0].startswith("| method | hr@10 | recall@50 |")
+    assert lines[2].startswith("| two-tower | 0.1200 ± 0.0283 |")
+    assert lines[3].startswith("| EASE | 0.0700 | 0.0700 |")
 
 
 def test_what_was_fitted_on_train_alone_is_a_row_of_its_own() -> None:

@@ -230,3 +230,16 @@ def test_only_json_is_written_to_stdout(store: BundleStore, tmp_path: Path) -> N
     done = process("bundles", "--store", store.root, "--json", folder=tmp_path)
     assert done.returncode == 0
     assert [row["state"] for row in json.loads(done.stdout)] == ["", "live"]
+
+
+def test_quality_trains_several_seeds_and_keeps_nothing(shop: Shop, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(command("quality", shop.recipe, "--seeds", 2, "--refit-only", "--json"))
+    assert len(found["fitted"]) == len(found["training_seconds"]) == 2
+    first, second = (each["metrics"] for each in found["fitted"])
+    assert {"two-tower", "popularity", "ItemKNN", "EASE", "iALS"} <= set(first)
+    assert first["two-tower"] != second["two-tower"]
+    assert first["EASE"] == second["EASE"]
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RunError, match="--seeds is 0, expected at least 1"):
+        command("quality", shop.recipe, "--seeds", 0)
