@@ -170,18 +170,40 @@ def find_ready(replicas: Sequence[Replica], bundle_version: str) -> list[Replica
     An ANN replica has to have the bundle open. A query tower replica may have another bundle of the same model open,
     since the query tower is the same.
     """
-    models = {
-        model
-        for replica in replicas
-        for bundle, model in zip(replica.open_bundles, replica.open_models, strict=True)
-        if bundle == bundle_version
-    }
+    models = _models_of(replicas, bundle_version)
     return [
         replica
         for replica in replicas
         if bundle_version in replica.open_bundles
         or (replica.service == "query_tower" and models.intersection(replica.open_models))
     ]
+
+
+def find_live(replicas: Sequence[Replica]) -> tuple[str, list[Replica]]:
+    """Returns the bundle that the stores of all replicas name as live, and the replicas that answer from it.
+
+    The bundle is empty if the stores differ, or one has none. A query tower replica may answer from another bundle of
+    the same model.
+    """
+    stores = {replica.store_bundle for replica in replicas if not replica.error}
+    if len(stores) != 1:
+        return "", []
+    (live,) = stores
+    models = _models_of(replicas, live)
+    return live, [
+        replica
+        for replica in replicas
+        if live and (replica.live_bundle == live or (replica.service == "query_tower" and replica.live_model in models))
+    ]
+
+
+def _models_of(replicas: Sequence[Replica], bundle_version: str) -> set[str]:
+    return {
+        model
+        for replica in replicas
+        for bundle, model in zip(replica.open_bundles, replica.open_models, strict=True)
+        if bundle == bundle_version
+    }
 
 
 class _Address:

@@ -9,7 +9,7 @@ from retrieval.store.store import BundleStore
 from tests.clients.conftest import World
 from tests.harness import ann_service, process
 from tests.worlds import wait_for, write_bundle
-from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_ready, merge_workers
+from two_tower_client.fleet import Fleet, Problem, Replica, find_faults, find_live, find_ready, merge_workers
 
 QUERY = Replica("query_tower", "q:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))
 ANN = Replica("ann", "a:1", "", "b2", "b2", "m2", ("b2", "b1"), ("m2", "m1"))
@@ -150,3 +150,13 @@ def test_reports_the_problems_of_a_replica_that_is_not_serving(store: BundleStor
     assert replica.error == ""
     assert [problem.bundle_version for problem in replica.problems] == [bundle.bundle_version]
     assert replica.problems[0].refused_at_ms > 0
+
+
+def test_replicas_are_live_once_they_answer_from_the_bundle_of_their_stores() -> None:
+    query = replace(QUERY, store_bundle="b2", live_bundle="b1", live_model="m1")
+    ann = replace(ANN, store_bundle="b2", live_bundle="b2", open_bundles=("b2", "b1"), open_models=("m1", "m1"))
+    assert find_live([query, ann]) == ("b2", [query, ann])  # the query tower has another bundle of the model
+    assert find_live([query, replace(ann, live_bundle="b1")]) == ("b2", [query])
+    assert find_live([replace(query, live_model="m0"), ann]) == ("b2", [ann])
+    assert find_live([query, replace(ann, store_bundle="b3")]) == ("", [])
+    assert find_live([replace(query, store_bundle=""), replace(ann, store_bundle="")]) == ("", [])

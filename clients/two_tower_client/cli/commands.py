@@ -13,7 +13,7 @@ from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.filters import Filter, all_of
-from two_tower_client.fleet import Fleet, Replica, find_faults, find_ready
+from two_tower_client.fleet import Fleet, Replica, find_faults, find_live, find_ready
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Retrieval
 from two_tower_client.retrieve_request import FALLBACK_ERRORS, as_fallback, popular_search
@@ -84,8 +84,11 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def wait(arguments: argparse.Namespace) -> int:
-    """Waits until a quorum of replicas of each service can serve a bundle. Returns 0 if they can, else 1."""
-    bundle_version, end_s = arguments.bundle_version, time.monotonic() + arguments.timeout_s
+    """Waits until a quorum of replicas of each service can serve a bundle. Returns 0 if they can, else 1.
+
+    Of ``live``, the bundle that the stores name as live, the replicas have to answer already.
+    """
+    wanted, end_s = arguments.bundle_version, time.monotonic() + arguments.timeout_s
     counts = {"query_tower": len(_addresses(arguments.query_tower)), "ann": len(_addresses(arguments.ann))}
     for service, count in counts.items():
         if arguments.quorum is not None and arguments.quorum > count:
@@ -94,17 +97,21 @@ def wait(arguments: argparse.Namespace) -> int:
     with _fleet(arguments, timeout_s=min(5.0, arguments.timeout_s)) as fleet:
         while True:
             replicas = fleet.ask()
-            ready = find_ready(replicas, bundle_version)
-            if all(_count(ready, service) >= quorum for service, quorum in quorums.items()):
-                print(f"{bundle_version} is loaded by {_shares(ready, counts)}")
+            if wanted == "live":
+                bundle_version, ready = find_live(replicas)
+            else:
+                bundle_version, ready = wanted, find_ready(replicas, wanted)
+            if bundle_version and all(_count(ready, service) >= quorum for service, quorum in quorums.items()):
+                print(
+                    f"{bundle_version} {'is live at' if wanted == 'live' else 'is loaded by'} {_shares(ready, counts)}"
+                )
                 return 0
             refused = [replica for replica in replicas if replica not in ready and _refused(replica, bundle_version)]
             hopeless = any(counts[service] - _count(refused, service) < quorum for service, quorum in quorums.items())
             if hopeless or time.monotonic() >= end_s:
                 reason = "was refused" if hopeless else f"was not loaded in {arguments.timeout_s:g} s"
-                _print_error(
-                    f"{bundle_version} {reason}; {_shares(ready, counts)} have it; `two-tower status` says more"
-                )
+                what = bundle_version or "one live bundle of all stores"
+                _print_error(f"{what} {reason}; {_shares(ready, counts)} have it; `two-tower status` says more")
                 for fault in find_faults(replicas):
                     _print_error(fault)
                 return 1

@@ -65,8 +65,11 @@ replicas answer from the live bundle. Returns 1 otherwise.
 _WAIT = """Waits until the replicas have loaded a published bundle.
 
   two-tower wait --for 20261124T031645Z-3f9a1c --quorum all --timeout-s 60
+  two-tower wait --for live
 
-Returns 0 as soon as the replicas have loaded it. Returns 1 after the timeout, or as soon as too many have refused it.
+A loaded bundle can answer at once when it becomes live. "live" is the bundle that the stores name as live: the replicas
+have to answer from it. Returns 0 as soon as they do. Returns 1 after the timeout, or as soon as too many have refused
+it.
 """
 
 _COMPARE = """Replays recorded queries against two open bundles, and prints how far their results differ.
@@ -121,7 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     wait = _formatted(subcommands.add_parser("wait", help="wait until a bundle is loaded"), _WAIT)
     wait.set_defaults(run=commands.wait)
     wait.add_argument(
-        "--for", dest="bundle_version", required=True, metavar="BUNDLE_VERSION", help="version of the bundle"
+        "--for", dest="bundle_version", required=True, metavar="BUNDLE_VERSION", help="version of the bundle, or live"
     )
     wait.add_argument(
         "--quorum",

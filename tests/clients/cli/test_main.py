@@ -258,6 +258,11 @@ def test_wait_returns_once_a_quorum_has_the_bundle(capsys: Output) -> None:
     assert output.err == "two-tower: --quorum: is 2, and query_tower has 1 address(es)\n"
 
 
+def test_wait_for_live_returns_once_all_answer_from_the_live_bundle(world: World, capsys: Output) -> None:
+    assert main(["wait", "--for", "live", *world.flags]) == 0
+    assert "is live at 1 of 1 query_tower and 1 of 1 ann" in capsys.readouterr().out
+
+
 def test_wait_gives_up_at_its_timeout(world: World, capsys: Output) -> None:
     assert main(["wait", "--for", "b2", *world.flags, "--timeout-s", "0.2", "--every-s", "0.01"]) == 1
     assert "b2 was not loaded in 0.2 s; 0 of 1 query_tower and 0 of 1 ann have it" in capsys.readouterr().err
