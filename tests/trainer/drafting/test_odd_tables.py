@@ -69,7 +69,7 @@ def tables(draw: st.DrawFn) -> tuple[list[str], list[list[str]]]:
 
 @st.composite
 def trainable(draw: st.DrawFn, least: int = 0) -> tuple[list[str], list[list[str]]]:
-    """Header and rows that mostly hold enough for a training: ids of a user and an item, and `least` to three columns."""
+    """Header and rows that mostly suffice for a training: ids of a user and an item, and `least` to three columns."""
     others = NAMES.filter(lambda name: name not in ("user_id", "item"))
     header = ["user_id", "item", *draw(st.lists(others, min_size=least, max_size=3, unique=True))]
     count = draw(st.integers(30, 90))
