@@ -134,7 +134,7 @@ def train(
         before = evaluate_test(finished.before_refit, data)
         console.print_evaluation(before, _title(chosen))
     console.print_evaluation(evaluation, _title(chosen))
-    for sentence in advise(evaluation):
+    for sentence in advise(evaluation, chosen):
         progress.note(sentence)
     console.console.print(f"run: {run_folder}   curves: tensorboard --logdir {run_folder / 'tensorboard'}")
     result: dict[str, Any] = {"run": str(run_folder), **dataclasses.asdict(evaluation)}

@@ -70,9 +70,10 @@ def _describe(drafted: Draft) -> str:
     roles = drafted.roles
     time = "no time" if roles.time is None else f"time {roles.time!r}"
     features = [name for table in (drafted.users, drafted.items) if table for name in table.features]
+    loss = drafted.choices.training["loss"]
     return (
         f"{drafted.event_count:,} interactions of {drafted.item_count:,} items; user {roles.user!r}, item "
-        f"{roles.item!r}, {time}; features {', '.join(['history', 'item_id', *features])}; {drafted.training['loss']}, "
+        f"{roles.item!r}, {time}; features {', '.join(['history', 'item_id', *features])}; {loss}, "
         f"split {drafted.split}."
     )
 
@@ -90,7 +91,7 @@ def _to_json(drafted: Draft, out: Path, doubts: list[str]) -> dict[str, Any]:
         "items": _table_to_json(drafted.items),
         "users": _table_to_json(drafted.users),
         "split": drafted.split,
-        "training": drafted.training,
+        "training": drafted.choices.training,
         "doubts": doubts,
     }
 

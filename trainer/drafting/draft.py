@@ -18,10 +18,8 @@ from trainer.drafting.column_names import words_of
 from trainer.drafting.column_roles import ColumnRoles, IdColumn
 from trainer.drafting.column_types import ColumnType
 from trainer.drafting.csv_dialect import Source, open_source
+from trainer.drafting.rules import Choices, Shape, choose
 from trainer.recipe.recipe import CLOCK, ID, ITEM_ID, USER_ID
-
-SMALL_CATALOGUE = 20_000
-"""Largest number of items for which the loss ``full_softmax`` is chosen."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class Draft:
         users: Users table; None if there is none.
         event_types: Inferred types of the other columns of the interactions, by name of the attribute.
         event_count: Number of rows of the interactions.
+        user_count: Number of users in the interactions.
         item_count: Number of items of the catalogue.
         split: Kind of the split.
         doubts: Warnings: sentences about choices that are not certain.
@@ -68,20 +67,17 @@ class Draft:
     users: EntityTable | None
     event_types: Mapping[str, ColumnType]
     event_count: int
+    user_count: int
     item_count: int
     split: str
     doubts: Sequence[str] = field(default_factory=tuple)
 
     @property
-    def training(self) -> dict[str, Any]:
-        """Keys of ``[training]``: the more events, the fewer epochs and the larger batches."""
-        sizes = ((20_000, 30, 256), (200_000, 20, 1024), (2_000_000, 10, 2048))
-        epochs, batch_size = next(((e, b) for most, e, b in sizes if self.event_count <= most), (5, 4096))
-        keys: dict[str, Any] = {"dimension": 32 if self.item_count < 1000 else 64}
-        keys |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": 2e-3, "patience": 5}
-        if self.item_count <= SMALL_CATALOGUE:
-            return {**keys, "loss": "full_softmax"}
-        return {**keys, "loss": "sampled_softmax", "negatives": 2048}
+    def choices(self) -> Choices:
+        """Keys of the towers and of the training, by the shape of the data."""
+        return choose(
+            Shape(self.event_count, self.user_count, self.item_count, bool(self.items and self.items.features))
+        )
 
 
 def draft(interactions: Path, items: Path | None, users: Path | None, name: str) -> Draft:
@@ -123,6 +119,7 @@ def draft(interactions: Path, items: Path | None, users: Path | None, name: str)
         tables["users"],
         others,
         len(events.frame),
+        events.frame[roles.user].n_unique(),
         item_count,
         split,
         (*doubts, *doubt),

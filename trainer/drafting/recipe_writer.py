@@ -13,7 +13,7 @@ from retrieval.bundle.features.event_kinds import TIME
 from trainer.drafting.column_content import numbers_of
 from trainer.drafting.column_types import ColumnType
 from trainer.drafting.csv_dialect import Source
-from trainer.drafting.draft import SMALL_CATALOGUE, Draft, EntityTable, attribute_name, relative_path
+from trainer.drafting.draft import Draft, EntityTable, attribute_name, relative_path
 from trainer.recipe.recipe import CLOCK, ID, ITEM_ID, USER_ID
 
 _WIDTH = 118
@@ -123,11 +123,10 @@ def _entities(name: str, table: EntityTable, folder: Path) -> str:
 
 
 def _query_tower(draft: Draft) -> str:
-    history = {"kind": "history", "encoder": "positions", "max_values": 50, "dropout": 0.2}
-    features = {"history": history}
+    features: dict[str, dict[str, Any]] = {"history": {"kind": "history", **draft.choices.history}}
     for name, feature in (draft.users.features if draft.users else {}).items():
         # Feature dropout, as requests rarely have every attribute of a user.
-        features[name] = {**feature, "dropout": 0.3}
+        features[name] = {**feature, "dropout": 0.5}
     event_features = [keys for _, keys in _event_features(draft).values()]
     comment: list[str] = []
     if event_features:
@@ -136,22 +135,25 @@ def _query_tower(draft: Draft) -> str:
             *_comment("The history can read more of its events; declare the attributes, and add to its keys:"),
             f"# event_features = [{', '.join(map(_inline, event_features))}]",
         ]
-    return "\n".join(["[query_tower]", "hidden_units = [128]", "dropout = 0.2", *comment, *_features(features)])
+    return "\n".join(["[query_tower]", *_layers(draft), *comment, *_features(features)])
 
 
 def _item_tower(draft: Draft) -> str:
     # Feature dropout of the id, so that new items are embedded well by their attributes alone.
     others = draft.items.features if draft.items else {}
     features = {"item_id": {"kind": "categorical", **({"dropout": 0.1} if others else {})}, **others}
-    return "\n".join(["[item_tower]", "hidden_units = [128]", "dropout = 0.2", *_features(features)])
+    return "\n".join(["[item_tower]", *_layers(draft), *_features(features)])
+
+
+def _layers(draft: Draft) -> list[str]:
+    return [f"hidden_units = {_value(list(draft.choices.hidden_units))}", "dropout = 0.2"]
 
 
 def _training(draft: Draft) -> str:
     lines = ["[training]"]
-    for key, value in draft.training.items():
-        if key == "loss":
-            size = "at most" if value == "full_softmax" else "more than"
-            lines += _comment(f"The catalogue has {draft.item_count:,} items, {size} {SMALL_CATALOGUE:,}.")
+    for key, value in draft.choices.training.items():
+        if key in draft.choices.reasons:
+            lines += _comment(draft.choices.reasons[key])
         lines.append(f"{key} = {_value(value)}")
     return "\n".join(lines)
 

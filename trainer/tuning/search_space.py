@@ -11,7 +11,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import Trial
 
-from trainer.drafting.draft import SMALL_CATALOGUE
+from trainer.drafting.rules import SMALL_CATALOGUE
 from trainer.errors import RecipeError
 from trainer.recipe import loading
 from trainer.recipe.recipe import ITEM_ID, Recipe

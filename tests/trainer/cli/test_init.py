@@ -77,7 +77,7 @@ def test_the_tables_of_the_shop_are_recognised(shop: Path) -> None:
 @pytest.mark.filterwarnings(world.KERAS_AND_NUMPY)
 def test_the_recipe_trains_to_the_end(shop: Path) -> None:
     path = init_shop(shop)
-    result = json.loads(world.command("train", path, "--run", shop / "run", "--epochs", 3, "--json"))
+    result = json.loads(world.command("train", path, "--run", shop / "run", "--epochs", 12, "--json"))
     # Chance is 10 of the 28 products that a buyer has not bought; popularity reaches 0.2.
     assert result["metrics"]["two-tower"]["recall@10"] > 0.5
     assert (shop / "run" / "evaluation.json").is_file()
@@ -221,7 +221,8 @@ def test_few_events_a_user_and_many_items_change_split_and_loss(tmp_path: Path) 
     events = write(tmp_path / "events.csv", ["user", "item", "time"], rows)
     drafted = draft(events, None, None, "mine")
     assert (drafted.item_count, drafted.split) == (20_002, "global_temporal")
-    assert (drafted.training["loss"], drafted.training["negatives"]) == ("sampled_softmax", 2048)
+    training = drafted.choices.training
+    assert (training["loss"], training["negatives"]) == ("sampled_softmax", 4096)
     without = draft(write(tmp_path / "untimed.csv", ["user", "item"], [row[:2] for row in rows]), None, None, "mine")
     assert without.split == "random"
 
