@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak attack fuzz audit demo-search quality throughput ghz load-test bench serve wheel clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz load-test bench serve wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ demo-search: $(READY) ## Products for typed queries, by BM25, towers and both, f
 
 quality: $(READY) ## Train a recipe with three seeds beside all baselines, judge the targets (RECIPE=, DATA=)
 	$(BIN)/python -m benchmarks.quality.recipes $(RECIPE) $(if $(DATA),--data $(DATA))
+
+first-recipes: $(READY) ## `init`, then `train`, on tables of nine shapes, beside strong baselines (SHAPES="shop walk"; BEAUTY=FOLDER)
+	$(BIN)/python -m benchmarks.quality.first_recipe $(SHAPES) $(if $(BEAUTY),--beauty $(BEAUTY) --shipped)
 
 throughput: $(READY) ## Training from Parquet beside plain Model.fit on arrays in memory
 	$(BIN)/python -m benchmarks.training.throughput

@@ -142,7 +142,7 @@ SHAPES: Mapping[str, Shape] = {
     "movielens_200_users": Shape("200 of the people", lambda f, s: movielens(f, s, users=200)),
     "movielens_newest_20": Shape("the newest 20 ratings of each", lambda f, s: movielens(f, s, newest=20)),
     "beauty": Shape("22,363 users, 12,101 items, 198,502 reviews", beauty, True, "amazon_beauty"),
-    "beauty_4000_users": Shape("4,000 of the users", lambda f, s: beauty(f, s, users=4000), True),
+    "beauty_2000_users": Shape("2,000 of the users", lambda f, s: beauty(f, s, users=2000), True),
     "beauty_1500_items": Shape("the 1,500 items with the most reviews", lambda f, s: beauty(f, s, items=1500), True),
     "journey_300_households": Shape(
         "300 households, the 2,000 products bought the most", lambda f, s: journey(f, s, households=300, products=2000)

@@ -117,7 +117,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> list[Row]
     shape, progress = SHAPES[name], RichProgress()
     tables = shape.write(folder, arguments.beauty)
     recipe = changed(write_recipe(draft(tables.interactions, tables.items, tables.users, name), folder), arguments.set)
-    progress.note(f"{name}: {shape.what}; {recipe.training}")
+    progress.note(f"{name}: {shape.what}")
     data = sources.read(recipe, folder)
     baselines = None if arguments.no_baselines else fit_all(data, only=STRONG, progress=progress)
     began, cpu = time.monotonic(), time.process_time()

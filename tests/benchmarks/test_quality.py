@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.quality import graded_search
+from benchmarks.quality.first_recipe import Row, changed
 from benchmarks.quality.recipes import MODEL, REPEAT_FREQUENCY, TRAIN_ONLY, Beats, Floor, judge, targets_of
+from testbed.table_shapes import SHAPES
+from trainer.drafting.draft import draft
+from trainer.drafting.recipe_writer import write_recipe
 from trainer.evaluation.evaluate import Evaluation
+from trainer.recipe.feature_inputs import HistoryInput
 from trainer.tuning.quality import rows_of, to_markdown
 
 
@@ -76,3 +82,24 @@ def test_a_search_has_to_win_in_every_seed() -> None:
     assert passed
     assert text == "ndcg@10 +0.0550 beside BM25: the paired 95 % interval begins at +0.0100"
     assert not graded_search.judge([(0.05, 0.01, 0.09), (0.02, -0.01, 0.05)], "BM25")[0]
+
+
+def test_a_drafted_recipe_can_be_changed_key_by_key(tmp_path: Path) -> None:
+    tables = SHAPES["walk"].write(tmp_path, tmp_path)
+    text = write_recipe(draft(tables.interactions, tables.items, tables.users, "walk"), tmp_path)
+    recipe = changed(text, ["training.epochs=3", "history.dropout=0.1", 'split.kind="random"'])
+    history = recipe.query_tower.features[0]
+    assert isinstance(history, HistoryInput)
+    assert (recipe.training.epochs, history.dropout, recipe.split.kind) == (3, 0.1, "random")
+    with pytest.raises(SystemExit, match=r"--set nothing\.x=1: expected a part and a key"):
+        changed(text, ["nothing.x=1"])
+
+
+@pytest.mark.parametrize(
+    ("towers", "best", "shipped", "passed"),
+    [(0.10, 0.10, None, True), (0.0999, 0.10, None, False), (0.095, 0.09, 0.10, True), (0.0949, 0.09, 0.10, False)],
+)
+def test_a_first_recipe_has_to_reach_the_best_baseline_and_nearly_the_shipped_recipe(
+    towers: float, best: float, shipped: float | None, passed: bool
+) -> None:
+    assert Row("shop", "test", towers, "EASE", best, shipped, 1.0, 1.0).passed is passed

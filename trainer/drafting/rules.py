@@ -5,6 +5,7 @@ docs/first_recipes.md has the same rules with the measurements behind them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,13 @@ SHORT = 20.0
 """Events a user below which the history reads what items have in common, their attributes."""
 SMALL_CATALOGUE = 5_000
 """Largest number of items for which the loss ranks the whole catalogue in each step."""
-_MANY_EVENTS = 2_000_000
-"""Number of events from which one pair of towers is trained, in few epochs."""
+_AFFORDABLE = 400_000
+"""Largest number of events for which two pairs of towers with long vectors are trained where items have few events."""
+_FEW_ITEMS = 1000
+"""Number of items below which vectors are short."""
+_LENGTHS = ((20_000, 30, 256), (400_000, 20, 512), (2_000_000, 10, 2048), (math.inf, 5, 4096))
+_SPARSE_LENGTHS = ((20_000, 30, 256), (400_000, 12, 256), (2_000_000, 8, 1024), (math.inf, 5, 4096))
+"""Largest number of events, and then the largest number of epochs and the batch size."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +65,20 @@ def choose(shape: Shape) -> Choices:
     history: dict[str, Any] = {"encoder": "positions", "max_values": 50, "dropout": 0.2}
     if shape.has_attributes and per_user < SHORT:
         history |= {"items": "tower"}
+    training: dict[str, Any] = {"dimension": 32 if shape.item_count < _FEW_ITEMS else 64}
     if per_item < SPARSE:
-        hidden_units, initial_norm = (), 0.1
-        history |= {"encoder_dropout": 0.5}
+        hidden_units: tuple[int, ...] = ()
+        initial_norm, lengths = 0.1, _SPARSE_LENGTHS
+        history |= {"encoder_dropout": 0.6}
+        if shape.event_count <= _AFFORDABLE and shape.item_count >= _FEW_ITEMS:
+            training |= {"dimension": 128, "ensemble_size": 2}
         reason = f"{per_item:.3g} events an item, fewer than {SPARSE:g}: small vectors at first, no hidden layers."
     else:
-        hidden_units, initial_norm = (128,), 0.3
+        hidden_units = (128,)
+        initial_norm, lengths = 0.3, _LENGTHS
         history |= {"encoder_dropout": 0.2}
         reason = f"{per_item:.3g} events an item, at least {SPARSE:g}: hidden layers."
-    epochs, batch_size = next(
-        (epochs, size) for most, epochs, size in _EPOCHS if most is None or shape.event_count <= most
-    )
-    training: dict[str, Any] = {"dimension": 32 if shape.item_count < 1000 else 64}
+    epochs, batch_size = next((e, size) for most, e, size in lengths if shape.event_count <= most)
     training |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": 2e-3, "patience": 4}
     training |= {"initial_norm": initial_norm}
     reasons = {"initial_norm": reason}
@@ -82,7 +90,3 @@ def choose(shape: Shape) -> Choices:
         reasons["loss"] = f"The catalogue has {shape.item_count:,} items, more than {SMALL_CATALOGUE:,}."
     training |= {"refit": True}
     return Choices(hidden_units, history, training, reasons)
-
-
-_EPOCHS = ((20_000, 30, 256), (400_000, 20, 512), (2_000_000, 10, 2048), (None, 5, 4096))
-"""Largest number of events, and then epochs and batch size."""

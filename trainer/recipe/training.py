@@ -66,7 +66,8 @@ class Training:
         ensemble_size: Number of pairs of towers that are trained with different seeds and joined to one, see
             `trainer.model.ensemble`. Improves the metrics by several percent, and multiplies training time, dimension
             of the vectors and work of the query tower.
-        refit: Whether the towers are trained again, on training and validation events, for the best number of epochs.
+        refit: Whether the towers are trained again, on training and validation events, for the number of epochs that
+            was best on validation; without `patience` for all epochs.
     """
 
     dimension: Annotated[int, Field(ge=2, le=2048)] = 64
