@@ -187,6 +187,11 @@ def report_published(
     console.print_gates(manifest, explain=not promote)
     if promote:
         go_live(store, manifest.bundle_version, force=force, expected_live=expected_live)
+    elif manifest.failed_gates:
+        console.console.print(
+            "not live, and `promote` refuses it because of the failed gates; `--promote --force` makes a bundle live "
+            "all the same"
+        )
     else:
         console.console.print(
             f"not live yet: `python -m trainer promote {manifest.bundle_version} --store {store.root}`"

@@ -6,6 +6,7 @@ parser that counts quotes to skip columns would lose the rows up to the next one
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import sys
@@ -24,6 +25,9 @@ _ROWS_AT_ONCE = 2000
 """Number of rows that are split into cells at once. With many more, cells leave the caches: it takes thrice as long."""
 _ROWS_A_FRAME = 50_000
 _PACKED = {".zst": "zstd -d", ".bz2": "bunzip2", ".xz": "unxz", ".zip": "unzip"}
+
+_NEAR = 15
+"""Number of bytes before and after a bad one that a message shows."""
 
 UNREADABLE = (OSError, EOFError, zlib.error, csv.Error)
 """Exceptions of a file that cannot be read, beside those of its encoding."""
@@ -154,3 +158,19 @@ def explain(error: Exception) -> str:
     if isinstance(error, EOFError | zlib.error):
         return "its compressed content is cut off or damaged"
     return str(error).splitlines()[0]
+
+
+def not_utf8(path: Path) -> DataError:
+    """Returns the error of a file that is not UTF-8, with the first line that is not."""
+    where = ""
+    with contextlib.suppress(*UNREADABLE), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                near = (
+                    line[max(0, error.start - _NEAR) : error.start + _NEAR].decode("cp1252", errors="replace").strip()
+                )
+                where = f" (line {number}, near {near!r} if it is Windows-1252)"
+                break
+    return DataError(f"{path}: not UTF-8 text{where}; save it as UTF-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from trainer.data.cells import Note, to_ids, to_lists, to_numbers, to_seconds, to_times, why_not_numbers
-from trainer.data.csv_file import UNREADABLE, CsvFile, explain
+from trainer.data.csv_file import UNREADABLE, CsvFile, explain, not_utf8
 from trainer.data.table_files import kind_of, parquet_parts, read_json, show
 from trainer.errors import DataError
 
@@ -272,7 +272,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
+        raise not_utf8(path) from error
     except (pl.exceptions.PolarsError, *UNREADABLE) as error:
         raise DataError(
             f"{path}: cannot be read: {explain(error)}; check its separator and quotes, or save it anew"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from trainer.data.csv_file import UNREADABLE, CsvFile, explain
+from trainer.data.csv_file import UNREADABLE, CsvFile, explain, not_utf8
 from trainer.data.sequences import read_sequences
 from trainer.data.table_files import kind_of, parquet_parts, read_json
 from trainer.data.tables import Table
@@ -101,7 +101,7 @@ def _candidates(path: Path) -> Iterator[tuple[str, str, list[str]]]:
                     is_ragged = len(Counter(map(len, rows))) > 1
                     candidates.append((is_ragged, rank, -len(rows[0]), separator, quote, rows[0]))
     except UnicodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error}; save it as UTF-8") from error
+        raise not_utf8(path) from error
     except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {explain(error)}; save it anew") from error
     if not candidates and failure is not None:
