@@ -189,8 +189,8 @@ def report_published(
         go_live(store, manifest.bundle_version, force=force, expected_live=expected_live)
     elif manifest.failed_gates:
         console.console.print(
-            "not live, and `promote` refuses it because of the failed gates; `--promote --force` makes a bundle live "
-            "all the same"
+            f"not live, as gates failed: `python -m trainer promote {manifest.bundle_version} --store {store.root} "
+            "--force` overrides them"
         )
     else:
         console.console.print(

@@ -8,7 +8,7 @@ from typing import Any
 
 from two_tower_client.cli.comparison import Comparison, Example, Latency, Spread
 from two_tower_client.cli.escaping import to_line
-from two_tower_client.fleet import Replica
+from two_tower_client.fleet import Replica, find_live
 from two_tower_client.results import AttributeValue, Retrieval
 
 
@@ -96,8 +96,11 @@ def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms
         ]
         for replica in replicas
     ]
-    verdict = "\n".join(f"! {to_line(fault)}" for fault in faults) or "ok: all replicas answer and agree"
-    return f"{to_table(header, rows)}\n\n{verdict}"
+    verdict = [f"! {to_line(fault)}" for fault in faults] or ["ok: all replicas answer and agree"]
+    _, live = find_live(replicas)
+    if any(replica.live_bundle != replica.store_bundle for replica in live):
+        verdict.insert(0, "A query tower answers from an earlier bundle of the same model: the tower is the same.")
+    return "\n".join([to_table(header, rows), "", *verdict])
 
 
 def replicas_to_json(replicas: Sequence[Replica], faults: Sequence[str]) -> str:

@@ -82,3 +82,12 @@ def test_replicas() -> None:
         "",
         "! q:1 is unavailable",
     ]
+
+
+def test_a_query_tower_with_an_earlier_bundle_of_the_model_is_explained() -> None:
+    ann = Replica("ann", "a:1", "", "b2", "b2", "m1", ("b2", "b1"), ("m1", "m1"))
+    tower = Replica("query_tower", "q:1", "", "b2", "b1", "m1", ("b1",), ("m1",))
+    assert tables.replicas_to_table([tower, ann], [], 0).splitlines()[-2:] == [
+        "A query tower answers from an earlier bundle of the same model: the tower is the same.",
+        "ok: all replicas answer and agree",
+    ]
