@@ -2,6 +2,7 @@ PYTHON ?= python3.11
 PYTHONS ?= python3.12 python3.13
 VENV ?= .venv
 STORE ?= store
+PORT ?= 50051
 EPOCHS ?= 7
 SOAK ?= full
 ATTACK ?= full
@@ -23,8 +24,9 @@ help: ## List the targets
 env: $(READY) ## Make the environment in .venv
 $(READY): constraints.txt pyproject.toml clients/pyproject.toml clients/VERSION deploy/check_machine.sh
 	@sh deploy/check_machine.sh "$(PYTHON)"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'
+	@echo "installing all packages into $(VENV): one to three minutes, without output"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./clients -e '.[dev]'
 	@touch $@
 
 demo: $(READY) ## Train on MovieLens-100k, serve, recommend, train again, swap under traffic (EPOCHS=7)
@@ -66,7 +68,7 @@ soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: about 5 minute
 	$(BIN)/python -m tests.system.soak $(if $(filter short,$(SOAK)),--short)
 
 attack: $(READY) ## Attack both services: a table of promise, figure, limit, verdict (ATTACK=short: minutes; STORE=, TREE=, JSON=)
-	$(BIN)/python -m benchmarks.attack $(if $(filter short,$(ATTACK)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
+	$(BIN)/python -m benchmarks.attack $(if $(filter short,$(ATTACK)),--short) $(if $(filter-out file default,$(origin STORE)),--store "$(STORE)") \
 	  $(if $(TREE),--tree $(TREE)) $(if $(JSON),--json $(JSON))
 
 fuzz: $(READY) ## Odd inputs to every RPC, manifest, store, recipe and table (MINUTES=10; EXAMPLES= for each target; SEED=)
@@ -82,7 +84,7 @@ $(READY).audit: $(READY)
 
 demo-search: $(READY) ## Products for typed queries, by BM25, towers and both, from running services (DATA=; STORE=, QUERIES=5)
 	$(BIN)/python -m examples.demo_search $(if $(DATA),--data $(DATA)) $(if $(QUERIES),--queries $(QUERIES)) \
-	  $(if $(filter-out file default,$(origin STORE)),--store $(STORE))
+	  $(if $(filter-out file default,$(origin STORE)),--store "$(STORE)")
 
 quality: $(READY) ## Train a recipe with three seeds beside all baselines, judge the targets (RECIPE=, DATA=)
 	$(BIN)/python -m benchmarks.quality.recipes $(RECIPE) $(if $(DATA),--data $(DATA))
@@ -99,20 +101,21 @@ ghz: .tools/bin/ghz ## Install ghz, the load generator, into .tools/bin (needs G
 	GOBIN="$(CURDIR)/.tools/bin" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
 
 load-test: $(READY) .tools/bin/ghz ## Both services under ghz, judged (LOAD=short: under 3 minutes; STORE=, SLOW_MS=20)
-	$(BIN)/python -m benchmarks.loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store $(STORE)) \
+	$(BIN)/python -m benchmarks.loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store "$(STORE)") \
 	  $(if $(SLOW_MS),--slow-ms $(SLOW_MS))
 
 bench: $(READY).bench $(if $(filter short,$(BENCH)),,.tools/bin/ghz) ## Services, the pair, and indexes beside peers, with plots (BENCH=short: under 5 minutes; STORE=)
 	$(BIN)/python -m benchmarks --to runs/bench $(if $(filter short,$(BENCH)),--short) \
-	  $(if $(filter-out file default,$(origin STORE)),--store $(STORE))
+	  $(if $(filter-out file default,$(origin STORE)),--store "$(STORE)")
 $(READY).bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
 serve: SHELL := bash
-serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store); if one ends, so does the other
-	@trap 'told=1' INT; trap 'told=1; kill $$tower $$ann' TERM; $(BIN)/python -m query_tower_service --store $(STORE) & tower=$$!; \
-	  $(BIN)/python -m ann_service --store $(STORE) & ann=$$!; wait -n; failed=$$?; \
+serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store; PORT= and the next one); if one ends, so does the other
+	@trap 'told=1' INT; trap 'told=1; kill $$tower $$ann' TERM; \
+	  $(BIN)/python -m query_tower_service --store "$(STORE)" --port $(PORT) & tower=$$!; \
+	  $(BIN)/python -m ann_service --store "$(STORE)" --port $$(($(PORT) + 1)) & ann=$$!; wait -n; failed=$$?; \
 	  if [ "$$told" ]; then wait; exit 0; fi; kill $$tower $$ann 2>/dev/null; wait; exit $$failed
 
 wheel: $(READY) ## Build the wheels of client and project into dist/

@@ -190,11 +190,8 @@ def find_live(replicas: Sequence[Replica]) -> tuple[str, list[Replica]]:
         return "", []
     (live,) = stores
     models = _models_of(replicas, live)
-    return live, [
-        replica
-        for replica in replicas
-        if live and (replica.live_bundle == live or (replica.service == "query_tower" and replica.live_model in models))
-    ]
+    same = [r for r in replicas if r.live_bundle == live or (r.service == "query_tower" and r.live_model in models)]
+    return live, same if live else []
 
 
 def _models_of(replicas: Sequence[Replica], bundle_version: str) -> set[str]:

@@ -1,5 +1,6 @@
 """The entry point of the command line."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = make_parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports it at its end
+        return 0
     except TwoTowerError as error:
         print(f"two-tower: {to_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InvalidRequest) else 1
