@@ -1,6 +1,7 @@
 """The commands of the command line. Each returns its exit code."""
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -75,7 +76,8 @@ def status(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 text = tables.replicas_to_json(replicas, faults)
             else:
-                text = tables.replicas_to_table(replicas, faults, int(time.time() * 1000))
+                width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+                text = tables.replicas_to_table(replicas, faults, int(time.time() * 1000), width)
             print(escape(text), flush=True)
             if arguments.watch is None:
                 return 1 if faults else 0

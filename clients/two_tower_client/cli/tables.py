@@ -57,8 +57,10 @@ def retrieval_to_json(retrieval: Retrieval) -> str:
     return to_json({**versions, **notes, "items": items})
 
 
-def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms: int) -> str:
+def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms: int, width: int | None = None) -> str:
     """Returns a table with one row for each replica, followed by one line for each fault.
+
+    If the table is wider than the terminal, there is a table of its own for each replica.
 
     The columns `opened` and `age` show when the live bundle was opened, in UTC, and how long ago.
 
@@ -66,6 +68,7 @@ def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms
         replicas: Status of each replica.
         faults: Faults of the system.
         now_ms: Current time, in milliseconds since 1970-01-01 UTC.
+        width: Number of characters in a line of the terminal. Default: no limit.
     """
     header = [
         "service",
@@ -100,7 +103,10 @@ def replicas_to_table(replicas: Sequence[Replica], faults: Sequence[str], now_ms
     _, live = find_live(replicas)
     if any(replica.live_bundle != replica.store_bundle for replica in live):
         verdict.insert(0, "A query tower answers from an earlier bundle of the same model: the tower is the same.")
-    return "\n".join([to_table(header, rows), "", *verdict])
+    table = to_table(header, rows)
+    if width is not None and any(len(line) > width for line in table.splitlines()):
+        table = "\n\n".join(to_table([header[0], row[0]], zip(header[1:], row[1:], strict=True)) for row in rows)
+    return "\n".join([table, "", *verdict])
 
 
 def replicas_to_json(replicas: Sequence[Replica], faults: Sequence[str]) -> str:

@@ -91,3 +91,16 @@ def test_a_query_tower_with_an_earlier_bundle_of_the_model_is_explained() -> Non
         "A query tower answers from an earlier bundle of the same model: the tower is the same.",
         "ok: all replicas answer and agree",
     ]
+
+
+def test_a_narrow_terminal_has_a_table_for_each_replica() -> None:
+    replicas = [
+        Replica(service, f"{service}:1", "", "b1", "b1", "m1", ("b1",), ("m1",)) for service in ("ann", "query_tower")
+    ]
+    wide = tables.replicas_to_table(replicas, [], 0)
+    assert tables.replicas_to_table(replicas, [], 0, width=max(map(len, wide.splitlines()))) == wide
+    narrow = tables.replicas_to_table(replicas, [], 0, width=80).splitlines()
+    assert max(map(len, narrow)) < 40
+    assert narrow[:3] == ["service    ann", "address    ann:1", "reachable  yes"]
+    assert narrow[11:14] == ["", "service    query_tower", "address    query_tower:1"]
+    assert narrow[-1] == "ok: all replicas answer and agree"

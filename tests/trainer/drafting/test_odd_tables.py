@@ -23,6 +23,9 @@ from trainer.data.dataset import load_dataset
 from trainer.errors import TrainerError
 from trainer.recipe import loading
 
+ODD_TABLES, ODD_TRAININGS = (
+    int(os.environ.get(name, few)) for name, few in (("ODD_TABLES", 100), ("ODD_TRAININGS", 5))
+)
 NAMES = st.sampled_from(
     [
         "user_id",
@@ -86,7 +89,7 @@ def write(path: Path, table: tuple[list[str], list[list[str]]], separator: str) 
     return path
 
 
-@hypothesis.settings(max_examples=int(os.environ.get("ODD_TABLES", "100")))
+@hypothesis.settings(max_examples=ODD_TABLES)
 @hypothesis.given(tables(), st.none() | tables(), st.sampled_from(",;\t|"))
 def test_odd_tables_are_read_or_refused_in_one_sentence(
     events: tuple[list[str], list[list[str]]], items: tuple[list[str], list[list[str]]] | None, separator: str
@@ -112,21 +115,24 @@ def test_odd_tables_are_read_or_refused_in_one_sentence(
         assert len(data.events) + left_out == sum(1 for row in events[1] if any(row))
 
 
+@pytest.mark.timeout(60 * ODD_TRAININGS)
 @pytest.mark.filterwarnings(world.KERAS_AND_NUMPY)
-@hypothesis.settings(max_examples=int(os.environ.get("ODD_TRAININGS", "5")), deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=ODD_TRAININGS, deadline=None, derandomize=True)
 @hypothesis.given(trainable(), trainable(least=1), st.sampled_from(",;\t|"))
 def test_odd_tables_are_trained_and_published_or_refused_in_one_sentence(
     events: tuple[list[str], list[list[str]]], items: tuple[list[str], list[list[str]]], separator: str
 ) -> None:
     with tempfile.TemporaryDirectory() as temporary, contextlib.chdir(temporary):
         folder = Path(temporary)
-        found = {"interactions": events, "items": (items[0][1:], [row[1:] for row in items[1][:11]])}
+        header, rows = items[0][1:], [row[1:] for row in items[1][:11]]
+        found = {"interactions": events, "items": (header, rows)}
         paths = {name: write(folder / f"{name}.csv", table, separator) for name, table in found.items()}
+        new = write(folder / "new.csv", (header, [[f"n{item}", *others] for item, *others in rows]), separator)
         steps = (
             ("train", "mine.toml", "--epochs", 1, "--run", "run", "--no-baselines"),
             ("evaluate", "run", "--baselines"),
             ("publish", "run", "--store", "store", "--promote", "--force"),
-            ("add-items", "--store", "store", "--items", paths["items"]),
+            ("add-items", "--store", "store", "--items", new),
         )
         try:
             init(folder, **paths)
