@@ -141,7 +141,7 @@ def _query_tower(draft: Draft) -> str:
 def _item_tower(draft: Draft) -> str:
     # Feature dropout of the id, so that new items are embedded well by their attributes alone.
     others = draft.items.features if draft.items else {}
-    features = {"item_id": {"kind": "categorical", **({"dropout": 0.1} if others else {})}, **others}
+    features = {"item_id": {"kind": "categorical", **({"dropout": 0.05} if others else {})}, **others}
     return "\n".join(["[item_tower]", *_layers(draft), *_features(features)])
 
 

@@ -116,7 +116,7 @@ def test_the_last_answers_are_held_out_whatever_comes_behind(folder: Path) -> No
     graded = [("a", 1), ("b", 0), ("c", 1), ("d", 0.5), ("e", 0), ("f", 1), ("g", 0)]
     rows = ["user,item,relevance,part", *(f"u0,{item},{grade},train" for item, grade in graded)]
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
-    (folder / "items.csv").write_text("item,colour\na,red\nb,blue\n")
+    (folder / "items.csv").write_text("item,colour\n" + "".join(f"{item},red\n" for item, _ in graded))
     dataset = load_dataset(recipe(), folder)
     parts = splits.split(dataset, Split("leave_last_one_out"))
     assert parts.irrelevant is not None
