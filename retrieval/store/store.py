@@ -112,7 +112,7 @@ class BundleStore:
         """
         pointer = self.live()
         if pointer is None:
-            raise BundleNotFound(f"no bundle is live in {self.root}: publish one and promote it")
+            raise BundleNotFound(self._nothing_live())
         return pointer.version
 
     def manifest(self, version: str) -> Manifest:
@@ -233,7 +233,7 @@ class BundleStore:
         """
         pointer = self.live()
         if pointer is None:
-            raise NothingToRollBack(f"no bundle is live in {self.root}: publish one and promote it")
+            raise NothingToRollBack(self._nothing_live())
         if not pointer.previous:
             raise NothingToRollBack(
                 "no bundle was live before the live one; list them all with `python -m trainer bundles --store "
@@ -269,6 +269,11 @@ class BundleStore:
 
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.root, self._on_wait, self._lock_timeout_s)
+
+    def _nothing_live(self) -> str:
+        if not self.root.is_dir():
+            return f"there is no store at {self.root}: check the path"
+        return f"no bundle is live in {self.root}: publish one and promote it"
 
     def _live_or_none(self) -> LivePointer | None:
         with suppress(StoreError):

@@ -213,7 +213,7 @@ def test_distinguishes_a_service_that_is_not_ready(world: World) -> None:
     try:
         with (
             Retriever(f"127.0.0.1:{port}", world.ann_address, timeout_s=5) as retriever,
-            pytest.raises(Unavailable, match=f":{port} is not ready: it has no bundle yet, or is stopping"),
+            pytest.raises(Unavailable, match=f":{port} is not ready: it has no bundle yet .*, or is stopping"),
         ):
             retriever.retrieve({})
     finally:

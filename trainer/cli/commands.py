@@ -157,7 +157,7 @@ def evaluate(
     qrels: Path | None = None,
     queries: Path | None = None,
     relevant_from: int | None = None,
-    baselines: bool = False,
+    baselines: Annotated[bool | None, Parameter(negative="--no-baselines")] = None,
     repeats: Annotated[bool | None, Parameter(negative="--no-repeats")] = None,
     slice_by: Annotated[tuple[str, ...], Parameter(name="--slice")] = (),
     store: Path | None = None,
@@ -177,7 +177,8 @@ def evaluate(
         queries: CSV whose column query lists the graded queries to evaluate; needs --qrels. Default: all of them.
         relevant_from: Lowest rating of a relevant item; needs --qrels. Default: 1.
         baselines: Compare with popularity, recent popularity, ItemKNN, EASE (also with a query weighted by recency) and
-            iALS, with settings chosen on validation.
+            iALS, with settings chosen on validation. Default: as `train`, if there are at most 3,000 items and
+            1,000,000 interactions.
         repeats: Rank known items too, and count repeat events as relevant. Default: split.repeats of the recipe.
         slice_by: Attribute of the users by which to group them, with metrics of each group; may be given several times.
         store: Folder of bundles with a bundle of this run; its exported tower and index are evaluated too.

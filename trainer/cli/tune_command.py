@@ -166,6 +166,8 @@ def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: s
     if importance:
         most = [f"{name} {share:.0%}" for name, share in list(importance.items())[:_SHOWN]]
         console.print(f"most important keys: {', '.join(most)}")
+    if best[0].number == 0:
+        console.print(f"no trial was better than the recipe itself, which {out} repeats")
     console.print(f"recipe: {out}   train it: {train}")
     print_json(
         {

@@ -15,6 +15,7 @@ _THOUSANDS_COMMA = r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?$"
 _POINT_FRACTION = r"\.(?:\d{1,2}|\d{4,})$"
 _TIME = r"^(.*\d:\d{2}(?::\d{2}(?:\.\d+)?)?) ?(Z|z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
 _TIME_FORMS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
+DECIMAL_COMMA = "a comma is the decimal separator"
 _LARGEST_EXACT = 2.0**53
 _WHOLE_IDS = "ids that are floating-point numbers are read as whole numbers"
 _TIME_UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
@@ -24,12 +25,19 @@ Note = Callable[[str, object], None]
 """Receives what was read other than it was written, and a cell as an example, for the person who trains."""
 
 
-def to_numbers(text: pl.Series, note: Note) -> pl.Series:
+def to_numbers(text: pl.Series, note: Note, decimal: str = "") -> pl.Series:
     """Returns text as Float64, null where it is no number.
 
     A unit of money around a number is left out. A comma is the decimal separator, or separates thousands, if that is
     certain for the column: ``24,90`` and ``1.024,90``, or ``1,024.90``. ``1,024`` alone is neither.
+
+    Args:
+        text: Cells.
+        note: Receives what was read other than it was written.
+        decimal: Decimal separator: ``,`` or ``.``; the other one may separate thousands. Default: told by the cells.
     """
+    if decimal:
+        return _grouped_numbers(_without_units(text), "." if decimal == "," else ",", decimal)
     numbers = text.cast(pl.Float64, strict=False)
     left = numbers.is_null() & text.is_not_null()
     if not left.any():
@@ -43,7 +51,7 @@ def to_numbers(text: pl.Series, note: Note) -> pl.Series:
     if (decimal & ~thousands).any() and not (thousands & ~decimal).any():
         if bare.filter(numbers.is_not_null()).str.contains(_POINT_FRACTION).any():
             return numbers  # both a comma and a point as the decimal separator: one of them is a slip
-        note("a comma is the decimal separator", rest.filter(decimal & ~thousands)[0])
+        note(DECIMAL_COMMA, rest.filter(decimal & ~thousands)[0])
         return _grouped_numbers(bare, ".", ",")
     if (thousands & ~decimal).any() and not (decimal & ~thousands).any():
         note("a comma separates thousands", rest.filter(thousands & ~decimal)[0])

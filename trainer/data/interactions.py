@@ -123,9 +123,9 @@ def read_attribute(table: Table, attribute: Attribute) -> pl.Series:
         table.mark_missing(attribute.column, attribute.missing)
     match attribute.type:
         case "int":
-            return table.ints(attribute.column)
+            return table.ints(attribute.column, decimal=attribute.decimal)
         case "float":
-            return table.floats(attribute.column)
+            return table.floats(attribute.column, decimal=attribute.decimal)
         case "string_list":
             return table.string_lists(attribute.column, attribute.separator)
         case "string":

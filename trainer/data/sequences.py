@@ -23,7 +23,10 @@ def read_sequences(path: Path) -> pl.DataFrame:
         DataError: The file cannot be read, a user has no item, or a user has two lines.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; name its folder with --data, or the file with --interactions")
+        raise DataError(
+            f"{path}: no such file; check the path: --interactions, --items and --users name a file, --data the folder "
+            "of a recipe"
+        )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:

@@ -32,7 +32,8 @@ def kind_of(path: Path) -> Literal["csv", "parquet", "json"]:
         raise DataError(f"{path}: {why}")
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file; name its folder with --data, or the file with --interactions, --items or --users"
+            f"{path}: no such file; check the path: --interactions, --items and --users name a file, --data the folder "
+            "of a recipe"
         )
     if path.suffix == ".parquet":
         return "parquet"

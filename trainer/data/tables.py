@@ -114,15 +114,15 @@ class Table:
             self._refuse(column, series.is_null(), f"where every row needs a value; {_ADVICE}")
         return series
 
-    def floats(self, column: str, *, required: bool = False) -> pl.Series:
-        """Returns a column as Float64, finite where present.
+    def floats(self, column: str, *, required: bool = False, decimal: str = "") -> pl.Series:
+        """Returns a column as Float64, finite where present; `decimal` is that of `to_numbers`.
 
         Raises:
             DataError: A cell is not a finite number, or is missing and `required` is set.
         """
         raw = self.frame[column]
         is_text = raw.dtype == pl.String
-        series = to_numbers(raw, self._noting(column)) if is_text else self._cast(column, pl.Float64)
+        series = to_numbers(raw, self._noting(column), decimal) if is_text else self._cast(column, pl.Float64)
         bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
         if is_text and bad.any():
             self._refuse(column, *why_not_numbers(raw, bad.fill_null(value=False)))
@@ -135,14 +135,14 @@ class Table:
             self._refuse(column, series.is_null(), "where every row needs a number; fill it in or remove the row")
         return series
 
-    def ints(self, column: str) -> pl.Series:
-        """Returns a column as Int64.
+    def ints(self, column: str, *, decimal: str = "") -> pl.Series:
+        """Returns a column as Int64; `decimal` is that of `to_numbers`.
 
         Raises:
             DataError: A cell is not a whole number.
         """
-        floats = self.floats(column)
-        series = self.frame[column].cast(pl.Int64, strict=False)
+        floats = self.floats(column, decimal=decimal)
+        series = (floats if decimal else self.frame[column]).cast(pl.Int64, strict=False)
         # "1995.0" is a whole number too: some programs write every number as a float.
         series = series.fill_null(floats.cast(pl.Int64, strict=False))
         bad = ((series.cast(pl.Float64) - floats).abs() > 0) | (series.is_null() & floats.is_not_null())

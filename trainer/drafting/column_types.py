@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from trainer.data.cells import to_numbers, written_lists
+from trainer.data.cells import DECIMAL_COMMA, to_numbers, written_lists
 from trainer.drafting.column_names import words_of
 
 _NO_VALUE = frozenset(("N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "\\N"))
@@ -83,6 +83,8 @@ def infer_type(series: pl.Series) -> ColumnType:
     if not has_zeros and len(odd) <= 3 and is_odd.sum() <= 0.02 * len(present) and not bad.all():
         missing = tuple(sorted({*missing, *present.filter(bad).unique()}))
         inferred = _number(column, numbers.filter(~bad), missing)
+        if any(note.startswith(DECIMAL_COMMA) for note in notes):
+            inferred = replace(inferred, keys={**inferred.keys, "decimal": ","})
         if odd:
             notes.append(f"holds numbers but for {', '.join(map(repr, sorted(odd)))}, which count as missing")
         return replace(inferred, doubt=" ".join([inferred.doubt, *(f"{column!r}: {note}." for note in notes)]).strip())

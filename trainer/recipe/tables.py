@@ -45,12 +45,15 @@ class Attribute:
         type: Type that the cells are read as.
         separator: Text between the values of a ``string_list``.
         missing: Cells that mean that there is no value; empty cells always do.
+        decimal: Decimal separator of an ``int`` or ``float``; the other one may separate thousands. Default: told by
+            the cells of each table.
     """
 
     column: str
     type: Literal["string", "int", "float", "string_list"] = "string"
     separator: Annotated[str, Field(min_length=1)] = "|"
     missing: tuple[str, ...] = ()
+    decimal: Literal["", ".", ","] = ""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -37,7 +37,7 @@ def retrieval_to_table(retrieval: Retrieval) -> str:
     versions = f"model {retrieval.model_version}, bundle {retrieval.bundle_version}"
     lines = [to_table(header, rows), "", to_line(versions)]
     if not len(retrieval):
-        lines.append("! no item: none matches the text, the filter (--where) and the exclusions together")
+        lines.append("! no item matches: see --where, whose values are case-sensitive, --text and --exclude")
     if retrieval.unknown_values:
         lines.append(
             f"! the model does not know {retrieval.unknown_values} of the values of --feature: a typo, or new?"

@@ -152,7 +152,10 @@ def _unavailable(failure: _Failure) -> TwoTowerError:
     if failure.reason == "STOPPING":
         return Unavailable(f"{failure.target} is stopping; retry with backoff, or at another replica")
     if _UNHEALTHY in failure.text:
-        return Unavailable(f"{failure.target} is not ready: it has no bundle yet, or is stopping; retry with backoff")
+        return Unavailable(
+            f"{failure.target} is not ready: it has no bundle yet (`two-tower status` says why), or is stopping; retry "
+            "with backoff"
+        )
     return Unavailable(f"{failure.target} is unavailable; check the address and that the service runs{_said(failure)}")
 
 

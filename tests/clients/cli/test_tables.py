@@ -29,7 +29,7 @@ def test_columns_are_aligned() -> None:
 def test_an_empty_answer_says_so() -> None:
     empty = Retrieval((), (), {}, "m1", "b1", unknown_values=2)
     assert tables.retrieval_to_table(empty).splitlines()[-2:] == [
-        "! no item: none matches the text, the filter (--where) and the exclusions together",
+        "! no item matches: see --where, whose values are case-sensitive, --text and --exclude",
         "! the model does not know 2 of the values of --feature: a typo, or new?",
     ]
 

@@ -50,7 +50,7 @@ def test_store_is_empty_before_the_first_publish(store: BundleStore) -> None:
     assert (store.versions(), store.live()) == ([], None)
     with pytest.raises(BundleNotFound):
         store.manifest("20260101T000000Z-000000")
-    with pytest.raises(NothingToRollBack, match="no bundle is live"):
+    with pytest.raises(NothingToRollBack, match="there is no store at"):
         store.roll_back()
 
 
@@ -68,6 +68,9 @@ def test_promotes_and_rolls_back(store: BundleStore) -> None:
 
 
 def test_live_version_without_a_live_bundle_is_an_error(store: BundleStore) -> None:
+    with pytest.raises(BundleNotFound, match=r"there is no store at .*: check the path"):
+        store.live_version()
+    store.root.mkdir(parents=True)
     with pytest.raises(BundleNotFound, match=r"no bundle is live in .*: publish one and promote it"):
         store.live_version()
     store.promote(version := publish(store))

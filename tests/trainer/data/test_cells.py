@@ -133,3 +133,12 @@ def test_ids_that_were_rounded_are_refused(cells: list[Any]) -> None:
 
 def test_an_infinite_time_has_no_unit() -> None:
     assert read(to_seconds, [float("inf"), 1.0]) == ([float("inf"), 1.0], [])
+
+
+@pytest.mark.parametrize(
+    ("decimal", "expected"),
+    [(",", [24.9, 1129.0, 1024.5, 7.0, None]), (".", [None, 1.129, None, 7.0, 1024.5])],
+)
+def test_a_given_decimal_separator_decides(decimal: str, expected: list[float | None]) -> None:
+    cells = ["24,90 \N{EURO SIGN}", "1.129", "1.024,50", "7", "1,024.50"]
+    assert read(lambda text, note: to_numbers(text, note, decimal), cells) == (expected, [])

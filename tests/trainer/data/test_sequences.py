@@ -71,7 +71,7 @@ def test_bad_lines_are_named(tmp_path: Path, lines: str, message: str) -> None:
 
 def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"none\.txt: no such file; name its folder with --data, or the file with --interactions"
+        DataError, match=r"none\.txt: no such file; check the path: --interactions, --items and --users name a file"
     ):
         read_sequences(tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes(b"1 \xe9\n")

@@ -36,7 +36,7 @@ def refusal(call: Callable[[], Any]) -> str:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     message = refusal(lambda: Table(tmp_path / "nothing.csv", ["a"]))
     assert re.search(
-        r"nothing\.csv: no such file; name its folder with --data, or the file with --interactions", message
+        r"nothing\.csv: no such file; check the path: --interactions, --items and --users name a file", message
     )
 
 

@@ -225,3 +225,12 @@ def test_budget_rises_where_the_old_one_finds_too_little(shop_store: BundleStore
     assert (low.search_budget, low.parameters) == (10, old.parameters)
     assert high.search_budget > 10
     assert high.recall_at_100 == recall.measure_recall(path, vectors, vectors[:50], high) >= 0.9
+
+
+def test_ids_that_lost_their_zeros_are_told() -> None:
+    known = ("000003", "17", "p04")
+    assert catalogue_update.note_lost_zeros(["18", "p4"], known) == []
+    assert catalogue_update.note_lost_zeros(["3", "018", "0017"], known) == [
+        "2 of 3 added ids differ from an item's id in zeros at the beginning alone, such as '0017' and '17': if a "
+        "program has removed zeros, these are not new items."
+    ]
