@@ -206,7 +206,7 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
 def test_data_that_is_not_there_is_one_line_and_exit_code_1(shop: Shop, tmp_path: Path) -> None:
     done = process("train", shop.recipe, "--data", tmp_path, folder=tmp_path)
     assert done.returncode == 1
-    assert "purchases.csv: no such file; check the path: --interactions, --items and --users name a file" in done.stderr
+    assert "products.csv: no such file; check the path: --interactions, --items and --users name a file" in done.stderr
     assert "Traceback" not in done.stderr
 
 
