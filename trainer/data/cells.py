@@ -47,14 +47,14 @@ def to_numbers(text: pl.Series, note: Note, decimal: str = "") -> pl.Series:
     if (read := left & numbers.is_not_null()).any():
         note("numbers are read without unit and blanks", text.filter(read)[0])
     rest = bare.filter(numbers.is_null() & bare.is_not_null())
-    decimal, thousands = rest.str.contains(_DECIMAL_COMMA), rest.str.contains(_THOUSANDS_COMMA)
-    if (decimal & ~thousands).any() and not (thousands & ~decimal).any():
+    is_decimal, is_thousands = rest.str.contains(_DECIMAL_COMMA), rest.str.contains(_THOUSANDS_COMMA)
+    if (is_decimal & ~is_thousands).any() and not (is_thousands & ~is_decimal).any():
         if bare.filter(numbers.is_not_null()).str.contains(_POINT_FRACTION).any():
             return numbers  # both a comma and a point as the decimal separator: one of them is a slip
-        note(DECIMAL_COMMA, rest.filter(decimal & ~thousands)[0])
+        note(DECIMAL_COMMA, rest.filter(is_decimal & ~is_thousands)[0])
         return _grouped_numbers(bare, ".", ",")
-    if (thousands & ~decimal).any() and not (decimal & ~thousands).any():
-        note("a comma separates thousands", rest.filter(thousands & ~decimal)[0])
+    if (is_thousands & ~is_decimal).any() and not (is_decimal & ~is_thousands).any():
+        note("a comma separates thousands", rest.filter(is_thousands & ~is_decimal)[0])
         return _grouped_numbers(bare, ",", ".")
     return numbers
 

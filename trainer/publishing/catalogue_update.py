@@ -37,6 +37,7 @@ from trainer.data.dataset import read_entities
 from trainer.errors import DataError, RecipeError
 from trainer.publishing import gates, index_selection
 from trainer.publishing.catalogue import write_catalogue
+from trainer.publishing.catalogue_notes import note_lost_zeros, note_unknown_values
 from trainer.publishing.golden_query_maker import make_golden_queries
 from trainer.quiet_tensorflow import quiet_stderr
 from trainer.recipe import loading
@@ -113,22 +114,11 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
     added = {item_id: row for item_id, row in rows.items() if item_id not in table.rows}
     changed = {item_id: row for item_id, row in rows.items() if item_id in table.rows and row != _row(table, item_id)}
     notes += note_lost_zeros(added, table.ids)
+    schema = read_schema(store.path(base.bundle_version), base.item_feature_schema)
+    notes += note_unknown_values(schema, [*added.values(), *changed.values()])
     if len(removed) == len(table.ids) and not added:
         raise DataError(f"all {len(removed)} items would be removed; a bundle needs at least one")
     return Changes(added, changed, removed, len(rows) - len(added) - len(changed), tuple(notes))
-
-
-def note_lost_zeros(added: Collection[str], known: Collection[str]) -> list[str]:
-    """Returns a note on added ids that differ from a known id in zeros at the beginning alone; empty if none does."""
-    by_digits = {item_id.lstrip("0"): item_id for item_id in known}
-    near = {new: old for new in added if (old := by_digits.get(new.lstrip("0"))) is not None}
-    if not near:
-        return []
-    new, old = min(near.items())
-    return [
-        f"{len(near):,} of {len(added):,} added ids differ from an item's id in zeros at the beginning alone, such as "
-        f"{new!r} and {old!r}: if a program has removed zeros, these are not new items."
-    ]
 
 
 def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Manifest:

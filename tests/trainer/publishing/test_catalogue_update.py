@@ -23,6 +23,7 @@ from retrieval.store.store import BundleStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import DataError
 from trainer.publishing import catalogue_update, index_selection
+from trainer.publishing.catalogue_notes import note_lost_zeros
 from trainer.training.saved_run import Run
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
@@ -229,8 +230,19 @@ def test_budget_rises_where_the_old_one_finds_too_little(shop_store: BundleStore
 
 def test_ids_that_lost_their_zeros_are_told() -> None:
     known = ("000003", "17", "p04")
-    assert catalogue_update.note_lost_zeros(["18", "p4"], known) == []
-    assert catalogue_update.note_lost_zeros(["3", "018", "0017"], known) == [
+    assert note_lost_zeros(["18", "p4"], known) == []
+    assert note_lost_zeros(["3", "018", "0017"], known) == [
         "2 of 3 added ids differ from an item's id in zeros at the beginning alone, such as '0017' and '17': if a "
         "program has removed zeros, these are not new items."
     ]
+
+
+def test_values_that_the_model_does_not_know_are_told(shop_store: BundleStore, tmp_path: Path) -> None:
+    base = shop_store.manifest(shop_store.live_version())
+    path = tmp_path / "new.csv"
+    path.write_text("product,title,year,genres\nx1,New,1999,opera|drama\nx2,Known,1999,drama\n")
+    notes = catalogue_update.find_changes(shop_store, base, path, []).notes
+    assert notes == (
+        "1 of 2 values of 'genres' are new to the model, such as 'opera': the items are placed by their other "
+        "attributes until a training has seen these values.",
+    )
