@@ -11,7 +11,6 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import Trial
 
-from trainer.drafting.rules import SMALL_CATALOGUE
 from trainer.errors import RecipeError
 from trainer.recipe import loading
 from trainer.recipe.recipe import ITEM_ID, Recipe
@@ -20,6 +19,8 @@ Raw = dict[str, Any]
 """Recipe as plain values, as `Recipe.to_json` returns it."""
 
 _SAMPLED = ("sampled_softmax", "mixed_softmax", "gbce", "bce")
+_RANKED_WHOLE = 20_000
+"""Largest number of items for which losses that rank the whole catalogue are tried."""
 _SMALL_LOSSES = ("full_softmax", "sampled_softmax", "gbce", "in_batch_softmax")
 _LARGE_LOSSES = ("in_batch_softmax", "sampled_softmax", "mixed_softmax", "gbce")
 _ENCODERS = ("mean", "positions", "rank_decay", "gru", "transformer")
@@ -149,7 +150,7 @@ def _training(recipe: Recipe, item_count: int, event_count: int) -> Iterator[Hyp
     def key(name: str) -> tuple[str, tuple[str | int, ...], Any]:
         return f"training.{name}", ("training", name), getattr(spec, name)
 
-    yield _choice(*key("loss"), _SMALL_LOSSES if item_count <= SMALL_CATALOGUE else _LARGE_LOSSES)
+    yield _choice(*key("loss"), _SMALL_LOSSES if item_count <= _RANKED_WHOLE else _LARGE_LOSSES)
     yield _choice(
         *key("negatives"),
         [n for n in _NEGATIVES if n < item_count],

@@ -24,7 +24,7 @@ from trainer.errors import TrainerError
 from trainer.recipe import loading
 
 ODD_TABLES, ODD_TRAININGS = (
-    int(os.environ.get(name, few)) for name, few in (("ODD_TABLES", 100), ("ODD_TRAININGS", 5))
+    int(os.environ.get(name, few)) for name, few in (("ODD_TABLES", 100), ("ODD_TRAININGS", 3))
 )
 NAMES = st.sampled_from(
     [
