@@ -19,10 +19,13 @@ from trainer.errors import TrainerError
 def main() -> None:
     """Runs the command line. An expected error is shown as one message without a traceback, with exit code 1."""
     try:
-        app()
-        sys.stdout.flush()
+        try:
+            app()
+        finally:  # the command line ends by SystemExit
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports it at its end
+        sys.exit(141)  # as a program that the signal SIGPIPE ends
     except (TrainerError, BundleError) as error:
         fail(str(error))
     except KeyboardInterrupt:

@@ -31,7 +31,7 @@ from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
-    from trainer.evaluation.baselines import Fitted
+    from trainer.evaluation.baselines import FittedBaselines
     from trainer.training.saved_run import Run
 
 METRIC = "ndcg@10"
@@ -160,7 +160,7 @@ def fit(recipe: Recipe, folder: Path, data: Data, progress: RichProgress) -> Run
 
 
 def figures(
-    run: Run, data: Data, baselines: Fitted | None, *, reads_test: bool
+    run: Run, data: Data, baselines: FittedBaselines | None, *, reads_test: bool
 ) -> dict[str, tuple[float, dict[str, float]]]:
     """Returns NDCG@10 of the towers and of the baselines by name, for ``valid`` and, if it may be read, ``test``."""
     from trainer.evaluation.baselines import validation_users

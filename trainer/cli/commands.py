@@ -14,6 +14,7 @@ from retrieval.store.store import BundleStore
 from retrieval.version import version
 from trainer.cli import console
 from trainer.cli.data_commands import init
+from trainer.cli.data_options import DEFAULT, DataOptions
 from trainer.cli.graded_search_commands import evaluate_graded
 from trainer.cli.index_commands import tune_index
 from trainer.cli.quality_command import quality
@@ -53,10 +54,7 @@ def train(
     recipe_name: str,
     /,
     *,
-    data_folder: Annotated[Path | None, Parameter(name="--data")] = None,
-    interactions: Path | None = None,
-    items: Path | None = None,
-    users: Path | None = None,
+    tables: DataOptions = DEFAULT,
     run: Path | None = None,
     store: Path | None = None,
     promote: bool = False,
@@ -67,7 +65,6 @@ def train(
     refit: Annotated[bool | None, Parameter(negative="--no-refit")] = None,
     baselines: Annotated[bool | None, Parameter(negative="--no-baselines")] = None,
     resume: bool = False,
-    cache: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Train the towers of a recipe, evaluate them, and publish them if a store is named.
@@ -80,10 +77,7 @@ def train(
     Args:
         recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,
             product_search), or the path of a TOML file.
-        data_folder: Folder of the recipe's tables. Default: its download, or the folder of the TOML file.
-        interactions: Table of events to read instead of the recipe's; it has the same columns.
-        items: Table of items to read instead of the recipe's.
-        users: Table of users to read instead of the recipe's.
+        tables: Where the tables of the recipe are.
         run: Folder to write towers, logs and evaluation to; it must not hold a finished run. Default:
             runs/RECIPE-TIME.
         store: Folder of bundles to publish the model to. Default: no bundle is published.
@@ -98,16 +92,14 @@ def train(
             most 3,000 items and 1,000,000 interactions.
         resume: Continue a stopped training from the checkpoint in the folder of --run; the weights become the same as
             without the stop.
-        cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the result as JSON on stdout.
     """
     if resume and run is None:
         raise RunError("--resume needs --run, the folder of the run to resume")
     if store is None and (promote or force):
         raise RunError("--promote and --force need --store, the folder of bundles to publish to")
-    read = loading.with_tables(loading.load(recipe_name), interactions, items, users)
-    chosen, progress = _override(read, epochs, seed, split, refit), RichProgress()
-    folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
+    chosen, progress = _override(tables.load(recipe_name), epochs, seed, split, refit), RichProgress()
+    folder = tables.folder(chosen, recipe_name, progress)
     if store is not None:
         BundleStore(store).live()  # fails before the training, not after it, if this cannot be a store
     name = f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"

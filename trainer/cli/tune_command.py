@@ -7,11 +7,10 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from trainer.cli.console import console, print_data, print_rows
+from trainer.cli.data_options import DEFAULT, DataOptions
 from trainer.cli.rich_progress import RichProgress
 from trainer.cli.store_commands import Json, print_json
 from trainer.data import sources
@@ -36,10 +35,7 @@ def tune(
     recipe_name: str,
     /,
     *,
-    data_folder: Annotated[Path | None, Parameter(name="--data")] = None,
-    interactions: Path | None = None,
-    items: Path | None = None,
-    users: Path | None = None,
+    tables: DataOptions = DEFAULT,
     trials: int | None = None,
     study: Path = Path("tune.db"),
     out: Path = Path("tuned.toml"),
@@ -49,7 +45,6 @@ def tune(
     minutes: float | None = None,
     seed: int = 1,
     fix: tuple[str, ...] = (),
-    cache: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Search for a better recipe, and write the best one found to a file.
@@ -62,10 +57,7 @@ def tune(
     Args:
         recipe_name: Original recipe: a shipped recipe, or the path of a TOML file. It is the first trial; the other
             trials vary its keys.
-        data_folder: Folder of the recipe's tables. Default: its download, or the folder of the TOML file.
-        interactions: Table of events to read instead of the recipe's; it has the same columns.
-        items: Table of items to read instead of the recipe's.
-        users: Table of users to read instead of the recipe's.
+        tables: Where the tables of the recipe are.
         trials: Total number of finished trials, including those of earlier runs of the command. Default: 50; with
             --minutes no limit.
         study: SQLite file that keeps the trials, from which a search is resumed.
@@ -76,7 +68,6 @@ def tune(
         minutes: Time limit of the search in minutes. Default: no limit.
         seed: Random seed of the choice of trials.
         fix: Recipe key that keeps its value, such as dimension or history.encoder; may be given several times.
-        cache: Folder for downloads. Default: $XDG_CACHE_HOME/two-tower.
         as_json: Print the best trials and the importance of the keys as JSON on stdout.
     """
     if trials is None and minutes is None:
@@ -85,9 +76,9 @@ def tune(
         raise RunError(f"--trials is {trials}, expected at least 1")
     if minutes is not None and not minutes > 0:
         raise RunError(f"--minutes is {minutes:g}, expected above 0")
-    chosen = _override(loading.with_tables(loading.load(recipe_name), interactions, items, users), metric, epochs)
+    chosen = _override(tables.load(recipe_name), metric, epochs)
     progress = RichProgress()
-    folder = sources.data_folder(chosen, recipe_name, data_folder, cache, progress=progress)
+    folder = tables.folder(chosen, recipe_name, progress)
     data = sources.read(chosen, folder)
     print_data(chosen, data)
 
@@ -110,7 +101,7 @@ def tune(
         search = Search(opened, space, data, seed, progress)
         if not force and not search.may_replace(out):
             raise RecipeError(f"{out} exists and is kept; name another file with --out, or replace it with --force")
-        train = _train_command(chosen, out, folder, named=data_folder is not None)
+        train = _train_command(chosen, out, folder, named=tables.data is not None)
         if search.finished:
             console.print(f"resuming {study}, where {search.finished} trials are finished")
         limit = math.inf if minutes is None else 60 * minutes

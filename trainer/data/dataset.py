@@ -60,12 +60,13 @@ def load_dataset(recipe: Recipe, folder: Path) -> Dataset:
     items = None if recipe.items is None else read_entities(recipe.items, folder / recipe.items.path, notes)
     users = None if recipe.users is None else read_entities(recipe.users, folder / recipe.users.path, notes)
     encoder = EventEncoder()
-    only_listed = items is not None and recipe.items is not None and recipe.items.only_listed
-    listed = _OnlyListed(items["id"]) if only_listed and items is not None else None
+    listed: _OnlyListed | None = None
+    if recipe.items is not None and items is not None and recipe.items.only_listed:
+        listed = _OnlyListed(recipe.items, items["id"])
     for frame in read_events(recipe, folder, notes):
         encoder.add(frame if listed is None else listed.of(frame))
-    if listed is not None and recipe.items is not None:
-        listed.check(recipe.items, notes)
+    if listed is not None:
+        listed.check(notes)
     user_ids, user_columns = _join(recipe.users, users, encoder.user_ids, "user", notes)
     item_ids, item_columns = _join(recipe.items, items, encoder.item_ids, "item", notes)
     events = encoder.sorted(user_ids, item_ids)
@@ -90,8 +91,8 @@ _CLOCK: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 class _OnlyListed:
     """Leaves out the interactions with items that the items table does not list, and counts them."""
 
-    def __init__(self, ids: pl.Series) -> None:
-        self._ids = ids
+    def __init__(self, source: Items, ids: pl.Series) -> None:
+        self._source, self._ids = source, ids
         self._unlisted = pl.Series("item", [], dtype=pl.String)
         self._all = self._left_out = 0
 
@@ -105,7 +106,7 @@ class _OnlyListed:
         self._left_out += frame.height - kept.height
         return kept
 
-    def check(self, source: Items, notes: list[str]) -> None:
+    def check(self, notes: list[str]) -> None:
         """Adds a note on the rows that were left out.
 
         Raises:
@@ -115,11 +116,11 @@ class _OnlyListed:
             return
         unlisted = self._unlisted.sort()
         if self._left_out == self._all:
-            raise _no_common_id(source, self._ids, unlisted, "item")
+            raise _no_common_id(self._source, self._ids, unlisted, "item")
         notes.append(
             f"{self._left_out:,} of {self._all:,} interactions are left out: their {len(unlisted):,} items are not in "
-            f"{source.path} (for instance {unlisted[0]!r}), so they may have been withdrawn; items.only_listed = false "
-            "keeps them, and recommends them without attributes."
+            f"{self._source.path} (for instance {unlisted[0]!r}), so they may have been withdrawn; "
+            "items.only_listed = false keeps them, and recommends them without attributes."
         )
 
 

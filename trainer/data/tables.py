@@ -124,7 +124,10 @@ class Table:
         is_text = raw.dtype == pl.String
         series = to_numbers(raw, self._noting(column), decimal) if is_text else self._cast(column, pl.Float64)
         bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
-        if is_text and bad.any():
+        if decimal:
+            what = f"is not a number with {decimal!r} before its decimals; mend it, or `decimal` in the recipe"
+            self._refuse(column, bad.fill_null(value=False), what)
+        elif is_text and bad.any():
             self._refuse(column, *why_not_numbers(raw, bad.fill_null(value=False)))
         self._refuse(
             column,

@@ -18,7 +18,7 @@ from trainer.drafting.column_names import words_of
 from trainer.drafting.column_roles import ColumnRoles, IdColumn
 from trainer.drafting.column_types import ColumnType
 from trainer.drafting.csv_dialect import Source, open_source
-from trainer.drafting.rules import Choices, Shape, choose
+from trainer.drafting.rules import Choices, DataShape, choose
 from trainer.recipe.recipe import CLOCK, ID, ITEM_ID, USER_ID
 
 
@@ -76,7 +76,7 @@ class Draft:
     def choices(self) -> Choices:
         """Keys of the towers and of the training, by the shape of the data."""
         return choose(
-            Shape(self.event_count, self.user_count, self.item_count, bool(self.items and self.items.features))
+            DataShape(self.event_count, self.user_count, self.item_count, bool(self.items and self.items.features))
         )
 
 

@@ -19,13 +19,14 @@ _AFFORDABLE = 400_000
 """Largest number of events for which two pairs of towers with long vectors are trained where items have few events."""
 _FEW_ITEMS = 1000
 """Number of items below which vectors are short."""
-_LENGTHS = ((20_000, 30, 256), (400_000, 20, 512), (2_000_000, 10, 2048), (math.inf, 5, 4096))
-_SPARSE_LENGTHS = ((20_000, 30, 256), (400_000, 12, 256), (2_000_000, 8, 1024), (math.inf, 5, 4096))
-"""Largest number of events, and then the largest number of epochs and the batch size."""
+_EPOCHS_AND_BATCHES = ((20_000, 30, 256), (400_000, 20, 512), (2_000_000, 10, 2048), (math.inf, 5, 4096))
+"""Number of events up to which a row applies, largest number of epochs, and batch size."""
+_SPARSE_EPOCHS_AND_BATCHES = ((20_000, 30, 256), (400_000, 12, 256), (2_000_000, 8, 1024), (math.inf, 5, 4096))
+"""The same where items have fewer than `SPARSE` events."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class DataShape:
     """What the rules depend on.
 
     Attributes:
@@ -58,7 +59,7 @@ class Choices:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def choose(shape: Shape) -> Choices:
+def choose(shape: DataShape) -> Choices:
     """Returns the keys for data of a shape."""
     per_item = shape.event_count / max(1, shape.item_count)
     per_user = shape.event_count / max(1, shape.user_count)
@@ -68,17 +69,17 @@ def choose(shape: Shape) -> Choices:
     training: dict[str, Any] = {"dimension": 32 if shape.item_count < _FEW_ITEMS else 64}
     if per_item < SPARSE:
         hidden_units: tuple[int, ...] = ()
-        initial_norm, lengths = 0.1, _SPARSE_LENGTHS
+        initial_norm, rows = 0.1, _SPARSE_EPOCHS_AND_BATCHES
         history |= {"encoder_dropout": 0.6}
         if shape.event_count <= _AFFORDABLE and shape.item_count >= _FEW_ITEMS:
             training |= {"dimension": 128, "ensemble_size": 2}
         reason = f"{per_item:.3g} events an item, fewer than {SPARSE:g}: small vectors at first, no hidden layers."
     else:
         hidden_units = (128,)
-        initial_norm, lengths = 0.3, _LENGTHS
+        initial_norm, rows = 0.3, _EPOCHS_AND_BATCHES
         history |= {"encoder_dropout": 0.2}
         reason = f"{per_item:.3g} events an item, at least {SPARSE:g}: hidden layers."
-    epochs, batch_size = next((e, size) for most, e, size in lengths if shape.event_count <= most)
+    epochs, batch_size = next((epochs, size) for most, epochs, size in rows if shape.event_count <= most)
     training |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": 2e-3, "patience": 4}
     training |= {"initial_norm": initial_norm}
     reasons = {"initial_norm": reason}

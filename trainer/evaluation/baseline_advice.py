@@ -29,19 +29,19 @@ def advise(evaluation: Evaluation, recipe: Recipe) -> list[str]:
     return [
         f"{best} ranks better than the towers here: {METRIC} {figure:.4f} and {own:.4f} (towers minus {best}: "
         f"95 % interval {low:+.4f} to {high:+.4f}{certain}).",
-        f"To try, in this order: {steps}. docs/first_recipes.md has what each was worth on other data. The towers "
+        f"To try, in this order: {steps}. docs/first_recipes.md has figures of other data. The towers "
         f"still answer new users, features and filters, which {best} cannot.",
     ]
 
 
 def _steps(recipe: Recipe) -> Iterator[str]:
-    """Yields what to change in a recipe, in the order of what it was worth on most data."""
+    """Yields what to change in a recipe, the cheapest change first."""
     histories = [f for f in recipe.query_tower.features if isinstance(f, HistoryInput)]
     attributes = [f for f in recipe.item_tower.features if f.name != ITEM_ID]
     if recipe.training.initial_norm > 0.3:
         yield "initial_norm = 0.3, or 0.1 where items have fewer than 20 events"
     if any(history.items == "tied" for history in histories) and attributes:
-        yield 'items = "tower" of the history, with encoder_dropout = 0.5'
+        yield 'items = "tower" of the history, where users have fewer than 20 events'
     if recipe.training.patience == 0:
         yield "patience = 4, which stops at the best epoch"
     if recipe.training.ensemble_size == 1:

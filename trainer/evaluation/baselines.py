@@ -92,7 +92,7 @@ BASELINE_NAMES: Mapping[BaselineKey, str] = {
 """Names of the methods that `Gates.baselines` can have."""
 
 
-class Fitted(NamedTuple):
+class FittedBaselines(NamedTuple):
     """The fitted methods.
 
     Attributes:
@@ -142,7 +142,7 @@ def fit_all(
     repeats: bool = False,
     only: Collection[str] | None = None,
     progress: Progress = SILENT,
-) -> Fitted:
+) -> FittedBaselines:
     """Fits the baseline methods on training and validation events, with the settings that are best on validation.
 
     Args:
@@ -180,7 +180,7 @@ def fit_all(
             if chosen[name]:
                 notes.append(f"{name}: {', '.join(_shown(chosen[name]))}, chosen on validation")
     ease_weights.cache_clear()
-    return Fitted(scorers, notes, validation)
+    return FittedBaselines(scorers, notes, validation)
 
 
 def _choose(

@@ -37,7 +37,7 @@ class Evaluation:
         metrics: Mean over users by method, then metric; the model is the first method.
         user_count: Number of evaluated users.
         cold_user_count: Number of test users without known items, who are not evaluated.
-        cold_item_share: Share of the relevant items that the towers had no training event of; they are evaluated too.
+        cold_item_share: Share of the relevant items without an event in `fitted_on`; they are evaluated too.
         repeat_share: Share of the test events with an item that the user had interacted with before.
         repeats: Whether repeat events count as relevant; if so, known items are ranked too.
         fitted_on: Parts that the towers were trained on: ``train``, or ``train + valid``.

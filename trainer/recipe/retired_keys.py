@@ -39,7 +39,10 @@ ADVICE = {
 
 
 def migrate(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of a stored recipe with renamed keys under their new names and without removed keys."""
+    """Returns a copy of a stored recipe with renamed keys under their new names and without removed keys.
+
+    A key that it does not have yet, and whose default changed what was done before, is added.
+    """
     raw = copy.deepcopy(dict(stored))
     training = _table(raw, "training")
     _rename(training, _RENAMED_TRAINING)

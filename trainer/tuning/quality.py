@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.splits import Data
-from trainer.evaluation.baselines import fit_all
+from trainer.evaluation.baselines import fit_wanted
 from trainer.evaluation.evaluate import MODEL, Evaluation, evaluate_test
 from trainer.evaluation.metrics import Scorer
 from trainer.progress import SILENT, Progress
@@ -83,15 +83,12 @@ def measure(
         seeds: Number of trainings.
         both: Whether to evaluate with and without known items in the ranking; the recipe's own protocol is the first.
         refit_only: See `fit_and_choose`.
-        baselines: Whether to compare with all baselines, and not with popularity alone.
+        baselines: Whether to compare with all baselines, and not with popularity and those of the gates alone.
         progress: Receives progress and notes.
     """
     protocols = [Protocol(repeats) for repeats in (recipe.split.repeats, not recipe.split.repeats)[: 1 + both]]
-    for protocol in protocols if baselines else ():
-        fitted = fit_all(data, repeats=protocol.repeats, progress=progress)
-        protocol.others.update(fitted.scorers)
-        for note in fitted.notes:
-            progress.note(f"note: {note}")
+    for protocol in protocols:
+        protocol.others.update(fit_wanted(recipe, data, protocol.repeats, progress, wanted=baselines))
     seconds: list[float] = []
     for seed in range(1, seeds + 1):
         seeded = dataclasses.replace(recipe, seed=seed)

@@ -10,7 +10,7 @@ from two_tower_client.errors import InvalidRequest, TwoTowerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, 1, 2 or 130, as `two-tower --help` explains.
+    """Runs a command and returns its exit code: 0, 1, 2, 130 or 141, as `two-tower --help` explains.
 
     Args:
         argv: Command line arguments. Default: the arguments of the process.
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports it at its end
-        return 0
+        return 141  # as a program that the signal SIGPIPE ends; never 0, as `status` might have reported a fault
     except TwoTowerError as error:
         print(f"two-tower: {to_line(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InvalidRequest) else 1

@@ -25,7 +25,7 @@ _EPILOG = """environment variables, used if the option is not given:
   TWO_TOWER_ANN          addresses of the ANN service, separated by commas (default: localhost:50052)
   TWO_TOWER_TOKEN_FILE   file with the bearer token
 
-exit codes: 0 success, 1 failure or an unhealthy system, 2 wrong usage, 130 interrupted
+exit codes: 0 success, 1 failure or an unhealthy system, 2 wrong usage, 130 interrupted, 141 nobody reads the output
 """
 
 _RETRIEVE = """Prints the best items for a query.

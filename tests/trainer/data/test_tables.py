@@ -240,3 +240,10 @@ def test_blocks_of_a_table_count_rows_from_its_beginning(tmp_path: Path) -> None
     assert sum(len(block) for block in blocks) == 5
     # The bad cell is in the sixth line of the file, whichever block it falls into.
     assert "line 6: 'old'" in refusal(lambda: [block.ints("year") for block in blocks])
+
+
+def test_a_number_with_another_decimal_separator_than_the_recipe_says_is_named(tmp_path: Path) -> None:
+    (tmp_path / "films.csv").write_text("price;n\n1.129;1\n1.5;2\n")
+    table = Table(tmp_path / "films.csv", ["price"], ";")
+    message = refusal(lambda: table.floats("price", decimal=","))
+    assert "line 3: '1.5' is not a number with ',' before its decimals; mend it, or `decimal` in the recipe" in message

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.drafting.rules import SHORT, SMALL_CATALOGUE, SPARSE, Shape, choose
+from trainer.drafting.rules import SHORT, SMALL_CATALOGUE, SPARSE, DataShape, choose
 
 
-def shape(events: int, users: int = 100, items: int = 1000, *, has_attributes: bool = True) -> Shape:
-    return Shape(events, users, items, has_attributes)
+def shape(events: int, users: int = 100, items: int = 1000, *, has_attributes: bool = True) -> DataShape:
+    return DataShape(events, users, items, has_attributes)
 
 
 def test_items_with_few_events_have_small_towers() -> None:
