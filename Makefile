@@ -89,8 +89,8 @@ demo-search: $(READY) ## Products for typed queries, by BM25, towers and both, f
 quality: $(READY) ## Train a recipe with three seeds beside all baselines, judge the targets (RECIPE=, DATA=)
 	$(BIN)/python -m benchmarks.quality.recipes $(RECIPE) $(if $(DATA),--data $(DATA))
 
-first-recipes: $(READY) ## `init`, then `train`, on tables of nine shapes, beside strong baselines (SHAPES="shop walk"; BEAUTY=FOLDER)
-	$(BIN)/python -m benchmarks.quality.first_recipe $(SHAPES) $(if $(BEAUTY),--beauty $(BEAUTY) --shipped)
+first-recipes: $(READY) ## `init`, then `train`, on tables of nine shapes, beside strong baselines (SHAPES="shop walk"; BEAUTY=FOLDER; SEEDS=3)
+	$(BIN)/python -m benchmarks.quality.first_recipe $(SHAPES) $(if $(BEAUTY),--beauty $(BEAUTY) --shipped) $(if $(SEEDS),--seeds $(SEEDS))
 
 throughput: $(READY) ## Training from Parquet beside plain Model.fit on arrays in memory
 	$(BIN)/python -m benchmarks.training.throughput

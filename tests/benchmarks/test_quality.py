@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.quality import graded_search
+from benchmarks.quality import first_recipe, graded_search
 from benchmarks.quality.first_recipe import Row, changed
 from benchmarks.quality.recipes import MODEL, REPEAT_FREQUENCY, TRAIN_ONLY, Beats, Floor, judge, targets_of
-from testbed.table_shapes import SHAPES
+from testbed.table_shapes import SHAPES, Shape, Tables
+from tests.trainer.world import KERAS_AND_NUMPY
 from trainer.drafting.draft import draft
 from trainer.drafting.recipe_writer import write_recipe
 from trainer.evaluation.evaluate import Evaluation
@@ -102,4 +105,35 @@ def test_a_drafted_recipe_can_be_changed_key_by_key(tmp_path: Path) -> None:
 def test_a_first_recipe_has_to_reach_the_best_baseline_and_nearly_the_shipped_recipe(
     towers: float, best: float, shipped: float | None, passed: bool
 ) -> None:
-    assert Row("shop", "test", towers, "EASE", best, shipped, 1.0, 1.0).passed is passed
+    assert Row("shop", "test", [towers], "EASE", best, shipped, 1.0, 1.0).passed is passed
+
+
+def test_a_first_recipe_is_judged_by_the_mean_of_its_seeds() -> None:
+    # 0.10 and 0.14: the mean is 0.12, the deviation sqrt(2 * 0.02^2 / 1) = 0.0283.
+    row = Row("shop", "test", [0.10, 0.14], "EASE", 0.11, None, 1.0, 1.0)
+    assert str(row) == "| shop | test | 0.1200 ± 0.0283 | 0.1100 EASE |  | 1 | 1 | ok |"
+    assert not Row("shop", "test", [0.10, 0.14], "EASE", 0.13, None, 1.0, 1.0).passed
+
+
+def few_walks(folder: Path, _: Path) -> Tables:
+    """Writes 60 walks of 8 steps over 40 pages, each of which leads to the next page or the one after it."""
+    generator = np.random.default_rng(1)
+    rows = ["session,page,time"]
+    for session in range(60):
+        pages = np.cumsum(generator.integers(1, 3, 8)) + generator.integers(0, 40)
+        rows += [f"s{session},p{page % 40},{1_700_000_000 + 60 * step}" for step, page in enumerate(pages)]
+    path = folder / "interactions.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return Tables(path)
+
+
+@pytest.mark.filterwarnings(KERAS_AND_NUMPY)
+def test_a_first_recipe_is_trained_once_for_each_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(SHAPES, "few_walks", Shape("60 walks", few_walks))
+    out = tmp_path / "figures.json"
+    arguments = ["few_walks", "--seeds", "2", "--no-baselines", "--set", "training.epochs=1", "--json", str(out)]
+    monkeypatch.setattr("sys.argv", ["first_recipe", *arguments])
+    assert first_recipe.main() == 0
+    (row,) = json.loads(out.read_text())
+    assert row["part"] == "valid"
+    assert len(set(row["towers"])) == 2  # seeds that differ give towers that differ
