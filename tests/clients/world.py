@@ -178,6 +178,9 @@ class ScriptedAnn(Scripted, ann_grpc.AnnServiceServicer):
         if model not in self.models:
             self.refuse_model(context)
         bundle = next(bundle for bundle, bundle_model in self.bundles if bundle_model == model)
+        unknown = [item for search in request.searches for item in search.similar_to.values if item not in VECTORS]
+        if unknown:
+            abort(context, error_info(grpc.StatusCode.NOT_FOUND, "UNKNOWN_ITEM", item_ids=",".join(unknown[:10])))
         response = ann_pb2.SearchItemsResponse(
             model_version=model, bundle_version=bundle, newest_model_version=self.models[0]
         )
@@ -202,6 +205,8 @@ class ScriptedAnn(Scripted, ann_grpc.AnnServiceServicer):
         if search.ranking == ann_pb2.RANKING_LEXICAL:
             # The score of an item whose title contains the text is the length of the title.
             scores = {item: float(len(title)) for item, title in TITLES.items() if search.text in title.lower()}
+        elif search.HasField("popular"):
+            scores = {"east": 0.5, "north": 0.3, "northeast": 0.2}
         else:
             target = vectors[similar_to[0]] if similar_to else search.embedding.values
             scores = {item: sum(a * b for a, b in zip(target, values, strict=True)) for item, values in vectors.items()}

@@ -12,6 +12,7 @@ from two_tower_client.cli import comparison, tables
 from two_tower_client.cli.arguments import parse_condition, parse_features
 from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
+from two_tower_client.cli.unknown_values import find_unknown_features, find_unknown_items
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.filters import Filter, all_of
 from two_tower_client.fleet import Fleet, Replica, find_faults, find_live, find_ready
@@ -30,22 +31,27 @@ def retrieve(arguments: argparse.Namespace) -> int:
         options = _options(arguments, retriever.ann)
         try:
             lexical = arguments.ranking == "lexical"
-            features = {} if lexical else parse_features(arguments.feature, _schema(retriever.query_tower.status()))
+            tower = query_pb2.GetServingStatusResponse() if lexical else retriever.query_tower.status()
+            features = {} if lexical else parse_features(arguments.feature, _schema(tower))
         except FALLBACK_ERRORS as error:
             if not arguments.fallback:
                 raise
             answer = retriever.ann.search([popular_search(Search(k=arguments.k, text=arguments.text, **options))])
-            _print(as_fallback(answer.retrievals[0], error), arguments)
+            _print(as_fallback(answer.retrievals[0], error), arguments, retriever.ann)
             return 0
         retrieval = retriever.retrieve(
             features, arguments.k, text=arguments.text, fallback=arguments.fallback, **options
         )
-        _print(retrieval, arguments)
+        unknown = list[str]()
+        if retrieval.unknown_values and not arguments.json:
+            unknown = find_unknown_features(retriever.query_tower, tower, features, retrieval.model_version)
+        _print(retrieval, arguments, retriever.ann, unknown)
     return 0
 
 
 def popular(arguments: argparse.Namespace) -> int:
     """Prints the most popular items of the live bundle."""
+    _note_unused_query_tower(arguments, "popular")
     with AnnClient(arguments.ann, **_connection(arguments)) as ann:
         search = Search(
             popular=True,
@@ -54,16 +60,17 @@ def popular(arguments: argparse.Namespace) -> int:
             filter=_filter(arguments.where, ann),
             return_attributes=arguments.attribute,
         )
-        _print(ann.search([search]).retrievals[0], arguments)
+        _print(ann.search([search]).retrievals[0], arguments, ann)
     return 0
 
 
 def similar(arguments: argparse.Namespace) -> int:
     """Prints the items nearest to one item, or to the mean of several items."""
+    _note_unused_query_tower(arguments, "similar")
     with AnnClient(arguments.ann, **_connection(arguments)) as ann:
         options = _options(arguments, ann)
         answer = ann.search([Search(similar_to=arguments.item, text=arguments.text, k=arguments.k, **options)])
-        _print(answer.retrievals[0], arguments)
+        _print(answer.retrievals[0], arguments, ann)
     return 0
 
 
@@ -197,8 +204,20 @@ def _refused(replica: Replica, bundle_version: str) -> bool:
     return any(problem.bundle_version == bundle_version for problem in replica.problems)
 
 
-def _print(retrieval: Retrieval, arguments: argparse.Namespace) -> None:
-    print(escape(tables.retrieval_to_json(retrieval) if arguments.json else tables.retrieval_to_table(retrieval)))
+def _note_unused_query_tower(arguments: argparse.Namespace, command: str) -> None:
+    if arguments.query_tower is not None:
+        _print_error(f"note: `{command}` asks the ANN service alone; --query-tower is not used")
+
+
+def _print(
+    retrieval: Retrieval, arguments: argparse.Namespace, ann: AnnClient, unknown_features: Sequence[str] = ()
+) -> None:
+    """Prints a retrieval: as JSON, or as a table with notes on what is unknown."""
+    if arguments.json:
+        print(escape(tables.retrieval_to_json(retrieval)))
+        return
+    unknown_items = find_unknown_items(ann, arguments.exclude, retrieval) if arguments.exclude else []
+    print(escape(tables.retrieval_to_table(retrieval, unknown_features, unknown_items)))
 
 
 def _print_error(line: str) -> None:

@@ -231,6 +231,8 @@ def _add_connection(
             metavar="ADDR[,ADDR...]",
             help="addresses of the query tower service (default: %(default)s)",
         )
+    else:  # so that one set of options does for all commands
+        group.add_argument("--query-tower", metavar="ADDR[,ADDR...]", help="not used by this command, which says so")
     group.add_argument(
         "--ann",
         default=os.environ.get("TWO_TOWER_ANN") or ann.DEFAULT_ADDRESS,

@@ -27,8 +27,16 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def retrieval_to_table(retrieval: Retrieval) -> str:
-    """Returns a table with one row for each item: rank, id, score and attributes."""
+def retrieval_to_table(
+    retrieval: Retrieval, unknown_features: Sequence[str] = (), unknown_items: Sequence[str] = ()
+) -> str:
+    """Returns a table with one row for each item: rank, id, score and attributes; and notes on what is unknown.
+
+    Args:
+        retrieval: Items.
+        unknown_features: Values of features that the model does not know, as far as they could be found out.
+        unknown_items: Ids that were to be left out, and that the catalogue lacks.
+    """
     header = ["rank", "item", "score", *retrieval.attributes]
     rows = [
         [str(rank), hit.item_id, f"{hit.score:.4f}", *[to_cell(value) for value in hit.attributes.values()]]
@@ -39,9 +47,12 @@ def retrieval_to_table(retrieval: Retrieval) -> str:
     if not len(retrieval):
         lines.append("! no item matches: see --where, whose values are case-sensitive, --text and --exclude")
     if retrieval.unknown_values:
+        named = f" ({_some(unknown_features)})" if unknown_features else ""
         lines.append(
-            f"! the model does not know {retrieval.unknown_values} of the values of --feature: a typo, or new?"
+            f"! the model does not know {retrieval.unknown_values} of the values of --feature{named}: a typo, or new?"
         )
+    if unknown_items:
+        lines.append(f"! the catalogue has no item of these ids of --exclude: {_some(unknown_items)}")
     if retrieval.is_fallback:
         lines.append(to_line(f"! fallback: popular items, because of {retrieval.fallback_reason}"))
     return "\n".join(lines)
@@ -212,6 +223,11 @@ def to_cell(value: AttributeValue) -> str:
     if value is None:
         return "-"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _some(texts: Sequence[str]) -> str:
+    """Returns the first three texts on one line."""
+    return to_line(", ".join(texts[:3])) + (", …" if len(texts) > 3 else "")
 
 
 def _to_time(at_ms: int) -> str:

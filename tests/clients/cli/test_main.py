@@ -44,10 +44,34 @@ def test_retrieve_prints_a_table(world: World, capsys: Output) -> None:
 
 
 def test_retrieve_says_what_the_model_does_not_know(world: World, capsys: Output) -> None:
-    assert main(["retrieve", *world.flags, "--feature", "history=typo,east"]) == 0
-    assert "! the model does not know 1 of the values of --feature: a typo, or new?" in capsys.readouterr().out
+    assert main(["retrieve", *world.flags, "--feature", "history=typo,east", "--feature", "age=3"]) == 0
+    said = "! the model does not know 1 of the values of --feature (history=typo): a typo, or new?"
+    assert said in capsys.readouterr().out
+    alone = [list(query.features["history"].strings.values) for query in world.query_tower.requests[-1].queries]
+    assert alone == [["typo"], ["east"]]  # and not the age, which has no vocabulary
     assert main(["retrieve", *world.flags, "--feature", "history=typo,east", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unknown_values"] == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["retrieve", "--feature", "age=0"], ["popular"], ["similar", "--item", "northeast"]]
+)
+def test_says_which_excluded_ids_the_catalogue_lacks(world: World, capsys: Output, command: list[str]) -> None:
+    excluded = ["--exclude", "north", "gone", "nrth"]
+    assert main([*command, "--ann", world.ann_address, "--query-tower", world.query_tower_address, *excluded]) == 0
+    said = "! the catalogue has no item of these ids of --exclude: gone, nrth"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    assert main([*command, *world.flags, "--exclude", "north"]) == 0
+    assert "--exclude" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["popular"], ["similar", "--item", "north"]])
+def test_says_that_it_does_not_use_the_query_tower(world: World, capsys: Output, command: list[str]) -> None:
+    assert main([*command, *world.flags]) == 0
+    said = f"two-tower: note: `{command[0]}` asks the ANN service alone; --query-tower is not used\n"
+    assert capsys.readouterr().err == said
+    assert main([*command, "--ann", world.ann_address]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_retrieve_prints_json(world: World, capsys: Output) -> None:

@@ -34,6 +34,15 @@ def test_an_empty_answer_says_so() -> None:
     ]
 
 
+def test_at_most_three_unknown_values_are_named() -> None:
+    retrieval = Retrieval(("50",), (1.0,), {}, "m1", "b1", unknown_values=4)
+    unknown = ["history=a", "history=b\n", "sex=X", "sex=Y"]
+    assert tables.retrieval_to_table(retrieval, unknown, ["7"]).splitlines()[-2:] == [
+        "! the model does not know 4 of the values of --feature (history=a, history=b , sex=X, …): a typo, or new?",
+        "! the catalogue has no item of these ids of --exclude: 7",
+    ]
+
+
 def test_json_of_a_retrieval() -> None:
     assert json.loads(tables.retrieval_to_json(RETRIEVAL)) == {
         "model_version": "m1",
