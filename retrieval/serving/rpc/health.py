@@ -22,6 +22,11 @@ from retrieval.serving.answering.wire import Undecodable, decode
 from retrieval.serving.runtime.credentials import ADMIN, Tokens
 
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+LIVENESS = "liveness"
+"""Service name whose health is SERVING for as long as the process answers, without a bundle and in a drain too.
+
+For liveness probes: a replica that waits for a bundle must not be restarted.
+"""
 SERVICE_NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 MAX_WATCHES = 1000
@@ -34,7 +39,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(grpc.GenericRpcHandler):
-    """Reports one status for all service names; NOT_SERVING at first. To be used in one event loop."""
+    """Reports one status for all service names but `LIVENESS`; NOT_SERVING at first. To be used in one event loop."""
 
     def __init__(self, names: Sequence[str]) -> None:
         """Takes the full names of the services, and ``""`` for the server."""
@@ -75,9 +80,10 @@ class Health(grpc.GenericRpcHandler):
 
     async def _check(self, _: Any, context: Context) -> bytes:
         service = await self._receive(context)
-        if service not in self._names:
+        status = self._current(service)
+        if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
-        return health_pb2.HealthCheckResponse(status=self._status).SerializeToString()
+        return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
     async def _watch(self, _: Any, context: Context) -> AsyncIterator[bytes]:
         service = await self._receive(context)
@@ -113,6 +119,8 @@ class Health(grpc.GenericRpcHandler):
         raise AssertionError("abort returned")
 
     def _current(self, name: str) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+        if name == LIVENESS:
+            return health_pb2.HealthCheckResponse.SERVING
         return self._status if name in self._names else health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 

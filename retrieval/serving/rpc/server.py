@@ -28,6 +28,7 @@ from retrieval.serving.rpc import channelz
 from retrieval.serving.rpc.call_log import CallLog
 from retrieval.serving.rpc.calls import CallHandlers
 from retrieval.serving.rpc.health import SERVICE_NAME, Health, Reflection
+from retrieval.serving.rpc.ports import bind, side_server
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.credentials import Tokens, read_tls
 from retrieval.serving.runtime.memory import give_back
@@ -44,7 +45,6 @@ _TICK_S = 0.005
 _AFTER_FAILURE_S = 1.0
 _HOUSEKEEPING_S = 1.0
 """Interval at which tokens are looked at and failed calls are summarised, in seconds."""
-_LARGEST_ADMIN_REQUEST = 1024
 
 _log = structlog.get_logger("server")
 
@@ -106,7 +106,7 @@ class Server:
         self._thread = threading.Thread(target=self._loop.run_forever, name="receive", daemon=True)
         self._tasks: list[asyncio.Task[None]] = []
         self._grpc: grpc.aio.Server
-        self._admin_grpc: grpc.aio.Server | None = None
+        self._side_grpc: list[grpc.aio.Server] = []
 
     @property
     def is_settled(self) -> bool:
@@ -117,7 +117,7 @@ class Server:
         """Listens, starts to watch the store unless `watch_store` was called, and returns the port.
 
         Raises:
-            ValueError: the server cannot listen on the address, the metrics port or the admin port.
+            ValueError: the server cannot listen on the address, the metrics port, the health port or the admin port.
         """
         self._start_loop()
         port = self._run(self._listen())
@@ -196,15 +196,15 @@ class Server:
         if config.reflection:
             reflected = (self._service_name, SERVICE_NAME)
             self._grpc.add_generic_rpc_handlers((Reflection(reflected, self._tokens),))
-        port = _bind(self._grpc, config.host, config.port, self._credentials, "--port")
+        port = bind(self._grpc, config.host, config.port, self._credentials, "--port")
+        if config.health_port:
+            # In plain text, because the probes of Kubernetes speak no TLS.
+            side = side_server(self._health, config.health_host, config.health_port, None, "--health-port")
+            self._side_grpc.append(side)
         if self._admin is not None:
-            self._admin_grpc = grpc.aio.server(
-                options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _LARGEST_ADMIN_REQUEST)]
-            )
-            self._admin_grpc.add_generic_rpc_handlers((self._admin,))
-            _bind(
-                self._admin_grpc, config.admin_host, config.admin_port, read_tls(config, self._metrics), "--admin-port"
-            )
+            tls = read_tls(config, self._metrics)
+            side = side_server(self._admin, config.admin_host, config.admin_port, tls, "--admin-port")
+            self._side_grpc.append(side)
         if config.metrics_port:
             try:
                 self._metrics.serve(config.metrics_host, config.metrics_port)
@@ -218,8 +218,8 @@ class Server:
     async def _serve(self) -> None:
         self._runners.start()
         await self._grpc.start()
-        if self._admin_grpc is not None:
-            await self._admin_grpc.start()
+        for side in self._side_grpc:
+            await side.start()
         handlers = [each for each in (self._calls, self._admin) if each is not None]
         self._tasks = [
             asyncio.create_task(_repeat(_TICK_S, work))
@@ -248,8 +248,8 @@ class Server:
         _, late = await asyncio.wait([stopped], timeout=_FLUSH_S)
         if late:
             await self._grpc.stop(0)
-        if self._admin_grpc is not None:
-            await self._admin_grpc.stop(0)
+        for side in self._side_grpc:
+            await side.stop(0)
         self._log.summarise(at_once=True)
         for task in self._tasks:
             task.cancel()
@@ -272,20 +272,3 @@ async def _repeat(interval_s: float, work: Callable[[], Coroutine[Any, Any, None
         except Exception:
             _log.exception("the server could not do regular work, and tries again")
             await asyncio.sleep(_AFTER_FAILURE_S)
-
-
-def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None, flag: str) -> int:
-    """Makes a server listen on an address, and returns the port.
-
-    Raises:
-        ValueError: the server cannot listen on the address. The message names `flag`.
-    """
-    address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
-    try:
-        if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise ValueError(
-            f"cannot listen on {address}: {error}; if another process listens there, choose another {flag}"
-        ) from error

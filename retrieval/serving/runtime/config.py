@@ -3,12 +3,16 @@
 # No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
 
 import ipaddress
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from retrieval.serving.runtime.cores import available_cores, quota_covers_all_cores
 from retrieval.serving.runtime.logs import LEVELS
+
+_PORTS_OF_A_WORKER = ("metrics_port", "health_port", "admin_port")
+"""Settings that name the port of worker 1; each further worker uses the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +123,15 @@ class ServerConfig:
     metrics_port: int = 0
     """Port of the Prometheus endpoint, 0 to 65535; 0 switches it off. Worker n uses this plus n - 1."""
 
+    health_host: str = "127.0.0.1"
+    """Address of the health port. It has no TLS and needs no token, and tells nothing but the health."""
+
+    health_port: int = 0
+    """Port that answers health alone, in plain text, for probes without TLS such as those of Kubernetes, 0 to 65535.
+
+    0 switches it off; the health service is on --port in any case. Worker n uses this plus n - 1.
+    """
+
     admin_host: str = "127.0.0.1"
     """Address of the admin port. Anything but a loopback address needs TLS and a token, or --insecure."""
 
@@ -167,6 +180,7 @@ class ServerConfig:
             ("drain_delay_s", 0, 600),
             ("drain_timeout_s", 0, 3600),
             ("metrics_port", 0, 65535),
+            ("health_port", 0, 65535),
             ("admin_port", 0, 65535),
             ("log_share", 0, 1),
             ("workers", 1, 256),
@@ -174,18 +188,20 @@ class ServerConfig:
             value = getattr(self, name)
             if value != "auto":
                 check_range(name, value, low, high)
-        for name in ("metrics_port", "admin_port"):
+        for name in _PORTS_OF_A_WORKER:
             last_port = getattr(self, name) + self.worker_count - 1
             if getattr(self, name) and last_port > 65535:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, and {self.worker_count} workers need ports up to "
                     f"{last_port}; choose one that is at most {65536 - self.worker_count}"
                 )
-        if self.metrics_port and self.admin_port and abs(self.metrics_port - self.admin_port) < self.worker_count:
-            raise ValueError(
-                f"metrics_port {self.metrics_port} and admin_port {self.admin_port} overlap: {self.worker_count} "
-                f"workers need as many ports from each on; choose two that are at least {self.worker_count} apart"
-            )
+        ports = [(name, getattr(self, name)) for name in _PORTS_OF_A_WORKER if getattr(self, name)]
+        for (name, port), (other_name, other) in itertools.combinations(ports, 2):
+            if abs(port - other) < self.worker_count:
+                raise ValueError(
+                    f"{name} {port} and {other_name} {other} overlap: {self.worker_count} workers need as many ports "
+                    f"from each on; choose two that are at least {self.worker_count} apart"
+                )
         if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
             raise ValueError(f"otlp_endpoint is {self.otlp_endpoint!r}, expected a URL such as http://localhost:4317")
         if self.pin and self.workers == 1:
@@ -223,9 +239,7 @@ class ServerConfig:
             number: number of the worker, from 1 on.
             port: port that the parent has reserved.
         """
-        ports = {
-            name: getattr(self, name) + number - 1 for name in ("metrics_port", "admin_port") if getattr(self, name)
-        }
+        ports = {name: getattr(self, name) + number - 1 for name in _PORTS_OF_A_WORKER if getattr(self, name)}
         return replace(
             self,
             workers=self.worker_count,
