@@ -11,12 +11,16 @@ BENCH ?= full
 MINUTES ?= 10
 RECIPE ?= movielens_100k
 JOBS ?= 2
+BUILDER ?= $(firstword $(foreach each,podman docker buildah,$(if $(shell command -v $(each)),$(each))))
+IMAGES ?= two-tower
+TAG ?= $(shell cat clients/VERSION)
+TARGETS ?= query-tower ann trainer
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz load-test bench serve wheel clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz load-test bench serve wheel images images-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -120,6 +124,14 @@ serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store; PORT
 
 wheel: $(READY) ## Build the wheels of client and project into dist/
 	$(BIN)/python -m build --wheel --outdir dist clients && $(BIN)/python -m build --wheel --outdir dist .
+
+images: ## Build the images (BUILDER=podman, docker or buildah; IMAGES=, TAG=, TARGETS=; BASE=, BUILD_OPTIONS=)
+	@[ "$(BUILDER)" ] || { echo "make images: there is no podman, docker or buildah; install one, or name one with BUILDER="; exit 1; }
+	@for target in $(TARGETS); do $(BUILDER) build --file deploy/images/Containerfile --target $$target \
+	  --tag $(IMAGES)/$$target:$(TAG) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_OPTIONS) . || exit 1; done
+
+images-check: $(READY) ## Start the images that `make images` built and check them from inside (the same variables)
+	$(BIN)/python -m tests.deploy.check_images --builder "$(BUILDER)" --images "$(IMAGES)" --tag "$(TAG)" $(TARGETS)
 
 clean: ## Remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info clients/build clients/*.egg-info
