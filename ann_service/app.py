@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import structlog
+
 from ann_service.config import AnnConfig
 from ann_service.loader import CatalogueLoader
 from ann_service.servicer import SERVICE_NAME, methods
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
-from retrieval.store.store import BundleStore
+from retrieval.store.location import open_store
 
 
 def assemble(config: AnnConfig) -> Server:
     """Returns the server of the ANN service, not started yet.
 
     Raises:
+        StoreError: the URL of the store cannot be used.
         ValueError: the token or TLS files cannot be used.
     """
-    store = BundleStore(config.store)
+    store = open_store(config.store, structlog.get_logger("store").info)
     metrics = Metrics()
     open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
     metrics.cache_bytes.labels("filters").set_function(

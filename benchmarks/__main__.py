@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.movielens import train
 from testbed.services import ROOT
 
@@ -25,7 +25,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:
         if arguments.store is None:
-            store = BundleStore(Path(temporary) / "store")
+            store = FolderStore(Path(temporary) / "store")
             train(Path(temporary), store, 1, seed=1, force=True)
             arguments.store = store.root
         failed = [

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.load import Load
 from testbed.movielens import read_dataset, read_queries, train
 from testbed.offline import OfflineBundle
@@ -59,7 +59,7 @@ def run(folder: Path, epochs: int, clients: int, rate: float) -> int:
     def step(what: str) -> None:
         print(f"\n[{time.monotonic() - began:3.0f} s] {what}", flush=True)
 
-    store = BundleStore(folder / "store")
+    store = FolderStore(folder / "store")
     step("fetching MovieLens-100k, unless it was fetched before")
     queries = read_queries()
     step(f"training the first model ({epochs} epochs) and publishing it as a bundle")

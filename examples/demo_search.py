@@ -20,7 +20,7 @@ from pathlib import Path
 
 from retrieval.bundle.layout import LEXICAL_DESCRIPTION
 from retrieval.bundle.manifest import Manifest
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed import served_search
 from testbed.movielens import print_heading
 from testbed.served_search import GRADED, RANKINGS
@@ -61,7 +61,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         queries = graded_queries.read(arguments.data / GRADED, None)
-        store = BundleStore(arguments.store)
+        store = FolderStore(arguments.store)
         manifest = live_bundle(store) or train(store, arguments.recipe, arguments.data, arguments.epochs)
     except TrainerError as error:
         print(f"demo-search: {error}", file=sys.stderr)
@@ -76,7 +76,7 @@ def main() -> int:
     return run(store, manifest, queries, shown=arguments.queries, k=arguments.k)
 
 
-def live_bundle(store: BundleStore) -> Manifest | None:
+def live_bundle(store: FolderStore) -> Manifest | None:
     """Returns the manifest of the live bundle of a store; None if no bundle is live."""
     live = store.live()
     return None if live is None else store.manifest(live.version)
@@ -87,7 +87,7 @@ def has_words(manifest: Manifest) -> bool:
     return LEXICAL_DESCRIPTION in manifest.files
 
 
-def train(store: BundleStore, recipe: str, data: Path, epochs: int | None) -> Manifest:
+def train(store: FolderStore, recipe: str, data: Path, epochs: int | None) -> Manifest:
     """Trains a recipe in a separate process, promotes the bundle, and returns its manifest.
 
     Args:
@@ -113,7 +113,7 @@ def train(store: BundleStore, recipe: str, data: Path, epochs: int | None) -> Ma
     return manifest
 
 
-def run(store: BundleStore, manifest: Manifest, queries: Graded, *, shown: int, k: int) -> int:
+def run(store: FolderStore, manifest: Manifest, queries: Graded, *, shown: int, k: int) -> int:
     """Starts both services, sends the queries, prints results and metrics, and returns the exit code.
 
     Args:

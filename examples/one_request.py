@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.collector import Collector, Span
 from testbed.movielens import print_heading
 from testbed.services import Pair, Replica, wait_until
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path, default=Path("store"), help="bundle store (default: %(default)s)")
     parser.add_argument("--request-id", default="order-17", help="request id of the request (default: %(default)s)")
     arguments = parser.parse_args()
-    if BundleStore(arguments.store).live() is None:
+    if FolderStore(arguments.store).live() is None:
         parser.error(f"{arguments.store} has no live bundle; name a store that has one, or train one (README.md)")
     with tempfile.TemporaryDirectory(prefix="two-tower-one-request-") as folder, Collector() as collector:
         run(arguments.store, Path(folder), collector, arguments.request_id)

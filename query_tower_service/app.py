@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import structlog
+
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import ModelLoader
 from query_tower_service.query_log import QueryLog
@@ -10,16 +12,17 @@ from query_tower_service.text_metrics import TextMetrics
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
-from retrieval.store.store import BundleStore
+from retrieval.store.location import open_store
 
 
 def assemble(config: QueryTowerConfig) -> Server:
     """Returns the server of the query tower service, not started yet.
 
     Raises:
+        StoreError: the URL of the store cannot be used.
         ValueError: the query log, token or TLS files cannot be used.
     """
-    store = BundleStore(config.store)
+    store = open_store(config.store, structlog.get_logger("store").info)
     metrics = Metrics()
     loader = ModelLoader(store, config, TextMetrics(metrics.registry))
     open_bundles = OpenBundles(store, loader.open, config, metrics)

@@ -11,7 +11,7 @@ import numpy as np
 from retrieval.bundle.layout import INDEX
 from retrieval.bundle.manifest import IndexSpec, Manifest
 from retrieval.index.recall import NEIGHBOURS, measure_recall
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.synthetic_bundles import write_bundle_of
 from testbed.synthetic_vectors import Data, make_data
 from trainer.publishing import index_selection
@@ -37,7 +37,7 @@ class Made:
     index: Path
 
 
-def make(store: BundleStore, base: str, item_count: int, trees: int, recall: float, seed: int = 1) -> Made:
+def make(store: FolderStore, base: str, item_count: int, trees: int, recall: float, seed: int = 1) -> Made:
     """Writes and promotes a bundle with clustered synthetic items and an Annoy index, and returns it.
 
     The search budget is the smallest that reaches the recall; candidate budgets grow by a quarter.
@@ -57,7 +57,7 @@ def make(store: BundleStore, base: str, item_count: int, trees: int, recall: flo
     return make_of(store, base, data, Index(trees=(trees,), min_recall_at_100=recall), seed)
 
 
-def make_of(store: BundleStore, base: str, data: Data, settings: Index, seed: int = 1) -> Made:
+def make_of(store: FolderStore, base: str, data: Data, settings: Index, seed: int = 1) -> Made:
     """Writes and promotes a bundle with given item vectors, and returns it.
 
     The search budget is the smallest that reaches the recall; candidate budgets grow by a quarter.

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.services import ROOT
 from trainer.data import download
 from trainer.data.dataset import Dataset, load_dataset
@@ -23,7 +23,7 @@ def print_heading(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def train(folder: Path, store: BundleStore, epochs: int, seed: int, *, force: bool = False) -> str:
+def train(folder: Path, store: FolderStore, epochs: int, seed: int, *, force: bool = False) -> str:
     """Trains on MovieLens-100k in a separate process, promotes the bundle, and returns its version.
 
     The towers are not refitted on training and validation part together, which would double the time.

@@ -23,7 +23,7 @@ from retrieval.bundle.errors import BundleError
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, ITEMS
 from retrieval.bundle.manifest import Manifest
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from two_tower_client import Search, ann, query_tower
 from two_tower_client.filters import Filter, equals, in_range
 
@@ -37,7 +37,7 @@ _SEEN_ITEMS = 10_000
 """Number of items from which the value of the filter is chosen."""
 
 
-def make_requests(store: BundleStore, version: str) -> dict[str, list[Message]]:
+def make_requests(store: FolderStore, version: str) -> dict[str, list[Message]]:
     """Returns the requests for a bundle, by name of the file to write them to.
 
     Args:
@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path, required=True, help="store whose live bundle the requests are for")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the files to")
     arguments = parser.parse_args()
-    store = BundleStore(arguments.store)
+    store = FolderStore(arguments.store)
     try:
         version = store.live_version()
     except BundleError as error:

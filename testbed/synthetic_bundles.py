@@ -14,7 +14,7 @@ from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
 from retrieval.index.lexical import files as lexical_files
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from trainer.publishing import index_selection
 from trainer.publishing.golden_query_maker import make_golden_queries
 
@@ -29,7 +29,7 @@ _BUDGET = 20_000
 
 
 def write_bundle_of(
-    store: BundleStore,
+    store: FolderStore,
     base: str,
     vectors: np.ndarray,
     build: Build,
@@ -77,7 +77,7 @@ def write_bundle_of(
         return store.commit(folder, describe)
 
 
-def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int) -> Manifest:
+def write_large_bundle(store: FolderStore, base: str, item_count: int, seed: int) -> Manifest:
     """Writes a bundle of random unit vectors, large enough to take long to load, and returns its manifest.
 
     The bundle is not promoted.
@@ -100,7 +100,7 @@ def write_large_bundle(store: BundleStore, base: str, item_count: int, seed: int
     )
 
 
-def copy_live(source: BundleStore, store: BundleStore) -> str:
+def copy_live(source: FolderStore, store: FolderStore) -> str:
     """Copies the live bundle of a store into another store, promotes it there, and returns its version.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 from retrieval.bundle.catalogue.items import Column, FloatColumn, IntColumn, StringColumn, StringListColumn
 from retrieval.bundle.layout import VECTORS
 from retrieval.bundle.manifest import IndexSpec, Manifest
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.services import ROOT
 from testbed.synthetic_bundles import write_bundle_of
 from testbed.synthetic_vectors import spread_items
@@ -81,7 +81,7 @@ def make_store(root: Path, item_count: int, seed: int = 1) -> Manifest:
     Raises:
         RuntimeError: the training failed; the message ends with what it printed last.
     """
-    store = BundleStore(root)
+    store = FolderStore(root)
     _train(root.with_name(f"{root.name}-training"), store, seed)
     base = store.live_version()
     vectors = spread_items(np.load(store.path(base) / VECTORS), item_count, seed)
@@ -123,7 +123,7 @@ def make_attributes(item_count: int, seed: int = 1) -> dict[str, Column]:
     }
 
 
-def _train(folder: Path, store: BundleStore, seed: int) -> None:
+def _train(folder: Path, store: FolderStore, seed: int) -> None:
     """Trains the towers on synthetic tables in a separate process, and promotes the bundle.
 
     Args:

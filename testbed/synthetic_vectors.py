@@ -9,7 +9,7 @@ import numpy as np
 
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 
 DIMENSION = 64
 _SPREAD = 0.8
@@ -97,7 +97,7 @@ def read_bundle(store: Path, version: str | None = None) -> Data:
     Raises:
         BundleNotFound: the store has no such bundle, or no bundle is live.
     """
-    opened = BundleStore(store)
+    opened = FolderStore(store)
     chosen = version or opened.live_version()
     folder = opened.path(chosen)
     vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)

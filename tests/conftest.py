@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.worlds import write_bundle
 
 # The same values as in `python -m trainer`. TensorFlow reads them when it is imported.
@@ -21,13 +21,13 @@ hypothesis.settings.load_profile("ours")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> BundleStore:
+def store(tmp_path: Path) -> FolderStore:
     """An empty store."""
-    return BundleStore(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture
-def filled(store: BundleStore) -> BundleStore:
+def filled(store: FolderStore) -> FolderStore:
     """A store whose live bundle is small."""
     write_bundle(store)
     return store

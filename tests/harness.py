@@ -20,7 +20,7 @@ from ann_service.app import assemble as assemble_ann
 from ann_service.config import AnnConfig
 from query_tower_service.app import assemble as assemble_query_tower
 from query_tower_service.config import QueryTowerConfig
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.worlds import wait_for
 from two_tower.ann.v1 import ann_service_pb2_grpc
 from two_tower.query.v1 import query_tower_service_pb2_grpc
@@ -69,7 +69,7 @@ class Running:
 
 
 @contextmanager
-def ann_service(store: BundleStore, **settings: Any) -> Iterator[Running]:
+def ann_service(store: FolderStore, **settings: Any) -> Iterator[Running]:
     """Runs an ANN service in this process."""
     from two_tower.ann.v1 import ann_service_pb2 as pb
 
@@ -79,7 +79,7 @@ def ann_service(store: BundleStore, **settings: Any) -> Iterator[Running]:
 
 
 @contextmanager
-def query_tower_service(store: BundleStore, **settings: Any) -> Iterator[Running]:
+def query_tower_service(store: FolderStore, **settings: Any) -> Iterator[Running]:
     """Runs a query tower service in this process."""
     from two_tower.query.v1 import query_tower_service_pb2 as pb
 
@@ -102,7 +102,7 @@ def _running(server: Any, stub: Any, status_request: Any) -> Iterator[Running]:
 
 @contextmanager
 def process(
-    program: str, store: BundleStore, folder: Path, *flags: str
+    program: str, store: FolderStore, folder: Path, *flags: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Runs a service in another process; yields the process and its port."""
     port_file, log = folder / f"{program}.port", folder / f"{program}.log"

@@ -28,7 +28,7 @@ from benchmarks.attack.rows import Row, broken, exit_code, to_table
 from benchmarks.attack.scenarios import cpu, fairness, memory, overload, silent
 from benchmarks.attack.services import Setup
 from retrieval.bundle.errors import BundleError
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.services import ROOT, PairError
 from testbed.synthetic_catalogue import make_store
 
@@ -62,7 +62,7 @@ def main() -> int:
         parser.error(f"--only {unknown[0]}: expected one of {', '.join(attacks)}")
     try:
         store = arguments.store or _synthetic_store(arguments.out / f"store-{arguments.items}", arguments.items)
-        requests = Requests(BundleStore(store.resolve()))
+        requests = Requests(FolderStore(store.resolve()))
     except (BundleError, OSError, RuntimeError) as error:
         print(f"attack: {error}", file=sys.stderr)
         return 2
@@ -100,7 +100,7 @@ def _run(name: str, attack: _Attack, setup: Setup) -> Iterator[Row]:
 
 def _synthetic_store(root: Path, item_count: int) -> Path:
     """Returns a store with a synthetic catalogue; it is made unless an earlier run has left it."""
-    if BundleStore(root).live() is None:
+    if FolderStore(root).live() is None:
         for left in (root, root.with_name(f"{root.name}-training")):  # an earlier run was interrupted
             shutil.rmtree(left, ignore_errors=True)
         print(f"attack: making a store of {item_count:,} items, about a minute", file=sys.stderr, flush=True)

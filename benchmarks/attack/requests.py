@@ -13,7 +13,7 @@ from benchmarks.attack.calls import NUMBER
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, ITEMS
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from two_tower.ann.v1 import ann_service_pb2 as ann
 from two_tower.query.v1 import query_tower_service_pb2 as query
 from two_tower_client import query_tower
@@ -26,7 +26,7 @@ _NUMBER_AS_DOUBLE: float = struct.unpack("<d", NUMBER)[0]
 class Requests:
     """Serialized requests for one bundle. Requests that the bundle has no attribute or index for are left out."""
 
-    def __init__(self, store: BundleStore) -> None:
+    def __init__(self, store: FolderStore) -> None:
         """Reads the live bundle.
 
         Raises:

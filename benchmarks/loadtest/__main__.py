@@ -21,7 +21,7 @@ from benchmarks.loadtest.ghz import ROOT, GhzError, Run, execute, read_config
 from benchmarks.loadtest.judge import Outcome, Threshold, judge, read_thresholds, steps, to_table
 from retrieval.bundle.errors import BundleError
 from retrieval.serving.runtime.logs import configure_logs
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.movielens import print_heading, train
 from testbed.requests import make_requests, write_requests
 from testbed.rollout import wait_for_live
@@ -97,11 +97,11 @@ def run(arguments: argparse.Namespace, scale: Scale) -> Sequence[Outcome]:
     """
     with tempfile.TemporaryDirectory(prefix="two-tower-load-") as temporary:
         folder = Path(temporary)
-        store = BundleStore(folder / "store")
+        store = FolderStore(folder / "store")
         if arguments.store is None:
             version = train(folder, store, scale.epochs, seed=1, force=True)
         else:
-            version = copy_live(BundleStore(arguments.store), store)
+            version = copy_live(FolderStore(arguments.store), store)
         other = write_large_bundle(store, version, _SWAP_ITEMS, seed=1).bundle_version
         requests = make_requests(store, version)
         write_requests(requests, arguments.out / "data")
@@ -165,7 +165,7 @@ def offered(threshold: Threshold, outcomes: Sequence[Outcome]) -> float | None:
 class Swap:
     """Context that swaps bundles during a run: promotes another bundle after a third of it, rolls back after two."""
 
-    def __init__(self, store: BundleStore, other: str, replica: Replica, run_s: float) -> None:
+    def __init__(self, store: FolderStore, other: str, replica: Replica, run_s: float) -> None:
         """Stores the arguments; `__enter__` starts the run.
 
         Args:

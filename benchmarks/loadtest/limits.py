@@ -22,12 +22,12 @@ from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.runtime.metrics import Metrics
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 
 _LOAD_TIMEOUT_S = 60.0
 
 
-def measure(store: BundleStore, requests: Mapping[str, Sequence[Message]], seconds: float) -> dict[str, float]:
+def measure(store: FolderStore, requests: Mapping[str, Sequence[Message]], seconds: float) -> dict[str, float]:
     """Returns the requests per second that one thread answers, by file name, parsing and serialization included.
 
     Args:

@@ -30,7 +30,7 @@ from benchmarks.pair.world import K, World
 from benchmarks.timing import print_table
 from retrieval.bundle.manifest import Manifest
 from retrieval.index.registry import KINDS
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.movielens import train
 from testbed.services import Replica
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -67,7 +67,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:
         folder = Path(temporary)
         if arguments.store is None:
-            store = BundleStore(folder / "store")
+            store = FolderStore(folder / "store")
             train(folder, store, 1, seed=1, force=True)
             arguments.store = store.root
         world = World(arguments.folder or folder, arguments.store, arguments.items, arguments.recall)
@@ -104,7 +104,7 @@ class _Served:
         pids: Process ids of both services, workers included.
     """
 
-    def __init__(self, store: BundleStore, manifest: Manifest, folder: Path, workers: int, stack: ExitStack) -> None:
+    def __init__(self, store: FolderStore, manifest: Manifest, folder: Path, workers: int, stack: ExitStack) -> None:
         self.manifest = manifest
         tower, catalogue = (
             self._start(service, store, folder / service, count, stack)
@@ -128,7 +128,7 @@ class _Served:
         return next(self._methods)(request, timeout=60)
 
     @staticmethod
-    def _start(service: str, store: BundleStore, folder: Path, workers: int, stack: ExitStack) -> Replica:
+    def _start(service: str, store: FolderStore, folder: Path, workers: int, stack: ExitStack) -> Replica:
         flags = {"max-in-flight": "1000", "drain-delay-s": "0", "workers": str(workers)}
         replica = Replica(service, store.root, folder, flags)
         replica.start()

@@ -22,7 +22,7 @@ from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
 from retrieval.bundle.manifest import Manifest
 from retrieval.index.recall import NEIGHBOURS, exact_top_k
 from retrieval.serving.runtime.metrics import Metrics
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.indexed_bundles import make_of
 from testbed.synthetic_bundles import copy_live
 from testbed.synthetic_vectors import Data, spread_items
@@ -52,7 +52,7 @@ class World:
             recall: recall@100 that the search budgets have to reach.
         """
         self.item_count, self._recall, self._base, self._folder = item_count, recall, base, folder
-        store = BundleStore(base)
+        store = FolderStore(base)
         version = store.live_version()
         self._vectors = spread_items(np.load(store.path(version) / VECTORS), item_count)
         features = mix_features(GoldenQueries.read(store.path(version) / GOLDEN_QUERIES), _TUNED_ON + _MEASURED)
@@ -61,7 +61,7 @@ class World:
         self.features = features[_TUNED_ON:]
         self._nearest = np.zeros((0, K), dtype=np.int64)  # exact nearest of the first `embeddings`, extended on demand
 
-    def bundle(self, kind: str, trees: int) -> tuple[BundleStore, Manifest]:
+    def bundle(self, kind: str, trees: int) -> tuple[FolderStore, Manifest]:
         """Returns a store and the manifest of its live bundle, which has an index of a kind; makes it if it is missing.
 
         The search budget is the smallest that reaches the recall; candidate budgets grow by a quarter.
@@ -70,10 +70,10 @@ class World:
             kind: kind of index, see `retrieval.index.registry`.
             trees: number of trees of an Annoy index.
         """
-        store = BundleStore(self._folder / f"{self.item_count}-{kind}")
+        store = FolderStore(self._folder / f"{self.item_count}-{kind}")
         pointer = store.live()
         if pointer is None or store.manifest(pointer.version).item_count != self.item_count:
-            base = copy_live(BundleStore(self._base), store) if pointer is None else pointer.version
+            base = copy_live(FolderStore(self._base), store) if pointer is None else pointer.version
             settings = Index(kind=kind, trees=(trees,), links=(16,), min_recall_at_100=self._recall)  # pyright: ignore[reportArgumentType]
             make_of(store, base, Data("spread", self._vectors, self._tuned_on), settings)
         return store, store.manifest(store.live_version())
@@ -132,7 +132,7 @@ def mix_features(golden_queries: GoldenQueries, count: int, seed: int = 3) -> li
     return [{name: draw(values) for name, values in known.items() if values} for _ in range(count)]
 
 
-def _embed(store: BundleStore, version: str, features: list[dict[str, Any]]) -> np.ndarray:
+def _embed(store: FolderStore, version: str, features: list[dict[str, Any]]) -> np.ndarray:
     model = ModelLoader(store, QueryTowerConfig(store=store.root), TextMetrics(Metrics().registry)).open(version, ())
     columns = {name: [query.get(name) for query in features] for name in features[0]}
     return model.tower.embed(columns, len(features))

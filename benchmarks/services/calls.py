@@ -34,7 +34,7 @@ from annoy import AnnoyIndex
 from benchmarks.services.load import CALLERS, Series, Target, measure_here, one_core
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.indexed_bundles import K, Made, make
 from testbed.movielens import train
 from testbed.services import Replica
@@ -63,11 +63,11 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:
         folder = Path(temporary)
-        store = BundleStore(folder / "store")
+        store = FolderStore(folder / "store")
         if arguments.store is None:
             base = train(folder, store, 1, seed=1, force=True)
         else:
-            base = copy_live(BundleStore(arguments.store), store)
+            base = copy_live(FolderStore(arguments.store), store)
         began = time.perf_counter()
         made = make(store, base, arguments.items, arguments.trees, arguments.recall)
         print(
@@ -83,7 +83,7 @@ def main() -> int:
 
 
 class _Bench:
-    def __init__(self, store: BundleStore, base: str, made: Made, folder: Path, rounds: int, seconds: float) -> None:
+    def __init__(self, store: FolderStore, base: str, made: Made, folder: Path, rounds: int, seconds: float) -> None:
         self._store, self._made, self._folder = store, made, folder
         self._rounds, self._seconds = rounds, seconds
         golden_queries = GoldenQueries.read(store.path(base) / GOLDEN_QUERIES)

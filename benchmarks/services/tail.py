@@ -32,7 +32,7 @@ from google.protobuf.json_format import MessageToJson
 from benchmarks.loadtest.ghz import ROOT, Run, execute
 from benchmarks.services.load import one_core, other_cores
 from benchmarks.timing import print_table, spread
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.requests import make_requests
 from testbed.services import Replica
 
@@ -62,7 +62,7 @@ def main() -> int:
         "--ghz", type=Path, default=ROOT / ".tools/bin/ghz", help="path of ghz (default: the one of make ghz)"
     )
     arguments = parser.parse_args()
-    store = BundleStore(arguments.store.resolve())
+    store = FolderStore(arguments.store.resolve())
     requests = make_requests(store, store.live_version())["embed-single"]
     with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:
         folder = Path(temporary)
@@ -82,7 +82,7 @@ def main() -> int:
     return 0
 
 
-def _start(store: BundleStore, folder: Path, program: tuple[str, ...], workers: str) -> Replica:
+def _start(store: FolderStore, folder: Path, program: tuple[str, ...], workers: str) -> Replica:
     flags = {"workers": workers, "max-in-flight": "1000", "drain-delay-s": "0"}
     service = Replica("query_tower_service", store.root, folder, flags, program)
     with one_core() if workers == "1" else contextlib.nullcontext():

@@ -77,11 +77,26 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_listed(manifest: Manifest, names: Collection[str]) -> None:
+    """Checks that a manifest lists files.
+
+    Args:
+        manifest: manifest of the bundle.
+        names: paths in the bundle.
+
+    Raises:
+        BundleRefused: gate ``files``: it does not list one of them.
+    """
+    absent = sorted(set(names) - manifest.files.keys())
+    if absent:
+        raise BundleRefused(manifest.bundle_version, "files", f"the manifest lists no {', '.join(absent)}")
+
+
 def check_files(
     folder: Path,
     manifest: Manifest,
     hashed: Collection[str] | None,
-    progress: Callable[[Path], None] = lambda path: None,
+    progress: Callable[[str], None] = lambda path: None,
 ) -> None:
     """Checks that the files of a bundle are those that its manifest lists.
 
@@ -95,12 +110,10 @@ def check_files(
         BundleRefused: a file is missing or has another size or hash; gate ``files``, ``size`` or ``sha256``.
     """
     version = manifest.bundle_version
-    absent = sorted(set(hashed or ()) - manifest.files.keys())
-    if absent:
-        raise BundleRefused(version, "files", f"the manifest lists no {', '.join(absent)}")
+    check_listed(manifest, hashed or ())
     for name, entry in manifest.files.items():
         path = folder / name
-        progress(path)
+        progress(str(path))
         try:
             size_bytes = path.stat().st_size if path.is_file() else -1
             if size_bytes != entry.size_bytes:
@@ -109,7 +122,7 @@ def check_files(
                     version, "size", f"{name}: {actual}, expected {entry.size_bytes} bytes; copy or publish it again"
                 )
             if (hashed is None or name in hashed) and (
-                digest := sha256_of(path, partial(progress, path))
+                digest := sha256_of(path, partial(progress, str(path)))
             ) != entry.sha256:
                 raise BundleRefused(
                     version,

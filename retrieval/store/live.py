@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Self
 
-from retrieval.bundle.errors import InvalidVersion, StoreError
-from retrieval.bundle.files import read_text, replace_text
-from retrieval.bundle.layout import LIVE
 from retrieval.bundle.manifest import check_version
 
-_LIMIT_BYTES = 64 << 10
+LIVE_LIMIT_BYTES = 64 << 10
 """Largest size of ``LIVE`` that is read: far more than the versions that it lists."""
+
+_HISTORY = 20
+"""Number of earlier live versions that the live pointer keeps."""
 
 
 @dataclass(frozen=True)
@@ -31,36 +32,29 @@ class LivePointer:
         """Versions that a service keeps open: the live bundle, and the one that was live before it."""
         return (self.version, *self.previous[:1])
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Returns the pointer that a text describes: a version a line, the live one first.
 
-def read_live(root: Path) -> LivePointer | None:
-    """Returns the live pointer of a store; None before the first promotion.
-
-    Raises:
-        StoreError: the file is unreadable or does not name a version.
-    """
-    path = root / LIVE
-    try:
-        lines = read_text(path, _LIMIT_BYTES).split()
+        Raises:
+            ValueError: the text is empty.
+            InvalidVersion: a line is not a version.
+        """
+        lines = text.split()
         if not lines:
-            raise StoreError(f"{path} is empty; promote a bundle to write it anew")
-        return LivePointer(check_version(lines[0]), tuple(map(check_version, lines[1:])))
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError as error:
-        raise StoreError(f"{root} is a file; a store is a folder") from error
-    except (OSError, ValueError, InvalidVersion) as error:
-        raise StoreError(f"cannot read {path}: {error}; promote a bundle to write it anew") from error
+            raise ValueError("it is empty")
+        return cls(check_version(lines[0]), tuple(map(check_version, lines[1:])))
 
+    def to_text(self) -> str:
+        """Returns the text that `parse` reads."""
+        return "".join(f"{version}\n" for version in (self.version, *self.previous))
 
-def write_live(root: Path, pointer: LivePointer) -> LivePointer:
-    """Replaces the live pointer of a store atomically, and returns it. The caller holds the lock.
+    def followed_by(self, version: str, held: Collection[str]) -> LivePointer:
+        """Returns the pointer after a promotion of another bundle.
 
-    Raises:
-        StoreError: the file cannot be written; the old pointer stays.
-    """
-    try:
-        lines = (f"{version}\n" for version in (pointer.version, *pointer.previous))
-        replace_text(root / LIVE, "".join(lines))
-    except OSError as error:
-        raise StoreError(f"cannot write {root / LIVE}: {error}; what is live stays") from error
-    return pointer
+        Args:
+            version: version of the bundle that goes live.
+            held: versions that the store holds; of these, at most 20 earlier live ones stay in the pointer.
+        """
+        previous = [v for v in (self.version, *self.previous) if v != version and v in held]
+        return LivePointer(version, tuple(previous[:_HISTORY]))

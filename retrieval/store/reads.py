@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -15,11 +14,11 @@ class Read:
     """A read that has not ended.
 
     Attributes:
-        path: File or folder that is being read.
+        what: Path or URL that is being read.
         since_s: Time of the start or of the last progress, in seconds of the monotonic clock.
     """
 
-    path: Path
+    what: str
     since_s: float
 
 
@@ -32,22 +31,22 @@ class Reads:
         self._running: dict[object, Read] = {}
 
     @contextmanager
-    def track(self, path: Path) -> Generator[Callable[[Path], None]]:
+    def track(self, what: str) -> Generator[Callable[[str], None]]:
         """Registers a read for the length of the context.
 
         Args:
-            path: file or folder that is read first.
+            what: path or URL that is read first.
 
         Yields:
-            Function to call at each progress, with the path that is read next.
+            Function to call at each progress, with the path or URL that is read next.
         """
         key = object()
 
-        def progress(path: Path) -> None:
+        def progress(what: str) -> None:
             with self._lock:
-                self._running[key] = Read(path, time.monotonic())
+                self._running[key] = Read(what, time.monotonic())
 
-        progress(path)
+        progress(what)
         try:
             yield progress
         finally:

@@ -77,18 +77,24 @@ def commit(root: Path, staged: Path, describe: Callable[[dict[str, FileEntry]], 
     return manifest
 
 
-def remove(root: Path, versions: Iterable[str]) -> None:
-    """Removes bundles. A process that has mapped their files keeps them.
+def remove(root: Path, versions: Iterable[str]) -> list[str]:
+    """Removes bundles, and returns their versions. A process that has mapped their files keeps them.
 
     Each is renamed to a staging folder first, so that a reader never sees half of a bundle.
 
     Raises:
-        OSError: a bundle cannot be removed.
+        StoreError: a bundle cannot be removed.
     """
+    removed: list[str] = []
     for version in versions:
         folder = _staging_folder(root, version)
-        os.rename(root / BUNDLES / version, folder)
-        shutil.rmtree(folder)
+        try:
+            os.rename(root / BUNDLES / version, folder)
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise StoreError(f"cannot remove bundle {version} from {root}: {error}") from error
+        removed.append(version)
+    return removed
 
 
 def remove_stale(root: Path) -> None:

@@ -2,97 +2,67 @@
 
 ```
 <store>/LIVE                          live version on the first line, earlier live versions below, newest first
-<store>/LOCK                          held while LIVE changes or a bundle is pruned
 <store>/bundles/<version>/            a bundle: immutable, except for one field, below
-<store>/bundles/.staging-<version>/   a bundle that is being written or removed; never read
 ```
 
-Every change is an fsync followed by a rename on one file system, so that a reader sees either the old state or the new
-one. Any number of processes may read and write the store at once.
+`BundleStore` has the rules that hold wherever the bundles are. `retrieval.store.location.open_store` opens the folder
+of `retrieval.store.folder_store` or the bucket of `retrieval.store.object_store`.
 
-Only one field of a bundle ever changes: `forced_gates` of its manifest, when the bundle is promoted in spite of failed
-publish gates. The manifest is then replaced by a rename. So the record travels with the bundle, and a bundle that is
-made from it inherits the record. The manifest has no hash; every other file keeps its content and hash.
+Any number of processes may read and write a store at once. Every change is atomic: a reader sees either the old state
+or the new one, and of two processes that change what is live at the same time, one is told that the other was first.
+
+Only one field of a bundle ever changes: `forced_gates` of its manifest, when it is promoted in spite of failed publish
+gates. So the record travels with the bundle, and a bundle that is made from it inherits the record. The manifest
+has no hash; every other file keeps its content and hash.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from retrieval.bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
-from retrieval.bundle.files import check_files, read_text, replace_text
-from retrieval.bundle.layout import BUNDLES, LIVE, MANIFEST
-from retrieval.bundle.manifest import FileEntry, Manifest, check_version, new_version
-from retrieval.store import staging
-from retrieval.store.live import LivePointer, read_live, write_live
-from retrieval.store.lock import TIMEOUT_S, locked
+from retrieval.bundle.errors import BundleNotFound, BundleRefused, NothingToRollBack, StoreError
+from retrieval.bundle.manifest import FileEntry, Manifest, new_version
+from retrieval.store.live import LivePointer
 from retrieval.store.reads import Reads
 
-_HISTORY = 20
-"""Number of earlier live versions that the live pointer keeps."""
-
-_MANIFEST_LIMIT_BYTES = 4 << 20
+MANIFEST_LIMIT_BYTES = 4 << 20
 """Largest size of a manifest that is read, so that a huge one cannot fill the memory."""
 
 
-class BundleStore:
-    """A folder of bundles. Safe for use by several threads and processes at once.
+class BundleStore(ABC):
+    """A store of bundles. Safe for use by several threads and processes at once.
 
     Attributes:
-        root: Folder of the store.
+        name: Path or URL of the store, as a person would write it.
         reads: Reads of the live pointer, manifests and files that are under way, by any thread.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        *,
-        on_wait: Callable[[str], None] = lambda message: None,
-        lock_timeout_s: float = TIMEOUT_S,
-    ) -> None:
-        """Takes the folder. It is made by the first `stage`.
-
-        Args:
-            root: folder of the store.
-            on_wait: receives a message if another process has held the lock of the store for a second.
-            lock_timeout_s: longest wait of `promote`, `roll_back` and `prune` for the lock, in seconds, above 0.
-        """
-        self.root = Path(root)
+    def __init__(self, name: str) -> None:
+        """Takes the path or URL of the store."""
+        self.name = name
         self.reads = Reads()
-        self._on_wait = on_wait
-        self._lock_timeout_s = lock_timeout_s
 
     # Reading
 
+    @abstractmethod
     def path(self, version: str) -> Path:
-        """Returns the folder of a bundle, whether or not it exists.
+        """Returns the folder on this machine that has the verified files of a bundle, whether or not it exists.
 
         Raises:
             InvalidVersion: `version` is not a version. So no path can lead out of the store.
         """
-        return self.root / BUNDLES / check_version(version)
 
+    @abstractmethod
     def versions(self) -> list[str]:
         """Returns the versions of all bundles, oldest first.
 
         Raises:
-            StoreError: the folder cannot be listed.
+            StoreError: the store cannot be listed.
         """
-        try:
-            names = os.listdir(self.root / BUNDLES)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(f"cannot list {self.root / BUNDLES}: {error}") from error
-        versions: list[str] = []
-        for name in names:
-            with suppress(InvalidVersion):
-                versions.append(check_version(name))
-        return sorted(versions)
 
     def live(self) -> LivePointer | None:
         """Returns the live pointer; None before the first promotion.
@@ -100,8 +70,7 @@ class BundleStore:
         Raises:
             StoreError: ``LIVE`` is unreadable or does not name a version.
         """
-        with self.reads.track(self.root / LIVE):
-            return read_live(self.root)
+        return self._read_live()[0]
 
     def live_version(self) -> str:
         """Returns the version of the live bundle.
@@ -112,48 +81,46 @@ class BundleStore:
         """
         pointer = self.live()
         if pointer is None:
-            raise BundleNotFound(self._nothing_live())
+            raise BundleNotFound(self.why_nothing_is_live())
         return pointer.version
 
+    @abstractmethod
+    def why_nothing_is_live(self) -> str:
+        """Returns why the store has no live pointer, and what to do; for a person."""
+
+    @abstractmethod
     def manifest(self, version: str) -> Manifest:
         """Returns the manifest of a bundle, without checking its files.
 
         Raises:
             BundleNotFound: the store has no such bundle.
             BundleRefused: the manifest is damaged, or has another format version.
+            StoreError: the store cannot be reached.
         """
-        path = self.path(version) / MANIFEST
-        with self.reads.track(path):
-            try:
-                text = read_text(path, _MANIFEST_LIMIT_BYTES)
-            except ValueError as error:
-                raise BundleRefused(version, "manifest", f"{MANIFEST} is damaged ({error})") from error
-            except OSError as error:
-                if not self.path(version).is_dir():
-                    held = self.versions()
-                    raise BundleNotFound(f"{self.root} holds no bundle {version}; it holds {held}") from error
-                raise BundleRefused(version, "manifest", f"cannot read {MANIFEST}: {error}") from error
-        return Manifest.from_json(text, version)
 
+    @abstractmethod
     def verify(self, version: str, files: Collection[str] | None = None) -> Manifest:
         """Returns the manifest of a bundle after checking that its files are those that were published.
 
-        Hashing reads each file once, in chunks and without the GIL, and leaves it in the page cache.
+        Afterwards the files are in the folder `path`. Hashing reads each file once, in chunks and without the GIL, and
+        leaves it in the page cache.
 
         Args:
             version: version of the bundle.
-            files: paths in the bundle whose sha256 is checked, each of which the manifest must list. Of other files,
-                only the size is checked. Default: all files.
+            files: paths in the bundle that will be read, each of which the manifest must list. Default: all files.
 
         Raises:
             BundleNotFound: the store has no such bundle.
-            BundleRefused: gate ``manifest``, ``format_version``, ``files``, ``size`` or ``sha256``.
+            BundleRefused: gate ``manifest``, ``format_version``, ``files``, ``size``, ``sha256`` or ``disk``.
+            StoreError: the store cannot be reached.
         """
-        manifest = self.manifest(version)
-        folder = self.path(version)
-        with self.reads.track(folder) as progress:
-            check_files(folder, manifest, files, progress)
-        return manifest
+
+    @abstractmethod
+    def keep(self, versions: Collection[str]) -> None:
+        """Tells which bundles this process uses; files of others may be removed from this machine's copy of the store.
+
+        A bundle that was verified counts as used until the next call.
+        """
 
     # Writing
 
@@ -162,25 +129,25 @@ class BundleStore:
         versions = self.versions()
         return new_version(versions[-1] if versions else None)
 
+    @abstractmethod
     def stage(self, version: str) -> AbstractContextManager[Path]:
         """Yields a new empty folder for the files of a bundle; at the end, removes it unless it was committed.
 
         Raises:
             StoreError: the folder cannot be made, or the block raised OSError, for instance because the disk is full.
         """
-        return staging.stage(self.root, version)
 
+    @abstractmethod
     def commit(self, staged: Path, describe: Callable[[dict[str, FileEntry]], Manifest]) -> Manifest:
-        """Turns a staged folder into a bundle by one rename, and returns its manifest.
+        """Turns a staged folder into a bundle, which readers see as a whole or not at all, and returns its manifest.
 
         Args:
             staged: folder from `stage`, which holds every file of the bundle but the manifest.
             describe: function from size and hash of every file, by path in the bundle, to the manifest.
 
         Raises:
-            StoreError: the disk is full, or the bundle exists already.
+            StoreError: the store cannot be written, as when the disk is full, or the bundle exists already.
         """
-        return staging.commit(self.root, staged, describe)
 
     def promote(self, version: str, *, force: bool = False, expected_live: str | None = None) -> LivePointer:
         """Makes a bundle live, after verifying all of its files.
@@ -194,7 +161,8 @@ class BundleStore:
         Raises:
             BundleNotFound: the store has no such bundle.
             BundleRefused: the bundle failed a publish gate, or its files are not those that were published.
-            StoreError: the store cannot be written or locked, or another bundle than `expected_live` is live.
+            StoreError: the store cannot be written or locked, another bundle than `expected_live` is live, or another
+                process changed what is live meanwhile.
         """
         manifest = self.verify(version)
         failed = manifest.failed_gates
@@ -203,21 +171,29 @@ class BundleStore:
             raise BundleRefused(
                 version,
                 ", ".join(failed),
-                f"{reasons}. {self._what_stays()} The bundle is kept in {self.root} to be looked at; mend the cause "
+                f"{reasons}. {self._what_stays()} The bundle is kept in {self.name} to be looked at; mend the cause "
                 "and publish again, or promote it all the same with --force",
             )
-        with self._locked():
-            if not self.path(version).is_dir():
+        with self._changing():
+            held = self.versions()
+            if version not in held:
                 raise BundleNotFound(f"bundle {version} was removed meanwhile")
-            old = self._live_or_none()
+            old, tag = self._read_live(damaged_is_none=True)
             if expected_live is not None and (old is None or old.version != expected_live):
                 raise StoreError(
                     f"bundle {version} was made from {expected_live}, but {old.version if old else 'nothing'} is live "
                     "now: its changes would be lost; make the bundle again, or promote this one by its version"
                 )
             if failed:
-                self._record_force(manifest, failed)
-            return self._point_to(version, old)
+                self._replace_manifest(replace(manifest, forced_gates=(*manifest.forced_gates, *failed)))
+            if old is not None and old.version == version:
+                return old
+            new = old.followed_by(version, held) if old else LivePointer(version)
+            self._write_live(new, tag)
+            if version not in self.versions():  # it was removed between the look above and the write
+                self._take_back(new, old)
+                raise BundleNotFound(f"bundle {version} was removed meanwhile")
+            return new
 
     def roll_back(self) -> LivePointer:
         """Makes the previous live bundle live again, and returns the new live pointer.
@@ -229,72 +205,97 @@ class BundleStore:
             NothingToRollBack: no bundle is live, or none was live before.
             BundleNotFound: the earlier bundle was removed.
             BundleRefused: the earlier bundle is damaged.
-            StoreError: the store cannot be written or locked.
+            StoreError: the store cannot be written or locked, or another process changed what is live meanwhile.
         """
         pointer = self.live()
         if pointer is None:
-            raise NothingToRollBack(self._nothing_live())
+            raise NothingToRollBack(self.why_nothing_is_live())
         if not pointer.previous:
             raise NothingToRollBack(
                 "no bundle was live before the live one; list them all with `python -m trainer bundles --store "
-                f"{self.root}` and promote another, or publish one"
+                f"{self.name}` and promote another, or publish one"
             )
         self.verify(pointer.previous[0])
-        with self._locked():
-            if self.live() != pointer:
+        with self._changing():
+            current, tag = self._read_live()
+            if current != pointer:
                 raise StoreError("another process changed the live bundle meanwhile; look at it and try again")
-            return write_live(self.root, LivePointer(pointer.previous[0], pointer.previous[1:]))
+            new = LivePointer(pointer.previous[0], pointer.previous[1:])
+            self._write_live(new, tag)
+            return new
 
     def prune(self, keep: int) -> list[str]:
         """Removes the oldest bundles and returns their versions.
 
-        Staging folders that are older than a day are removed too.
+        What publishers that died have left behind, and is older than a day, is removed too.
 
         Args:
             keep: number of newest bundles that stay, at least 1. The live bundle and the one before it always stay.
 
         Raises:
             ValueError: `keep` is below 1.
-            StoreError: the store cannot be read or locked.
+            StoreError: the store cannot be read, written or locked.
         """
         if keep < 1:
             raise ValueError(f"keep is {keep}, expected at least 1")
-        with self._locked():
+        with self._changing():
             pointer = self.live()
             kept = set(pointer.open_versions) if pointer else set()
-            removed = [version for version in self.versions()[:-keep] if version not in kept]
-            staging.remove(self.root, removed)
-        staging.remove_stale(self.root)
+            removed = self._remove([version for version in self.versions()[:-keep] if version not in kept])
+        self._remove_stale()
         return removed
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return locked(self.root, self._on_wait, self._lock_timeout_s)
+    # What a kind of store provides
 
-    def _nothing_live(self) -> str:
-        if not self.root.is_dir():
-            return f"there is no store at {self.root}: check the path"
-        return f"no bundle is live in {self.root}: publish one and promote it"
+    @abstractmethod
+    def _read_live(self, *, damaged_is_none: bool = False) -> tuple[LivePointer | None, object]:
+        """Returns the live pointer, and a tag that `_write_live` compares; None before the first promotion.
 
-    def _live_or_none(self) -> LivePointer | None:
-        with suppress(StoreError):
-            return self.live()
-        return None
+        Args:
+            damaged_is_none: returns None for a pointer that does not name a version, and so may be replaced.
 
-    def _point_to(self, version: str, old: LivePointer | None) -> LivePointer:
-        if old is None:
-            return write_live(self.root, LivePointer(version))
-        if old.version == version:
-            return old
-        previous = [v for v in (old.version, *old.previous) if v != version and self.path(v).is_dir()]
-        return write_live(self.root, LivePointer(version, tuple(previous[:_HISTORY])))
+        Raises:
+            StoreError: ``LIVE`` cannot be read, or does not name a version.
+        """
+
+    @abstractmethod
+    def _write_live(self, pointer: LivePointer, tag: object) -> None:
+        """Replaces the live pointer atomically, unless it changed since `tag` was read.
+
+        Raises:
+            StoreError: the store cannot be written, and the old pointer stays; or another process was first.
+        """
+
+    @abstractmethod
+    def _changing(self) -> AbstractContextManager[None]:
+        """Returns a context in which this process changes the store. Raises StoreError if it cannot be entered."""
+
+    @abstractmethod
+    def _replace_manifest(self, manifest: Manifest) -> None:
+        """Replaces the manifest of a bundle atomically. Raises StoreError if that fails."""
+
+    @abstractmethod
+    def _remove(self, versions: Iterable[str]) -> list[str]:
+        """Removes bundles that were not live at the last look, and returns those that are gone.
+
+        A reader never sees half of a bundle, and a process that has mapped its files keeps them.
+
+        Raises:
+            StoreError: a bundle cannot be removed.
+        """
+
+    @abstractmethod
+    def _remove_stale(self) -> None:
+        """Removes what publishers that died have left behind, if it is older than a day."""
+
+    def _take_back(self, new: LivePointer, old: LivePointer | None) -> None:
+        """Makes `old` live again after a promotion whose bundle is gone, unless something else is live by now."""
+        current, tag = self._read_live()
+        if current == new and old is not None:
+            self._write_live(old, tag)
 
     def _what_stays(self) -> str:
-        pointer = self._live_or_none()
+        pointer = None
+        with suppress(StoreError):
+            pointer = self.live()
         return f"{pointer.version} stays live." if pointer else "Nothing is live yet."
-
-    def _record_force(self, manifest: Manifest, failed: tuple[str, ...]) -> None:
-        path = self.path(manifest.bundle_version) / MANIFEST
-        try:
-            replace_text(path, replace(manifest, forced_gates=(*manifest.forced_gates, *failed)).to_json())
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error}; what is live stays") from error

@@ -19,7 +19,7 @@ from retrieval.bundle.manifest import IndexSpec, Manifest
 from retrieval.index.build import build_file
 from retrieval.index.errors import FaissMissing
 from retrieval.serving.bundles import verification
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, ann_service
 from tests.worlds import build_index, item_table, unit_vectors, wait_for, write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -63,7 +63,7 @@ def answers(service: Running, manifest: Manifest) -> None:
     assert service.stub.SearchItems(request, timeout=10).bundle_version == manifest.bundle_version
 
 
-def point_at(store: BundleStore, *versions: str) -> None:
+def point_at(store: FolderStore, *versions: str) -> None:
     """Names bundles as live without the checks of `promote`, as a faulty copy of a store could."""
     (store.root / "LIVE.new").write_text("".join(f"{version}\n" for version in versions))
     os.replace(store.root / "LIVE.new", store.root / "LIVE")
@@ -71,7 +71,7 @@ def point_at(store: BundleStore, *versions: str) -> None:
 
 @pytest.mark.parametrize(("damage", "gate", "message"), DAMAGED_AFTER_PUBLISH)
 def test_keeps_the_old_bundle_when_the_new_one_is_damaged(
-    store: BundleStore, damage: Damage, gate: str, message: str
+    store: FolderStore, damage: Damage, gate: str, message: str
 ) -> None:
     good = write_bundle(store)
     with ann_service(store) as service:
@@ -140,7 +140,7 @@ FOREIGN: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "gate"), FOREIGN)
 def test_keeps_the_old_bundle_when_the_new_one_is_published_wrong(
-    store: BundleStore, fields: dict[str, Any], gate: str
+    store: FolderStore, fields: dict[str, Any], gate: str
 ) -> None:
     good = write_bundle(store)
     with ann_service(store) as service:
@@ -150,7 +150,7 @@ def test_keeps_the_old_bundle_when_the_new_one_is_published_wrong(
         answers(service, good)
 
 
-def test_golden_queries_may_swap_near_ties(store: BundleStore) -> None:
+def test_golden_queries_may_swap_near_ties(store: FolderStore) -> None:
     def tie(vectors: np.ndarray) -> np.ndarray:
         vectors[8] = vectors[5]
         return vectors
@@ -167,7 +167,7 @@ def test_golden_queries_may_swap_near_ties(store: BundleStore) -> None:
 
 
 def test_bundle_that_does_not_fit_beside_another_is_refused(
-    store: BundleStore, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = write_bundle(store)
     names = ("vectors.npy", "index.ann", "items.npz", "canaries.json")
@@ -185,7 +185,7 @@ def test_available_memory_is_plausible() -> None:
     assert 1 << 20 < verification.available_bytes() < 1 << 50
 
 
-def test_a_half_copied_bundle_is_served_once_it_is_complete(store: BundleStore, tmp_path: Path) -> None:
+def test_a_half_copied_bundle_is_served_once_it_is_complete(store: FolderStore, tmp_path: Path) -> None:
     good = write_bundle(store)
     with ann_service(store, retry_after_s=0.05) as service:
         service.wait_for_bundle(good.bundle_version)
@@ -199,7 +199,7 @@ def test_a_half_copied_bundle_is_served_once_it_is_complete(store: BundleStore, 
         assert not service.status().problems
 
 
-def test_serves_the_previous_bundle_if_the_live_one_is_damaged_at_the_start(store: BundleStore) -> None:
+def test_serves_the_previous_bundle_if_the_live_one_is_damaged_at_the_start(store: FolderStore) -> None:
     good = write_bundle(store)
     bad = write_bundle(store, seed=2).bundle_version
     flip_a_bit(store.path(bad))
@@ -208,7 +208,7 @@ def test_serves_the_previous_bundle_if_the_live_one_is_damaged_at_the_start(stor
         assert service.wait_for_problem(bad).gate == "sha256"
 
 
-def test_keeps_serving_when_the_store_cannot_be_read(store: BundleStore) -> None:
+def test_keeps_serving_when_the_store_cannot_be_read(store: FolderStore) -> None:
     good = write_bundle(store)
     with ann_service(store) as service:
         service.wait_for_bundle(good.bundle_version)
@@ -239,7 +239,7 @@ def with_index(kind: str, budget: int, **parameters: int) -> dict[str, Any]:
 KINDS = [with_index("faiss_ivf", 9, lists=10), with_index("faiss_hnsw", 100, links=8, ef_construction=40), {}]
 
 
-def test_swaps_from_one_kind_of_index_to_another(store: BundleStore) -> None:
+def test_swaps_from_one_kind_of_index_to_another(store: FolderStore) -> None:
     with ann_service(store) as service:
         for fields in KINDS:
             manifest = write_bundle(store, **fields)
@@ -259,7 +259,7 @@ def test_swaps_from_one_kind_of_index_to_another(store: BundleStore) -> None:
     ],
 )
 def test_keeps_the_old_bundle_when_a_faiss_index_is_not_what_the_manifest_says(
-    store: BundleStore, fields: dict[str, Any]
+    store: FolderStore, fields: dict[str, Any]
 ) -> None:
     good = write_bundle(store)
     with ann_service(store) as service:
@@ -270,7 +270,7 @@ def test_keeps_the_old_bundle_when_a_faiss_index_is_not_what_the_manifest_says(
 
 
 def test_faiss_bundle_without_the_package_is_refused_with_what_to_install(
-    store: BundleStore, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(*_: object) -> None:
         raise FaissMissing("it needs the package faiss-cpu")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.ann_service.test_catalogue import answers
 from tests.ann_service.world import World, ask, serving
 from tests.harness import ann_service, failure, fields
@@ -184,7 +184,7 @@ def test_answers_the_longest_allowed_text(world: World) -> None:
     assert rows_of(result) == by_words("red", depth=10)
 
 
-def test_a_bundle_without_a_lexical_index_refuses_and_names_those_with_one(store: BundleStore) -> None:
+def test_a_bundle_without_a_lexical_index_refuses_and_names_those_with_one(store: FolderStore) -> None:
     first = write_bundle(store)
     with ann_service(store) as service:
         service.wait_for_bundle(first.bundle_version)
@@ -229,7 +229,7 @@ WRONG: list[tuple[Callable[[Path], None], str, str]] = [
 
 @pytest.mark.parametrize(("damage", "gate", "message"), WRONG)
 def test_keeps_the_old_bundle_when_the_lexical_index_of_the_new_one_is_wrong(
-    store: BundleStore, damage: Callable[[Path], None], gate: str, message: str
+    store: FolderStore, damage: Callable[[Path], None], gate: str, message: str
 ) -> None:
     good = write_bundle(store)
     with ann_service(store) as service:
@@ -240,7 +240,7 @@ def test_keeps_the_old_bundle_when_the_lexical_index_of_the_new_one_is_wrong(
         answers(service, good)
 
 
-def test_damage_after_publishing_is_found_by_the_hash(store: BundleStore) -> None:
+def test_damage_after_publishing_is_found_by_the_hash(store: FolderStore) -> None:
     bad = write_bundle(store, texts=text_of)
     path = store.path(bad.bundle_version) / "lexical" / "scores.npy"
     content = bytearray(path.read_bytes())
@@ -252,7 +252,7 @@ def test_damage_after_publishing_is_found_by_the_hash(store: BundleStore) -> Non
 
 
 def test_ranks_by_text_without_the_library_that_builds_the_index(
-    store: BundleStore, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_words = write_bundle(store, texts=text_of)
     expected = by_words("red", "mouse", depth=10)
@@ -263,7 +263,7 @@ def test_ranks_by_text_without_the_library_that_builds_the_index(
         assert rows_of(response.results[0]) == expected
 
 
-def test_memory_counts_the_lexical_index(store: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_counts_the_lexical_index(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = write_bundle(store, texts=text_of)
     names = ("vectors.npy", "index.ann", "items.npz", "canaries.json")
     plain = sum(manifest.files[name].size_bytes for name in names)

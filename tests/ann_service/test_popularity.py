@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ann_service import fusion
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.ann_service.test_catalogue import answers
 from tests.ann_service.world import World, ask, serving
 from tests.harness import ann_service, failure, fields
@@ -112,7 +112,7 @@ def test_a_call_may_mix_popular_items_with_an_embedding(world: World) -> None:
         (popular(k=0), "k"),
     ],
 )
-def test_says_which_field_is_wrong(store: BundleStore, search: pb.Search, field: str) -> None:
+def test_says_which_field_is_wrong(store: FolderStore, search: pb.Search, field: str) -> None:
     manifest = write_bundle(store, popularity=events, texts=lambda row: "red")
     with ann_service(store) as service:
         service.wait_for_bundle(manifest.bundle_version)
@@ -120,7 +120,7 @@ def test_says_which_field_is_wrong(store: BundleStore, search: pb.Search, field:
         assert (code, fields(detail)) == ("INVALID_ARGUMENT", [f"searches[0].{field}"])
 
 
-def test_a_bundle_without_popularity_refuses_and_names_those_with_it(store: BundleStore) -> None:
+def test_a_bundle_without_popularity_refuses_and_names_those_with_it(store: FolderStore) -> None:
     first = write_bundle(store)
     with ann_service(store) as service:
         service.wait_for_bundle(first.bundle_version)
@@ -167,7 +167,7 @@ WRONG: list[tuple[Callable[[Path], Any], str]] = [
 
 @pytest.mark.parametrize(("damage", "message"), WRONG)
 def test_keeps_the_old_bundle_when_the_popularity_of_the_new_one_is_wrong(
-    store: BundleStore, damage: Callable[[Path], None], message: str
+    store: FolderStore, damage: Callable[[Path], None], message: str
 ) -> None:
     good = write_bundle(store, popularity=events)
     with ann_service(store) as service:

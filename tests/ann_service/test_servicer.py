@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.ann_service.world import World, ask, serving
 from tests.harness import ann_service, failure, fields
 from tests.worlds import tower, unit_vectors, wait_for, write_bundle
@@ -182,7 +182,7 @@ def test_unknown_items_are_listed_up_to_ten(world: World) -> None:
     assert detail.metadata["item_ids"] == "u0,u1,u2,u3,u4,u5,u6,u7,u8,u9"
 
 
-def test_item_vectors_that_cancel_out_have_no_direction(store: BundleStore) -> None:
+def test_item_vectors_that_cancel_out_have_no_direction(store: FolderStore) -> None:
     def mirror(vectors: np.ndarray) -> np.ndarray:
         vectors[299] = -vectors[298]
         return vectors
@@ -220,7 +220,7 @@ def test_status_describes_the_open_bundles(world: World) -> None:
     }
 
 
-def test_searches_each_embedding_in_the_bundle_of_its_model_across_a_swap(store: BundleStore) -> None:
+def test_searches_each_embedding_in_the_bundle_of_its_model_across_a_swap(store: FolderStore) -> None:
     old = write_bundle(store, seed=1, catalogue_seed=1)
     with ann_service(store) as service:
         service.wait_for_bundle(old.bundle_version)
@@ -235,7 +235,7 @@ def test_searches_each_embedding_in_the_bundle_of_its_model_across_a_swap(store:
         assert detail.metadata["model_versions"] == f"{new.model_version},{old.model_version}"
 
 
-def test_newest_bundle_of_a_model_answers_unless_one_is_pinned(store: BundleStore) -> None:
+def test_newest_bundle_of_a_model_answers_unless_one_is_pinned(store: FolderStore) -> None:
     old = write_bundle(store, catalogue_seed=1)
     with ann_service(store) as service:
         service.wait_for_bundle(old.bundle_version)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.bundle.manifest import Manifest
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, ann_service
 from tests.worlds import write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -19,7 +19,7 @@ World = tuple[Running, Manifest]
 @contextmanager
 def serving(folder: Path, **bundle: Any) -> Iterator[World]:
     """Runs the service over one bundle; `bundle` are arguments of `tests.worlds.write_bundle`."""
-    store = BundleStore(folder)
+    store = FolderStore(folder)
     manifest = write_bundle(store, **bundle)
     with ann_service(store, max_batch_size=20, max_k=200) as service:
         service.wait_for_bundle(manifest.bundle_version)

@@ -14,7 +14,7 @@ from benchmarks.attack.requests import Requests
 from benchmarks.attack.rows import Row, broken, exit_code, share, tail_limit, to_table
 from benchmarks.attack.services import ANN, HEALTH, SEARCH, Setup, call
 from benchmarks.attack.streams import Silence, SilentCallers, frame, headers
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.services import ROOT
 from tests.worlds import wait_for, write_bundle
 
@@ -95,7 +95,7 @@ def test_frames_and_headers_are_those_of_the_rfcs() -> None:
     assert b"\x0dauthorization\x7f\x0aBearer ttt" in block
 
 
-def test_silent_streams_reach_a_real_service_and_are_counted(store: BundleStore, tmp_path: Path) -> None:
+def test_silent_streams_reach_a_real_service_and_are_counted(store: FolderStore, tmp_path: Path) -> None:
     write_bundle(store)
     setup = Setup(store.root, ROOT, tmp_path / "logs", Requests(store), is_full=False, pins=False)
     with setup.serving(ANN) as replica:

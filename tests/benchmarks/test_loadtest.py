@@ -6,19 +6,19 @@ from pathlib import Path
 
 from benchmarks.loadtest import limits
 from benchmarks.loadtest.ghz import CONFIGS, Run, complete, read_config
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.requests import make_requests
 from tests.worlds import write_bundle
 
 
-def test_every_configuration_sends_requests_that_are_made_from_a_bundle(store: BundleStore) -> None:
+def test_every_configuration_sends_requests_that_are_made_from_a_bundle(store: FolderStore) -> None:
     requests = make_requests(store, write_bundle(store).bundle_version)
     assert requests.keys() == {
         read_config(path.stem)["data-file"].removesuffix(".json") for path in CONFIGS.glob("*.json")
     }
 
 
-def test_the_servicers_answer_every_request_in_process(store: BundleStore) -> None:
+def test_the_servicers_answer_every_request_in_process(store: FolderStore) -> None:
     manifest = write_bundle(store)
     requests = make_requests(store, manifest.bundle_version)
     rates = limits.measure(store, requests, 0.02)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.clients.conftest import World
 from tests.harness import ann_service, process
 from tests.worlds import wait_for, write_bundle
@@ -93,7 +93,7 @@ def test_a_lagging_worker_determines_the_merged_status() -> None:
     assert merge_workers([ANN, refusing]).problems == (Problem("b3", "sha256", "differs"),)
 
 
-def test_reaches_every_worker_behind_an_address(store: BundleStore, tmp_path: Path) -> None:
+def test_reaches_every_worker_behind_an_address(store: FolderStore, tmp_path: Path) -> None:
     bundle = write_bundle(store).bundle_version
     flags = ("--workers", "2", "--poll-interval-s", "0.02", "--drain-delay-s", "0")
     with process("ann_service", store, tmp_path, *flags) as (parent, port), Fleet(ann=[f"127.0.0.1:{port}"]) as fleet:
@@ -138,7 +138,7 @@ def test_reports_each_replica_separately(world: World) -> None:
     assert len(world.ann.requests) == 2
 
 
-def test_reports_the_problems_of_a_replica_that_is_not_serving(store: BundleStore) -> None:
+def test_reports_the_problems_of_a_replica_that_is_not_serving(store: FolderStore) -> None:
     bundle = write_bundle(store)
     path = store.path(bundle.bundle_version) / "index.ann"
     path.write_bytes(path.read_bytes()[:-1])

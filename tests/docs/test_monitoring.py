@@ -21,7 +21,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from retrieval.bundle.layout import GOLDEN_QUERIES, LIVE
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.docs.promql import Selector, read
 from tests.harness import Running, ann_service, failure, query_tower_service
 from tests.worlds import DIMENSION, wait_for, write_bundle
@@ -69,7 +69,7 @@ def total(port: int, name: str, **labels: str) -> float:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     """What both services export after calls, failures, a refused bundle, a store fault and a bad token file."""
     folder = tmp_path_factory.mktemp("monitoring")
-    store = BundleStore(folder / "store")
+    store = FolderStore(folder / "store")
     tokens = folder / "tokens"
     tokens.write_text("admin ops\nreader shop read\n")
     (folder / "log").mkdir()

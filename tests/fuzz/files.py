@@ -15,7 +15,7 @@ from typing import Any
 from retrieval.bundle.errors import BundleError, BundleRefused
 from retrieval.bundle.layout import BUNDLES, LIVE, MANIFEST
 from retrieval.bundle.manifest import Manifest
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.fuzz.inputs import Choices, Target, edited_bytes, edited_value
 from tests.golden.golden import FOLDER
 from trainer.errors import RecipeError
@@ -132,7 +132,7 @@ def _check_store(root: Path, edits: Sequence[Any]) -> None:
     (root / LIVE).write_text(f"{_VERSIONS[1]}\n{_VERSIONS[0]}\n")
     for kind, *arguments in edits:
         _edit_store(root, kind, *arguments)
-    store = BundleStore(root, lock_timeout_s=1.0)
+    store = FolderStore(root, lock_timeout_s=1.0)
     known = (*_VERSIONS, _NOT_OURS[0])
     _allowed(store.versions)
     for version in known:

@@ -23,7 +23,7 @@ from retrieval.bundle.features.schema import Feature
 from retrieval.bundle.layout import MANIFEST, POPULARITY
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.runtime.metrics import Metrics
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.golden.golden import copy_golden
 from tests.worlds import wait_for
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb
@@ -42,7 +42,7 @@ class Methods:
             copied = copy_golden(name, root)
             _add_popularity(copied.folder)
             copied.store.promote(copied.version, force=True)
-        store = BundleStore(root)
+        store = FolderStore(root)
         self.manifests = [store.manifest(version) for version in store.versions()]
         metrics = Metrics()
         query_config = QueryTowerConfig(store=root, max_batch_size=MAX_BATCH_SIZE, poll_interval_s=600)

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.answering.error_status import status_of
 from retrieval.serving.answering.errors import ServiceError
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.fuzz.inputs import Choices, Target, edited_bytes, edited_message
 from tests.fuzz.methods import Methods
 from tests.harness import ann_service
@@ -127,7 +127,7 @@ def _status_target(world: Methods) -> Target:
 @contextmanager
 def _standard_targets(root: Path) -> Iterator[list[Target]]:
     """Runs a server, and yields the targets of health and reflection, which exist only within a server."""
-    with ann_service(BundleStore(root)) as service:
+    with ann_service(FolderStore(root)) as service:
         check_health = service.channel.unary_unary("/grpc.health.v1.Health/Check")
         reflect = service.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 

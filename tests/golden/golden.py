@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 
 FOLDER = Path(__file__).parent
 ANSWERS: dict[str, dict[str, Any]] = json.loads((FOLDER / "answers.json").read_text(encoding="utf-8"))
@@ -25,7 +25,7 @@ class Golden:
         answers: Answers that were recorded when the bundle was made, by name: one entry of ``answers.json``.
     """
 
-    store: BundleStore
+    store: FolderStore
     version: str
     answers: dict[str, Any]
 
@@ -40,4 +40,4 @@ def copy_golden(name: str, root: Path) -> Golden:
     answers = ANSWERS[name]
     version = answers["bundle_version"]
     shutil.copytree(FOLDER / answers["folder"], root / "bundles" / version)
-    return Golden(BundleStore(root), version, answers)
+    return Golden(FolderStore(root), version, answers)

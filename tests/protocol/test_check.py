@@ -10,7 +10,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from retrieval.store.store import BundleStore, LivePointer
+from retrieval.store.folder_store import FolderStore
+from retrieval.store.live import LivePointer
 from tests.protocol.check import SHORT, catch, explore, main
 from tests.protocol.mutations import MUTATIONS
 from tests.protocol.requests import End, Requests
@@ -104,7 +105,7 @@ def embeds_until(requests: Requests, request: int) -> int:
 
 def test_pointer_moves_as_that_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {name: f"20250101T00000{digit}Z-abcdef" for digit, name in enumerate("ABC")}
-    store = BundleStore(tmp_path)
+    store = FolderStore(tmp_path)
     monkeypatch.setattr(store, "verify", lambda version: Mock(failed_gates=()))
     for version in versions.values():
         store.path(version).mkdir(parents=True)

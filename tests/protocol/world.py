@@ -40,14 +40,14 @@ class Restart:
 
 
 def promote(pointer: LivePointer | None, version: str) -> LivePointer:
-    """Returns the live pointer after `BundleStore.promote`."""
+    """Returns the live pointer after `FolderStore.promote`."""
     if pointer is None or pointer.version == version:
         return pointer or LivePointer(version)
     return LivePointer(version, tuple(v for v in (pointer.version, *pointer.previous) if v != version))
 
 
 def roll_back(pointer: LivePointer) -> LivePointer:
-    """Returns the live pointer after `BundleStore.roll_back`; `pointer` has an earlier live bundle."""
+    """Returns the live pointer after `FolderStore.roll_back`; `pointer` has an earlier live bundle."""
     return LivePointer(pointer.previous[0], pointer.previous[1:])
 
 

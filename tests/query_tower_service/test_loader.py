@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from retrieval.bundle.golden_queries import GoldenQueries
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import query_tower_service
 from tests.worlds import tower, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -70,7 +70,7 @@ def without_a_feature(manifest: Any) -> Any:
     ],
 )
 def test_keeps_the_old_tower_when_the_new_one_is_published_wrong(
-    store: BundleStore, fields: dict[str, Any], gate: str
+    store: FolderStore, fields: dict[str, Any], gate: str
 ) -> None:
     good = write_bundle(store)
     with query_tower_service(store) as service:
@@ -84,7 +84,7 @@ def test_keeps_the_old_tower_when_the_new_one_is_published_wrong(
 
 
 @pytest.mark.parametrize("name", ["query_tower.tflite", "vocabularies.json", "canaries.json"])
-def test_keeps_the_old_tower_when_the_new_one_is_damaged(store: BundleStore, name: str) -> None:
+def test_keeps_the_old_tower_when_the_new_one_is_damaged(store: FolderStore, name: str) -> None:
     good = write_bundle(store)
     with query_tower_service(store, retry_after_s=0.05) as service:
         service.wait_for_bundle(good.bundle_version)

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.query_log import QueryLog, to_line
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import failure, process, query_tower_service
 from tests.worlds import wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -54,7 +54,7 @@ def total(registry: CollectorRegistry) -> float:
 
 
 def test_the_service_records_the_features_of_answered_queries_and_nothing_else(
-    store: BundleStore, tmp_path: Path
+    store: FolderStore, tmp_path: Path
 ) -> None:
     manifest = write_bundle(store)
     path, token_file = tmp_path / "queries.jsonl", tmp_path / "token"
@@ -97,12 +97,12 @@ def test_a_query_whose_answer_depends_on_its_time_is_recorded_with_it() -> None:
     assert to_line(silent) == b'{"features":{"history.stars":[4.0,null]}}\n'
 
 
-def test_it_is_off_by_default(store: BundleStore) -> None:
+def test_it_is_off_by_default(store: FolderStore) -> None:
     config = QueryTowerConfig(store=store.root)
     assert (config.query_log, config.query_log_share, config.query_log_max_bytes) == (None, 0.01, 67_108_864)
 
 
-def test_a_service_keeps_answering_when_the_folder_is_removed(store: BundleStore, tmp_path: Path) -> None:
+def test_a_service_keeps_answering_when_the_folder_is_removed(store: FolderStore, tmp_path: Path) -> None:
     manifest = write_bundle(store)
     folder = tmp_path / "logs"
     folder.mkdir()
@@ -121,7 +121,7 @@ def test_a_service_keeps_answering_when_the_folder_is_removed(store: BundleStore
     assert "No such file" in warnings[0]["why"]
 
 
-def test_the_backlog_is_written_when_the_program_stops(store: BundleStore, tmp_path: Path) -> None:
+def test_the_backlog_is_written_when_the_program_stops(store: FolderStore, tmp_path: Path) -> None:
     write_bundle(store)
     path = tmp_path / "queries.jsonl"
     flags = ("--drain-delay-s", "0", "--query-log", str(path), "--query-log-share", "1")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retrieval.bundle.manifest import Manifest
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, failure, fields, query_tower_service
 from tests.worlds import GOLDEN_COLUMNS, tower, wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -19,7 +19,7 @@ TYPES = {"age": "floats", "gender": "strings", "device": "ints", "likes": "strin
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Manifest]]:
-    store = BundleStore(tmp_path_factory.mktemp("store"))
+    store = FolderStore(tmp_path_factory.mktemp("store"))
     manifest = write_bundle(store)
     with query_tower_service(store, max_batch_size=50) as service:
         service.wait_for_bundle(manifest.bundle_version)
@@ -162,7 +162,7 @@ def test_status_describes_what_a_query_may_carry(world: tuple[Running, Manifest]
     assert status.models[0].dimension == 8
 
 
-def test_waits_for_a_first_bundle(store: BundleStore) -> None:
+def test_waits_for_a_first_bundle(store: FolderStore) -> None:
     with query_tower_service(store) as service:
         wait_for(lambda: service.status().problems, "the missing bundle is reported")
         assert service.health() == "NOT_SERVING"
@@ -174,7 +174,7 @@ def test_waits_for_a_first_bundle(store: BundleStore) -> None:
         assert not service.status().problems
 
 
-def test_serves_the_new_model_by_default_and_the_old_one_on_request(store: BundleStore) -> None:
+def test_serves_the_new_model_by_default_and_the_old_one_on_request(store: FolderStore) -> None:
     old = write_bundle(store, seed=1)
     with query_tower_service(store) as service:
         service.wait_for_bundle(old.bundle_version)
@@ -191,7 +191,7 @@ def test_serves_the_new_model_by_default_and_the_old_one_on_request(store: Bundl
         wait_for(lambda: embed(service, pb.Query()).model_version == old.model_version, "it rolls back")
 
 
-def test_bundle_of_the_same_model_shares_the_open_tower(store: BundleStore) -> None:
+def test_bundle_of_the_same_model_shares_the_open_tower(store: FolderStore) -> None:
     first = write_bundle(store)
     with query_tower_service(store) as service:
         service.wait_for_bundle(first.bundle_version)
@@ -207,7 +207,7 @@ def test_bundle_of_the_same_model_shares_the_open_tower(store: BundleStore) -> N
         assert [(m.model_version, m.bundle_version) for m in models] == [(first.model_version, first.bundle_version)]
 
 
-def test_refuses_another_tower_under_the_same_model_version(store: BundleStore) -> None:
+def test_refuses_another_tower_under_the_same_model_version(store: FolderStore) -> None:
     first = write_bundle(store, seed=1)
     with query_tower_service(store) as service:
         service.wait_for_bundle(first.bundle_version)

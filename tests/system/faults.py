@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from retrieval.bundle.layout import INDEX
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.load import Load
 from testbed.offline import OfflineBundle
 from testbed.rollout import wait_for_live
@@ -25,7 +25,7 @@ Result = tuple[str, str, str, bool]
 
 
 def run(
-    store: BundleStore,
+    store: FolderStore,
     folder: Path,
     versions: Sequence[str],
     queries: list[dict[str, object]],
@@ -47,7 +47,7 @@ def run(
 
 
 def _kill_replicas(
-    store: BundleStore,
+    store: FolderStore,
     pair: Pair,
     fleet: Fleet,
     retriever: Retriever,
@@ -81,7 +81,7 @@ def _kill_replicas(
 
 
 def _truncate_after_promotion(
-    store: BundleStore,
+    store: FolderStore,
     fleet: Fleet,
     retriever: Retriever,
     versions: Sequence[str],

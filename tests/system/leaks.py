@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.rollout import wait_for_live
 from testbed.services import Pair
 from tests.system.readings import resources
@@ -20,7 +20,7 @@ _SLACK = {"memory_mib": 0.0, "mapped_files": 0.0, "descriptors": 1.0, "threads":
 """Absolute change of each reading that is always tolerated: an idle service may gain or lose a thread or descriptor."""
 
 
-def run(store: BundleStore, folder: Path, versions: Sequence[str], swaps: int) -> list[tuple[str, str, str, bool]]:
+def run(store: FolderStore, folder: Path, versions: Sequence[str], swaps: int) -> list[tuple[str, str, str, bool]]:
     """Returns table rows: each reading of each service before and after `swaps` swaps, and whether it passes.
 
     A reading is the median over some consecutive swaps: the allocator may or may not return a few MiB that a swap

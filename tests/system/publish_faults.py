@@ -17,13 +17,13 @@ from pathlib import Path
 
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.layout import ITEMS, MANIFEST
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.services import ROOT
 
 Result = tuple[str, str, str, bool]
 
 
-def run(store: BundleStore, folder: Path, versions: Sequence[str], times: int) -> list[Result]:
+def run(store: FolderStore, folder: Path, versions: Sequence[str], times: int) -> list[Result]:
     """Causes each fault `times` times, and returns one table row for each kind of fault; the store is restored."""
     store.promote(versions[0])
     return [
@@ -34,7 +34,7 @@ def run(store: BundleStore, folder: Path, versions: Sequence[str], times: int) -
     ]
 
 
-def _kill_publishers(store: BundleStore, folder: Path, times: int) -> Result:
+def _kill_publishers(store: FolderStore, folder: Path, times: int) -> Result:
     """Kills a publisher after a random time: the store must stay readable, and the live bundle live."""
     chance = random.Random(11)
     live = store.live()
@@ -58,7 +58,7 @@ def _kill_publishers(store: BundleStore, folder: Path, times: int) -> Result:
     return ("publisher killed", "store readable, live unchanged", seen, pointer == live)
 
 
-def _fill_disk(store: BundleStore, times: int) -> Result:
+def _fill_disk(store: FolderStore, times: int) -> Result:
     """Simulates a full disk during a publish by a limit on file sizes: it must fail and leave no file in the store."""
     chance = random.Random(13)
     live, before = store.live(), store.versions()
@@ -74,7 +74,7 @@ def _fill_disk(store: BundleStore, times: int) -> Result:
     return ("disk full at publish", f"{times} refused, store as it was", seen, refused == unchanged == times)
 
 
-def _publish_at_once(store: BundleStore, base: str, times: int) -> Result:
+def _publish_at_once(store: FolderStore, base: str, times: int) -> Result:
     """Starts two publishers at once: the live bundle must be complete, and be one of the two or the base."""
     sound = 0
     before = set(store.versions())
@@ -95,7 +95,7 @@ def _publish_at_once(store: BundleStore, base: str, times: int) -> Result:
     return ("two publishers at once", f"{times} times one goes live", seen, sound == times)
 
 
-def _set_clock_back(store: BundleStore, base: str, times: int) -> Result:
+def _set_clock_back(store: FolderStore, base: str, times: int) -> Result:
     """Publishes after a bundle with a version in the future: the new version must sort after it and go live."""
     sound = 0
     before = set(store.versions())
@@ -111,7 +111,7 @@ def _set_clock_back(store: BundleStore, base: str, times: int) -> Result:
     return ("clock set back before a publish", f"{times} times newest is last and live", seen, sound == times)
 
 
-def copy(store: BundleStore, version: str, name: str) -> str:
+def copy(store: FolderStore, version: str, name: str) -> str:
     """Copies the files of the bundle `version` to a new bundle of version `name`, and returns `name`."""
     shutil.copytree(store.path(version), store.path(name))
     manifest = store.path(name) / MANIFEST
@@ -119,7 +119,7 @@ def copy(store: BundleStore, version: str, name: str) -> str:
     return name
 
 
-def _withdraw(store: BundleStore, item: str, size_limit_blocks: int | None = None) -> subprocess.Popen[bytes]:
+def _withdraw(store: FolderStore, item: str, size_limit_blocks: int | None = None) -> subprocess.Popen[bytes]:
     """Starts a publisher that withdraws an item, and returns its process.
 
     Args:
@@ -145,7 +145,7 @@ def _withdraw(store: BundleStore, item: str, size_limit_blocks: int | None = Non
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def _items(store: BundleStore) -> Sequence[str]:
+def _items(store: FolderStore) -> Sequence[str]:
     pointer = store.live()
     if pointer is None:
         raise RuntimeError("nothing is live")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.load import Load, Tally
 from testbed.movielens import print_heading, read_queries, train
 from testbed.offline import OfflineBundle
@@ -95,7 +95,7 @@ def main() -> int:
     scale = SHORT if arguments.short else FULL
     with tempfile.TemporaryDirectory(prefix="two-tower-soak-") as temporary:
         folder = Path(temporary)
-        store = BundleStore(folder / "store")
+        store = FolderStore(folder / "store")
         # Forced: the soak is about swaps, and seeds trained for so short differ by more than the gates allow.
         versions = [train(folder, store, epochs=3, seed=seed, force=True) for seed in (1, 2, 3)]
         queries = read_queries()
@@ -116,7 +116,7 @@ def main() -> int:
 
 
 def swaps(
-    store: BundleStore,
+    store: FolderStore,
     folder: Path,
     versions: Sequence[str],
     queries: list[dict[str, object]],
@@ -179,7 +179,7 @@ def swaps(
     ]
 
 
-def stall(store: BundleStore, folder: Path, base: str, scale: Scale) -> list[Row]:
+def stall(store: FolderStore, folder: Path, base: str, scale: Scale) -> list[Row]:
     """Swaps one large index for another, and returns a row with the longest delay measured by the stall ticker."""
     print(f"building two indexes of {scale.large_items:,} items …", flush=True)
     large = [write_large_bundle(store, base, scale.large_items, seed).bundle_version for seed in (1, 2)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.offline import OfflineBundle
 from tests.harness import Running, ann_service, query_tower_service
 from tests.trainer.world import KERAS_AND_NUMPY, command, write_shop
@@ -37,7 +37,7 @@ action = { column = "action" }
 
 @dataclass(frozen=True)
 class Trained:
-    store: BundleStore
+    store: FolderStore
     version: str
     queries: list[dict[str, Any]]
     known: list[list[str]]
@@ -80,7 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             }
         )
     recall = result["metrics"]["two-tower"]["recall@10"]
-    return Trained(BundleStore(folder / "store"), result["bundle_version"], queries, known, held_out, recall)
+    return Trained(FolderStore(folder / "store"), result["bundle_version"], queries, known, held_out, recall)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.clients.world import free_port
 from tests.harness import Running, ann_service, query_tower_service
 from tests.retrieval.serving.rpc.test_server import Blocked
@@ -33,15 +33,15 @@ POPULAR: Any = {"popularity": lambda row: row}
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BundleStore:
+def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
     """A store with one bundle, which knows the popularity of its items; tests must not change it."""
-    store = BundleStore(tmp_path_factory.mktemp("store"))
+    store = FolderStore(tmp_path_factory.mktemp("store"))
     write_bundle(store, **POPULAR)
     return store
 
 
 @pytest.fixture(scope="module")
-def ann(store: BundleStore) -> Iterator[str]:
+def ann(store: FolderStore) -> Iterator[str]:
     with ann_service(store) as service:
         yield address(ready(service))
 
@@ -59,7 +59,7 @@ def away() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-def test_a_request_that_is_too_large_is_the_fault_of_its_caller(store: BundleStore, ann: str) -> None:
+def test_a_request_that_is_too_large_is_the_fault_of_its_caller(store: FolderStore, ann: str) -> None:
     with (
         query_tower_service(store, max_request_bytes=2048) as query_tower,
         Retriever(address(ready(query_tower)), ann, timeout_s=5) as retriever,
@@ -68,7 +68,7 @@ def test_a_request_that_is_too_large_is_the_fault_of_its_caller(store: BundleSto
         retriever.retrieve({"watched": ["i1"] * 1000}, fallback="popular")
 
 
-def test_no_fallback_is_used_unless_it_is_asked_for_and_needed(store: BundleStore, ann: str) -> None:
+def test_no_fallback_is_used_unless_it_is_asked_for_and_needed(store: FolderStore, ann: str) -> None:
     with Retriever(away(), ann) as retriever, pytest.raises(Unavailable):
         retriever.retrieve(FEATURES)
     with query_tower_service(store) as query_tower, Retriever(address(ready(query_tower)), ann, timeout_s=5) as both:
@@ -108,7 +108,7 @@ def test_filter_exclusions_and_attributes_are_kept_and_the_smallest_score_is_not
 
 
 def test_popular_items_answer_while_the_query_tower_refuses_calls(
-    store: BundleStore, ann: str, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, ann: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with query_tower_service(store, threads=1, max_in_flight=1) as query_tower:
         target = address(ready(query_tower))
@@ -130,7 +130,7 @@ async def waited(future: Any) -> Any:
 
 
 def test_a_query_tower_that_takes_too_long_leaves_time_for_the_fallback(
-    store: BundleStore, ann: str, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, ann: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with query_tower_service(store) as query_tower:
         target = address(ready(query_tower))
@@ -144,7 +144,7 @@ def test_a_query_tower_that_takes_too_long_leaves_time_for_the_fallback(
 
 def test_popular_items_answer_while_the_query_tower_has_no_bundle(tmp_path: Path, ann: str) -> None:
     with (
-        query_tower_service(BundleStore(tmp_path / "empty")) as query_tower,
+        query_tower_service(FolderStore(tmp_path / "empty")) as query_tower,
         Retriever(address(query_tower), ann, check_health=False, timeout_s=5) as retriever,
     ):
         with pytest.raises(NoBundle):
@@ -153,7 +153,7 @@ def test_popular_items_answer_while_the_query_tower_has_no_bundle(tmp_path: Path
 
 
 def test_popular_items_answer_while_the_services_share_no_model(tmp_path: Path, ann: str) -> None:
-    other = BundleStore(tmp_path / "other")
+    other = FolderStore(tmp_path / "other")
     write_bundle(other, seed=2)
     with (
         query_tower_service(other) as query_tower,
@@ -164,7 +164,7 @@ def test_popular_items_answer_while_the_services_share_no_model(tmp_path: Path, 
     assert retrieval.fallback_reason.startswith("ModelNotServed: query tower and ANN service share no model")
 
 
-def test_errors_of_the_caller_are_raised(store: BundleStore, ann: str, tmp_path: Path) -> None:
+def test_errors_of_the_caller_are_raised(store: FolderStore, ann: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with (
         query_tower_service(store, token_file=tmp_path / "token") as query_tower,
@@ -182,7 +182,7 @@ def test_errors_of_the_caller_are_raised(store: BundleStore, ann: str, tmp_path:
 
 
 def test_the_error_of_a_fallback_that_fails_is_raised(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     write_bundle(store)
     with ann_service(store) as ann, Retriever(away(), address(ready(ann)), timeout_s=5) as retriever:
         with pytest.raises(PopularityNotServed) as caught:
@@ -193,7 +193,7 @@ def test_the_error_of_a_fallback_that_fails_is_raised(tmp_path: Path) -> None:
 
 
 def test_fallbacks_follow_swaps_of_the_live_bundle(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     first = write_bundle(store, **POPULAR)
     with ann_service(store) as ann, Retriever(away(), address(ready(ann)), timeout_s=5) as retriever:
         before = retriever.retrieve(FEATURES, 1, fallback="popular")

@@ -17,7 +17,7 @@ import grpc
 import psutil
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import process
 from tests.worlds import wait_for, write_bundle
 from two_tower_client import Search
@@ -42,7 +42,7 @@ def answers(client: AnnClient, timeout_s: float = 5.0) -> bool:
         return False
 
 
-def test_a_frozen_replica_gets_no_calls_soon_and_takes_part_again_later(store: BundleStore, tmp_path: Path) -> None:
+def test_a_frozen_replica_gets_no_calls_soon_and_takes_part_again_later(store: FolderStore, tmp_path: Path) -> None:
     write_bundle(store)
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
@@ -69,7 +69,7 @@ def test_a_frozen_replica_gets_no_calls_soon_and_takes_part_again_later(store: B
         wait_for(takes_part, "both answer again", 40)
 
 
-def test_an_index_truncated_under_its_map_costs_one_worker_start(store: BundleStore, tmp_path: Path) -> None:
+def test_an_index_truncated_under_its_map_costs_one_worker_start(store: FolderStore, tmp_path: Path) -> None:
     old = write_bundle(store, item_count=20_000)
     new = write_bundle(store, item_count=20_000, catalogue_seed=2)
     with (
@@ -94,7 +94,7 @@ def test_an_index_truncated_under_its_map_costs_one_worker_start(store: BundleSt
     assert {(line["bundle"], line["gate"]) for line in refused} == {(new.bundle_version, "size")}
 
 
-def test_at_the_limit_of_descriptors_open_connections_and_bundles_go_on(store: BundleStore, tmp_path: Path) -> None:
+def test_at_the_limit_of_descriptors_open_connections_and_bundles_go_on(store: FolderStore, tmp_path: Path) -> None:
     old = write_bundle(store)
     with (
         process("ann_service", store, tmp_path, *FLAGS, "--retry-after-s", "0.2") as (child, port),
@@ -123,7 +123,7 @@ def test_at_the_limit_of_descriptors_open_connections_and_bundles_go_on(store: B
             wait_for(lambda: answers(late), "new connections are accepted again")
 
 
-def test_a_storm_of_short_deadlines_leaves_nothing_behind(store: BundleStore, tmp_path: Path) -> None:
+def test_a_storm_of_short_deadlines_leaves_nothing_behind(store: FolderStore, tmp_path: Path) -> None:
     write_bundle(store, item_count=20_000)
     with (
         process("ann_service", store, tmp_path, *FLAGS) as (_, port),
@@ -165,7 +165,7 @@ def certificate(folder: Path, start: str, end: str) -> tuple[bytes, bytes]:
     return (folder / "key.pem").read_bytes(), (folder / "certificate.pem").read_bytes()
 
 
-def test_an_expired_certificate_is_named_and_a_new_one_needs_no_restart(store: BundleStore, tmp_path: Path) -> None:
+def test_an_expired_certificate_is_named_and_a_new_one_needs_no_restart(store: FolderStore, tmp_path: Path) -> None:
     write_bundle(store)
     key, pem = tmp_path / "served.key", tmp_path / "served.crt"
     expired = certificate(tmp_path, "20200101000000Z", "20200201000000Z")

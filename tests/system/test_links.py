@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.services import Pair
 from tests.harness import ROOT, process
 from tests.system.links import Link
@@ -25,7 +25,7 @@ from two_tower_client.ann import AnnClient
 
 
 @contextmanager
-def serving(store: BundleStore, folder: Path, *flags: str) -> Iterator[int]:
+def serving(store: FolderStore, folder: Path, *flags: str) -> Iterator[int]:
     """Runs an ANN service, and yields its port once it answers."""
     write_bundle(store)
     with process("ann_service", store, folder, *FLAGS, *flags) as (_, port):
@@ -37,7 +37,7 @@ def serving(store: BundleStore, folder: Path, *flags: str) -> Iterator[int]:
 @pytest.mark.parametrize(("round_trip_s", "loss"), [(0.1, 0.0), (0.3, 0.0), (0.1, 0.02)])
 @pytest.mark.parametrize("tls", [False, True])
 def test_every_call_over_a_long_way_is_answered(
-    store: BundleStore, tmp_path: Path, round_trip_s: float, loss: float, tls: bool
+    store: FolderStore, tmp_path: Path, round_trip_s: float, loss: float, tls: bool
 ) -> None:
     flags: tuple[str, ...] = ()
     options = None
@@ -53,7 +53,7 @@ def test_every_call_over_a_long_way_is_answered(
         assert link.opened == 2
 
 
-def test_calls_wait_for_the_only_replica_while_it_restarts(store: BundleStore, tmp_path: Path) -> None:
+def test_calls_wait_for_the_only_replica_while_it_restarts(store: FolderStore, tmp_path: Path) -> None:
     write_bundle(store)
     with Pair(store.root, tmp_path / "logs") as pair:
         replica = pair.anns[0]
@@ -109,7 +109,7 @@ with AnnClient(sys.argv[1], token="sesame", timeout_s=5, allow_plaintext_token=T
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
-def test_a_proxy_of_the_environment_is_no_way_to_this_host(store: BundleStore, tmp_path: Path, variable: str) -> None:
+def test_a_proxy_of_the_environment_is_no_way_to_this_host(store: FolderStore, tmp_path: Path, variable: str) -> None:
     with serving(store, tmp_path) as port, socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.settimeout(0.0)
         environment = {**os.environ, variable: f"http://127.0.0.1:{proxy.getsockname()[1]}", "no_proxy": ""}
@@ -142,7 +142,7 @@ os._exit(9)
 """
 
 
-def test_a_client_that_a_forked_process_inherits_says_what_to_do(store: BundleStore, tmp_path: Path) -> None:
+def test_a_client_that_a_forked_process_inherits_says_what_to_do(store: FolderStore, tmp_path: Path) -> None:
     with serving(store, tmp_path) as port:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'clients'}"}
         done = subprocess.run(
@@ -156,7 +156,7 @@ def test_a_client_that_a_forked_process_inherits_says_what_to_do(store: BundleSt
         assert (done.stdout, done.returncode) == ("7 1\n", 0), done.stderr
 
 
-def test_what_is_too_large_is_the_fault_of_the_request(store: BundleStore, tmp_path: Path) -> None:
+def test_what_is_too_large_is_the_fault_of_the_request(store: FolderStore, tmp_path: Path) -> None:
     with serving(store, tmp_path, "--max-request-bytes", "20000") as port, AnnClient(f"127.0.0.1:{port}") as client:
         searches = [type(SEARCH)(similar_to=["i1"], k=3, exclude=[f"{number}" for number in range(5000)])]
         with pytest.raises(InvalidRequest, match=r"no request of this size; send less at once .* 20000"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.load import Load
 from testbed.offline import OfflineBundle
 from tests.harness import Running, ann_service, query_tower_service
@@ -61,10 +61,10 @@ def users(shop: Shop) -> list[Asked]:
 
 
 @pytest.fixture
-def store(shop: Shop, tmp_path: Path) -> BundleStore:
+def store(shop: Shop, tmp_path: Path) -> FolderStore:
     """A copy of the shop's store: two bundles, the first one live."""
     shutil.copytree(shop.store.root, tmp_path / "store")
-    return BundleStore(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Pair:
 
 
 @contextmanager
-def serving(store: BundleStore, version: str) -> Iterator[Pair]:
+def serving(store: FolderStore, version: str) -> Iterator[Pair]:
     with query_tower_service(store) as query_tower, ann_service(store) as ann:
         addresses = f"127.0.0.1:{query_tower.port}", f"127.0.0.1:{ann.port}"
         with Retriever(*addresses, timeout_s=10.0) as retriever:
@@ -90,12 +90,12 @@ def serving(store: BundleStore, version: str) -> Iterator[Pair]:
             yield pair
 
 
-def opened(store: BundleStore, users: list[Asked]) -> Callable[[str], OfflineBundle]:
+def opened(store: FolderStore, users: list[Asked]) -> Callable[[str], OfflineBundle]:
     return functools.cache(lambda version: OfflineBundle(store, version, [user.features for user in users]))
 
 
 def test_answers_are_those_of_the_bundle_and_as_good_as_evaluated(
-    shop: Shop, store: BundleStore, users: list[Asked]
+    shop: Shop, store: FolderStore, users: list[Asked]
 ) -> None:
     first, _ = shop.versions
     offline = opened(store, users)(first)
@@ -116,7 +116,7 @@ def test_answers_are_those_of_the_bundle_and_as_good_as_evaluated(
     assert genres[0] == ("comedy", "drama", "horror", "western")[item % 4]
 
 
-def test_offline_tells_the_two_models_apart(shop: Shop, store: BundleStore, users: list[Asked]) -> None:
+def test_offline_tells_the_two_models_apart(shop: Shop, store: FolderStore, users: list[Asked]) -> None:
     first, second = shop.versions
     with serving(store, first) as pair:
         answers = pair.retriever.retrieve_batch([user.features for user in users], k=K)
@@ -125,7 +125,7 @@ def test_offline_tells_the_two_models_apart(shop: Shop, store: BundleStore, user
 
 
 def test_nothing_fails_or_is_mixed_while_models_are_promoted_and_rolled_back(
-    shop: Shop, store: BundleStore, users: list[Asked]
+    shop: Shop, store: FolderStore, users: list[Asked]
 ) -> None:
     first, second = shop.versions
     queries = [user.features for user in users]
@@ -170,7 +170,7 @@ def truncate(path: Path) -> None:
 )
 def test_a_damaged_bundle_never_replaces_the_running_one(
     shop: Shop,
-    store: BundleStore,
+    store: FolderStore,
     users: list[Asked],
     damage: Callable[[Path], None],
     name: str,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed import served_search
 from testbed.services import ROOT
 from tests.harness import ann_service, query_tower_service
@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 def test_served_rankings_are_as_good_as_the_evaluation_says(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, found = trained
-    store, queries = BundleStore(folder / "store"), graded_queries.read(folder / "data" / "queries_dev.csv", None)
+    store, queries = FolderStore(folder / "store"), graded_queries.read(folder / "data" / "queries_dev.csv", None)
     live = store.live()
     assert live is not None
     with query_tower_service(store) as query_tower, ann_service(store) as ann:
@@ -83,7 +83,7 @@ def test_served_rankings_are_as_good_as_the_evaluation_says(trained: tuple[Path,
 
 def test_new_items_are_found_by_their_words(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     shutil.copytree(trained[0] / "store", tmp_path / "store")
-    store = BundleStore(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     (tmp_path / "new.csv").write_text('product,title\nz1,"Éclair of brass"\np03,"A brass keyboard"\n')
     items = ("--items", tmp_path / "new.csv", "--remove-id", "p04")
     command("add-items", "--store", store.root, *items, "--promote")

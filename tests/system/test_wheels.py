@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.services import ROOT
 from tests.worlds import wait_for, write_bundle
 
@@ -112,13 +112,13 @@ def test_the_installed_trainer_shows_the_version_of_the_wheel(installed: Install
     assert installed.run("two-tower-trainer", "--version").strip() == version
 
 
-def test_the_installed_trainer_lists_the_bundles_of_a_store(installed: Installed, store: BundleStore) -> None:
+def test_the_installed_trainer_lists_the_bundles_of_a_store(installed: Installed, store: FolderStore) -> None:
     version = write_bundle(store).bundle_version
     assert version in installed.run("two-tower-trainer", "bundles", "--store", str(store.root), "--json")
 
 
 def test_the_installed_services_with_two_workers_answer_the_installed_client(
-    installed: Installed, store: BundleStore, tmp_path: Path
+    installed: Installed, store: FolderStore, tmp_path: Path
 ) -> None:
     version = write_bundle(store).bundle_version
     with (
@@ -144,7 +144,7 @@ def test_the_installed_services_with_two_workers_answer_the_installed_client(
 
 
 @contextmanager
-def running(installed: Installed, command: str, store: BundleStore, folder: Path, *flags: str) -> Iterator[str]:
+def running(installed: Installed, command: str, store: FolderStore, folder: Path, *flags: str) -> Iterator[str]:
     """Runs an installed service on a free port; yields its address."""
     port_file, log = folder / f"{command}.port", folder / f"{command}.log"
     program = [str(installed.folder / "bin" / command), "--store", str(store.root), "--port", "0"]

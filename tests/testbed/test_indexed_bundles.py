@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ann_service.config import AnnConfig
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.indexed_bundles import make
 from testbed.requests import make_requests
 from tests.harness import ann_service
 from tests.worlds import write_bundle
 
 
-def test_a_made_bundle_is_one_that_the_service_opens_and_searches_at_the_recall_asked_for(store: BundleStore) -> None:
+def test_a_made_bundle_is_one_that_the_service_opens_and_searches_at_the_recall_asked_for(store: FolderStore) -> None:
     base = write_bundle(store).bundle_version
     made = make(store, base, 2000, trees=5, recall=0.9)
     assert made.recall >= 0.9

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from google.protobuf.json_format import ParseDict
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.requests import make_requests, write_requests
 from tests.worlds import write_bundle
 from two_tower.ann.v1 import ann_service_pb2
 from two_tower.query.v1 import query_tower_service_pb2
 
 
-def test_files_hold_requests_of_the_bundle_as_ghz_reads_them(store: BundleStore, tmp_path: Path) -> None:
+def test_files_hold_requests_of_the_bundle_as_ghz_reads_them(store: FolderStore, tmp_path: Path) -> None:
     manifest = write_bundle(store)
     write_requests(make_requests(store, manifest.bundle_version), tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.bundle.catalogue.items import COLUMN_TYPES, ItemTable
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from trainer.cli.commands import app
 from trainer.data.dataset import Dataset, Events
 from trainer.progress import Silent
@@ -141,7 +141,7 @@ class Shop:
     """
 
     recipe: Path
-    store: BundleStore
+    store: FolderStore
     runs: tuple[Path, Path]
     results: tuple[dict[str, Any], dict[str, Any]]
 
@@ -158,7 +158,7 @@ def trained_shop(folder: Path) -> Shop:
     train = ("train", path, "--store", store, "--json")
     first = json.loads(command(*train, "--run", runs[0], "--promote"))
     second = json.loads(command(*train, "--run", runs[1], "--seed", 2))
-    return Shop(path, BundleStore(store), runs, (first, second))
+    return Shop(path, FolderStore(store), runs, (first, second))
 
 
 def dataset(

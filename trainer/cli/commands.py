@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from retrieval.bundle.layout import REPORT
-from retrieval.store.store import BundleStore
 from retrieval.version import version
 from trainer.cli import console
 from trainer.cli.data_commands import init
@@ -56,7 +55,7 @@ def train(
     *,
     tables: DataOptions = DEFAULT,
     run: Path | None = None,
-    store: Path | None = None,
+    store: str | None = None,
     promote: bool = False,
     force: bool = False,
     epochs: int | None = None,
@@ -80,7 +79,8 @@ def train(
         tables: Where the tables of the recipe are.
         run: Folder to write towers, logs and evaluation to; it must not hold a finished run. Default:
             runs/RECIPE-TIME.
-        store: Folder of bundles to publish the model to. Default: no bundle is published.
+        store: Store to publish the model to: a folder, or a URL such as s3://bucket/prefix. Default: none is
+            published.
         promote: Make the published bundle live, unless it fails a publish gate.
         force: With --promote, make the bundle live although it fails gates; its manifest records the failed gates.
         epochs: Largest number of epochs. Default: training.epochs of the recipe.
@@ -97,11 +97,11 @@ def train(
     if resume and run is None:
         raise RunError("--resume needs --run, the folder of the run to resume")
     if store is None and (promote or force):
-        raise RunError("--promote and --force need --store, the folder of bundles to publish to")
+        raise RunError("--promote and --force need --store, the store to publish to")
     chosen, progress = _override(tables.load(recipe_name), epochs, seed, split, refit), RichProgress()
     folder = tables.folder(chosen, recipe_name, progress)
     if store is not None:
-        BundleStore(store).live()  # fails before the training, not after it, if this cannot be a store
+        open_store(store).live()  # fails before the training, not after it, if this cannot be a store
     name = f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
     with claimed(run, name, resume=resume) as run_folder:  # fails before large tables are read
         data = sources.read(chosen, folder)
@@ -152,7 +152,7 @@ def evaluate(
     baselines: Annotated[bool | None, Parameter(negative="--no-baselines")] = None,
     repeats: Annotated[bool | None, Parameter(negative="--no-repeats")] = None,
     slice_by: Annotated[tuple[str, ...], Parameter(name="--slice")] = (),
-    store: Path | None = None,
+    store: str | None = None,
     bundle: str | None = None,
     as_json: Json = False,
 ) -> None:
@@ -173,7 +173,7 @@ def evaluate(
             1,000,000 interactions.
         repeats: Rank known items too, and count repeat events as relevant. Default: split.repeats of the recipe.
         slice_by: Attribute of the users by which to group them, with metrics of each group; may be given several times.
-        store: Folder of bundles with a bundle of this run; its exported tower and index are evaluated too.
+        store: Store with a bundle of this run; its exported tower and index are evaluated too.
         bundle: Version of the bundle in --store to evaluate. Default: the newest bundle of this run.
         as_json: Print the result as JSON on stdout.
     """
@@ -199,7 +199,7 @@ def evaluate(
     counted = recipe.split.repeats if repeats is None else repeats
     others = fit_wanted(recipe, data, counted, progress, wanted=baselines)
     if store is not None:
-        served = deployed_scorer(BundleStore(store), bundle, finished.model_version, recipe, data)
+        served = deployed_scorer(open_store(store), bundle, finished.model_version, recipe, data)
         others = {"two-tower, served": served, **others}
     evaluation = evaluate_test(
         finished.model,
@@ -221,7 +221,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
 
     Args:
         run: Folder that `train` wrote.
-        store: Folder of bundles to publish to; created if it is missing.
+        store: Store to publish to: a folder, which is made if it is missing, or a URL such as s3://bucket/prefix.
         promote: Make the bundle live, unless it fails a publish gate.
         force: With --promote, make the bundle live although it fails gates; its manifest records the failed gates.
         as_json: Print the result as JSON on stdout.

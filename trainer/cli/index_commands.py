@@ -13,10 +13,9 @@ from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
 from retrieval.index.errors import FaissMissing
 from retrieval.index.faiss_index import import_faiss
-from retrieval.store.store import BundleStore
 from trainer.cli import console
 from trainer.cli.rich_progress import RichProgress
-from trainer.cli.store_commands import Json, Store, print_json
+from trainer.cli.store_commands import Json, Store, open_store, print_json
 from trainer.errors import RunError
 from trainer.recipe.recipe import Index
 
@@ -42,7 +41,7 @@ def tune_index(
     Example: `python -m trainer tune-index --store store`
 
     Args:
-        store: Folder of bundles.
+        store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
         bundle: Version of the bundle whose vectors are indexed. Default: the live bundle.
         kinds: Kinds of index to compare. Default: all that are installed.
         min_recall: Recall of the exact 100 nearest items that the recommended index reaches, above 0 and at most 1.
@@ -51,7 +50,7 @@ def tune_index(
     """
     if not 0.0 < min_recall <= 1.0:
         raise RunError(f"--min-recall is {min_recall:g}, expected above 0 and at most 1")
-    opened = BundleStore(store)
+    opened = open_store(store)
     pointer = opened.live()
     if bundle is None and pointer is None:
         raise RunError(f"no bundle of {store} is live; name one with --bundle")

@@ -13,12 +13,13 @@ from cyclopts import Parameter
 from retrieval.bundle.errors import BundleRefused
 from retrieval.bundle.layout import EVALUATION
 from retrieval.bundle.manifest import Manifest
+from retrieval.store import location
 from retrieval.store.store import BundleStore
 from trainer.cli import console
 from trainer.publishing import catalogue_update, gates
 from trainer.quiet_tensorflow import import_tensorflow
 
-Store = Annotated[Path, Parameter(name="--store")]
+Store = Annotated[str, Parameter(name="--store")]
 Json = Annotated[bool, Parameter(name="--json")]
 Ids = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
@@ -27,10 +28,10 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
     """List the bundles of a store, newest first, with marks on the live one and on those that failed a publish gate.
 
     Args:
-        store: Folder of bundles.
+        store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
         as_json: Print the list as JSON on stdout.
     """
-    opened = BundleStore(store)
+    opened = open_store(store)
     pointer = opened.live()
     rows: list[dict[str, Any]] = []
     for version in reversed(opened.versions()):
@@ -53,7 +54,7 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
         except BundleRefused as refused:
             rows.append({"bundle": version, "state": "damaged", "model": refused.message})
     if rows:
-        console.print_rows(str(store), rows)
+        console.print_rows(store, rows)
     else:
         console.console.print(f"{store} holds no bundle; publish one with `python -m trainer train … --store {store}`")
     print_json(rows, as_json)
@@ -68,7 +69,7 @@ def promote(version: str, /, *, store: Store, force: bool = False) -> None:
 
     Args:
         version: Version of the bundle, as `bundles` lists it.
-        store: Folder of bundles.
+        store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
         force: Make the bundle live although it failed gates; its manifest records the failed gates.
     """
     go_live(open_store(store), version, force=force)
@@ -78,7 +79,7 @@ def rollback(*, store: Store) -> None:
     """Make the previous live bundle live again, without checking its gates: the services still have it open.
 
     Args:
-        store: Folder of bundles.
+        store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
     """
     pointer = open_store(store).roll_back()
     console.console.print(f"live: {pointer.version}")
@@ -99,7 +100,7 @@ def add_items(
     Example: `python -m trainer add-items --store store --items new.csv --remove withdrawn.txt --promote`
 
     Args:
-        store: Folder of bundles.
+        store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
         items: Table of new and changed items: CSV or Parquet, with the columns of the recipe's items table.
         remove: Text file with the ids of items to withdraw, one per line.
         remove_id: Ids of items to withdraw, in addition to those in the file of --remove.
@@ -151,7 +152,7 @@ def prune(*, store: Store, keep: int = 5) -> None:
     """Remove the oldest bundles of a store; the live bundle and the previous live bundle are always kept.
 
     Args:
-        store: Folder of bundles.
+        store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
         keep: Number of newest bundles to keep, at least 1.
     """
     if keep < 1:
@@ -160,9 +161,13 @@ def prune(*, store: Store, keep: int = 5) -> None:
     console.console.print(f"removed {len(removed)}" + "".join(f"\n  {version}" for version in removed))
 
 
-def open_store(store: Path) -> BundleStore:
-    """Returns a store that prints a line if it waits for a process that holds its lock."""
-    return BundleStore(store, on_wait=partial(console.console.print, markup=False))
+def open_store(store: str) -> BundleStore:
+    """Returns the store that a path or URL names, which prints a line while it waits or transfers files.
+
+    Raises:
+        StoreError: The URL cannot be used.
+    """
+    return location.open_store(store, partial(console.console.print, markup=False))
 
 
 def report_published(
@@ -189,12 +194,12 @@ def report_published(
         go_live(store, manifest.bundle_version, force=force, expected_live=expected_live)
     elif manifest.failed_gates:
         console.console.print(
-            f"not live, as gates failed: `python -m trainer promote {manifest.bundle_version} --store {store.root} "
+            f"not live, as gates failed: `python -m trainer promote {manifest.bundle_version} --store {store.name} "
             "--force` overrides them"
         )
     else:
         console.console.print(
-            f"not live yet: `python -m trainer promote {manifest.bundle_version} --store {store.root}`"
+            f"not live yet: `python -m trainer promote {manifest.bundle_version} --store {store.name}`"
         )
 
 
@@ -217,7 +222,7 @@ def go_live(store: BundleStore, version: str, *, force: bool, expected_live: str
             f"[bold red]FORCED past gate {name}:[/bold red] {manifest.gates[name].message}", markup=True
         )
     if manifest.failed_gates:
-        back = f"; go back with `python -m trainer rollback --store {store.root}`" if pointer.previous else ""
+        back = f"; go back with `python -m trainer rollback --store {store.name}`" if pointer.previous else ""
         console.console.print(f"recorded in the manifest of {version}{back}")
     console.console.print(f"live: {version}")
 

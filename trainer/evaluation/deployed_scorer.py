@@ -71,7 +71,7 @@ def _find(store: BundleStore, version: str | None, model_version: str) -> Manife
         try:
             manifest = store.manifest(version)
         except BundleNotFound as error:
-            raise RunError(f"{store.root} holds no bundle {version}; `trainer bundles` lists them") from error
+            raise RunError(f"{store.name} holds no bundle {version}; `trainer bundles` lists them") from error
         if manifest.model_version != model_version:
             raise RunError(
                 f"bundle {version} is of model {manifest.model_version}, the run made {model_version}; "
@@ -82,4 +82,4 @@ def _find(store: BundleStore, version: str | None, model_version: str) -> Manife
         manifest = store.manifest(candidate)
         if manifest.model_version == model_version:
             return manifest
-    raise RunError(f"{store.root} holds no bundle of this run; `python -m trainer publish` makes one")
+    raise RunError(f"{store.name} holds no bundle of this run; `python -m trainer publish` makes one")

@@ -169,7 +169,7 @@ class OpenBundles(Generic[T]):
         if problem is not None:
             self._note(problem)
         elif self._problems.pop("", None):
-            _log.info("the problem of the store is over", store=str(self._store.root))
+            _log.info("the problem of the store is over", store=self._store.name)
 
     def _tick(self) -> None:
         if self._store_watch.check():
@@ -206,6 +206,7 @@ class OpenBundles(Generic[T]):
         self._problems = {v: p for v, p in self._problems.items() if v in (*self._state.wanted, "")}
         for version in self._state.open:
             self._problems.pop(version, None)
+        self._store.keep((*self._state.open, self._state.loading))
         self._publish()
         if switched:
             duration_s = time.monotonic() - timers.wanted_since
@@ -217,8 +218,11 @@ class OpenBundles(Generic[T]):
                 self._begin_load(decision.version)
 
     def _next_delay(self, version: str) -> float:
-        # A bundle that is still being copied may be complete later. Each try reads all of it, hence the growing pause.
         first = self._config.retry_after_s
+        problem = self._problems.get(version)
+        if problem is not None and problem.gate == "store":
+            return first  # the next try goes on where this one ended
+        # A bundle that is still being copied may be complete later. Each try reads all of it, hence the growing pause.
         delay = min(self._timers.retry_delay.get(version, first / 2) * 2, first * _BACKOFF_LIMIT)
         self._timers.retry_delay[version] = delay
         return delay
@@ -232,7 +236,7 @@ class OpenBundles(Generic[T]):
         started = time.monotonic()
         unpin_thread()
         try:
-            with self._store_watch.loads.track(self._store.path(version)):
+            with self._store_watch.loads.track(str(self._store.path(version))):
                 bundle = self._open(version, already_open)
         except BundleRefused as error:
             problem = Problem(version, error.gate, error.message, now_ms())

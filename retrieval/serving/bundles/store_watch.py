@@ -83,14 +83,13 @@ class StoreWatch:
 
     def note(self, result: PollResult) -> None:
         """Updates the problem after a poll."""
-        root = self._store.root
         if isinstance(result, LivePointer):
             self._seen, self._fault = True, None
         elif result is None and self._seen:
-            self._fail("vanished", "store", f"{root / LIVE} is gone: is the store mounted? What is open stays open")
+            name = self._store.name
+            self._fail("vanished", "store", f"{name}/{LIVE} is gone: is the store mounted? What is open stays open")
         elif result is None:
-            message = f"no bundle is live in {root}: publish one and promote it"
-            self._fault = Problem("", "live", message, now_ms())
+            self._fault = Problem("", "live", self._store.why_nothing_is_live(), now_ms())
         elif isinstance(result, StoreError):
             self._fail("unreadable", "store", str(result))
         else:
@@ -125,7 +124,7 @@ class StoreWatch:
                 continue
             if now_s - oldest.since_s >= limit_s:
                 return kind, (
-                    f"{sentence.format(oldest.path, limit_s)}: look whether the file system of the store answers; "
+                    f"{sentence.format(oldest.what, limit_s)}: look whether the store answers; "
                     "open bundles go on answering, and the service goes on by itself once the read returns"
                 )
             self.next_check_s = min(self.next_check_s, oldest.since_s + limit_s)

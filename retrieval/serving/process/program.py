@@ -24,6 +24,7 @@ import structlog
 from cyclopts import App, Parameter
 from cyclopts.config import Env, Toml
 
+from retrieval.bundle.errors import StoreError
 from retrieval.bundle.files import replace_text
 from retrieval.serving.process.worker_link import Lifeline
 from retrieval.serving.process.workers import Workers
@@ -91,7 +92,7 @@ def run_program(
     try:
         _check_environment(prefix, config_class)
         result = app.meta(list(arguments))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StoreError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     return result if isinstance(result, int) else 0
@@ -127,7 +128,7 @@ def _run_worker(name: str, config_class: type[C], assemble: Callable[[C], Server
         pin(config.worker)
     try:
         _serve(assemble(config), config, lifeline)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StoreError) as error:
         print(f"{name}: worker {config.worker}: {error}", file=sys.stderr)
         return 2
 

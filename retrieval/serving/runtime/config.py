@@ -22,8 +22,12 @@ class ServerConfig:
     docs/operating.md lists all limits in one table, those that are constants too, with what a caller gets beyond each.
     """
 
-    store: Path
-    """Folder of the bundle store. Required. It may be empty: the service waits for a first live bundle."""
+    store: str
+    """Store of bundles: a folder, or a URL such as s3://bucket/prefix. Required.
+
+    It may be empty: the service waits for a first live bundle. Bundles of a URL are copied to the folder that the
+    environment variable TWO_TOWER_CACHE names (default: ~/.cache/two-tower), of at most TWO_TOWER_CACHE_GIB (50).
+    """
 
     host: str = "127.0.0.1"
     """Address to listen on. Anything but a loopback address needs TLS and a token, or --insecure."""

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from retrieval.bundle.manifest import Manifest
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.clients.conftest import World
 from tests.harness import ann_service, query_tower_service
 from tests.worlds import GOLDEN_COLUMNS, tower, unit_vectors, wait_for, write_bundle
@@ -31,7 +31,7 @@ QUERIES = [RecordedQuery(line, features) for line, features in enumerate(GOLDEN_
 
 
 @contextmanager
-def both_services(store: BundleStore, manifest: Manifest, **settings: object) -> Iterator[tuple[str, str]]:
+def both_services(store: FolderStore, manifest: Manifest, **settings: object) -> Iterator[tuple[str, str]]:
     """Yields the addresses of a query tower and an ANN service with the live and the previous bundle open."""
     with ExitStack() as stack:
         # Their logs would mix with the output of the command line.
@@ -48,7 +48,7 @@ def both_services(store: BundleStore, manifest: Manifest, **settings: object) ->
         yield f"127.0.0.1:{query_tower.port}", f"127.0.0.1:{ann.port}"
 
 
-def compared(store: BundleStore, manifest: Manifest, old: str, new: str, k: int) -> Comparison:
+def compared(store: FolderStore, manifest: Manifest, old: str, new: str, k: int) -> Comparison:
     with (
         both_services(store, manifest) as (query_tower_address, ann_address),
         QueryTowerClient(query_tower_address, timeout_s=10) as query_tower,
@@ -57,7 +57,7 @@ def compared(store: BundleStore, manifest: Manifest, old: str, new: str, k: int)
         return compare(query_tower, ann, old, new, QUERIES, k=k)
 
 
-def test_replays_the_log_of_the_service_against_both_models(store: BundleStore, tmp_path: Path, capsys: Output) -> None:
+def test_replays_the_log_of_the_service_against_both_models(store: FolderStore, tmp_path: Path, capsys: Output) -> None:
     first = write_bundle(store)
     second = write_bundle(store, seed=2, catalogue_seed=2)
     log, recorded = tmp_path / "queries.jsonl", tmp_path / "recorded.jsonl"
@@ -115,7 +115,7 @@ def test_replays_the_log_of_the_service_against_both_models(store: BundleStore, 
     assert re.search(r"overlap@10 ( +[0-9.]{5}){4} +2\n", table)
 
 
-def test_negated_vectors_reverse_the_ranking(store: BundleStore) -> None:
+def test_negated_vectors_reverse_the_ranking(store: FolderStore) -> None:
     first = write_bundle(store, item_count=10)
     second = write_bundle(store, item_count=10, model_version=first.model_version, vectors=lambda vectors: -vectors)
     comparison = compared(store, second, "previous", "live", 100)
@@ -129,7 +129,7 @@ def test_negated_vectors_reverse_the_ranking(store: BundleStore) -> None:
     assert comparison.old.model_version == comparison.new.model_version
 
 
-def test_half_a_catalogue_overlaps_by_half(store: BundleStore) -> None:
+def test_half_a_catalogue_overlaps_by_half(store: FolderStore) -> None:
     first = write_bundle(store, item_count=10)
     second = write_bundle(store, item_count=5, model_version=first.model_version)
     comparison = compared(store, second, first.bundle_version, second.bundle_version, 10)

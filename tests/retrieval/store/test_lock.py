@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from retrieval.bundle.errors import StoreError
+from retrieval.store.folder_store import FolderStore
 from retrieval.store.live import LivePointer
 from retrieval.store.lock import locked
-from retrieval.store.store import BundleStore
 from tests.retrieval.store.test_store import publish
 from tests.worlds import wait_for
 
@@ -31,7 +31,7 @@ def _hold(root: str, holds: Any, release: Any) -> None:
 
 
 @contextmanager
-def held(store: BundleStore) -> Iterator[tuple[int, Any]]:
+def held(store: FolderStore) -> Iterator[tuple[int, Any]]:
     """Holds the lock in another process; yields its id, and the event that lets it go."""
     holds, release = CONTEXT.Event(), CONTEXT.Event()
     holder = CONTEXT.Process(target=_hold, args=(str(store.root), holds, release))
@@ -45,11 +45,11 @@ def held(store: BundleStore) -> Iterator[tuple[int, Any]]:
         holder.join()
 
 
-def test_waiting_names_the_holder_once_and_goes_on_when_it_lets_go(store: BundleStore) -> None:
+def test_waiting_names_the_holder_once_and_goes_on_when_it_lets_go(store: FolderStore) -> None:
     version = publish(store)
     messages: list[str] = []
     with held(store) as (pid, release):
-        waiting = BundleStore(store.root, on_wait=messages.append)
+        waiting = FolderStore(store.root, tell=messages.append)
         promotion = threading.Thread(target=waiting.promote, args=(version,))
         promotion.start()
         wait_for(lambda: messages, "it says that it waits")
@@ -64,28 +64,28 @@ def test_waiting_names_the_holder_once_and_goes_on_when_it_lets_go(store: Bundle
     assert (store.root / "LOCK").read_text() == ""
 
 
-def test_gives_up_in_the_end_and_changes_nothing(store: BundleStore) -> None:
+def test_gives_up_in_the_end_and_changes_nothing(store: FolderStore) -> None:
     version = publish(store)
     with held(store) as (pid, _):
         for change in ("promote", "prune"):
-            hasty = BundleStore(store.root, lock_timeout_s=0.1)
+            hasty = FolderStore(store.root, lock_timeout_s=0.1)
             with pytest.raises(StoreError, match=rf"still held by process {pid} on .* after 0\.1 s"):
                 hasty.promote(version) if change == "promote" else hasty.prune(1)
         assert f"process {pid} " in (store.root / "LOCK").read_text()
     assert (store.live(), store.versions()) == (None, [version])
 
 
-def test_name_of_a_holder_is_printable(store: BundleStore) -> None:
+def test_name_of_a_holder_is_printable(store: FolderStore) -> None:
     publish(store)
     with held(store):
         (store.root / "LOCK").write_bytes(b"\x1b[31mprocess 7\xff on x\n" * 100)
         with pytest.raises(StoreError) as refused:
-            BundleStore(store.root, lock_timeout_s=0.1).prune(1)
+            FolderStore(store.root, lock_timeout_s=0.1).prune(1)
     assert str(refused.value).isprintable()
     assert len(str(refused.value)) < 700
 
 
-def test_lock_is_free_after_an_error(store: BundleStore) -> None:
+def test_lock_is_free_after_an_error(store: FolderStore) -> None:
     publish(store)
     with pytest.raises(ZeroDivisionError), locked(store.root):
         raise ZeroDivisionError
@@ -96,12 +96,12 @@ def test_lock_is_free_after_an_error(store: BundleStore) -> None:
 def _promote_on_a_full_disk(root: str, version: str, told: Any) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # every write fails, as on a full disk
     try:
-        BundleStore(root).promote(version)
+        FolderStore(root).promote(version)
     except StoreError as error:
         told.put(str(error))
 
 
-def test_full_disk_at_a_promotion_leaves_the_live_bundle(store: BundleStore) -> None:
+def test_full_disk_at_a_promotion_leaves_the_live_bundle(store: FolderStore) -> None:
     old = publish(store)
     store.promote(old)
     new, told = publish(store), CONTEXT.SimpleQueue()

@@ -13,9 +13,9 @@ import pytest
 
 from retrieval.bundle.errors import BundleNotFound, BundleRefused, InvalidVersion, NothingToRollBack, StoreError
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
+from retrieval.store.folder_store import FolderStore
 from retrieval.store.live import LivePointer
 from retrieval.store.lock import locked
-from retrieval.store.store import BundleStore
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -25,7 +25,7 @@ def describe(version: str, files: dict[str, FileEntry]) -> Manifest:
     return Manifest(version, version, None, 2, 1, index, {}, {}, files, {}, 1, "", {})
 
 
-def publish(store: BundleStore, content: bytes = b"vectors", version: str = "") -> str:
+def publish(store: FolderStore, content: bytes = b"vectors", version: str = "") -> str:
     version = version or store.new_version()
     with store.stage(version) as folder:
         (folder / "query_tower").mkdir()
@@ -35,7 +35,7 @@ def publish(store: BundleStore, content: bytes = b"vectors", version: str = "") 
     return version
 
 
-def test_published_bundle_is_whole(store: BundleStore) -> None:
+def test_published_bundle_is_whole(store: FolderStore) -> None:
     version = publish(store)
     manifest = store.verify(version)
     # sha256 of b"model", by sha256sum.
@@ -46,7 +46,7 @@ def test_published_bundle_is_whole(store: BundleStore) -> None:
     assert os.listdir(store.root / "bundles") == [version]
 
 
-def test_store_is_empty_before_the_first_publish(store: BundleStore) -> None:
+def test_store_is_empty_before_the_first_publish(store: FolderStore) -> None:
     assert (store.versions(), store.live()) == ([], None)
     with pytest.raises(BundleNotFound):
         store.manifest("20260101T000000Z-000000")
@@ -54,7 +54,7 @@ def test_store_is_empty_before_the_first_publish(store: BundleStore) -> None:
         store.roll_back()
 
 
-def test_promotes_and_rolls_back(store: BundleStore) -> None:
+def test_promotes_and_rolls_back(store: FolderStore) -> None:
     a, b, c = publish(store), publish(store), publish(store)
     assert a < b < c
     assert store.promote(a).open_versions == (a,)
@@ -67,7 +67,7 @@ def test_promotes_and_rolls_back(store: BundleStore) -> None:
         store.roll_back()
 
 
-def test_live_version_without_a_live_bundle_is_an_error(store: BundleStore) -> None:
+def test_live_version_without_a_live_bundle_is_an_error(store: FolderStore) -> None:
     with pytest.raises(BundleNotFound, match=r"there is no store at .*: check the path"):
         store.live_version()
     store.root.mkdir(parents=True)
@@ -77,7 +77,7 @@ def test_live_version_without_a_live_bundle_is_an_error(store: BundleStore) -> N
     assert store.live_version() == version
 
 
-def test_promoting_the_live_bundle_again_changes_nothing(store: BundleStore) -> None:
+def test_promoting_the_live_bundle_again_changes_nothing(store: FolderStore) -> None:
     a, b = publish(store), publish(store)
     store.promote(a)
     store.promote(b)
@@ -85,7 +85,7 @@ def test_promoting_the_live_bundle_again_changes_nothing(store: BundleStore) -> 
     assert store.promote(a) == LivePointer(a, (b,))
 
 
-def test_damaged_bundle_is_never_promoted(store: BundleStore) -> None:
+def test_damaged_bundle_is_never_promoted(store: FolderStore) -> None:
     good, bad = publish(store), publish(store)
     store.promote(good)
     (store.path(bad) / "vectors.npy").write_bytes(b"vectorz")
@@ -98,7 +98,7 @@ def test_damaged_bundle_is_never_promoted(store: BundleStore) -> None:
     assert store.live() == LivePointer(good)
 
 
-def test_verify_hashes_only_the_named_files(store: BundleStore) -> None:
+def test_verify_hashes_only_the_named_files(store: FolderStore) -> None:
     version = publish(store)
     (store.path(version) / "vectors.npy").write_bytes(b"vectorz")  # of the same size
     store.verify(version, ["query_tower/model.pb"])
@@ -107,12 +107,12 @@ def test_verify_hashes_only_the_named_files(store: BundleStore) -> None:
     assert caught.value.gate == "files"
 
 
-def test_versions_rise_even_when_the_clock_is_set_back(store: BundleStore) -> None:
+def test_versions_rise_even_when_the_clock_is_set_back(store: FolderStore) -> None:
     publish(store, version="29991231T235958Z-ffffff")
     assert re.fullmatch(r"29991231T235959Z-[0-9a-f]{6}", store.new_version())
 
 
-def test_staging_that_fails_leaves_nothing(store: BundleStore) -> None:
+def test_staging_that_fails_leaves_nothing(store: FolderStore) -> None:
     def fail() -> None:
         with store.stage(store.new_version()) as folder:
             (folder / "big").write_bytes(b"x")
@@ -123,7 +123,7 @@ def test_staging_that_fails_leaves_nothing(store: BundleStore) -> None:
     assert os.listdir(store.root / "bundles") == []
 
 
-def test_nothing_is_overwritten(store: BundleStore) -> None:
+def test_nothing_is_overwritten(store: FolderStore) -> None:
     version = publish(store)
     with pytest.raises(StoreError, match="exists already"):
         publish(store, b"other", version)
@@ -131,14 +131,14 @@ def test_nothing_is_overwritten(store: BundleStore) -> None:
 
 
 @pytest.mark.parametrize("version", ["../../etc", "", ".", "a/b", "20260101T000000Z-00000g"])
-def test_no_version_leads_out_of_the_store(store: BundleStore, version: str) -> None:
+def test_no_version_leads_out_of_the_store(store: FolderStore, version: str) -> None:
     for call in (store.path, store.manifest, store.verify, store.promote):
         with pytest.raises(InvalidVersion):
             call(version)
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish\n", b"../../etc\n", b"\xff\xfe"])
-def test_unreadable_live_file_is_an_error_until_the_next_promotion(store: BundleStore, content: bytes) -> None:
+def test_unreadable_live_file_is_an_error_until_the_next_promotion(store: FolderStore, content: bytes) -> None:
     version = publish(store)
     (store.root / "LIVE").write_bytes(content)
     with pytest.raises(StoreError, match="promote a bundle"):
@@ -146,7 +146,7 @@ def test_unreadable_live_file_is_an_error_until_the_next_promotion(store: Bundle
     assert store.promote(version) == LivePointer(version)
 
 
-def test_prune_keeps_the_newest_the_live_and_the_one_before(store: BundleStore) -> None:
+def test_prune_keeps_the_newest_the_live_and_the_one_before(store: FolderStore) -> None:
     a, b, c, d, e = (publish(store) for _ in range(5))
     store.promote(a)
     store.promote(b)
@@ -156,7 +156,7 @@ def test_prune_keeps_the_newest_the_live_and_the_one_before(store: BundleStore) 
         store.prune(keep=0)
 
 
-def test_prune_leaves_a_bundle_that_is_being_written(store: BundleStore) -> None:
+def test_prune_leaves_a_bundle_that_is_being_written(store: FolderStore) -> None:
     publish(store)
     with store.stage(store.new_version()) as folder:
         store.prune(keep=1)
@@ -164,12 +164,12 @@ def test_prune_leaves_a_bundle_that_is_being_written(store: BundleStore) -> None
 
 
 def _publish_and_promote(root: str, count: int) -> None:
-    store = BundleStore(root)
+    store = FolderStore(root)
     for _ in range(count):
         store.promote(publish(store))
 
 
-def test_many_publishers_at_once_lose_nothing(store: BundleStore) -> None:
+def test_many_publishers_at_once_lose_nothing(store: FolderStore) -> None:
     publishers = [CONTEXT.Process(target=_publish_and_promote, args=(str(store.root), 8)) for _ in range(3)]
     for publisher in publishers:
         publisher.start()
@@ -188,7 +188,7 @@ def test_many_publishers_at_once_lose_nothing(store: BundleStore) -> None:
 
 
 def _die_while_staging(root: str, ready: Any) -> None:
-    store = BundleStore(root)
+    store = FolderStore(root)
     with store.stage(store.new_version()) as folder:
         (folder / "vectors.npy").write_bytes(b"half")
         ready.set()
@@ -202,7 +202,7 @@ def _die_in_the_lock(root: str, ready: Any) -> None:
 
 
 @pytest.mark.parametrize("die", [_die_while_staging, _die_in_the_lock])
-def test_killed_publisher_leaves_no_half_bundle_and_blocks_nobody(store: BundleStore, die: Any) -> None:
+def test_killed_publisher_leaves_no_half_bundle_and_blocks_nobody(store: FolderStore, die: Any) -> None:
     old = publish(store)
     store.promote(old)
     ready = CONTEXT.Event()
@@ -219,7 +219,7 @@ def test_killed_publisher_leaves_no_half_bundle_and_blocks_nobody(store: BundleS
 
 def test_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    store = BundleStore(tmp_path / "file")
+    store = FolderStore(tmp_path / "file")
     with pytest.raises(StoreError, match="cannot write"), store.stage("20260101T000000Z-000000"):
         pass
     with pytest.raises(StoreError, match="cannot list"):

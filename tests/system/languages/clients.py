@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from testbed.services import Pair
 from tests.harness import ROOT
 from tests.worlds import unit_vectors, wait_for, write_bundle
@@ -70,7 +70,7 @@ def wait_for_answers(path: Path, bundle_version: str) -> None:
     wait_for(lambda: bundle_version in end(), f"answers of {bundle_version}", 60)
 
 
-def check_across_swaps(program: Sequence[str], store: BundleStore, folder: Path, calls: int) -> None:
+def check_across_swaps(program: Sequence[str], store: FolderStore, folder: Path, calls: int) -> None:
     """Checks that no answer fails or is mixed while models swap and replicas restart one after another.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.system.languages import clients
 
 pytestmark = pytest.mark.skipif(
@@ -23,7 +23,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_no_answer_fails_or_is_mixed_across_swaps_and_rolling_restarts(
-    program: Path, store: BundleStore, tmp_path: Path
+    program: Path, store: FolderStore, tmp_path: Path
 ) -> None:
     calls = int(os.environ.get("JAVA_CALLS", clients.CALLS))
     clients.check_across_swaps(["java", "-jar", str(program)], store, tmp_path, calls)

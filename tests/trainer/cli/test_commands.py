@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from retrieval.bundle.errors import BundleRefused, NothingToRollBack
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import RunError
 
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
 
 @pytest.fixture
-def store(shop: Shop, tmp_path: Path) -> BundleStore:
+def store(shop: Shop, tmp_path: Path) -> FolderStore:
     """A copy of the shop's store: two bundles, the first one live."""
     shutil.copytree(shop.store.root, tmp_path / "store")
-    return BundleStore(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 def process(*arguments: Any, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ def test_bundles_are_listed_for_machines_too(shop: Shop) -> None:
     assert [row["state"] for row in rows].count("live") == 1
 
 
-def test_a_bundle_without_the_listed_metric_is_listed_without_it(store: BundleStore) -> None:
+def test_a_bundle_without_the_listed_metric_is_listed_without_it(store: FolderStore) -> None:
     manifest = store.path(store.versions()[0]) / "manifest.json"
     raw = json.loads(manifest.read_text())
     del raw["metrics"]["ndcg@10"]
@@ -112,7 +112,7 @@ def test_same_seed_gives_the_same_metrics_vectors_and_index(shop: Shop, tmp_path
         files = [
             folder / name
             for folder in (
-                BundleStore(tmp_path / "again").path(again["bundle_version"]),
+                FolderStore(tmp_path / "again").path(again["bundle_version"]),
                 shop.store.path(shop.versions[0]),
             )
         ]
@@ -127,7 +127,7 @@ def test_evaluate_gives_what_train_gave(shop: Shop, tmp_path: Path) -> None:
     assert json.loads((run / "evaluation.json").read_text()) == found
 
 
-def test_publish_makes_another_bundle_of_the_same_model(shop: Shop, store: BundleStore) -> None:
+def test_publish_makes_another_bundle_of_the_same_model(shop: Shop, store: FolderStore) -> None:
     found = json.loads(command("publish", shop.runs[1], "--store", store.root, "--promote", "--json"))
     first, second = shop.versions
     live = store.live()
@@ -140,7 +140,7 @@ def test_publish_makes_another_bundle_of_the_same_model(shop: Shop, store: Bundl
         assert manifest.files[name] == store.manifest(second).files[name]
 
 
-def test_bundles_are_promoted_rolled_back_and_pruned(shop: Shop, store: BundleStore) -> None:
+def test_bundles_are_promoted_rolled_back_and_pruned(shop: Shop, store: FolderStore) -> None:
     first, second = shop.versions
 
     def states() -> dict[str, str]:
@@ -161,7 +161,7 @@ def test_bundles_are_promoted_rolled_back_and_pruned(shop: Shop, store: BundleSt
     assert set(states()) == {first, second}
 
 
-def test_a_damaged_bundle_is_not_promoted(shop: Shop, store: BundleStore) -> None:
+def test_a_damaged_bundle_is_not_promoted(shop: Shop, store: FolderStore) -> None:
     first, second = shop.versions
     path = store.path(second) / "index.ann"
     content = bytearray(path.read_bytes())
@@ -226,7 +226,7 @@ def test_a_recipe_whose_tables_are_all_named_needs_no_data_folder(tmp_path: Path
     assert (tmp_path / saved).is_dir()
 
 
-def test_only_json_is_written_to_stdout(store: BundleStore, tmp_path: Path) -> None:
+def test_only_json_is_written_to_stdout(store: FolderStore, tmp_path: Path) -> None:
     done = process("bundles", "--store", store.root, "--json", folder=tmp_path)
     assert done.returncode == 0
     assert [row["state"] for row in json.loads(done.stdout)] == ["", "live"]

@@ -12,7 +12,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from retrieval.bundle.layout import VECTORS
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.worlds import SCHEMA, tower, write_bundle
 from trainer.data import splits
 from trainer.data.dataset import Dataset, load_dataset
@@ -57,7 +57,7 @@ def hand(tmp_path: Path) -> tuple[Recipe, Dataset, splits.Parts]:
     return chosen, dataset, splits.split(dataset, chosen.split)
 
 
-def test_live_bundle_is_asked_with_its_own_features(hand: Any, store: BundleStore) -> None:
+def test_live_bundle_is_asked_with_its_own_features(hand: Any, store: FolderStore) -> None:
     chosen, dataset, parts = hand
     version = write_bundle(store).bundle_version
     live = open_bundle(store, version, chosen, dataset)
@@ -75,7 +75,7 @@ def test_live_bundle_is_asked_with_its_own_features(hand: Any, store: BundleStor
     np.testing.assert_array_equal(embed_users(live, chosen, dataset, parts.known, users, parts.test), expected)
 
 
-def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) -> None:
+def test_comparison_is_that_worked_out_by_hand(hand: Any, store: FolderStore) -> None:
     chosen, dataset, parts = hand
     version = write_bundle(store).bundle_version
     live = open_bundle(store, version, chosen, dataset)
@@ -117,7 +117,7 @@ def test_comparison_is_that_worked_out_by_hand(hand: Any, store: BundleStore) ->
     assert found.live_metrics["mrr"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
 
 
-def test_live_bundle_that_cannot_be_asked_is_told_and_is_no_failure(hand: Any, store: BundleStore) -> None:
+def test_live_bundle_that_cannot_be_asked_is_told_and_is_no_failure(hand: Any, store: FolderStore) -> None:
     chosen, dataset, parts = hand
     raw = chosen.to_json()
     del raw["users"]["attributes"]["gender"]
@@ -136,5 +136,5 @@ def test_live_bundle_that_cannot_be_asked_is_told_and_is_no_failure(hand: Any, s
     path = store.path(version) / VECTORS
     path.write_bytes(path.read_bytes()[:-4])
     assert "damaged" in compare(store, chosen, Data(dataset, parts), **arguments).not_comparable
-    empty = BundleStore(store.root / "other")
+    empty = FolderStore(store.root / "other")
     assert compare(empty, chosen, Data(dataset, parts), **arguments).not_comparable == "no bundle is live"

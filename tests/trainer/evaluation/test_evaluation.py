@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.data import spill
 from trainer.errors import DataError, RunError
@@ -97,7 +97,7 @@ def test_a_run_and_a_bundle_from_disk_are_those_from_memory(
     vectors = [
         store.path(version) / "vectors.npy"
         for store, version in (
-            (BundleStore(tmp_path / "store"), found["bundle_version"]),
+            (FolderStore(tmp_path / "store"), found["bundle_version"]),
             (shop.store, shop.versions[0]),
         )
     ]

@@ -19,7 +19,7 @@ from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEM_TOWER, ITEMS, MANIFEST, VECTORS, VOCABULARIES
 from retrieval.bundle.manifest import GateResult
 from retrieval.index import recall
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.errors import DataError
 from trainer.publishing import catalogue_update, index_selection
@@ -32,21 +32,21 @@ HEADER = "product,title,year,genres\n"
 
 
 @pytest.fixture
-def shop_store(shop: Shop, tmp_path: Path) -> BundleStore:
+def shop_store(shop: Shop, tmp_path: Path) -> FolderStore:
     shutil.copytree(shop.store.root, tmp_path / "store")
-    return BundleStore(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
-def add_items(store: BundleStore, *arguments: Any) -> dict[str, Any]:
+def add_items(store: FolderStore, *arguments: Any) -> dict[str, Any]:
     return json.loads(command("add-items", "--store", store.root, "--json", *arguments) or "{}")
 
 
-def catalogue(store: BundleStore, version: str) -> tuple[ItemTable, np.ndarray]:
+def catalogue(store: FolderStore, version: str) -> tuple[ItemTable, np.ndarray]:
     folder = store.path(version)
     return ItemTable.read(folder / ITEMS, store.manifest(version).attributes), np.load(folder / VECTORS)
 
 
-def test_new_changed_and_withdrawn_items(shop_store: BundleStore, tmp_path: Path) -> None:
+def test_new_changed_and_withdrawn_items(shop_store: FolderStore, tmp_path: Path) -> None:
     base = shop_store.live().version
     old_items, old_vectors = catalogue(shop_store, base)
     # p00 to p39 are comedy, drama, horror, western in turn; p01 is "Title 1, the film" of 1981, of the genre drama.
@@ -109,7 +109,7 @@ def test_new_changed_and_withdrawn_items(shop_store: BundleStore, tmp_path: Path
     assert report["gates"]["ann_recall"]["figure"] == manifest.index.recall_at_100
 
 
-def test_new_item_is_where_the_item_tower_puts_it(shop: Shop, shop_store: BundleStore, tmp_path: Path) -> None:
+def test_new_item_is_where_the_item_tower_puts_it(shop: Shop, shop_store: FolderStore, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text(HEADER + "z1,New,,western\nz2,New,2001,drama|new\n")
     version = add_items(shop_store, "--items", tmp_path / "new.csv")["bundle_version"]
     items, vectors = catalogue(shop_store, version)
@@ -121,7 +121,7 @@ def test_new_item_is_where_the_item_tower_puts_it(shop: Shop, shop_store: Bundle
 
 
 def test_a_bundle_whose_recipe_holds_a_removed_key_that_was_switched_off_takes_new_items(
-    shop_store: BundleStore, tmp_path: Path
+    shop_store: FolderStore, tmp_path: Path
 ) -> None:
     base = shop_store.live().version
     path = shop_store.path(base) / MANIFEST
@@ -134,7 +134,7 @@ def test_a_bundle_whose_recipe_holds_a_removed_key_that_was_switched_off_takes_n
 
 def test_new_item_is_near_its_kind(shop: Shop, tmp_path: Path) -> None:
     # Trained for longer than the shared shop, until genres show.
-    store, run = BundleStore(tmp_path / "store"), tmp_path / "run"
+    store, run = FolderStore(tmp_path / "store"), tmp_path / "run"
     train = ("train", shop.recipe, "--data", shop.recipe.parent, "--epochs", 12, "--run", run)
     command(*train, "--store", store.root, "--promote")
     genres = ("comedy", "drama", "horror", "western")
@@ -146,7 +146,7 @@ def test_new_item_is_near_its_kind(shop: Shop, tmp_path: Path) -> None:
         assert int(np.argmax(of_genre)) == number
 
 
-def test_rows_as_they_are_make_no_bundle(shop_store: BundleStore, tmp_path: Path) -> None:
+def test_rows_as_they_are_make_no_bundle(shop_store: FolderStore, tmp_path: Path) -> None:
     (tmp_path / "same.csv").write_text(HEADER + 'p01,"Title 1, the film",1981,drama\n')
     before = shop_store.versions()
     assert add_items(shop_store, "--items", tmp_path / "same.csv")["bundle_version"] is None
@@ -165,7 +165,7 @@ def test_rows_as_they_are_make_no_bundle(shop_store: BundleStore, tmp_path: Path
     ],
 )
 def test_wrong_changes_are_told(
-    shop_store: BundleStore, tmp_path: Path, table: str | None, removals: list[str], message: str
+    shop_store: FolderStore, tmp_path: Path, table: str | None, removals: list[str], message: str
 ) -> None:
     path = None
     if table is not None:
@@ -177,7 +177,7 @@ def test_wrong_changes_are_told(
 
 
 def test_wrong_command_lines_are_told(
-    shop_store: BundleStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop_store: FolderStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, message in (([], "nothing to add or remove"), (["--remove", tmp_path / "no"], "no: cannot be read")):
         with pytest.raises((SystemExit, DataError)) as caught:
@@ -189,7 +189,7 @@ def test_wrong_command_lines_are_told(
 
 
 def test_changes_of_a_bundle_that_is_live_no_more_are_not_promoted(
-    shop: Shop, shop_store: BundleStore, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, shop_store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish = catalogue_update.publish_changes
 
@@ -203,7 +203,7 @@ def test_changes_of_a_bundle_that_is_live_no_more_are_not_promoted(
     assert shop_store.live().version == shop.versions[1]
 
 
-def test_refused_model_does_not_go_live_by_way_of_a_catalogue_update(shop_store: BundleStore, shop: Shop) -> None:
+def test_refused_model_does_not_go_live_by_way_of_a_catalogue_update(shop_store: FolderStore, shop: Shop) -> None:
     bad = shop.versions[1]
     path = shop_store.path(bad) / "manifest.json"
     failed = GateResult(0.1, 0.2, False, "mrr is 0.1000, at least 0.2000 is required")
@@ -215,7 +215,7 @@ def test_refused_model_does_not_go_live_by_way_of_a_catalogue_update(shop_store:
     assert shop_store.manifest(version).forced_gates == ("beats_popularity/mrr",)
 
 
-def test_budget_rises_where_the_old_one_finds_too_little(shop_store: BundleStore, monkeypatch: Any) -> None:
+def test_budget_rises_where_the_old_one_finds_too_little(shop_store: FolderStore, monkeypatch: Any) -> None:
     monkeypatch.setattr(recall, "NEIGHBOURS", 10)
     vectors = np.random.default_rng(1).normal(size=(2000, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -237,7 +237,7 @@ def test_ids_that_lost_their_zeros_are_told() -> None:
     ]
 
 
-def test_values_that_the_model_does_not_know_are_told(shop_store: BundleStore, tmp_path: Path) -> None:
+def test_values_that_the_model_does_not_know_are_told(shop_store: FolderStore, tmp_path: Path) -> None:
     base = shop_store.manifest(shop_store.live_version())
     path = tmp_path / "new.csv"
     path.write_text("product,title,year,genres\nx1,New,1999,opera|drama\nx2,Known,1999,drama\n")

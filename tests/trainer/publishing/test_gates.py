@@ -16,7 +16,7 @@ from retrieval.bundle.errors import BundleRefused
 from retrieval.bundle.layout import INDEX
 from retrieval.bundle.manifest import GateResult, IndexSpec, Manifest
 from retrieval.index import recall
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command, recipe
 from tests.worlds import write_bundle
 from trainer import __main__
@@ -126,7 +126,7 @@ def with_failed_gate(manifest: Manifest) -> Manifest:
     return replace(manifest, gates={"beats_popularity/ndcg@10": FAILED, "ann_recall": GateResult(1.0, 0.9, True, "")})
 
 
-def test_promote_refuses_a_bundle_that_failed_and_keeps_the_live_one(store: BundleStore) -> None:
+def test_promote_refuses_a_bundle_that_failed_and_keeps_the_live_one(store: FolderStore) -> None:
     good = write_bundle(store).bundle_version
     bad = write_bundle(store, promote=False, manifest=with_failed_gate).bundle_version
     with pytest.raises(BundleRefused, match=rf"0\.1000, at least 0\.2000.*{good} stays live.*--force") as caught:
@@ -135,7 +135,7 @@ def test_promote_refuses_a_bundle_that_failed_and_keeps_the_live_one(store: Bund
     assert store.live().version == good
 
 
-def test_force_promotes_and_the_manifest_records_it(store: BundleStore) -> None:
+def test_force_promotes_and_the_manifest_records_it(store: FolderStore) -> None:
     good = write_bundle(store).bundle_version
     bad = write_bundle(store, promote=False, manifest=with_failed_gate).bundle_version
     before = store.manifest(bad)
@@ -146,7 +146,7 @@ def test_force_promotes_and_the_manifest_records_it(store: BundleStore) -> None:
     assert store.promote(bad).version == bad  # decided before, and on record
 
 
-def test_roll_back_asks_no_gate(store: BundleStore) -> None:
+def test_roll_back_asks_no_gate(store: FolderStore) -> None:
     bad = write_bundle(store, promote=False, manifest=with_failed_gate).bundle_version
     store.promote(bad, force=True)
     path = store.path(bad) / "manifest.json"
@@ -155,7 +155,7 @@ def test_roll_back_asks_no_gate(store: BundleStore) -> None:
     assert store.roll_back().version == bad
 
 
-def test_force_does_not_get_past_damage(store: BundleStore) -> None:
+def test_force_does_not_get_past_damage(store: FolderStore) -> None:
     bad = write_bundle(store, promote=False, manifest=with_failed_gate).bundle_version
     path = store.path(bad) / INDEX
     path.write_bytes(path.read_bytes()[:-1])
@@ -164,7 +164,7 @@ def test_force_does_not_get_past_damage(store: BundleStore) -> None:
     assert store.manifest(bad).forced_gates == ()
 
 
-def test_bundle_from_before_there_were_gates_is_read(store: BundleStore) -> None:
+def test_bundle_from_before_there_were_gates_is_read(store: FolderStore) -> None:
     version = write_bundle(store, promote=False).bundle_version
     path = store.path(version) / "manifest.json"
     raw = json.loads(path.read_text())
@@ -174,7 +174,7 @@ def test_bundle_from_before_there_were_gates_is_read(store: BundleStore) -> None
 
 
 @pytest.mark.parametrize("gate", [{"figure": 0.1}, {**vars(FAILED), "passed": "yes"}, {**vars(FAILED), "figure": "x"}])
-def test_gate_that_cannot_be_read_is_not_passed(store: BundleStore, gate: dict[str, Any]) -> None:
+def test_gate_that_cannot_be_read_is_not_passed(store: FolderStore, gate: dict[str, Any]) -> None:
     version = write_bundle(store, promote=False).bundle_version
     path = store.path(version) / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "gates": {"ann_recall": gate}}))
@@ -189,7 +189,7 @@ def test_gate_that_cannot_be_read_is_not_passed(store: BundleStore, gate: dict[s
 def own_shop(shop: Shop, tmp_path: Path) -> Shop:
     shutil.copytree(shop.store.root, tmp_path / "store")
     runs = tuple(shutil.copytree(run, tmp_path / run.name) for run in shop.runs)
-    return replace(shop, store=BundleStore(tmp_path / "store"), runs=runs)
+    return replace(shop, store=FolderStore(tmp_path / "store"), runs=runs)
 
 
 def publish(shop: Shop, monkeypatch: pytest.MonkeyPatch, *arguments: Any, **settings: Any) -> int:

@@ -13,26 +13,26 @@ import pytest
 
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.layout import ITEMS, MANIFEST, POPULARITY
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
 
 @pytest.fixture
-def store(shop: Shop, tmp_path: Path) -> BundleStore:
+def store(shop: Shop, tmp_path: Path) -> FolderStore:
     shutil.copytree(shop.store.root, tmp_path / "store")
-    return BundleStore(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
-def popularity(store: BundleStore, version: str) -> dict[str, int]:
+def popularity(store: FolderStore, version: str) -> dict[str, int]:
     items = ItemTable.read(store.path(version) / ITEMS, store.manifest(version).attributes)
     counts = np.load(store.path(version) / POPULARITY)
     assert counts.dtype == np.uint32
     return dict(zip(items.ids, counts.tolist(), strict=True))
 
 
-def add_items(store: BundleStore, folder: Path) -> str:
+def add_items(store: FolderStore, folder: Path) -> str:
     (folder / "new.csv").write_text("product,title,year,genres\nz1,New,1999,horror\np03,Renamed,1990,comedy\n")
     arguments = ("--items", folder / "new.csv", "--remove-id", "p05", "--json", "--promote")
     return json.loads(command("add-items", "--store", store.root, *arguments))["bundle_version"]
@@ -48,7 +48,7 @@ def count_purchases(shop: Shop, held_out: int) -> dict[str, int]:
     return {f"p{row:02}": counts[f"p{row:02}"] for row in range(40)}
 
 
-def test_counts_the_events_that_the_towers_were_trained_on(shop: Shop, store: BundleStore, tmp_path: Path) -> None:
+def test_counts_the_events_that_the_towers_were_trained_on(shop: Shop, store: FolderStore, tmp_path: Path) -> None:
     # The last event of each user is held out for the test and, unless refitted, the one before it for validation.
     assert popularity(store, shop.versions[0]) == count_purchases(shop, held_out=2)
     refit = ("--refit", "--epochs", 1, "--run", tmp_path / "run", "--store", store.root, "--json")
@@ -56,7 +56,7 @@ def test_counts_the_events_that_the_towers_were_trained_on(shop: Shop, store: Bu
     assert popularity(store, refitted) == count_purchases(shop, held_out=1)
 
 
-def test_a_catalogue_update_keeps_the_counts_and_new_items_have_none(store: BundleStore, tmp_path: Path) -> None:
+def test_a_catalogue_update_keeps_the_counts_and_new_items_have_none(store: FolderStore, tmp_path: Path) -> None:
     live = store.live()
     assert live is not None
     before = popularity(store, live.version)
@@ -65,7 +65,7 @@ def test_a_catalogue_update_keeps_the_counts_and_new_items_have_none(store: Bund
     assert after == {**before, "z1": 0}
 
 
-def test_a_catalogue_update_of_an_earlier_bundle_has_no_popularity(store: BundleStore, tmp_path: Path) -> None:
+def test_a_catalogue_update_of_an_earlier_bundle_has_no_popularity(store: FolderStore, tmp_path: Path) -> None:
     live = store.live()
     assert live is not None
     folder = store.path(live.version)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from retrieval.bundle.errors import StoreError
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop
 from trainer.errors import TrainerError
 from trainer.publishing import catalogue_update
@@ -31,13 +31,13 @@ CONTEXT.set_forkserver_preload([__name__])
 
 
 @pytest.fixture
-def shop_store(shop: Shop, tmp_path: Path) -> BundleStore:
+def shop_store(shop: Shop, tmp_path: Path) -> FolderStore:
     shutil.copytree(shop.store.root, tmp_path / "store")
-    return BundleStore(tmp_path / "store")
+    return FolderStore(tmp_path / "store")
 
 
 def _withdraw(root: str, item_id: str) -> str:
-    store = BundleStore(root)
+    store = FolderStore(root)
     live = store.live()
     assert live is not None
     base = store.manifest(live.version)
@@ -64,7 +64,7 @@ def _withdraw_and_die(root: str, item_id: str, step: int) -> None:
     _withdraw(root, item_id)
 
 
-def test_publisher_killed_at_any_step_leaves_a_store_that_works(shop_store: BundleStore) -> None:
+def test_publisher_killed_at_any_step_leaves_a_store_that_works(shop_store: FolderStore) -> None:
     root, steps, published = str(shop_store.root), 0, 0
     while True:
         pointer, item = shop_store.live(), f"p{published:02}"
@@ -95,7 +95,7 @@ def _withdraw_with_little_room(root: str, limit_bytes: int, told: Any) -> None:
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 700, 5_000, 20_000])
-def test_full_disk_is_told_and_changes_nothing(shop_store: BundleStore, limit_bytes: int) -> None:
+def test_full_disk_is_told_and_changes_nothing(shop_store: FolderStore, limit_bytes: int) -> None:
     versions, pointer, told = shop_store.versions(), shop_store.live(), CONTEXT.SimpleQueue()
     publisher = CONTEXT.Process(target=_withdraw_with_little_room, args=(str(shop_store.root), limit_bytes, told))
     publisher.start()
@@ -120,7 +120,7 @@ for limit in (1_000, 6_000):
 """Publishes twice, with room for files of some bytes each; one process, as it takes seconds to begin."""
 
 
-def test_full_disk_at_a_publish_of_a_run(shop: Shop, shop_store: BundleStore) -> None:
+def test_full_disk_at_a_publish_of_a_run(shop: Shop, shop_store: FolderStore) -> None:
     versions, pointer = shop_store.versions(), shop_store.live()
     # In a process of its own: the limit holds for the log of the tests too.
     publish = ["publish", str(shop.runs[1]), "--store", str(shop_store.root), "--promote"]
@@ -131,7 +131,7 @@ def test_full_disk_at_a_publish_of_a_run(shop: Shop, shop_store: BundleStore) ->
     assert sorted(path.name for path in (shop_store.root / "bundles").iterdir()) == versions
 
 
-def test_two_publishers_at_once_end_with_two_bundles(shop_store: BundleStore) -> None:
+def test_two_publishers_at_once_end_with_two_bundles(shop_store: FolderStore) -> None:
     before = shop_store.versions()
     publishers = [CONTEXT.Process(target=_withdraw, args=(str(shop_store.root), item)) for item in ("p01", "p02")]
     for publisher in publishers:
@@ -147,7 +147,7 @@ def test_two_publishers_at_once_end_with_two_bundles(shop_store: BundleStore) ->
     assert {pointer.version, pointer.previous[0]} == set(new)
 
 
-def test_bundle_made_after_the_clock_was_set_back_is_the_newest(shop_store: BundleStore) -> None:
+def test_bundle_made_after_the_clock_was_set_back_is_the_newest(shop_store: FolderStore) -> None:
     live = shop_store.live().version
     future = "29990101T000000Z-00000a"
     shutil.copytree(shop_store.path(live), shop_store.path(future))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from retrieval.bundle.manifest import GateResult
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from trainer.publishing.report.charts import draw_map, draw_methods, popularity_bins
 from trainer.publishing.report.page import add_note, render
@@ -248,7 +248,7 @@ def test_published_bundle_lists_a_report_of_itself(shop: Shop) -> None:
 
 
 def test_a_catalogue_update_keeps_the_report_with_a_note(shop: Shop, tmp_path: Path) -> None:
-    store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
+    store = FolderStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
     result = json.loads(command("add-items", "--store", store.root, "--remove-id", "p05", "--json"))
     store.verify(result["bundle_version"])
@@ -260,7 +260,7 @@ def test_a_catalogue_update_keeps_the_report_with_a_note(shop: Shop, tmp_path: P
 
 
 def test_a_catalogue_update_of_a_bundle_without_a_report_has_none(shop: Shop, tmp_path: Path) -> None:
-    store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
+    store = FolderStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
     folder = store.path(base)
     raw = json.loads((folder / "manifest.json").read_text())

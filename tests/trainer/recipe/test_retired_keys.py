@@ -13,7 +13,7 @@ import pytest
 
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.layout import ITEMS
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command, recipe
 from trainer.errors import RecipeError, RunError
 from trainer.recipe import loading, retired_keys
@@ -167,7 +167,7 @@ def test_a_run_whose_towers_need_them_is_refused_with_what_to_do(
 def test_a_bundle_takes_new_items_and_keeps_the_recipe_as_it_was_stored(
     shop: Shop, tmp_path: Path, raw: dict[str, Any]
 ) -> None:
-    store = BundleStore(shutil.copytree(shop.store.root, tmp_path / "store"))
+    store = FolderStore(shutil.copytree(shop.store.root, tmp_path / "store"))
     base = store.live().version
     manifest = replace(store.manifest(base), recipe=raw)
     (store.path(base) / "manifest.json").write_text(manifest.to_json())

@@ -16,7 +16,7 @@ import tensorflow as tf
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.features.tokenizer import Tokenizer
 from retrieval.bundle.layout import EVALUATION, ITEMS, VECTORS
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import query_tower_service
 from tests.trainer.search_world import write_search_shop
 from tests.trainer.text.checkpoints import VOCABULARY, bert, write_checkpoint
@@ -58,7 +58,7 @@ class Trained:
     """
 
     folder: Path
-    store: BundleStore
+    store: FolderStore
 
     def run(self) -> Run:
         return Run.load(self.folder / "runs" / "mine")
@@ -71,7 +71,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
     @cache
     def train(keys: str) -> Trained:
         folder = tmp_path_factory.mktemp("search")
-        checkpoint, store = write_checkpoint(folder / "checkpoint"), BundleStore(folder / "store")
+        checkpoint, store = write_checkpoint(folder / "checkpoint"), FolderStore(folder / "store")
         recipe = write_search_shop(folder / "data", checkpoint, keys)
         command("train", recipe, "--store", store.root, "--run", folder / "runs" / "mine", "--promote")
         shutil.rmtree(checkpoint)
@@ -199,7 +199,7 @@ def test_rare_tokens_weigh_more_in_a_table() -> None:
 
 
 def test_new_items_are_embedded_by_the_bundle_alone(train: Callable[[str], Trained], tmp_path: Path) -> None:
-    store = BundleStore(shutil.copytree(train(FROZEN).store.root, tmp_path / "store"))
+    store = FolderStore(shutil.copytree(train(FROZEN).store.root, tmp_path / "store"))
     (tmp_path / "new.csv").write_text('product,title\nz1,"The new red bag, 4 (11)"\nz2,usb\n')
     command("add-items", "--store", store.root, "--items", tmp_path / "new.csv", "--promote")
     live = store.live()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.worlds import unit_vectors, write_bundle
 from trainer.cli import index_commands
 from trainer.cli.commands import app
@@ -68,7 +68,7 @@ def test_made_queries_are_as_far_from_an_item_as_real_ones() -> None:
 def test_tells_recall_time_size_and_build_of_each_kind_and_draws_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = BundleStore(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     write_bundle(store, item_count=1500)
     monkeypatch.setattr(index_commands, "_QUERIES", 30)
     page = tmp_path / "page.html"
@@ -90,7 +90,7 @@ def test_tells_recall_time_size_and_build_of_each_kind_and_draws_them(
 
 
 def test_a_store_without_a_live_bundle_is_told_apart(tmp_path: Path) -> None:
-    store = BundleStore(tmp_path / "store")
+    store = FolderStore(tmp_path / "store")
     write_bundle(store, promote=False)
     with pytest.raises(RunError, match=r"no bundle of .* is live; name one with --bundle"):
         index_commands.tune_index(store=store.root)

@@ -15,7 +15,7 @@ import pytest
 
 from retrieval.bundle.errors import BundleRefused
 from retrieval.serving.bundles.file_memory import measure_files
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import ann_service, query_tower_service
 from tests.worlds import write_bundle
 
@@ -70,7 +70,7 @@ def overlapping(folder: Path) -> None:
     [(bomb, "unpacks to"), (huge_claim, "claims 1099511627776 bytes"), (overlapping, "unpacks to")],
 )
 def test_archive_that_unpacks_to_more_than_its_size_is_refused(
-    store: BundleStore, damage: Callable[[Path], None], message: str
+    store: FolderStore, damage: Callable[[Path], None], message: str
 ) -> None:
     manifest = write_bundle(store, damage=damage)
     with ann_service(store) as service:
@@ -80,7 +80,7 @@ def test_archive_that_unpacks_to_more_than_its_size_is_refused(
         assert message in problem.message
 
 
-def test_archives_of_a_sound_bundle_take_their_size(store: BundleStore) -> None:
+def test_archives_of_a_sound_bundle_take_their_size(store: FolderStore) -> None:
     manifest = write_bundle(store, texts=lambda row: f"red mouse {row}")
     names = ("items.npz", "lexical/words.npz", "vectors.npy")
     measured = measure_files(store.path(manifest.bundle_version), manifest, names)
@@ -89,7 +89,7 @@ def test_archives_of_a_sound_bundle_take_their_size(store: BundleStore) -> None:
         assert 0.8 * size_bytes < measured[name] <= size_bytes
 
 
-def test_unreadable_file_is_refused(store: BundleStore) -> None:
+def test_unreadable_file_is_refused(store: FolderStore) -> None:
     manifest = write_bundle(store, promote=False)
     (store.path(manifest.bundle_version) / "canaries.json").unlink()
     with pytest.raises(BundleRefused, match=r"gate contents: canaries\.json cannot be read"):
@@ -110,7 +110,7 @@ HOSTILE_JSON = {
 
 
 @pytest.mark.parametrize("text", HOSTILE_JSON.values(), ids=HOSTILE_JSON.keys())
-def test_json_takes_no_more_memory_than_measured(store: BundleStore, text: str) -> None:
+def test_json_takes_no_more_memory_than_measured(store: FolderStore, text: str) -> None:
     manifest = write_bundle(store, promote=False)
     path = store.path(manifest.bundle_version) / "canaries.json"
     path.write_text(text, encoding="utf-8")
@@ -125,7 +125,7 @@ def test_json_takes_no_more_memory_than_measured(store: BundleStore, text: str) 
 
 
 def test_json_that_does_not_fit_is_refused_by_both_services(
-    store: BundleStore, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flood(folder: Path) -> None:
         (folder / "canaries.json").write_text("[" + "[]," * 2_000_000 + "[]]")  # 6 MB on disk, 130 MB as objects

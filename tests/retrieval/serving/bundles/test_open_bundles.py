@@ -16,7 +16,7 @@ from retrieval.serving.bundles.open_bundle import Snapshot
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.metrics import Metrics
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.worlds import wait_for
 
 A, B, C, D = (f"2026010{day}T000000Z-00000{day}" for day in (1, 2, 3, 4))
@@ -53,7 +53,7 @@ class World:
         self.opener = Opener()
         self.metrics = Metrics()
         config = ServerConfig(store=folder, **{"poll_interval_s": 0.01, "retry_after_s": 3600, **settings})
-        self.open_bundles: OpenBundles[Bundle] = OpenBundles(BundleStore(folder), self.opener, config, self.metrics)
+        self.open_bundles: OpenBundles[Bundle] = OpenBundles(FolderStore(folder), self.opener, config, self.metrics)
         self.snapshots: list[Snapshot[Bundle]] = []
 
     def point(self, *versions: str) -> None:
@@ -155,7 +155,7 @@ def test_reports_an_unexpected_load_error_and_keeps_watching(world: World) -> No
 
 
 def test_reports_an_unexpected_poll_error_and_keeps_watching(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BundleStore, "live", lambda self: 1 / 0)
+    monkeypatch.setattr(FolderStore, "live", lambda self: 1 / 0)
     world.open_bundles.start(world.snapshots.append)
     [problem] = wait_for(lambda: world.open_bundles.snapshot.problems, "the error is reported")
     assert problem.gate == "error"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import ann_service, process
 from tests.retrieval.serving.bundles.test_open_bundles import A, B, World
 from tests.worlds import wait_for, write_bundle
@@ -150,7 +150,7 @@ def test_jump_of_the_clock_moves_no_timer(tmp_path: Path, monkeypatch: pytest.Mo
     world.open_bundles.stop()
 
 
-def test_manifest_that_hangs_shows_in_the_status_and_its_bundle_opens_later(store: BundleStore) -> None:
+def test_manifest_that_hangs_shows_in_the_status_and_its_bundle_opens_later(store: FolderStore) -> None:
     old = write_bundle(store)
     with ann_service(store, store_timeout_s=0.05) as service:
         service.wait_for_bundle(old.bundle_version)
@@ -171,7 +171,7 @@ def test_manifest_that_hangs_shows_in_the_status_and_its_bundle_opens_later(stor
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_process_ends_in_order_while_the_store_hangs(store: BundleStore, tmp_path: Path, workers: str) -> None:
+def test_process_ends_in_order_while_the_store_hangs(store: FolderStore, tmp_path: Path, workers: str) -> None:
     store.root.mkdir(exist_ok=True)
     hang(store.root / "LIVE")
     flags = ("--store-timeout-s", "0.05", "--drain-delay-s", "0", "--workers", workers)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, ann_service, query_tower_service
 from tests.retrieval.serving.traffic import Caller
 from tests.worlds import unit_vectors, wait_for, write_bundle
 
 
-def mapped_files(store: BundleStore) -> Counter[str]:
+def mapped_files(store: FolderStore) -> Counter[str]:
     """How often this process maps files of a store, by their names."""
     lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     return Counter(line.rpartition("/")[2] for line in lines if str(store.root) in line)
 
 
-def test_no_request_fails_or_mixes_bundles_during_swaps(store: BundleStore) -> None:
+def test_no_request_fails_or_mixes_bundles_during_swaps(store: FolderStore) -> None:
     first = write_bundle(store)
     expected = {first.bundle_version: unit_vectors(300, 1)}
     with query_tower_service(store, retire_after_s=0.5) as tower, ann_service(store, retire_after_s=0.5) as catalogue:

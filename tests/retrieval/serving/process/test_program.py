@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import ROOT, process
 from tests.worlds import wait_for, write_bundle
 from two_tower.ann.v1 import ann_service_pb2, ann_service_pb2_grpc
@@ -56,7 +56,7 @@ def test_unusable_settings_end_the_process_with_a_reason(tmp_path: Path) -> None
         assert "Traceback" not in done.stderr
 
 
-def test_flag_overrides_environment_which_overrides_file(store: BundleStore, tmp_path: Path) -> None:
+def test_flag_overrides_environment_which_overrides_file(store: FolderStore, tmp_path: Path) -> None:
     write_bundle(store)
     config = tmp_path / "config.toml"
     config.write_text("threads = 3\nmax_in_flight = 3\nmax_batch_size = 3\ndrain_delay_s = 0.0\n")
@@ -73,7 +73,7 @@ def test_flag_overrides_environment_which_overrides_file(store: BundleStore, tmp
     assert settings["max_k"] == 1000
 
 
-def test_finishes_calls_in_flight_after_sigterm(store: BundleStore, tmp_path: Path) -> None:
+def test_finishes_calls_in_flight_after_sigterm(store: FolderStore, tmp_path: Path) -> None:
     manifest = write_bundle(store, item_count=4000)
     flags = ("--poll-interval-s", "0.02", "--drain-delay-s", "0.2")
     with (
@@ -94,7 +94,7 @@ def test_finishes_calls_in_flight_after_sigterm(store: BundleStore, tmp_path: Pa
     assert events[-2:] == ["draining", "stopped"]
 
 
-def test_second_signal_ends_the_process_at_once(store: BundleStore, tmp_path: Path) -> None:
+def test_second_signal_ends_the_process_at_once(store: FolderStore, tmp_path: Path) -> None:
     log = tmp_path / "query_tower_service.log"
     with process("query_tower_service", store, tmp_path, "--drain-delay-s", "600") as (child, _):
         child.send_signal(signal.SIGINT)
@@ -103,7 +103,7 @@ def test_second_signal_ends_the_process_at_once(store: BundleStore, tmp_path: Pa
         assert child.wait(20) == 1
 
 
-def test_neither_service_loads_tensorflow_and_both_stay_small(store: BundleStore, tmp_path: Path) -> None:
+def test_neither_service_loads_tensorflow_and_both_stay_small(store: FolderStore, tmp_path: Path) -> None:
     manifest = write_bundle(store)
     with (
         process("ann_service", store, tmp_path) as (ann, ann_port),
@@ -174,7 +174,7 @@ import {program}.__main__
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sighup_ends_nothing_and_the_new_token_is_valid_soon(store: BundleStore, tmp_path: Path, workers: str) -> None:
+def test_sighup_ends_nothing_and_the_new_token_is_valid_soon(store: FolderStore, tmp_path: Path, workers: str) -> None:
     write_bundle(store)
     tokens = tmp_path / "tokens"
     tokens.write_text("old\n")

@@ -23,7 +23,7 @@ from query_tower_service.config import QueryTowerConfig
 from retrieval.serving.process.worker_link import decode_settings, encode_settings
 from retrieval.serving.process.workers import Workers, reserve_port
 from retrieval.serving.runtime.config import ServerConfig
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import ROOT, process
 from tests.retrieval.serving.process.test_program import run
 from tests.retrieval.serving.traffic import Caller
@@ -61,7 +61,7 @@ def wait_for_answers(callers: list[Caller], answers: int = 20) -> None:
 
 
 def test_workers_of_an_installed_command_import_nothing_from_the_current_folder(
-    store: BundleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "structlog.py").write_text("raise SystemExit('imported from the current folder')")
     # As an installed command does, this parent does not search the current folder; -P would reach the workers too.
@@ -77,7 +77,7 @@ def test_workers_of_an_installed_command_import_nothing_from_the_current_folder(
 
 
 def test_no_request_fails_or_mixes_bundles_while_two_workers_swap_independently(
-    store: BundleStore, tmp_path: Path
+    store: FolderStore, tmp_path: Path
 ) -> None:
     first = write_bundle(store)
     expected = {first.bundle_version: unit_vectors(300, 1)}
@@ -96,7 +96,7 @@ def test_no_request_fails_or_mixes_bundles_while_two_workers_swap_independently(
                 wait_for_answers(callers)
 
 
-def test_killed_worker_loses_no_request_and_is_started_again(store: BundleStore, tmp_path: Path) -> None:
+def test_killed_worker_loses_no_request_and_is_started_again(store: FolderStore, tmp_path: Path) -> None:
     manifest = write_bundle(store)
     with (
         process("query_tower_service", store, tmp_path, *FLAGS) as (tower, tower_port),
@@ -121,7 +121,7 @@ def test_killed_worker_loses_no_request_and_is_started_again(store: BundleStore,
     assert [(line["exit_code"], line["starts_again_in_s"]) for line in ended] == [(-9, 0.1)]
 
 
-def test_all_workers_finish_calls_in_flight_after_sigterm_to_the_parent(store: BundleStore, tmp_path: Path) -> None:
+def test_all_workers_finish_calls_in_flight_after_sigterm_to_the_parent(store: FolderStore, tmp_path: Path) -> None:
     manifest = write_bundle(store, item_count=4000)
     flags = (*FLAGS[:-1], "0.5")  # time for the sent requests to arrive
     with process("ann_service", store, tmp_path, *flags) as (parent, port):
@@ -146,7 +146,7 @@ def test_all_workers_finish_calls_in_flight_after_sigterm_to_the_parent(store: B
     assert stopped[-1]["exit_code"] == 0
 
 
-def test_pinned_workers_use_one_core_each_except_to_load_bundles(store: BundleStore, tmp_path: Path) -> None:
+def test_pinned_workers_use_one_core_each_except_to_load_bundles(store: FolderStore, tmp_path: Path) -> None:
     allowed = os.sched_getaffinity(0)
     with process("ann_service", store, tmp_path, *FLAGS, "--pin") as (parent, _):
         pinned_to: list[set[int]] = []
@@ -183,7 +183,7 @@ def test_workers_are_pinned_by_default_only_if_the_quota_covers_all_cores(
         ServerConfig(store=tmp_path, pin=True)
 
 
-def test_second_signal_ends_all_workers_at_once(store: BundleStore, tmp_path: Path) -> None:
+def test_second_signal_ends_all_workers_at_once(store: FolderStore, tmp_path: Path) -> None:
     log = tmp_path / "ann_service.log"
     with process("ann_service", store, tmp_path, "--workers", "2", "--drain-delay-s", "600") as (parent, _):
         workers = workers_of(parent)
@@ -194,7 +194,7 @@ def test_second_signal_ends_all_workers_at_once(store: BundleStore, tmp_path: Pa
         assert not [worker for worker in workers if worker.is_running()]
 
 
-def test_workers_end_when_the_parent_is_killed(store: BundleStore, tmp_path: Path) -> None:
+def test_workers_end_when_the_parent_is_killed(store: FolderStore, tmp_path: Path) -> None:
     with process("ann_service", store, tmp_path, *FLAGS) as (parent, _):
         workers = workers_of(parent)
         assert len(workers) == 2
@@ -217,7 +217,7 @@ def test_refuses_a_port_in_use_even_if_its_owner_shares_it(tmp_path: Path, share
     assert "choose another --port" in done.stderr
 
 
-def test_two_parents_cannot_use_one_port(store: BundleStore, tmp_path: Path) -> None:
+def test_two_parents_cannot_use_one_port(store: FolderStore, tmp_path: Path) -> None:
     with process("ann_service", store, tmp_path, *FLAGS) as (_, port):
         with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1:{port}"):
             reserve_port("127.0.0.1", port)

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from retrieval.inference.query_tower import QueryTower
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import process, query_tower_service
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower.query.v1 import query_tower_service_pb2_grpc as pb_grpc
@@ -39,7 +39,7 @@ def request_ids(call: Any, *arguments: Any, **options: Any) -> tuple[str, str]:
     return details.request_id, dict(error.trailing_metadata())["x-request-id"]
 
 
-def test_an_error_has_the_request_id_that_the_caller_sent(filled: BundleStore) -> None:
+def test_an_error_has_the_request_id_that_the_caller_sent(filled: FolderStore) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
         for sent in ("a", "order-17/retry:2", "~" * 128):
@@ -49,7 +49,7 @@ def test_an_error_has_the_request_id_that_the_caller_sent(filled: BundleStore) -
 
 @pytest.mark.parametrize("sent", [None, "", "two words", "x" * 129])
 def test_an_error_has_a_new_request_id_if_none_or_an_invalid_one_was_sent(
-    filled: BundleStore, sent: str | None
+    filled: FolderStore, sent: str | None
 ) -> None:
     metadata = None if sent is None else [("x-request-id", sent)]
     with query_tower_service(filled) as service:
@@ -60,7 +60,7 @@ def test_an_error_has_a_new_request_id_if_none_or_an_invalid_one_was_sent(
         assert first != second
 
 
-def test_an_error_of_credentials_or_of_reflection_has_the_request_id(filled: BundleStore, tmp_path: Path) -> None:
+def test_an_error_of_credentials_or_of_reflection_has_the_request_id(filled: FolderStore, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     metadata = [("x-request-id", "id-7")]
     with query_tower_service(filled, token_file=tmp_path / "token") as service:
@@ -75,7 +75,7 @@ def test_an_error_of_credentials_or_of_reflection_has_the_request_id(filled: Bun
 
 
 def test_a_bug_is_logged_with_the_request_id_that_the_caller_is_told(
-    filled: BundleStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    filled: FolderStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
@@ -84,7 +84,7 @@ def test_a_bug_is_logged_with_the_request_id_that_the_caller_is_told(
     assert told in capsys.readouterr().out
 
 
-def test_a_line_says_what_failed_and_never_repeats_values(filled: BundleStore, tmp_path: Path) -> None:
+def test_a_line_says_what_failed_and_never_repeats_values(filled: FolderStore, tmp_path: Path) -> None:
     with process("query_tower_service", filled, tmp_path, "--drain-delay-s", "0") as (child, port):
         with QueryTowerClient(f"127.0.0.1:{port}", caller="shop", timeout_s=20) as client:
             client.embed([{"age": 30.0}])
@@ -109,7 +109,7 @@ def test_a_line_says_what_failed_and_never_repeats_values(filled: BundleStore, t
     assert "call answered" not in {line["event"] for line in lines}
 
 
-def test_logs_answered_calls_by_their_share(filled: BundleStore, tmp_path: Path) -> None:
+def test_logs_answered_calls_by_their_share(filled: FolderStore, tmp_path: Path) -> None:
     with process("query_tower_service", filled, tmp_path, "--log-share", "1", "--drain-delay-s", "0") as (child, port):
         with QueryTowerClient(f"127.0.0.1:{port}", timeout_s=20) as client:
             for number in range(3):
@@ -120,7 +120,7 @@ def test_logs_answered_calls_by_their_share(filled: BundleStore, tmp_path: Path)
     assert [line["request_id"] for line in answered] == ["id-0", "id-1", "id-2"]
 
 
-def test_a_flood_of_failures_writes_few_lines_and_counts_all(filled: BundleStore, tmp_path: Path) -> None:
+def test_a_flood_of_failures_writes_few_lines_and_counts_all(filled: FolderStore, tmp_path: Path) -> None:
     flood = 3000
     with process("query_tower_service", filled, tmp_path, "--drain-delay-s", "0") as (child, port):
         log = tmp_path / "query_tower_service.log"

@@ -13,7 +13,7 @@ import pytest
 
 from query_tower_service.servicer import EmbedQueries
 from retrieval.serving.rpc import calls
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, failure, query_tower_service
 from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -33,7 +33,7 @@ def silent(service: Running, count: int, metadata: Any = None) -> list[Any]:
     return [stream.future(nothing(), metadata=metadata) for _ in range(count)]
 
 
-def test_callers_whose_messages_do_not_come_keep_nobody_waiting(filled: BundleStore) -> None:
+def test_callers_whose_messages_do_not_come_keep_nobody_waiting(filled: FolderStore) -> None:
     with query_tower_service(filled, receive_timeout_s=60.0, drain_timeout_s=0.5) as service:
         service.wait_until_serving()
         waiting = silent(service, 50)
@@ -49,7 +49,7 @@ def test_callers_whose_messages_do_not_come_keep_nobody_waiting(filled: BundleSt
         assert call.exception(10).code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_message_that_does_not_come_in_time_ends_the_call(filled: BundleStore) -> None:
+def test_a_message_that_does_not_come_in_time_ends_the_call(filled: FolderStore) -> None:
     with query_tower_service(filled, receive_timeout_s=0.1) as service:
         service.wait_until_serving()
         for call in silent(service, 3):
@@ -59,7 +59,7 @@ def test_a_message_that_does_not_come_in_time_ends_the_call(filled: BundleStore)
 
 
 def test_beyond_the_limit_the_call_that_was_silent_longest_is_ended(
-    filled: BundleStore, monkeypatch: pytest.MonkeyPatch
+    filled: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "MAX_RECEIVING", 4)
     with query_tower_service(filled, drain_timeout_s=0.1) as service:
@@ -72,7 +72,7 @@ def test_beyond_the_limit_the_call_that_was_silent_longest_is_ended(
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"\x0a\x05ab", b"\x00" * 5000])
-def test_what_cannot_be_decoded_is_invalid(filled: BundleStore, body: bytes) -> None:
+def test_what_cannot_be_decoded_is_invalid(filled: FolderStore, body: bytes) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
         code, message, _ = failure(service.channel.unary_unary(METHOD), body)
@@ -80,14 +80,14 @@ def test_what_cannot_be_decoded_is_invalid(filled: BundleStore, body: bytes) -> 
         assert "not a serialized two_tower.query.v1.EmbedQueriesRequest" in message
 
 
-def test_a_call_without_a_message_is_invalid(filled: BundleStore) -> None:
+def test_a_call_without_a_message_is_invalid(filled: FolderStore) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
         code, _, _ = failure(service.channel.stream_unary(METHOD), iter(()))
         assert code == "INVALID_ARGUMENT"
 
 
-def test_the_token_is_checked_before_a_message_is_read(filled: BundleStore, tmp_path: Path) -> None:
+def test_the_token_is_checked_before_a_message_is_read(filled: FolderStore, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with query_tower_service(filled, token_file=tmp_path / "token") as service:
         service.wait_until_serving()
@@ -95,7 +95,7 @@ def test_the_token_is_checked_before_a_message_is_read(filled: BundleStore, tmp_
             assert call.exception(10).code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_tokens_have_names_and_scopes_and_rotate(filled: BundleStore, tmp_path: Path) -> None:
+def test_tokens_have_names_and_scopes_and_rotate(filled: FolderStore, tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("# two callers\nfirst shop read\n\nsecond ops read,admin\n")
     with query_tower_service(filled, token_file=path) as service:
@@ -127,7 +127,7 @@ def test_tokens_have_names_and_scopes_and_rotate(filled: BundleStore, tmp_path: 
         assert embed("Bearer third") == "OK"
 
 
-def test_work_ends_soon_after_its_caller_has_left(filled: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_ends_soon_after_its_caller_has_left(filled: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
     embed = EmbedQueries._embed
 
@@ -157,7 +157,7 @@ def test_work_ends_soon_after_its_caller_has_left(filled: BundleStore, monkeypat
         assert len(steps) > 10
 
 
-def test_a_peer_that_speaks_no_http_is_dropped(filled: BundleStore) -> None:
+def test_a_peer_that_speaks_no_http_is_dropped(filled: FolderStore) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
         with socket.create_connection(("127.0.0.1", service.port)) as peer:

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, failure, query_tower_service
 from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def admin(store: BundleStore, **settings: Any) -> Iterator[tuple[Running, grpc.Channel]]:
+def admin(store: FolderStore, **settings: Any) -> Iterator[tuple[Running, grpc.Channel]]:
     """Runs a service with an admin port; yields the service and a channel to the admin port."""
     port = free_port()
     with (
@@ -41,7 +41,7 @@ def admin(store: BundleStore, **settings: Any) -> Iterator[tuple[Running, grpc.C
         yield service, channel
 
 
-def test_lists_the_servers_and_connections_of_the_process(filled: BundleStore) -> None:
+def test_lists_the_servers_and_connections_of_the_process(filled: FolderStore) -> None:
     with admin(filled) as (service, channel):
         stub = channelz_pb2_grpc.ChannelzStub(channel)
         servers = stub.GetServers(channelz_pb2.GetServersRequest(), timeout=20).server
@@ -57,7 +57,7 @@ def test_lists_the_servers_and_connections_of_the_process(filled: BundleStore) -
         assert (code, "GetServers" in message) == ("INVALID_ARGUMENT", True)
 
 
-def test_offers_nothing_else_and_the_service_does_not_offer_it(filled: BundleStore) -> None:
+def test_offers_nothing_else_and_the_service_does_not_offer_it(filled: FolderStore) -> None:
     with admin(filled) as (service, channel):
         code, _, _ = failure(pb_grpc.QueryTowerServiceStub(channel).GetServingStatus, pb.GetServingStatusRequest())
         assert code == "UNIMPLEMENTED"
@@ -65,7 +65,7 @@ def test_offers_nothing_else_and_the_service_does_not_offer_it(filled: BundleSto
         assert failure(stub.GetServers, channelz_pb2.GetServersRequest())[0] == "UNIMPLEMENTED"
 
 
-def test_needs_the_scope_admin_where_tokens_are_set(filled: BundleStore, tmp_path: Path) -> None:
+def test_needs_the_scope_admin_where_tokens_are_set(filled: FolderStore, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("first shop read\nsecond ops admin\n")
     with admin(filled, token_file=tmp_path / "tokens") as (_, channel):
         get = channelz_pb2_grpc.ChannelzStub(channel).GetServers
@@ -75,7 +75,7 @@ def test_needs_the_scope_admin_where_tokens_are_set(filled: BundleStore, tmp_pat
         assert get(request, metadata=[("authorization", "Bearer second")], timeout=20).server
 
 
-def test_callers_that_are_silent_keep_nobody_waiting(filled: BundleStore) -> None:
+def test_callers_that_are_silent_keep_nobody_waiting(filled: FolderStore) -> None:
     with admin(filled, receive_timeout_s=0.2) as (_, channel):
         stream = channel.stream_unary("/grpc.channelz.v1.Channelz/GetServers")
         ended = threading.Event()
@@ -91,7 +91,7 @@ def test_callers_that_are_silent_keep_nobody_waiting(filled: BundleStore) -> Non
         ended.set()
 
 
-def test_speaks_tls_where_the_service_does(filled: BundleStore, tmp_path: Path) -> None:
+def test_speaks_tls_where_the_service_does(filled: FolderStore, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"

@@ -9,13 +9,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from retrieval.serving.rpc.health import Health
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import query_tower_service
 
 STATUS = health_pb2.HealthCheckResponse
 
 
-def test_unknown_service_is_not_found_by_check_and_unknown_to_watch(store: BundleStore) -> None:
+def test_unknown_service_is_not_found_by_check_and_unknown_to_watch(store: FolderStore) -> None:
     with query_tower_service(store) as service:
         stub = health_pb2_grpc.HealthStub(service.channel)
         with pytest.raises(grpc.RpcError) as caught:
@@ -26,7 +26,7 @@ def test_unknown_service_is_not_found_by_check_and_unknown_to_watch(store: Bundl
         watcher.cancel()
 
 
-def test_never_hangs_while_watchers_connect_and_disconnect(store: BundleStore) -> None:
+def test_never_hangs_while_watchers_connect_and_disconnect(store: FolderStore) -> None:
     with query_tower_service(store) as service:
         stub, ended = health_pb2_grpc.HealthStub(service.channel), threading.Event()
 
@@ -57,7 +57,7 @@ def test_stays_not_serving_while_draining() -> None:
     assert health._status == STATUS.NOT_SERVING
 
 
-def test_a_request_that_cannot_be_decoded_is_invalid(store: BundleStore) -> None:
+def test_a_request_that_cannot_be_decoded_is_invalid(store: FolderStore) -> None:
     with query_tower_service(store) as service:
         for method in ("Check", "Watch"):
             call = service.channel.unary_stream(f"/grpc.health.v1.Health/{method}")

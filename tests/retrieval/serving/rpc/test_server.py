@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.servicer import EmbedQueries
 from retrieval.inference.query_tower import QueryTower
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, failure, query_tower_service
 from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -43,7 +43,7 @@ class Blocked:
         monkeypatch.setattr(EmbedQueries, "is_short", lambda *_: False)
 
 
-def test_token_is_required_except_for_health(filled: BundleStore, tmp_path: Path) -> None:
+def test_token_is_required_except_for_health(filled: FolderStore, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with query_tower_service(filled, token_file=tmp_path / "token") as service:
         service.wait_until_serving()
@@ -63,7 +63,7 @@ def test_token_is_required_except_for_health(filled: BundleStore, tmp_path: Path
 
 
 def test_refuses_calls_beyond_the_limit_while_health_answers(
-    filled: BundleStore, monkeypatch: pytest.MonkeyPatch
+    filled: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with query_tower_service(filled, threads=1, max_in_flight=1) as service:
         service.wait_until_serving()
@@ -89,7 +89,7 @@ def overloaded(service: Running) -> bool:
     return False
 
 
-def test_call_that_nobody_waits_for_is_not_run(filled: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_that_nobody_waits_for_is_not_run(filled: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with query_tower_service(filled, threads=1) as service:
         service.wait_until_serving()
         blocked = Blocked(monkeypatch)
@@ -106,7 +106,7 @@ def test_call_that_nobody_waits_for_is_not_run(filled: BundleStore, monkeypatch:
 
 
 def test_unexpected_exception_is_logged_and_hidden_from_the_caller(
-    filled: BundleStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    filled: FolderStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
@@ -118,7 +118,7 @@ def test_unexpected_exception_is_logged_and_hidden_from_the_caller(
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-def test_both_versions_of_reflection_describe_the_service(filled: BundleStore, version: str) -> None:
+def test_both_versions_of_reflection_describe_the_service(filled: FolderStore, version: str) -> None:
     with query_tower_service(filled) as service:
         ask = service.channel.stream_stream(
             f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
@@ -135,7 +135,7 @@ def test_both_versions_of_reflection_describe_the_service(filled: BundleStore, v
         assert any(b"EmbedQueries" in file for file in described.file_descriptor_response.file_descriptor_proto)
 
 
-def test_idle_streams_keep_no_call_from_its_answer(filled: BundleStore) -> None:
+def test_idle_streams_keep_no_call_from_its_answer(filled: FolderStore) -> None:
     with query_tower_service(filled, threads=1) as service:
         service.wait_until_serving()
         release = threading.Event()
@@ -163,7 +163,7 @@ def test_idle_streams_keep_no_call_from_its_answer(filled: BundleStore) -> None:
         stream.cancel()
 
 
-def test_health_is_not_serving_during_the_drain(filled: BundleStore) -> None:
+def test_health_is_not_serving_during_the_drain(filled: FolderStore) -> None:
     with query_tower_service(filled) as service:
         service.wait_until_serving()
         watcher = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
@@ -175,7 +175,7 @@ def test_health_is_not_serving_during_the_drain(filled: BundleStore) -> None:
     assert statuses == [health_pb2.HealthCheckResponse.NOT_SERVING]
 
 
-def test_refuses_to_listen_on_a_port_in_use(filled: BundleStore) -> None:
+def test_refuses_to_listen_on_a_port_in_use(filled: FolderStore) -> None:
     with (
         query_tower_service(filled) as service,
         pytest.raises(ValueError, match="cannot listen"),
@@ -184,7 +184,7 @@ def test_refuses_to_listen_on_a_port_in_use(filled: BundleStore) -> None:
         raise AssertionError("two servers listen on one port")
 
 
-def test_answers_over_tls_and_not_in_plain_text(filled: BundleStore, tmp_path: Path) -> None:
+def test_answers_over_tls_and_not_in_plain_text(filled: FolderStore, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
@@ -201,7 +201,7 @@ def test_answers_over_tls_and_not_in_plain_text(filled: BundleStore, tmp_path: P
             assert len(stub.EmbedQueries(REQUEST, timeout=10).embeddings) == 1
 
 
-def test_refuses_a_request_that_is_too_large(filled: BundleStore) -> None:
+def test_refuses_a_request_that_is_too_large(filled: FolderStore) -> None:
     with query_tower_service(filled, max_request_bytes=2048) as service:
         service.wait_until_serving()
         query = pb.Query()
@@ -210,7 +210,7 @@ def test_refuses_a_request_that_is_too_large(filled: BundleStore) -> None:
         assert code == "RESOURCE_EXHAUSTED"
 
 
-def test_concurrent_callers_get_their_own_answers(filled: BundleStore) -> None:
+def test_concurrent_callers_get_their_own_answers(filled: FolderStore) -> None:
     with query_tower_service(filled, threads=4) as service:
         service.wait_until_serving()
 
@@ -227,7 +227,7 @@ def test_concurrent_callers_get_their_own_answers(filled: BundleStore) -> None:
                 assert list(callers.map(embed, range(20, 60))) == alone
 
 
-def test_metrics_count_calls_by_code(filled: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_count_calls_by_code(filled: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     from retrieval.serving.runtime.metrics import Metrics
 
     ports: list[int] = []
@@ -280,7 +280,7 @@ def test_allows_an_exposed_address_with_insecure_or_with_tls_and_token() -> None
 
 
 @pytest.mark.parametrize("content", [None, "", "schlüssel"])
-def test_refuses_an_unusable_token_file(store: BundleStore, tmp_path: Path, content: str | None) -> None:
+def test_refuses_an_unusable_token_file(store: FolderStore, tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "token").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="token_file"), query_tower_service(store, token_file=tmp_path / "token"):

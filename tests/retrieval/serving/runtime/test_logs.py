@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from retrieval.serving.runtime.logs import MAX_BACKLOG
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import ROOT
 from tests.worlds import wait_for, write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -62,7 +62,7 @@ def test_lines_that_nobody_reads_are_lost_and_counted() -> None:
     assert len(numbers) + lost == 2000
 
 
-def test_a_reader_of_the_log_that_hangs_stops_no_call(store: BundleStore, tmp_path: Path) -> None:
+def test_a_reader_of_the_log_that_hangs_stops_no_call(store: FolderStore, tmp_path: Path) -> None:
     manifest = write_bundle(store)
     port_file = tmp_path / "port"
     command = [sys.executable, "-m", "ann_service", "--store", str(store.root), "--port", "0"]

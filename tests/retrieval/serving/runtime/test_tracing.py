@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from retrieval.store.store import BundleStore
+from retrieval.store.folder_store import FolderStore
 from tests.harness import ann_service, query_tower_service
 from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
@@ -48,7 +48,7 @@ def application_tracer(collector: Collector) -> tuple[Tracer, object]:
     return provider.get_tracer("shop"), provider
 
 
-def test_a_request_is_one_trace_through_client_and_both_services(filled: BundleStore, collector: Collector) -> None:
+def test_a_request_is_one_trace_through_client_and_both_services(filled: FolderStore, collector: Collector) -> None:
     from opentelemetry.trace import SpanKind
 
     tracer, _ = application_tracer(collector)
@@ -91,7 +91,7 @@ def test_a_request_is_one_trace_through_client_and_both_services(filled: BundleS
 
 
 def test_a_failed_call_has_its_code_and_the_decision_of_the_caller_is_respected(
-    filled: BundleStore, collector: Collector
+    filled: FolderStore, collector: Collector
 ) -> None:
     with query_tower_service(filled, otlp_endpoint=collector.endpoint) as service:
         service.wait_until_serving()
@@ -110,7 +110,7 @@ def test_a_failed_call_has_its_code_and_the_decision_of_the_caller_is_respected(
     assert not span.is_error  # the request was at fault, not the service
 
 
-def test_a_malformed_trace_context_starts_a_new_trace(filled: BundleStore, collector: Collector) -> None:
+def test_a_malformed_trace_context_starts_a_new_trace(filled: FolderStore, collector: Collector) -> None:
     with query_tower_service(filled, otlp_endpoint=collector.endpoint) as service:
         service.wait_until_serving()
         service.stub.EmbedQueries(REQUEST, metadata=[("traceparent", "00-xyz")], timeout=20)
@@ -118,7 +118,7 @@ def test_a_malformed_trace_context_starts_a_new_trace(filled: BundleStore, colle
     assert span.parent_id == ""
 
 
-def test_a_collector_that_hangs_keeps_no_call_and_no_drain(filled: BundleStore, collector: Collector) -> None:
+def test_a_collector_that_hangs_keeps_no_call_and_no_drain(filled: FolderStore, collector: Collector) -> None:
     collector.takes.clear()
     with query_tower_service(filled, otlp_endpoint=collector.endpoint) as service:
         service.wait_until_serving()

@@ -1,0 +1,83 @@
+"""Opens the store that a path or URL names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from retrieval.bundle.errors import StoreError
+from retrieval.store.bucket import Bucket
+from retrieval.store.cache import Cache
+from retrieval.store.folder_store import FolderStore
+from retrieval.store.object_store import ObjectStore
+from retrieval.store.store import BundleStore
+
+_OBJECT_SCHEMES = ("s3", "gs", "az")
+
+CACHE = "TWO_TOWER_CACHE"
+"""Environment variable of the folder of the copies of bundles."""
+CACHE_GIB = "TWO_TOWER_CACHE_GIB"
+"""Environment variable of the most that the copies of one store may take on disk, in GiB."""
+
+_DEFAULT_GIB = 50.0
+
+
+def open_store(location: str | os.PathLike[str], tell: Callable[[str], None] = lambda message: None) -> BundleStore:
+    """Returns the store that a path or URL names. Nothing is read yet.
+
+    Bundles of a store in a bucket are copied to a folder of this machine: that of the environment variable
+    ``TWO_TOWER_CACHE`` (default: ``~/.cache/two-tower``), of at most ``TWO_TOWER_CACHE_GIB`` (default: 50) a store.
+
+    Args:
+        location: a path, or a URL: ``file:///folder``, ``s3://bucket/prefix``, ``gs://bucket/prefix``,
+            ``az://container/prefix``.
+        tell: receives a message while the store waits for a lock or transfers files.
+
+    Raises:
+        StoreError: the URL or the environment cannot be used.
+    """
+    name = os.fspath(location)
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name):
+        return FolderStore(name, tell=tell)
+    parts = urlsplit(name)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise StoreError(f"cannot use {name}: a URL of a folder has three slashes, as file:///srv/store")
+        return FolderStore(unquote(parts.path), tell=tell)
+    if parts.scheme not in _OBJECT_SCHEMES:
+        raise StoreError(
+            f"cannot use {name}: a store is a folder, or a URL that starts with file://, "
+            + " or ".join(f"{scheme}://" for scheme in _OBJECT_SCHEMES)
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise StoreError(
+            f"cannot use the URL of a store at {parts.scheme}://{parts.hostname or ''}: it may have a bucket and a "
+            "prefix alone; credentials come from the environment"
+        )
+    if not parts.netloc:
+        raise StoreError(f"cannot use {name}: it names no bucket; expected {parts.scheme}://BUCKET/PREFIX")
+    url = name.rstrip("/")
+    return ObjectStore(Bucket(url), Cache(_cache_folder(url), _cache_limit()), tell)
+
+
+def _cache_folder(url: str) -> Path:
+    """Returns the folder of the copies of one store."""
+    home = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "two-tower"
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", url)[:60]
+    return Path(home) / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+def _cache_limit() -> int:
+    """Returns the most that the copies of one store may take, in bytes. Raises StoreError."""
+    text = os.environ.get(CACHE_GIB, "")
+    try:
+        gib = float(text) if text else _DEFAULT_GIB
+    except ValueError as error:
+        raise StoreError(f"{CACHE_GIB} is {text!r}, expected a number of GiB") from error
+    if not 0 < gib <= 1 << 20:
+        raise StoreError(f"{CACHE_GIB} is {text}, expected a number of GiB above 0")
+    return int(gib * (1 << 30))
