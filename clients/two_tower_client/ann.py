@@ -38,6 +38,7 @@ class AnnClient(ServiceClient):
         bundle_version: str = "",
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         wait: bool = True,
     ) -> SearchAnswer:
         """Returns one retrieval for each search, in order, all from one bundle.
@@ -49,6 +50,7 @@ class AnnClient(ServiceClient):
             timeout_s: Seconds that the call may take. Default: the timeout of the client.
             request_id: Request id, sent as `x-request-id`: 1 to 128 printable ASCII characters without blanks. Default:
                 a random one.
+            user: Key of the user, sent as `two-tower-user`, in the same form; see `Retriever.retrieve`. Default: none.
             wait: Whether to wait, as long as the timeout allows, while no replica can be reached, for instance because
                 the only one restarts. Default: True.
 
@@ -62,6 +64,7 @@ class AnnClient(ServiceClient):
             lambda response: to_answer(response, len(searches)),
             timeout_s,
             request_id,
+            user,
             may_wait=wait,
         )
 
@@ -95,6 +98,7 @@ class AsyncAnnClient(AsyncServiceClient):
         bundle_version: str = "",
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         wait: bool = True,
     ) -> SearchAnswer:
         """Returns one retrieval for each search; see `AnnClient.search`."""
@@ -105,6 +109,7 @@ class AsyncAnnClient(AsyncServiceClient):
             lambda response: to_answer(response, len(searches)),
             timeout_s,
             request_id,
+            user,
             may_wait=wait,
         )
 

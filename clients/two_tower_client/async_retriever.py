@@ -52,6 +52,7 @@ class AsyncRetriever:
         fallback: Fallback | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` best items for a query; see `Retriever.retrieve`."""
@@ -62,6 +63,7 @@ class AsyncRetriever:
             fallback=fallback,
             timeout_s=timeout_s,
             request_id=request_id,
+            user=user,
             **options,
         )
         return retrievals[0]
@@ -75,15 +77,16 @@ class AsyncRetriever:
         fallback: Fallback | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         **options: Unpack[SearchOptions],
     ) -> list[Retrieval]:
         """Returns the `k` best items for each query; see `Retriever.retrieve_batch`."""
         timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         searches = make_searches(len(queries), texts, Search(k=k, **options))
         if options.get("ranking") == "lexical":
-            answer = await self.ann.search(searches, timeout_s=timeout_s, request_id=request_id)
+            answer = await self.ann.search(searches, timeout_s=timeout_s, request_id=request_id, user=user)
             return list(answer.retrievals)
-        request = RetrieveRequest(self._pin, searches, timeout_s, request_id, fallback)
+        request = RetrieveRequest(self._pin, searches, timeout_s, request_id, fallback, user)
         while (step := request.step) is not None:
             try:
                 model, call = step.model_version, request.call_options()
@@ -107,11 +110,12 @@ class AsyncRetriever:
         text: str = "",
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` items nearest to an item or to the mean of several items; see `Retriever.similar_to`."""
         search = Search(similar_to=item_ids, text=text, k=k, **options)
-        return (await self.ann.search([search], timeout_s=timeout_s, request_id=request_id)).retrievals[0]
+        return (await self.ann.search([search], timeout_s=timeout_s, request_id=request_id, user=user)).retrievals[0]
 
     async def popular(
         self,
@@ -122,10 +126,11 @@ class AsyncRetriever:
         return_attributes: Sequence[str] = (),
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
     ) -> Retrieval:
         """Returns the `k` most popular items of the live bundle; see `Retriever.popular`."""
         search = Search(popular=True, k=k, exclude=exclude, filter=filter, return_attributes=return_attributes)
-        return (await self.ann.search([search], timeout_s=timeout_s, request_id=request_id)).retrievals[0]
+        return (await self.ann.search([search], timeout_s=timeout_s, request_id=request_id, user=user)).retrievals[0]
 
     async def close(self) -> None:
         """Closes the channels to both services and cancels the calls in flight."""

@@ -37,6 +37,7 @@ class QueryTowerClient(ServiceClient):
         *,
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         wait: bool = True,
     ) -> Embeddings:
         """Returns one embedding for each query, in order.
@@ -47,6 +48,7 @@ class QueryTowerClient(ServiceClient):
             timeout_s: Seconds that the call may take. Default: the timeout of the client.
             request_id: Request id, sent as `x-request-id`: 1 to 128 printable ASCII characters without blanks. Default:
                 a random one.
+            user: Key of the user, sent as `two-tower-user`, in the same form; see `Retriever.retrieve`. Default: none.
             wait: Whether to wait, as long as the timeout allows, while no replica can be reached, for instance because
                 the only one restarts. Default: True.
 
@@ -60,6 +62,7 @@ class QueryTowerClient(ServiceClient):
             lambda response: to_embeddings(response, len(queries)),
             timeout_s,
             request_id,
+            user,
             may_wait=wait,
         )
 
@@ -92,6 +95,7 @@ class AsyncQueryTowerClient(AsyncServiceClient):
         *,
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         wait: bool = True,
     ) -> Embeddings:
         """Returns one embedding for each query; see `QueryTowerClient.embed`."""
@@ -102,6 +106,7 @@ class AsyncQueryTowerClient(AsyncServiceClient):
             lambda response: to_embeddings(response, len(queries)),
             timeout_s,
             request_id,
+            user,
             may_wait=wait,
         )
 

@@ -17,7 +17,7 @@ from two_tower_client.errors import (
 )
 from two_tower_client.model_agreement import Embed, Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
 from two_tower_client.results import Embeddings, Retrieval, SearchAnswer
-from two_tower_client.rpc.call_metadata import check_request_id, make_request_id
+from two_tower_client.rpc.call_metadata import check_request_id, check_user, make_request_id
 from two_tower_client.search import Search, with_embeddings
 
 Fallback = Literal["popular"]
@@ -50,11 +50,13 @@ class CallOptions(TypedDict):
     Attributes:
         timeout_s: Seconds that are left of the retrieve.
         request_id: Id of the retrieve, the same for all its calls.
+        user: Key of the user, the same for all calls. Empty: none.
         wait: Whether the call waits while no replica can be reached: not if a fallback would answer.
     """
 
     timeout_s: float
     request_id: str
+    user: str
     wait: bool
 
 
@@ -65,11 +67,13 @@ class RetrieveRequest:
     to `advance`, or the error to `recovers`, until `step` is None.
 
     Args:
-        pin: Pin that the previous request left.
+        pin: Pin that the previous request left. It is ignored, and left as it is, if there is a user: between two pairs
+            of services, the pin of one user may be of a model that the pair of another user does not have.
         searches: One search for each query, without its embedding.
         timeout_s: Seconds that all calls may take together, from now on.
         request_id: Request id. Empty: a random one.
         fallback: What to return if the queries cannot be embedded. None: the error is raised.
+        user: Key of the user. Empty: none.
 
     Attributes:
         step: Next step; None once `retrievals` is complete.
@@ -77,7 +81,7 @@ class RetrieveRequest:
         retrievals: One retrieval for each query, once `step` is None.
 
     Raises:
-        InvalidRequest: If the request id or the fallback is invalid.
+        InvalidRequest: If the request id, the user or the fallback is invalid.
     """
 
     def __init__(
@@ -87,10 +91,12 @@ class RetrieveRequest:
         timeout_s: float,
         request_id: str = "",
         fallback: Fallback | None = None,
+        user: str = "",
     ) -> None:
         if fallback not in (None, "popular"):
             raise InvalidRequest.in_field("fallback", f"has to be None or 'popular', got {fallback!r}")
         self._request_id = check_request_id(request_id) if request_id else make_request_id()
+        self._user = check_user(user)
         self._timeout_s = timeout_s
         self._end_s = time.monotonic() + timeout_s
         self._has_fallback = fallback is not None
@@ -100,7 +106,7 @@ class RetrieveRequest:
         self.retrievals = list[Retrieval]()
         self._searches = searches
         self._embeddings = Embeddings((), "")
-        self._exchange = exchange(pin)
+        self._exchange = exchange(Pin() if user else pin)
         self.step: Step | SearchPopular | None = next(self._exchange)
 
     def call_options(self) -> CallOptions:
@@ -117,7 +123,7 @@ class RetrieveRequest:
             error.request_id = self._request_id
             raise error
         has_fallback = self._has_fallback and isinstance(self.step, Embed)
-        return {"timeout_s": remaining_s, "request_id": self._request_id, "wait": not has_fallback}
+        return {"timeout_s": remaining_s, "request_id": self._request_id, "user": self._user, "wait": not has_fallback}
 
     def searches(self) -> list[Search]:
         """Returns the searches with the last embeddings, of which there is one for each query, or for popular items."""
@@ -175,7 +181,9 @@ class RetrieveRequest:
         try:
             self.step = self._exchange.send(outcome)
         except StopIteration as done:
-            self.step, self.pin = None, done.value
+            self.step = None
+            if not self._user:
+                self.pin = done.value
         except (ModelNotServed, ServerError) as error:
             error.request_id = self._request_id
             raise error from cause

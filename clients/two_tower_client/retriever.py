@@ -61,6 +61,7 @@ class Retriever:
         fallback: Fallback | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` best items for a query, best first.
@@ -78,6 +79,9 @@ class Retriever:
             timeout_s: Seconds that the whole retrieve may take. Default: the timeout of the retriever.
             request_id: Request id, sent with every call of the retrieve as `x-request-id`: 1 to 128 printable ASCII
                 characters without blanks. Default: a random one. Errors name it.
+            user: Key of the user, sent with every call of the retrieve as `two-tower-user`: 1 to 128 printable ASCII
+                characters without blanks. A gateway that compares two models answers all calls of a user with one of
+                them. Default: none.
             **options: See `SearchOptions`.
 
         Raises:
@@ -90,6 +94,7 @@ class Retriever:
             fallback=fallback,
             timeout_s=timeout_s,
             request_id=request_id,
+            user=user,
             **options,
         )[0]
 
@@ -102,6 +107,7 @@ class Retriever:
         fallback: Fallback | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         **options: Unpack[SearchOptions],
     ) -> list[Retrieval]:
         """Returns the `k` best items for each query, in order, with one call to each service for the whole batch.
@@ -113,6 +119,7 @@ class Retriever:
             fallback: What to return if the queries cannot be embedded; see `retrieve`.
             timeout_s: Seconds that the whole batch may take. Default: the timeout of the retriever.
             request_id: Request id; see `retrieve`.
+            user: Key of the user; see `retrieve`.
             **options: See `SearchOptions`. They apply to all queries.
 
         Raises:
@@ -121,9 +128,9 @@ class Retriever:
         timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         searches = make_searches(len(queries), texts, Search(k=k, **options))
         if options.get("ranking") == "lexical":
-            answer = self.ann.search(searches, timeout_s=timeout_s, request_id=request_id)
+            answer = self.ann.search(searches, timeout_s=timeout_s, request_id=request_id, user=user)
             return list(answer.retrievals)
-        request = RetrieveRequest(self._pin, searches, timeout_s, request_id, fallback)
+        request = RetrieveRequest(self._pin, searches, timeout_s, request_id, fallback, user)
         while (step := request.step) is not None:
             try:
                 model, call = step.model_version, request.call_options()
@@ -147,6 +154,7 @@ class Retriever:
         text: str = "",
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
         **options: Unpack[SearchOptions],
     ) -> Retrieval:
         """Returns the `k` items nearest to an item, or to the mean of several items, without these items.
@@ -157,13 +165,14 @@ class Retriever:
             text: Query text for ranking "fused".
             timeout_s: Seconds that the call may take. Default: the timeout of the retriever.
             request_id: Request id; see `retrieve`.
+            user: Key of the user; see `retrieve`.
             **options: See `SearchOptions`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
         search = Search(similar_to=item_ids, text=text, k=k, **options)
-        return self.ann.search([search], timeout_s=timeout_s, request_id=request_id).retrievals[0]
+        return self.ann.search([search], timeout_s=timeout_s, request_id=request_id, user=user).retrievals[0]
 
     def popular(
         self,
@@ -174,6 +183,7 @@ class Retriever:
         return_attributes: Sequence[str] = (),
         timeout_s: float | None = None,
         request_id: str = "",
+        user: str = "",
     ) -> Retrieval:
         """Returns the `k` most popular items of the live bundle: those with the most training events, most first.
 
@@ -184,12 +194,13 @@ class Retriever:
             return_attributes: Names of item attributes to return.
             timeout_s: Seconds that the call may take. Default: the timeout of the retriever.
             request_id: Request id; see `retrieve`.
+            user: Key of the user; see `retrieve`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
         search = Search(popular=True, k=k, exclude=exclude, filter=filter, return_attributes=return_attributes)
-        return self.ann.search([search], timeout_s=timeout_s, request_id=request_id).retrievals[0]
+        return self.ann.search([search], timeout_s=timeout_s, request_id=request_id, user=user).retrievals[0]
 
     def close(self) -> None:
         """Closes the channels to both services and cancels the calls in flight."""

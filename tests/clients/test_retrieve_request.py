@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_embedding_gets_four_fifths_of_the_timeout_and_the_fallback_the_rest(clock: Clock) -> None:
     request = RetrieveRequest(Pin("m1"), [SEARCH], 1.0, "r1", "popular")
     assert request.step == Embed("m1")
-    assert request.call_options() == {"timeout_s": pytest.approx(0.8), "request_id": "r1", "wait": False}
+    assert request.call_options() == {"timeout_s": pytest.approx(0.8), "request_id": "r1", "user": "", "wait": False}
     clock.now_s = 100.9
     with pytest.raises(DeadlineExceeded, match=r"within 0\.8 s") as caught:
         request.call_options()
@@ -62,3 +62,12 @@ def test_without_a_fallback_embedding_gets_the_whole_timeout(clock: Clock) -> No
 
 def test_errors_of_the_caller_have_no_fallback(clock: Clock) -> None:
     assert not RetrieveRequest(Pin(), [SEARCH], 1.0, "", "popular").recovers(InvalidRequest("unknown feature"))
+
+
+def test_a_request_of_a_user_neither_uses_nor_leaves_a_pin() -> None:
+    request = RetrieveRequest(Pin("m1"), [SEARCH], 1.0, user="u1")
+    assert request.step == Embed("")
+    assert request.call_options()["user"] == "u1"
+    request.advance(Embeddings(((1.0, 0.0),), "m2"))
+    request.advance(SearchAnswer((Retrieval(("b",), (0.1,), {}, "m2", "b2"),), "m2", "b2", "m2"))
+    assert (request.step, request.pin) == (None, Pin("m1"))

@@ -1,4 +1,4 @@
-"""The metadata of a call: token, caller, request id and trace context."""
+"""The metadata of a call: token, caller, request id, user and trace context."""
 
 import importlib
 import logging
@@ -16,7 +16,7 @@ Metadata = tuple[tuple[str, str], ...]
 _LOOK_EVERY_S = 1.0
 """Shortest time between two looks at the token file, in seconds."""
 _CALLER = re.compile(r"[!-~]([ -~]{0,62}[!-~])?")
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_ID = re.compile(r"[!-~]{1,128}")
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +56,7 @@ class CallMetadata:
         elif token_file is not None:
             self._read_token(token_file)
 
-    def make(self, request_id: str) -> Metadata:
+    def make(self, request_id: str, user: str = "") -> Metadata:
         """Returns the metadata of a call.
 
         The active span of OpenTelemetry is passed on, if the process uses OpenTelemetry. Its API is never imported
@@ -64,10 +64,13 @@ class CallMetadata:
 
         Args:
             request_id: Request id, from `check_request_id` or `make_request_id`.
+            user: Key of the user, from `check_user`. Default ("") sends none.
         """
         if self._token_file is not None and time.monotonic() >= self._look_at_s:
             self._look_again(self._token_file)
         metadata = (*self._fixed, ("x-request-id", request_id))
+        if user:
+            metadata = (*metadata, ("two-tower-user", user))
         trace = sys.modules.get("opentelemetry.trace")
         return metadata if trace is None else metadata + _trace_context(trace)
 
@@ -101,11 +104,24 @@ def check_request_id(request_id: str) -> str:
     Raises:
         InvalidRequest: If it is not 1 to 128 printable ASCII characters without blanks.
     """
-    if not _REQUEST_ID.fullmatch(request_id):
+    return _check_id("request_id", request_id)
+
+
+def check_user(user: str) -> str:
+    """Returns `user` if it is empty, or if a header can carry it.
+
+    Raises:
+        InvalidRequest: If it is neither empty nor 1 to 128 printable ASCII characters without blanks.
+    """
+    return _check_id("user", user) if user else user
+
+
+def _check_id(field_name: str, value: str) -> str:
+    if not _ID.fullmatch(value):
         raise InvalidRequest.in_field(
-            "request_id", f"has to be 1 to 128 printable ASCII characters without blanks, got {request_id!r:.150}"
+            field_name, f"has to be 1 to 128 printable ASCII characters without blanks, got {value!r:.150}"
         )
-    return request_id
+    return value
 
 
 def _authorization(token: str) -> Metadata:

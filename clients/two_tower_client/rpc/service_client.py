@@ -12,7 +12,7 @@ import grpc
 
 from two_tower_client.errors import InvalidRequest, TwoTowerError
 from two_tower_client.rpc.call import Call
-from two_tower_client.rpc.call_metadata import check_request_id, make_request_id
+from two_tower_client.rpc.call_metadata import check_request_id, check_user, make_request_id
 from two_tower_client.rpc.channel import Address, Connection, Tls, connect
 from two_tower_client.rpc.grpc_errors import from_rpc_error
 from two_tower_client.rpc.retries import Retries
@@ -103,7 +103,7 @@ class _ServiceClient:
         """Returns the class and the target, without the token."""
         return f"{type(self).__name__}({self.target!r})"
 
-    def _begin(self, timeout_s: float | None, request_id: str, *, may_wait: bool) -> Call:
+    def _begin(self, timeout_s: float | None, request_id: str, user: str, *, may_wait: bool) -> Call:
         """Returns the state of a new call.
 
         Raises:
@@ -116,13 +116,14 @@ class _ServiceClient:
                 "in each process, and fork before the first call"
             )
         request_id = check_request_id(request_id) if request_id else make_request_id()
+        metadata = self._connection.metadata.make(request_id, check_user(user))
         timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         try:
             self._retries.admit(self.target)
         except TwoTowerError as error:
             error.request_id = request_id
             raise
-        return Call(request_id, self._connection.metadata.make(request_id), timeout_s, may_wait=may_wait)
+        return Call(request_id, metadata, timeout_s, may_wait=may_wait)
 
     def _fail(self, call: Call, error: grpc.RpcError) -> tuple[TwoTowerError, float | None]:
         """Returns the error of a failed attempt, and the seconds before the next one; None if there is none."""
@@ -176,10 +177,11 @@ class ServiceClient(_ServiceClient):
         read: Callable[[Response], Result],
         timeout_s: float | None,
         request_id: str = "",
+        user: str = "",
         *,
         may_wait: bool = True,
     ) -> Result:
-        call = self._begin(timeout_s, request_id, may_wait=may_wait)
+        call = self._begin(timeout_s, request_id, user, may_wait=may_wait)
         while True:
             try:
                 response = method(request, timeout=call.remaining_s, metadata=call.metadata, wait_for_ready=call.waits)
@@ -233,10 +235,11 @@ class AsyncServiceClient(_ServiceClient):
         read: Callable[[Response], Result],
         timeout_s: float | None,
         request_id: str = "",
+        user: str = "",
         *,
         may_wait: bool = True,
     ) -> Result:
-        call = self._begin(timeout_s, request_id, may_wait=may_wait)
+        call = self._begin(timeout_s, request_id, user, may_wait=may_wait)
         while True:
             try:
                 response = await method(

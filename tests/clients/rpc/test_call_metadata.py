@@ -78,6 +78,38 @@ def test_rejects_a_request_id_that_no_header_can_carry(world: World, request_id:
     assert sent(world, "x-request-id") == []
 
 
+def test_all_calls_and_retries_of_a_user_name_the_user(world: World) -> None:
+    world.query_tower.failures.append(bare(grpc.StatusCode.UNAVAILABLE))
+    world.ann.failures.append(bare(grpc.StatusCode.UNAVAILABLE))
+
+    async def ask() -> None:
+        async with AsyncRetriever(**world.addresses, timeout_s=5) as retriever:
+            await retriever.retrieve({}, user="u-1")
+            await retriever.popular(user="u-1")
+
+    with Retriever(**world.addresses, timeout_s=5) as retriever:
+        retriever.retrieve({}, user="u-1")
+        retriever.similar_to("east", user="u-1")
+        retriever.retrieve({}, text="east", ranking="lexical", user="u-1")
+    asyncio.run(ask())
+    assert sent(world, "two-tower-user") == ["u-1"] * 9
+
+
+def test_no_user_is_sent_by_default(world: World) -> None:
+    with Retriever(**world.addresses) as retriever:
+        retriever.retrieve({})
+    assert sent(world, "two-tower-user") == ["", ""]
+
+
+@pytest.mark.parametrize("user", ["a b", "ä", "a\n", "a" * 129])
+def test_rejects_a_user_that_no_header_can_carry(world: World, user: str) -> None:
+    with Retriever(**world.addresses) as retriever:
+        for call in (retriever.retrieve, retriever.similar_to):
+            with pytest.raises(InvalidRequest, match="user: has to be 1 to 128 printable ASCII"):
+                call({} if call == retriever.retrieve else "east", user=user)  # type: ignore[arg-type]
+    assert sent(world, "two-tower-user") == []
+
+
 def test_every_error_of_a_sent_request_names_its_id(world: World) -> None:
     raised = list[TwoTowerError]()
 
