@@ -1,0 +1,1 @@
+"""A real Envoy in front of pairs of services."""
