@@ -12,6 +12,7 @@ from two_tower_client.cli import comparison, tables
 from two_tower_client.cli.arguments import parse_condition, parse_features
 from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
+from two_tower_client.cli.replica_addresses import find_replicas, has_name
 from two_tower_client.cli.unknown_values import find_unknown_features, find_unknown_items
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.filters import Filter, all_of
@@ -98,12 +99,13 @@ def wait(arguments: argparse.Namespace) -> int:
     Of ``live``, the bundle that the stores name as live, the replicas have to answer already.
     """
     wanted, end_s = arguments.bundle_version, time.monotonic() + arguments.timeout_s
-    counts = {"query_tower": len(_addresses(arguments.query_tower)), "ann": len(_addresses(arguments.ann))}
+    addresses = {"query_tower": find_replicas(arguments.query_tower), "ann": find_replicas(arguments.ann)}
+    counts = {service: len(found) for service, found in addresses.items()}
     for service, count in counts.items():
         if arguments.quorum is not None and arguments.quorum > count:
             raise InvalidRequest.in_field("--quorum", f"is {arguments.quorum}, and {service} has {count} address(es)")
     quorums = {service: arguments.quorum or count for service, count in counts.items()}
-    with _fleet(arguments, timeout_s=min(5.0, arguments.timeout_s)) as fleet:
+    with _fleet(arguments, timeout_s=min(5.0, arguments.timeout_s), **addresses) as fleet:
         while True:
             replicas = fleet.ask()
             if wanted == "live":
@@ -181,15 +183,24 @@ def _connection(arguments: argparse.Namespace) -> ConnectionOptions:
     }
 
 
-def _fleet(arguments: argparse.Namespace, *, timeout_s: float | None = None) -> Fleet:
+def _fleet(
+    arguments: argparse.Namespace,
+    *,
+    query_tower: Sequence[str] | None = None,
+    ann: Sequence[str] | None = None,
+    timeout_s: float | None = None,
+) -> Fleet:
+    """Returns the fleet of the given replicas; by default, of those that the arguments name at this moment."""
     connection = _connection(arguments)
+    if connection.get("tls") and not arguments.server_name and has_name(f"{arguments.query_tower},{arguments.ann}"):
+        raise InvalidRequest.in_field(
+            "--server-name",
+            "is needed with TLS and dns:///, as each replica is called by its IP address; give a host name that is in "
+            "the certificates of both services",
+        )
     if timeout_s is not None:
         connection["timeout_s"] = timeout_s
-    return Fleet(_addresses(arguments.query_tower), _addresses(arguments.ann), **connection)
-
-
-def _addresses(text: str) -> list[str]:
-    return [address.strip() for address in text.split(",")]
+    return Fleet(query_tower or find_replicas(arguments.query_tower), ann or find_replicas(arguments.ann), **connection)
 
 
 def _count(replicas: Sequence[Replica], service: str) -> int:
