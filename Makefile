@@ -20,7 +20,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz load-test bench serve wheel images images-check clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench serve wheel images images-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ check-protos: $(READY) ## buf lint, and that the stubs are those of protos/
 	cd protos && "$(abspath $(BIN))/buf" lint
 	$(MAKE) --no-print-directory protos && git diff --exit-code -- clients/two_tower
 
+gateway: $(READY) ## Write Envoy's descriptors and the OpenAPI document of deploy/envoy from protos/
+	$(BIN)/python deploy/envoy/generate.py
+
 check-protocol: $(READY) ## Check the swap protocol exhaustively, and that breaking a rule is noticed
 	$(BIN)/python -m tests.protocol.check $(if $(filter short,$(SOAK)),--short) --mutations
 
@@ -103,6 +106,11 @@ ghz: .tools/bin/ghz ## Install ghz, the load generator, into .tools/bin (needs G
 .tools/bin/ghz:
 	@command -v go >/dev/null || { echo "make ghz: there is no Go. Install Go 1.23 or later, or put a ghz 0.121 of your own at $@"; exit 1; }
 	GOBIN="$(CURDIR)/.tools/bin" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
+
+s3-server: .tools/bin/versitygw ## Install an S3 server for tests of stores in a bucket into .tools/bin (needs Go 1.23)
+.tools/bin/versitygw:
+	@command -v go >/dev/null || { echo "make s3-server: there is no Go. Install Go 1.23 or later, or put a versitygw 1.x of your own at $@"; exit 1; }
+	GOBIN="$(CURDIR)/.tools/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 load-test: $(READY) .tools/bin/ghz ## Both services under ghz, judged (LOAD=short: under 3 minutes; STORE=, SLOW_MS=20)
 	$(BIN)/python -m benchmarks.loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store "$(STORE)") \

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from retrieval.bundle.errors import StoreError
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion
+    from obstore import ObjectMeta, UpdateVersion
     from obstore.store import ObjectStore
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
@@ -109,7 +109,7 @@ class Bucket:
             found = self._obstore.get(self._small, key)
             if found.meta["size"] > limit_bytes:
                 raise StoreError(f"{self.url}/{key} has more than {limit_bytes} bytes, the most that is read")
-            return bytes(found.bytes()), {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+            return bytes(found.bytes()), _tag(found.meta)
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
                 self._fail("read", key, error)
@@ -198,6 +198,16 @@ class Bucket:
         elif any(word in text for word in ("AccessDenied", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKey")):
             hint = "; check the credentials in the environment, and what they may do"
         raise StoreError(f"cannot {what} {self.url}/{key}: {text}{hint}") from error
+
+
+def _tag(meta: ObjectMeta) -> UpdateVersion:
+    """Returns what identifies this content of an object."""
+    tag: UpdateVersion = {}
+    if e_tag := meta["e_tag"]:
+        tag["e_tag"] = e_tag
+    if version := meta["version"]:
+        tag["version"] = version
+    return tag
 
 
 def _shorten(error: Exception) -> str:

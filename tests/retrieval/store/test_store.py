@@ -16,6 +16,7 @@ from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
 from retrieval.store.folder_store import FolderStore
 from retrieval.store.live import LivePointer
 from retrieval.store.lock import locked
+from retrieval.store.store import BundleStore
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -25,7 +26,7 @@ def describe(version: str, files: dict[str, FileEntry]) -> Manifest:
     return Manifest(version, version, None, 2, 1, index, {}, {}, files, {}, 1, "", {})
 
 
-def publish(store: FolderStore, content: bytes = b"vectors", version: str = "") -> str:
+def publish(store: BundleStore, content: bytes = b"vectors", version: str = "") -> str:
     version = version or store.new_version()
     with store.stage(version) as folder:
         (folder / "query_tower").mkdir()
@@ -54,17 +55,17 @@ def test_store_is_empty_before_the_first_publish(store: FolderStore) -> None:
         store.roll_back()
 
 
-def test_promotes_and_rolls_back(store: FolderStore) -> None:
-    a, b, c = publish(store), publish(store), publish(store)
+def test_promotes_and_rolls_back(any_store: BundleStore) -> None:
+    a, b, c = publish(any_store), publish(any_store), publish(any_store)
     assert a < b < c
-    assert store.promote(a).open_versions == (a,)
-    assert store.promote(b).open_versions == (b, a)
-    assert store.promote(c) == LivePointer(c, (b, a))
-    assert store.live() == LivePointer(c, (b, a))
-    assert store.roll_back() == LivePointer(b, (a,))
-    assert store.roll_back() == LivePointer(a)
+    assert any_store.promote(a).open_versions == (a,)
+    assert any_store.promote(b).open_versions == (b, a)
+    assert any_store.promote(c) == LivePointer(c, (b, a))
+    assert any_store.live() == LivePointer(c, (b, a))
+    assert any_store.roll_back() == LivePointer(b, (a,))
+    assert any_store.roll_back() == LivePointer(a)
     with pytest.raises(NothingToRollBack, match="no bundle was live before"):
-        store.roll_back()
+        any_store.roll_back()
 
 
 def test_live_version_without_a_live_bundle_is_an_error(store: FolderStore) -> None:
@@ -77,12 +78,12 @@ def test_live_version_without_a_live_bundle_is_an_error(store: FolderStore) -> N
     assert store.live_version() == version
 
 
-def test_promoting_the_live_bundle_again_changes_nothing(store: FolderStore) -> None:
-    a, b = publish(store), publish(store)
-    store.promote(a)
-    store.promote(b)
-    assert store.promote(b) == LivePointer(b, (a,))
-    assert store.promote(a) == LivePointer(a, (b,))
+def test_promoting_the_live_bundle_again_changes_nothing(any_store: BundleStore) -> None:
+    a, b = publish(any_store), publish(any_store)
+    any_store.promote(a)
+    any_store.promote(b)
+    assert any_store.promote(b) == LivePointer(b, (a,))
+    assert any_store.promote(a) == LivePointer(a, (b,))
 
 
 def test_damaged_bundle_is_never_promoted(store: FolderStore) -> None:
@@ -107,9 +108,9 @@ def test_verify_hashes_only_the_named_files(store: FolderStore) -> None:
     assert caught.value.gate == "files"
 
 
-def test_versions_rise_even_when_the_clock_is_set_back(store: FolderStore) -> None:
-    publish(store, version="29991231T235958Z-ffffff")
-    assert re.fullmatch(r"29991231T235959Z-[0-9a-f]{6}", store.new_version())
+def test_versions_rise_even_when_the_clock_is_set_back(any_store: BundleStore) -> None:
+    publish(any_store, version="29991231T235958Z-ffffff")
+    assert re.fullmatch(r"29991231T235959Z-[0-9a-f]{6}", any_store.new_version())
 
 
 def test_staging_that_fails_leaves_nothing(store: FolderStore) -> None:
@@ -123,16 +124,16 @@ def test_staging_that_fails_leaves_nothing(store: FolderStore) -> None:
     assert os.listdir(store.root / "bundles") == []
 
 
-def test_nothing_is_overwritten(store: FolderStore) -> None:
-    version = publish(store)
+def test_nothing_is_overwritten(any_store: BundleStore) -> None:
+    version = publish(any_store)
     with pytest.raises(StoreError, match="exists already"):
-        publish(store, b"other", version)
-    store.verify(version)
+        publish(any_store, b"other", version)
+    any_store.verify(version)
 
 
 @pytest.mark.parametrize("version", ["../../etc", "", ".", "a/b", "20260101T000000Z-00000g"])
-def test_no_version_leads_out_of_the_store(store: FolderStore, version: str) -> None:
-    for call in (store.path, store.manifest, store.verify, store.promote):
+def test_no_version_leads_out_of_the_store(any_store: BundleStore, version: str) -> None:
+    for call in (any_store.path, any_store.manifest, any_store.verify, any_store.promote):
         with pytest.raises(InvalidVersion):
             call(version)
 
@@ -146,14 +147,14 @@ def test_unreadable_live_file_is_an_error_until_the_next_promotion(store: Folder
     assert store.promote(version) == LivePointer(version)
 
 
-def test_prune_keeps_the_newest_the_live_and_the_one_before(store: FolderStore) -> None:
-    a, b, c, d, e = (publish(store) for _ in range(5))
-    store.promote(a)
-    store.promote(b)
-    assert store.prune(keep=1) == [c, d]
-    assert store.versions() == [a, b, e]
+def test_prune_keeps_the_newest_the_live_and_the_one_before(any_store: BundleStore) -> None:
+    a, b, c, d, e = (publish(any_store) for _ in range(5))
+    any_store.promote(a)
+    any_store.promote(b)
+    assert any_store.prune(keep=1) == [c, d]
+    assert any_store.versions() == [a, b, e]
     with pytest.raises(ValueError, match="keep is 0"):
-        store.prune(keep=0)
+        any_store.prune(keep=0)
 
 
 def test_prune_leaves_a_bundle_that_is_being_written(store: FolderStore) -> None:

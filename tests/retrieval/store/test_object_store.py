@@ -1,0 +1,225 @@
+"""The store in a bucket: races, faults on the way, and the copies on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval.bundle.errors import BundleNotFound, BundleRefused, StoreError
+from retrieval.store.live import LivePointer
+from retrieval.store.location import open_store
+from retrieval.store.store import BundleStore
+from testbed.s3_server import S3Server
+from tests.retrieval.store.test_store import publish
+
+ROUNDS = int(os.environ.get("STORE_ROUNDS", "10"))  # the long form has 100
+BIG = os.urandom(20 << 20)  # three parts of 8 MiB, the last of them short
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+def other_machine(s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str = "other") -> BundleStore:
+    """Returns the store as another machine sees it: without copies."""
+    monkeypatch.setenv("TWO_TOWER_CACHE", str(s3.cache.with_name(name)))
+    return open_store(s3.url)
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_bundle_is_the_same_on_another_machine(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish(open_store(s3.url), BIG)
+    other = other_machine(s3, monkeypatch)
+    assert other.versions() == [version]
+    other.verify(version, ["query_tower/model.pb"])
+    assert files_below(other.path(version)) == ["query_tower/model.pb"]  # what is not read is not fetched
+    other.verify(version)
+    assert (other.path(version) / "vectors.npy").read_bytes() == BIG
+    before = len(s3.requests)
+    other.verify(version)
+    assert [request.rsplit("/", 1)[1] for request in s3.requests[before:]] == ["manifest.json"]  # nothing twice
+
+
+def test_a_bundle_without_a_manifest_does_not_exist(s3: S3Server) -> None:
+    store = open_store(s3.url)
+    version = publish(store)
+    s3.object(f"bundles/{version}/manifest.json").unlink()
+    assert store.versions() == []
+    with pytest.raises(BundleNotFound, match="holds no bundle"):
+        store.promote(version)
+
+
+def test_damage_in_the_bucket_is_refused_and_mended_by_a_new_upload(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = publish(open_store(s3.url))
+    s3.object(f"bundles/{version}/vectors.npy").write_bytes(b"vectorz")
+    other = other_machine(s3, monkeypatch)
+    with pytest.raises(BundleRefused) as caught:
+        other.promote(version)
+    assert caught.value.gate == "sha256"
+    assert other.live() is None
+    s3.object(f"bundles/{version}/vectors.npy").write_bytes(b"vectors")
+    assert other.promote(version) == LivePointer(version)
+
+
+def test_of_two_publishers_one_wins_and_the_other_is_told(s3: S3Server) -> None:
+    first, second = open_store(s3.url), open_store(s3.url)
+    versions = [publish(first), publish(first)]
+    lost = 0
+    s3.faults.delay_s = 0.03  # so that both read before one writes
+    for _ in range(ROUNDS):
+        barrier = threading.Barrier(2)
+
+        def promote(store: BundleStore, version: str, barrier: threading.Barrier = barrier) -> str:
+            store.verify(version)
+            barrier.wait(20)
+            try:
+                return store.promote(version).version
+            except StoreError as error:
+                return str(error)
+
+        before = first.live()
+        turn = versions if before is None or before.version == versions[0] else versions[::-1]
+        with ThreadPoolExecutor(2) as pool:
+            won = list(pool.map(promote, (first, second), turn))
+        live = first.live()
+        assert live is not None
+        assert live.version in won
+        assert all(result in versions or "was first" in result for result in won), won
+        lost += sum("was first" in result for result in won)
+        if before is not None:
+            assert before.version in (live.version, *live.previous)  # nothing is lost
+    assert lost > 0  # else no two promotions ever met
+
+
+def test_a_bundle_that_goes_live_while_it_is_pruned_is_whole_or_gone(s3: S3Server) -> None:
+    store = open_store(s3.url)
+    base = publish(store)
+    store.promote(base)
+    for round_number in range(ROUNDS):
+        old, new = publish(store), publish(store)
+        s3.faults.delay_s = 0.01 * (round_number % 4)
+        with ThreadPoolExecutor(2) as pool:
+            promotion = pool.submit(open_store(s3.url).promote, old)
+            removal = pool.submit(open_store(s3.url).prune, 1)
+            error, removed = promotion.exception(30), removal.result(30)
+        s3.faults.delay_s = 0.0
+        if error is None:
+            assert store.live() == LivePointer(old, (base,))
+            assert old not in removed
+            store.verify(old)
+            store.roll_back()
+        else:
+            assert isinstance(error, (BundleNotFound, BundleRefused, StoreError)), error
+        assert store.live() == LivePointer(base)
+        assert {base, new} <= set(store.versions())
+
+
+def test_half_answers_and_refusals_are_asked_for_again(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish(open_store(s3.url), BIG)
+    other = other_machine(s3, monkeypatch)
+    s3.faults.refuse, s3.faults.cut = 3, 3
+    other.verify(version)
+    assert (s3.faults.refuse, s3.faults.cut) == (0, 0)
+    assert (other.path(version) / "vectors.npy").read_bytes() == BIG
+
+
+def test_a_download_goes_on_where_the_server_died(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = os.urandom(60 << 20)
+    version = publish(open_store(s3.url), content)
+    other = other_machine(s3, monkeypatch)
+    s3.faults.delay_s = 0.05
+    kills = 0
+    with ThreadPoolExecutor(1) as pool:
+        while True:
+            done = pool.submit(other.verify, version)
+            before = sum("vectors.npy" in request for request in s3.requests)
+            while not done.done() and sum("vectors.npy" in request for request in s3.requests) < before + 3:
+                time.sleep(0.002)
+            s3.kill()
+            kills += 1
+            time.sleep(0.2)
+            s3.start()
+            try:
+                done.result(120)
+            except StoreError:
+                continue
+            break
+    assert (other.path(version) / "vectors.npy").read_bytes() == content
+    assert kills >= 1
+
+
+def test_what_is_wrong_is_said(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(s3.url)
+    version = publish(store)
+    with pytest.raises(StoreError, match=r"there is no such bucket: check the URL"):
+        open_store("s3://elsewhere/store").live()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StoreError, match=r"cannot read .*/LIVE: SignatureDoesNotMatch.*check the credentials"):
+        open_store(s3.url).live()
+    s3.kill()
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=r"cannot read s3://bundles/shop/store/LIVE"):
+        store.live()
+    assert time.monotonic() - began < 25  # bounded, not a measurement
+    s3.start()
+    assert store.promote(version) == LivePointer(version)
+
+
+def _hold(url: str, version: str, held: Any, done: Any) -> None:
+    store = open_store(url)
+    store.verify(version)
+    held.set()
+    done.wait(60)
+
+
+def test_the_cache_is_bounded_and_what_a_process_uses_stays(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = open_store(s3.url)
+    a, b, c, d = (publish(publisher, os.urandom(5 << 20)) for _ in range(4))
+    monkeypatch.setenv("TWO_TOWER_CACHE_GIB", str(12 / 1024))  # of two bundles, not of three
+    store = other_machine(s3, monkeypatch)
+    held, done = CONTEXT.Event(), CONTEXT.Event()
+    process = CONTEXT.Process(target=_hold, args=(s3.url, a, held, done))
+    process.start()
+    try:
+        assert held.wait(60)
+        store.verify(b)
+        with pytest.raises(BundleRefused, match=r"12 MiB, of which bundles in use take 10 MiB") as caught:
+            store.verify(c)
+        assert caught.value.gate == "disk"
+        store.keep([])
+        store.verify(c)
+        assert sorted(path.name for path in (store.path(c).parent).iterdir()) == [a, c]  # b was used by nobody
+        done.set()
+        process.join(60)
+        store.verify(d)
+        assert sorted(path.name for path in (store.path(c).parent).iterdir()) == [c, d]
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_processes_of_one_machine_fetch_a_bundle_once(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish(open_store(s3.url), BIG)
+    other_machine(s3, monkeypatch)
+    s3.faults.delay_s = 0.1
+    before = len(s3.requests)
+    held, done = CONTEXT.Event(), CONTEXT.Event()
+    done.set()
+    processes = [CONTEXT.Process(target=_hold, args=(s3.url, version, held, done)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    fetched = [request for request in s3.requests[before:] if "vectors.npy" in request]
+    assert len(fetched) == 3  # parts of 8 MiB, once each
