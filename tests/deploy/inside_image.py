@@ -42,8 +42,10 @@ def check_contents(kind: str) -> None:
     require(has_tensorflow == (kind == "trainer"), f"{'has' if kind == 'trainer' else 'no'} tensorflow")
     require(not any(map(can_write, FOLDERS_OF_THE_SYSTEM)), f"cannot write to {', '.join(FOLDERS_OF_THE_SYSTEM)}")
     require(can_write("/tmp") and can_write("/var/cache/two-tower"), "can write to /tmp and the cache")
-    read_only = bool(os.statvfs("/").f_flag & os.ST_RDONLY)
-    print(f"  root file system: {'read-only' if read_only else 'not mounted read-only by this builder'}")
+    if os.statvfs("/").f_flag & os.ST_RDONLY:
+        require(True, "the root file system is read-only")
+    else:
+        print("  skipped: the root file system is not mounted read-only by this builder", flush=True)
 
 
 def can_write(folder: str) -> bool:
@@ -76,13 +78,17 @@ def running(entrypoint: list[str], store: str) -> Iterator[tuple[str, str]]:
         free.close()
         flags = {"store": CHECK / store, "port": 0, "port-file": port_file, "health-port": health_port}
         command = [*entrypoint, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
-        service = subprocess.Popen([*command, "--drain-delay-s", "0"])
+        with Path(folder, "log").open("wb") as log:
+            service = subprocess.Popen([*command, "--drain-delay-s", "0"], stdout=log, stderr=log)
         try:
             wait_for(lambda: port_file.exists() or service.poll() is not None, "the service to listen")
             require(service.poll() is None, f"starts on the {store} store")
             yield f"127.0.0.1:{port_file.read_text()}", f"127.0.0.1:{health_port}"
             service.send_signal(signal.SIGTERM)
             require(service.wait(TIMEOUT_S) == 0, "ends with 0 at SIGTERM")
+        except BaseException:
+            print(Path(folder, "log").read_text(errors="replace"))
+            raise
         finally:
             service.kill()
             service.wait()
