@@ -12,7 +12,7 @@ from annoy import AnnoyIndex
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.layout import INDEX, ITEMS
 from retrieval.inference.deployed_bundle import DeployedBundle
-from retrieval.store.folder_store import FolderStore
+from retrieval.store.store import BundleStore
 
 SCORE_TOLERANCE = 1e-4
 """Largest difference between two computations of the same score. Scores of different models differ by far more."""
@@ -21,7 +21,7 @@ SCORE_TOLERANCE = 1e-4
 class OfflineBundle:
     """A bundle opened in this process, with the embeddings of a fixed list of queries."""
 
-    def __init__(self, store: FolderStore, version: str, queries: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, store: BundleStore, version: str, queries: Sequence[Mapping[str, Any]]) -> None:
         """Opens the bundle and embeds the queries.
 
         Args:

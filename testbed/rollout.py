@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from retrieval.store.folder_store import FolderStore
+from retrieval.store.store import BundleStore
 from testbed.services import wait_until
 from two_tower_client.fleet import Fleet, find_faults
 
 
-def wait_for_live(store: FolderStore, fleet: Fleet, timeout_s: float = 120.0) -> None:
+def wait_for_live(store: BundleStore, fleet: Fleet, timeout_s: float = 120.0) -> None:
     """Waits until every replica answers with the live bundle, with no load running and no bundle refused.
 
     A query tower replica may have opened the tower from another bundle of the same model, so its model is compared.

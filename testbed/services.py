@@ -46,7 +46,7 @@ class Replica:
 
     Attributes:
         service: Package of the service.
-        store: Folder of the bundle store.
+        store: Folder or URL of the bundle store.
         folder: Folder for the log and the port file of the replica.
         flags: Further flags of the service, by name.
         program: Arguments of the Python interpreter that start the service. Empty: ``-m`` and the package.
@@ -56,7 +56,7 @@ class Replica:
     """
 
     service: str
-    store: Path
+    store: Path | str
     folder: Path
     flags: Mapping[str, str] = field(default_factory=dict)
     program: Sequence[str] = ()
@@ -152,7 +152,7 @@ class Pair:
 
     def __init__(
         self,
-        store: Path,
+        store: Path | str,
         folder: Path,
         replicas: int = 1,
         flags: Mapping[str, str] | None = None,
@@ -161,7 +161,7 @@ class Pair:
         """Prepares the replicas; `__enter__` starts them.
 
         Args:
-            store: folder of the bundle store.
+            store: folder or URL of the bundle store.
             folder: folder for logs and port files.
             replicas: number of replicas of each service.
             flags: flags of every replica, by name.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from retrieval.store.folder_store import FolderStore
+from testbed.s3_server import NoServer, S3Server
 from tests.worlds import write_bundle
 
 # The same values as in `python -m trainer`. TensorFlow reads them when it is imported.
@@ -31,3 +33,16 @@ def filled(store: FolderStore) -> FolderStore:
     """A store whose live bundle is small."""
     write_bundle(store)
     return store
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server, to which the environment of this process leads."""
+    try:
+        server = S3Server(tmp_path / "s3")
+    except NoServer as error:
+        pytest.skip(str(error))
+    with server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server

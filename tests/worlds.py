@@ -27,7 +27,7 @@ from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, POPULARITY, QUERY_TOWER, VECTORS, VOCABULARIES
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
 from retrieval.index.lexical import files as lexical_files
-from retrieval.store.folder_store import FolderStore
+from retrieval.store.store import BundleStore
 
 DIMENSION = 8
 
@@ -167,7 +167,7 @@ class BundleSpec:
 
 
 def write_bundle(
-    store: FolderStore, spec: BundleSpec | None = None, *, promote: bool = True, **fields: Any
+    store: BundleStore, spec: BundleSpec | None = None, *, promote: bool = True, **fields: Any
 ) -> Manifest:
     """Writes a bundle, by default promotes it, and returns its manifest."""
     spec = replace(spec or BundleSpec(), **fields)
