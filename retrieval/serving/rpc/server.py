@@ -176,6 +176,7 @@ class Server:
 
     async def _listen(self) -> int:
         config = self._config
+        age_ms = int(config.max_connection_age_s * 1000)
         # gRPC binds a server to the event loop that is running when the server is made.
         self._grpc = grpc.aio.server(
             options=[
@@ -190,6 +191,7 @@ class Server:
                 # End connections to peers that are frozen or gone.
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
+                *((("grpc.max_connection_age_ms", age_ms),) if age_ms else ()),
             ],
         )
         self._grpc.add_generic_rpc_handlers((self._health, self._calls))

@@ -63,6 +63,12 @@ class ServerConfig:
     max_streams: int = 100
     """Calls of one connection at the same time, 1 to 10,000; a gRPC client keeps further calls back by itself."""
 
+    max_connection_age_s: float = 0.0
+    """Time after which a connection is closed, once its calls have ended, in seconds, 0 to 86,400; 0: never.
+
+    Clients connect anew and look up the addresses again, so that replicas that were added get their share of the calls.
+    """
+
     receive_timeout_s: float = 10.0
     """Time within which the message of a call has to arrive, in seconds, 0.1 to 3,600."""
 
@@ -173,6 +179,7 @@ class ServerConfig:
             ("max_in_flight", 1, 100_000),
             ("max_bytes_in_flight", 1 << 10, 1 << 40),
             ("max_streams", 1, 10_000),
+            ("max_connection_age_s", 0, 86_400),
             ("receive_timeout_s", 0.1, 3600),
             ("max_batch_size", 1, 1000),
             ("max_request_bytes", 1 << 10, 1 << 30),
