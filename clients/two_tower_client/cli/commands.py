@@ -12,11 +12,11 @@ from two_tower_client.cli import comparison, tables
 from two_tower_client.cli.arguments import parse_condition, parse_features
 from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
-from two_tower_client.cli.replica_addresses import find_replicas, has_name
+from two_tower_client.cli.replica_addresses import NamedFleet, has_name
 from two_tower_client.cli.unknown_values import find_unknown_features, find_unknown_items
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.filters import Filter, all_of
-from two_tower_client.fleet import Fleet, Replica, find_faults, find_live, find_ready
+from two_tower_client.fleet import Replica, find_faults, find_live, find_ready
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.results import Retrieval
 from two_tower_client.retrieve_request import FALLBACK_ERRORS, as_fallback, popular_search
@@ -99,15 +99,17 @@ def wait(arguments: argparse.Namespace) -> int:
     Of ``live``, the bundle that the stores name as live, the replicas have to answer already.
     """
     wanted, end_s = arguments.bundle_version, time.monotonic() + arguments.timeout_s
-    addresses = {"query_tower": find_replicas(arguments.query_tower), "ann": find_replicas(arguments.ann)}
-    counts = {service: len(found) for service, found in addresses.items()}
-    for service, count in counts.items():
-        if arguments.quorum is not None and arguments.quorum > count:
+    for service in ("query_tower", "ann"):
+        text: str = getattr(arguments, service)
+        count = len(text.split(","))
+        # How many replicas a name has, the next look-up tells.
+        if arguments.quorum is not None and arguments.quorum > count and not has_name(text):
             raise InvalidRequest.in_field("--quorum", f"is {arguments.quorum}, and {service} has {count} address(es)")
-    quorums = {service: arguments.quorum or count for service, count in counts.items()}
-    with _fleet(arguments, timeout_s=min(5.0, arguments.timeout_s), **addresses) as fleet:
+    with _fleet(arguments, timeout_s=min(5.0, arguments.timeout_s)) as fleet:
         while True:
             replicas = fleet.ask()
+            counts = {service: _count(replicas, service) for service in ("query_tower", "ann")}
+            quorums = {service: arguments.quorum or count for service, count in counts.items()}
             if wanted == "live":
                 bundle_version, ready = find_live(replicas)
             else:
@@ -118,7 +120,8 @@ def wait(arguments: argparse.Namespace) -> int:
                 )
                 return 0
             refused = [replica for replica in replicas if replica not in ready and _refused(replica, bundle_version)]
-            hopeless = any(counts[service] - _count(refused, service) < quorum for service, quorum in quorums.items())
+            refusals = {service: _count(refused, service) for service in counts}
+            hopeless = any(refusals[each] and counts[each] - refusals[each] < quorums[each] for each in counts)
             if hopeless or time.monotonic() >= end_s:
                 reason = "was refused" if hopeless else f"was not loaded in {arguments.timeout_s:g} s"
                 what = bundle_version or "one live bundle of all stores"
@@ -183,14 +186,7 @@ def _connection(arguments: argparse.Namespace) -> ConnectionOptions:
     }
 
 
-def _fleet(
-    arguments: argparse.Namespace,
-    *,
-    query_tower: Sequence[str] | None = None,
-    ann: Sequence[str] | None = None,
-    timeout_s: float | None = None,
-) -> Fleet:
-    """Returns the fleet of the given replicas; by default, of those that the arguments name at this moment."""
+def _fleet(arguments: argparse.Namespace, *, timeout_s: float | None = None) -> NamedFleet:
     connection = _connection(arguments)
     if connection.get("tls") and not arguments.server_name and has_name(f"{arguments.query_tower},{arguments.ann}"):
         raise InvalidRequest.in_field(
@@ -200,7 +196,7 @@ def _fleet(
         )
     if timeout_s is not None:
         connection["timeout_s"] = timeout_s
-    return Fleet(query_tower or find_replicas(arguments.query_tower), ann or find_replicas(arguments.ann), **connection)
+    return NamedFleet(arguments.query_tower, arguments.ann, **connection)
 
 
 def _count(replicas: Sequence[Replica], service: str) -> int:

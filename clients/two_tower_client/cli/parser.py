@@ -67,9 +67,9 @@ _WAIT = """Waits until the replicas have loaded a published bundle.
   two-tower wait --for 20261124T031645Z-3f9a1c --quorum all --timeout-s 60
   two-tower wait --for live --query-tower dns:///query-tower:50051 --ann dns:///ann:50052
 
-A name after dns:/// stands for the replica at each of its IP addresses. A loaded bundle can answer at once when it
-becomes live. "live" is the bundle that the stores name as live: the replicas have to answer from it. Returns 0 as soon
-as they do. Returns 1 after the timeout, or as soon as too many have refused it.
+A name after dns:/// stands for the replica at each of its IP addresses, and is looked up again and again. A loaded
+bundle can answer at once when it becomes live. "live" is the bundle that the stores name as live: the replicas have to
+answer from it. Returns 0 as soon as they do. Returns 1 after the timeout, or as soon as too many have refused it.
 """
 
 _COMPARE = """Replays recorded queries against two open bundles, and prints how far their results differ.

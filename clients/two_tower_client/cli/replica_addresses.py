@@ -1,8 +1,12 @@
-"""The addresses of replicas, from the values of `--query-tower` and `--ann`."""
+"""The replicas that the values of `--query-tower` and `--ann` name."""
 
 import socket
+from types import TracebackType
+from typing import Self, Unpack
 
 from two_tower_client.errors import InvalidRequest, Unavailable
+from two_tower_client.fleet import Fleet, Replica, Service
+from two_tower_client.rpc.service_client import ConnectionOptions
 
 _SCHEME = "dns:///"
 
@@ -12,7 +16,7 @@ def find_replicas(text: str) -> list[str]:
 
     Args:
         text: Addresses separated by commas, each `host:port` for one replica, or `dns:///host:port` for the replica at
-            each IP address of the host at this moment.
+            each IP address that the host has at this moment.
 
     Raises:
         InvalidRequest: If a target of `dns:///` has no host, or no port from 1 to 65535.
@@ -37,3 +41,57 @@ def _resolve(address: str) -> list[str]:
     except OSError as error:
         raise Unavailable(f"{host} has no address ({error}); does a replica run, and is the name right?") from error
     return sorted(f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}" for ip in found)
+
+
+class NamedFleet:
+    """The fleet of the replicas that two texts name at each moment. Close it after the last use.
+
+    Args:
+        query_tower: Addresses of the query tower service; see `find_replicas`.
+        ann: Addresses of the ANN service.
+        **options: See `ConnectionOptions`.
+    """
+
+    def __init__(self, query_tower: str, ann: str, **options: Unpack[ConnectionOptions]) -> None:
+        self._texts: dict[Service, str] = {"query_tower": query_tower, "ann": ann}
+        self._options = options
+        self._addresses: dict[Service, list[str]] = {}
+        self._fleet: Fleet | None = None
+
+    def ask(self) -> list[Replica]:
+        """Looks the names up, and returns the status of each replica; see `Fleet.ask`.
+
+        A name without an address is a replica with an error.
+
+        Raises:
+            InvalidRequest: If an address, a file or the token is invalid.
+        """
+        addresses: dict[Service, list[str]] = {service: [] for service in self._texts}
+        missing = list[Replica]()
+        for service, text in self._texts.items():
+            for each in text.split(","):
+                try:
+                    addresses[service] += find_replicas(each)
+                except Unavailable as error:
+                    missing.append(Replica(service, each.strip(), error=error.message))
+        if self._fleet is None or addresses != self._addresses:
+            self.close()
+            self._fleet = Fleet(addresses["query_tower"], addresses["ann"], **self._options)
+            self._addresses = addresses
+        return [*self._fleet.ask(), *missing]
+
+    def close(self) -> None:
+        """Closes the channels."""
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
+
+    def __enter__(self) -> Self:
+        """Returns the fleet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the channels."""
+        self.close()

@@ -46,3 +46,22 @@ def test_with_tls_a_name_needs_the_host_of_the_certificates(world: World, capsys
     flags = ["--query-tower", f"dns:///{world.query_tower_address}", "--ann", world.ann_address, "--tls"]
     assert main(["status", *flags]) == 2
     assert "--server-name: is needed with TLS and dns:///" in capsys.readouterr().err
+
+
+def test_wait_looks_a_name_up_until_its_replicas_are_there(world: World, capsys: Output) -> None:
+    """A quorum larger than the number of addresses may still be reached; one of fixed addresses may not."""
+    name, fixed = f"dns:///{world.query_tower_address}", ["--ann", world.ann_address, "--timeout-s", "0.3"]
+    assert main(["wait", "--for", "live", "--query-tower", name, *fixed, "--quorum", "2"]) == 2
+    assert "ann has 1 address(es)" in capsys.readouterr().err
+    both = ["--query-tower", name, "--ann", f"dns:///{world.ann_address}", "--timeout-s", "0.3", "--every-s", "0.01"]
+    assert main(["wait", "--for", "live", *both, "--quorum", "2"]) == 1
+    assert "was not loaded in 0.3 s; 1 of 1 query_tower and 1 of 1 ann have it" in capsys.readouterr().err
+    assert len(world.ann.requests) > 2
+
+
+def test_a_name_without_an_address_is_a_fault(world: World, capsys: Output) -> None:
+    flags = ["--query-tower", world.query_tower_address, "--ann", "dns:///no.such.host.invalid:1"]
+    assert main(["status", *flags]) == 1
+    assert "no.such.host.invalid has no address" in capsys.readouterr().out
+    assert main(["wait", "--for", "live", *flags, "--timeout-s", "0.1"]) == 1
+    assert "0 of 1 ann have it" in capsys.readouterr().err
