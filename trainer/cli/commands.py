@@ -178,7 +178,8 @@ def evaluate(
         as_json: Print the result as JSON on stdout.
     """
     if qrels is not None:
-        print_json(evaluate_graded(run, qrels, queries, 1 if relevant_from is None else relevant_from), as_json)
+        lowest = 1 if relevant_from is None else relevant_from
+        print_json(evaluate_graded(run, qrels, queries, lowest, console.results(as_json)), as_json)
         return
     if run is None or queries is not None or relevant_from is not None:
         missing = "RUN, the folder that `train` wrote" if run is None else "--qrels, the file of graded queries"
@@ -210,8 +211,8 @@ def evaluate(
         columns=slice_by,
     )
     write_evaluation(run, evaluation)
-    console.print_evaluation(evaluation, _title(recipe))
-    console.print_details(evaluation)
+    console.print_evaluation(evaluation, _title(recipe), console.results(as_json))
+    console.print_details(evaluation, console.results(as_json))
     print_json(dataclasses.asdict(evaluation), as_json)
 
 

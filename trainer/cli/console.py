@@ -1,4 +1,7 @@
-"""Prints notes and tables on stderr, so that stdout is left to ``--json``."""
+"""Prints the results that a command is asked for on stdout, and all that it tells besides on stderr.
+
+With ``--json`` stdout has the JSON alone, and the results for people are on stderr too.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from retrieval.bundle.manifest import Manifest
+from trainer.cli.tables import Column, print_table
 from trainer.data.data_checks import MANY_REPEATS
 from trainer.data.profile import Summary
 from trainer.data.splits import Data
@@ -22,11 +26,24 @@ if TYPE_CHECKING:  # evaluation imports tensorflow, which takes seconds that `pr
 
 # Without emoji: rich would print one for a ":x:" in a title, a path or an error.
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-_WIDTH = 8
-"""Smallest width of a column of figures, so that a narrow terminal wraps the line and does not cut the figure."""
+"""Standard error: progress, notes, errors, and what a command that changes something has done."""
+
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves the error to `trainer.__main__`, which exits with 141 as for JSON."""
+        raise BrokenPipeError
+
+
+_stdout = _Stdout(highlight=False, soft_wrap=True, emoji=False)
 
 _DETAILED = ("ndcg@10", "recall@100")
 SHOWN_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10", "ndcg@100", "mrr", "hr@10", "coverage@10")
+
+
+def results(as_json: bool = False) -> Console:
+    """Returns the console for what a command is asked for: stdout, or stderr if stdout is left to JSON."""
+    return console if as_json else _stdout
 
 
 def print_data(recipe: Recipe, data: Data) -> None:
@@ -42,80 +59,71 @@ def print_data(recipe: Recipe, data: Data) -> None:
         console.print(f"note: {escape(note)}")
 
 
-def print_evaluation(evaluation: Evaluation, title: str) -> None:
+def print_evaluation(evaluation: Evaluation, title: str, target: Console = console) -> None:
     """Prints the metrics of an evaluation as a table with a row for each method, headed by `title`."""
     counted = "repeats count" if evaluation.repeats else "novel items only"
-    table = _table(f"{title}, {counted}; two-tower fitted on {evaluation.fitted_on}, all others on train + valid")
-    table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.metrics)))
-    for name in SHOWN_METRICS:
-        table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True, min_width=_WIDTH)
-    for method, metrics in evaluation.metrics.items():
-        table.add_row(method, *(f"{metrics[name]:.4f}" for name in SHOWN_METRICS))
-    console.print(table)
+    methods = evaluation.metrics
+    print_table(
+        target,
+        f"{title}, {counted}; two-tower fitted on {evaluation.fitted_on}, all others on train + valid",
+        [
+            Column("method", list(methods)),
+            *(_figures(name, [f"{metrics[name]:.4f}" for metrics in methods.values()]) for name in SHOWN_METRICS),
+        ],
+    )
     repeats = "count" if evaluation.repeats else "do not count"
     test_users = evaluation.user_count + evaluation.cold_user_count + evaluation.repeat_user_count
     drawn = f", drawn from {evaluation.test_user_count:,}" if evaluation.test_user_count > test_users else ""
     only_repeats = "" if evaluation.repeats else f", {evaluation.repeat_user_count:,} interacted with known items only"
-    console.print(
+    target.print(
         f"{evaluation.user_count:,} of the {test_users:,} users of the test{drawn}: {evaluation.cold_user_count:,} "
         f"more have no known item{only_repeats}; they are left out. "
         f"{evaluation.repeat_share:.1%} of the test events repeat a known item and {repeats}; "
         f"{evaluation.cold_item_share:.1%} of the others are of an item without training events, and count."
     )
     if not evaluation.repeats and evaluation.repeat_share > MANY_REPEATS:
-        console.print("note: most test events repeat a known item: split.repeats = true in the recipe counts them.")
+        target.print("note: most test events repeat a known item: split.repeats = true in the recipe counts them.")
     if evaluation.repeats and not evaluation.repeat_share:
-        console.print(
+        target.print(
             "note: repeats count, but no test event repeats a known item: are user and item the right columns?"
         )
 
 
-def print_details(evaluation: Evaluation) -> None:
+def print_details(evaluation: Evaluation, target: Console = console) -> None:
     """Prints the details of an evaluation as tables.
 
     They are the bootstrap intervals, the differences of the model to the other methods, the metrics of slices, and the
     metrics of requests with only some of the features.
     """
-    table = _table("95 % intervals, bootstrap over users; and model minus method on the same users")
-    table.add_column("method", no_wrap=True, min_width=max(map(len, evaluation.intervals)))
-    for name in (*_DETAILED, *(f"minus method, {name}" for name in _DETAILED)):
-        table.add_column(name, no_wrap=True, min_width=26 if name.startswith("minus") else 16)
-    for method, intervals in evaluation.intervals.items():
-        differences = evaluation.differences.get(method, {})
-        shown = [f"{intervals[name][0]:.4f} to {intervals[name][1]:.4f}" for name in _DETAILED]
-        minus = [
-            "{:+.4f} [{:+.4f}, {:+.4f}]".format(*differences[name]) if name in differences else "" for name in _DETAILED
-        ]
-        table.add_row(method, *shown, *minus)
-    console.print(table)
+    columns = [Column("method", list(evaluation.intervals))]
+    for name in _DETAILED:
+        shown = ("{:.4f} to {:.4f}".format(*intervals[name]) for intervals in evaluation.intervals.values())
+        columns.append(Column(name, list(shown)))
+    for name in _DETAILED:
+        differences = (evaluation.differences.get(method, {}).get(name) for method in evaluation.intervals)
+        shown = ("{:+.4f} [{:+.4f}, {:+.4f}]".format(*each) if each else "" for each in differences)
+        columns.append(Column(f"minus method, {name}", list(shown)))
+    print_table(target, "95 % intervals, bootstrap over users; and model minus method on the same users", columns)
     for title, groups in {
         **evaluation.slices,
         "the model, by the features that the caller sends": evaluation.inputs,
     }.items():
-        table = _table(title)
-        table.add_column("", no_wrap=True, min_width=max(len(group) for group in groups))
-        names = [name for name in ("users", *SHOWN_METRICS) if any(name in metrics for metrics in groups.values())]
-        for name in names:
-            table.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True, min_width=_WIDTH)
-        for group, metrics in groups.items():
-            table.add_row(group, *(f"{metrics[n]:,.0f}" if n == "users" else f"{metrics[n]:.4f}" for n in names))
-        console.print(table)
+        columns = [Column("", list(groups))]
+        for name in ("users", *SHOWN_METRICS):
+            if any(name in metrics for metrics in groups.values()):
+                form = "{:,.0f}" if name == "users" else "{:.4f}"
+                columns.append(_figures(name, [form.format(metrics[name]) for metrics in groups.values()]))
+        print_table(target, title, columns)
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+def _figures(name: str, cells: Sequence[str]) -> Column:
+    return Column(name.replace("@", "\n@"), cells, is_figure=True)
 
 
-def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]], target: Console = console) -> None:
     """Prints a table headed by `title`, whose column names are the keys of the first row; None gives an empty cell."""
-    table = _table(title)
-    for name in rows[0]:
-        # A narrow terminal wraps the line and never cuts a cell: versions have to be copied whole.
-        widest = max(len(_cell(row.get(name))) for row in rows)
-        table.add_column(name.replace("@", "\n@").replace("_", "\n"), no_wrap=True, min_width=widest)
-    for row in rows:
-        table.add_row(*map(_cell, row.values()))
-    console.print(table)
+    names = {name: name.replace("@", "\n@").replace("_", "\n") for name in rows[0]}
+    print_table(target, title, [Column(names[name], [_cell(row.get(name)) for row in rows]) for name in names])
 
 
 def _cell(value: object) -> str:
@@ -124,13 +132,18 @@ def _cell(value: object) -> str:
 
 def print_gates(manifest: Manifest, *, explain: bool) -> None:
     """Prints the results of a bundle's publish gates as a table; with `explain` also the messages of failed gates."""
-    table = _table("publish gates")
-    for name, justify in (("gate", "left"), ("figure", "right"), ("threshold", "right"), ("", "left")):
-        table.add_column(name, justify=justify, no_wrap=True)
-    for name, result in manifest.gates.items():
-        verdict = "passed" if result.passed else "[bold red]FAILED[/bold red]"
-        table.add_row(name, f"{result.figure:.4f}", f"{result.threshold:.4f}", verdict)
-    console.print(table)
+    gates = manifest.gates
+    verdicts = [Text("passed") if gate.passed else Text("FAILED", style="bold red") for gate in gates.values()]
+    print_table(
+        console,
+        "publish gates",
+        [
+            Column("gate", list(gates)),
+            _figures("figure", [f"{gate.figure:.4f}" for gate in gates.values()]),
+            _figures("threshold", [f"{gate.threshold:.4f}" for gate in gates.values()]),
+            Column("", verdicts),
+        ],
+    )
     for name in manifest.failed_gates if explain else ():
         console.print(f"[red]{name}:[/red] {escape(manifest.gates[name].message)}")
 

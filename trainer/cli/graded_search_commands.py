@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.console import Console
 
 from trainer.cli import console
 from trainer.cli.rich_progress import RichProgress
+from trainer.cli.tables import Column, print_table
 from trainer.data import sources
 from trainer.errors import RunError
 from trainer.quiet_tensorflow import import_tensorflow
@@ -31,7 +32,9 @@ def newest_run(folder: Path) -> Path:
     return runs[-1].parent
 
 
-def evaluate_graded(run: Path | None, qrels: Path, queries: Path | None, relevant_from: int) -> dict[str, Any]:
+def evaluate_graded(
+    run: Path | None, qrels: Path, queries: Path | None, relevant_from: int, target: Console
+) -> dict[str, Any]:
     """Evaluates a run on graded queries, prints the metrics, and writes them to ``search.json`` in the run.
 
     Returns the content of ``search.json`` as plain values.
@@ -41,6 +44,7 @@ def evaluate_graded(run: Path | None, qrels: Path, queries: Path | None, relevan
         qrels: CSV of graded queries, see `trainer.evaluation.graded_queries.read`.
         queries: CSV that lists the queries to evaluate; None for all.
         relevant_from: Lowest rating of a relevant item.
+        target: Console to print the metrics on.
 
     Raises:
         TrainerError: A file or the run cannot be used.
@@ -60,30 +64,26 @@ def evaluate_graded(run: Path | None, qrels: Path, queries: Path | None, relevan
     console.print_data(recipe, data)
     with progress.working("evaluating graded queries"):
         evaluation = evaluate_search(finished.model, data.dataset, graded, progress)
-    print_search(evaluation, f"{folder}: {evaluation.query_count} graded queries of {qrels}")
+    print_search(evaluation, f"{folder}: {evaluation.query_count} graded queries of {qrels}", target)
     figures = dataclasses.asdict(evaluation)
     (folder / "search.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return {"run": str(folder), **figures}
 
 
-def print_search(evaluation: SearchEvaluation, title: str) -> None:
+def print_search(evaluation: SearchEvaluation, title: str, target: Console = console.console) -> None:
     """Prints the metrics of each method on graded queries, and the differences between methods."""
-    table = Table(title=title, title_justify="left", box=console.box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
-    for metric in next(iter(evaluation.metrics.values())):
-        # Wide enough for the interval, which is printed below the figure.
-        table.add_column(metric.replace("@", "\n@"), justify="right", min_width=13)
-    for method, metrics in evaluation.metrics.items():
-        cells = []
-        for name, value in metrics.items():
-            low, high = evaluation.intervals[method][name]
-            cells.append(f"{value:.4f}\n{low:.3f}, {high:.3f}")
-        table.add_row(method, *cells)
-    console.console.print(table)
+    columns = [Column("method", list(evaluation.metrics))]
+    for name in next(iter(evaluation.metrics.values())):
+        figures = (
+            (metrics[name], *evaluation.intervals[method][name]) for method, metrics in evaluation.metrics.items()
+        )
+        cells = ["{:.4f}\n{:.3f}, {:.3f}".format(*each) for each in figures]  # the interval below the figure
+        columns.append(Column(name.replace("@", "\n@"), cells, is_figure=True))
+    print_table(target, title, columns)
     for method, others in evaluation.differences.items():
         for other, metrics in others.items():
             mean, low, high = metrics["ndcg@10"]
             verdict = "significant" if low > 0 or high < 0 else "not significant"
-            console.console.print(
+            target.print(
                 f"ndcg@10 of {method} minus {other}: {mean:+.4f} [{low:+.4f}, {high:+.4f}], {verdict}", highlight=False
             )

@@ -88,18 +88,21 @@ def tune_index(
         "recall\n@100": "1.0000",
         "median\nus": round(exact_scan.median_us),
     }
+    target = console.results(as_json)
     console.print_rows(
         f"{manifest.bundle_version}, {len(vectors):,} items, {len(golden_queries)} golden queries and "
         f"{len(queries) - len(golden_queries)} synthetic queries, at the first budget with recall {min_recall:g}",
         [*rows, scan_row],
+        target,
     )
     chosen, point = recommend(measured, min_recall)
     write_page(out, f"index of {manifest.bundle_version}", measured, exact_scan, min_recall, chosen)
     recipe = to_recipe(chosen, min_recall)
-    console.console.print(f"plots: {out}\nrecommended, {point.median_us:,.0f} us a search:\n\n", end="")
-    console.console.print(recipe, markup=False)
+    console.console.print(f"plots: {out}")
+    target.print(f"recommended, {point.median_us:,.0f} us a search:\n\n", end="")
+    target.print(recipe, markup=False)
     if exact_scan.median_us < point.median_us:
-        console.console.print(
+        target.print(
             "\nthe exact scan is quicker than every index here, so the ANN service scans whichever index it has"
         )
     print_json({**to_json(measured, exact_scan), "recommended": recipe}, as_json)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from rich.markup import escape
-
-from trainer.cli.console import console, print_data, print_details
+from trainer.cli.console import print_data, print_details, results
 from trainer.cli.data_options import DEFAULT, DataOptions
 from trainer.cli.rich_progress import RichProgress
 from trainer.cli.store_commands import Json, print_json
+from trainer.cli.tables import Column, print_table
 from trainer.data import sources
 from trainer.errors import RunError
 from trainer.quiet_tensorflow import import_tensorflow
@@ -47,12 +46,14 @@ def quality(
     import_tensorflow()
     from trainer.evaluation.baseline_advice import advise
     from trainer.evaluation.held_out_check import check_held_out
-    from trainer.tuning.quality import measure, to_markdown
+    from trainer.tuning.quality import cells_of, measure
 
     check_held_out(chosen, data)
     (protocol,), seconds = measure(chosen, folder, data, seeds, refit_only=refit_only, progress=progress)
-    console.print(f"{escape(protocol.title(chosen))}\n\n{escape(to_markdown(protocol.rows()))}\n")
-    print_details(protocol.found[0])
+    shown = cells_of(protocol.rows())
+    columns = [Column(name.replace("@", "\n@"), cells) for name, cells in shown.items()]
+    print_table(results(as_json), protocol.title(chosen), columns)
+    print_details(protocol.found[0], results(as_json))
     for sentence in advise(protocol.found[0], chosen):
         progress.note(f"seed 1: {sentence}")
     print_json({**protocol.to_json(), "training_seconds": seconds}, as_json)

@@ -54,7 +54,7 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
         except BundleRefused as refused:
             rows.append({"bundle": version, "state": "damaged", "model": refused.message})
     if rows:
-        console.print_rows(store, rows)
+        console.print_rows(store, rows, console.results(as_json))
     else:
         console.console.print(f"{store} holds no bundle; publish one with `python -m trainer train … --store {store}`")
     print_json(rows, as_json)

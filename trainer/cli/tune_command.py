@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.cli.console import console, print_data, print_rows
+from trainer.cli.console import console, print_data, print_rows, results
 from trainer.cli.data_options import DEFAULT, DataOptions
 from trainer.cli.rich_progress import RichProgress
 from trainer.cli.store_commands import Json, print_json
@@ -153,10 +153,11 @@ def _report(search: Search, space: SearchSpace, out: Path, study: Path, train: s
     )
     search.write(out, to_toml(recipe_of(best[0]), comment))
     importance = search.importance()
-    print_rows(f"the best trials; {search.finished} are finished, {search.pruned} of them pruned", _rows(best, space))
+    title = f"the best trials; {search.finished} are finished, {search.pruned} of them pruned"
+    print_rows(title, _rows(best, space), results(as_json))
     if importance:
         most = [f"{name} {share:.0%}" for name, share in list(importance.items())[:_SHOWN]]
-        console.print(f"most important keys: {', '.join(most)}")
+        results(as_json).print(f"most important keys: {', '.join(most)}")
     if best[0].number == 0:
         console.print(f"no trial was better than the recipe itself, which {out} repeats")
     console.print(f"recipe: {out}   train it: {train}")

@@ -128,14 +128,19 @@ def rows_of(found: Sequence[Evaluation], train_only: Sequence[Evaluation]) -> Ro
 
 def to_markdown(rows: Rows) -> str:
     """Returns the metrics of `SHOWN` as a Markdown table."""
-    lines = [f"| method | {' | '.join(SHOWN)} |", f"|---|{'---|' * len(SHOWN)}"]
-    for method, metrics in rows.items():
-        cells = (
-            f"{mean:.4f}" + (f" ± {std:.4f}" if std >= 0.00005 else "")
-            for mean, std in (metrics[name] for name in SHOWN)
-        )
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    shown = cells_of(rows)
+    lines = [shown, ["---"] * len(shown), *zip(*shown.values(), strict=True)]
+    head, rule, *body = [" | ".join(line) for line in lines]
+    return "\n".join([f"| {head} |", f"|{rule.replace(' ', '')}|", *(f"| {line} |" for line in body)])
+
+
+def cells_of(rows: Rows) -> dict[str, list[str]]:
+    """Returns the columns of a table of the metrics of `SHOWN`, by name; the first has the methods."""
+    columns = {"method": list(rows)}
+    for name in SHOWN:
+        figures = [metrics[name] for metrics in rows.values()]
+        columns[name] = [f"{mean:.4f}" + (f" ± {std:.4f}" if std >= 0.00005 else "") for mean, std in figures]
+    return columns
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:

@@ -74,6 +74,38 @@ def test_evaluate_counts_repeats_as_told(shop: Shop) -> None:
     assert told == [True, False]
 
 
+def test_what_was_asked_for_is_on_stdout_and_all_else_on_stderr(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = command("bundles", "--store", shop.store.root)
+    assert all(version in listed for version in shop.versions)
+    assert capsys.readouterr().err == ""
+    evaluated = command("evaluate", shop.runs[0], "--no-baselines")
+    assert "95 % intervals" in evaluated
+    assert "density" not in evaluated  # of the summary of the data, which nobody asked for
+    assert "density" in capsys.readouterr().err
+
+
+def test_with_json_the_table_is_on_stderr(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    command("bundles", "--store", shop.store.root, "--json")  # whose stdout other tests read
+    told = capsys.readouterr().err
+    assert all(version in told for version in shop.versions)
+
+
+def test_a_list_that_nobody_reads_to_its_end_is_no_success(shop: Shop) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    listed = subprocess.run(
+        [sys.executable, "-m", "trainer", "bundles", "--store", str(shop.store.root)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=ROOT,
+    )
+    os.close(writing)
+    assert (listed.returncode, listed.stderr) == (141, "")
+
+
 def test_bundles_are_listed_for_machines_too(shop: Shop) -> None:
     rows = json.loads(command("bundles", "--store", shop.store.root, "--json"))
     assert [row["bundle"] for row in rows] == sorted(shop.store.versions(), reverse=True)
