@@ -23,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench serve wheel images images-check clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 env: $(READY) ## Make the environment in .venv
 $(READY): constraints.txt pyproject.toml clients/pyproject.toml clients/VERSION deploy/check_machine.sh

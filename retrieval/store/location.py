@@ -23,7 +23,8 @@ CACHE = "TWO_TOWER_CACHE"
 CACHE_GIB = "TWO_TOWER_CACHE_GIB"
 """Environment variable of the most that the copies of one store may take on disk, in GiB."""
 
-_DEFAULT_GIB = 50.0
+DEFAULT_GIB = 50
+"""Default of the most that the copies of one store may take on disk, in GiB."""
 
 
 def open_store(location: str | os.PathLike[str], tell: Callable[[str], None] = lambda message: None) -> BundleStore:
@@ -75,7 +76,7 @@ def _cache_limit() -> int:
     """Returns the most that the copies of one store may take, in bytes. Raises StoreError."""
     text = os.environ.get(CACHE_GIB, "")
     try:
-        gib = float(text) if text else _DEFAULT_GIB
+        gib = float(text) if text else DEFAULT_GIB
     except ValueError as error:
         raise StoreError(f"{CACHE_GIB} is {text!r}, expected a number of GiB") from error
     if not 0 < gib <= 1 << 20:

@@ -34,7 +34,7 @@ MANIFEST_LIMIT_BYTES = 4 << 20
 
 
 class BundleStore(ABC):
-    """A store of bundles. Safe for use by several threads and processes at once.
+    """A store of bundles, for several threads and processes at once.
 
     Attributes:
         name: Path or URL of the store, as a person would write it.
@@ -42,11 +42,9 @@ class BundleStore(ABC):
     """
 
     def __init__(self, name: str) -> None:
-        """Takes the path or URL of the store."""
+        """Takes the path or URL."""
         self.name = name
         self.reads = Reads()
-
-    # Reading
 
     @abstractmethod
     def path(self, version: str) -> Path:

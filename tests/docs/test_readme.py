@@ -113,8 +113,8 @@ def test_a_broken_cell_stops_with_file_column_line_and_advice(shop: Path, tmp_pa
 
 
 def test_every_make_target_in_the_docs_exists_and_is_described() -> None:
-    described = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = {target for page in PAGES.values() for target in re.findall(r"(?:`|\$ )make ([a-z-]+)", page)}
+    described = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {target for page in PAGES.values() for target in re.findall(r"(?:`|\$ )make ([a-z0-9-]+)", page)}
     assert named
     assert named <= described
 
