@@ -71,8 +71,11 @@ def _describe(drafted: Draft) -> str:
     time = "no time" if roles.time is None else f"time {roles.time!r}"
     features = [name for table in (drafted.users, drafted.items) if table for name in table.features]
     loss = drafted.choices.training["loss"]
+    tables = {"items": drafted.items, "users": drafted.users}
+    rows = [f", {len(table.source.frame):,} rows in the {name} table" for name, table in tables.items() if table]
     return (
-        f"{drafted.event_count:,} interactions of {drafted.item_count:,} items; user {roles.user!r}, item "
+        f"{drafted.event_count:,} interactions of {drafted.user_count:,} users with {drafted.used_item_count:,} items"
+        f"{''.join(rows)}; user {roles.user!r}, item "
         f"{roles.item!r}, {time}; features {', '.join(['history', 'item_id', *features])}; {loss}, "
         f"split {drafted.split}."
     )

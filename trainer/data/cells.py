@@ -15,7 +15,8 @@ _THOUSANDS_COMMA = r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?$"
 _POINT_FRACTION = r"\.(?:\d{1,2}|\d{4,})$"
 _TIME = r"^(.*\d:\d{2}(?::\d{2}(?:\.\d+)?)?) ?(Z|z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})$"
 _TIME_FORMS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
-DECIMAL_COMMA = "a comma is the decimal separator"
+DECIMAL_COMMA, THOUSANDS_COMMA = "a comma is the decimal separator", "a comma separates thousands"
+"""Notes of `to_numbers`, which makes them only where cells such as ``24,90`` or ``1,024.90`` prove them."""
 _LARGEST_EXACT = 2.0**53
 _WHOLE_IDS = "ids that are floating-point numbers are read as whole numbers"
 _TIME_UNITS = ((1e17, 1e9, "nanoseconds"), (1e14, 1e6, "microseconds"), (1e11, 1e3, "milliseconds"))
@@ -54,7 +55,7 @@ def to_numbers(text: pl.Series, note: Note, decimal: str = "") -> pl.Series:
         note(DECIMAL_COMMA, rest.filter(is_decimal & ~is_thousands)[0])
         return _grouped_numbers(bare, ".", ",")
     if (is_thousands & ~is_decimal).any() and not (is_decimal & ~is_thousands).any():
-        note("a comma separates thousands", rest.filter(is_thousands & ~is_decimal)[0])
+        note(THOUSANDS_COMMA, rest.filter(is_thousands & ~is_decimal)[0])
         return _grouped_numbers(bare, ",", ".")
     return numbers
 

@@ -182,10 +182,13 @@ def _describe_column(series: pl.Series) -> str:
 def _date_doubts(name: str, cells: pl.Series, times: pl.Series) -> list[str]:
     """Returns a warning that shows how a date is read, if its form leaves the order of day and month open.
 
-    The list is empty if the form is clear.
+    The list is empty if the form is clear: the year comes first, or a cell has a first number above 12, which is a day.
     """
     present = (cells.is_not_null() & times.is_not_null()).arg_true()
     if not len(present) or cells[present[0]][:4].isdigit():
+        return []
+    first_numbers = cells.filter(times.is_not_null()).str.extract(r"^\s*(\d{1,2})[./-]", 1).cast(pl.Int64, strict=False)
+    if (first_numbers > 12).any():
         return []
     cell = cells[present[0]]
     read = datetime.fromtimestamp(times[present[0]], UTC).strftime("%Y-%m-%d")

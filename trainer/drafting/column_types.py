@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from trainer.data.cells import DECIMAL_COMMA, to_numbers, written_lists
+from trainer.data.cells import DECIMAL_COMMA, THOUSANDS_COMMA, to_numbers, written_lists
 from trainer.drafting.column_names import words_of
 
 _NO_VALUE = frozenset(("N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "\\N"))
@@ -83,8 +83,11 @@ def infer_type(series: pl.Series) -> ColumnType:
     if not has_zeros and len(odd) <= 3 and is_odd.sum() <= 0.02 * len(present) and not bad.all():
         missing = tuple(sorted({*missing, *present.filter(bad).unique()}))
         inferred = _number(column, numbers.filter(~bad), missing)
-        if any(note.startswith(DECIMAL_COMMA) for note in notes):
+        proven = [note for note in notes if note.startswith((DECIMAL_COMMA, THOUSANDS_COMMA))]
+        notes = [note for note in notes if note not in proven]
+        if any(note.startswith(DECIMAL_COMMA) for note in proven):
             inferred = replace(inferred, keys={**inferred.keys, "decimal": ","})
+        inferred = replace(inferred, why="; ".join([inferred.why, *proven]))
         if odd:
             notes.append(f"holds numbers but for {', '.join(map(repr, sorted(odd)))}, which count as missing")
         return replace(inferred, doubt=" ".join([inferred.doubt, *(f"{column!r}: {note}." for note in notes)]).strip())

@@ -55,7 +55,8 @@ class Draft:
         event_types: Inferred types of the other columns of the interactions, by name of the attribute.
         event_count: Number of rows of the interactions.
         user_count: Number of users in the interactions.
-        item_count: Number of items of the catalogue.
+        used_item_count: Number of items in the interactions.
+        item_count: Number of items of the catalogue: of the items table, or of the interactions if those are more.
         split: Kind of the split.
         doubts: Warnings: sentences about choices that are not certain.
     """
@@ -68,6 +69,7 @@ class Draft:
     event_types: Mapping[str, ColumnType]
     event_count: int
     user_count: int
+    used_item_count: int
     item_count: int
     split: str
     doubts: Sequence[str] = field(default_factory=tuple)
@@ -107,7 +109,8 @@ def draft(interactions: Path, items: Path | None, users: Path | None, name: str)
     used = {roles.user, roles.item, roles.time, roles.rating, roles.weight, *roles.amounts}
     others = _infer_types([events.frame[c] for c in events.frame.columns if c not in used], {USER_ID, ITEM_ID, *CLOCK})
     doubts += _event_doubts(events, roles, others)
-    item_count = events.frame[roles.item].n_unique()
+    user_count, used_item_count = (events.frame[name].drop_nulls().n_unique() for name in (roles.user, roles.item))
+    item_count = used_item_count
     if sources["items"] is not None:
         item_count = max(item_count, len(sources["items"].frame))
     split, doubt = _split(events.frame[roles.user], roles.time is not None)
@@ -119,7 +122,8 @@ def draft(interactions: Path, items: Path | None, users: Path | None, name: str)
         tables["users"],
         others,
         len(events.frame),
-        events.frame[roles.user].n_unique(),
+        user_count,
+        used_item_count,
         item_count,
         split,
         (*doubts, *doubt),

@@ -9,6 +9,7 @@ import pytest
 
 from tests.trainer.cli.test_init import MEETINGS, init, write
 from trainer.data.dataset import load_dataset
+from trainer.drafting.column_types import infer_type
 from trainer.errors import DataError
 from trainer.recipe import loading
 
@@ -47,7 +48,8 @@ def test_a_shop_as_a_shop_exports_it(tmp_path: Path) -> None:
     doubts = " ".join(printed["doubts"])
     assert "40 of 240 rows have no 'customer_id' (the first is line 2): a training leaves them out" in doubts
     assert "1 of 240 rows have no 'ordered_at' (the first is line 9)" in doubts
-    assert "'price': a comma is the decimal separator" in doubts
+    assert "comma" not in doubts  # 24,90 proves what the comma is
+    assert "a comma is the decimal separator, as in '0,90'" in (tmp_path / "mine.toml").read_text()
     assert recipe["items"]["attributes"] == {
         "title": {"column": "title"},
         "price": {"column": "price", "type": "float", "decimal": ","},
@@ -70,7 +72,40 @@ def test_a_first_row_without_a_time_is_told(tmp_path: Path) -> None:
     assert recipe["interactions"]["time"] == "datum"
     doubts = " ".join(printed["doubts"])
     assert "1 of 240 rows have no 'datum' (the first is line 2)" in doubts
-    assert "'24.11.2026 03:16' in 'datum' is read as 2026-11-24" in doubts
+
+
+@pytest.mark.parametrize(
+    ("last", "is_open"), [("12.11.2026", True), ("13.11.2026", False), ("24.11.2026 10:00", False), ("", True)]
+)
+def test_the_order_of_day_and_month_is_open_unless_a_day_above_12_proves_it(
+    tmp_path: Path, last: str, is_open: bool
+) -> None:
+    rows = [(a, b, last if n == 200 else "05.11.2026 03:16") for n, (a, b) in enumerate(MEETINGS)]
+    events = write(tmp_path / "events.csv", ["user", "item", "datum"], rows)
+    printed, _ = init(tmp_path, interactions=events)
+    said = "'05.11.2026 03:16' in 'datum' is read as 2026-11-05; write dates as year-month-day if that is wrong."
+    assert (said in printed["doubts"]) is is_open
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_certain"),
+    [(("1,5", "2,25"), True), (("1,234", "5,1"), True), (("1,234", "5,678"), False), (("1,234,567", "1,234"), True)],
+)
+def test_a_comma_is_certain_where_a_cell_proves_what_it_is(cells: tuple[str, str], is_certain: bool) -> None:
+    inferred = infer_type(pl.Series("price", cells * 20))
+    assert (inferred.type in ("int", "float"), "comma" in inferred.why) == (is_certain, is_certain)
+    assert "comma" not in inferred.doubt
+
+
+def test_each_count_of_the_summary_says_what_it_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # MEETINGS has 240 rows; two more are guest orders. The items table has 500 rows, of which most were never sold.
+    rows = [*MEETINGS, ("", MEETINGS[0][1]), ("", MEETINGS[1][1])]
+    users, items = {user for user, _ in MEETINGS}, {item for _, item in MEETINGS}
+    events = write(tmp_path / "events.csv", ["user_id", "item_id"], rows)
+    table = [(item, f"name {item}", "red") for item in [*sorted(items), *(f"x{n}" for n in range(500 - len(items)))]]
+    init(tmp_path, interactions=events, items=write(tmp_path / "items.csv", ["item_id", "name", "colour"], table))
+    said = f"242 interactions of {len(users)} users with {len(items)} items, 500 rows in the items table; user"
+    assert said in capsys.readouterr().err
 
 
 def test_blanks_in_a_column_that_is_not_named_as_an_id_are_told(tmp_path: Path) -> None:
