@@ -44,14 +44,17 @@ class Shape:
     shipped: str = ""
 
 
-def movielens(folder: Path, _: Path, *, users: int | None = None, newest: int | None = None) -> Tables:
-    """Writes MovieLens-100k, of some users drawn at random, and of each the newest events, unless None."""
+def movielens(folder: Path, _: Path, *, users: int | None = None, newest: int | None = None, draw: int = 0) -> Tables:
+    """Writes MovieLens-100k, of some users drawn at random, and of each the newest events, unless None.
+
+    Another `draw` gives other users.
+    """
     source = _downloaded("movielens_100k")
     events, items, people = (
         pl.read_csv(source / f"ml-100k.{kind}", separator="\t", quote_char=None, infer_schema=False)
         for kind in ("inter", "item", "user")
     )
-    events = _sample(events.sort("timestamp:float", maintain_order=True), "user_id:token", users)
+    events = _sample(events.sort("timestamp:float", maintain_order=True), "user_id:token", users, draw)
     if newest is not None:
         events = events.group_by("user_id:token", maintain_order=True).tail(newest)
     items = items.with_columns(pl.col("class:token_seq").str.replace_all(" ", "|"))
@@ -140,6 +143,12 @@ def walk(folder: Path, _: Path) -> Tables:
 SHAPES: Mapping[str, Shape] = {
     "movielens": Shape("943 people, 1,682 films, 100,000 ratings", movielens, shipped="movielens_100k"),
     "movielens_200_users": Shape("200 of the people", lambda f, s: movielens(f, s, users=200)),
+    **{
+        f"movielens_200_users_{draw}": Shape(
+            f"200 of the people, draw {draw}", lambda f, s, draw=draw: movielens(f, s, users=200, draw=draw)
+        )
+        for draw in range(2, 5)
+    },
     "movielens_newest_20": Shape("the newest 20 ratings of each", lambda f, s: movielens(f, s, newest=20)),
     "beauty": Shape("22,363 users, 12,101 items, 198,502 reviews", beauty, True, "amazon_beauty"),
     "beauty_2000_users": Shape("2,000 of the users", lambda f, s: beauty(f, s, users=2000), True),
@@ -159,10 +168,10 @@ def _downloaded(name: str) -> Path:
     return download.fetch(recipe.download, download.cache_folder())
 
 
-def _sample(events: pl.DataFrame, column: str, count: int | None) -> pl.DataFrame:
+def _sample(events: pl.DataFrame, column: str, count: int | None, draw: int = 0) -> pl.DataFrame:
     if count is None:
         return events
-    chosen = events[column].unique().sort().sample(count, seed=_SEED)
+    chosen = events[column].unique().sort().sample(count, seed=_SEED + draw)
     return events.filter(pl.col(column).is_in(chosen.implode()))
 
 
