@@ -72,7 +72,7 @@ def write_files(folder: Path) -> None:
     (shop / "shop.toml").write_text(RECIPE)
     chance = random.Random(5)
     rows = [
-        f"c{user},p{product},{day}"
+        f"c{user},p{product},2026-03-{day + 1:02}T10:15:00"
         for user in range(80)
         for day, product in enumerate(chance.sample(range(user % 2, 60, 2), 10))
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from retrieval.store.folder_store import FolderStore
+from tests.deploy.guide import make_secrets
 from tests.deploy.manifests import ROOT, container, flags
 from tests.worlds import wait_for, write_bundle
 from two_tower_client import QueryTowerClient, Unauthenticated
@@ -37,15 +39,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the Secrets fill in a pod."""
+    """Certificates and tokens of the guide, and a folder `pod` with what a pod has of them."""
     folder = tmp_path_factory.mktemp("secrets")
-    for name in ("tls", "tokens"):
-        (folder / name).mkdir()
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "1", "-subj", "/CN=query-tower", "-addext", "subjectAltName=DNS:query-tower,DNS:ann"]
-    command += ["-keyout", str(folder / "tls" / "tls.key"), "-out", str(folder / "tls" / "tls.crt")]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
-    (folder / "tokens" / "tokens").write_text("secret operator read,admin\n")
+    make_secrets(folder)
+    for name, files in {"tls": ("tls.crt", "tls.key"), "tokens": ("tokens",)}.items():
+        (folder / "pod" / name).mkdir(parents=True)
+        for file in files:
+            shutil.copy(folder / file, folder / "pod" / name / file)
     return folder
 
 
@@ -97,7 +97,7 @@ def is_serving(port: int, service: str) -> bool:
 def test_starts_with_the_arguments_of_the_pod_and_wants_tls_and_a_token(
     name: str, store: Path, secrets: Path, tmp_path: Path
 ) -> None:
-    given = {"$(TWO_TOWER_STORE)": str(store), "/etc/two-tower": str(secrets)}
+    given = {"$(TWO_TOWER_STORE)": str(store), "/etc/two-tower": str(secrets / "pod")}
     arguments, ports = on_this_machine(container(name)["args"], given)
     with running(PROGRAMS[name], arguments, tmp_path):
         one = container(name)
@@ -105,8 +105,9 @@ def test_starts_with_the_arguments_of_the_pod_and_wants_tls_and_a_token(
             assert is_serving(ports["health-port"], one[probe]["grpc"].get("service", ""))
         client = QueryTowerClient if name == "query-tower" else AnnClient
         # As the training job calls the pods: by IP address, with the name in the certificate.
-        tls = Tls(ca_file=str(secrets / "tls" / "tls.crt"), server_name="query-tower")
-        with client(f"127.0.0.1:{ports['port']}", tls=tls, token="secret") as operator:
+        tls = Tls(ca_file=str(secrets / "ca.crt"), server_name="query-tower")
+        token = str(secrets / "operator.token")
+        with client(f"127.0.0.1:{ports['port']}", tls=tls, token_file=token) as operator:
             assert operator.status().live_bundle_version
         with client(f"127.0.0.1:{ports['port']}", tls=tls) as stranger, pytest.raises(Unauthenticated):
             stranger.status()
