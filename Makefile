@@ -8,6 +8,7 @@ SOAK ?= full
 ATTACK ?= full
 LOAD ?= full
 BENCH ?= full
+SCALE ?= full
 MINUTES ?= 10
 RECIPE ?= movielens_100k
 JOBS ?= 2
@@ -20,7 +21,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench serve wheel images images-check clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench scale serve wheel images images-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +123,9 @@ bench: $(READY).bench $(if $(filter short,$(BENCH)),,.tools/bin/ghz) ## Services
 $(READY).bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
+
+scale: $(READY) ## Costs of catalogues, what they predict of a larger one and of load, fleets for a billion items (SCALE=short)
+	$(BIN)/python -m benchmarks.scale $(if $(filter short,$(SCALE)),--items 5000 20000 10000 --seconds 2)
 
 serve: SHELL := bash
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store; PORT= and the next one); if one ends, so does the other

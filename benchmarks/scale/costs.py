@@ -1,0 +1,164 @@
+"""Measures what a catalogue costs: bytes, time to build and to open, and the CPU of a search at a served replica."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.attack.callers import run
+from benchmarks.attack.calls import Calls, Load
+from benchmarks.services.load import one_core, other_cores
+from retrieval.bundle.layout import INDEX, ITEMS, VECTORS
+from retrieval.store.folder_store import FolderStore
+from testbed.indexed_bundles import K, Made, make
+from testbed.services import Replica
+from two_tower_client import Search, ann
+
+SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
+TOGETHER = (1, 2, 4, 8, 16, 32)
+"""Numbers of callers with which the cost of a search is measured: so many wait at once, and are answered together."""
+
+_TREES, _RECALL = 50, 0.95
+_TIMEOUT_S = 10.0
+_STREAMS = 4
+"""Even streams of calls that make up an open loop; they are not in step, so calls meet."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A measured load.
+
+    Attributes:
+        rate: Calls begun per second.
+        arrivals_s: [n] float64, time at which each call was begun, ascending.
+        latencies_s: [n] float64, latency of each call.
+        failed: Number of calls without an answer.
+    """
+
+    rate: float
+    arrivals_s: np.ndarray
+    latencies_s: np.ndarray
+    failed: int
+
+
+@dataclass
+class Costs:
+    """What a catalogue of some size costs.
+
+    Attributes:
+        item_count: Number of items.
+        bytes_an_item: Bytes on disk of an item, by kind of file.
+        build_s: Time to make the bundle on all cores, most of it that of the index, in seconds.
+        open_s: Time of a replica from the promotion to the answer, in seconds: hashing, opening, checks.
+        resident_mib: Memory of the replica after the searches, in MiB; mapped files included.
+        alone_s: Median latency of a lone caller, in seconds.
+        cpu_s: CPU time of a search in seconds, by the number of callers at once.
+        rate: Searches per second, by the number of callers at once.
+        served: Loads of an open loop.
+    """
+
+    item_count: int
+    bytes_an_item: dict[str, float]
+    build_s: float
+    open_s: float = 0.0
+    resident_mib: float = 0.0
+    alone_s: float = 0.0
+    cpu_s: dict[int, float] = field(default_factory=dict[int, float])
+    rate: dict[int, float] = field(default_factory=dict[int, float])
+    served: list[Served] = field(default_factory=list[Served])
+
+
+def measure(
+    store: FolderStore, base: str, item_count: int, folder: Path, seconds: float, shares: Sequence[float]
+) -> Costs:
+    """Makes a catalogue, serves it by one process on one core, and measures it; the callers run on the other cores.
+
+    Args:
+        store: store that holds `base`, and gets the new bundle.
+        base: version of the bundle whose query tower is copied.
+        item_count: number of items, at least 1,000.
+        folder: folder for logs.
+        seconds: length of each load in seconds.
+        shares: shares of the throughput of 16 callers that are offered in open loops.
+    """
+    began = time.monotonic()
+    made = make(store, base, item_count, _TREES, _RECALL)
+    costs = Costs(item_count, _bytes_an_item(store, made), time.monotonic() - began)
+    replica = Replica("ann_service", store.root, folder / str(item_count), {"drain-delay-s": "0"})
+    with one_core():
+        began = time.monotonic()
+        replica.start()
+    try:
+        replica.wait_until_serving()
+        costs.open_s = time.monotonic() - began
+        assert replica.process is not None
+        process = psutil.Process(replica.process.pid)
+        requests = [
+            ann.to_request(
+                [Search(embedding=vector.tolist(), k=K)], made.manifest.model_version, ""
+            ).SerializeToString()
+            for vector in made.queries
+        ]
+        with other_cores():
+            for callers in TOGETHER:
+                _measure_closed(costs, replica.address, requests, callers, seconds, process)
+            for share in shares:
+                costs.served.append(_measure_open(replica.address, requests, share * costs.rate[16], seconds))
+        costs.resident_mib = process.memory_info().rss / (1 << 20)
+    finally:
+        replica.stop()
+    return costs
+
+
+def _bytes_an_item(store: FolderStore, made: Made) -> dict[str, float]:
+    files = {"vectors": VECTORS, "index": INDEX, "ids and attributes": ITEMS}
+    folder = store.path(made.manifest.bundle_version)
+    return {kind: (folder / name).stat().st_size / made.manifest.item_count for kind, name in files.items()}
+
+
+def _measure_closed(
+    costs: Costs, address: str, requests: list[bytes], callers: int, seconds: float, process: psutil.Process
+) -> None:
+    run(Load(address, SEARCH, requests, 0.5, _TIMEOUT_S, callers=callers))
+    before = process.cpu_times()
+    (calls,) = run(Load(address, SEARCH, requests, seconds, _TIMEOUT_S, callers=callers))
+    after = process.cpu_times()
+    costs.cpu_s[callers] = (after.user + after.system - before.user - before.system) / len(calls.codes)
+    costs.rate[callers] = len(calls.codes) / calls.seconds
+    if callers == 1:
+        costs.alone_s = float(np.median(calls.latencies_s))
+
+
+def _measure_open(address: str, requests: list[bytes], rate: float, seconds: float) -> Served:
+    generator = np.random.default_rng(3)
+    weights = generator.uniform(0.7, 1.3, _STREAMS)
+    loads = [
+        Load(
+            address,
+            SEARCH,
+            requests[number:],
+            seconds,
+            _TIMEOUT_S,
+            rate=rate * weight / weights.sum(),
+            delay_s=0.01 * number,
+        )
+        for number, weight in enumerate(weights)
+    ]
+    calls = Calls.joined(list(itertools.chain(_together(loads))))
+    order = np.argsort(calls.began_s)
+    failed = int(np.count_nonzero(calls.codes))
+    return Served(calls.offered, (calls.began_s - calls.began_s.min())[order], calls.latencies_s[order], failed)
+
+
+def _together(loads: list[Load]) -> list[Calls]:
+    """Returns the calls of loads that run at the same time in one process."""
+    from benchmarks.attack.callers import Callers
+
+    with Callers([loads]) as callers:
+        return callers.results()[0]

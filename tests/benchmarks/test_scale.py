@@ -1,0 +1,46 @@
+"""The simulation of a replica and the plan of a fleet, against formulas and a plan worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.scale.plan import Laws, plan
+from benchmarks.scale.simulation import batch_cost, fanned_out, latencies, poisson
+
+
+@pytest.mark.parametrize("load", [0.3, 0.5, 0.8])
+def test_single_calls_wait_as_long_as_the_formula_for_constant_service_says(load: float) -> None:
+    # M/D/1: the mean wait is load / (2 (1 - load)) services (Pollaczek and Khinchine).
+    service_s = 0.001
+    found = latencies(poisson(load / service_s, 400.0), lambda size: size * service_s, 0.0, largest_batch=1)
+    assert found.mean() - service_s == pytest.approx(service_s * load / (2 * (1 - load)), rel=0.05)
+
+
+def test_calls_that_wait_are_answered_together() -> None:
+    # The first is answered alone from 0 to 10 ms; the three that came meanwhile take 4 ms each, 12 ms together.
+    cost_s = batch_cost({1: 0.010, 3: 0.004})
+    assert cost_s(2) == pytest.approx(0.014)
+    found = latencies(np.array([0.0, 0.001, 0.002, 0.009]), cost_s, 0.0005)
+    assert found == pytest.approx([0.0105, 0.0215, 0.0205, 0.0135])
+
+
+def test_a_query_waits_for_its_slowest_shard() -> None:
+    arrivals = poisson(300.0, 20.0)
+    one, many = (fanned_out(arrivals, shards, lambda size: size * 0.001, 0.0) for shards in (1, 16))
+    assert np.all(many >= one - 1e-12)
+    assert np.median(many) > np.median(one)
+
+
+def test_the_smallest_fleet_that_holds_and_carries_it() -> None:
+    # Two bundles of 1e9 items of 1,000 bytes are 2e12 bytes; 0.8 x 256 GiB are 2.199e11: 10 shards of 1e8 items.
+    laws = Laws(1000.0, 1e-9, 1e-6, 5.0, 1e-4, 1e-3, 2e-4)
+    found = plan(laws, 1e9, 1e6, memory_gib=256, cores=32, utilisation=0.5)
+    assert found.shards == 10
+    # A search takes 1e-3 + 1e-4 x log2(1e8) = 3.6575e-3 s: 3,657.5 cores for each shard, 228.6 machines of 16.
+    assert found.replicas == 229
+    assert found.ann_cores == pytest.approx(36_575, rel=1e-3)
+    assert found.tower_cores == pytest.approx(200.0)
+    assert found.memory_gib == pytest.approx(186.3, rel=1e-3)
+    assert found.gbit_s == pytest.approx(128.0)  # 1e6 queries x 10 shards x 100 items x 16 bytes
+    assert found.open_s == pytest.approx(105.0)
