@@ -151,14 +151,27 @@ def add_items(
 def prune(*, store: Store, keep: int = 5) -> None:
     """Remove the oldest bundles of a store; the live bundle and the previous live bundle are always kept.
 
+    The newest bundles are those published last, whether they were ever live or not.
+
     Args:
         store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
         keep: Number of newest bundles to keep, at least 1.
     """
     if keep < 1:
         console.fail(f"--keep is {keep}, expected at least 1")
-    removed = open_store(store).prune(keep)
-    console.console.print(f"removed {len(removed)}" + "".join(f"\n  {version}" for version in removed))
+    opened = open_store(store)
+    removed = opened.prune(keep)
+    pointer, left = opened.live(), opened.versions()
+    live, previous = (*(pointer.open_versions if pointer else ()), None, None)[:2]
+    lines = [f"removed {len(removed)}", *(f"  {version}" for version in removed), f"kept {len(left)}"]
+    for version in reversed(left):
+        reasons = {
+            "live": version == live,
+            "previous, for a roll back": version == previous,
+            f"one of the newest {keep} (--keep)": version in left[-keep:],
+        }
+        lines.append(f"  {version}: {', '.join(reason for reason, holds in reasons.items() if holds)}")
+    console.console.print("\n".join(lines), markup=False)
 
 
 def open_store(store: str) -> BundleStore:

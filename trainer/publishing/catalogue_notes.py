@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from retrieval.bundle.features.kinds import History
 from retrieval.bundle.features.schema import FeatureSchema
 from retrieval.bundle.features.vocabulary import Vocabulary
 from trainer.recipe.recipe import ITEM_ID
@@ -21,6 +22,23 @@ def note_lost_zeros(added: Collection[str], known: Collection[str]) -> list[str]
         f"{len(near):,} of {len(added):,} added ids differ from an item's id in zeros at the beginning alone, such as "
         f"{new!r} and {old!r}: if a program has removed zeros, these are not new items."
     ]
+
+
+def note_unknown_in_histories(schema: FeatureSchema, added: Collection[str]) -> list[str]:
+    """Returns a note on added items that the query tower cannot read in a history; empty if it can, or reads none.
+
+    Args:
+        schema: Schema of the query tower.
+        added: Ids of the added items.
+    """
+    for feature in schema.features:
+        slots = schema.slots(feature) if isinstance(feature, History) else None
+        if isinstance(slots, Vocabulary) and (unknown := [each for each in added if each not in slots.slot_by_value]):
+            return [
+                f"{len(unknown):,} of {len(added):,} added items, such as {min(unknown)!r}, can be retrieved from now "
+                f"on, but count as unknown in a user's {feature.name!r} until the next training."
+            ]
+    return []
 
 
 def note_unknown_values(schema: FeatureSchema, rows: Collection[Mapping[str, Any]]) -> list[str]:

@@ -37,7 +37,7 @@ from trainer.data.dataset import read_entities
 from trainer.errors import DataError, RecipeError
 from trainer.publishing import gates, index_selection
 from trainer.publishing.catalogue import write_catalogue
-from trainer.publishing.catalogue_notes import note_lost_zeros, note_unknown_values
+from trainer.publishing.catalogue_notes import note_lost_zeros, note_unknown_in_histories, note_unknown_values
 from trainer.publishing.golden_query_maker import make_golden_queries
 from trainer.quiet_tensorflow import quiet_stderr
 from trainer.recipe import loading
@@ -116,6 +116,8 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
     notes += note_lost_zeros(added, table.ids)
     schema = read_schema(store.path(base.bundle_version), base.item_feature_schema)
     notes += note_unknown_values(schema, [*added.values(), *changed.values()])
+    queries = read_schema(store.path(base.bundle_version), base.feature_schema)
+    notes += note_unknown_in_histories(queries, added)
     if len(removed) == len(table.ids) and not added:
         raise DataError(f"all {len(removed)} items would be removed; a bundle needs at least one")
     return Changes(added, changed, removed, len(rows) - len(added) - len(changed), tuple(notes))

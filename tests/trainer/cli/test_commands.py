@@ -172,7 +172,9 @@ def test_publish_makes_another_bundle_of_the_same_model(shop: Shop, store: Folde
         assert manifest.files[name] == store.manifest(second).files[name]
 
 
-def test_bundles_are_promoted_rolled_back_and_pruned(shop: Shop, store: FolderStore) -> None:
+def test_bundles_are_promoted_rolled_back_and_pruned(
+    shop: Shop, store: FolderStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = shop.versions
 
     def states() -> dict[str, str]:
@@ -181,7 +183,11 @@ def test_bundles_are_promoted_rolled_back_and_pruned(shop: Shop, store: FolderSt
     assert states() == {second: "", first: "live"}
     command("promote", second, "--store", store.root)
     assert states() == {second: "live", first: "previous"}
+    capsys.readouterr()
     command("prune", "--store", store.root, "--keep", 1)
+    assert capsys.readouterr().err == (
+        f"removed 0\nkept 2\n  {second}: live, one of the newest 1 (--keep)\n  {first}: previous, for a roll back\n"
+    )
     assert set(states()) == {first, second}  # the one before the live one stays
     command("rollback", "--store", store.root)
     assert states() == {second: "", first: "live"}
@@ -189,7 +195,12 @@ def test_bundles_are_promoted_rolled_back_and_pruned(shop: Shop, store: FolderSt
         command("rollback", "--store", store.root)
     shutil.copytree(store.path(first), store.path("20200101T000000Z-aaaaaa"))
     assert states() == {second: "", first: "live", "20200101T000000Z-aaaaaa": "damaged"}
+    capsys.readouterr()
     command("prune", "--store", store.root, "--keep", 2)
+    assert capsys.readouterr().err == (
+        f"removed 1\n  20200101T000000Z-aaaaaa\nkept 2\n  {second}: one of the newest 2 (--keep)\n"
+        f"  {first}: live, one of the newest 2 (--keep)\n"
+    )
     assert set(states()) == {first, second}
 
 

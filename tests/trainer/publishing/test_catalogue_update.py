@@ -245,4 +245,14 @@ def test_values_that_the_model_does_not_know_are_told(shop_store: FolderStore, t
     assert notes == (
         "1 of 2 values of 'genres' are new to the model, such as 'opera': the items are placed by their other "
         "attributes until a training has seen these values.",
+        "2 of 2 added items, such as 'x1', can be retrieved from now on, but count as unknown in a user's 'history' "
+        "until the next training.",
     )
+
+
+def test_an_item_that_comes_back_is_known_in_histories(shop_store: FolderStore, tmp_path: Path) -> None:
+    withdrawn = add_items(shop_store, "--remove-id", "p05", "--promote")["bundle_version"]
+    path = tmp_path / "new.csv"
+    path.write_text(HEADER + "p05,Title 5,1985,drama\n")
+    changes = catalogue_update.find_changes(shop_store, shop_store.manifest(withdrawn), path, [])
+    assert (list(changes.added), changes.notes) == (["p05"], ())
