@@ -18,9 +18,22 @@ Options = list[tuple[str, str | int]]
 
 _TARGET_SCHEMES = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 
+# A replica whose calls all failed for half a second gets no calls for 4 s, the next time for 8 s, at most for 15 s.
+# So a replica that is frozen or out of reach is noticed long before a ping is missed. Half of the replicas may be set
+# aside, and never the only one. A replica that failed less than twice, as under little load, is left to the ping.
+_OUTLIER_DETECTION = {
+    "interval": "0.5s",
+    "baseEjectionTime": "4s",
+    "maxEjectionTime": "15s",
+    "maxEjectionPercent": 50,
+    "failurePercentageEjection": {"threshold": 99, "minimumHosts": 2, "requestVolume": 2},
+    "childPolicy": [{"round_robin": {}}],
+}
+
 _SERVICE_CONFIG = json.dumps(
     {
-        "loadBalancingConfig": [{"round_robin": {}}],
+        # The second is for a gRPC that does not know the first, whose name says that it is experimental.
+        "loadBalancingConfig": [{"outlier_detection_experimental": _OUTLIER_DETECTION}, {"round_robin": {}}],
         # A replica that starts, drains or has no bundle reports NOT_SERVING. gRPC then sends it no calls.
         "healthCheckConfig": {"serviceName": ""},
         # Without a retry policy: `two_tower_client.rpc.retries` retries.
@@ -34,8 +47,10 @@ _OPTIONS: Options = [
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Also the time that one attempt to connect may take: over a long way, TCP and TLS take several round trips.
     ("grpc.min_reconnect_backoff_ms", 5_000),
-    # A replica that is frozen, or whose machine is gone, gets no calls after this time. Our services allow a ping every
-    # ten seconds.
+    # By default gRPC waits half a minute before it looks the addresses of a name up again when a connection has ended.
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+    # A replica that is frozen, or whose machine is gone, gets no calls after this time at the latest. Our services
+    # allow a ping every ten seconds.
     ("grpc.keepalive_time_ms", 12_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
@@ -87,6 +102,12 @@ class Connection:
     options: Options
     credentials: grpc.ChannelCredentials | None
     metadata: CallMetadata = field(repr=False)
+
+    @property
+    def has_several_replicas(self) -> bool:
+        """Whether the target names several addresses, or a name that may have several."""
+        single = self.target.startswith(("unix:", "unix-abstract:", "ipv4:", "ipv6:")) and "," not in self.target
+        return not single
 
 
 def connect(

@@ -6,7 +6,8 @@
   could be reached, the next attempt waits for one, as long as the deadline allows.
 - A refusal (`Overloaded`) is retried only if it says when, and not earlier. Its pause doubles with each attempt too, as
   `google.rpc.RetryInfo` asks. A refusal without that hint, such as a message that is too large, is not retried.
-- The retries of a client are at most a tenth of its calls, after a first hundred (`RetryBudget`).
+- The retries of a client are at most a tenth of its calls, after a first hundred (`RetryBudget`). A second budget of
+  this size is for calls that are sent to one more replica because the first is slow (`two_tower_client.rpc.hedging`).
 
 gRPC's own retry policy does not serve here: it waits for the hint beyond the deadline, does not read
 `google.rpc.RetryInfo`, and retries refusals without a hint.
@@ -123,6 +124,7 @@ class Retries:
 
     def __init__(self, *, throttled: bool) -> None:
         self._budget = RetryBudget()
+        self._hedges = RetryBudget()  # of its own: a slow replica must not use up the retries of failed calls
         self._throttle = AdaptiveThrottle() if throttled else None
 
     def admit(self, target: str) -> None:
@@ -135,12 +137,17 @@ class Retries:
             Overloaded: If the call is rejected locally.
         """
         self._budget.earn()
+        self._hedges.earn()
         if self._throttle is not None and not self._throttle.admits():
             raise Overloaded(
                 f"not sent: {target} refused more than half of this client's latest calls as overloaded; retry with "
                 "backoff, or add replicas (adaptive_throttling=False sends every call)",
                 local=True,
             )
+
+    def hedge(self) -> bool:
+        """Returns whether a call may be sent to one more replica too, and takes that from its budget if so."""
+        return self._hedges.spend()
 
     def succeeded(self) -> None:
         """Counts an attempt that was answered."""

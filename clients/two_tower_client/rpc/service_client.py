@@ -15,6 +15,7 @@ from two_tower_client.rpc.call import Call
 from two_tower_client.rpc.call_metadata import check_request_id, check_user, make_request_id
 from two_tower_client.rpc.channel import Address, Connection, Tls, connect
 from two_tower_client.rpc.grpc_errors import from_rpc_error
+from two_tower_client.rpc.hedging import first_answer, first_answer_async
 from two_tower_client.rpc.retries import Retries
 
 Request = TypeVar("Request")
@@ -184,7 +185,12 @@ class ServiceClient(_ServiceClient):
         call = self._begin(timeout_s, request_id, user, may_wait=may_wait)
         while True:
             try:
-                response = method(request, timeout=call.remaining_s, metadata=call.metadata, wait_for_ready=call.waits)
+                if self._connection.has_several_replicas:
+                    response = first_answer(method, request, call, self._retries.hedge)
+                else:
+                    response = method(
+                        request, timeout=call.remaining_s, metadata=call.metadata, wait_for_ready=call.waits
+                    )
             except ValueError as error:  # another thread has closed the channel
                 raise _closed_error() from error
             except grpc.RpcError as error:
@@ -242,9 +248,12 @@ class AsyncServiceClient(_ServiceClient):
         call = self._begin(timeout_s, request_id, user, may_wait=may_wait)
         while True:
             try:
-                response = await method(
-                    request, timeout=call.remaining_s, metadata=call.metadata, wait_for_ready=call.waits
-                )
+                if self._connection.has_several_replicas:
+                    response = await first_answer_async(method, request, call, self._retries.hedge)
+                else:
+                    response = await method(
+                        request, timeout=call.remaining_s, metadata=call.metadata, wait_for_ready=call.waits
+                    )
             except grpc.aio.UsageError as error:  # another task has closed the channel
                 raise _closed_error() from error
             except grpc.RpcError as error:
