@@ -159,7 +159,8 @@ class Cache:
     def _open_lock(self, name: str) -> int:
         folder = self.root if name == "ROOM" else self.root / _LOCKS
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)  # what others could change is opened later
+            folder.mkdir(exist_ok=True)
             return os.open(folder / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(

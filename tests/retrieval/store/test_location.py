@@ -40,6 +40,12 @@ def test_a_url_that_cannot_be_used_says_why(url: str, reason: str, monkeypatch: 
     assert "secret" not in str(caught.value)
 
 
+def test_without_the_extra_a_bucket_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(StoreError, match=r"pip install 'two-tower-retrieval\[object-store\]'"):
+        open_store("s3://bucket/store")
+
+
 @pytest.mark.parametrize("gib", ["many", "0", "-1", "nan"])
 def test_a_bound_of_the_cache_that_is_none_is_refused(gib: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TWO_TOWER_CACHE_GIB", gib)
