@@ -123,7 +123,14 @@ class Gateway:
 
     def healthy_replicas(self, cluster: str) -> int:
         """Returns the number of replicas of a cluster that Envoy sends calls to."""
-        return int(self.admin(f"/stats?filter=^cluster.{cluster}.membership_healthy$").split()[-1])
+        return self._count(cluster, "membership_healthy")
+
+    def calls_to(self, cluster: str) -> int:
+        """Returns the number of calls that Envoy has sent to a cluster, with repeated and mirrored ones."""
+        return self._count(cluster, "upstream_rq_total")
+
+    def _count(self, cluster: str, name: str) -> int:
+        return int(self.admin(f"/stats?filter=^cluster.{cluster}.{name}$").split()[-1])
 
     def kill(self) -> None:
         """Kills Envoy with SIGKILL, to simulate a crash."""

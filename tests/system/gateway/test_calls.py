@@ -17,7 +17,7 @@ import yaml
 from google.protobuf.json_format import MessageToDict
 
 from testbed.services import ROOT, Replica
-from tests.system.gateway.world import QUERIES, World, running, wait_until_healthy
+from tests.system.gateway.world import QUERIES, World, wait_until_healthy
 from tests.worlds import wait_for
 from two_tower.ann.v1 import ann_service_pb2
 from two_tower.query.v1 import query_tower_service_pb2
@@ -27,19 +27,6 @@ from two_tower_client.filters import equals
 EMBED, SEARCH = "/v1/queries:embed", "/v1/items:search"
 EMBED_RPC = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 DOCUMENT = yaml.safe_load((ROOT / "deploy" / "envoy" / "openapi.yaml").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with running(tmp_path_factory.mktemp("gateway")) as world:
-        yield world
-
-
-@pytest.fixture
-def retriever(world: World) -> Iterator[Retriever]:
-    address = world.gateway.address
-    with Retriever(address, address, timeout_s=10.0, check_health=False) as retriever:
-        yield retriever
 
 
 def as_json(*queries: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +121,7 @@ def test_the_deadline_of_the_caller_holds_and_health_tells_of_frozen_replicas(wo
         began_s = time.monotonic()
         answer = world.post(EMBED, as_json({}), grpc_timeout="300m")
         assert (answer.status, answer.json["code"]) == (504, 4)
-        assert time.monotonic() - began_s < 3
+        assert time.monotonic() - began_s < 5
         wait_for(lambda: world.get("/healthz").status == 503, "Envoy notices")
         wait_for(lambda: world.post(EMBED, as_json({}), grpc_timeout="100m").json["code"] == 14, "UNAVAILABLE at once")
     wait_until_healthy(world.gateway)

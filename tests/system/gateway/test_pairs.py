@@ -9,15 +9,15 @@ import itertools
 import math
 import os
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from testbed.load import Load
-from tests.system.gateway.world import QUERIES, REPLICAS, World, requests, running, wait_until_healthy
+from tests.system.gateway.world import QUERIES, REPLICAS, World, requests, wait_until_healthy
 from tests.worlds import wait_for, write_bundle
 from two_tower_client import Retrieval, Retriever, Unavailable
 
@@ -26,23 +26,10 @@ CALLS = int(os.environ.get("GATEWAY_CALLS", "1000"))
 EMBED, SEARCH = "EmbedQueries", "SearchItems"
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with running(tmp_path_factory.mktemp("gateway")) as world:
-        yield world
-
-
 @pytest.fixture(autouse=True)
 def no_shares(world: World) -> Iterator[None]:
     yield
     world.gateway.set_shares()
-
-
-@pytest.fixture
-def retriever(world: World) -> Iterator[Retriever]:
-    address = world.gateway.address
-    with Retriever(address, address, timeout_s=10.0, check_health=False) as retriever:
-        yield retriever
 
 
 def within_bounds(count: int, total: int, share: float) -> bool:
@@ -63,7 +50,8 @@ def test_a_fifth_of_the_users_has_the_candidate_and_every_user_has_one_pair(worl
     users = [f"user-{number}" for number in range(CALLS // 2)]
 
     def ask(number: int) -> tuple[str, Retrieval, bool]:
-        user, query = users[number % len(users)], number % len(QUERIES)
+        user = users[number % len(users)]
+        query = (number + number // len(users)) % len(QUERIES)  # another one for the second retrieve of the user
         answer = retriever.retrieve(QUERIES[query], 5, user=user)
         return user, answer, world.is_mixed(query, answer)
 
@@ -81,19 +69,25 @@ def test_a_fifth_of_the_users_has_the_candidate_and_every_user_has_one_pair(worl
 
 
 def test_a_larger_share_leaves_the_users_of_the_candidate_where_they_are(world: World) -> None:
+    users = [f"u{number}" for number in range(100)]
+
     def users_of_candidate() -> set[str]:
         live = world.candidate_store.live_version()
-        statuses = {f"u{n}": world.get("/v1/ann/status", two_tower_user=f"u{n}").json for n in range(200)}
-        return {user for user, status in statuses.items() if status["live_bundle_version"] == live}
+        by_service = [
+            {user for user in users if world.get(path, two_tower_user=user).json["live_bundle_version"] == live}
+            for path in ("/v1/query-tower/status", "/v1/ann/status")
+        ]
+        assert by_service[0] == by_service[1]
+        return by_service[0]
 
     found = list[set[str]]()
-    for share in (0, 20, 40, 100):
+    for share in (0, 20, 50, 100):
         world.gateway.set_shares(candidate=share)
         found.append(users_of_candidate())
-    none, fifth, two_fifths, everyone = found
-    assert (len(none), len(everyone)) == (0, 200)
-    assert fifth < two_fifths
-    assert within_bounds(len(two_fifths), 200, 0.4)
+    none, fifth, half, everyone = found
+    assert (len(none), len(everyone)) == (0, len(users))
+    assert fifth < half
+    assert within_bounds(len(half), len(users), 0.5)
 
 
 def test_a_call_without_a_user_goes_to_the_stable_pair(world: World, retriever: Retriever) -> None:
@@ -139,18 +133,20 @@ def test_nothing_is_mixed_while_a_pair_swaps_and_the_share_changes(world: World,
 def test_a_tenth_of_the_calls_is_mirrored_and_the_stable_pair_answers(world: World, retriever: Retriever) -> None:
     tower, ann = world.candidate.query_towers[0], world.candidate.anns[0]
 
-    def counts() -> tuple[int, int]:
-        return sum(requests(tower, EMBED).values()), sum(requests(ann, SEARCH).values())
+    def received() -> np.ndarray:
+        return np.array([sum(requests(tower, EMBED).values()), sum(requests(ann, SEARCH).values())])
 
-    before = counts()
+    def mirrored() -> np.ndarray:
+        return np.array([world.gateway.calls_to(f"candidate-{service}") for service in ("query-tower", "ann")])
+
+    received_before, mirrored_before = received(), mirrored()
     world.gateway.set_shares(mirrored=10)
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda n: retriever.retrieve(QUERIES[n % len(QUERIES)], 5), range(CALLS)))
-    world.gateway.set_shares()
     assert {answer.bundle_version for answer in answers} == {world.stable_store.live_version()}
-    wait_for(lambda: counts() == (time.sleep(0.2), counts())[1], "the last mirrored calls are counted")
-    for mirrored in (after - first for after, first in zip(counts(), before, strict=True)):
-        assert within_bounds(mirrored, CALLS, 0.1)
+    sent = mirrored() - mirrored_before
+    assert all(within_bounds(count, CALLS, 0.1) for count in sent)
+    wait_for(lambda: np.array_equal(received() - received_before, sent), "the candidate has answered them all")
 
 
 def test_no_call_fails_while_a_replica_of_each_service_is_killed_and_comes_back(
