@@ -11,15 +11,16 @@ _MOST_MISSING = 0.5
 """Largest share of empty cells of a column that is named as an id."""
 
 
-def may_be_id(series: pl.Series) -> bool:
+def may_be_id(series: pl.Series, is_known: bool = False) -> bool:
     """Returns whether a column may hold ids: of a plain type, with more than one value, and complete.
 
-    A column whose name says that it holds users or items may have empty cells.
+    A column whose name says that it holds users or items may have empty cells, and so may one whose values are ids of
+    a users or items table (`is_known`).
     """
     if isinstance(series.dtype, pl.List | pl.Struct) or series.dtype.is_temporal() or series.dtype == pl.Boolean:
         return False
     is_named = names_role(series.name, "user") or names_role(series.name, "item")
-    most_missing = _MOST_MISSING * len(series) if is_named else 0
+    most_missing = _MOST_MISSING * len(series) if is_named or is_known else 0
     return series.null_count() <= most_missing and series.drop_nulls().n_unique() > 1
 
 

@@ -7,7 +7,8 @@ import re
 _WORDS = {
     "user": (
         "user users uid userid customer client buyer purchaser member visitor household account person people player "
-        "reviewer shopper reader subscriber viewer listener guest patient student profile kunde kunden nutzer benutzer"
+        "reviewer shopper reader subscriber viewer listener guest patient student profile kunde kunden nutzer benutzer "
+        "käufer mitglied"
     ),
     "item": (
         "item items iid itemid product products movie film article sku asin isbn book track song artist video content "
@@ -22,7 +23,8 @@ _WORDS = {
     "amount": "quantity qty count plays amount n times frequency menge anzahl",
 }
 _VOCABULARY = {role: frozenset(words.split()) for role, words in _WORDS.items()}
-_ID = frozenset(("id", "ids", "key", "code", "no", "nr", "uuid", "token", "hash"))
+_ID = frozenset(("id", "ids", "key", "code", "no", "nr", "number", "nummer", "uuid", "token", "hash"))
+_ID_ENDING = r"(id|key|code|nr|number|nummer)$"
 
 
 def words_of(column: str) -> list[str]:
@@ -33,10 +35,13 @@ def words_of(column: str) -> list[str]:
 
 
 def names_role(column: str, role: str) -> bool:
-    """Returns whether the name of a column contains a word for the role, also with an ending, such as ``userid``."""
+    """Returns whether the name of a column contains a word for the role.
+
+    The word may have the ending of an id, as in ``userid`` or ``Kundennummer``.
+    """
     words = words_of(column)
     known = _VOCABULARY[role]
-    return any(word in known or re.sub(r"(id|key|code|nr)$", "", word) in known for word in words)
+    return any(word in known or re.sub(_ID_ENDING, "", word) in known for word in words)
 
 
 def names_id(column: str) -> bool:

@@ -79,7 +79,11 @@ def infer(interactions: Source, items: Source | None, users: Source | None) -> C
         DataError: No two columns can be ids.
     """
     frame, doubts = interactions.frame, []
-    suitable = [name for name in frame.columns if may_be_id(frame[name])]
+    suitable = [
+        name
+        for name in frame.columns
+        if may_be_id(frame[name]) or may_be_id(frame[name], is_known=_is_known(frame[name], (items, users)))
+    ]
     if len(suitable) < 2:
         raise DataError(
             f"{interactions.path}: no two columns can be a user and an item: with more than one value, and without "
@@ -220,6 +224,14 @@ def _match_ids(event_ids: pl.Series, source: Source | None) -> IdColumn | None:
             )
         )
     return max(columns, key=lambda column: column.score) if columns else None
+
+
+def _is_known(event_ids: pl.Series, sources: Sequence[Source | None]) -> bool:
+    """Returns whether nearly all values of a column are ids of one of the tables, None where there is no table."""
+    if isinstance(event_ids.dtype, pl.List | pl.Struct):
+        return False
+    matches = (_match_ids(event_ids.drop_nulls(), source) for source in sources)
+    return any(match is not None and match.overlap > 0.9 for match in matches)
 
 
 def _as_read(ids: pl.Series) -> pl.Series:

@@ -65,6 +65,19 @@ def test_a_shop_as_a_shop_exports_it(tmp_path: Path) -> None:
         assert part in notes
 
 
+@pytest.mark.parametrize("customer", ["Kundennummer", "Bestellt von"])
+def test_guest_orders_of_a_german_shop(tmp_path: Path, customer: str) -> None:
+    """The customer is recognised by its name or by the ids of the users table, and not taken for the order number."""
+    rows = [(f"B{n}", "" if n % 6 == 0 else user, item) for n, (user, item) in enumerate(MEETINGS)]
+    events = write(tmp_path / "bestellungen.csv", ["Bestellnummer", customer, "Artikelnummer"], rows, ";")
+    people = [(user, "DE" if n % 2 else "AT") for n, user in enumerate(sorted({user for user, _ in MEETINGS}))]
+    users = write(tmp_path / "kunden.csv", ["Kundennummer", "Land"], people, ";")
+    printed, recipe = init(tmp_path, interactions=events, users=users)
+    assert (recipe["interactions"]["user"], recipe["interactions"]["item"]) == (customer, "Artikelnummer")
+    assert recipe["users"]["id"] == "Kundennummer"
+    assert not [doubt for doubt in printed["doubts"] if doubt.startswith(("interactions.", "The tables cannot"))]
+
+
 def test_a_first_row_without_a_time_is_told(tmp_path: Path) -> None:
     rows = [(a, b, "" if n == 0 else "24.11.2026 03:16") for n, (a, b) in enumerate(MEETINGS)]
     events = write(tmp_path / "events.csv", ["user", "item", "datum"], rows)
