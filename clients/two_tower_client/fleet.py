@@ -130,8 +130,12 @@ def find_faults(replicas: Sequence[Replica]) -> list[str]:
         elif not replica.live_bundle:
             faults.append(f"{replica.address} has no bundle open")
         faults += [
-            f"{replica.address} refused {problem.bundle_version or 'the store'} at gate {problem.gate!r}: "
-            f"{' '.join(problem.message.split())}"
+            (
+                f"{replica.address} refused {problem.bundle_version} at gate {problem.gate!r}: "
+                if problem.bundle_version
+                else f"{replica.address} has a problem with its store: "
+            )
+            + " ".join(problem.message.split())
             for problem in replica.problems
         ]
         if replica.loading_bundle:

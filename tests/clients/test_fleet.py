@@ -32,7 +32,7 @@ def test_faults() -> None:
     assert find_faults([QUERY, empty]) == ["a:3 has no bundle open"]
     assert find_faults([QUERY, refusing]) == [
         "a:1 refused b3 at gate 'sha256': items.json differs",
-        "a:1 refused the store at gate 'store': gone",
+        "a:1 has a problem with its store: gone",
     ]
     assert find_faults([QUERY, ANN, behind]) == [
         "a:4 answers from b1, and its store names b2",
