@@ -1,8 +1,8 @@
 #!/opt/two-tower/bin/python
 """Asks a service for its health: `check-health 127.0.0.1:50053`. Exits with 0 if it reports SERVING, else with 1.
 
-For health checks that run a command in the container. Kubernetes asks by itself. The address is that of --health-port, or
-that of the service if it has no TLS.
+For health checks that run a command in the container. Kubernetes asks by itself. The address is that of --health-port,
+or that of the service if it has no TLS.
 """
 
 from __future__ import annotations
