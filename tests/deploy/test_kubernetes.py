@@ -24,6 +24,7 @@ from tests.deploy.manifests import (
     rendered,
     written,
 )
+from tests.docs.promql import Selector, read
 from trainer.cli.commands import app as trainer_app
 from two_tower_client.cli.parser import make_parser
 
@@ -192,6 +193,13 @@ def test_autoscaling_uses_metrics_that_the_adapter_makes_of_exported_ones(name: 
     metrics = find("HorizontalPodAutoscaler", name)["spec"]["metrics"]
     used = {each["pods"]["metric"]["name"] for each in metrics if each["type"] == "Pods"}
     assert used == set(made)
+    # A pod's share of the metric: what the adapter fills in for a namespace and its pods.
+    filled = {"<<.GroupBy>>": "pod", "<<.Series>>": "two_tower_queue_seconds_sum", "<<.LabelMatchers>>": 'pod=~"a|b"'}
+    for rule in adapter["rules"]:
+        query = rule["metricsQuery"]
+        for placeholder, value in filled.items():
+            query = query.replace(placeholder, value)
+        assert read(query) == ([Selector("two_tower_queue_seconds_sum", (("pod", "=~", "a|b"),))], {"pod"})
     registry = Metrics()
     registry.queue_seconds.labels("SearchItems")
     families: list[Metric] = list(registry.registry.collect())
