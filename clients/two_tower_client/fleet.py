@@ -129,15 +129,10 @@ def find_faults(replicas: Sequence[Replica]) -> list[str]:
             faults.append(replica.error)
         elif not replica.live_bundle:
             faults.append(f"{replica.address} has no bundle open")
-        faults += [
-            (
-                f"{replica.address} refused {problem.bundle_version} at gate {problem.gate!r}: "
-                if problem.bundle_version
-                else f"{replica.address} has a problem with its store: "
-            )
-            + " ".join(problem.message.split())
-            for problem in replica.problems
-        ]
+        for problem in replica.problems:
+            named, gate = problem.bundle_version, problem.gate
+            what = f"refused {named} at gate {gate!r}" if named else "has a problem with its store"
+            faults.append(f"{replica.address} {what}: {' '.join(problem.message.split())}")
         if replica.loading_bundle:
             faults.append(f"{replica.address} is still loading {replica.loading_bundle}")
         elif _lags(replica):
