@@ -5,6 +5,7 @@ STORE ?= store
 PORT ?= 50051
 EPOCHS ?= 7
 SOAK ?= full
+FLEET ?= full
 ATTACK ?= full
 LOAD ?= full
 BENCH ?= full
@@ -21,7 +22,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench scale serve wheel images images-check clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak fleet attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench scale serve wheel images images-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +75,9 @@ check-protocol: $(READY) ## Check the swap protocol exhaustively, and that break
 
 soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: about 5 minutes)
 	$(BIN)/python -m tests.system.soak $(if $(filter short,$(SOAK)),--short)
+
+fleet: $(READY) ## Replicas on hosts of their own (network namespaces, as root), and faults, for 30 minutes (FLEET=short: 3; JSON=)
+	$(BIN)/python -m tests.system.fleet $(if $(filter short,$(FLEET)),--short) $(if $(JSON),--json $(JSON))
 
 attack: $(READY) ## Attack both services: a table of promise, figure, limit, verdict (ATTACK=short: minutes; STORE=, TREE=, JSON=)
 	$(BIN)/python -m benchmarks.attack $(if $(filter short,$(ATTACK)),--short) $(if $(filter-out file default,$(origin STORE)),--store "$(STORE)") \

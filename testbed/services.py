@@ -53,6 +53,8 @@ class Replica:
         port: Port that the replica listens on, also after a restart; 0 before the first start.
         process: Process of the replica; None before the first start.
         tree: Folder of the checkout whose code the replica runs.
+        host: IP address for clients. Another than loopback needs the flag ``host`` too.
+        prefix: Begin of the command that starts the process, for instance on another host.
     """
 
     service: str
@@ -63,11 +65,13 @@ class Replica:
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
     tree: Path = ROOT
+    host: str = "127.0.0.1"
+    prefix: Sequence[str] = ()
 
     @property
     def address(self) -> str:
         """Address of the replica for clients, ``host:port``."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def log(self) -> Path:
@@ -85,7 +89,7 @@ class Replica:
         port_file.unlink(missing_ok=True)
         flags = {"store": str(self.store), "port": str(self.port), "port-file": str(port_file), **self.flags}
         program = self.program or ("-m", self.service)
-        command = [sys.executable, *program, *(w for n, v in flags.items() for w in (f"--{n}", v))]
+        command = [*self.prefix, sys.executable, *program, *(w for n, v in flags.items() for w in (f"--{n}", v))]
         # First on the path, so that neither an installed project nor the caller's own checkout is run instead.
         python_path = os.pathsep.join([str(self.tree), str(self.tree / "clients")])
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": python_path}
