@@ -10,9 +10,9 @@ device. Then no link is cut or slowed, and the clients have a list of addresses 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import signal
+import socket
 import sys
 import tempfile
 from dataclasses import replace
@@ -25,6 +25,9 @@ from tests.system.fleet.network import Loopback, Namespaces, why_no_namespaces
 from tests.system.fleet.report import Row, to_json, to_table
 from tests.system.fleet.scenario import FULL, SHORT, Scale, Scenario
 from tests.system.fleet.world import write_bundles
+
+_LOCK = "\0two-tower-fleet"
+"""Name of a socket that one process of a machine can have, without a file, until the process ends."""
 
 _RETIRE_AFTER_S = 5.0
 """Grace period of a retiring bundle, in seconds; longer than any deadline of the clients."""
@@ -42,10 +45,10 @@ def main() -> int:
     if arguments.minutes is not None:
         scale = replace(scale, duration_s=60 * arguments.minutes)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with Path(tempfile.gettempdir(), "two-tower-fleet.lock").open("w") as lock:
+    with socket.socket(socket.AF_UNIX) as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.bind(_LOCK)
+        except OSError:
             print("fleet: another one runs on this machine; its hosts have the same addresses", file=sys.stderr)
             return 2
         try:
