@@ -15,8 +15,8 @@ SHORT = 20.0
 """Events a user below which the history reads what items have in common, their attributes."""
 SMALL_CATALOGUE = 5_000
 """Largest number of items for which the loss ranks the whole catalogue in each step."""
-_AFFORDABLE = 400_000
-"""Largest number of events for which two pairs of towers with long vectors are trained where items have few events."""
+_ENSEMBLES = ((50_000, 4), (400_000, 2))
+"""Number of events up to which so many pairs of towers with long vectors are trained where items have few events."""
 _FEW_ITEMS = 1000
 """Number of items below which vectors are short."""
 _EPOCHS_AND_BATCHES = ((20_000, 30, 256), (400_000, 20, 512), (2_000_000, 10, 2048), (math.inf, 5, 4096))
@@ -71,8 +71,9 @@ def choose(shape: DataShape) -> Choices:
         hidden_units: tuple[int, ...] = ()
         initial_norm, rows = 0.1, _SPARSE_EPOCHS_AND_BATCHES
         history |= {"encoder_dropout": 0.6}
-        if shape.event_count <= _AFFORDABLE and shape.item_count >= _FEW_ITEMS:
-            training |= {"dimension": 128, "ensemble_size": 2}
+        ensemble = next((size for most, size in _ENSEMBLES if shape.event_count <= most), 1)
+        if ensemble > 1 and shape.item_count >= _FEW_ITEMS:
+            training |= {"dimension": 128, "ensemble_size": ensemble}
         reason = f"{per_item:.3g} events an item, fewer than {SPARSE:g}: small vectors at first, no hidden layers."
     else:
         hidden_units = (128,)

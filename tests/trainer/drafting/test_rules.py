@@ -44,3 +44,10 @@ def test_more_events_mean_fewer_epochs_and_larger_batches() -> None:
 @pytest.mark.parametrize(("items", "dimension"), [(999, 32), (1000, 64)])
 def test_small_catalogues_have_short_vectors(items: int, dimension: int) -> None:
     assert choose(shape(50_000, items=items)).training["dimension"] == dimension
+
+
+@pytest.mark.parametrize(("events", "ensemble"), [(50_000, 4), (50_001, 2), (400_000, 2), (400_001, None)])
+def test_the_fewer_events_the_more_pairs_of_towers(events: int, ensemble: int | None) -> None:
+    training = choose(shape(events, items=100_000)).training
+    assert training.get("ensemble_size") == ensemble
+    assert training["dimension"] == (128 if ensemble else 64)
