@@ -12,6 +12,8 @@ from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.location import open_store
 
+_log = structlog.get_logger("store")
+
 
 def assemble(config: AnnConfig) -> Server:
     """Returns the server of the ANN service, not started yet.
@@ -20,7 +22,7 @@ def assemble(config: AnnConfig) -> Server:
         StoreError: the URL of the store cannot be used.
         ValueError: the token or TLS files cannot be used.
     """
-    store = open_store(config.store, structlog.get_logger("store").info)
+    store = open_store(config.store, lambda message: _log.info(message))  # the log is configured later
     metrics = Metrics()
     open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
     metrics.cache_bytes.labels("filters").set_function(

@@ -14,6 +14,8 @@ from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.location import open_store
 
+_log = structlog.get_logger("store")
+
 
 def assemble(config: QueryTowerConfig) -> Server:
     """Returns the server of the query tower service, not started yet.
@@ -22,7 +24,7 @@ def assemble(config: QueryTowerConfig) -> Server:
         StoreError: the URL of the store cannot be used.
         ValueError: the query log, token or TLS files cannot be used.
     """
-    store = open_store(config.store, structlog.get_logger("store").info)
+    store = open_store(config.store, lambda message: _log.info(message))  # the log is configured later
     metrics = Metrics()
     loader = ModelLoader(store, config, TextMetrics(metrics.registry))
     open_bundles = OpenBundles(store, loader.open, config, metrics)

@@ -29,7 +29,9 @@ def main() -> None:
     except (TrainerError, BundleError) as error:
         fail(str(error))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # not sys.exit, which would wait for a download that hangs
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
 from typing import Any
 
 from retrieval.bundle.errors import BundleRefused, InvalidVersion
@@ -25,6 +24,9 @@ _SEVERAL_INTERESTS_FORMAT_VERSION = 2
 _TIME = "%Y%m%dT%H%M%SZ"
 _VERSION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+_NAME_LIMIT_BYTES = 240  # disks take 255, of which a copy that is being fetched needs some
+_PATH_LIMIT_BYTES = 800  # S3 takes keys of 1,024, of which the place of the store takes some
 
 
 def check_version(version: str) -> str:
@@ -63,11 +65,11 @@ class FileEntry:
         """Checks size and hash.
 
         Raises:
-            ValueError: the size is negative, or the hash is not a SHA-256 in hex.
+            ValueError: the size is no integer or negative, or the hash is not a SHA-256 in hex.
         """
-        if self.size_bytes < 0 or not _SHA256.fullmatch(self.sha256):
+        if type(self.size_bytes) is not int or self.size_bytes < 0 or not _SHA256.fullmatch(self.sha256):
             raise ValueError(
-                f"size_bytes {self.size_bytes}, sha256 {self.sha256[:80]!r}: expected at least 0 and 64 hex digits"
+                f"size_bytes {self.size_bytes}, sha256 {self.sha256[:80]!r}: expected an int >= 0 and 64 hex digits"
             )
 
 
@@ -191,9 +193,8 @@ class Manifest:
         if self.format_version != FORMAT_VERSION:
             raise ValueError(f"format version {self.format_version}, expected {FORMAT_VERSION}")
         for path in self.files:
-            parts = PurePosixPath(path).parts
-            if not parts or path.startswith("/") or ".." in parts or "\\" in path:
-                raise ValueError(f"file path {path!r} leads out of the bundle")
+            if not _is_file_path(path):
+                raise ValueError(f"file path {path[:80]!r} leads out of the bundle, or no disk can have it")
 
     @property
     def failed_gates(self) -> tuple[str, ...]:
@@ -245,6 +246,17 @@ class Manifest:
                 version, "manifest", f"{MANIFEST} is of bundle {manifest.bundle_version}: the folder was renamed"
             )
         return manifest
+
+
+def _is_file_path(path: str) -> bool:
+    """Returns whether a path leads to a file below a folder, on any disk and in any bucket."""
+    names = path.split("/")
+    return (
+        not {"", ".", ".."} & set(names)
+        and not re.search(r"[\x00-\x1f\x7f\\]", path)
+        and max(len(name.encode()) for name in names) <= _NAME_LIMIT_BYTES
+        and len(path.encode()) <= _PATH_LIMIT_BYTES
+    )
 
 
 def _explain_format(format_version: Any) -> str:

@@ -7,9 +7,11 @@ cloud take them: ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATI
 
 from __future__ import annotations
 
+import html
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,9 +35,32 @@ _LONG_S = 60
 
 _ERROR_LENGTH = 300
 
+_CREDENTIALS = (
+    "AccessDenied",
+    "Forbidden",
+    "SignatureDoesNotMatch",
+    "InvalidAccessKey",
+    "InvalidToken",
+    "ExpiredToken",
+)
+"""Words of answers to wrong credentials."""
+
 
 class ChangedMeanwhile(StoreError):
     """An object is not the one that was read before: another process has written it."""
+
+
+class TooLarge(StoreError):
+    """An object is larger than what is read.
+
+    Attributes:
+        tag: Tag that `Bucket.replace` compares.
+    """
+
+    def __init__(self, message: str, tag: UpdateVersion) -> None:
+        """Takes the message for a person, and the tag."""
+        super().__init__(message)
+        self.tag = tag
 
 
 @dataclass(frozen=True)
@@ -45,10 +70,12 @@ class Listed:
     Attributes:
         key: Key relative to the place.
         modified: Time of the last write.
+        size_bytes: Size of the object.
     """
 
     key: str
     modified: datetime
+    size_bytes: int
 
 
 class Bucket:
@@ -72,6 +99,7 @@ class Bucket:
         self._obstore = obstore
         self._errors = (BaseError, OSError, ValueError)
         self.url = url
+        _check_environment(url)
         plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
 
         def connect(limit_s: int, retries: int) -> ObjectStore:
@@ -103,19 +131,22 @@ class Bucket:
             limit_bytes: largest size that is read.
 
         Raises:
-            StoreError: the object is larger, or cannot be read.
+            TooLarge: the object is larger.
+            StoreError: the object cannot be read.
         """
-        try:
-            found = self._obstore.get(self._small, key)
-            if found.meta["size"] > limit_bytes:
-                raise StoreError(f"{self.url}/{key} has more than {limit_bytes} bytes, the most that is read")
-            return bytes(found.bytes()), _tag(found.meta)
-        except FileNotFoundError as error:
-            if "NoSuchBucket" in str(error):
-                self._fail("read", key, error)
-            return None
-        except self._errors as error:
-            self._fail("read", key, error)
+        with self._asking("read", key):
+            try:
+                found = self._obstore.get(self._small, key)
+                if found.meta["size"] > limit_bytes:
+                    message = f"{self.url}/{key} has more than {limit_bytes} bytes, the most that is read"
+                    raise TooLarge(message, _tag(found.meta))
+                return bytes(found.bytes()), _tag(found.meta)
+            except FileNotFoundError as error:
+                # Stores answer 404 for a missing bucket too, and some for an unknown key of access.
+                code = re.search("<Code>(.*?)</Code>", str(error))
+                if code and code[1] not in ("NoSuchKey", "BlobNotFound"):
+                    raise
+                return None
 
     def read_part(self, key: str, start: int, end: int) -> memoryview:
         """Returns the bytes of an object from `start` up to, but not with, `end`.
@@ -123,10 +154,8 @@ class Bucket:
         Raises:
             StoreError: they cannot be read, or the object is shorter.
         """
-        try:
+        with self._asking("read", key):
             part = memoryview(self._obstore.get_range(self._large, key, start=start, end=end))
-        except self._errors as error:
-            self._fail("read", key, error)
         if len(part) != end - start:
             raise StoreError(f"cannot read {self.url}/{key}: {len(part)} bytes came of {end - start} from {start:,} on")
         return part
@@ -145,59 +174,72 @@ class Bucket:
         """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        try:
-            self._obstore.put(self._small, key, content, mode="create" if tag is None else tag)
-        except (AlreadyExistsError, PreconditionError) as error:
-            # After a lost answer the client asks again, and then meets its own write.
-            found = self.read(key, max(len(content), 1 << 20))
-            if found is None or found[0] != content:
-                raise ChangedMeanwhile(f"another process has written {self.url}/{key} meanwhile") from error
-        except self._errors as error:
-            self._fail("write", key, error)
+        with self._asking("write", key):
+            try:
+                self._obstore.put(self._small, key, content, mode="create" if tag is None else tag)
+            except (AlreadyExistsError, PreconditionError) as error:
+                # After a lost answer the client asks again, and then meets its own write.
+                found = self.read(key, max(len(content), 1 << 20))
+                if found is None or found[0] != content:
+                    raise ChangedMeanwhile(f"another process has written {self.url}/{key} meanwhile") from error
 
     def write(self, key: str, content: bytes) -> None:
         """Writes a small object, whatever was there. Raises StoreError if it cannot be written."""
-        try:
+        with self._asking("write", key):
             self._obstore.put(self._small, key, content)
-        except self._errors as error:
-            self._fail("write", key, error)
 
     def upload(self, key: str, path: Path) -> None:
         """Writes a file to an object, in parts if it is large. Raises StoreError if it cannot be read or written."""
-        try:
+        with self._asking("write", key):
             self._obstore.put(self._large, key, path)
-        except self._errors as error:
-            self._fail("write", key, error)
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """Yields the objects whose keys start with a folder. Raises StoreError if they cannot be listed."""
-        try:
+        with self._asking("list", prefix):
             for page in self._obstore.list(self._small, prefix):
                 for found in page:
-                    yield Listed(found["path"], found["last_modified"])
-        except self._errors as error:
-            self._fail("list", prefix, error)
+                    yield Listed(found["path"], found["last_modified"], found["size"])
 
     def delete(self, keys: list[str]) -> None:
         """Removes objects; one that is not there is none. Raises StoreError if they cannot be removed."""
-        try:
-            if keys:
+        if keys:
+            with self._asking("remove", keys[0]), suppress(FileNotFoundError):
                 self._obstore.delete(self._small, keys)
-        except FileNotFoundError:
-            pass
-        except self._errors as error:
-            self._fail("remove", keys[0], error)
 
-    def _fail(self, what: str, key: str, error: Exception) -> NoReturn:
+    @contextmanager
+    def _asking(self, what: str, key: str) -> Generator[None]:
+        """Turns errors of obstore within the context into StoreError."""
+        try:
+            yield
+        except self._errors as error:
+            self._fail(what, key, error)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of Rust, which derives from no other class
+                raise
+            self._fail(what, key, error)
+
+    def _fail(self, what: str, key: str, error: BaseException) -> NoReturn:
         text = _shorten(error)
         hint = ""
         if "NoSuchBucket" in text:
             hint = "; there is no such bucket: check the URL of the store"
-        elif "169.254.169.254" in text or "metadata" in text:
+        elif "169.254.169.254" in text or "metadata.google.internal" in text:
             hint = "; no credentials were found in the environment, and this machine has no metadata service"
-        elif any(word in text for word in ("AccessDenied", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKey")):
+        elif any(word in text for word in _CREDENTIALS):
             hint = "; check the credentials in the environment, and what they may do"
         raise StoreError(f"cannot {what} {self.url}/{key}: {text}{hint}") from error
+
+
+def _check_environment(url: str) -> None:
+    """Checks what would end obstore by a panic. Raises StoreError, without the values, which may be secrets."""
+    for name, value in os.environ.items():
+        if name.startswith(("AWS_", "AZURE_")) and not value.isprintable():
+            raise StoreError(
+                f"cannot use {url}: the environment variable {name} has a line break, or another character that cannot "
+                "be printed: remove it, also at the end"
+            )
+        if name in _ENDPOINTS and value and not value.startswith(("http://", "https://")):
+            raise StoreError(f"cannot use {url}: the environment variable {name} has to start with https://")
 
 
 def _tag(meta: ObjectMeta) -> UpdateVersion:
@@ -210,11 +252,11 @@ def _tag(meta: ObjectMeta) -> UpdateVersion:
     return tag
 
 
-def _shorten(error: Exception) -> str:
+def _shorten(error: BaseException) -> str:
     """Returns the text of an error of obstore on one line, the same for the same fault at another time."""
     text = " ".join(str(error).split("\n\nDebug source")[0].split())
     if answer := re.search("<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text):
-        return f"{answer[1]}: {answer[2]}"[:_ERROR_LENGTH]
+        return html.unescape(f"{answer[1]}: {answer[2]}")[:_ERROR_LENGTH]
     text = re.sub(
         r"^Generic \S+ error: | in [0-9.]+[a-zµ]?s\b|, after [0-9]+ retries, max_retries: .*?retry_timeout: \S+",
         "",

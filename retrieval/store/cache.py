@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Generator
@@ -107,11 +108,7 @@ class Cache:
             fcntl.flock(room, fcntl.LOCK_EX)
             missing = {name: size for name, size in sizes.items() if not _has_size(part_of(folder / name), size)}
             needed = sum(missing.values())
-            for oldest in self._by_last_use():
-                if self._has_room(needed):
-                    break
-                self._remove_unused(oldest)
-            if not self._has_room(needed):
+            if not self._make_room(needed):
                 raise BundleRefused(
                     version,
                     "disk",
@@ -131,6 +128,44 @@ class Cache:
             raise StoreError(f"cannot write to the cache {self.root}: {error}") from error
         finally:
             os.close(room)
+
+    def trim(self) -> None:
+        """Removes bundles that no process uses while all take more than the bound. Raises StoreError."""
+        room = self._open_lock("ROOM")
+        try:
+            fcntl.flock(room, fcntl.LOCK_EX)
+            self._make_room(0)
+        except OSError as error:
+            raise StoreError(f"cannot write to the cache {self.root}: {error}") from error
+        finally:
+            os.close(room)
+
+    def make_folder(self) -> None:
+        """Makes the folder, if need be, which other users cannot change, since services open what is in it.
+
+        Raises:
+            StoreError: the folder cannot be made, or other users can change it.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = self.root.stat()
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to the cache {self.root}: {error}; name another in TWO_TOWER_CACHE"
+            ) from error
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
+            raise StoreError(
+                f"cannot use the cache {self.root}: other users can change its files, which services would open; "
+                "remove it, or name another in TWO_TOWER_CACHE"
+            )
+
+    def _make_room(self, needed: int) -> bool:
+        """Removes bundles that no process uses until there is room, and returns whether there is."""
+        for oldest in self._by_last_use():
+            if self._has_room(needed):
+                break
+            self._remove_unused(oldest)
+        return self._has_room(needed)
 
     def _has_room(self, needed: int) -> bool:
         return (
@@ -157,9 +192,9 @@ class Cache:
             os.close(descriptor)
 
     def _open_lock(self, name: str) -> int:
+        self.make_folder()
         folder = self.root if name == "ROOM" else self.root / _LOCKS
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)  # what others could change is opened later
             folder.mkdir(exist_ok=True)
             return os.open(folder / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from retrieval.bundle.errors import StoreError
@@ -14,6 +14,9 @@ from retrieval.store.cache import done_of, part_of
 
 _PART_BYTES = 8 << 20
 """Size of a part. A try that fails loses at most the parts under way."""
+
+_LOOK_S = 0.2
+"""Longest wait in seconds after which Ctrl-C is noticed, which ends no wait where polars is imported."""
 
 PARTS_AT_ONCE = 4
 """Number of parts that are asked for at the same time, which bounds the memory too."""
@@ -53,6 +56,8 @@ def fetch(
         with part_of(path).open("r+b") as file:
             while running:
                 start, future = running.popleft()
+                while not wait([future], _LOOK_S).done:
+                    pass
                 part = future.result()
                 ask()
                 file.seek(start)

@@ -43,8 +43,17 @@ def open_store(location: str | os.PathLike[str], tell: Callable[[str], None] = l
     """
     name = os.fspath(location)
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name):
+        if scheme := re.match(rf"\s*({'|'.join(('file', *_OBJECT_SCHEMES))}):", name, re.IGNORECASE):
+            raise StoreError(
+                f"cannot use {name!r}: a URL starts with {scheme[1].lower()}://, without a blank before it"
+            )
         return FolderStore(name, tell=tell)
-    parts = urlsplit(name)
+    if not name.isprintable():
+        raise StoreError(f"cannot use {name!r}: a URL has no line breaks or other characters that cannot be printed")
+    try:
+        parts = urlsplit(name)
+    except ValueError as error:
+        raise StoreError(f"cannot use {name}: {error}") from error
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise StoreError(f"cannot use {name}: a URL of a folder has three slashes, as file:///srv/store")
@@ -61,13 +70,16 @@ def open_store(location: str | os.PathLike[str], tell: Callable[[str], None] = l
         )
     if not parts.netloc:
         raise StoreError(f"cannot use {name}: it names no bucket; expected {parts.scheme}://BUCKET/PREFIX")
-    url = name.rstrip("/")
+    url = parts.scheme + name[len(parts.scheme) :].rstrip("/")  # the scheme in small letters
     return ObjectStore(Bucket(url), Cache(_cache_folder(url), _cache_limit()), tell)
 
 
 def _cache_folder(url: str) -> Path:
-    """Returns the folder of the copies of one store."""
-    home = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "two-tower"
+    """Returns the folder of the copies of one store. Raises StoreError if there is none."""
+    try:
+        home = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "two-tower"
+    except RuntimeError as error:
+        raise StoreError(f"this user has no home folder for copies of {url}: name a folder in {CACHE}") from error
     readable = re.sub(r"[^A-Za-z0-9]+", "-", url)[:60]
     return Path(home) / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 

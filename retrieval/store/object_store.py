@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from retrieval.bundle.files import check_files, check_listed
 from retrieval.bundle.layout import BUNDLES, LIVE, MANIFEST
 from retrieval.bundle.manifest import FileEntry, Manifest, check_version
 from retrieval.store import staging
-from retrieval.store.bucket import Bucket, ChangedMeanwhile, Listed
+from retrieval.store.bucket import Bucket, ChangedMeanwhile, Listed, TooLarge
 from retrieval.store.cache import Cache
 from retrieval.store.download import PARTS_AT_ONCE, fetch
 from retrieval.store.live import LIVE_LIMIT_BYTES, LivePointer
@@ -73,7 +73,10 @@ class ObjectStore(BundleStore):
 
     def manifest(self, version: str) -> Manifest:
         """Returns the manifest of a bundle, see `BundleStore.manifest`."""
-        text = self._read_manifest(version)
+        try:
+            text = self._read_manifest(version)
+        except TooLarge as error:
+            raise BundleRefused(version, "manifest", str(error)) from error
         if text is None:
             raise BundleNotFound(f"{self.name} holds no bundle {version}; it holds {self.versions()}")
         try:
@@ -85,6 +88,8 @@ class ObjectStore(BundleStore):
         """Returns the manifest of a bundle after fetching files and checking them, see `BundleStore.verify`."""
         manifest = self.manifest(version)
         check_listed(manifest, files or ())
+        if files is None:
+            self._check_objects(manifest)
         wanted = {name: entry for name, entry in manifest.files.items() if files is None or name in files}
         self._cache.use(version)
         folder = self.path(version)
@@ -104,6 +109,7 @@ class ObjectStore(BundleStore):
 
     def stage(self, version: str) -> AbstractContextManager[Path]:
         """Yields a new empty folder in the cache for the files of a bundle, see `BundleStore.stage`."""
+        self._cache.make_folder()
         return staging.stage(self._cache.root, version)
 
     def commit(self, staged: Path, describe: Callable[[dict[str, FileEntry]], Manifest]) -> Manifest:
@@ -111,6 +117,7 @@ class ObjectStore(BundleStore):
         manifest = staging.commit(self._cache.root, staged, describe)
         version = manifest.bundle_version
         self._cache.use(version)
+        self._cache.trim()
         total, sent, told = sum(entry.size_bytes for entry in manifest.files.values()), 0, time.monotonic()
         for name, entry in manifest.files.items():
             if time.monotonic() - told >= _TELL_S:
@@ -126,7 +133,12 @@ class ObjectStore(BundleStore):
 
     def _read_live(self, *, damaged_is_none: bool = False) -> tuple[LivePointer | None, object]:
         with self.reads.track(f"{self.name}/{LIVE}"):
-            found = self._bucket.read(LIVE, LIVE_LIMIT_BYTES)
+            try:
+                found = self._bucket.read(LIVE, LIVE_LIMIT_BYTES)
+            except TooLarge as error:
+                if damaged_is_none:
+                    return None, error.tag
+                raise StoreError(f"{error}; promote a bundle to write it anew") from error
         if found is None:
             return None, None
         content, tag = found
@@ -155,7 +167,11 @@ class ObjectStore(BundleStore):
 
     def _remove(self, versions: Iterable[str]) -> list[str]:
         listing = self._listing()
-        manifests = {version: self._read_manifest(version) for version in versions}
+        manifests: dict[str, bytes | None] = {}
+        for version in versions:
+            with suppress(TooLarge):  # such a bundle cannot go live meanwhile
+                manifests[version] = None
+                manifests[version] = self._read_manifest(version)
         self._bucket.delete([f"{BUNDLES}/{version}/{MANIFEST}" for version in manifests])
         pointer = self.live()
         removed: list[str] = []
@@ -195,6 +211,25 @@ class ObjectStore(BundleStore):
             found = self._bucket.read(key, MANIFEST_LIMIT_BYTES)
         return None if found is None else found[0]
 
+    def _check_objects(self, manifest: Manifest) -> None:
+        """Checks that the bucket has every file in its size, whatever this machine has copies of.
+
+        Raises:
+            BundleRefused: gate ``size``: a file is missing or has another size.
+            StoreError: the bucket cannot be listed.
+        """
+        place = f"{BUNDLES}/{manifest.bundle_version}"
+        with self.reads.track(f"{self.name}/{place}"):
+            sizes = {found.key: found.size_bytes for found in self._bucket.list(place)}
+        for name, entry in manifest.files.items():
+            size_bytes = sizes.get(f"{place}/{name}")
+            if size_bytes != entry.size_bytes:
+                actual = "no object" if size_bytes is None else f"{size_bytes} bytes"
+                message = (
+                    f"{name}: {actual} in {self.name}, expected {entry.size_bytes} bytes; publish the bundle again"
+                )
+                raise BundleRefused(manifest.bundle_version, "size", message)
+
     def _fetch(self, version: str, sizes: dict[str, int], progress: Callable[[str], None]) -> None:
         """Fetches the files of a bundle that the cache lacks. Raises StoreError, or BundleRefused as `Cache` does."""
         folder, place = self.path(version), f"{BUNDLES}/{version}"
@@ -212,7 +247,8 @@ class ObjectStore(BundleStore):
                     told = time.monotonic()
                     self._tell(f"fetched {fetched >> 20} of {total >> 20} MiB of bundle {version} from {self.name}")
 
-            with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="fetch") as pool:
+            pool = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="fetch")
+            try:
                 for name, size in missing.items():
                     key = f"{place}/{name}"
                     progress(f"{self.name}/{key}")
@@ -222,4 +258,6 @@ class ObjectStore(BundleStore):
                         advance(count)
 
                     fetch(self._bucket, key, size, folder / name, pool, advance_file)
+            finally:
+                pool.shutdown(wait=False)  # after an error or Ctrl-C, parts under way may hang for a minute
             self._tell(f"fetched all {total >> 20} MiB of bundle {version} from {self.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -92,6 +93,8 @@ def test_swaps_and_faults_of_the_object_store_fail_no_request(
         assert publisher.prune(1) == [second]  # the first was live before
         wait_for_answers(load, third)
     assert (load.tally.failures, load.tally.mixed) == ({}, 0)
+    lines = [json.loads(line) for line in pair.anns[0].log.read_text().splitlines()]
+    assert any(line["event"].startswith("fetched all") for line in lines)
 
 
 def test_a_swap_ends_although_the_server_dies_again_and_again(

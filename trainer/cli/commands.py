@@ -45,6 +45,7 @@ app = App(
     Start with `python -m trainer train movielens_100k --store store --promote`; the README shows the rest.""",
     version=version,
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # `trainer.__main__` ends the process
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +62,22 @@ def edited(**fields: Any) -> str:
         (edited(item_count=True), "manifest"),
         (edited(model_version="../../etc"), "manifest"),
         (edited(files={"../../etc/passwd": {"size_bytes": 1, "sha256": "0" * 64}}), "manifest"),
+        *(
+            (edited(files={path: {"size_bytes": 1, "sha256": "0" * 64}}), "manifest")
+            for path in (
+                "a\0b",
+                "a\nb",
+                "./a",
+                "a//b",
+                "a/",
+                "a" * 300,
+                "a/" * 3000 + "a",
+            )  # no disk or bucket has them
+        ),
+        *(
+            (edited(files={"a": {"size_bytes": size, "sha256": "0" * 64}}), "manifest")
+            for size in (-1, 7.5, math.nan, math.inf, True, "7")
+        ),
         (edited(files={"/etc/passwd": {"size_bytes": 1, "sha256": "0" * 64}}), "manifest"),
         (edited(files={"a": {"size_bytes": -1, "sha256": "0" * 64}}), "manifest"),
         (edited(files={"a": {"size_bytes": 1, "sha256": "zz"}}), "manifest"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +21,7 @@ from retrieval.store.location import open_store
 from retrieval.store.store import BundleStore
 from testbed.s3_server import S3Server
 from tests.retrieval.store.test_store import publish
+from tests.worlds import wait_for
 
 ROUNDS = int(os.environ.get("STORE_ROUNDS", "10"))  # the long form has 100
 BIG = os.urandom(20 << 20)  # three parts of 8 MiB, the last of them short
@@ -45,7 +49,8 @@ def test_a_bundle_is_the_same_on_another_machine(s3: S3Server, monkeypatch: pyte
     assert (other.path(version) / "vectors.npy").read_bytes() == BIG
     before = len(s3.requests)
     other.verify(version)
-    assert [request.rsplit("/", 1)[1] for request in s3.requests[before:]] == ["manifest.json"]  # nothing twice
+    fetched = [request.rsplit("/", 1)[1] for request in s3.requests[before:] if "list-type" not in request]
+    assert fetched == ["manifest.json"]  # nothing twice
 
 
 def test_a_bundle_without_a_manifest_does_not_exist(s3: S3Server) -> None:
@@ -69,6 +74,32 @@ def test_damage_in_the_bucket_is_refused_and_mended_by_a_new_upload(
     assert other.live() is None
     s3.object(f"bundles/{version}/vectors.npy").write_bytes(b"vectors")
     assert other.promote(version) == LivePointer(version)
+
+
+def test_what_the_bucket_lost_is_not_promoted_from_a_copy(s3: S3Server) -> None:
+    store = open_store(s3.url)
+    version = publish(store)
+    s3.object(f"bundles/{version}/vectors.npy").write_bytes(b"half")
+    with pytest.raises(BundleRefused, match=r"gate size: vectors.npy: 4 bytes in s3://.*, expected 7 bytes"):
+        store.promote(version)
+    s3.object(f"bundles/{version}/vectors.npy").unlink()
+    with pytest.raises(BundleRefused, match=r"gate size: vectors.npy: no object in s3://"):
+        store.promote(version)
+    assert store.live() is None
+
+
+def test_a_huge_manifest_is_refused_and_a_huge_pointer_is_replaced(s3: S3Server) -> None:
+    store = open_store(s3.url)
+    huge, version = publish(store), publish(store)
+    s3.object(f"bundles/{huge}/manifest.json").write_bytes(bytes(5 << 20))
+    with pytest.raises(BundleRefused, match=r"gate manifest: .* has more than 4194304 bytes"):
+        store.manifest(huge)
+    store.promote(version)
+    s3.object("LIVE").write_bytes(bytes(70_000))
+    with pytest.raises(StoreError, match=r"LIVE has more than 65536 bytes, .*; promote a bundle to write it anew"):
+        store.live()
+    assert store.promote(version) == LivePointer(version)
+    assert store.prune(1) == [huge]
 
 
 def test_of_two_publishers_one_wins_and_the_other_is_told(s3: S3Server) -> None:
@@ -175,6 +206,24 @@ def test_what_is_wrong_is_said(s3: S3Server, monkeypatch: pytest.MonkeyPatch) ->
     assert store.promote(version) == LivePointer(version)
 
 
+def test_ctrl_c_in_a_download_that_hangs_ends_at_once(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish(open_store(s3.url), BIG)
+    other_machine(s3, monkeypatch)
+    s3.faults.delay_s = 0.5
+    before = len(s3.requests)
+    command = [sys.executable, "-m", "trainer", "promote", version, "--store", s3.url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: any("vectors.npy" in request for request in s3.requests[before:]), "a download", 60)
+            s3.faults.frozen = True
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=20)  # a part is given up after 60 s
+        finally:
+            process.kill()
+            s3.faults.frozen = False
+    assert (process.returncode, "Traceback" in told) == (130, False)
+
+
 def _hold(url: str, version: str, held: Any, done: Any) -> None:
     store = open_store(url)
     store.verify(version)
@@ -206,6 +255,29 @@ def test_the_cache_is_bounded_and_what_a_process_uses_stays(s3: S3Server, monkey
     finally:
         process.kill()
         process.join()
+
+
+def test_bundles_that_a_machine_publishes_keep_to_the_bound(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWO_TOWER_CACHE_GIB", str(12 / 1024))  # of two bundles, not of three
+    versions: list[str] = []
+    for _ in range(4):
+        store = open_store(s3.url)
+        versions.append(publish(store, os.urandom(5 << 20)))
+        store.keep([])  # as the end of the process does
+    assert sorted(path.name for path in store.path(versions[0]).parent.iterdir()) == versions[2:]
+    assert store.versions() == versions
+
+
+@pytest.mark.parametrize("first", ["publish", "verify"])
+def test_no_other_user_can_change_the_copies(s3: S3Server, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    version = publish(open_store(s3.url))
+    store = other_machine(s3, monkeypatch)
+    _ = store.verify(version) if first == "verify" else publish(store)
+    root = store.path(version).parent.parent
+    assert root.stat().st_mode & 0o777 == 0o700
+    root.chmod(0o777)
+    with pytest.raises(StoreError, match=r"other users can change its files"):
+        open_store(s3.url).verify(version)
 
 
 def test_processes_of_one_machine_fetch_a_bundle_once(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
