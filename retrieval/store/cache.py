@@ -74,18 +74,22 @@ class Cache:
 
         Args:
             version: version of the bundle.
-            progress: called while another process, which looks after itself, holds it.
+            progress: called whenever another process, which holds it, has got further.
 
         Raises:
             StoreError: the folder cannot be written.
         """
         descriptor = self._open_lock(f"{check_version(version)}.fetch")
+        seen = -1
         try:
             while True:
                 with suppress(BlockingIOError):
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                progress()
+                written = _last_write_ns(self.path(version))
+                if written != seen:
+                    seen = written
+                    progress()
                 time.sleep(_PAUSE_S)
             yield
         finally:
@@ -215,6 +219,15 @@ def done_of(path: Path) -> Path:
 
 def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
+
+
+def _last_write_ns(folder: Path) -> int:
+    """Returns the time of the last write to a file below a folder; 0 if there is none."""
+    last = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            last = max(last, path.stat().st_mtime_ns)
+    return last
 
 
 def _size_of(folder: Path) -> int:

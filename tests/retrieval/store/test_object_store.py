@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,8 +23,6 @@ from tests.worlds import wait_for
 
 ROUNDS = int(os.environ.get("STORE_ROUNDS", "10"))  # the long form has 100
 BIG = os.urandom(20 << 20)  # three parts of 8 MiB, the last of them short
-
-CONTEXT = multiprocessing.get_context("spawn")
 
 
 def other_machine(s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str = "other") -> BundleStore:
@@ -222,76 +218,3 @@ def test_ctrl_c_in_a_download_that_hangs_ends_at_once(s3: S3Server, monkeypatch:
             process.kill()
             s3.faults.frozen = False
     assert (process.returncode, "Traceback" in told) == (130, False)
-
-
-def _hold(url: str, version: str, held: Any, done: Any) -> None:
-    store = open_store(url)
-    store.verify(version)
-    held.set()
-    done.wait(60)
-
-
-def test_the_cache_is_bounded_and_what_a_process_uses_stays(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    publisher = open_store(s3.url)
-    a, b, c, d = (publish(publisher, os.urandom(5 << 20)) for _ in range(4))
-    monkeypatch.setenv("TWO_TOWER_CACHE_GIB", str(12 / 1024))  # of two bundles, not of three
-    store = other_machine(s3, monkeypatch)
-    held, done = CONTEXT.Event(), CONTEXT.Event()
-    process = CONTEXT.Process(target=_hold, args=(s3.url, a, held, done))
-    process.start()
-    try:
-        assert held.wait(60)
-        store.verify(b)
-        with pytest.raises(BundleRefused, match=r"12 MiB, of which bundles in use take 10 MiB") as caught:
-            store.verify(c)
-        assert caught.value.gate == "disk"
-        store.keep([])
-        store.verify(c)
-        assert sorted(path.name for path in (store.path(c).parent).iterdir()) == [a, c]  # b was used by nobody
-        done.set()
-        process.join(60)
-        store.verify(d)
-        assert sorted(path.name for path in (store.path(c).parent).iterdir()) == [c, d]
-    finally:
-        process.kill()
-        process.join()
-
-
-def test_bundles_that_a_machine_publishes_keep_to_the_bound(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TWO_TOWER_CACHE_GIB", str(12 / 1024))  # of two bundles, not of three
-    versions: list[str] = []
-    for _ in range(4):
-        store = open_store(s3.url)
-        versions.append(publish(store, os.urandom(5 << 20)))
-        store.keep([])  # as the end of the process does
-    assert sorted(path.name for path in store.path(versions[0]).parent.iterdir()) == versions[2:]
-    assert store.versions() == versions
-
-
-@pytest.mark.parametrize("first", ["publish", "verify"])
-def test_no_other_user_can_change_the_copies(s3: S3Server, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
-    version = publish(open_store(s3.url))
-    store = other_machine(s3, monkeypatch)
-    _ = store.verify(version) if first == "verify" else publish(store)
-    root = store.path(version).parent.parent
-    assert root.stat().st_mode & 0o777 == 0o700
-    root.chmod(0o777)
-    with pytest.raises(StoreError, match=r"other users can change its files"):
-        open_store(s3.url).verify(version)
-
-
-def test_processes_of_one_machine_fetch_a_bundle_once(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = publish(open_store(s3.url), BIG)
-    other_machine(s3, monkeypatch)
-    s3.faults.delay_s = 0.1
-    before = len(s3.requests)
-    held, done = CONTEXT.Event(), CONTEXT.Event()
-    done.set()
-    processes = [CONTEXT.Process(target=_hold, args=(s3.url, version, held, done)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    fetched = [request for request in s3.requests[before:] if "vectors.npy" in request]
-    assert len(fetched) == 3  # parts of 8 MiB, once each
