@@ -46,7 +46,7 @@ def edited(**fields: Any) -> str:
         ("null", "manifest"),
         ("[" * 100_000, "manifest"),
         ("{}", "manifest"),
-        (edited(format_version=3), "format_version"),
+        (edited(format_version=4), "format_version"),
         (edited(interests=3), "manifest"),
         (edited(format_version=0), "format_version"),
         (edited(format_version="1"), "format_version"),
