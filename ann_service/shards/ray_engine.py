@@ -1,0 +1,394 @@
+"""Shards as actors of a Ray cluster. Only this module uses Ray (https://docs.ray.io).
+
+```
+                    ┌─ every PING_S: the versions that are wanted ─► keep ─┐
+front (this process)│                                                      ├─ actor: one shard, all wanted versions
+                    └─ each search ───────────────────────────────► search ┘  (Ray places it, and starts it anew)
+```
+
+Ray places the actors, one for each replica of each shard, and starts an actor anew, elsewhere if its node is gone. A
+version counts as open once each shard has it open. An actor that fails to answer is asked no searches until it has
+answered a ping again, so that a dead one costs each search nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it would report to its makers
+
+import ray
+import structlog
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from ann_service.config import AnnConfig
+from ann_service.shards.ray_shard import Opened, RayShard, Refused, State
+from ann_service.shards.shard import Found
+from retrieval.bundle.errors import BundleRefused, StoreError
+from retrieval.bundle.manifest import Manifest
+from retrieval.steps import Steps
+
+_PING_S = 0.25
+"""Interval at which each actor is told which versions are wanted, in seconds."""
+_PING_TIMEOUT_S = 5.0
+"""Time without an answer to a ping after which another is sent, in seconds."""
+_STEP_S = 0.002
+"""Longest wait of one step for answers, in seconds."""
+_LARGE_BYTES = 100_000
+"""Size from which a request is put into Ray's object store once, and not sent to each actor, in bytes."""
+_SEARCHES_AT_ONCE = 4
+"""Number of searches that one actor runs at the same time."""
+
+_GONE_PINGS = 40
+"""Number of pings in a row that find an actor dead, after which it is started anew here: Ray does not restart it, for
+instance because its constructor failed."""
+
+_ray: Any = ray
+"""Ray, without its types, which do not cover its options."""
+
+_log = structlog.get_logger("ray_engine")
+
+
+class _Actor:
+    """What Ray runs on a node; `RayShard` does the work. Pings are answered beside searches, however many these are."""
+
+    def __init__(self, config: AnnConfig, number: int) -> None:
+        self._shard = RayShard(config, number)
+
+    @ray.method(concurrency_group="control")
+    def keep(self, turn: int, wanted: dict[str, int]) -> dict[str, tuple[int, State]]:
+        return self._shard.keep(turn, wanted)
+
+    @ray.method(concurrency_group="search")
+    def search(self, version: str, body: bytes) -> bytes | None:
+        return self._shard.search(version, body)
+
+    @ray.method(concurrency_group="search")
+    def find(self, version: str, item_ids: list[str]) -> Found | None:
+        return self._shard.find(version, item_ids)
+
+
+@dataclass(eq=False)
+class _Replica:
+    """An actor, as the front knows it.
+
+    Attributes:
+        shard: Number of its shard.
+        handle: Ray's handle of the actor.
+        states: For each version, request and state at its last answer to a ping; None while it does not answer.
+        ping: Ping that is not answered; None if there is none.
+        pinged_at: Time at which it was sent, in seconds of the monotonic clock.
+        gone: Number of pings in a row that found it dead.
+    """
+
+    shard: int
+    handle: Any
+    states: dict[str, tuple[int, State]] | None = None
+    ping: Any = None
+    pinged_at: float = 0.0
+    gone: int = 0
+
+    def has_open(self, version: str) -> bool:
+        """Returns whether it answers, and has a version open."""
+        states = self.states
+        return states is not None and version in states and isinstance(states[version][1], Opened)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A version that some `RayShards` or a load wants.
+
+    Attributes:
+        request: Number of the request to open it.
+        version: Bundle version.
+        shard_count: Number of its shards.
+    """
+
+    request: int
+    version: str
+    shard_count: int
+
+
+@dataclass(eq=False)
+class _Shared:
+    """What the threads of the engine share, under `lock`.
+
+    Attributes:
+        lock: Lock of the others.
+        replicas: Actors, by number of the shard and of the replica.
+        wanted: What is wanted, by request, the oldest first.
+        stops: Whether the engine was closed.
+    """
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    replicas: dict[tuple[int, int], _Replica] = field(default_factory=dict[tuple[int, int], _Replica])
+    wanted: dict[int, _Wanted] = field(default_factory=dict[int, _Wanted])
+    stops: bool = False
+
+    def release(self, request: int) -> None:
+        """Forgets a request; the version is dropped by the actors if no other request wants it."""
+        with self.lock:
+            self.wanted.pop(request, None)
+
+
+class RayEngine:
+    """Opens the shards of bundles on the nodes of a Ray cluster; see `ann_service.shards.loader.Engine`."""
+
+    def __init__(self, config: AnnConfig) -> None:
+        """Joins the cluster, and starts to ping.
+
+        Raises:
+            ValueError: the cluster cannot be reached.
+        """
+        # Nodes are other machines: a relative path would mean another folder there.
+        store = os.fspath(config.store)
+        self._config = replace(config, store=store if "://" in store else str(Path(store).resolve()))
+        host = config.ray_address.rsplit(":", 1)[0]
+        own_address = {"_node_ip_address": host} if host.startswith("127.") else {}  # otherwise Ray finds it
+        try:
+            _ray.init(
+                address=config.ray_address,
+                log_to_driver=False,
+                configure_logging=False,
+                ignore_reinit_error=True,
+                **own_address,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"ray_address {config.ray_address}: no Ray cluster can be joined ({error}); start one with "
+                "`ray start --head`, or name the address of one with --ray-address"
+            ) from error
+        groups = {"control": 1, "search": _SEARCHES_AT_ONCE}
+        self._actor_class: Any = _ray.remote(concurrency_groups=groups)(_Actor)
+        self._shared = _Shared()
+        self._requests, self._turns = itertools.count(1), itertools.count(1)
+        self._pinging = threading.Thread(target=self._ping_all, name="ping-shards", daemon=True)
+        self._pinging.start()
+
+    def open(self, manifest: Manifest, beside: Collection[str]) -> RayShards:
+        """Returns the shards of a bundle once each is open; see `ann_service.shards.loader.Engine`.
+
+        It waits for all replicas that answer, and for at least one of each shard.
+
+        Raises:
+            BundleRefused: a shard was refused.
+            StoreError: a shard was not open within `load_timeout_s`, or could not read the store.
+        """
+        wanted = _Wanted(next(self._requests), manifest.bundle_version, len(manifest.shards))
+        with self._shared.lock:
+            self._shared.wanted[wanted.request] = wanted
+        try:
+            lexical_attributes = self._wait(wanted, manifest)
+        except BaseException:
+            self._shared.release(wanted.request)
+            raise
+        return RayShards(self._shared, wanted, lexical_attributes)
+
+    def close(self) -> None:
+        """Ends the actors, and leaves the cluster."""
+        with self._shared.lock:
+            self._shared.stops = True
+        self._pinging.join(2 * _PING_TIMEOUT_S)
+        for replica in self._shared.replicas.values():
+            _ray.kill(replica.handle)
+        _ray.shutdown()
+
+    def _wait(self, wanted: _Wanted, manifest: Manifest) -> tuple[str, ...]:
+        """Waits until a version is open, and returns the names of its lexical attributes."""
+        version, end = wanted.version, time.monotonic() + self._config.load_timeout_s
+        pause = threading.Event()
+        while True:
+            with self._shared.lock:
+                replicas = [r for (shard, _), r in self._shared.replicas.items() if shard < wanted.shard_count]
+                answering = [
+                    (replica.shard, state)
+                    for replica in replicas
+                    for request, state in [(replica.states or {}).get(version, (0, None))]
+                    if request >= wanted.request
+                ]
+            opened = {shard: state for shard, state in answering if isinstance(state, Opened)}
+            for shard, state in answering:
+                if isinstance(state, Refused):
+                    message = f"{manifest.shards[shard].name}: {state.message}"
+                    if state.gate == "store":
+                        raise StoreError(message)
+                    raise BundleRefused(version, state.gate, message)
+            is_complete = len(opened) == wanted.shard_count and all(state is not None for _, state in answering)
+            if is_complete:
+                return opened[0].lexical_attributes
+            if time.monotonic() > end or self._shared.stops:
+                missing = [shard.name for number, shard in enumerate(manifest.shards) if number not in opened]
+                raise StoreError(
+                    f"shards of {version} were not open within {self._config.load_timeout_s:g} s: "
+                    f"{', '.join(missing[:10])}; `ray status` says whether the cluster has the CPUs for their actors"
+                )
+            pause.wait(_PING_S / 2)
+
+    # In the thread that pings
+
+    def _ping_all(self) -> None:
+        pause = threading.Event()
+        while not self._shared.stops:
+            try:
+                self._start_and_end_actors()
+                self._ping_once()
+            except Exception:
+                _log.exception("pinging the shards failed; it goes on")
+            pause.wait(_PING_S)
+
+    def _start_and_end_actors(self) -> None:
+        """Starts the actors that are missing, and ends those of shards that no wanted version has."""
+        config = self._config
+        with self._shared.lock:
+            count = max((wanted.shard_count for wanted in self._shared.wanted.values()), default=0)
+            needed = set(itertools.product(range(count), range(config.shard_replicas)))
+            surplus = [self._shared.replicas.pop(key) for key in self._shared.replicas.keys() - needed]
+            missing = sorted(needed - self._shared.replicas.keys())
+        for replica in surplus:
+            _ray.kill(replica.handle)
+        for key in missing:
+            handle = self._actor_class.options(
+                num_cpus=config.shard_cpus,
+                max_restarts=-1,  # without end
+                max_task_retries=0,
+                scheduling_strategy="SPREAD",
+            ).remote(config, key[0])
+            with self._shared.lock:
+                self._shared.replicas[key] = _Replica(key[0], handle)
+
+    def _ping_once(self) -> None:
+        """Takes the answers to the last pings, and sends the next ones."""
+        with self._shared.lock:
+            replicas = list(self._shared.replicas.items())
+            requests = sorted(self._shared.wanted.values(), key=lambda wanted: wanted.request)
+        for (shard, number), replica in replicas:
+            answered = replica.states is not None
+            if replica.ping is not None:
+                self._take_ping(replica)
+            if answered != (replica.states is not None):
+                event = "shard does not answer" if answered else "shard answers"
+                _log.warning(event, shard=shard, replica=number)
+            if replica.gone >= _GONE_PINGS:
+                _log.warning("shard is started anew", shard=shard, replica=number)
+                with self._shared.lock:
+                    self._shared.replicas.pop((shard, number), None)
+                _ray.kill(replica.handle)
+            elif replica.ping is None:
+                # Of several requests for a version, the newest counts: it asks to try again.
+                wanted = {each.version: each.request for each in requests if shard < each.shard_count}
+                replica.ping = replica.handle.keep.remote(next(self._turns), wanted)
+                replica.pinged_at = time.monotonic()
+
+    def _take_ping(self, replica: _Replica) -> None:
+        """Takes the answer to the ping of a replica, if there is one; gives the ping up if it is too late."""
+        ready, _ = _ray.wait([replica.ping], timeout=0)
+        if ready:
+            try:
+                replica.states, replica.gone = _ray.get(replica.ping, timeout=_PING_TIMEOUT_S), 0
+            except ActorDiedError:
+                replica.states, replica.gone = None, replica.gone + 1
+            except RayTaskError:
+                raise
+            except RayError:
+                replica.states = None
+            finally:
+                replica.ping = None
+        elif time.monotonic() - replica.pinged_at > _PING_TIMEOUT_S:
+            replica.states = replica.ping = None
+
+
+class RayShards:
+    """The open shards of a bundle on the nodes of a Ray cluster; see `OpenShards`."""
+
+    cache_bytes = 0
+    """The caches are on the nodes."""
+
+    def __init__(self, shared: _Shared, wanted: _Wanted, lexical_attributes: tuple[str, ...]) -> None:
+        """Takes what the engine shares, the request that opened the shards, and the lexical attributes."""
+        self._shared, self._wanted = shared, wanted
+        self._next_replica = itertools.count()
+        self.lexical_attributes = lexical_attributes
+        # When the last call that uses this object has ended.
+        weakref.finalize(self, shared.release, wanted.request)
+
+    def search(self, body: bytes, timeout_s: float) -> Steps[list[bytes | None]]:
+        """See `OpenShards`."""
+        argument = _ray.put(body) if len(body) > _LARGE_BYTES else body
+        return (yield from self._ask("search", argument, timeout_s))
+
+    def find(self, item_ids: Sequence[str], timeout_s: float) -> Steps[list[Found | None]]:
+        """See `OpenShards`."""
+        return (yield from self._ask("find", list(item_ids), timeout_s))
+
+    def _ask(self, method: str, argument: Any, timeout_s: float) -> Steps[list[Any]]:
+        """Returns what each shard answers, from one of its replicas; None for one that does not answer in time.
+
+        A replica that fails, or takes longer than its share of the time, is not asked again before it has answered a
+        ping; the next one of the shard is asked instead.
+
+        Raises:
+            RayTaskError: a bug in the shard.
+        """
+        version, count = self._wanted.version, self._wanted.shard_count
+        start = time.monotonic()
+        first = next(self._next_replica)
+        answers: list[Any] = [None] * count
+        waiting = [self._replicas(shard, first) for shard in range(count)]
+        pending: dict[Any, tuple[_Replica, float]] = {}
+
+        def send(shard: int) -> None:
+            if waiting[shard]:
+                replica = waiting[shard].pop(0)
+                # What is left is shared among this replica and those that can still be asked.
+                left_s = start + timeout_s - time.monotonic()
+                until = time.monotonic() + left_s / (1 + len(waiting[shard]))
+                pending[getattr(replica.handle, method).remote(version, argument)] = replica, until
+
+        for shard in range(count):
+            send(shard)
+        while pending:
+            ready, _ = _ray.wait(list(pending), num_returns=len(pending), timeout=_STEP_S)
+            for reference in ready:
+                replica, _ = pending.pop(reference)
+                answers[replica.shard] = _result(reference)
+                if answers[replica.shard] is None:
+                    replica.states = None
+                    send(replica.shard)
+            now = time.monotonic()
+            for reference, (replica, until) in list(pending.items()):
+                if now >= until:
+                    del pending[reference]
+                    replica.states = None
+                    send(replica.shard)
+            if pending:
+                yield
+        return answers
+
+    def _replicas(self, shard: int, first: int) -> list[_Replica]:
+        """Returns the replicas of a shard that answer and have the version open, in another order each time."""
+        with self._shared.lock:
+            found = [r for r in self._shared.replicas.values() if r.shard == shard and r.has_open(self._wanted.version)]
+        shift = first % len(found) if found else 0
+        return [*found[shift:], *found[:shift]]
+
+
+def _result(reference: Any) -> Any:
+    """Returns the result of a call that has ended; None if the actor is gone or was not reached.
+
+    Raises:
+        RayTaskError: the call raised an error.
+    """
+    try:
+        return _ray.get(reference, timeout=_PING_TIMEOUT_S)
+    except RayTaskError:
+        raise
+    except RayError:
+        return None
