@@ -1,4 +1,4 @@
-"""Shards as actors of a Ray cluster. Only this module uses Ray (https://docs.ray.io).
+"""Shards as actors of a Ray cluster (https://docs.ray.io). Only this module and `ray_shards` use Ray.
 
 ```
                     ┌─ every PING_S: the versions that are wanted ─► keep ─┐
@@ -17,9 +17,8 @@ import itertools
 import os
 import threading
 import time
-import weakref
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +30,13 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from ann_service.config import AnnConfig
 from ann_service.shards.ray_shard import Opened, RayShard, Refused, State
+from ann_service.shards.ray_shards import PING_TIMEOUT_S, RayShards, Replica, Shared, Wanted
 from ann_service.shards.shard import Found
 from retrieval.bundle.errors import BundleRefused, StoreError
 from retrieval.bundle.manifest import Manifest
-from retrieval.steps import Steps
 
 _PING_S = 0.25
 """Interval at which each actor is told which versions are wanted, in seconds."""
-_PING_TIMEOUT_S = 5.0
-"""Time without an answer to a ping after which another is sent, in seconds."""
-_STEP_S = 0.002
-"""Longest wait of one step for answers, in seconds."""
-_LARGE_BYTES = 100_000
-"""Size from which a request is put into Ray's object store once, and not sent to each actor, in bytes."""
 _SEARCHES_AT_ONCE = 4
 """Number of searches that one actor runs at the same time."""
 
@@ -76,69 +69,6 @@ class _Actor:
         return self._shard.find(version, item_ids)
 
 
-@dataclass(eq=False)
-class _Replica:
-    """An actor, as the front knows it.
-
-    Attributes:
-        shard: Number of its shard.
-        handle: Ray's handle of the actor.
-        states: For each version, request and state at its last answer to a ping; None while it does not answer.
-        ping: Ping that is not answered; None if there is none.
-        pinged_at: Time at which it was sent, in seconds of the monotonic clock.
-        gone: Number of pings in a row that found it dead.
-    """
-
-    shard: int
-    handle: Any
-    states: dict[str, tuple[int, State]] | None = None
-    ping: Any = None
-    pinged_at: float = 0.0
-    gone: int = 0
-
-    def has_open(self, version: str) -> bool:
-        """Returns whether it answers, and has a version open."""
-        states = self.states
-        return states is not None and version in states and isinstance(states[version][1], Opened)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """A version that some `RayShards` or a load wants.
-
-    Attributes:
-        request: Number of the request to open it.
-        version: Bundle version.
-        shard_count: Number of its shards.
-    """
-
-    request: int
-    version: str
-    shard_count: int
-
-
-@dataclass(eq=False)
-class _Shared:
-    """What the threads of the engine share, under `lock`.
-
-    Attributes:
-        lock: Lock of the others.
-        replicas: Actors, by number of the shard and of the replica.
-        wanted: What is wanted, by request, the oldest first.
-        stops: Whether the engine was closed.
-    """
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    replicas: dict[tuple[int, int], _Replica] = field(default_factory=dict[tuple[int, int], _Replica])
-    wanted: dict[int, _Wanted] = field(default_factory=dict[int, _Wanted])
-    stops: bool = False
-
-    def release(self, request: int) -> None:
-        """Forgets a request; the version is dropped by the actors if no other request wants it."""
-        with self.lock:
-            self.wanted.pop(request, None)
-
-
 class RayEngine:
     """Opens the shards of bundles on the nodes of a Ray cluster; see `ann_service.shards.loader.Engine`."""
 
@@ -168,7 +98,7 @@ class RayEngine:
             ) from error
         groups = {"control": 1, "search": _SEARCHES_AT_ONCE}
         self._actor_class: Any = _ray.remote(concurrency_groups=groups)(_Actor)
-        self._shared = _Shared()
+        self._shared = Shared()
         self._requests, self._turns = itertools.count(1), itertools.count(1)
         self._pinging = threading.Thread(target=self._ping_all, name="ping-shards", daemon=True)
         self._pinging.start()
@@ -182,7 +112,7 @@ class RayEngine:
             BundleRefused: a shard was refused.
             StoreError: a shard was not open within `load_timeout_s`, or could not read the store.
         """
-        wanted = _Wanted(next(self._requests), manifest.bundle_version, len(manifest.shards))
+        wanted = Wanted(next(self._requests), manifest.bundle_version, len(manifest.shards))
         with self._shared.lock:
             self._shared.wanted[wanted.request] = wanted
         try:
@@ -196,12 +126,12 @@ class RayEngine:
         """Ends the actors, and leaves the cluster."""
         with self._shared.lock:
             self._shared.stops = True
-        self._pinging.join(2 * _PING_TIMEOUT_S)
+        self._pinging.join(2 * PING_TIMEOUT_S)
         for replica in self._shared.replicas.values():
             _ray.kill(replica.handle)
         _ray.shutdown()
 
-    def _wait(self, wanted: _Wanted, manifest: Manifest) -> tuple[str, ...]:
+    def _wait(self, wanted: Wanted, manifest: Manifest) -> tuple[str, ...]:
         """Waits until a version is open, and returns the names of its lexical attributes."""
         version, end = wanted.version, time.monotonic() + self._config.load_timeout_s
         pause = threading.Event()
@@ -262,7 +192,7 @@ class RayEngine:
                 scheduling_strategy="SPREAD",
             ).remote(config, key[0])
             with self._shared.lock:
-                self._shared.replicas[key] = _Replica(key[0], handle)
+                self._shared.replicas[key] = Replica(key[0], handle)
 
     def _ping_once(self) -> None:
         """Takes the answers to the last pings, and sends the next ones."""
@@ -287,12 +217,12 @@ class RayEngine:
                 replica.ping = replica.handle.keep.remote(next(self._turns), wanted)
                 replica.pinged_at = time.monotonic()
 
-    def _take_ping(self, replica: _Replica) -> None:
+    def _take_ping(self, replica: Replica) -> None:
         """Takes the answer to the ping of a replica, if there is one; gives the ping up if it is too late."""
         ready, _ = _ray.wait([replica.ping], timeout=0)
         if ready:
             try:
-                replica.states, replica.gone = _ray.get(replica.ping, timeout=_PING_TIMEOUT_S), 0
+                replica.states, replica.gone = _ray.get(replica.ping, timeout=PING_TIMEOUT_S), 0
             except ActorDiedError:
                 replica.states, replica.gone = None, replica.gone + 1
             except RayTaskError:
@@ -301,94 +231,5 @@ class RayEngine:
                 replica.states = None
             finally:
                 replica.ping = None
-        elif time.monotonic() - replica.pinged_at > _PING_TIMEOUT_S:
+        elif time.monotonic() - replica.pinged_at > PING_TIMEOUT_S:
             replica.states = replica.ping = None
-
-
-class RayShards:
-    """The open shards of a bundle on the nodes of a Ray cluster; see `OpenShards`."""
-
-    cache_bytes = 0
-    """The caches are on the nodes."""
-
-    def __init__(self, shared: _Shared, wanted: _Wanted, lexical_attributes: tuple[str, ...]) -> None:
-        """Takes what the engine shares, the request that opened the shards, and the lexical attributes."""
-        self._shared, self._wanted = shared, wanted
-        self._next_replica = itertools.count()
-        self.lexical_attributes = lexical_attributes
-        # When the last call that uses this object has ended.
-        weakref.finalize(self, shared.release, wanted.request)
-
-    def search(self, body: bytes, timeout_s: float) -> Steps[list[bytes | None]]:
-        """See `OpenShards`."""
-        argument = _ray.put(body) if len(body) > _LARGE_BYTES else body
-        return (yield from self._ask("search", argument, timeout_s))
-
-    def find(self, item_ids: Sequence[str], timeout_s: float) -> Steps[list[Found | None]]:
-        """See `OpenShards`."""
-        return (yield from self._ask("find", list(item_ids), timeout_s))
-
-    def _ask(self, method: str, argument: Any, timeout_s: float) -> Steps[list[Any]]:
-        """Returns what each shard answers, from one of its replicas; None for one that does not answer in time.
-
-        A replica that fails, or takes longer than its share of the time, is not asked again before it has answered a
-        ping; the next one of the shard is asked instead.
-
-        Raises:
-            RayTaskError: a bug in the shard.
-        """
-        version, count = self._wanted.version, self._wanted.shard_count
-        start = time.monotonic()
-        first = next(self._next_replica)
-        answers: list[Any] = [None] * count
-        waiting = [self._replicas(shard, first) for shard in range(count)]
-        pending: dict[Any, tuple[_Replica, float]] = {}
-
-        def send(shard: int) -> None:
-            if waiting[shard]:
-                replica = waiting[shard].pop(0)
-                # What is left is shared among this replica and those that can still be asked.
-                left_s = start + timeout_s - time.monotonic()
-                until = time.monotonic() + left_s / (1 + len(waiting[shard]))
-                pending[getattr(replica.handle, method).remote(version, argument)] = replica, until
-
-        for shard in range(count):
-            send(shard)
-        while pending:
-            ready, _ = _ray.wait(list(pending), num_returns=len(pending), timeout=_STEP_S)
-            for reference in ready:
-                replica, _ = pending.pop(reference)
-                answers[replica.shard] = _result(reference)
-                if answers[replica.shard] is None:
-                    replica.states = None
-                    send(replica.shard)
-            now = time.monotonic()
-            for reference, (replica, until) in list(pending.items()):
-                if now >= until:
-                    del pending[reference]
-                    replica.states = None
-                    send(replica.shard)
-            if pending:
-                yield
-        return answers
-
-    def _replicas(self, shard: int, first: int) -> list[_Replica]:
-        """Returns the replicas of a shard that answer and have the version open, in another order each time."""
-        with self._shared.lock:
-            found = [r for r in self._shared.replicas.values() if r.shard == shard and r.has_open(self._wanted.version)]
-        shift = first % len(found) if found else 0
-        return [*found[shift:], *found[:shift]]
-
-
-def _result(reference: Any) -> Any:
-    """Returns the result of a call that has ended; None if the actor is gone or was not reached.
-
-    Raises:
-        RayTaskError: the call raised an error.
-    """
-    try:
-        return _ray.get(reference, timeout=_PING_TIMEOUT_S)
-    except RayTaskError:
-        raise
-    except RayError:
-        return None

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.ann_service.shards.searches import BUNDLE, INVALID, NEAREST, QUERY, SEARCHES, VECTORS, by_embedding
+from retrieval.store.folder_store import FolderStore
+from tests.ann_service.shards.searches import (
+    BUNDLE,
+    INVALID,
+    NEAREST,
+    QUERY,
+    SEARCHES,
+    VECTORS,
+    by_embedding,
+    similar_to,
+)
 from tests.ann_service.world import World, ask, serving
-from tests.harness import failure
+from tests.harness import ann_service, failure
+from tests.worlds import write_bundle
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 
@@ -106,3 +118,30 @@ def test_a_search_is_of_the_bundle_that_it_names(sharded: World) -> None:
         searches=[by_embedding(QUERY)], model_version=manifest.model_version, bundle_version="20200101T000000Z-000000"
     )
     assert failure(service.stub.SearchItems, request)[2].reason == "BUNDLE_NOT_SERVED"
+
+
+def test_refuses_shards_that_do_not_make_up_the_bundle(tmp_path: Path) -> None:
+    def swap_shards(folder: Path) -> None:
+        shards = folder / "shards"
+        for name in ("vectors.npy", "items.npz", "index.ann", "canaries.json"):
+            (shards / "shard-00" / name).unlink()
+            (shards / "shard-00" / name).write_bytes((shards / "shard-01" / name).read_bytes())
+
+    store = FolderStore(tmp_path)
+    with ann_service(store) as service:
+        # Each shard by itself is sound, but the items of the first are missing.
+        bad = write_bundle(store, shards=2, item_count=400, damage=swap_shards)
+        problem = service.wait_for_problem(bad.bundle_version)
+        assert problem.gate == "canaries"
+        assert "from the shards together" in problem.message
+
+
+def test_swaps_between_a_bundle_in_one_piece_and_one_in_shards(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    versions = [write_bundle(store, shards=shards, promote=False).bundle_version for shards in (1, 3, 2)]
+    with ann_service(store) as service:
+        for version in (*versions, versions[0]):
+            store.promote(version)
+            service.wait_for_bundle(version)
+            response = service.stub.SearchItems(pb.SearchItemsRequest(searches=[similar_to("i7")]), timeout=10)
+            assert (response.bundle_version, len(response.results[0].item_ids)) == (version, 10)

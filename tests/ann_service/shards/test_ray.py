@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 
 from retrieval.bundle.manifest import Manifest
@@ -91,7 +93,7 @@ class Load:
     """Callers in a closed loop, who check each answer against those that are right.
 
     Attributes:
-        outcomes: Number of answers by what they are: ``complete``, ``partial``, ``refused``, or what is wrong with them.
+        outcomes: Number of answers by kind: ``complete``, ``partial``, ``refused``, or what is wrong with them.
     """
 
     def __init__(self, world: World, answers: dict[str, dict[float, list[list[str]]]]) -> None:
@@ -137,13 +139,13 @@ class Load:
 
 
 def right_answers(manifest: Manifest, seed: int = 1) -> dict[float, list[list[str]]]:
-    """Returns the exact answers to `by_embedding()` of each set of shards, by the share of the items in these shards."""
+    """Returns the exact answers to `by_embedding()` of each set of shards, by the share of the items in them."""
     scores = unit_vectors(ITEMS, seed) @ QUERY
     ends = np.cumsum([shard.item_count for shard in manifest.shards])
     owner = np.searchsorted(ends, np.arange(ITEMS), side="right")  # [items], shard of each item
     answers: dict[float, list[list[str]]] = {}
-    for size in range(1, SHARDS + 1):
-        for shards in itertools.combinations(range(SHARDS), size):
+    for size in range(1, len(ends) + 1):
+        for shards in itertools.combinations(range(len(ends)), size):
             held = np.flatnonzero(np.isin(owner, shards))
             top = held[np.argsort(-scores[held])[:10]]
             answers.setdefault(round(len(held) / ITEMS, 4), []).append([f"i{row}" for row in top])
@@ -186,22 +188,36 @@ def test_swaps_of_all_shards_fail_and_mix_nothing(cluster: Any, store: FolderSto
     assert load.outcomes.keys() == {"complete"}, load.outcomes
 
 
-def test_replicas_answer_for_each_other(cluster: Any, store: FolderStore) -> None:
+def test_with_replicas_no_call_fails_when_an_actor_dies(cluster: Any, store: FolderStore) -> None:
     manifest = write_bundle(store, shards=2, **BUNDLE)
-    with on_ray(store, cluster, manifest, shard_replicas=2, shard_timeout_s=5.0) as world:
-        import ray
-        from ray.util.state import list_actors  # noqa: F401
+    before = set(actors())
+    settings = {"shard_replicas": 2, "shard_timeout_s": 5.0}
+    with on_ray(store, cluster, manifest, **settings) as world:
+        answers = {manifest.bundle_version: right_answers(manifest)}
+        with Load(world, answers) as load:
+            load.wait_for("complete", 20)
+            for process in sorted(set(actors()) - before)[:2]:
+                os.kill(process, signal.SIGKILL)
+                load.wait_for("complete", 30)
+        assert load.outcomes.keys() == {"complete"}, load.outcomes
 
-        assert ask(world, by_embedding()).coverage == 1.0
+
+def actors() -> list[int]:
+    """Returns the process ids of all actors on this machine."""
+    return [each.pid for each in psutil.process_iter(["name"]) if each.info["name"].startswith("ray::_Actor")]
 
 
-def test_a_damaged_shard_is_refused_and_named(cluster: Any, store: FolderStore) -> None:
+def test_a_damaged_shard_is_refused_by_name_and_the_old_bundle_goes_on(cluster: Any, store: FolderStore) -> None:
     good = write_bundle(store, shards=SHARDS, **BUNDLE)
-    with on_ray(store, cluster, good) as (service, _):
-        bad = write_bundle(store, shards=SHARDS, promote=False, **BUNDLE)
-        store.promote(bad.bundle_version)
-        problem = None
-        path = store.path(bad.bundle_version) / "shards" / "shard-02" / "vectors.npy"
-        assert path.exists()
-        assert problem is None
-        service.wait_for_bundle(bad.bundle_version)
+    with on_ray(store, cluster, good) as world:
+        service = world[0]
+        bad = write_bundle(store, shards=SHARDS, damage=reverse_vectors, **BUNDLE)
+        problem = wait_for(lambda: next(iter(service.status().problems), None), "it is refused", 60)
+        assert (problem.bundle_version, problem.gate) == (bad.bundle_version, "index")
+        assert problem.message.startswith("shard-02: ")
+        assert ask(world, by_embedding()).bundle_version == good.bundle_version
+
+
+def reverse_vectors(folder: Path) -> None:
+    path = folder / "shards" / "shard-02" / "vectors.npy"
+    np.save(path, np.load(path)[::-1])
