@@ -200,12 +200,11 @@ class RayEngine:
             replicas = list(self._shared.replicas.items())
             requests = sorted(self._shared.wanted.values(), key=lambda wanted: wanted.request)
         for (shard, number), replica in replicas:
-            answered = replica.states is not None
             if replica.ping is not None:
                 self._take_ping(replica)
-            if answered != (replica.states is not None):
-                event = "shard does not answer" if answered else "shard answers"
-                _log.warning(event, shard=shard, replica=number)
+            if replica.is_up != (replica.states is not None):
+                replica.is_up = not replica.is_up
+                _log.warning("shard answers" if replica.is_up else "shard does not answer", shard=shard, replica=number)
             if replica.gone >= _GONE_PINGS:
                 _log.warning("shard is started anew", shard=shard, replica=number)
                 with self._shared.lock:

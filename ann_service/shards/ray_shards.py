@@ -39,6 +39,7 @@ class Replica:
         ping: Ping that is not answered; None if there is none.
         pinged_at: Time at which it was sent, in seconds of the monotonic clock.
         gone: Number of pings in a row that found it dead.
+        is_up: Whether it answered, when the log last said so.
     """
 
     shard: int
@@ -47,6 +48,7 @@ class Replica:
     ping: Any = None
     pinged_at: float = 0.0
     gone: int = 0
+    is_up: bool = False
 
     def has_open(self, version: str) -> bool:
         """Returns whether it answers, and has a version open."""
