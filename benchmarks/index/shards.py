@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import grpc
@@ -32,6 +33,16 @@ K = 100
 _NODES, _EXACT_QUERIES = 3, 50
 _SCORE_TOLERANCE = 1e-5
 _LOAD_S = 300.0
+
+
+@dataclass
+class _Figures:
+    """What was measured of a contender: exact answers, recall@100, median times of an index search and of a scan."""
+
+    exact: str
+    recall: float
+    index_us: str = ""
+    scan_us: str = ""
 
 
 def main() -> int:
@@ -66,12 +77,14 @@ def main() -> int:
             searches[name] = _searcher(stub)
         figures = _measure(data, searches, arguments.rounds)
     head = ["contender", "exact answers", "recall@100", "index, median us (quartiles)", "exact scan, median us"]
-    rows = [[name, *map(str, row.values())] for name, row in figures.items()]
+    rows = [[name, *map(str, asdict(row).values())] for name, row in figures.items()]
     print_table(f"{arguments.items:,} items, {data.vectors.shape[1]} dimensions, k = {K}, one caller", head, rows)
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    least = figures["one index"]["recall"]
-    wrong = [name for name, row in figures.items() if row["exact"] != "all equal" or row["recall"] < least]
+        arguments.json.write_text(
+            json.dumps({name: asdict(row) for name, row in figures.items()}, indent=2) + "\n", encoding="utf-8"
+        )
+    least = figures["one index"].recall
+    wrong = [name for name, row in figures.items() if row.exact != "all equal" or row.recall < least]
     if wrong:
         print(f"not as one index: {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0
@@ -97,11 +110,11 @@ def _searcher(stub: ann_grpc.AnnServiceStub) -> Callable[[np.ndarray, bool], lis
 
 def _measure(
     data: Data, searches: dict[str, Callable[[np.ndarray, bool], list[tuple[str, float]]]], rounds: int
-) -> dict[str, dict[str, str | float]]:
+) -> dict[str, _Figures]:
     """Returns the figures of each contender by name."""
     queries = data.queries
     nearest = scan(data.vectors, queries, K)
-    figures: dict[str, dict[str, str | float]] = {}
+    figures: dict[str, _Figures] = {}
     for name, search in searches.items():
         equal, found = 0, 0
         for hits, query in zip(nearest[:_EXACT_QUERIES], queries, strict=False):
@@ -111,14 +124,14 @@ def _measure(
         for hits, query in zip(nearest, queries, strict=True):
             found += len({item_id for item_id, _ in search(query, False)} & {f"item-{row}" for row in hits.rows})
         exact = "all equal" if equal == _EXACT_QUERIES else f"{equal} of {_EXACT_QUERIES} equal"
-        figures[name] = {"exact": exact, "recall": round(found / (K * len(queries)), 4)}
-    for exact, title in ((False, "index"), (True, "scan")):
+        figures[name] = _Figures(exact, round(found / (K * len(queries)), 4))
+    for exact in (False, True):
         contenders = {
             name: lambda number, search=search, exact=exact: search(queries[number % len(queries)], exact)
             for name, search in searches.items()
         }
-        for name, timing in alternate(contenders, rounds if not exact else rounds // 4).items():
-            figures[name][f"{title}_us"] = str(timing)
+        for name, timing in alternate(contenders, max(1, rounds // 4) if exact else rounds).items():
+            setattr(figures[name], "scan_us" if exact else "index_us", str(timing))
     return figures
 
 
