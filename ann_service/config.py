@@ -52,8 +52,11 @@ class AnnConfig(ServerConfig):
     Each answer says which share of the catalogue it covers.
     """
 
-    shard_timeout_s: float = 1.0
-    """Longest wait for a shard on another machine, in seconds, 0.01 to 600; at most 80 % of the caller's deadline."""
+    shard_timeout_s: float = 2.0
+    """Time without a sign of life after which a shard counts as dead, in seconds, 0.5 to 600.
+
+    A shard that is alive may work until 80 % of the time that the caller allows has passed, at most 60 s.
+    """
 
     shard_replicas: int = 1
     """Number of actors that hold each shard with --engine ray, 1 to 16."""
@@ -75,7 +78,7 @@ class AnnConfig(ServerConfig):
         check_range("max_results", self.max_results, 1, 10_000_000)
         check_range("filter_cache_mib", self.filter_cache_mib, 0, 65_536)
         check_range("max_recall_loss", self.max_recall_loss, 0.0, 1.0)
-        check_range("shard_timeout_s", self.shard_timeout_s, 0.01, 600.0)
+        check_range("shard_timeout_s", self.shard_timeout_s, 0.5, 600.0)
         check_range("shard_replicas", self.shard_replicas, 1, 16)
         check_range("shard_cpus", self.shard_cpus, 0.0, 1024.0)
         for name, allowed in (("engine", ("local", "ray")), ("partial_answers", ("refuse", "allow"))):

@@ -26,6 +26,9 @@ from retrieval.serving.answering.errors import ShardsNotAnswering, UnknownItem
 from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
+LONGEST_WAIT_S = 60.0
+"""Longest wait for the shards, in seconds, whatever the deadline of the caller."""
+
 _SHARE_OF_DEADLINE = 0.8
 """Largest share of the time that a caller still waits for which the front waits for the shards."""
 
@@ -69,7 +72,7 @@ def answer(catalogue: ShardedCatalogue, group: Sequence[Asked], max_k: int) -> S
     searches = [search for asked in group for question in asked.questions for search in question.searches]
     body = pb.SearchItemsRequest(searches=searches).SerializeToString()
     calls = [asked.call for asked in group]
-    answers = yield from run_together(calls, catalogue.shards.search(body, _timeout_s(catalogue, group)))
+    answers = yield from run_together(calls, catalogue.shards.search(body, _timeout_s(group)))
     if answers is None:
         return
     coverage = catalogue.coverage(each is not None for each in answers)
@@ -126,7 +129,7 @@ def _find_similar_to(catalogue: ShardedCatalogue, group: Sequence[Asked]) -> Ste
     if not named:
         return _Known(catalogue.without_items, [False] * len(catalogue.manifest.shards))
     item_ids = list(named)
-    found = yield from catalogue.shards.find(item_ids, _timeout_s(catalogue, group))
+    found = yield from catalogue.shards.find(item_ids, _timeout_s(group))
     positions = np.concatenate([np.zeros(0, dtype=np.int64), *(each.positions for each in found if each is not None)])
     vectors = [each.vectors for each in found if each is not None]
     dimension = catalogue.manifest.dimension
@@ -197,7 +200,7 @@ def _not_answering(catalogue: ShardedCatalogue, silent: Sequence[bool]) -> Shard
     return ShardsNotAnswering(names, catalogue.coverage(not away for away in silent))
 
 
-def _timeout_s(catalogue: ShardedCatalogue, group: Sequence[Asked]) -> float:
+def _timeout_s(group: Sequence[Asked]) -> float:
     """Returns how long to wait for the shards, so that the caller who waits longest still gets what there is."""
     left_s = max(asked.call.deadline for asked in group) - time.monotonic()
-    return min(catalogue.timeout_s, max(0.0, _SHARE_OF_DEADLINE * left_s))
+    return min(LONGEST_WAIT_S, max(0.0, _SHARE_OF_DEADLINE * left_s))

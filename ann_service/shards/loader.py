@@ -75,7 +75,7 @@ class BundleLoader:
         golden_queries = read_golden_queries(self._store.path(version), manifest)
         shards = self._engine.open(manifest, beside)
         allows_partial = self._config.partial_answers == "allow"
-        catalogue = ShardedCatalogue(manifest, shards, allows_partial, self._config.shard_timeout_s)
+        catalogue = ShardedCatalogue(manifest, shards, allows_partial)
         _check_top_items(catalogue, golden_queries)
         return catalogue
 

@@ -98,7 +98,7 @@ class RayEngine:
             ) from error
         groups = {"control": 1, "search": _SEARCHES_AT_ONCE}
         self._actor_class: Any = _ray.remote(concurrency_groups=groups)(_Actor)
-        self._shared = Shared()
+        self._shared = Shared(config.shard_timeout_s)
         self._requests, self._turns = itertools.count(1), itertools.count(1)
         self._pinging = threading.Thread(target=self._ping_all, name="ping-shards", daemon=True)
         self._pinging.start()
@@ -118,7 +118,7 @@ class RayEngine:
         try:
             lexical_attributes = self._wait(wanted, manifest)
         except BaseException:
-            self._shared.release(wanted.request)
+            self._shared.released.append(wanted.request)
             raise
         return RayShards(self._shared, wanted, lexical_attributes)
 
@@ -176,8 +176,10 @@ class RayEngine:
 
     def _start_and_end_actors(self) -> None:
         """Starts the actors that are missing, and ends those of shards that no wanted version has."""
-        config = self._config
-        with self._shared.lock:
+        config, shared = self._config, self._shared
+        with shared.lock:
+            while shared.released:
+                shared.wanted.pop(shared.released.popleft(), None)
             count = max((wanted.shard_count for wanted in self._shared.wanted.values()), default=0)
             needed = set(itertools.product(range(count), range(config.shard_replicas)))
             surplus = [self._shared.replicas.pop(key) for key in self._shared.replicas.keys() - needed]
@@ -222,6 +224,7 @@ class RayEngine:
         if ready:
             try:
                 replica.states, replica.gone = _ray.get(replica.ping, timeout=PING_TIMEOUT_S), 0
+                replica.answered_at = time.monotonic()
             except ActorDiedError:
                 replica.states, replica.gone = None, replica.gone + 1
             except RayTaskError:

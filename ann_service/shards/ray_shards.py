@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ class Replica:
         states: For each version, request and state at its last answer to a ping; None while it does not answer.
         ping: Ping that is not answered; None if there is none.
         pinged_at: Time at which it was sent, in seconds of the monotonic clock.
+        answered_at: Time of its last answer to a ping, in seconds of the monotonic clock.
         gone: Number of pings in a row that found it dead.
         is_up: Whether it answered, when the log last said so.
     """
@@ -47,6 +49,7 @@ class Replica:
     states: dict[str, tuple[int, State]] | None = None
     ping: Any = None
     pinged_at: float = 0.0
+    answered_at: float = 0.0
     gone: int = 0
     is_up: bool = False
 
@@ -76,21 +79,20 @@ class Shared:
     """What the threads of the engine share, under `lock`.
 
     Attributes:
+        timeout_s: Time without a sign of life after which an actor counts as dead, in seconds.
         lock: Lock of the others.
         replicas: Actors, by number of the shard and of the replica.
         wanted: What is wanted, by request, the oldest first.
+        released: Requests whose shards nobody uses any more, which the thread that pings takes out of `wanted`.
         stops: Whether the engine was closed.
     """
 
+    timeout_s: float
     lock: threading.Lock = field(default_factory=threading.Lock)
     replicas: dict[tuple[int, int], Replica] = field(default_factory=dict[tuple[int, int], Replica])
     wanted: dict[int, Wanted] = field(default_factory=dict[int, Wanted])
+    released: deque[int] = field(default_factory=deque[int])
     stops: bool = False
-
-    def release(self, request: int) -> None:
-        """Forgets a request; the version is dropped by the actors if no other request wants it."""
-        with self.lock:
-            self.wanted.pop(request, None)
 
 
 class RayShards:
@@ -104,8 +106,8 @@ class RayShards:
         self._shared, self._wanted = shared, wanted
         self._next_replica = itertools.count()
         self.lexical_attributes = lexical_attributes
-        # When the last call that uses this object has ended.
-        weakref.finalize(self, shared.release, wanted.request)
+        # When the last call that uses this object has ended. No lock: the thread that frees it may hold that.
+        weakref.finalize(self, shared.released.append, wanted.request)
 
     def search(self, body: bytes, timeout_s: float) -> Steps[list[bytes | None]]:
         """See `OpenShards`."""
@@ -119,14 +121,14 @@ class RayShards:
     def _ask(self, method: str, argument: Any, timeout_s: float) -> Steps[list[Any]]:
         """Returns what each shard answers, from one of its replicas; None for one that does not answer in time.
 
-        A replica that fails, or takes longer than its share of the time, is not asked again before it has answered a
-        ping; the next one of the shard is asked instead.
+        A replica that fails, or shows no sign of life, is not asked again before it has answered a ping; the next one
+        of the shard is asked instead. Pings are answered beside searches, so a long search is no reason to give up.
 
         Raises:
             RayTaskError: a bug in the shard.
         """
         version, count = self._wanted.version, self._wanted.shard_count
-        start = time.monotonic()
+        end = time.monotonic() + timeout_s
         first = next(self._next_replica)
         answers: list[Any] = [None] * count
         waiting = [self._replicas_of(shard, first) for shard in range(count)]
@@ -135,14 +137,11 @@ class RayShards:
         def send(shard: int) -> None:
             if waiting[shard]:
                 replica = waiting[shard].pop(0)
-                # What is left is shared among this replica and those that can still be asked.
-                left_s = start + timeout_s - time.monotonic()
-                until = time.monotonic() + left_s / (1 + len(waiting[shard]))
-                pending[getattr(replica.handle, method).remote(version, argument)] = replica, until
+                pending[getattr(replica.handle, method).remote(version, argument)] = replica, time.monotonic()
 
         for shard in range(count):
             send(shard)
-        while pending:
+        while pending and time.monotonic() < end:
             ready, _ = _ray.wait(list(pending), num_returns=len(pending), timeout=_STEP_S)
             for reference in ready:
                 replica, _ = pending.pop(reference)
@@ -150,9 +149,8 @@ class RayShards:
                 if answers[replica.shard] is None:
                     replica.states = None
                     send(replica.shard)
-            now = time.monotonic()
-            for reference, (replica, until) in list(pending.items()):
-                if now >= until:
+            for reference, (replica, sent_at) in list(pending.items()):
+                if time.monotonic() - max(sent_at, replica.answered_at) > self._shared.timeout_s:
                     del pending[reference]
                     replica.states = None
                     send(replica.shard)

@@ -12,6 +12,8 @@ import numpy as np
 from ann_service.catalogue import Catalogue
 from ann_service.shards.shard import Found
 from retrieval.bundle.catalogue.items import COLUMN_TYPES, ItemTable
+from retrieval.bundle.catalogue.parts import paths_of
+from retrieval.bundle.layout import POPULARITY
 from retrieval.bundle.manifest import Manifest
 from retrieval.index.hits import Hits
 from retrieval.steps import Steps
@@ -40,7 +42,7 @@ class OpenShards(Protocol):
 
         Args:
             body: serialized `SearchItemsRequest`; see `ann_service.shards.shard.Shard.search`.
-            timeout_s: longest wait for a shard on another machine, in seconds.
+            timeout_s: longest wait for shards on other machines, in seconds.
         """
         ...
 
@@ -49,7 +51,7 @@ class OpenShards(Protocol):
 
         Args:
             item_ids: external ids, distinct.
-            timeout_s: longest wait for a shard on another machine, in seconds.
+            timeout_s: longest wait for shards on other machines, in seconds.
         """
         ...
 
@@ -75,13 +77,11 @@ class ShardedCatalogue:
         manifest: Manifest of the bundle.
         shards: Open shards.
         allows_partial: Whether the shards that answer may answer without the others.
-        timeout_s: Longest wait for a shard on another machine, in seconds.
     """
 
     manifest: Manifest
     shards: OpenShards
     allows_partial: bool
-    timeout_s: float
 
     is_quick = False
     """An answer waits for other threads or machines, so the event loop never works on one."""
@@ -99,7 +99,7 @@ class ShardedCatalogue:
     @cached_property
     def has_popularity(self) -> bool:
         """Whether the bundle knows the popularity of its items."""
-        return any(path.endswith("/popularity.npy") for path in self.manifest.files)
+        return paths_of(self.manifest, POPULARITY)[0] in self.manifest.files
 
     @cached_property
     def without_items(self) -> Catalogue:

@@ -58,13 +58,13 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = stack.enter_context(ray_cluster(_NODES, cpus=-(-arguments.shards // (_NODES - 1))))
-        on_ray = {"engine": "ray", "ray-address": cluster.address, "shard-timeout-s": "30"}
+        on_ray = {"engine": "ray", "ray-address": cluster.address}
+        one, recall = _store(folder / "one", data, Index(trees=(arguments.trees,), min_recall_at_100=0.95))
+        settings = Index(trees=(arguments.trees,), min_recall_at_100=recall, shards=arguments.shards)
+        sharded, _ = _store(folder / "sharded", data, settings)
         contenders = {
-            "one index": (_store(folder / "one", data, arguments.trees, 1), {}),
-            f"{arguments.shards} shards, one process": (
-                sharded := _store(folder / "sharded", data, arguments.trees, arguments.shards),
-                {},
-            ),
+            "one index": (one, {}),
+            f"{arguments.shards} shards, one process": (sharded, {}),
             f"{arguments.shards} shards, Ray": (sharded, on_ray),
         }
         searches: dict[str, Callable[[np.ndarray, bool], list[tuple[str, float]]]] = {}
@@ -90,10 +90,10 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _store(root: Path, data: Data, trees: int, shards: int) -> FolderStore:
+def _store(root: Path, data: Data, settings: Index) -> tuple[FolderStore, float]:
+    """Returns a store with a live bundle, and the recall of its index."""
     store = FolderStore(root)
-    write_catalogue_bundle(store, data, Index(trees=(trees,), min_recall_at_100=0.95, shards=shards))
-    return store
+    return store, write_catalogue_bundle(store, data, settings).index.recall_at_100
 
 
 def _searcher(stub: ann_grpc.AnnServiceStub) -> Callable[[np.ndarray, bool], list[tuple[str, float]]]:
