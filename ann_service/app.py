@@ -6,7 +6,10 @@ import structlog
 
 from ann_service.config import AnnConfig
 from ann_service.loader import CatalogueLoader
+from ann_service.served import Served
 from ann_service.servicer import SERVICE_NAME, methods
+from ann_service.shards.loader import BundleLoader, Engine
+from ann_service.shards.local_shards import LocalEngine
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
@@ -20,12 +23,26 @@ def assemble(config: AnnConfig) -> Server:
 
     Raises:
         StoreError: the URL of the store cannot be used.
-        ValueError: the token or TLS files cannot be used.
+        ValueError: the token or TLS files cannot be used, or the Ray cluster cannot be reached.
     """
     store = open_store(config.store, lambda message: _log.info(message))  # the log is configured later
     metrics = Metrics()
-    open_bundles = OpenBundles(store, CatalogueLoader(store, config).open, config, metrics)
+    loader = CatalogueLoader(store, config)
+    engine = _engine(config, loader)
+    bundles = BundleLoader(store, config, loader, engine)
+    open_bundles: OpenBundles[Served] = OpenBundles(store, bundles.open, config, metrics)
     metrics.cache_bytes.labels("filters").set_function(
-        lambda: sum(opened.bundle.filter_cache.size_bytes for opened in open_bundles.snapshot.open)
+        lambda: sum(opened.bundle.cache_bytes for opened in open_bundles.snapshot.open)
     )
-    return Server(SERVICE_NAME, methods(open_bundles, config, metrics), open_bundles, metrics, config)
+    return Server(
+        SERVICE_NAME, methods(open_bundles, config, metrics), open_bundles, metrics, config, on_drained=engine.close
+    )
+
+
+def _engine(config: AnnConfig, loader: CatalogueLoader) -> Engine:
+    if config.engine == "local":
+        return LocalEngine(loader)
+    # Imported here, because Ray takes seconds to import, and need not be installed.
+    from ann_service.shards.ray_engine import RayEngine
+
+    return RayEngine(config)

@@ -33,9 +33,15 @@ class Popularity:
     order: np.ndarray
 
     @staticmethod
-    def of(counts: np.ndarray) -> Popularity:
-        """Returns the popularity of items, given the number of training events of each: [item_count] integers."""
-        shares = (counts / max(1, int(counts.sum()))).astype(np.float32)
+    def of(counts: np.ndarray, total: int | None = None) -> Popularity:
+        """Returns the popularity of items.
+
+        Args:
+            counts: [item_count] integers, number of training events of each item.
+            total: number of training events of the whole catalogue, if these items are one shard. Default: their sum.
+        """
+        total = int(counts.sum(dtype=np.int64)) if total is None else total
+        shares = (counts / max(1, total)).astype(np.float32)
         return Popularity(shares, np.argsort(-shares, kind="stable").astype(np.int32))
 
 
@@ -60,6 +66,21 @@ class Catalogue:
     filter_cache: BitsetCache = field(default_factory=lambda: BitsetCache(0))
     lexical: LexicalIndex | None = None
     popularity: Popularity | None = None
+
+    @property
+    def lexical_attributes(self) -> tuple[str, ...]:
+        """Names of the attributes that the lexical index reads; empty if the bundle has no lexical index."""
+        return () if self.lexical is None else self.lexical.attributes
+
+    @property
+    def has_popularity(self) -> bool:
+        """Whether the bundle knows the popularity of its items."""
+        return self.popularity is not None
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the cached matches of filters, in bytes."""
+        return self.filter_cache.size_bytes
 
     @cached_property
     def is_quick(self) -> bool:

@@ -3,6 +3,7 @@
 # No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
 
 from dataclasses import dataclass
+from typing import Literal
 
 from retrieval.serving.runtime.config import ServerConfig, check_range
 
@@ -39,6 +40,33 @@ class AnnConfig(ServerConfig):
     One filter takes one bit per item and, if few items match, 4 bytes for each of these.
     """
 
+    engine: Literal["local", "ray"] = "local"
+    """Where the shards of a catalogue in shards are: in this process, or actors on the nodes of a Ray cluster.
+
+    Needs the extra ray. Bundles in one piece are always served by this process.
+    """
+
+    partial_answers: Literal["refuse", "allow"] = "refuse"
+    """What to do while some shards do not answer: refuse with UNAVAILABLE, or allow the answer of the others.
+
+    Each answer says which share of the catalogue it covers.
+    """
+
+    shard_timeout_s: float = 2.0
+    """Time without a sign of life after which a shard counts as dead, in seconds, 0.5 to 600.
+
+    A shard that is alive may work until 80 % of the time that the caller allows has passed, at most 60 s.
+    """
+
+    shard_replicas: int = 1
+    """Number of actors that hold each shard with --engine ray, 1 to 16."""
+
+    shard_cpus: float = 1.0
+    """Number of CPUs of a node that Ray reserves for each actor, 0 to 1,024; it decides how many a node gets."""
+
+    ray_address: str = "auto"
+    """Address of the Ray cluster, such as 10.0.0.1:6379. Default: the cluster that runs on this machine."""
+
     def __post_init__(self) -> None:
         """Checks the ranges of the settings.
 
@@ -50,3 +78,14 @@ class AnnConfig(ServerConfig):
         check_range("max_results", self.max_results, 1, 10_000_000)
         check_range("filter_cache_mib", self.filter_cache_mib, 0, 65_536)
         check_range("max_recall_loss", self.max_recall_loss, 0.0, 1.0)
+        check_range("shard_timeout_s", self.shard_timeout_s, 0.5, 600.0)
+        check_range("shard_replicas", self.shard_replicas, 1, 16)
+        check_range("shard_cpus", self.shard_cpus, 0.0, 1024.0)
+        for name, allowed in (("engine", ("local", "ray")), ("partial_answers", ("refuse", "allow"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if self.engine == "ray" and self.worker_count > 1:
+            raise ValueError(
+                f"engine ray with {self.worker_count} workers: each would start shards of its own; use one worker, "
+                "raise --threads, or run several services with a Ray cluster each"
+            )

@@ -46,7 +46,7 @@ def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> Steps[list[Hits]]
         if plan.text is None:
             results.append(next(by_embedding))
             continue
-        hits = rank_by_text(catalogue, plan, _depth(plan) if plan.text.fused else plan.k)
+        hits = rank_by_text(catalogue, plan, depth_of(plan.k) if plan.text.fused else plan.k)
         if plan.text.fused:
             hits = reciprocal_rank_fusion(next(by_embedding).rows, hits.rows, plan.text.fusion_constant)
         rows, scores = search.at_least(hits, plan.min_score)
@@ -121,8 +121,9 @@ def _rank_by_popularity(catalogue: Catalogue, plan: SearchPlan) -> Steps[Hits]:
 
 def _embedding_part(plan: SearchPlan) -> SearchPlan:
     """Returns the search by embedding that a plan needs; if fused, to the fusion's depth and without a lowest score."""
-    return plan if plan.text is None else plan._replace(k=_depth(plan), min_score=None)
+    return plan if plan.text is None else plan._replace(k=depth_of(plan.k), min_score=None)
 
 
-def _depth(plan: SearchPlan) -> int:
-    return max(FUSION_DEPTH, plan.k)
+def depth_of(k: int) -> int:
+    """Returns the length of the two rankings that are fused for `k` items."""
+    return max(FUSION_DEPTH, k)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from ann_service.bitsets import BitsetCache
 from ann_service.catalogue import RECALL_AT, Catalogue, Popularity
 from ann_service.config import AnnConfig
 from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.catalogue.parts import Part, parts_of
 from retrieval.bundle.errors import BundleRefused
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import (
@@ -49,10 +50,16 @@ class CatalogueLoader:
         self._config = config
 
     def open(self, version: str, beside: Collection[str]) -> Catalogue:
-        """Returns the catalogue of a bundle, verified and warmed up.
+        """Returns the catalogue of an ordinary bundle, verified and warmed up; see `open_parts`."""
+        [catalogue] = self.open_parts(version, parts_of(self._store.manifest(version)), beside)
+        return catalogue
+
+    def open_parts(self, version: str, parts: Sequence[Part], beside: Collection[str]) -> list[Catalogue]:
+        """Returns catalogues of a bundle, verified and warmed up: that of an ordinary bundle, or some of its shards.
 
         Args:
             version: bundle version.
+            parts: parts of the bundle to open, which memory has to hold together.
             beside: versions of the bundles that stay open, so that memory has to hold them in addition.
 
         Raises:
@@ -60,28 +67,37 @@ class CatalogueLoader:
                 not an index over these vectors. Gate ``recall``: the index finds too few of the nearest items. Gate
                 ``lexical``: the lexical index is damaged, or does not belong to these items.
         """
-        manifest = self._store.manifest(version)
-        files = files_of(manifest)
-        if not manifest.files.keys() >= set(files):
+        files = [part.path(name) for part in parts for name in files_of(part.manifest)]
+        entries = {part.path(name): entry for part in parts for name, entry in part.manifest.files.items()}
+        if not entries.keys() >= set(files):
             self._store.verify(version, files)  # raises, and names the files that the manifest does not list
         # Before the files are hashed: reading a bundle that does not fit would push the open one out of memory.
         copies = 1 if beside or self._config.unload_first else 2
-        sizes = {name: manifest.files[name].size_bytes for name in files}
-        check_memory(version, sizes, copies, available_bytes())
+        check_memory(version, {path: entries[path].size_bytes for path in files}, copies, available_bytes())
         self._store.verify(version, files)
         folder = self._store.path(version)
-        check_memory(version, measure_files(folder, manifest, files), copies, available_bytes())
+        sizes = {
+            part.path(name): size
+            for part in parts
+            for name, size in measure_files(folder / part.folder, part.manifest, files_of(part.manifest)).items()
+        }
+        check_memory(version, sizes, copies, available_bytes())
+        cache_bytes = (self._config.filter_cache_mib << 20) // len(parts)
+        return [self._open_part(part, folder / part.folder, cache_bytes) for part in parts]
+
+    def _open_part(self, part: Part, folder: Path, cache_bytes: int) -> Catalogue:
+        manifest = part.manifest
         vectors = _read_vectors(manifest, folder)
         catalogue = Catalogue(
             manifest,
             _read_items(manifest, folder),
             vectors,
             _open_index(manifest, folder, vectors),
-            BitsetCache(self._config.filter_cache_mib << 20),
+            BitsetCache(cache_bytes),
             _read_lexical(manifest, folder),
-            _read_popularity(manifest, folder),
+            _read_popularity(manifest, folder, part.total_events),
         )
-        golden_queries = read_golden_queries(self._store, manifest)
+        golden_queries = read_golden_queries(folder, manifest)
         _check_top_items(catalogue, golden_queries)
         _check_recall(catalogue, golden_queries, self._config.max_recall_loss)
         _check_lexical(catalogue)
@@ -147,7 +163,7 @@ def _read_lexical(manifest: Manifest, folder: Path) -> LexicalIndex | None:
     return lexical
 
 
-def _read_popularity(manifest: Manifest, folder: Path) -> Popularity | None:
+def _read_popularity(manifest: Manifest, folder: Path, total_events: int | None) -> Popularity | None:
     version = manifest.bundle_version
     if POPULARITY not in manifest.files:
         return None
@@ -156,7 +172,7 @@ def _read_popularity(manifest: Manifest, folder: Path) -> Popularity | None:
         actual = f"{counts.dtype} {list(counts.shape)}"
         message = f"{POPULARITY} is {actual}, expected uint32 [{manifest.item_count}]: not the file of this manifest"
         raise BundleRefused(version, "contents", message)
-    return Popularity.of(counts)
+    return Popularity.of(counts, total_events)
 
 
 def _check_lexical(catalogue: Catalogue) -> None:

@@ -66,12 +66,13 @@ def needs_lexical(searches: Sequence[pb.Search]) -> bool:
     return any(map(_ranks_by_text, searches))
 
 
-def needs_popularity(searches: Sequence[pb.Search]) -> bool:
-    """Returns whether one of the searches needs the popularity of the items."""
-    return any(search.HasField("popular") for search in searches)
-
-
-def parse(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int, first: int = 0) -> Steps[list[SearchPlan]]:
+def parse(
+    searches: Sequence[pb.Search],
+    catalogue: Catalogue,
+    max_k: int,
+    first: int = 0,
+    max_exclusions: int = MAX_EXCLUSIONS,
+) -> Steps[list[SearchPlan]]:
     """Returns the plan of each search, in order. Pauses within long filters and after each search.
 
     Args:
@@ -79,6 +80,7 @@ def parse(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int, first
         catalogue: catalogue to search.
         max_k: largest `k` of a search.
         first: number of the first of these searches in the request, for violations.
+        max_exclusions: largest number of ids that a search excludes.
 
     Raises:
         InvalidRequest: searches are invalid; the error lists up to 20 violations.
@@ -88,7 +90,8 @@ def parse(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int, first
     plans: list[SearchPlan] = []
     for number, search in enumerate(searches, first):
         try:
-            plans.append((yield from _parse_search(search, catalogue, max_k, f"searches[{number}]")))
+            plan = yield from _parse_search(search, catalogue, max_k, max_exclusions, f"searches[{number}]")
+            plans.append(plan)
         except InvalidRequest as error:
             violations += error.violations
             if len(violations) >= _MAX_VIOLATIONS:
@@ -100,13 +103,15 @@ def parse(searches: Sequence[pb.Search], catalogue: Catalogue, max_k: int, first
     return plans
 
 
-def _parse_search(search: pb.Search, catalogue: Catalogue, max_k: int, path: str) -> Steps[SearchPlan]:
+def _parse_search(
+    search: pb.Search, catalogue: Catalogue, max_k: int, max_exclusions: int, path: str
+) -> Steps[SearchPlan]:
     """Returns the plan of one search.
 
     Raises:
         InvalidRequest: the search is invalid; the error lists all of its violations.
     """
-    violations = _check_limits(search, max_k, path) + _check_return_attributes(search, catalogue, path)
+    violations = _check_limits(search, max_k, max_exclusions, path) + _check_return_attributes(search, catalogue, path)
     allowed: Matches | None = None
     if search.HasField("filter"):
         try:
@@ -162,7 +167,7 @@ def _excluded_rows(ids: Strings, excluded_ids: Sequence[str], own_rows: np.ndarr
     return rows[np.diff(rows, prepend=ABSENT) > 0]
 
 
-def _check_limits(search: pb.Search, max_k: int, path: str) -> _Violations:
+def _check_limits(search: pb.Search, max_k: int, max_exclusions: int, path: str) -> _Violations:
     """Returns the violations of k, search budget, lowest score and number of exclusions."""
     violations: _Violations = []
     if not 1 <= search.k <= max_k:
@@ -173,8 +178,8 @@ def _check_limits(search: pb.Search, max_k: int, path: str) -> _Violations:
     if search.HasField("min_score") and not low <= search.min_score <= high:  # in this form, NaN fails too
         violations.append((f"{path}.min_score", f"{search.min_score}, expected {allowed}"))
     exclusion_count = len(search.exclude_item_ids)
-    if exclusion_count > MAX_EXCLUSIONS:
-        violations.append((f"{path}.exclude_item_ids", f"{exclusion_count} ids, expected at most {MAX_EXCLUSIONS}"))
+    if exclusion_count > max_exclusions:
+        violations.append((f"{path}.exclude_item_ids", f"{exclusion_count} ids, expected at most {max_exclusions}"))
     return violations
 
 

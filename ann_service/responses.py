@@ -21,6 +21,7 @@ from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from retrieval.bundle.catalogue.items import MISSING, Column, FloatColumn, IntColumn, StringColumn, StringListColumn
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
+from retrieval.bundle.manifest import Manifest
 from retrieval.index.hits import Hits
 from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -47,22 +48,24 @@ def build_steps(
         results: hits of each plan.
         newest_model_version: model version of the newest open bundle.
     """
-    response = begin(catalogue, newest_model_version)
+    response = begin(catalogue.manifest, newest_model_version)
     yield from add(response, catalogue, plans, results)
     return response.getvalue()
 
 
-def begin(catalogue: Catalogue, newest_model_version: str) -> BytesIO:
-    """Returns a serialized `SearchItemsResponse` without results, to which `add` adds results.
+def begin(manifest: Manifest, newest_model_version: str, coverage: float = 1.0) -> BytesIO:
+    """Returns a serialized `SearchItemsResponse` without results, to which `add` or `add_message` adds results.
 
     Args:
-        catalogue: catalogue that is searched.
+        manifest: manifest of the bundle that is searched.
         newest_model_version: model version of the newest open bundle.
+        coverage: share of the items that are searched, above 0 and at most 1.
     """
     head = pb.SearchItemsResponse(
-        model_version=catalogue.manifest.model_version,
-        bundle_version=catalogue.manifest.bundle_version,
+        model_version=manifest.model_version,
+        bundle_version=manifest.bundle_version,
         newest_model_version=newest_model_version,
+        coverage=coverage,
     )
     response = BytesIO(head.SerializeToString())  # joining 74 MiB in the end would be one step of 60 ms
     response.seek(0, SEEK_END)
@@ -94,6 +97,11 @@ def add(response: BytesIO, catalogue: Catalogue, plans: Sequence[SearchPlan], re
             response.write(_field(pb.SearchItemsResponse.RESULTS_FIELD_NUMBER, b"".join(result)))
         yield
         start = end
+
+
+def add_message(response: BytesIO, result: pb.SearchResult) -> None:
+    """Adds a result to a response that `begin` returned."""
+    response.write(_field(pb.SearchItemsResponse.RESULTS_FIELD_NUMBER, result.SerializeToString()))
 
 
 def _encode_item_ids(ids: Strings, rows: Sequence[np.ndarray]) -> list[bytes]:

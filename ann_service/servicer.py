@@ -10,20 +10,16 @@ from itertools import islice
 import structlog
 from google.protobuf.message import Message
 
-from ann_service import decoding, fusion, requests, responses
+from ann_service import answers, decoding, fusion, requests, responses
 from ann_service.catalogue import Catalogue
 from ann_service.config import AnnConfig
 from ann_service.plan import SearchPlan
+from ann_service.served import Served, pick
+from ann_service.shards import front
+from ann_service.shards.sharded_catalogue import ShardedCatalogue
 from retrieval.serving.answering.call import SMALL_BYTES, Call, Method, run_together
-from retrieval.serving.answering.errors import (
-    BundleNotServed,
-    LexicalNotServed,
-    ModelNotServed,
-    NoBundle,
-    PopularityNotServed,
-)
 from retrieval.serving.answering.quick_method import QuickMethod
-from retrieval.serving.bundles.open_bundle import OpenBundle, Snapshot
+from retrieval.serving.bundles.open_bundle import OpenBundle
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.status import build_status
 from retrieval.serving.runtime.metrics import Metrics
@@ -40,10 +36,6 @@ _TYPES: dict[str, pb.AttributeType.ValueType] = {
     "float": pb.ATTRIBUTE_TYPE_FLOAT,
     "string_list": pb.ATTRIBUTE_TYPE_STRING_LIST,
 }
-
-
-_SEARCHES_AT_ONCE = 64
-"""Number of searches of a large call that are ranked together. More would share no more of a scan."""
 
 
 class SearchItems:
@@ -64,7 +56,7 @@ class SearchItems:
     needs_admin = False
     is_quick = False
 
-    def __init__(self, open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Metrics) -> None:
+    def __init__(self, open_bundles: OpenBundles[Served], config: AnnConfig, metrics: Metrics) -> None:
         """Takes the open catalogues, the settings, and the metrics of the server."""
         self._open_bundles = open_bundles
         self._max_batch_size = config.max_batch_size
@@ -83,12 +75,22 @@ class SearchItems:
             calls[0].response = (yield from calls[0].run(self._answer_alone(calls[0]))) or b""
             return
         by_catalogue: defaultdict[int, list[_Parsed]] = defaultdict(list)
+        in_shards: defaultdict[int, list[_Opened]] = defaultdict(list)
         for call in calls:
-            parsed = yield from call.run(self._parse(call))
-            if parsed is not None:
-                by_catalogue[id(parsed.catalogue)].append(parsed)
+            opened = yield from call.run(self._open(call))
+            if opened is None:
+                continue
+            catalogue = opened.catalogue
+            if isinstance(catalogue, ShardedCatalogue):
+                in_shards[id(catalogue)].append(opened)
+            else:
+                parsed = yield from call.run(self._parse(opened, catalogue))
+                if parsed is not None:
+                    by_catalogue[id(parsed.catalogue)].append(parsed)
         for group in by_catalogue.values():
             yield from self._answer_group(group)
+        for sharded in in_shards.values():
+            yield from self._answer_by_shards(sharded)
 
     def _answer_alone(self, call: Call) -> Steps[bytes]:
         """Returns the response to a call, however many searches it has.
@@ -96,27 +98,21 @@ class SearchItems:
         Raises:
             ServiceError: one of those that the proto lists.
         """
-        searches, catalogue, newest_model_version = yield from self._open(call)
-        response = responses.begin(catalogue, newest_model_version)
-        # Searches keep the sets of items that match their filters, so a part of them is answered at a time.
-        for first in range(0, len(searches), _SEARCHES_AT_ONCE):
-            part = searches[first : first + _SEARCHES_AT_ONCE]
-            plans = yield from requests.parse(part, catalogue, self._max_k, first)
-            hits = yield from fusion.rank(catalogue, plans)
-            yield from responses.add(response, catalogue, plans, hits)
-        return response.getvalue()
+        opened = yield from self._open(call)
+        if isinstance(opened.catalogue, ShardedCatalogue):
+            return (yield from front.answer_alone(opened.catalogue, opened.to_ask(), self._max_k))
+        return (yield from answers.answer(opened.searches, opened.catalogue, opened.newest_model_version, self._max_k))
 
-    def _parse(self, call: Call) -> Steps[_Parsed]:
-        """Returns the searches of a small call.
+    def _parse(self, opened: _Opened, catalogue: Catalogue) -> Steps[_Parsed]:
+        """Returns the parsed searches of a small call.
 
         Raises:
             ServiceError: one of those that the proto lists.
         """
-        searches, catalogue, newest_model_version = yield from self._open(call)
-        plans = yield from requests.parse(searches, catalogue, self._max_k)
-        return _Parsed(call, catalogue, plans, newest_model_version)
+        plans = yield from requests.parse(opened.searches, catalogue, self._max_k)
+        return _Parsed(opened.call, catalogue, plans, opened.newest_model_version)
 
-    def _open(self, call: Call) -> Steps[tuple[Sequence[pb.Search], Catalogue, str]]:
+    def _open(self, call: Call) -> Steps[_Opened]:
         """Returns the searches of a call, the catalogue that answers them, and the model of the newest bundle.
 
         Raises:
@@ -127,10 +123,27 @@ class SearchItems:
         call.size = len(searches)
         self._batch_size.observe(call.size)
         snapshot = self._open_bundles.snapshot
-        catalogue = _pick(snapshot, request, searches)
+        catalogue = pick(snapshot, request, searches)
         call.model_version = catalogue.manifest.model_version
         call.bundle_version = catalogue.manifest.bundle_version
-        return searches, catalogue, snapshot.open[0].bundle.manifest.model_version
+        return _Opened(call, catalogue, searches, snapshot.open[0].bundle.manifest.model_version)
+
+    def _answer_by_shards(self, group: Sequence[_Opened]) -> Steps[None]:
+        """Answers calls to one catalogue in shards together; if that fails, call by call, to find the bad one."""
+        catalogue = group[0].catalogue
+        assert isinstance(catalogue, ShardedCatalogue)
+        try:
+            yield from front.answer(catalogue, [opened.to_ask() for opened in group], self._max_k)
+            self._batched_searches.inc(sum(len(opened.searches) for opened in group))
+            return
+        except Exception:
+            _log.exception(
+                "calls failed together; they are answered call by call",
+                request_ids=[opened.call.headers.request_id for opened in group],
+            )
+        for opened in group:
+            opened.call.error = None
+            opened.call.response = (yield from opened.call.run(self._answer_alone(opened.call))) or b""
 
     def _answer_group(self, group: Sequence[_Parsed]) -> Steps[None]:
         """Ranks the searches of calls to one catalogue together; if that fails, call by call, to find the bad one."""
@@ -162,6 +175,27 @@ class SearchItems:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class _Opened:
+    """A call that was decoded and checked.
+
+    Attributes:
+        call: The call.
+        catalogue: Catalogue that answers it.
+        searches: Its searches.
+        newest_model_version: Model version of the newest open bundle.
+    """
+
+    call: Call
+    catalogue: Served
+    searches: Sequence[pb.Search]
+    newest_model_version: str
+
+    def to_ask(self) -> front.Asked:
+        """Returns the call as the front of the shards takes it."""
+        return front.Asked(self.call, self.searches, self.newest_model_version)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class _Parsed:
     """The searches of a call.
 
@@ -178,7 +212,7 @@ class _Parsed:
     newest_model_version: str
 
 
-def methods(open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Metrics) -> list[Method]:
+def methods(open_bundles: OpenBundles[Served], config: AnnConfig, metrics: Metrics) -> list[Method]:
     """Returns the methods of the ANN service."""
 
     def status(_: Message) -> pb.GetServingStatusResponse:
@@ -190,7 +224,7 @@ def methods(open_bundles: OpenBundles[Catalogue], config: AnnConfig, metrics: Me
     ]
 
 
-def _status(open_bundles: OpenBundles[Catalogue], config: AnnConfig) -> pb.GetServingStatusResponse:
+def _status(open_bundles: OpenBundles[Served], config: AnnConfig) -> pb.GetServingStatusResponse:
     """Returns the open bundles, and the bundles that were refused."""
     snapshot = open_bundles.snapshot
     return build_status(
@@ -204,58 +238,9 @@ def _status(open_bundles: OpenBundles[Catalogue], config: AnnConfig) -> pb.GetSe
     )
 
 
-def _pick(snapshot: Snapshot[Catalogue], request: pb.SearchItemsRequest, searches: Sequence[pb.Search]) -> Catalogue:
-    """Returns the open catalogue that answers a request: the newest of its model, unless it names a bundle.
-
-    Raises:
-        NoBundle: no bundle is open.
-        BundleNotServed: the bundle that the request names is not open, or is of another model.
-        ModelNotServed: no open bundle is of the model that the request names.
-        LexicalNotServed: a search needs a lexical index, and the bundle has none.
-        PopularityNotServed: a search is for popular items, and the bundle does not know the popularity of its items.
-    """
-    if not snapshot.open:
-        raise NoBundle()
-    catalogues = [open_bundle.bundle for open_bundle in snapshot.open]
-    if request.bundle_version:
-        catalogue = _pick_bundle(catalogues, request.model_version, request.bundle_version)
-    else:
-        catalogue = _pick_newest(catalogues, request.model_version)
-    if catalogue.lexical is None and requests.needs_lexical(searches):
-        with_lexical = [other.manifest.bundle_version for other in catalogues if other.lexical is not None]
-        raise LexicalNotServed(catalogue.manifest.bundle_version, with_lexical)
-    if catalogue.popularity is None and requests.needs_popularity(searches):
-        with_popularity = [other.manifest.bundle_version for other in catalogues if other.popularity is not None]
-        raise PopularityNotServed(catalogue.manifest.bundle_version, with_popularity)
-    return catalogue
-
-
-def _pick_newest(catalogues: list[Catalogue], model_version: str) -> Catalogue:
-    if not model_version:
-        return catalogues[0]
-    for catalogue in catalogues:
-        if catalogue.manifest.model_version == model_version:
-            return catalogue
-    raise ModelNotServed(model_version, list(dict.fromkeys(c.manifest.model_version for c in catalogues)))
-
-
-def _pick_bundle(catalogues: list[Catalogue], model_version: str, bundle_version: str) -> Catalogue:
-    versions = [catalogue.manifest.bundle_version for catalogue in catalogues]
-    if bundle_version not in versions:
-        raise BundleNotServed(f"bundle {bundle_version[:80]!r} is not open here", versions)
-    catalogue = catalogues[versions.index(bundle_version)]
-    if model_version not in ("", catalogue.manifest.model_version):
-        raise BundleNotServed(
-            f"bundle {bundle_version} is of model {catalogue.manifest.model_version}, not {model_version[:80]!r}",
-            versions,
-        )
-    return catalogue
-
-
-def _describe(open_bundle: OpenBundle[Catalogue]) -> pb.OpenBundle:
+def _describe(open_bundle: OpenBundle[Served]) -> pb.OpenBundle:
     manifest = open_bundle.bundle.manifest
     spec = manifest.index
-    lexical = open_bundle.bundle.lexical
     return pb.OpenBundle(
         bundle_version=manifest.bundle_version,
         model_version=manifest.model_version,
@@ -267,6 +252,7 @@ def _describe(open_bundle: OpenBundle[Catalogue]) -> pb.OpenBundle:
         recall_at_100=spec.recall_at_100,
         attributes=[pb.Attribute(name=name, type=_TYPES[type_]) for name, type_ in manifest.attributes.items()],
         opened_at_ms=open_bundle.opened_at_ms,
-        lexical_attributes=() if lexical is None else lexical.attributes,
-        has_popularity=open_bundle.bundle.popularity is not None,
+        lexical_attributes=open_bundle.bundle.lexical_attributes,
+        has_popularity=open_bundle.bundle.has_popularity,
+        shard_count=max(1, len(manifest.shards)),
     )

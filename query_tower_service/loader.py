@@ -96,7 +96,7 @@ class ModelLoader:
                 f"its tower differs from that of bundle {model.bundle_version}, though both name model "
                 f"{model.version}; publish it under a model version of its own",
             )
-        golden_queries = read_golden_queries(self._store, manifest)
+        golden_queries = read_golden_queries(self._store.path(manifest.bundle_version), manifest)
         count = len(golden_queries)
         embeddings = read_contents(version, GOLDEN_QUERIES, lambda: model.tower.embed(golden_queries.columns, count))
         check_embeddings(version, embeddings, golden_queries.embeddings)

@@ -20,6 +20,7 @@ import numpy as np
 from annoy import AnnoyIndex
 
 from retrieval.bundle.catalogue.items import FloatColumn, IntColumn, ItemTable, StringColumn, StringListColumn
+from retrieval.bundle.catalogue.slicing import bounds_of
 from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical, Numeric
 from retrieval.bundle.features.schema import FeatureSchema
 from retrieval.bundle.features.vocabulary import Vocabulary
@@ -27,7 +28,10 @@ from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, INDEX, ITEMS, POPULARITY, QUERY_TOWER, VECTORS, VOCABULARIES
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest
 from retrieval.index.lexical import files as lexical_files
+from retrieval.index.merged import part_paths
+from retrieval.index.sharding import describe_shards
 from retrieval.store.store import BundleStore
+from trainer.publishing.shards import cut_into_shards
 
 DIMENSION = 8
 
@@ -152,6 +156,7 @@ class BundleSpec:
         manifest: Function that changes the manifest.
         texts: Function from a row to the text of the item, for a lexical index; None: the bundle has no lexical index.
         popularity: Function from a row to the number of events of the item; None: the bundle has no popularity.
+        shards: Number of shards of the catalogue; 1: an ordinary bundle.
     """
 
     seed: int = 1
@@ -164,6 +169,7 @@ class BundleSpec:
     manifest: Callable[[Manifest], Manifest] = lambda manifest: manifest
     texts: Callable[[int], str] | None = None
     popularity: Callable[[int], int] | None = None
+    shards: int = 1
 
 
 def write_bundle(
@@ -182,7 +188,6 @@ def write_bundle(
         vocabularies = {name: vocabulary.values for name, vocabulary in SCHEMA.vocabularies.items()}
         (folder / VOCABULARIES).write_text(json.dumps(vocabularies))
         np.save(folder / VECTORS, vectors)
-        (spec.index or build_index)(vectors, folder / INDEX)
         items.write(folder / ITEMS)
         GoldenQueries(
             GOLDEN_COLUMNS,
@@ -195,6 +200,15 @@ def write_bundle(
             lexical_files.write(folder, ("title",), texts, items.ids)
         if spec.popularity is not None:
             np.save(folder / POPULARITY, np.array([spec.popularity(row) for row in range(spec.item_count)], np.uint32))
+        index = IndexSpec("annoy", "angular", {"trees": 10, "seed": 3}, 2000, 0.99)
+        if spec.shards > 1:
+            cut_into_shards(folder, items, vectors, GOLDEN_COLUMNS, model.golden_embeddings, spec.shards)
+            bounds = bounds_of(spec.item_count, spec.shards)
+            for path, (start, stop) in zip(part_paths(folder / INDEX, spec.shards), bounds, strict=True):
+                build_index(vectors[start:stop], path)
+        else:
+            (spec.index or build_index)(vectors, folder / INDEX)
+        shards = describe_shards(folder, vectors, model.golden_embeddings, index, spec.shards)
         spec.damage(folder)
 
         def describe(files: dict[str, FileEntry]) -> Manifest:
@@ -205,7 +219,7 @@ def write_bundle(
                     parent_version=None,
                     dimension=DIMENSION,
                     item_count=spec.item_count,
-                    index=IndexSpec("annoy", "angular", {"trees": 10, "seed": 3}, 2000, 0.99),
+                    index=index,
                     feature_schema=SCHEMA.to_json(),
                     attributes=items.attribute_types,
                     files=files,
@@ -213,6 +227,8 @@ def write_bundle(
                     seed=spec.seed,
                     git_commit="",
                     recipe={},
+                    shards=shards,
+                    format_version=3 if shards else 1,
                 )
             )
 

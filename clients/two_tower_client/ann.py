@@ -146,17 +146,18 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
             f"the ANN service answered {search_count} searches with {len(response.results)} results; see its log"
         )
     model_version, bundle_version = response.model_version, response.bundle_version
-    retrievals = tuple(_to_retrieval(result, model_version, bundle_version) for result in response.results)
-    return SearchAnswer(retrievals, model_version, bundle_version, response.newest_model_version)
+    coverage = response.coverage if response.HasField("coverage") else 1.0  # of a service older than the field
+    retrievals = tuple(_to_retrieval(result, model_version, bundle_version, coverage) for result in response.results)
+    return SearchAnswer(retrievals, model_version, bundle_version, response.newest_model_version, coverage)
 
 
 # A slice copies a repeated field into a list in one step. Iterating over the field takes several times as long.
-def _to_retrieval(result: ann_pb2.SearchResult, model_version: str, bundle_version: str) -> Retrieval:
+def _to_retrieval(result: ann_pb2.SearchResult, model_version: str, bundle_version: str, coverage: float) -> Retrieval:
     item_ids, scores = tuple(result.item_ids[:]), tuple(result.scores[:])
     attributes = {column.name: _to_column(column, len(item_ids)) for column in result.attributes}
     if len(scores) != len(item_ids):
         raise ServerError(f"the ANN service sent {len(scores)} scores for {len(item_ids)} items; see its log")
-    return Retrieval(item_ids, scores, attributes, model_version, bundle_version)
+    return Retrieval(item_ids, scores, attributes, model_version, bundle_version, coverage=coverage)
 
 
 def _to_column(column: ann_pb2.AttributeColumn, item_count: int) -> tuple[AttributeValue, ...]:

@@ -39,6 +39,8 @@ class Retrieval:
             it has never seen. Many of them are a sign of a typo, or of ids of another system.
         fallback_reason: Why these are popular items instead of those for the query: the class of the error and its
             message, as in "Unavailable: localhost:50051 is unavailable; …". Empty if this is not a fallback.
+        coverage: Share of the items of the bundle that were searched. It is below 1 only if the catalogue is in shards,
+            some of them did not answer, and the service allows partial answers.
 
     Example:
         >>> retrieval = Retrieval(("50", "181"), (0.9, 0.8), {"title": ("Star Wars", None)}, "m1", "b1")
@@ -53,6 +55,7 @@ class Retrieval:
     bundle_version: str
     fallback_reason: str = ""
     unknown_values: int = 0
+    coverage: float = 1.0
 
     @property
     def is_fallback(self) -> bool:
@@ -94,9 +97,11 @@ class SearchAnswer:
         model_version: The model of the bundle that answered.
         bundle_version: The bundle that answered.
         newest_model_version: The model that is live at the replica that answered. Embed the next query with it.
+        coverage: Share of the items of the bundle that were searched; see `Retrieval.coverage`.
     """
 
     retrievals: tuple[Retrieval, ...]
     model_version: str
     bundle_version: str
     newest_model_version: str
+    coverage: float = 1.0

@@ -44,6 +44,11 @@ LEXICAL_FILES = (
 )
 """Paths in the bundle of all files of the lexical index."""
 
+SHARDS = "shards"
+"""Folder of a bundle whose catalogue is in shards; it has a folder for each shard."""
+CATALOGUE_FILES = (VECTORS, INDEX, ITEMS, POPULARITY, *LEXICAL_FILES)
+"""Paths of the files of a catalogue in the bundle; of a bundle in shards, in the folder of each shard."""
+
 SIGNATURE = "serve"
 """Signature of the query tower (LiteRT and SavedModel) and of the text encoders (LiteRT)."""
 EMBEDDING = "embedding"

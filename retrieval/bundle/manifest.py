@@ -7,16 +7,20 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from retrieval.bundle.errors import BundleRefused, InvalidVersion
 from retrieval.bundle.layout import MANIFEST
+from retrieval.bundle.shard import Shard, check_shards, parse_shards
 
 FORMAT_VERSION = 1
 """Version of the format; it rises by one with every change that an older reader would misread."""
+
+SHARDED_FORMAT_VERSION = 3
+"""Format version of bundles whose catalogue is in shards, which an older ANN service must refuse."""
 
 _SEVERAL_INTERESTS_FORMAT_VERSION = 2
 """Format version of bundles with several embeddings for each query, which earlier releases wrote."""
@@ -27,6 +31,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _NAME_LIMIT_BYTES = 240  # disks take 255, of which a copy that is being fetched needs some
 _PATH_LIMIT_BYTES = 800  # S3 takes keys of 1,024, of which the place of the store takes some
+
+
+def format_version_of(shards: Sequence[Shard]) -> int:
+    """Returns the format version of a bundle with these shards."""
+    return SHARDED_FORMAT_VERSION if shards else FORMAT_VERSION
 
 
 def check_version(version: str) -> str:
@@ -139,7 +148,7 @@ class Manifest:
     """Description of a bundle, which can be read without opening its other files.
 
     Attributes:
-        format_version: Version of the format, `FORMAT_VERSION`.
+        format_version: Version of the format: `SHARDED_FORMAT_VERSION` if there are shards, otherwise `FORMAT_VERSION`.
         bundle_version: Version of the bundle; versions sort by time.
         model_version: Version of the embedding space. Bundles of one model share the query tower and its schema.
         parent_version: Version of the bundle that was live when this one was made; None if there was none.
@@ -158,6 +167,7 @@ class Manifest:
         forced_gates: Names of the publish gates that failed when this bundle, or the one that it was made from, was
             promoted with force.
         gates: Results of the publish gates by name; empty if none were run.
+        shards: Shards of the catalogue, in the order of the items. Empty: the catalogue is in one piece.
     """
 
     bundle_version: str
@@ -177,6 +187,7 @@ class Manifest:
     forced_gates: tuple[str, ...] = field(default=())
     gates: Mapping[str, GateResult] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    shards: tuple[Shard, ...] = field(default=())
 
     def __post_init__(self) -> None:
         """Checks versions, ranges and paths.
@@ -190,8 +201,10 @@ class Manifest:
                 check_version(version)
         if self.dimension < 1 or self.item_count < 1:
             raise ValueError(f"dimension {self.dimension}, item_count {self.item_count}: both have to be at least 1")
-        if self.format_version != FORMAT_VERSION:
-            raise ValueError(f"format version {self.format_version}, expected {FORMAT_VERSION}")
+        if self.format_version != format_version_of(self.shards):
+            raise ValueError(f"format version {self.format_version}, expected {format_version_of(self.shards)}")
+        if self.shards:
+            check_shards(self.shards, self.item_count)
         for path in self.files:
             if not _is_file_path(path):
                 raise ValueError(f"file path {path[:80]!r} leads out of the bundle, or no disk can have it")
@@ -203,7 +216,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the text of ``manifest.json``: indented, with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        raw = dataclasses.asdict(self)
+        if not self.shards:
+            del raw["shards"]  # older programs know no such key
+        return json.dumps(raw, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @staticmethod
     def from_json(text: str, version: str) -> Manifest:
@@ -214,8 +230,8 @@ class Manifest:
             version: name of the bundle's folder, which the manifest must name as its version.
 
         Raises:
-            BundleRefused: gate ``format_version`` if the format version is not `FORMAT_VERSION`; gate ``manifest`` if
-                the text is damaged or the manifest of another bundle.
+            BundleRefused: gate ``format_version`` if the format version is not one of the two; gate ``manifest`` if the
+                text is damaged or the manifest of another bundle.
         """
         try:
             raw = json.loads(text)
@@ -224,7 +240,7 @@ class Manifest:
             raise BundleRefused(
                 version, "manifest", f"{MANIFEST} is damaged ({error}); publish the bundle again"
             ) from error
-        if type(format_version) is not int or format_version != FORMAT_VERSION:
+        if type(format_version) is not int or format_version not in (FORMAT_VERSION, SHARDED_FORMAT_VERSION):
             raise BundleRefused(version, "format_version", _explain_format(format_version))
         try:
             manifest = _parse(raw)
@@ -267,15 +283,16 @@ def _explain_format(format_version: Any) -> str:
             "query_tower.interests), which this version cannot read: remove the key from the recipe, train and publish "
             "again with this version, or serve the bundle with the release that made it"
         )
-    newer = isinstance(format_version, int) and format_version > FORMAT_VERSION
+    newer = isinstance(format_version, int) and format_version > SHARDED_FORMAT_VERSION
     advice = "newer than this program: update it" if newer else "unknown to this program"
-    return f"format version {format_version!r} is {advice} (it reads {FORMAT_VERSION})"
+    return f"format version {format_version!r} is {advice} (it reads {FORMAT_VERSION} and {SHARDED_FORMAT_VERSION})"
 
 
 def _parse(raw: dict[str, Any]) -> Manifest:
     raw = dict(raw)
     known = {f.name for f in dataclasses.fields(Manifest)}
     raw.setdefault("gates", {})  # bundles that are older than the publish gates have no such key
+    raw["shards"] = parse_shards(raw.get("shards", []))
     if raw.keys() != known:
         raise ValueError(f"keys {sorted(raw.keys() ^ known)} are missing or unknown")
     for name in ("dimension", "item_count", "seed"):

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.bundle.manifest import IndexSpec
-from retrieval.index.registry import Index, open_index
+from retrieval.index.merged import open_indexes
+from retrieval.index.registry import Index
 from retrieval.index.scan import scan
 
 NEIGHBOURS = 100
@@ -42,17 +43,20 @@ def index_recall(index: Index, queries: np.ndarray, exact: np.ndarray, budget: i
     return hit_count / (k * len(queries))
 
 
-def measure_recall(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: IndexSpec) -> float:
+def measure_recall(
+    path: Path, vectors: np.ndarray, queries: np.ndarray, spec: IndexSpec, shard_count: int = 1
+) -> float:
     """Returns the recall of an index file at its search budget, 0 to 1; 0 if it is not an index of these vectors.
 
     Args:
-        path: index file, written by this process.
+        path: path of the index file in an ordinary bundle, written by this process.
         vectors: [item_count, dim] float32, unit length.
         queries: [n, dim] float32, unit length.
         spec: kind, metric and search budget of the index.
+        shard_count: number of shards, whose merged answer is measured; 1: the bundle is an ordinary one.
     """
     try:
-        index = open_index(spec.kind, spec.metric, path, vectors)
+        index = open_indexes(spec.kind, spec.metric, path, vectors, shard_count)
     except ValueError:
         return 0.0
     return index_recall(index, queries, exact_top_k(queries, vectors, NEIGHBOURS), spec.search_budget)

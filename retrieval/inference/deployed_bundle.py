@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.bundle.catalogue.items import ItemTable
+from retrieval.bundle.catalogue.parts import paths_of, read_items, read_vectors
 from retrieval.bundle.features.schema import Columns, read_schema, text_encoder_specs
 from retrieval.bundle.layout import ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
 from retrieval.inference.query_tower import QueryTower
@@ -43,14 +43,14 @@ class DeployedBundle:
             BundleNotFound: the store has no such bundle.
             OSError, ValueError, KeyError, RuntimeError: a file cannot be read, although it is as published.
         """
-        manifest = store.verify(version, [QUERY_TOWER, VECTORS, ITEMS, VOCABULARIES])
+        manifest = store.manifest(version)
+        store.verify(version, [QUERY_TOWER, *paths_of(manifest, VECTORS, ITEMS), VOCABULARIES])
         specs = text_encoder_specs(manifest.feature_schema)
         store.verify(version, [path for spec in specs for path in (spec.tokenizer_path, spec.encoder_path)])
         folder = store.path(version)
         schema = read_schema(folder, manifest.feature_schema)
         tower = QueryTower(folder / QUERY_TOWER, schema, open_text_encoders(folder, schema), manifest.dimension)
-        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-        return DeployedBundle(version, tower, vectors, ItemTable.read(folder / ITEMS, {}).ids)
+        return DeployedBundle(version, tower, read_vectors(folder, manifest), read_items(folder, manifest, {}).ids)
 
     def embed(self, columns: Columns, row_count: int) -> np.ndarray:
         """Returns the embeddings of queries: [row_count, dim] float32, unit length.

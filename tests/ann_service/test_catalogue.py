@@ -51,7 +51,7 @@ DAMAGED_AFTER_PUBLISH: list[tuple[Damage, str, str]] = [
     (truncate, "size", "index.ann: "),
     (flip_a_bit, "sha256", "index.ann: sha256 "),
     (lambda folder: (folder / "vectors.npy").unlink(), "size", "vectors.npy: no file"),
-    (lambda folder: edit_manifest(folder, format_version=3), "format_version", "format version 3 is newer"),
+    (lambda folder: edit_manifest(folder, format_version=4), "format_version", "format version 4 is newer"),
     (write_junk, "manifest", "damaged"),
     (shutil.rmtree, "missing", "holds no bundle"),
 ]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from cyclopts import Parameter
 
+from retrieval.bundle.catalogue.parts import paths_of, read_vectors
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
 from retrieval.index.errors import FaissMissing
@@ -54,9 +55,10 @@ def tune_index(
     pointer = opened.live()
     if bundle is None and pointer is None:
         raise RunError(f"no bundle of {store} is live; name one with --bundle")
-    manifest = opened.verify(bundle or pointer.version, [VECTORS, GOLDEN_QUERIES])
+    manifest = opened.manifest(bundle or pointer.version)
+    opened.verify(manifest.bundle_version, [*paths_of(manifest, VECTORS), GOLDEN_QUERIES])
     folder = opened.path(manifest.bundle_version)
-    vectors = np.load(folder / VECTORS, mmap_mode="r").view(np.ndarray)
+    vectors = read_vectors(folder, manifest)
     golden_queries = GoldenQueries.read(folder / GOLDEN_QUERIES).embeddings[:_QUERIES]
 
     # Imported here, because plotly takes time, and other commands do not need it.

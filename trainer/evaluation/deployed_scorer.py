@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from retrieval.bundle.catalogue.parts import paths_of
 from retrieval.bundle.errors import BundleNotFound
 from retrieval.bundle.layout import INDEX
 from retrieval.bundle.manifest import Manifest
 from retrieval.index.errors import FaissMissing
-from retrieval.index.registry import open_index
+from retrieval.index.merged import open_indexes
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data
 from trainer.errors import RunError
@@ -38,7 +39,7 @@ def deployed_scorer(store: BundleStore, version: str | None, model_version: str,
     """
     dataset, parts = data
     manifest = _find(store, version, model_version)
-    store.verify(manifest.bundle_version, [INDEX])
+    store.verify(manifest.bundle_version, paths_of(manifest, INDEX))
     try:
         bundle = open_bundle(store, manifest.bundle_version, recipe, dataset)
     except NotComparable as error:
@@ -46,7 +47,8 @@ def deployed_scorer(store: BundleStore, version: str | None, model_version: str,
     rows = bundle.rows(dataset.items.rows)  # [item_count of the bundle]
     spec = manifest.index
     try:
-        index = open_index(spec.kind, spec.metric, store.path(manifest.bundle_version) / INDEX, bundle.vectors)
+        path, shard_count = store.path(manifest.bundle_version) / INDEX, max(1, len(manifest.shards))
+        index = open_indexes(spec.kind, spec.metric, path, bundle.vectors, shard_count)
     except (OSError, ValueError, FaissMissing) as error:
         raise RunError(f"bundle {manifest.bundle_version}: {INDEX} cannot be opened: {error}") from error
     starts = parts.known.starts(len(dataset.user_ids))

@@ -17,21 +17,21 @@ from typing import Any
 import numpy as np
 
 from retrieval.bundle.catalogue.items import COLUMN_TYPES, ItemTable
+from retrieval.bundle.catalogue.parts import read_items, read_popularity, read_vectors
 from retrieval.bundle.features.schema import encode_inputs, read_schema
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import (
+    CATALOGUE_FILES,
     EVALUATION,
     GOLDEN_QUERIES,
     INDEX,
     ITEM_TOWER,
-    ITEMS,
-    LEXICAL_FILES,
     MANIFEST,
-    POPULARITY,
     REPORT,
-    VECTORS,
+    SHARDS,
 )
 from retrieval.bundle.manifest import FileEntry, GateResult, Manifest
+from retrieval.index.sharding import describe_shards
 from retrieval.store.store import BundleStore
 from trainer.data.dataset import read_entities
 from trainer.errors import DataError, RecipeError
@@ -39,11 +39,12 @@ from trainer.publishing import gates, index_selection
 from trainer.publishing.catalogue import write_catalogue
 from trainer.publishing.catalogue_notes import note_lost_zeros, note_unknown_in_histories, note_unknown_values
 from trainer.publishing.golden_query_maker import make_golden_queries
+from trainer.publishing.shards import cut_into_shards
 from trainer.quiet_tensorflow import quiet_stderr
 from trainer.recipe import loading
 from trainer.recipe.recipe import ITEM_ID, Recipe
 
-_REBUILT = frozenset({VECTORS, INDEX, ITEMS, POPULARITY, GOLDEN_QUERIES, EVALUATION, REPORT, MANIFEST, *LEXICAL_FILES})
+_REBUILT = frozenset({*CATALOGUE_FILES, GOLDEN_QUERIES, EVALUATION, REPORT, MANIFEST})
 
 Row = dict[str, Any]
 """Raw attribute values of one item by name; None if missing."""
@@ -100,7 +101,7 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
         BundleRefused: The bundle is damaged.
     """
     store.verify(base.bundle_version)
-    table = ItemTable.read(store.path(base.bundle_version) / ITEMS, base.attributes)
+    table = read_items(store.path(base.bundle_version), base, base.attributes)
     notes: list[str] = []
     rows = {} if items is None else _read_rows(_recipe(base), base, items, notes)
     removed = frozenset(removals)
@@ -141,17 +142,21 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
     recipe = _recipe(base)
     source = store.path(base.bundle_version)
     items, vectors, popularity = _apply(source, base, changes)
-    version = store.new_version()
+    version, shard_count = store.new_version(), max(1, len(base.shards))
     with store.stage(version) as folder:
-        for name in base.files.keys() - _REBUILT:
+        for name in (path for path in base.files.keys() - _REBUILT if not path.startswith(f"{SHARDS}/")):
             # Copied, not linked: damage to a file must not reach the bundle to roll back to.
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
         write_catalogue(folder, recipe, items, vectors, popularity)
         old = GoldenQueries.read(source / GOLDEN_QUERIES)
+        cut_into_shards(folder, items, vectors, old.columns, old.embeddings, shard_count)
         make_golden_queries(old.columns, old.embeddings, vectors, items.ids).write(folder / GOLDEN_QUERIES)
         floor = recipe.index.min_recall_at_100
-        spec = index_selection.rebuild(vectors, old.embeddings, folder / INDEX, old=base.index, min_recall=floor)
+        spec = index_selection.rebuild(
+            vectors, old.embeddings, folder / INDEX, old=base.index, min_recall=floor, shard_count=shard_count
+        )
+        shards = describe_shards(folder, vectors, old.embeddings, spec, shard_count)
         results = {**base.gates, gates.ANN_RECALL: gates.judge_ann_recall(spec.recall_at_100, floor)}
         (folder / EVALUATION).write_text(_updated_evaluation(source, base, changes, results), encoding="utf-8")
         if REPORT in base.files:
@@ -166,6 +171,7 @@ def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Man
                 index=spec,
                 files=files,
                 gates=results,
+                shards=shards,
             )
 
         return store.commit(folder, describe)
@@ -204,18 +210,18 @@ def _apply(source: Path, base: Manifest, changes: Changes) -> tuple[ItemTable, n
     The vectors are [item_count, dim] float32, unit length. The popularity is [item_count] uint32, 0 for added items;
     None if the base bundle has none.
     """
-    table = ItemTable.read(source / ITEMS, base.attributes)
+    table = read_items(source, base, base.attributes)
     new_rows = {**changes.changed, **changes.added}
-    vectors = np.load(source / VECTORS)
+    vectors = read_vectors(source, base)
     kept = [row for row, item_id in enumerate(table.ids) if item_id not in changes.removed]
     ids = [*(table.ids[row] for row in kept), *changes.added]
     merged = np.concatenate([vectors[kept], np.zeros((len(changes.added), base.dimension), dtype=np.float32)])
     if new_rows:
         row_of = {item_id: row for row, item_id in enumerate(ids)}
         merged[[row_of[item_id] for item_id in new_rows]] = _embed(source, base, new_rows)
-    popularity = None
-    if POPULARITY in base.files:
-        popularity = np.pad(np.load(source / POPULARITY)[kept], (0, len(changes.added)))
+    popularity = read_popularity(source, base)
+    if popularity is not None:
+        popularity = np.pad(popularity[kept], (0, len(changes.added)))
     attributes = {
         name: type(column).of(
             [

@@ -10,9 +10,11 @@ import numpy as np
 
 from retrieval.bundle.manifest import IndexSpec
 from retrieval.index import recall
-from retrieval.index.build import Tell, build_file, default_lists
+from retrieval.index.build import Tell, default_lists
 from retrieval.index.errors import SearchIndexError
-from retrieval.index.registry import METRIC, open_index
+from retrieval.index.merged import open_indexes, part_paths
+from retrieval.index.registry import METRIC
+from retrieval.index.sharding import build_indexes
 from trainer.errors import ExportError
 from trainer.recipe.recipe import Index as IndexSettings
 
@@ -28,7 +30,7 @@ def parameter_grid(settings: IndexSettings, item_count: int, seed: int) -> list[
 
     Args:
         settings: Index settings of the recipe.
-        item_count: Number of items.
+        item_count: Number of items of the smallest index.
         seed: Seed of every build.
     """
     match settings.kind:
@@ -45,15 +47,20 @@ def parameter_grid(settings: IndexSettings, item_count: int, seed: int) -> list[
 
 
 def write_index(
-    kind: str, parameters: Mapping[str, int], vectors: np.ndarray, path: Path, tell: Tell = lambda step: None
+    kind: str,
+    parameters: Mapping[str, int],
+    vectors: np.ndarray,
+    path: Path,
+    tell: Tell = lambda step: None,
+    shard_count: int = 1,
 ) -> None:
-    """Writes an index file; see `retrieval.index.build.build_file`.
+    """Writes an index file, or one for each shard; see `retrieval.index.sharding.build_indexes`.
 
     Raises:
         ExportError: The file cannot be written, or the package of this kind is not installed.
     """
     try:
-        build_file(kind, parameters, vectors, path, tell)
+        build_indexes(kind, parameters, vectors, path, shard_count, tell)
     except SearchIndexError as error:
         raise ExportError(str(error)) from error
 
@@ -74,8 +81,8 @@ def build(
     Args:
         vectors: [item_count, dim] float32, unit length.
         queries: [n, dim] float32, unit length: held-out queries on which recall is measured.
-        path: File to make.
-        settings: Index settings of the recipe: the kind, the parameters to try, and the recall to reach.
+        path: File to make. With shards, the folders of the shards beside it get a file each.
+        settings: Index settings of the recipe: the kind, the parameters to try, the recall to reach, and the shards.
         seed: Seed of every build.
         tell: Called with the name of each step.
 
@@ -84,14 +91,15 @@ def build(
     """
     exact = recall.exact_top_k(queries, vectors, recall.NEIGHBOURS)
     best: tuple[float, IndexSpec] | None = None
-    grid = parameter_grid(settings, len(vectors), seed)
+    grid = parameter_grid(settings, len(vectors) // settings.shards, seed)
     candidate = path.with_name(f"{path.name}.candidate")
+    candidates = part_paths(candidate, settings.shards)
     for number, parameters in enumerate(grid, 1):
         tell_named = _named(f"index {number} of {len(grid)}: ", tell)
-        write_index(settings.kind, parameters, vectors, candidate, tell_named)
-        index = open_index(settings.kind, METRIC, candidate, vectors)
+        write_index(settings.kind, parameters, vectors, candidate, tell_named, settings.shards)
+        index = open_indexes(settings.kind, METRIC, candidate, vectors, settings.shards)
         tell_named("measuring recall")
-        for budget in budgets(settings.kind, parameters, len(vectors)):
+        for budget in budgets(settings.kind, parameters, len(vectors) // settings.shards):
             cost = index.cost(recall.NEIGHBOURS, budget)
             if best is not None and cost >= best[0]:
                 break
@@ -99,9 +107,11 @@ def build(
             if measured >= settings.min_recall_at_100:
                 best = cost, IndexSpec(settings.kind, METRIC, parameters, budget, measured)
                 # A rename, not a copy: an index that is open on the old file would crash if it were overwritten.
-                candidate.replace(path)
+                for built, target in zip(candidates, part_paths(path, settings.shards), strict=True):
+                    built.replace(target)
                 break
-        candidate.unlink(missing_ok=True)
+        for built in candidates:
+            built.unlink(missing_ok=True)
     if best is None:
         raise ExportError(
             f"no {settings.kind} index of {grid} reaches recall {settings.min_recall_at_100}; "
@@ -110,7 +120,9 @@ def build(
     return best[1]
 
 
-def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexSpec, min_recall: float) -> IndexSpec:
+def rebuild(
+    vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexSpec, min_recall: float, shard_count: int = 1
+) -> IndexSpec:
     """Writes an index of changed vectors with kind, parameters and seed of the old one; returns how to search it.
 
     The search budget is the old one, raised by a quarter at a time until it reaches the recall. If none does, it is the
@@ -122,17 +134,19 @@ def rebuild(vectors: np.ndarray, queries: np.ndarray, path: Path, *, old: IndexS
         path: File to make.
         old: Specification of the old index: kind, parameters and search budget.
         min_recall: Recall@100 to reach, 0 to 1.
+        shard_count: Number of shards, each of which gets an index; 1: one index.
 
     Raises:
         ExportError: The index cannot be written.
     """
     parameters = dict(old.parameters)
+    smallest = len(vectors) // shard_count
     if "lists" in parameters:  # there cannot be more lists than items
-        parameters["lists"] = min(parameters["lists"], len(vectors))
+        parameters["lists"] = min(parameters["lists"], smallest)
     exact = recall.exact_top_k(queries, vectors, recall.NEIGHBOURS)
-    write_index(old.kind, parameters, vectors, path)
-    index = open_index(old.kind, METRIC, path, vectors)
-    larger = [b for b in budgets(old.kind, parameters, len(vectors)) if b > old.search_budget]
+    write_index(old.kind, parameters, vectors, path, shard_count=shard_count)
+    index = open_indexes(old.kind, METRIC, path, vectors, shard_count)
+    larger = [b for b in budgets(old.kind, parameters, smallest) if b > old.search_budget]
     tried = [old.search_budget, *larger]
     results = ((budget, recall.index_recall(index, queries, exact, budget)) for budget in tried)
     budget, measured = next(((b, r) for b, r in results if r >= min_recall), (0, 0.0))

@@ -11,8 +11,9 @@ import dataclasses
 import json
 
 from retrieval.bundle.layout import EVALUATION, GOLDEN_QUERIES, INDEX, REPORT
-from retrieval.bundle.manifest import FileEntry, Manifest
+from retrieval.bundle.manifest import FileEntry, Manifest, format_version_of
 from retrieval.index.recall import measure_recall
+from retrieval.index.sharding import describe_shards
 from retrieval.store.store import BundleStore
 from trainer.data.splits import Data
 from trainer.evaluation.baselines import BASELINE_NAMES
@@ -27,6 +28,7 @@ from trainer.publishing.exported_text_encoders import ExportedTextEncoders
 from trainer.publishing.held_out_queries import HeldOutQueries, sample_users
 from trainer.publishing.report import page
 from trainer.publishing.report.collect import collect
+from trainer.publishing.shards import cut_into_shards
 from trainer.training.saved_run import Run
 
 
@@ -56,6 +58,7 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
     vectors = embed_items(item_tower, model.schemas, dataset)
     popularity = (parts.known if run.refitted else parts.train).item_counts(len(vectors))
     comparison = compare(store, recipe, data, users=users, queries=queries.embeddings, vectors=vectors)
+    shard_count = recipe.index.shards
     version, live = store.new_version(), store.live()
     parent = live.version if live else None
     with store.stage(version) as folder:
@@ -63,13 +66,15 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
         text_encoders.write(folder)
         export_model(model, text_encoders.schemas.encode_queries(golden.columns, len(golden.users)), folder)
         write_catalogue(folder, recipe, dataset.items, vectors, popularity)
+        cut_into_shards(folder, dataset.items, vectors, golden.columns, golden.embeddings, shard_count)
         with progress.working("publishing") as tell:
             index = index_selection.build(
                 vectors, queries.embeddings, folder / INDEX, settings=recipe.index, seed=recipe.seed, tell=tell
             )
         # The gate judges the file that was written, so its recall is measured once more.
-        recall = measure_recall(folder / INDEX, vectors, queries.embeddings, index)
+        recall = measure_recall(folder / INDEX, vectors, queries.embeddings, index, shard_count)
         index = dataclasses.replace(index, recall_at_100=recall)
+        shards = describe_shards(folder, vectors, queries.embeddings, index, shard_count)
         golden_query_maker.make_golden_queries(golden.columns, golden.embeddings, vectors, dataset.items.ids).write(
             folder / GOLDEN_QUERIES
         )
@@ -114,6 +119,8 @@ def publish(store: BundleStore, run: Run, data: Data, evaluation: Evaluation, pr
                 git_commit=run.git_commit,
                 recipe=recipe.to_json(),
                 gates=results,
+                shards=shards,
+                format_version=format_version_of(shards),
             )
 
         return store.commit(folder, describe)

@@ -70,6 +70,8 @@ class Index:
         links: Numbers of links of a node to try, for ``faiss_hnsw`` (M in FAISS; twice as many in the lowest layer).
         ef_construction: Number of candidates that are kept while a node is linked, for ``faiss_hnsw``.
         lists: Numbers of inverted lists to try, for ``faiss_ivf``. Default: about 4 sqrt(item count).
+        shards: Number of shards that the catalogue is cut into, each with an index of its own. 1: one index. All other
+            settings are of each shard, but the recall, which is that of the merged answer.
     """
 
     kind: Literal["annoy", "faiss_hnsw", "faiss_ivf"] = "annoy"
@@ -78,6 +80,7 @@ class Index:
     links: Annotated[tuple[Annotated[int, Field(ge=2, le=256)], ...], Field(min_length=1)] = (16, 32)
     ef_construction: Annotated[int, Field(ge=8, le=4096)] = 100
     lists: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = ()
+    shards: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
 BaselineKey = Literal["popularity", "recent_popularity", "item_knn", "ease", "ease_with_recency", "ials"]

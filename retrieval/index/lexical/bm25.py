@@ -110,6 +110,19 @@ class Bm25:
             )
         return Bm25(words, starts, rows, scores, count)
 
+    def cut(self, start: int, stop: int) -> Bm25:
+        """Returns the index of the texts `start` to `stop`, in which each of them has the scores that it has here.
+
+        An index that is built of these texts alone would score them by how frequent the words are among them alone.
+        """
+        kept = (self._rows >= start) & (self._rows < stop)  # [total]
+        words = np.repeat(np.arange(len(self.words)), np.diff(self._starts))[kept]
+        counts = np.bincount(words, minlength=len(self.words))  # [words]
+        used = np.flatnonzero(counts)
+        starts = np.concatenate([[0], np.cumsum(counts[used])]).astype(np.int64)
+        rows = (self._rows[kept] - start).astype(np.int32)
+        return Bm25(Strings.of(self.words[word] for word in used), starts, rows, self._scores[kept], stop - start)
+
     def write(self, folder: Path) -> None:
         """Writes the files of the index into a folder that has none of them yet."""
         for name, array in ((BM25_STARTS, self._starts), (BM25_ROWS, self._rows), (BM25_SCORES, self._scores)):

@@ -62,7 +62,19 @@ def write(folder: Path, attributes: Sequence[str], texts: Sequence[str], ids: Se
     Raises:
         LexicalMissing: bm25s is not installed.
     """
-    index = Bm25.of(texts)
+    write_index(folder, Bm25.of(texts), attributes, texts, ids)
+
+
+def write_index(folder: Path, index: Bm25, attributes: Sequence[str], texts: Sequence[str], ids: Sequence[str]) -> None:
+    """Writes a lexical index into the folder of a bundle or of a shard.
+
+    Args:
+        folder: folder of the bundle or of the shard.
+        index: index of the texts.
+        attributes: names of the item attributes that the texts are made of.
+        texts: [item_count] text of each item.
+        ids: [item_count] external ids.
+    """
     golden_queries = [_answer(index, text, ids) for text in _golden_texts(texts)]
     (folder / LEXICAL).mkdir()
     index.write(folder / LEXICAL)

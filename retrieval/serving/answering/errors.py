@@ -8,6 +8,7 @@ ServiceError
 ├── PopularityNotServed FAILED_PRECONDITION  POPULARITY_NOT_SERVED, metadata "bundle_versions"
 ├── UnknownItem         NOT_FOUND            UNKNOWN_ITEM, metadata "item_ids"
 ├── NoBundle            UNAVAILABLE          NO_BUNDLE
+├── ShardsNotAnswering  UNAVAILABLE          SHARDS_NOT_ANSWERING, metadata "coverage"
 ├── Overloaded          RESOURCE_EXHAUSTED   OVERLOADED, with RetryInfo
 ├── Stopping            UNAVAILABLE          STOPPING
 ├── Unauthenticated     UNAUTHENTICATED      UNAUTHENTICATED
@@ -163,6 +164,22 @@ class NoBundle(ServiceError):
     def __init__(self) -> None:
         """Builds the message, which says what to do."""
         super().__init__("no bundle is open yet; GetServingStatus says why; retry with backoff")
+
+
+class ShardsNotAnswering(ServiceError):
+    """Shards of the catalogue did not answer in time."""
+
+    code = code_pb2.UNAVAILABLE
+    reason = "SHARDS_NOT_ANSWERING"
+
+    def __init__(self, silent: Sequence[str], coverage: float) -> None:
+        """Takes the names of the shards that did not answer, and the share of the items in the others, 0 to 1."""
+        listed = ", ".join(silent[:_LISTED_IDS])
+        super().__init__(
+            f"{len(silent)} shards did not answer in time ({listed}), the others hold {coverage:.3f} of the items; "
+            "retry with backoff",
+            {"coverage": f"{coverage:.6f}"},
+        )
 
 
 class Overloaded(ServiceError):

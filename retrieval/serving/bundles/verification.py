@@ -25,7 +25,6 @@ from retrieval.bundle.errors import BundleRefused
 from retrieval.bundle.golden_queries import EMBEDDING_TOLERANCE, GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES
 from retrieval.bundle.manifest import Manifest
-from retrieval.store.store import BundleStore
 
 T = TypeVar("T")
 
@@ -102,17 +101,15 @@ def read_contents(version: str, name: str, read: Callable[[], T]) -> T:
         ) from error
 
 
-def read_golden_queries(store: BundleStore, manifest: Manifest) -> GoldenQueries:
-    """Returns the golden queries of a bundle.
+def read_golden_queries(folder: Path, manifest: Manifest) -> GoldenQueries:
+    """Returns the golden queries in the folder of a bundle or of a shard.
 
     Raises:
         BundleRefused: gate ``canaries``: the published embeddings do not have the dimension in the manifest.
             Gate ``contents``: the file is missing or cannot be read.
     """
     version = manifest.bundle_version
-    golden_queries = read_contents(
-        version, GOLDEN_QUERIES, lambda: GoldenQueries.read(store.path(version) / GOLDEN_QUERIES)
-    )
+    golden_queries = read_contents(version, GOLDEN_QUERIES, lambda: GoldenQueries.read(folder / GOLDEN_QUERIES))
     if golden_queries.embeddings.shape[1] != manifest.dimension:
         raise BundleRefused(
             version,

@@ -11,6 +11,7 @@ import pytest
 
 from retrieval.bundle.errors import BundleRefused, InvalidVersion
 from retrieval.bundle.manifest import FileEntry, IndexSpec, Manifest, check_version
+from retrieval.bundle.shard import Shard
 
 VERSION = "20261124T031645Z-3f9a1c"
 MANIFEST = Manifest(
@@ -35,6 +36,44 @@ def test_manifest_survives_the_disk() -> None:
     assert Manifest.from_json(MANIFEST.to_json(), VERSION) == MANIFEST
 
 
+SHARDS = (Shard("shard-00", 841, 30, 0.9), Shard("shard-01", 841, 0, 0.95))
+
+
+def test_manifest_of_shards_survives_the_disk_and_is_of_a_format_that_older_programs_refuse() -> None:
+    sharded = replace(MANIFEST, shards=SHARDS, format_version=3)
+    assert Manifest.from_json(sharded.to_json(), VERSION) == sharded
+    assert json.loads(sharded.to_json())["format_version"] == 3
+    # That of an ordinary bundle is as before, so that older programs read it.
+    assert "shards" not in json.loads(MANIFEST.to_json())
+
+
+@pytest.mark.parametrize(
+    ("shards", "fault"),
+    [
+        ([], "format version 3, expected 1"),
+        ([{}], "Shard"),
+        ({"shard-00": 1}, "expected a list"),
+        ([{"name": "shard-00", "item_count": 1682, "event_count": 0, "recall_at_100": 1.0}], "1 shards"),
+        ([{"name": f"shard-0{n}", "item_count": 840, "event_count": 0, "recall_at_100": 1.0} for n in (0, 1)], "1680"),
+        ([{"name": f"shard-0{n}", "item_count": 841, "event_count": 0, "recall_at_100": 1.0} for n in (1, 0)], "order"),
+        ([{"name": "../x", "item_count": 1, "event_count": 0, "recall_at_100": 1.0}], "name such as"),
+        ([{"name": "shard-00", "item_count": "1", "event_count": 0, "recall_at_100": 1.0}], "item_count"),
+        ([{"name": "shard-00", "item_count": 1, "event_count": -1, "recall_at_100": 1.0}], "event_count"),
+        ([{"name": "shard-00", "item_count": 1, "event_count": 0, "recall_at_100": 7}], "recall_at_100"),
+    ],
+)
+def test_shards_that_do_not_make_up_the_catalogue_are_refused(shards: Any, fault: str) -> None:
+    with pytest.raises(BundleRefused, match=fault) as caught:
+        Manifest.from_json(edited(shards=shards, format_version=3), VERSION)
+    assert caught.value.gate == "manifest"
+
+
+def test_shards_in_a_manifest_of_the_old_format_are_refused() -> None:
+    text = replace(MANIFEST, shards=SHARDS, format_version=3).to_json()
+    with pytest.raises(BundleRefused, match="format version 1, expected 3"):
+        Manifest.from_json(json.dumps({**json.loads(text), "format_version": 1}), VERSION)
+
+
 def edited(**fields: Any) -> str:
     return json.dumps({**json.loads(MANIFEST.to_json()), **fields})
 
@@ -47,7 +86,7 @@ def edited(**fields: Any) -> str:
         ("null", "manifest"),
         ("[" * 100_000, "manifest"),
         ("{}", "manifest"),
-        (edited(format_version=3), "format_version"),
+        (edited(format_version=4), "format_version"),
         (edited(interests=3), "manifest"),
         (edited(format_version=0), "format_version"),
         (edited(format_version="1"), "format_version"),

@@ -123,3 +123,14 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     assert files.read(tmp_path).index.rank("red cable", 10) == [0, 1]  # searching needs no bm25s
     with pytest.raises(LexicalMissing, match=r"two-tower-retrieval\[lexical\]"):
         Bm25.of(TEXTS)
+
+
+def test_a_part_has_the_scores_of_the_whole() -> None:
+    index = Bm25.of(TEXTS)
+    first, second = index.cut(0, 2), index.cut(2, 4)
+    for text in ("red", "mouse cable", "black mice", "unknown"):
+        whole = index.scores(text)
+        np.testing.assert_array_equal(np.concatenate([first.scores(text), second.scores(text)]), whole)
+    assert sorted(second.words) == ["black", "mice"]
+    # Built of these texts alone, "red" would be in all of them, and so be worth less.
+    assert first.scores("red")[0] > Bm25.of(TEXTS[:2]).scores("red")[0]

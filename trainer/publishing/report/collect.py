@@ -60,7 +60,7 @@ def collect(
         best_metric=recipe.training.metric,
         evaluation=evaluation,
         gates=gates,
-        search=measure_search(index_path, vectors, embeddings, index),
+        search=measure_search(index_path, vectors, embeddings, index, recipe.index.shards),
         popularity=measure_popularity(users, embeddings, vectors, parts.known, repeats=repeats),
         item_map=map_items(vectors, parts.known.item_counts(len(vectors)), dataset.items, titles),
         examples=choose_examples(

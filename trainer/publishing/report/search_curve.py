@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.bundle.manifest import IndexSpec
-from retrieval.index.registry import open_index
+from retrieval.index.merged import open_indexes
 from trainer.publishing.report.page_data import SearchCurve, SearchPoint
 
 _NEIGHBOURS = 100
@@ -21,19 +21,22 @@ _HALVINGS, _DOUBLINGS = 5, 2
 """Number of budgets below and above the published one."""
 
 
-def measure_search(path: Path, vectors: np.ndarray, queries: np.ndarray, spec: IndexSpec) -> SearchCurve | None:
+def measure_search(
+    path: Path, vectors: np.ndarray, queries: np.ndarray, spec: IndexSpec, shard_count: int = 1
+) -> SearchCurve | None:
     """Returns recall and time of the index at eight budgets around the published one, and the time of the exact scan.
 
     Returns None if the file is not an index of these vectors; then the gate ``ann_recall`` has failed.
 
     Args:
-        path: Index file.
+        path: Path of the index file in an ordinary bundle.
         vectors: [item_count, dim] float32, unit length.
         queries: [n, dim] float32, unit length. At most 200 are searched, one at a time.
         spec: kind, metric and published search budget of the index.
+        shard_count: Number of shards, which are searched one after the other; 1: the bundle is an ordinary one.
     """
     try:
-        index = open_index(spec.kind, spec.metric, path, vectors)
+        index = open_indexes(spec.kind, spec.metric, path, vectors, shard_count)
     except ValueError:
         return None
     k = min(_NEIGHBOURS, len(vectors))

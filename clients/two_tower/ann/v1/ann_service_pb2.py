@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"two_tower/ann/v1/ann_service.proto\x12\x10two_tower.ann.v1\"o\n\x12SearchItemsRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12*\n\x08searches\x18\x03 \x03(\x0b\x32\x18.two_tower.ann.v1.Search\"\xbe\x03\n\x06Search\x12\x30\n\tembedding\x18\x01 \x01(\x0b\x32\x1b.two_tower.ann.v1.EmbeddingH\x00\x12/\n\nsimilar_to\x18\x02 \x01(\x0b\x32\x19.two_tower.ann.v1.ItemIdsH\x00\x12,\n\x07popular\x18\r \x01(\x0b\x32\x19.two_tower.ann.v1.PopularH\x00\x12\t\n\x01k\x18\x03 \x01(\x05\x12(\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x18.two_tower.ann.v1.Filter\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x16\n\tmin_score\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05\x65xact\x18\x07 \x01(\x08\x12\x15\n\rsearch_budget\x18\x08 \x01(\x05\x12\x19\n\x11return_attributes\x18\t \x03(\t\x12\x0c\n\x04text\x18\n \x01(\t\x12*\n\x07ranking\x18\x0b \x01(\x0e\x32\x19.two_tower.ann.v1.Ranking\x12\x17\n\x0f\x66usion_constant\x18\x0c \x01(\x05\x42\x08\n\x06targetB\x0c\n\n_min_scoreJ\x04\x08\x14\x10\x15R\nembeddings\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x19\n\x07ItemIds\x12\x0e\n\x06values\x18\x01 \x03(\t\"\t\n\x07Popular\"\x92\x02\n\x06\x46ilter\x12*\n\x06\x65quals\x18\x01 \x01(\x0b\x32\x18.two_tower.ann.v1.EqualsH\x00\x12\"\n\x02in\x18\x02 \x01(\x0b\x32\x14.two_tower.ann.v1.InH\x00\x12(\n\x05range\x18\x03 \x01(\x0b\x32\x17.two_tower.ann.v1.RangeH\x00\x12+\n\x06\x61ll_of\x18\x04 \x01(\x0b\x32\x19.two_tower.ann.v1.FiltersH\x00\x12+\n\x06\x61ny_of\x18\x05 \x01(\x0b\x32\x19.two_tower.ann.v1.FiltersH\x00\x12\'\n\x03not\x18\x06 \x01(\x0b\x32\x18.two_tower.ann.v1.FilterH\x00\x42\x0b\n\tcondition\"4\n\x07\x46ilters\x12)\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x18.two_tower.ann.v1.Filter\"L\n\x06\x45quals\x12\x11\n\tattribute\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .two_tower.ann.v1.AttributeValue\"I\n\x02In\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x30\n\x06values\x18\x02 \x03(\x0b\x32 .two_tower.ann.v1.AttributeValue\"\x92\x01\n\x05Range\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03min\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07min_int\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x14\n\x07max_int\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_maxB\n\n\x08_min_intB\n\n\x08_max_int\"\\\n\x0e\x41ttributeValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x42\x06\n\x04kind\"\x93\x01\n\x13SearchItemsResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.two_tower.ann.v1.SearchResult\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x03 \x01(\t\x12\x1c\n\x14newest_model_version\x18\x04 \x01(\t\"g\n\x0cSearchResult\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x35\n\nattributes\x18\x03 \x03(\x0b\x32!.two_tower.ann.v1.AttributeColumn\"\x87\x02\n\x0f\x41ttributeColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x07strings\x18\x02 \x01(\x0b\x32\x1e.two_tower.ann.v1.StringColumnH\x00\x12+\n\x04ints\x18\x03 \x01(\x0b\x32\x1b.two_tower.ann.v1.IntColumnH\x00\x12/\n\x06\x66loats\x18\x04 \x01(\x0b\x32\x1d.two_tower.ann.v1.FloatColumnH\x00\x12:\n\x0cstring_lists\x18\x05 \x01(\x0b\x32\".two_tower.ann.v1.StringListColumnH\x00\x12\x0f\n\x07missing\x18\x06 \x03(\x05\x42\x08\n\x06values\"\x1e\n\x0cStringColumn\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1b\n\tIntColumn\x12\x0e\n\x06values\x18\x01 \x03(\x03\"\x1d\n\x0b\x46loatColumn\x12\x0e\n\x06values\x18\x01 \x03(\x01\"B\n\x10StringListColumn\x12.\n\x06values\x18\x01 \x03(\x0b\x32\x1e.two_tower.ann.v1.StringColumn\"\x19\n\x17GetServingStatusRequest\"\xa4\x02\n\x18GetServingStatusResponse\x12-\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x1c.two_tower.ann.v1.OpenBundle\x12\x1c\n\x14newest_model_version\x18\x02 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x03 \x01(\x05\x12\r\n\x05max_k\x18\x04 \x01(\x05\x12\x31\n\x08problems\x18\x05 \x03(\x0b\x32\x1f.two_tower.ann.v1.BundleProblem\x12\x1b\n\x13live_bundle_version\x18\x06 \x01(\t\x12\x1e\n\x16loading_bundle_version\x18\x07 \x01(\t\x12\x0e\n\x06worker\x18\x08 \x01(\x05\x12\x14\n\x0cworker_count\x18\t \x01(\x05\"\xa4\x03\n\nOpenBundle\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x11\n\tdimension\x18\x04 \x01(\x05\x12\x12\n\nindex_kind\x18\x05 \x01(\t\x12K\n\x10index_parameters\x18\x06 \x03(\x0b\x32\x31.two_tower.ann.v1.OpenBundle.IndexParametersEntry\x12\x15\n\rsearch_budget\x18\x07 \x01(\x05\x12\x15\n\rrecall_at_100\x18\x08 \x01(\x01\x12/\n\nattributes\x18\t \x03(\x0b\x32\x1b.two_tower.ann.v1.Attribute\x12\x14\n\x0copened_at_ms\x18\n \x01(\x03\x12\x1a\n\x12lexical_attributes\x18\x0b \x03(\t\x12\x16\n\x0ehas_popularity\x18\x0c \x01(\x08\x1a\x36\n\x14IndexParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\tAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04type\x18\x02 \x01(\x0e\x32\x1f.two_tower.ann.v1.AttributeType\"]\n\rBundleProblem\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t\x12\x0c\n\x04gate\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x15\n\rrefused_at_ms\x18\x04 \x01(\x03*a\n\x07Ranking\x12\x17\n\x13RANKING_UNSPECIFIED\x10\x00\x12\x15\n\x11RANKING_EMBEDDING\x10\x01\x12\x13\n\x0fRANKING_LEXICAL\x10\x02\x12\x11\n\rRANKING_FUSED\x10\x03*\x9c\x01\n\rAttributeType\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTRIBUTE_TYPE_STRING\x10\x01\x12\x16\n\x12\x41TTRIBUTE_TYPE_INT\x10\x02\x12\x18\n\x14\x41TTRIBUTE_TYPE_FLOAT\x10\x03\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_STRING_LIST\x10\x04\x32\xd3\x01\n\nAnnService\x12Z\n\x0bSearchItems\x12$.two_tower.ann.v1.SearchItemsRequest\x1a%.two_tower.ann.v1.SearchItemsResponse\x12i\n\x10GetServingStatus\x12).two_tower.ann.v1.GetServingStatusRequest\x1a*.two_tower.ann.v1.GetServingStatusResponseB*\n\x0ftwotower.ann.v1P\x01Z\x15twotower/ann/v1;annv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"two_tower/ann/v1/ann_service.proto\x12\x10two_tower.ann.v1\"o\n\x12SearchItemsRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x02 \x01(\t\x12*\n\x08searches\x18\x03 \x03(\x0b\x32\x18.two_tower.ann.v1.Search\"\xbe\x03\n\x06Search\x12\x30\n\tembedding\x18\x01 \x01(\x0b\x32\x1b.two_tower.ann.v1.EmbeddingH\x00\x12/\n\nsimilar_to\x18\x02 \x01(\x0b\x32\x19.two_tower.ann.v1.ItemIdsH\x00\x12,\n\x07popular\x18\r \x01(\x0b\x32\x19.two_tower.ann.v1.PopularH\x00\x12\t\n\x01k\x18\x03 \x01(\x05\x12(\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x18.two_tower.ann.v1.Filter\x12\x18\n\x10\x65xclude_item_ids\x18\x05 \x03(\t\x12\x16\n\tmin_score\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05\x65xact\x18\x07 \x01(\x08\x12\x15\n\rsearch_budget\x18\x08 \x01(\x05\x12\x19\n\x11return_attributes\x18\t \x03(\t\x12\x0c\n\x04text\x18\n \x01(\t\x12*\n\x07ranking\x18\x0b \x01(\x0e\x32\x19.two_tower.ann.v1.Ranking\x12\x17\n\x0f\x66usion_constant\x18\x0c \x01(\x05\x42\x08\n\x06targetB\x0c\n\n_min_scoreJ\x04\x08\x14\x10\x15R\nembeddings\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x19\n\x07ItemIds\x12\x0e\n\x06values\x18\x01 \x03(\t\"\t\n\x07Popular\"\x92\x02\n\x06\x46ilter\x12*\n\x06\x65quals\x18\x01 \x01(\x0b\x32\x18.two_tower.ann.v1.EqualsH\x00\x12\"\n\x02in\x18\x02 \x01(\x0b\x32\x14.two_tower.ann.v1.InH\x00\x12(\n\x05range\x18\x03 \x01(\x0b\x32\x17.two_tower.ann.v1.RangeH\x00\x12+\n\x06\x61ll_of\x18\x04 \x01(\x0b\x32\x19.two_tower.ann.v1.FiltersH\x00\x12+\n\x06\x61ny_of\x18\x05 \x01(\x0b\x32\x19.two_tower.ann.v1.FiltersH\x00\x12\'\n\x03not\x18\x06 \x01(\x0b\x32\x18.two_tower.ann.v1.FilterH\x00\x42\x0b\n\tcondition\"4\n\x07\x46ilters\x12)\n\x07\x66ilters\x18\x01 \x03(\x0b\x32\x18.two_tower.ann.v1.Filter\"L\n\x06\x45quals\x12\x11\n\tattribute\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .two_tower.ann.v1.AttributeValue\"I\n\x02In\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x30\n\x06values\x18\x02 \x03(\x0b\x32 .two_tower.ann.v1.AttributeValue\"\x92\x01\n\x05Range\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x10\n\x03min\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07min_int\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x14\n\x07max_int\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_maxB\n\n\x08_min_intB\n\n\x08_max_int\"\\\n\x0e\x41ttributeValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\tH\x00\x12\x13\n\tint_value\x18\x02 \x01(\x03H\x00\x12\x15\n\x0b\x66loat_value\x18\x03 \x01(\x01H\x00\x42\x06\n\x04kind\"\xb7\x01\n\x13SearchItemsResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.two_tower.ann.v1.SearchResult\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x16\n\x0e\x62undle_version\x18\x03 \x01(\t\x12\x1c\n\x14newest_model_version\x18\x04 \x01(\t\x12\x15\n\x08\x63overage\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x0b\n\t_coverage\"g\n\x0cSearchResult\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x35\n\nattributes\x18\x03 \x03(\x0b\x32!.two_tower.ann.v1.AttributeColumn\"\x87\x02\n\x0f\x41ttributeColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x07strings\x18\x02 \x01(\x0b\x32\x1e.two_tower.ann.v1.StringColumnH\x00\x12+\n\x04ints\x18\x03 \x01(\x0b\x32\x1b.two_tower.ann.v1.IntColumnH\x00\x12/\n\x06\x66loats\x18\x04 \x01(\x0b\x32\x1d.two_tower.ann.v1.FloatColumnH\x00\x12:\n\x0cstring_lists\x18\x05 \x01(\x0b\x32\".two_tower.ann.v1.StringListColumnH\x00\x12\x0f\n\x07missing\x18\x06 \x03(\x05\x42\x08\n\x06values\"\x1e\n\x0cStringColumn\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1b\n\tIntColumn\x12\x0e\n\x06values\x18\x01 \x03(\x03\"\x1d\n\x0b\x46loatColumn\x12\x0e\n\x06values\x18\x01 \x03(\x01\"B\n\x10StringListColumn\x12.\n\x06values\x18\x01 \x03(\x0b\x32\x1e.two_tower.ann.v1.StringColumn\"\x19\n\x17GetServingStatusRequest\"\xa4\x02\n\x18GetServingStatusResponse\x12-\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x1c.two_tower.ann.v1.OpenBundle\x12\x1c\n\x14newest_model_version\x18\x02 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x03 \x01(\x05\x12\r\n\x05max_k\x18\x04 \x01(\x05\x12\x31\n\x08problems\x18\x05 \x03(\x0b\x32\x1f.two_tower.ann.v1.BundleProblem\x12\x1b\n\x13live_bundle_version\x18\x06 \x01(\t\x12\x1e\n\x16loading_bundle_version\x18\x07 \x01(\t\x12\x0e\n\x06worker\x18\x08 \x01(\x05\x12\x14\n\x0cworker_count\x18\t \x01(\x05\"\xb9\x03\n\nOpenBundle\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x12\n\nitem_count\x18\x03 \x01(\x03\x12\x11\n\tdimension\x18\x04 \x01(\x05\x12\x12\n\nindex_kind\x18\x05 \x01(\t\x12K\n\x10index_parameters\x18\x06 \x03(\x0b\x32\x31.two_tower.ann.v1.OpenBundle.IndexParametersEntry\x12\x15\n\rsearch_budget\x18\x07 \x01(\x05\x12\x15\n\rrecall_at_100\x18\x08 \x01(\x01\x12/\n\nattributes\x18\t \x03(\x0b\x32\x1b.two_tower.ann.v1.Attribute\x12\x14\n\x0copened_at_ms\x18\n \x01(\x03\x12\x1a\n\x12lexical_attributes\x18\x0b \x03(\t\x12\x16\n\x0ehas_popularity\x18\x0c \x01(\x08\x12\x13\n\x0bshard_count\x18\r \x01(\x05\x1a\x36\n\x14IndexParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\tAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04type\x18\x02 \x01(\x0e\x32\x1f.two_tower.ann.v1.AttributeType\"]\n\rBundleProblem\x12\x16\n\x0e\x62undle_version\x18\x01 \x01(\t\x12\x0c\n\x04gate\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x15\n\rrefused_at_ms\x18\x04 \x01(\x03*a\n\x07Ranking\x12\x17\n\x13RANKING_UNSPECIFIED\x10\x00\x12\x15\n\x11RANKING_EMBEDDING\x10\x01\x12\x13\n\x0fRANKING_LEXICAL\x10\x02\x12\x11\n\rRANKING_FUSED\x10\x03*\x9c\x01\n\rAttributeType\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTRIBUTE_TYPE_STRING\x10\x01\x12\x16\n\x12\x41TTRIBUTE_TYPE_INT\x10\x02\x12\x18\n\x14\x41TTRIBUTE_TYPE_FLOAT\x10\x03\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_STRING_LIST\x10\x04\x32\xd3\x01\n\nAnnService\x12Z\n\x0bSearchItems\x12$.two_tower.ann.v1.SearchItemsRequest\x1a%.two_tower.ann.v1.SearchItemsResponse\x12i\n\x10GetServingStatus\x12).two_tower.ann.v1.GetServingStatusRequest\x1a*.two_tower.ann.v1.GetServingStatusResponseB*\n\x0ftwotower.ann.v1P\x01Z\x15twotower/ann/v1;annv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017twotower.ann.v1P\001Z\025twotower/ann/v1;annv1'
   _globals['_OPENBUNDLE_INDEXPARAMETERSENTRY']._loaded_options = None
   _globals['_OPENBUNDLE_INDEXPARAMETERSENTRY']._serialized_options = b'8\001'
-  _globals['_RANKING']._serialized_start=3007
-  _globals['_RANKING']._serialized_end=3104
-  _globals['_ATTRIBUTETYPE']._serialized_start=3107
-  _globals['_ATTRIBUTETYPE']._serialized_end=3263
+  _globals['_RANKING']._serialized_start=3064
+  _globals['_RANKING']._serialized_end=3161
+  _globals['_ATTRIBUTETYPE']._serialized_start=3164
+  _globals['_ATTRIBUTETYPE']._serialized_end=3320
   _globals['_SEARCHITEMSREQUEST']._serialized_start=56
   _globals['_SEARCHITEMSREQUEST']._serialized_end=167
   _globals['_SEARCH']._serialized_start=170
@@ -61,31 +61,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTEVALUE']._serialized_start=1318
   _globals['_ATTRIBUTEVALUE']._serialized_end=1410
   _globals['_SEARCHITEMSRESPONSE']._serialized_start=1413
-  _globals['_SEARCHITEMSRESPONSE']._serialized_end=1560
-  _globals['_SEARCHRESULT']._serialized_start=1562
-  _globals['_SEARCHRESULT']._serialized_end=1665
-  _globals['_ATTRIBUTECOLUMN']._serialized_start=1668
-  _globals['_ATTRIBUTECOLUMN']._serialized_end=1931
-  _globals['_STRINGCOLUMN']._serialized_start=1933
-  _globals['_STRINGCOLUMN']._serialized_end=1963
-  _globals['_INTCOLUMN']._serialized_start=1965
-  _globals['_INTCOLUMN']._serialized_end=1992
-  _globals['_FLOATCOLUMN']._serialized_start=1994
-  _globals['_FLOATCOLUMN']._serialized_end=2023
-  _globals['_STRINGLISTCOLUMN']._serialized_start=2025
-  _globals['_STRINGLISTCOLUMN']._serialized_end=2091
-  _globals['_GETSERVINGSTATUSREQUEST']._serialized_start=2093
-  _globals['_GETSERVINGSTATUSREQUEST']._serialized_end=2118
-  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_start=2121
-  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_end=2413
-  _globals['_OPENBUNDLE']._serialized_start=2416
-  _globals['_OPENBUNDLE']._serialized_end=2836
-  _globals['_OPENBUNDLE_INDEXPARAMETERSENTRY']._serialized_start=2782
-  _globals['_OPENBUNDLE_INDEXPARAMETERSENTRY']._serialized_end=2836
-  _globals['_ATTRIBUTE']._serialized_start=2838
-  _globals['_ATTRIBUTE']._serialized_end=2910
-  _globals['_BUNDLEPROBLEM']._serialized_start=2912
-  _globals['_BUNDLEPROBLEM']._serialized_end=3005
-  _globals['_ANNSERVICE']._serialized_start=3266
-  _globals['_ANNSERVICE']._serialized_end=3477
+  _globals['_SEARCHITEMSRESPONSE']._serialized_end=1596
+  _globals['_SEARCHRESULT']._serialized_start=1598
+  _globals['_SEARCHRESULT']._serialized_end=1701
+  _globals['_ATTRIBUTECOLUMN']._serialized_start=1704
+  _globals['_ATTRIBUTECOLUMN']._serialized_end=1967
+  _globals['_STRINGCOLUMN']._serialized_start=1969
+  _globals['_STRINGCOLUMN']._serialized_end=1999
+  _globals['_INTCOLUMN']._serialized_start=2001
+  _globals['_INTCOLUMN']._serialized_end=2028
+  _globals['_FLOATCOLUMN']._serialized_start=2030
+  _globals['_FLOATCOLUMN']._serialized_end=2059
+  _globals['_STRINGLISTCOLUMN']._serialized_start=2061
+  _globals['_STRINGLISTCOLUMN']._serialized_end=2127
+  _globals['_GETSERVINGSTATUSREQUEST']._serialized_start=2129
+  _globals['_GETSERVINGSTATUSREQUEST']._serialized_end=2154
+  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_start=2157
+  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_end=2449
+  _globals['_OPENBUNDLE']._serialized_start=2452
+  _globals['_OPENBUNDLE']._serialized_end=2893
+  _globals['_OPENBUNDLE_INDEXPARAMETERSENTRY']._serialized_start=2839
+  _globals['_OPENBUNDLE_INDEXPARAMETERSENTRY']._serialized_end=2893
+  _globals['_ATTRIBUTE']._serialized_start=2895
+  _globals['_ATTRIBUTE']._serialized_end=2967
+  _globals['_BUNDLEPROBLEM']._serialized_start=2969
+  _globals['_BUNDLEPROBLEM']._serialized_end=3062
+  _globals['_ANNSERVICE']._serialized_start=3323
+  _globals['_ANNSERVICE']._serialized_end=3534
 # @@protoc_insertion_point(module_scope)

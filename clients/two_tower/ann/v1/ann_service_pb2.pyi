@@ -164,6 +164,7 @@ class Search(_message.Message):
     """Effort of the index for `k` items, 0 to 10,000,000. A larger budget finds more of the true neighbours and takes
     longer. The unit depends on OpenBundle.index_kind: nodes to inspect ("annoy"), candidates to keep ("faiss_hnsw"),
     or lists to scan ("faiss_ivf"). Default (0): OpenBundle.search_budget, raised in proportion if `k` is above 100.
+    In a catalogue in shards it is the effort in each shard.
     The service also raises the budget if filter or exclusions require more candidates. Ignored if the service scans
     the items, either because of `exact` or because a scan is faster.
     """
@@ -528,12 +529,18 @@ class SearchItemsResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     BUNDLE_VERSION_FIELD_NUMBER: _builtins.int
     NEWEST_MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """Model of the bundle that answered. Equals the model of the request, if the request names one."""
     bundle_version: _builtins.str
     """Bundle that answered."""
     newest_model_version: _builtins.str
     """Model of the live bundle of this replica. If it differs from `model_version`, embed the next query with it."""
+    coverage: _builtins.float
+    """Share of the items of the bundle that were searched, above 0 and at most 1. It is below 1 only if the catalogue is in
+    shards, some of them did not answer in time, and the service allows partial answers: the results are then the best
+    items of the other shards. Unset: the service is older than this field, and searched all items.
+    """
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
         """[batch] results, one for each search, in the order of the request."""
@@ -545,12 +552,15 @@ class SearchItemsResponse(_message.Message):
         model_version: _builtins.str = ...,
         bundle_version: _builtins.str = ...,
         newest_model_version: _builtins.str = ...,
+        coverage: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "coverage", b"coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_version", b"bundle_version", "model_version", b"model_version", "newest_model_version", b"newest_model_version", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_coverage", b"_coverage", "bundle_version", b"bundle_version", "coverage", b"coverage", "model_version", b"model_version", "newest_model_version", b"newest_model_version", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
+    _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage) -> _WhichOneofReturnType__coverage | None: ...
 
 Global___SearchItemsResponse: _TypeAlias = SearchItemsResponse  # noqa: Y015
 
@@ -861,6 +871,7 @@ class OpenBundle(_message.Message):
     OPENED_AT_MS_FIELD_NUMBER: _builtins.int
     LEXICAL_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     HAS_POPULARITY_FIELD_NUMBER: _builtins.int
+    SHARD_COUNT_FIELD_NUMBER: _builtins.int
     bundle_version: _builtins.str
     """Version of the bundle."""
     model_version: _builtins.str
@@ -881,6 +892,10 @@ class OpenBundle(_message.Message):
     """Time from which this process answered with the bundle, in milliseconds since 1970-01-01 UTC."""
     has_popularity: _builtins.bool
     """Whether the bundle knows the popularity of its items, so that Search.popular has an answer."""
+    shard_count: _builtins.int
+    """Number of shards of the catalogue, each with an index of its own; then `index_parameters` and `search_budget` are
+    those of each shard, and `recall_at_100` is that of the merged results. 1: the catalogue is in one piece.
+    """
     @_builtins.property
     def index_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Parameters that the index was built with, by name, for instance {"trees": "50"}."""
@@ -908,10 +923,11 @@ class OpenBundle(_message.Message):
         opened_at_ms: _builtins.int = ...,
         lexical_attributes: _abc.Iterable[_builtins.str] | None = ...,
         has_popularity: _builtins.bool = ...,
+        shard_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "bundle_version", b"bundle_version", "dimension", b"dimension", "has_popularity", b"has_popularity", "index_kind", b"index_kind", "index_parameters", b"index_parameters", "item_count", b"item_count", "lexical_attributes", b"lexical_attributes", "model_version", b"model_version", "opened_at_ms", b"opened_at_ms", "recall_at_100", b"recall_at_100", "search_budget", b"search_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "bundle_version", b"bundle_version", "dimension", b"dimension", "has_popularity", b"has_popularity", "index_kind", b"index_kind", "index_parameters", b"index_parameters", "item_count", b"item_count", "lexical_attributes", b"lexical_attributes", "model_version", b"model_version", "opened_at_ms", b"opened_at_ms", "recall_at_100", b"recall_at_100", "search_budget", b"search_budget", "shard_count", b"shard_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

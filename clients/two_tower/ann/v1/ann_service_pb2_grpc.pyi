@@ -63,6 +63,9 @@ class AnnServiceStub:
     NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
       the first ten unknown ids, separated by commas. Leave these ids out.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
+    UNAVAILABLE, reason SHARDS_NOT_ANSWERING: some shards of the catalogue did not answer in time, and the service does
+      not answer with a part of it, or has no other answer. The metadata "coverage" is the share of the items whose
+      shards answered. Retry with backoff.
     UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
       backoff.
     UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
@@ -122,6 +125,9 @@ class AnnServiceAsyncStub(AnnServiceStub):
     NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
       the first ten unknown ids, separated by commas. Leave these ids out.
     UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
+    UNAVAILABLE, reason SHARDS_NOT_ANSWERING: some shards of the catalogue did not answer in time, and the service does
+      not answer with a part of it, or has no other answer. The metadata "coverage" is the share of the items whose
+      shards answered. Retry with backoff.
     UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
       backoff.
     UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.
@@ -184,6 +190,9 @@ class AnnServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND, reason UNKNOWN_ITEM: an id in `similar_to` is not in the bundle. The metadata "item_ids" lists at most
           the first ten unknown ids, separated by commas. Leave these ids out.
         UNAVAILABLE, reason NO_BUNDLE: no bundle has been loaded yet. Retry with backoff.
+        UNAVAILABLE, reason SHARDS_NOT_ANSWERING: some shards of the catalogue did not answer in time, and the service does
+          not answer with a part of it, or has no other answer. The metadata "coverage" is the share of the items whose
+          shards answered. Retry with backoff.
         UNAVAILABLE, reason STOPPING: the service stops before the call is answered. Call another replica, or retry with
           backoff.
         UNAVAILABLE without a reason: the service is not reachable. Retry with backoff.

@@ -21,6 +21,7 @@ EXAMPLES: list[tuple[ServiceError, str, str]] = [
     (errors.PopularityNotServed("b", ["a"]), "FAILED_PRECONDITION", "POPULARITY_NOT_SERVED"),
     (errors.UnknownItem("f", ["x"]), "NOT_FOUND", "UNKNOWN_ITEM"),
     (errors.NoBundle(), "UNAVAILABLE", "NO_BUNDLE"),
+    (errors.ShardsNotAnswering(["shard-01"], 0.5), "UNAVAILABLE", "SHARDS_NOT_ANSWERING"),
     (errors.Overloaded("3 requests are in flight", 0.1), "RESOURCE_EXHAUSTED", "OVERLOADED"),
     (errors.Stopping(), "UNAVAILABLE", "STOPPING"),
     (errors.PermissionDenied("admin"), "PERMISSION_DENIED", "SCOPE_MISSING"),

@@ -1,0 +1,206 @@
+"""Answers calls over a catalogue in shards: the front of the shards.
+
+```
+each call: items to be similar to ─┐
+                                   ├─► ask all shards for their vectors ─► each call: parse ─► questions ─┐
+other calls that wait: the same ───┘                                                                      │
+      each call: merge, build the response ◄─── ask all shards all questions at once ◄────────────────────┘
+```
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ann_service import requests, responses
+from ann_service.catalogue import Catalogue
+from ann_service.shards.merge import merge
+from ann_service.shards.questions import Question, make_question
+from ann_service.shards.sharded_catalogue import ShardedCatalogue
+from retrieval.serving.answering.call import Call, run_together
+from retrieval.serving.answering.errors import ShardsNotAnswering, UnknownItem
+from retrieval.steps import Steps
+from two_tower.ann.v1 import ann_service_pb2 as pb
+
+LONGEST_WAIT_S = 60.0
+"""Longest wait for the shards, in seconds, whatever the deadline of the caller."""
+
+_SHARE_OF_DEADLINE = 0.8
+"""Largest share of the time that a caller still waits for which the front waits for the shards."""
+
+
+@dataclass(eq=False, slots=True)
+class Asked:
+    """A call to a catalogue in shards.
+
+    Attributes:
+        call: The call.
+        searches: Its searches, checked by `ann_service.requests.check`.
+        newest_model_version: Model version of the newest open bundle.
+        questions: What the shards are asked; empty before the searches are parsed.
+    """
+
+    call: Call
+    searches: Sequence[pb.Search]
+    newest_model_version: str
+    questions: list[Question] = field(default_factory=list[Question])
+
+
+def answer(catalogue: ShardedCatalogue, group: Sequence[Asked], max_k: int) -> Steps[None]:
+    """Answers calls together; in the end each of them has a response or an error, unless this raises.
+
+    Args:
+        catalogue: catalogue that answers them.
+        group: calls, at least one.
+        max_k: largest `k` of a search.
+
+    Raises:
+        Exception: a bug, in a shard or here.
+    """
+    known = yield from run_together([asked.call for asked in group], _find_similar_to(catalogue, group))
+    if known is None:
+        return
+    for asked in group:
+        asked.questions = (yield from asked.call.run(_parse(catalogue, known, asked.searches, max_k))) or []
+    group = [asked for asked in group if asked.call.error is None]
+    if not group:
+        return
+    searches = [search for asked in group for question in asked.questions for search in question.searches]
+    body = pb.SearchItemsRequest(searches=searches).SerializeToString()
+    calls = [asked.call for asked in group]
+    answers = yield from run_together(calls, catalogue.shards.search(body, _timeout_s(group)))
+    if answers is None:
+        return
+    coverage = catalogue.coverage(each is not None for each in answers)
+    results = [list(pb.SearchItemsResponse.FromString(each).results) for each in answers if each is not None]
+    start = 0
+    for asked in group:
+        end = start + sum(len(question.searches) for question in asked.questions)
+        own = [each[start:end] for each in results]
+        response = _respond(catalogue, asked, own, coverage, [each is None for each in answers])
+        asked.call.response = (yield from asked.call.run(response)) or b""
+        start = end
+
+
+def answer_alone(catalogue: ShardedCatalogue, asked: Asked, max_k: int) -> Steps[bytes]:
+    """Returns the response to one call.
+
+    Args:
+        catalogue: catalogue that answers it.
+        asked: the call.
+        max_k: largest `k` of a search.
+
+    Raises:
+        ServiceError: one of those that the proto lists.
+    """
+    yield from answer(catalogue, [asked], max_k)
+    if asked.call.error is not None:
+        raise asked.call.error
+    return asked.call.response
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What the shards know of the items that searches name in `similar_to`.
+
+    Attributes:
+        catalogue: These items, for parsing.
+        silent: Whether each shard did not answer.
+    """
+
+    catalogue: Catalogue
+    silent: Sequence[bool]
+
+
+def _find_similar_to(catalogue: ShardedCatalogue, group: Sequence[Asked]) -> Steps[_Known]:
+    """Returns what the shards know of the items that searches name; asks them only if there are any."""
+    named = {
+        item_id: None
+        for asked in group
+        for search in asked.searches
+        # The others are refused when they are parsed.
+        if len(search.similar_to.values) <= requests.MAX_SIMILAR
+        for item_id in search.similar_to.values
+    }
+    if not named:
+        return _Known(catalogue.without_items, [False] * len(catalogue.manifest.shards))
+    item_ids = list(named)
+    found = yield from catalogue.shards.find(item_ids, _timeout_s(group))
+    positions = np.concatenate([np.zeros(0, dtype=np.int64), *(each.positions for each in found if each is not None)])
+    vectors = [each.vectors for each in found if each is not None]
+    dimension = catalogue.manifest.dimension
+    parsing = catalogue.for_parsing(
+        [item_ids[position] for position in positions.tolist()],
+        np.concatenate([np.zeros((0, dimension), dtype=np.float32), *vectors]),
+    )
+    return _Known(parsing, [each is None for each in found])
+
+
+def _parse(
+    catalogue: ShardedCatalogue, known: _Known, searches: Sequence[pb.Search], max_k: int
+) -> Steps[list[Question]]:
+    """Returns what to ask the shards for the searches of a call.
+
+    Raises:
+        InvalidRequest, UnknownItem: as of one catalogue.
+        ShardsNotAnswering: a search is by similarity to an item that may be in a shard which does not answer.
+    """
+    try:
+        plans = yield from requests.parse(searches, known.catalogue, max_k)
+    except UnknownItem:
+        if any(known.silent):
+            raise _not_answering(catalogue, known.silent) from None
+        raise
+    questions: list[Question] = []
+    for search, plan in zip(searches, plans, strict=True):
+        questions.append(make_question(search, plan))
+        if len(searches) > 1:
+            yield
+    return questions
+
+
+def _respond(
+    catalogue: ShardedCatalogue,
+    asked: Asked,
+    results: Sequence[Sequence[pb.SearchResult]],
+    coverage: float,
+    silent: Sequence[bool],
+) -> Steps[bytes]:
+    """Returns the serialized response to a call.
+
+    Args:
+        catalogue: catalogue that answers it.
+        asked: the call.
+        results: for each shard that answered, the result of each search of the questions of the call.
+        coverage: share of the items in these shards, 0 to 1.
+        silent: whether each shard did not answer.
+
+    Raises:
+        ShardsNotAnswering: no shard answered, or one did not, and an answer has to be of all.
+    """
+    if not results or (any(silent) and not catalogue.allows_partial):
+        raise _not_answering(catalogue, silent)
+    response = responses.begin(catalogue.manifest, asked.newest_model_version, coverage)
+    start = 0
+    for question in asked.questions:
+        end = start + len(question.searches)
+        own = [[shard[number] for shard in results] for number in range(start, end)]
+        responses.add_message(response, merge(question.plan, own))
+        start = end
+        yield
+    return response.getvalue()
+
+
+def _not_answering(catalogue: ShardedCatalogue, silent: Sequence[bool]) -> ShardsNotAnswering:
+    names = [shard.name for shard, away in zip(catalogue.manifest.shards, silent, strict=True) if away]
+    return ShardsNotAnswering(names, catalogue.coverage(not away for away in silent))
+
+
+def _timeout_s(group: Sequence[Asked]) -> float:
+    """Returns how long to wait for the shards, so that the caller who waits longest still gets what there is."""
+    left_s = max(asked.call.deadline for asked in group) - time.monotonic()
+    return min(LONGEST_WAIT_S, max(0.0, _SHARE_OF_DEADLINE * left_s))

@@ -1,0 +1,57 @@
+"""Turns each search of a request into the searches that every shard answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ann_service.fusion import depth_of
+from ann_service.plan import SearchPlan
+from two_tower.ann.v1 import ann_service_pb2 as pb
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A search of a request, and the searches to which the shards' answers make up its result.
+
+    Attributes:
+        plan: The search, validated.
+        searches: One search, or two whose merged rankings are fused: by embedding, then by text.
+    """
+
+    plan: SearchPlan
+    searches: Sequence[pb.Search]
+
+
+def make_question(search: pb.Search, plan: SearchPlan) -> Question:
+    """Returns what to ask the shards for one search.
+
+    Each shard is asked for as many items as the request, because all of them may be in one shard. Items to be similar
+    to become their mean, which no shard alone can compute, and are excluded.
+
+    Args:
+        search: search of the request.
+        plan: the same search, validated.
+    """
+    if search.HasField("similar_to"):
+        search = _copy(search)
+        search.exclude_item_ids.extend(dict.fromkeys(search.similar_to.values))
+        search.embedding.values[:] = plan.query.tolist()  # replaces `similar_to`, since both are targets
+    if plan.text is None or not plan.text.fused:
+        return Question(plan, [search])
+    by_embedding, by_text = _copy(search), _copy(search)
+    for each in (by_embedding, by_text):
+        each.k = depth_of(plan.k)
+        each.ClearField("min_score")  # it is one of fused scores
+        each.ClearField("fusion_constant")
+    by_embedding.ClearField("text")
+    by_embedding.ranking = pb.RANKING_EMBEDDING
+    by_text.ClearField("embedding")
+    by_text.ranking = pb.RANKING_LEXICAL
+    return Question(plan, [by_embedding, by_text])
+
+
+def _copy(search: pb.Search) -> pb.Search:
+    copy = pb.Search()
+    copy.CopyFrom(search)
+    return copy

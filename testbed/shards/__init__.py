@@ -1,0 +1,1 @@
+"""Catalogues in shards, and clusters that hold them, for tests and measurements."""

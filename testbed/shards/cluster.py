@@ -1,0 +1,79 @@
+"""A Ray cluster on this machine: each node is a few processes with a loopback address of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from testbed.services import ROOT
+
+_STORE_BYTES = 80_000_000
+"""Size of the object store of each node: answers are small."""
+
+
+class Cluster:
+    """A running cluster: a head without actors, and nodes. Its nodes can be removed and added.
+
+    Attributes:
+        address: Address of the cluster, for ``--ray-address``.
+    """
+
+    def __init__(self, made: Any, cpus: int) -> None:
+        """Takes Ray's cluster, and the number of CPUs of each node."""
+        self._made, self._cpus = made, cpus
+        self._nodes: dict[str, Any] = {}
+        self.address: str = made.address
+
+    @property
+    def nodes(self) -> list[str]:
+        """Addresses of the nodes that run."""
+        return sorted(self._nodes)
+
+    def add(self, address: str) -> None:
+        """Starts a node with a loopback address that no other node has."""
+        self._nodes[address] = self._made.add_node(
+            wait=False,
+            num_cpus=self._cpus,
+            node_ip_address=address,
+            object_store_memory=_STORE_BYTES,
+            include_dashboard=False,
+        )
+
+    def remove(self, address: str) -> None:
+        """Kills a node with everything that runs on it."""
+        self._made.remove_node(self._nodes.pop(address), allow_graceful=False)
+
+
+@contextmanager
+def ray_cluster(node_count: int = 3, cpus: int = 2) -> Iterator[Cluster]:
+    """Runs a cluster, which ends with the context.
+
+    Args:
+        node_count: number of nodes.
+        cpus: number of CPUs that each node claims to have: with ``--shard-cpus 1``, the number of its actors.
+
+    Raises:
+        ImportError: the extra ``ray`` is not installed.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Actors run the code of this checkout, whichever is installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "clients")])
+    from ray.cluster_utils import Cluster as RayCluster
+
+    # Not 127.0.0.1, which Ray replaces by the address of another interface.
+    head = {
+        "num_cpus": 0,
+        "node_ip_address": "127.0.0.2",
+        "object_store_memory": _STORE_BYTES,
+        "include_dashboard": False,
+    }
+    made = RayCluster(initialize_head=True, head_node_args=head)
+    try:
+        cluster = Cluster(made, cpus)
+        for number in range(node_count):
+            cluster.add(f"127.0.0.{3 + number}")
+        yield cluster
+    finally:
+        made.shutdown()
