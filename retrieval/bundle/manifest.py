@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from retrieval.bundle.errors import BundleRefused, InvalidVersion
+from retrieval.bundle.file_paths import is_file_path
 from retrieval.bundle.layout import MANIFEST
 from retrieval.bundle.shard import Shard, check_shards, parse_shards
 
@@ -28,9 +29,6 @@ _SEVERAL_INTERESTS_FORMAT_VERSION = 2
 _TIME = "%Y%m%dT%H%M%SZ"
 _VERSION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-_NAME_LIMIT_BYTES = 240  # disks take 255, of which a copy that is being fetched needs some
-_PATH_LIMIT_BYTES = 800  # S3 takes keys of 1,024, of which the place of the store takes some
 
 
 def format_version_of(shards: Sequence[Shard]) -> int:
@@ -206,7 +204,7 @@ class Manifest:
         if self.shards:
             check_shards(self.shards, self.item_count)
         for path in self.files:
-            if not _is_file_path(path):
+            if not is_file_path(path):
                 raise ValueError(f"file path {path[:80]!r} leads out of the bundle, or no disk can have it")
 
     @property
@@ -262,17 +260,6 @@ class Manifest:
                 version, "manifest", f"{MANIFEST} is of bundle {manifest.bundle_version}: the folder was renamed"
             )
         return manifest
-
-
-def _is_file_path(path: str) -> bool:
-    """Returns whether a path leads to a file below a folder, on any disk and in any bucket."""
-    names = path.split("/")
-    return (
-        not {"", ".", ".."} & set(names)
-        and not re.search(r"[\x00-\x1f\x7f\\]", path)
-        and max(len(name.encode()) for name in names) <= _NAME_LIMIT_BYTES
-        and len(path.encode()) <= _PATH_LIMIT_BYTES
-    )
 
 
 def _explain_format(format_version: Any) -> str:

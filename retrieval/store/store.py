@@ -84,7 +84,7 @@ class BundleStore(ABC):
 
     @abstractmethod
     def why_nothing_is_live(self) -> str:
-        """Returns why the store has no live pointer, and what to do; for a person."""
+        """Returns why the store has no live pointer, and what to do."""
 
     @abstractmethod
     def manifest(self, version: str) -> Manifest:
@@ -100,12 +100,11 @@ class BundleStore(ABC):
     def verify(self, version: str, files: Collection[str] | None = None) -> Manifest:
         """Returns the manifest of a bundle after checking that its files are those that were published.
 
-        Afterwards the files are in the folder `path`. Hashing reads each file once, in chunks and without the GIL, and
-        leaves it in the page cache.
+        Afterwards the files are in the folder `path`. Hashing reads each file once, without the GIL.
 
         Args:
             version: version of the bundle.
-            files: paths in the bundle that will be read, each of which the manifest must list. Default: all files.
+            files: paths of the files that will be read; the manifest must list them. Default: all files.
 
         Raises:
             BundleNotFound: the store has no such bundle.
@@ -213,7 +212,7 @@ class BundleStore(ABC):
                 "no bundle was live before the live one; list them all with `python -m trainer bundles --store "
                 f"{self.name}` and promote another, or publish one"
             )
-        self.verify(pointer.previous[0])
+        self._check_earlier(pointer.previous[0])
         with self._changing():
             current, tag = self._read_live()
             if current != pointer:
@@ -277,14 +276,16 @@ class BundleStore(ABC):
         """Removes bundles that were not live at the last look, and returns those that are gone.
 
         A reader never sees half of a bundle, and a process that has mapped its files keeps them.
-
-        Raises:
-            StoreError: a bundle cannot be removed.
+        Raises StoreError if a bundle cannot be removed.
         """
 
     @abstractmethod
     def _remove_stale(self) -> None:
         """Removes what publishers that died have left behind, if it is older than a day."""
+
+    def _check_earlier(self, version: str) -> None:
+        """Checks a bundle that was live before. Raises BundleNotFound or BundleRefused, as `verify` does."""
+        self.verify(version)
 
     def _take_back(self, new: LivePointer, old: LivePointer | None) -> None:
         """Makes `old` live again after a promotion whose bundle is gone, unless something else is live by now."""

@@ -218,3 +218,19 @@ def test_ctrl_c_in_a_download_that_hangs_ends_at_once(s3: S3Server, monkeypatch:
             process.kill()
             s3.faults.frozen = False
     assert (process.returncode, "Traceback" in told) == (130, False)
+
+
+def test_a_roll_back_fetches_nothing(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(s3.url)
+    old, new = publish(store), publish(store)
+    store.promote(old)
+    store.promote(new)
+    other = other_machine(s3, monkeypatch)
+    before = len(s3.requests)
+    assert other.roll_back() == LivePointer(old)
+    assert not any("vectors.npy" in request for request in s3.requests[before:])
+    store.promote(new)
+    s3.object(f"bundles/{old}/vectors.npy").unlink()
+    with pytest.raises(BundleRefused, match=r"vectors\.npy: no object"):
+        other.roll_back()
+    assert other.live() == LivePointer(new, (old,))
