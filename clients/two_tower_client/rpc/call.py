@@ -1,8 +1,9 @@
-"""A call in progress, over all its attempts."""
+"""A call in progress, over all its attempts, and its timeout."""
 
+import math
 import time
 
-from two_tower_client.errors import TwoTowerError
+from two_tower_client.errors import InvalidRequest, TwoTowerError
 from two_tower_client.rpc.call_metadata import Metadata
 
 
@@ -28,3 +29,14 @@ class Call:
         self.may_wait, self.waits = may_wait, False
         self.attempts = 0
         self.last_error: TwoTowerError | None = None
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Returns `timeout_s` if it is valid. Every call needs a deadline, since without one it could wait for ever.
+
+    Raises:
+        InvalidRequest: If `timeout_s` is not a positive, finite number of seconds.
+    """
+    if not 0 < timeout_s < math.inf:
+        raise InvalidRequest.in_field("timeout_s", f"has to be a positive number of seconds, got {timeout_s!r}")
+    return timeout_s

@@ -1,7 +1,6 @@
 """The base classes of the clients of both services: channels, credentials, deadlines, retries and errors."""
 
 import asyncio
-import math
 import os
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Self, TypedDict, TypeVar
 import grpc
 
 from two_tower_client.errors import InvalidRequest, TwoTowerError
-from two_tower_client.rpc.call import Call
+from two_tower_client.rpc.call import Call, check_timeout
 from two_tower_client.rpc.call_metadata import check_request_id, check_user, make_request_id
 from two_tower_client.rpc.channel import Address, Connection, Tls, connect
 from two_tower_client.rpc.grpc_errors import from_rpc_error
@@ -256,6 +255,11 @@ class AsyncServiceClient(_ServiceClient):
                     )
             except grpc.aio.UsageError as error:  # another task has closed the channel
                 raise _closed_error() from error
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self._closed and not (task and task.cancelling()):  # `close` has cancelled the call, not the task
+                    raise _closed_error() from None
+                raise
             except grpc.RpcError as error:
                 failure, pause_s = self._fail(call, error)
                 if pause_s is None:
@@ -287,14 +291,3 @@ class AsyncServiceClient(_ServiceClient):
 def unread(response: Response) -> Response:
     """Returns the response itself, for methods whose response is the result."""
     return response
-
-
-def check_timeout(timeout_s: float) -> float:
-    """Returns `timeout_s` if it is valid. Every call needs a deadline, since without one it could wait for ever.
-
-    Raises:
-        InvalidRequest: If `timeout_s` is not a positive, finite number of seconds.
-    """
-    if not 0 < timeout_s < math.inf:
-        raise InvalidRequest.in_field("timeout_s", f"has to be a positive number of seconds, got {timeout_s!r}")
-    return timeout_s
