@@ -16,8 +16,10 @@ class Laws:
         bytes_an_item: Bytes on disk, and of memory that searches touch, of an item.
         build_s: Coefficient of n log2 n for the time to build, in seconds on one machine of the measured kind.
         open_s, open_base_s: Slope over n and constant of the time to open.
-        search_s, search_base_s: Slope over log2 n and constant of the CPU time of a search, when 16 wait at once.
+        search_s, search_base_s: Slope over n and constant of the CPU time of a search, when 16 wait at once. It grows
+            with n, as the search budget for the same recall does, and as searches that wait share a scan.
         embed_s: CPU time of an `EmbedQueries` with one query, in seconds.
+        largest: Number of items of the largest catalogue that was measured; the laws are not known beyond it.
     """
 
     bytes_an_item: float
@@ -27,10 +29,11 @@ class Laws:
     search_s: float
     search_base_s: float
     embed_s: float
+    largest: int
 
     def search(self, item_count: float) -> float:
         """Returns the CPU time of a search in seconds."""
-        return self.search_base_s + self.search_s * math.log2(item_count)
+        return self.search_base_s + self.search_s * item_count
 
     def build(self, item_count: float) -> float:
         """Returns the time to build the index in seconds."""
@@ -44,7 +47,7 @@ class Laws:
 def fit(small: Costs, large: Costs, embed_s: float) -> Laws:
     """Returns the laws that two measured catalogues follow exactly."""
     n, m = small.item_count, large.item_count
-    search_s = (large.cpu_s[16] - small.cpu_s[16]) / math.log2(m / n)
+    search_s = (large.cpu_s[16] - small.cpu_s[16]) / (m - n)
     open_s = (large.open_s - small.open_s) / (m - n)
     return Laws(
         bytes_an_item=sum(large.bytes_an_item.values()),
@@ -52,8 +55,9 @@ def fit(small: Costs, large: Costs, embed_s: float) -> Laws:
         open_s=open_s,
         open_base_s=small.open_s - open_s * n,
         search_s=search_s,
-        search_base_s=small.cpu_s[16] - search_s * math.log2(n),
+        search_base_s=small.cpu_s[16] - search_s * n,
         embed_s=embed_s,
+        largest=m,
     )
 
 
@@ -84,7 +88,7 @@ class Plan:
 def plan(
     laws: Laws, item_count: float, queries_s: float, *, memory_gib: float, cores: int, utilisation: float, k: int = 100
 ) -> Plan:
-    """Returns the smallest fleet for a catalogue and a load.
+    """Returns the smallest fleet for a catalogue and a load, of shards that are no larger than what was measured.
 
     Args:
         laws: measured laws.
@@ -95,7 +99,8 @@ def plan(
         utilisation: share of its cores that a machine may be busy, 0 to 1.
         k: items of an answer; an id is taken as 12 bytes, a score as 4.
     """
-    shards = math.ceil(2 * item_count * laws.bytes_an_item / (0.8 * memory_gib * (1 << 30)))
+    by_memory = math.ceil(2 * item_count * laws.bytes_an_item / (0.8 * memory_gib * (1 << 30)))
+    shards = max(by_memory, math.ceil(item_count / laws.largest))
     items = item_count / shards
     core_s = queries_s * laws.search(items)
     replicas = max(2, math.ceil(core_s / (cores * utilisation)))

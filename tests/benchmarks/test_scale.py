@@ -34,13 +34,18 @@ def test_a_query_waits_for_its_slowest_shard() -> None:
 
 def test_the_smallest_fleet_that_holds_and_carries_it() -> None:
     # Two bundles of 1e9 items of 1,000 bytes are 2e12 bytes; 0.8 x 256 GiB are 2.199e11: 10 shards of 1e8 items.
-    laws = Laws(1000.0, 1e-9, 1e-6, 5.0, 1e-4, 1e-3, 2e-4)
+    laws = Laws(1000.0, 1e-9, 1e-6, 5.0, 1e-11, 1e-3, 2e-4, 100_000_000)
     found = plan(laws, 1e9, 1e6, memory_gib=256, cores=32, utilisation=0.5)
     assert found.shards == 10
-    # A search takes 1e-3 + 1e-4 x log2(1e8) = 3.6575e-3 s: 3,657.5 cores for each shard, 228.6 machines of 16.
-    assert found.replicas == 229
-    assert found.ann_cores == pytest.approx(36_575, rel=1e-3)
+    # A search takes 1e-3 + 1e-11 x 1e8 = 2e-3 s: 2,000 cores for each shard, 125 machines with 16 of them busy.
+    assert found.replicas == 125
+    assert found.ann_cores == pytest.approx(20_000, rel=1e-3)
     assert found.tower_cores == pytest.approx(200.0)
     assert found.memory_gib == pytest.approx(186.3, rel=1e-3)
     assert found.gbit_s == pytest.approx(128.0)  # 1e6 queries x 10 shards x 100 items x 16 bytes
     assert found.open_s == pytest.approx(105.0)
+
+
+def test_no_shard_is_larger_than_what_was_measured() -> None:
+    laws = Laws(1000.0, 1e-9, 1e-6, 5.0, 1e-11, 1e-3, 2e-4, 1_000_000)
+    assert plan(laws, 1e7, 1e3, memory_gib=256, cores=32, utilisation=0.5).shards == 10
