@@ -36,7 +36,7 @@ def test_help_lists_settings_and_environment_variables(program: str) -> None:
     for name in ("--store", "--port", "--tls-certificate", "--poll-interval-s", "--unload-first", "--config"):
         assert name in done.stdout
     assert f"{program.upper()}_POLL_INTERVAL_S" in done.stdout
-    assert "Folder of the bundle store" in done.stdout
+    assert "Store of bundles: a folder, or a URL" in done.stdout
 
 
 def test_unusable_settings_end_the_process_with_a_reason(tmp_path: Path) -> None:
