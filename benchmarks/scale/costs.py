@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.attack.callers import run
+from benchmarks.attack.callers import Callers, run
 from benchmarks.attack.calls import Calls, Load
 from benchmarks.services.load import one_core, other_cores
 from retrieval.bundle.layout import INDEX, ITEMS, VECTORS
@@ -38,13 +37,11 @@ class Served:
         rate: Calls begun per second.
         arrivals_s: [n] float64, time at which each call was begun, ascending.
         latencies_s: [n] float64, latency of each call.
-        failed: Number of calls without an answer.
     """
 
     rate: float
     arrivals_s: np.ndarray
     latencies_s: np.ndarray
-    failed: int
 
 
 @dataclass
@@ -127,7 +124,7 @@ def _measure_closed(
 ) -> None:
     run(Load(address, SEARCH, requests, 0.5, _TIMEOUT_S, callers=callers))
     before = process.cpu_times()
-    (calls,) = run(Load(address, SEARCH, requests, seconds, _TIMEOUT_S, callers=callers))
+    calls = _answered(run(Load(address, SEARCH, requests, seconds, _TIMEOUT_S, callers=callers))[0])
     after = process.cpu_times()
     costs.cpu_s[callers] = (after.user + after.system - before.user - before.system) / len(calls.codes)
     costs.rate[callers] = len(calls.codes) / calls.seconds
@@ -150,15 +147,18 @@ def _measure_open(address: str, requests: list[bytes], rate: float, seconds: flo
         )
         for number, weight in enumerate(weights)
     ]
-    calls = Calls.joined(list(itertools.chain(_together(loads))))
-    order = np.argsort(calls.began_s)
-    failed = int(np.count_nonzero(calls.codes))
-    return Served(calls.offered, (calls.began_s - calls.began_s.min())[order], calls.latencies_s[order], failed)
-
-
-def _together(loads: list[Load]) -> list[Calls]:
-    """Returns the calls of loads that run at the same time in one process."""
-    from benchmarks.attack.callers import Callers
-
     with Callers([loads]) as callers:
-        return callers.results()[0]
+        calls = _answered(Calls.joined(callers.results()[0]))
+    order = np.argsort(calls.began_s)
+    return Served(calls.offered, (calls.began_s - calls.began_s.min())[order], calls.latencies_s[order])
+
+
+def _answered(calls: Calls) -> Calls:
+    """Returns calls that were all answered.
+
+    Raises:
+        RuntimeError: a call was not answered, so its time is no cost of a search.
+    """
+    if failed := int(np.count_nonzero(calls.codes)):
+        raise RuntimeError(f"{failed} of {len(calls.codes)} calls were not answered, as this one: {calls.answer!r}")
+    return calls

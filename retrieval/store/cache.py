@@ -107,9 +107,7 @@ class Cache:
             StoreError: the folder cannot be written.
         """
         folder = self.path(version)
-        room = self._open_lock("ROOM")
-        try:
-            fcntl.flock(room, fcntl.LOCK_EX)
+        with self._holding_room():
             missing = {name: size for name, size in sizes.items() if not _has_size(part_of(folder / name), size)}
             needed = sum(missing.values())
             if not self._make_room(needed):
@@ -128,21 +126,11 @@ class Cache:
                 with part.open("wb") as file:
                     if size:
                         os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise StoreError(f"cannot write to the cache {self.root}: {error}") from error
-        finally:
-            os.close(room)
 
     def trim(self) -> None:
         """Removes bundles that no process uses while all take more than the bound. Raises StoreError."""
-        room = self._open_lock("ROOM")
-        try:
-            fcntl.flock(room, fcntl.LOCK_EX)
+        with self._holding_room():
             self._make_room(0)
-        except OSError as error:
-            raise StoreError(f"cannot write to the cache {self.root}: {error}") from error
-        finally:
-            os.close(room)
 
     def make_folder(self) -> None:
         """Makes the folder, if need be, which other users cannot change, since services open what is in it.
@@ -162,6 +150,18 @@ class Cache:
                 f"cannot use the cache {self.root}: other users can change its files, which services would open; "
                 "remove it, or name another in TWO_TOWER_CACHE"
             )
+
+    @contextmanager
+    def _holding_room(self) -> Generator[None]:
+        """Lets one process at a time make or take room. Turns errors of the disk within the context into StoreError."""
+        lock = self._open_lock("ROOM")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        except OSError as error:
+            raise StoreError(f"cannot write to the cache {self.root}: {error}") from error
+        finally:
+            os.close(lock)
 
     def _make_room(self, needed: int) -> bool:
         """Removes bundles that no process uses until there is room, and returns whether there is."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -118,13 +118,11 @@ class ObjectStore(BundleStore):
         version = manifest.bundle_version
         self._cache.use(version)
         self._cache.trim()
-        total, sent, told = sum(entry.size_bytes for entry in manifest.files.values()), 0, time.monotonic()
+        total = sum(entry.size_bytes for entry in manifest.files.values())
+        transfer = _Transfer(self._tell, "uploaded", total, f"bundle {version} to {self.name}")
         for name, entry in manifest.files.items():
-            if time.monotonic() - told >= _TELL_S:
-                told = time.monotonic()
-                self._tell(f"uploaded {sent >> 20} of {total >> 20} MiB of bundle {version} to {self.name}")
             self._bucket.upload(f"{BUNDLES}/{version}/{name}", self.path(version) / name)
-            sent += entry.size_bytes
+            transfer.advance(entry.size_bytes)
         try:
             self._bucket.replace(f"{BUNDLES}/{version}/{MANIFEST}", manifest.to_json().encode(), None)
         except ChangedMeanwhile as error:
@@ -169,9 +167,10 @@ class ObjectStore(BundleStore):
         listing = self._listing()
         manifests: dict[str, bytes | None] = {}
         for version in versions:
-            with suppress(TooLarge):  # such a bundle cannot go live meanwhile
-                manifests[version] = None
+            try:
                 manifests[version] = self._read_manifest(version)
+            except TooLarge:
+                manifests[version] = None  # such a bundle cannot go live meanwhile
         self._bucket.delete([f"{BUNDLES}/{version}/{MANIFEST}" for version in manifests])
         pointer = self.live()
         removed: list[str] = []
@@ -242,26 +241,38 @@ class ObjectStore(BundleStore):
             if not missing:
                 return
             self._cache.take_room(version, missing)
-            total, fetched, told = sum(missing.values()), 0, time.monotonic()
-
-            def advance(count: int) -> None:
-                nonlocal fetched, told
-                fetched += count
-                if time.monotonic() - told >= _TELL_S:
-                    told = time.monotonic()
-                    self._tell(f"fetched {fetched >> 20} of {total >> 20} MiB of bundle {version} from {self.name}")
-
+            transfer = _Transfer(self._tell, "fetched", sum(missing.values()), f"bundle {version} from {self.name}")
             pool = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="fetch")
             try:
                 for name, size in missing.items():
                     key = f"{place}/{name}"
                     progress(f"{self.name}/{key}")
 
-                    def advance_file(count: int, key: str = key) -> None:
+                    def advance(count: int, key: str = key) -> None:
                         progress(f"{self.name}/{key}")
-                        advance(count)
+                        transfer.advance(count)
 
-                    fetch(self._bucket, key, size, folder / name, pool, advance_file)
+                    fetch(self._bucket, key, size, folder / name, pool, advance)
             finally:
                 pool.shutdown(wait=False)  # after an error or Ctrl-C, parts under way may hang for a minute
-            self._tell(f"fetched all {total >> 20} MiB of bundle {version} from {self.name}")
+            transfer.end()
+
+
+class _Transfer:
+    """Tells every few seconds how far a transfer is."""
+
+    def __init__(self, tell: Callable[[str], None], done: str, total: int, what: str) -> None:
+        """Takes who is told, the verb, such as ``fetched``, the size in bytes, and what is transferred where."""
+        self._tell, self._done, self._total, self._what = tell, done, total, what
+        self._count, self._told_s = 0, time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Counts `count` bytes more."""
+        self._count += count
+        if time.monotonic() - self._told_s >= _TELL_S:
+            self._told_s = time.monotonic()
+            self._tell(f"{self._done} {self._count >> 20} of {self._total >> 20} MiB of {self._what}")
+
+    def end(self) -> None:
+        """Tells that all is there."""
+        self._tell(f"{self._done} all {self._total >> 20} MiB of {self._what}")
