@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import psutil
 
 from testbed.services import ROOT
 
@@ -42,8 +44,35 @@ class Cluster:
         )
 
     def remove(self, address: str) -> None:
-        """Kills a node with everything that runs on it."""
+        """Kills a node with everything that runs on it: its processes one after the other, then its actors notice."""
         self._made.remove_node(self._nodes.pop(address), allow_graceful=False)
+
+    def cut_power(self, address: str) -> None:
+        """Kills all processes of a node with SIGKILL at once, its actors too, and removes it from the cluster."""
+        for process in self.processes(address):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.remove(address)
+
+    def processes(self, address: str | None = None) -> list[psutil.Process]:
+        """Returns the processes of a node, actors included; of all nodes, and of the head, without an address."""
+        nodes = [self._made.head_node, *self._nodes.values()] if address is None else [self._nodes[address]]
+        found: list[psutil.Process] = []
+        for node in nodes:
+            for started in [info for infos in node.all_processes.values() for info in infos]:
+                with suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(started.process.pid)
+                    found += [process, *process.children(recursive=True)]
+        return found
+
+    def actors(self, address: str) -> list[psutil.Process]:
+        """Returns the processes of the actors of a node."""
+        found: list[psutil.Process] = []
+        for process in self.processes(address):
+            with suppress(psutil.NoSuchProcess):
+                if process.name().startswith("ray::_Actor"):
+                    found.append(process)
+        return found
 
 
 @contextmanager
