@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import sys
 import tempfile
 import time
@@ -70,7 +71,9 @@ def main() -> int:
     if len({each.item_count for each in measured}) > 1:
         one, ray = ([each for each in measured if each.name == name] for name in (ONE, RAY))
         print(f"\n{costs.pays_from(one, ray, _SHARDS, world.sharded.size_bytes() / items)}")
-    print(f"\n{items:,} items, {time.monotonic() - began:.0f} s\n\n{to_table(rows, 'part')}")
+    took = f"{time.monotonic() - began:.0f} s on {len(os.sched_getaffinity(0))} cores, load averages "
+    took += ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    print(f"\n{items:,} items, {took}\n\n{to_table(rows, 'part')}")
     if arguments.json:
         found = {"rows": [row.to_json() for row in rows], "costs": [asdict(each) for each in measured]}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.attack.rows import Row
-from benchmarks.shards.load import COMPLETE, FAILED, PARTIAL, REFUSED, WRONG, Answer, Load
+from benchmarks.shards.load import COMPLETE, FAILED, NONE, PARTIAL, REFUSED, WRONG, Answer, Load
 from benchmarks.shards.reference import Reference
 from testbed.shards.cluster import Cluster
 
@@ -86,6 +86,8 @@ def judge(name: str, kills: Kills, planned: int, allows_partial: bool) -> Iterat
     kinds, expected = kills.kinds, PARTIAL if allows_partial else REFUSED
     unexpected = kinds[FAILED] + (kinds[REFUSED] if allows_partial else kinds[PARTIAL])
     seen = f"{kinds[COMPLETE]:,} complete, {kinds[PARTIAL]:,} partial, {kinds[REFUSED]:,} refused"
+    if kinds[NONE]:
+        seen += f", {kinds[NONE]:,} refused because no shard answered"
     fault = f"; {kills.notes[0]}" if kills.notes else ""
     yield Row(name, "kills that were missed by answers, and made good for", len(kills.away_s), planned, "", True)
     yield Row(name, "answers that are not what they say", kinds[WRONG], 0, "", note=seen + fault)

@@ -21,9 +21,10 @@ from two_tower.ann.v1 import ann_service_pb2 as pb
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
 
 CALLERS = 3
-COMPLETE, PARTIAL, REFUSED, FAILED, WRONG = "complete", "partial", "refused", "failed", "wrong"
-"""Kinds of answers: right and of all shards; right, and says that shards are missing; refused, with the reason that
-shards do not answer; failed in another way; not what the answer claims to be."""
+COMPLETE, PARTIAL, REFUSED = "complete", "partial", "refused"
+NONE, FAILED, WRONG = "none", "failed", "wrong"
+"""Kinds of answers: right and of all shards; right, and says that shards are missing; refused because shards do not
+answer; refused because none does; failed in another way; not what the answer claims to be."""
 
 _REASON = "SHARDS_NOT_ANSWERING"
 _EXACT_EVERY = 8
@@ -108,7 +109,7 @@ class Load:
             question = Question(number % len(self._asking.queries), number % _EXACT_EVERY == 0)
             answer = self._ask(question)
             self.answers.append(answer)
-            if answer.kind in (REFUSED, FAILED):
+            if answer.kind in (REFUSED, NONE, FAILED):
                 self._stops.wait(_PAUSE_S)
 
     def _ask(self, question: Question) -> Answer:
@@ -117,8 +118,9 @@ class Load:
         try:
             response = self._stub.SearchItems(request, timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
-            kind = REFUSED if is_refusal(error) else FAILED
-            return Answer(kind, "", began_s, time.monotonic(), "" if kind == REFUSED else describe(error))
+            coverage = refused_with(error)
+            kind = FAILED if coverage is None else REFUSED if coverage > 0.0 else NONE
+            return Answer(kind, "", began_s, time.monotonic(), describe(error) if kind == FAILED else "")
         ended_s = time.monotonic()
         fault = self._fault(question, response)
         if fault is not None:
@@ -139,16 +141,20 @@ class Load:
         return self._judged[key]
 
 
-def is_refusal(error: Any) -> bool:
-    """Returns whether a call was refused because shards do not answer: UNAVAILABLE, the reason, and the coverage."""
+def refused_with(error: Any) -> float | None:
+    """Returns the share of the items in shards that answer, which a refusal names; None if it was not for shards.
+
+    Such a refusal has the code UNAVAILABLE, and the reason SHARDS_NOT_ANSWERING with the metadata ``coverage`` below 1.
+    """
     if error.code() is not grpc.StatusCode.UNAVAILABLE:
-        return False
+        return None
     status = rpc_status.from_call(error)
     info = error_details_pb2.ErrorInfo()
     for detail in status.details if status else ():
-        if detail.Unpack(info):
-            return info.reason == _REASON and 0.0 <= float(info.metadata.get("coverage", "nan")) < 1.0
-    return False
+        if detail.Unpack(info) and info.reason == _REASON:
+            coverage = float(info.metadata.get("coverage", "nan"))
+            return coverage if 0.0 <= coverage < 1.0 else None
+    return None
 
 
 def describe(error: Any) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.attack.rows import Row
-from benchmarks.shards.load import COMPLETE, FAILED, PARTIAL, REFUSED, WRONG, Answer, Load
+from benchmarks.shards.load import COMPLETE, WRONG, Answer, Load
 from benchmarks.shards.reference import Reference
 from retrieval.store.folder_store import FolderStore
 
@@ -79,7 +79,8 @@ def swap(
 
 def judge(swaps: Swaps, planned: int) -> Iterator[Row]:
     """Yields the rows of swaps, of which so many were planned."""
-    kinds, failed = swaps.kinds, swaps.kinds[FAILED] + swaps.kinds[REFUSED] + swaps.kinds[PARTIAL]
+    kinds = swaps.kinds
+    failed = kinds.total() - kinds[COMPLETE] - kinds[WRONG]
     note = swaps.notes[0] if swaps.notes else f"{kinds[COMPLETE]:,} answers"
     took = f"median {np.median(swaps.took_s):.1f} s, longest {max(swaps.took_s):.1f} s" if swaps.took_s else ""
     yield Row(_NAME, "swaps of all shards under load", len(swaps.took_s), planned, "", True, took)
