@@ -45,16 +45,17 @@ def write_items(folder: Path) -> Path:
     return folder
 
 
-def arguments(store: object, items: object, to: object, *others: object) -> list[str]:
-    """Returns the words of the command, with slices of 10 rows and one process."""
-    processes = [] if "ray" in others else ["--processes", 1]
-    words = ["embed-items", "--store", store, "--items", items, "--to", to, "--slice-rows", 10, *processes, *others]
-    return [*map(str, words), "--json"]
+def arguments(
+    store: object, items: object, to: object, *others: object, slice_rows: int = 10, processes: int = 1
+) -> list[str]:
+    """Returns the words of the command."""
+    words = ["embed-items", "--store", store, "--items", items, "--to", to, "--slice-rows", slice_rows, *others]
+    return [*map(str, words), *(() if "ray" in others else ("--processes", str(processes))), "--json"]
 
 
-def embed(store: object, items: object, to: object, *others: object) -> dict[str, Any]:
+def embed(store: object, items: object, to: object, *others: object, **settings: int) -> dict[str, Any]:
     """Runs the command, and returns the JSON that it prints."""
-    return json.loads(command(*arguments(store, items, to, *others)))
+    return json.loads(command(*arguments(store, items, to, *others, **settings)))
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[str]:

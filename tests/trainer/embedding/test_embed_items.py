@@ -69,7 +69,7 @@ def test_the_vectors_are_those_of_the_item_tower(shop: Shop, embedded: Path) -> 
 def test_bytes_do_not_depend_on_the_number_of_processes(
     shop: Shop, items: Path, embedded: Path, tmp_path: Path
 ) -> None:
-    embed(shop.store.root, items, tmp_path / "vectors", "--processes", 2)
+    embed(shop.store.root, items, tmp_path / "vectors", processes=2)
     assert parts(tmp_path / "vectors") == parts(embedded)
     for name in ("plan.json", "embeddings.json"):
         assert (tmp_path / "vectors" / name).read_bytes() == (embedded / name).read_bytes()
@@ -79,7 +79,7 @@ def test_goes_on_after_sigkill_and_computes_no_part_again_but_a_damaged_one(
     shop: Shop, items: Path, embedded: Path, tmp_path: Path
 ) -> None:
     to = tmp_path / "vectors"
-    with start(arguments(shop.store.root, items, to, "--slice-rows", 1)) as process:
+    with start(arguments(shop.store.root, items, to, slice_rows=1)) as process:
         wait_for(lambda: len(list((to / "parts").glob("*.parquet"))) >= 3, "three parts", 120)
         process.send_signal(signal.SIGKILL)
     there = {path.name: path.stat() for path in (to / "parts").glob("*.parquet")}
@@ -88,7 +88,7 @@ def test_goes_on_after_sigkill_and_computes_no_part_again_but_a_damaged_one(
     damaged = to / "parts" / min(there)
     os.truncate(damaged, 100)
 
-    done = embed(shop.store.root, items, to, "--slice-rows", 1)
+    done = embed(shop.store.root, items, to, slice_rows=1)
 
     # The process that was embedding may have written one more part before it noticed.
     assert 80 - len(there) <= done["computed"] <= 81 - len(there)
@@ -110,7 +110,7 @@ def test_vectors_of_something_else_are_refused_and_a_copy_of_the_same_is_not(
     assert embed(shop.store.root, table, vectors)["computed"] == 0
 
     with pytest.raises(DataError, match=r"slices of 10 rows, not of 7.*Name another folder with --to"):
-        embed(shop.store.root, table, vectors, "--slice-rows", 7)
+        embed(shop.store.root, table, vectors, slice_rows=7)
     with pytest.raises(DataError, match=f"item tower of {shop.versions[0]}, which is not that of {shop.versions[1]}"):
         embed(shop.store.root, table, vectors, "--bundle", shop.versions[1])
     content = bytearray((table / "part-0.parquet").read_bytes())
