@@ -7,11 +7,11 @@ import grpc.aio
 
 _LARGEST_SIDE_REQUEST = 1024
 """Largest request to a port beside that of the methods, in bytes."""
-_HANDSHAKE_S = 5
+HANDSHAKE_S = 5
 """Time in which a client of such a port has to say that it speaks HTTP/2, in seconds."""
-_IDLE_S = 10
+IDLE_S = 10
 """Time without a call after which a connection to such a port is closed, in seconds; a probe connects anew."""
-_CALLS_OF_A_CONNECTION = 100
+CALLS_OF_A_CONNECTION = 100
 
 
 def bind(server: grpc.aio.Server, host: str, port: int, tls: grpc.ServerCredentials | None, flag: str) -> int:
@@ -58,9 +58,9 @@ def side_server(
     options = [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", _LARGEST_SIDE_REQUEST),
-        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_S * 1000),
-        ("grpc.max_connection_idle_ms", _IDLE_S * 1000),
-        ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
+        ("grpc.max_connection_idle_ms", IDLE_S * 1000),
+        ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),
         # End watches of clients that are frozen or gone.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
