@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,7 @@ def _scan(place: Place, name: str) -> pl.LazyFrame:
 def _explained(name: str) -> Generator[None]:
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as error:
-        text = " ".join(explain(error).split())[:300]
-        raise DataError(f"{name}: cannot be read as Parquet: {text}; save it anew, or check the store") from error
+    except OSError as error:  # polars names the wrong object at the end, if several were read
+        raise StoreError(f"cannot read {name}: {re.sub(r' *[(]path: [^)]*[)]$', '', explain(error))[:300]}") from error
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{name}: cannot be read as Parquet: {explain(error)[:300]}; save it anew") from error

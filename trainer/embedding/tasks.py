@@ -7,6 +7,7 @@ thread, so that the bytes do not depend on the number of its cores.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval.bundle.errors import BundleError
+from retrieval.bundle.errors import BundleError, StoreError
 from retrieval.bundle.manifest import Manifest
 from retrieval.store.location import open_store
 from retrieval.store.store import BundleStore
@@ -30,6 +31,10 @@ from trainer.recipe.tables import Items
 
 if TYPE_CHECKING:  # imports TensorFlow, which only the task that embeds needs
     from trainer.embedding.item_tower import ItemTower
+
+
+_PAUSES_S = (2.0, 10.0, 30.0)
+"""Times in seconds after which a task whose bucket fails is tried again, each beside the retries of each request."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,22 @@ def run(job: Job, task: str, argument: Any) -> Any:
                 f"machine {os.uname().nodename} has other packages, which may give other bytes: "
                 f"{', '.join(differing)}; install the same on all machines"
             )
-        return TASKS[task](job, argument)
+        return _patiently(job, TASKS[task], argument)
     except DataError as error:
         return Fault(str(error), is_data=True)
     except (TrainerError, BundleError) as error:
         return Fault(str(error), is_data=False)
+
+
+def _patiently(job: Job, task: Callable[[Job, Any], Any], argument: Any) -> Any:
+    """Returns the result of a task; while a bucket fails, as one that throttles many machines, it is tried again."""
+    places = (job.store, job.items, job.to)
+    for pause_s in _PAUSES_S if any("://" in place for place in places) else ():
+        try:
+            return task(job, argument)
+        except StoreError:
+            time.sleep(pause_s)
+    return task(job, argument)
 
 
 def inspect(job: Job, found: Found) -> ItemFile:

@@ -16,9 +16,13 @@ import pytest
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.layout import ITEMS, VECTORS
 from retrieval.store.folder_store import FolderStore
+from testbed.s3_server import S3Server
 from tests.trainer.embedding.catalogue import ROWS, SLICES, arguments, embed, parts, products, start, write_items
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command
 from tests.worlds import wait_for
+from trainer.embedding import results, tasks
+from trainer.embedding.places import open_place
+from trainer.embedding.plan import installed_packages
 from trainer.errors import DataError
 from trainer.training.saved_run import Run
 
@@ -188,3 +192,20 @@ def test_a_bundle_is_made_of_the_vectors(shop: Shop, copied: tuple[Path, Path], 
     part.write_bytes(part.read_bytes()[::-1])
     with pytest.raises(DataError, match="damaged; run the same embed-items again"):
         add()
+
+
+@pytest.mark.parametrize(("pauses_s", "is_done"), [((), False), ((0.0,), True)])
+def test_a_task_whose_bucket_throttles_is_tried_again(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, pauses_s: tuple[float, ...], is_done: bool
+) -> None:
+    place = open_place(f"{s3.url}/vectors")
+    results.write_part(place, 0, ["q1"], np.ones((1, 1), dtype=np.float32))
+    [part] = results.find_parts(place)
+    job = tasks.Job("store", "20260101T000000Z-000000", "items", place.name, installed_packages())
+    monkeypatch.setattr(tasks, "_PAUSES_S", pauses_s)
+    s3.faults.refuse = 4  # one request, and its three retries
+
+    result = tasks.run(job, "is_whole", part)
+
+    assert s3.faults.refuse == 0
+    assert result is True if is_done else isinstance(result, tasks.Fault) and not result.is_data
