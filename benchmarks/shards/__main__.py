@@ -21,7 +21,6 @@ from pathlib import Path
 import grpc
 import psutil
 
-from benchmarks.attack.callers import CallersLost
 from benchmarks.attack.rows import Row, broken, exit_code, to_table
 from benchmarks.shards import costs, equality, kills, swaps
 from benchmarks.shards.costs import Contender, Costs
@@ -32,6 +31,7 @@ from testbed.shards.cluster import Cluster, ray_cluster
 from testbed.synthetic_vectors import Data, make_data
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
 
+_Service = tuple[Replica, ann_grpc.AnnServiceStub]
 ONE, LOCAL, RAY = "one index", "4 shards, one process", "4 shards on Ray"
 _SHARDS, _NODES = 4, 3
 _LATENCY_LIMIT_MS = 250.0
@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, help="nodes to kill (default: 20)")
     parser.add_argument("--swaps", type=int, help="swaps (default: 10)")
     parser.add_argument("--trees", type=int, default=25, help="trees of each index (default: 25)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the catalogues in this folder, or use those")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     arguments = parser.parse_args()
     short = arguments.short
@@ -58,10 +59,10 @@ def main() -> int:
     rows: list[Row] = []
     measured: list[Costs] = []
     with tempfile.TemporaryDirectory(prefix="two-tower-shards-") as temporary:
-        world = World(Path(temporary), items, arguments.trees, short)
+        world = World(arguments.keep or Path(temporary), Path(temporary), items, arguments.trees, short)
         with ray_cluster(_NODES, cpus=-(-_SHARDS // (_NODES - 1))) as cluster:
-            rows += _run("refusing", lambda: world.refuse(cluster, measured, swap_count, kill_count - kill_count // 2))
-            rows += _run("allowing", lambda: world.allow(cluster, kill_count // 2))
+            rows += _guard("service", lambda: world.refuse(cluster, measured, swap_count, kill_count - kill_count // 2))
+            rows += _guard("service", lambda: world.allow(cluster, kill_count // 2))
             for size in sizes:
                 rows += _run("costs", lambda size=size: world.measure_size(cluster, size, measured))
     measured.sort(key=lambda each: each.item_count)
@@ -81,16 +82,21 @@ def main() -> int:
 
 
 def _run(name: str, part: Callable[[], Iterable[Row]]) -> Iterator[Row]:
-    """Yields the rows of a part as they become known; one that cannot be finished ends with a missed promise."""
+    """Yields the rows of a part as they become known, and tells them."""
     began = time.monotonic()
+    for row in _guard(name, part):
+        told = f"{row.attack}: {row.promise}: {row.figure:.4g} {row.unit}; {row.note}"
+        print(f"{'ok  ' if row.is_kept else 'MISS'} {told}", file=sys.stderr, flush=True)
+        yield row
+    _tell(f"{name}: {time.monotonic() - began:.0f} s")
+
+
+def _guard(name: str, part: Callable[[], Iterable[Row]]) -> Iterator[Row]:
+    """Yields the rows of a part; one that cannot be finished ends with a missed promise, and others go on."""
     try:
-        for row in part():
-            told = f"{row.attack}: {row.promise}: {row.figure:.4g} {row.unit}; {row.note}"
-            print(f"{'ok  ' if row.is_kept else 'MISS'} {told}", file=sys.stderr, flush=True)
-            yield row
-    except (PairError, CallersLost, OSError, RuntimeError, grpc.RpcError) as error:
+        yield from part()
+    except (PairError, OSError, RuntimeError, grpc.RpcError) as error:
         yield broken(name, error)
-    print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 class World:
@@ -100,17 +106,17 @@ class World:
         sharded: Catalogue in shards.
     """
 
-    def __init__(self, folder: Path, items: int, trees: int, short: bool) -> None:
-        """Makes the catalogues: one index, the same in shards, and another one in shards to swap with."""
-        self._folder, self._trees, self._short = folder, trees, short
+    def __init__(self, folder: Path, logs: Path, items: int, trees: int, short: bool) -> None:
+        """Makes the catalogues in a folder: one index, the same in shards, and another one in shards to swap with."""
+        self._folder, self._logs, self._trees, self._short = folder, logs, trees, short
         self._numbers = itertools.count()
         self._addresses = (f"127.0.{number >> 8}.{number & 255}" for number in itertools.count(3 + _NODES))
         data = make_data(items)
-        self._one, self.sharded = self._make(data, "main")
+        self._one, self.sharded = self._make(data, str(items))
         # The same vectors in another order: an item of the one bundle has another score in the other.
         other = Data(data.name, data.vectors[::-1].copy(), data.queries)
         _tell("another bundle in shards")
-        self._other = make(self.sharded.store.root, other, _SHARDS, trees, seed=2)
+        self._other = make(self.sharded.store.root, other, _SHARDS, trees, number=1)
         self.sharded.store.promote(self.sharded.version)
         _tell("the right answers")
         budget = _SHORT_BUDGET if short else None
@@ -123,23 +129,34 @@ class World:
         """
         with ExitStack() as stack:
             ray = self._serve(stack, self.sharded, _on_ray(cluster))
-            with ExitStack() as others:
-                one, local = self._serve(others, self._one), self._serve(others, self.sharded)
-                reference = self._references[self.sharded.version]
-                budget = self._one.manifest.index.search_budget
-                yield from equality.judge(reference, equality.asking(one[1]), budget, equality.asking(ray[1]))
-                measured += self._measure(cluster, self.sharded, {ONE: one, LOCAL: local, RAY: ray})
-            address, store, references = ray[0].address, self.sharded.store, self._references
-            versions = [self._other.version, self.sharded.version]
-            yield from swaps.judge(swaps.swap(address, store, references, versions, swap_count), swap_count)
-            killed = kills.kill(address, references, cluster, kill_count, self._addresses)
-            yield from kills.judge("kills, refuse", killed, kill_count, allows_partial=False)
+            yield from _run("equality", lambda: self._compare(cluster, ray, measured))
+            yield from _run("swaps", lambda: self._swap(ray[0].address, swap_count))
+            yield from _run("kills, refuse", lambda: self._kill("kills, refuse", ray[0].address, cluster, kill_count))
 
     def allow(self, cluster: Cluster, kill_count: int) -> Iterator[Row]:
         """Yields the rows of nodes that are killed while part answers are allowed."""
         with serving(self.sharded, self._log(), {**_on_ray(cluster), "partial-answers": "allow"}) as replica:
-            killed = kills.kill(replica.address, self._references, cluster, kill_count, self._addresses)
-            yield from kills.judge("kills, partial", killed, kill_count, allows_partial=True)
+            address = replica.address
+            yield from _run("kills, partial", lambda: self._kill("kills, partial", address, cluster, kill_count, True))
+
+    def _compare(self, cluster: Cluster, ray: _Service, measured: list[Costs]) -> Iterator[Row]:
+        with ExitStack() as others:
+            one, local = self._serve(others, self._one), self._serve(others, self.sharded)
+            reference = self._references[self.sharded.version]
+            budget = self._one.manifest.index.search_budget
+            yield from equality.judge(reference, equality.asking(one[1]), budget, equality.asking(ray[1]))
+            measured += self._measure(cluster, self.sharded, {ONE: one, LOCAL: local, RAY: ray})
+
+    def _swap(self, address: str, count: int) -> Iterator[Row]:
+        versions = [self._other.version, self.sharded.version]
+        found = swaps.swap(address, self.sharded.store, self._references, versions, count)
+        yield from swaps.judge(found, count)
+
+    def _kill(
+        self, name: str, address: str, cluster: Cluster, count: int, allows_partial: bool = False
+    ) -> Iterator[Row]:
+        found = kills.kill(address, self._references, cluster, count, self._addresses)
+        yield from kills.judge(name, found, count, allows_partial)
 
     def measure_size(self, cluster: Cluster, size: int, measured: list[Costs]) -> Iterator[Row]:
         """Adds the costs of another catalogue to `measured`; yields nothing."""
@@ -157,22 +174,16 @@ class World:
         """Returns a catalogue in one index, and in shards with at least its recall."""
         _tell(f"{data.name} items as one index")
         one = make(self._folder / f"{name}-one", data, 1, self._trees)
-        _tell(f"{one.build_s:.0f} s; in {_SHARDS} shards")
+        _tell(f"the same in {_SHARDS} shards")
         recall = one.manifest.index.recall_at_100
-        sharded = make(self._folder / f"{name}-shards", data, _SHARDS, self._trees, recall)
-        _tell(f"{sharded.build_s:.0f} s")
-        return one, sharded
+        return one, make(self._folder / f"{name}-shards", data, _SHARDS, self._trees, recall)
 
-    def _serve(
-        self, stack: ExitStack, catalogue: Catalogue, flags: Mapping[str, str] | None = None
-    ) -> tuple[Replica, ann_grpc.AnnServiceStub]:
+    def _serve(self, stack: ExitStack, catalogue: Catalogue, flags: Mapping[str, str] | None = None) -> _Service:
         """Returns a service and a stub of it, which end with the stack."""
         replica = stack.enter_context(serving(catalogue, self._log(), flags))
         return replica, ann_grpc.AnnServiceStub(stack.enter_context(grpc.insecure_channel(replica.address)))
 
-    def _measure(
-        self, cluster: Cluster, catalogue: Catalogue, services: dict[str, tuple[Replica, ann_grpc.AnnServiceStub]]
-    ) -> list[Costs]:
+    def _measure(self, cluster: Cluster, catalogue: Catalogue, services: dict[str, _Service]) -> list[Costs]:
         contenders = {
             name: Contender(
                 replica.address,
@@ -188,11 +199,12 @@ class World:
         return costs.measure(catalogue.manifest.item_count, contenders, catalogue.data.queries, rounds, seconds)
 
     def _log(self) -> Path:
-        return self._folder / f"service-{next(self._numbers)}"
+        return self._logs / f"service-{next(self._numbers)}"
 
 
 def _on_ray(cluster: Cluster) -> dict[str, str]:
-    return {"engine": "ray", "ray-address": cluster.address, "threads": "4"}
+    # Ray tells at once what was killed. Other processes of a busy machine may wait for their turn for seconds.
+    return {"engine": "ray", "ray-address": cluster.address, "threads": "4", "shard-timeout-s": "10"}
 
 
 def _processes(replica: Replica) -> list[psutil.Process]:

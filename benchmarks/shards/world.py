@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,13 +34,11 @@ class Catalogue:
         store: Store that holds it.
         manifest: Manifest of the bundle.
         data: Its vectors, and the queries.
-        build_s: Time to make it, in seconds.
     """
 
     store: FolderStore
     manifest: Manifest
     data: Data
-    build_s: float
 
     @property
     def version(self) -> str:
@@ -64,8 +61,8 @@ class Catalogue:
         return Reference.of(self.manifest, self.data.vectors, self.data.queries, shards, budget)
 
 
-def make(root: Path, data: Data, shard_count: int, trees: int, recall: float = _RECALL, seed: int = 1) -> Catalogue:
-    """Makes a bundle and promotes it.
+def make(root: Path, data: Data, shard_count: int, trees: int, recall: float = _RECALL, number: int = 0) -> Catalogue:
+    """Makes a bundle and promotes it, unless an earlier run has left it in the store.
 
     Args:
         root: folder of the store.
@@ -73,13 +70,17 @@ def make(root: Path, data: Data, shard_count: int, trees: int, recall: float = _
         shard_count: number of shards; 1: one index.
         trees: number of trees of each index.
         recall: recall@100 that it has to reach with the least search budget, 0 to 1.
-        seed: seed of the index.
+        number: number of the bundle in the store, from 0 on; it is the seed of its indexes too.
     """
-    began = time.monotonic()
     store = FolderStore(root)
-    settings = Index(trees=(trees,), min_recall_at_100=recall, shards=shard_count)
-    manifest = write_catalogue_bundle(store, data, settings, seed)
-    return Catalogue(store, manifest, data, time.monotonic() - began)
+    versions = store.versions()
+    if len(versions) > number:
+        manifest = store.manifest(versions[number])
+        store.promote(versions[number])
+    else:
+        settings = Index(trees=(trees,), min_recall_at_100=recall, shards=shard_count)
+        manifest = write_catalogue_bundle(store, data, settings, seed=number + 1)
+    return Catalogue(store, manifest, data)
 
 
 @contextmanager
