@@ -58,7 +58,7 @@ def judge(reference: Reference, one: Ask, one_budget: int, ray: Ask) -> Iterator
         "same": _recall(ray, queries, exact, one_budget),
         "split": _recall(ray, queries, exact, max(1, one_budget // len(every))),
     }
-    note = f"one index {recalls['one']:.4f}; with a budget of {one_budget // len(every):,} {recalls['split']:.4f}"
+    note = f"one index {recalls['one']:.4f}; a {len(every)}th of the budget in each shard {recalls['split']:.4f}"
     floor = recalls["one"]
     yield Row(_NAME, "recall@100 with the budget of the bundle", recalls["published"], floor, "", True)
     yield Row(_NAME, f"recall@100 with the budget of one index, {one_budget:,}", recalls["same"], floor, "", True, note)
