@@ -77,8 +77,8 @@ class Retriever:
             fallback: "popular": if the query tower service cannot be reached, is overloaded, has no bundle, needs more
                 than four fifths of the timeout, or shares no model with the ANN service, the result is the most popular
                 items of the live bundle, with the same `k`, filter, exclusions, attributes, diversity and facets.
-                `Retrieval.is_fallback` and `fallback_reason` say so. Other errors are raised. Default: errors are always
-                raised.
+                `Retrieval.is_fallback` and `fallback_reason` say so. Other errors are raised. Default: errors are
+                always raised.
             timeout_s: Seconds that the whole retrieve may take. Default: the timeout of the retriever.
             request_id: Request id, sent with every call of the retrieve as `x-request-id`: 1 to 128 printable ASCII
                 characters without blanks. Default: a random one. Errors name it.
