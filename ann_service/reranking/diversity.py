@@ -62,30 +62,29 @@ def choose(
         groups: limits on groups.
     """
     count = len(relevances)
-    own = ((1.0 - diversity) * relevances).astype(np.float32)  # [n]
-    marginal = own.copy()
+    own = ((1.0 - diversity) * relevances).astype(np.float32)  # [n]; -inf: chosen, or in a full group
+    marginal = own.copy() if diversity else own  # [n]
     nearest = np.full(count, -np.inf, dtype=np.float32)  # [n], largest similarity with what was chosen
     similar = np.empty(count, dtype=np.float32)
-    closed = np.zeros(count, dtype=bool)  # [n], chosen, or in a full group
     limited = [_Filling(each, count) for each in groups]
     at_once = max(1, _PRODUCTS_PER_STEP // (_FIXED_PRODUCTS + (vectors.size if diversity else count)))
     positions: list[int] = []
     values: list[float] = []
     for number in range(min(k, count)):
-        best = int(np.argmax(marginal))  # the first of equal ones
-        if closed[best]:  # all are closed
+        best = int(marginal.argmax())  # the first of equal ones
+        value = float(marginal[best])
+        if value == -np.inf:
             break
         positions.append(best)
-        values.append(float(marginal[best]))
-        closed[best] = True
+        values.append(value)
+        own[best] = -np.inf
         for each in limited:
-            each.add(best, closed)
+            each.add(best, own)
         if diversity:
             np.matmul(vectors, vectors[best], out=similar)
             np.maximum(nearest, similar, out=nearest)
             np.multiply(nearest, np.float32(-diversity), out=marginal)
             marginal += own
-        marginal[closed] = -np.inf
         if number % at_once == at_once - 1:
             yield
     return Chosen(np.array(positions, dtype=np.int64), np.array(values, dtype=np.float32))
@@ -100,9 +99,9 @@ class _Filling:
         self._starts = np.searchsorted(self._positions, np.arange(count + 1))
         self._left = [groups.max_group_size] * len(values)
 
-    def add(self, position: int, closed: np.ndarray) -> None:
-        """Adds a candidate to its groups, and closes, in `closed`, all candidates of a group that is now full."""
+    def add(self, position: int, own: np.ndarray) -> None:
+        """Adds a candidate to its groups; sets `own`, [n], to -inf for all candidates of a group that is now full."""
         for code in self._codes[self._starts[position] : self._starts[position + 1]].tolist():
             self._left[code] -= 1
             if not self._left[code]:
-                closed[self._positions[self._codes == code]] = True
+                own[self._positions[self._codes == code]] = -np.inf
