@@ -4,26 +4,31 @@
 $ python -m benchmarks.services.reranking --store STORE
 ```
 
-One ANN service on one core answers single searches with k = 100 over clustered synthetic items with a brand, tags and
-a year. All kinds of search run in turns, from one caller; ratios are computed within each round. Median of the rounds,
-and their range. CPU time is that of the service's process; the time of a call includes gRPC and the client.
+Single searches with k = 100 over clustered synthetic items with a brand, tags and a year, from the bytes of the request
+to those of the response, without gRPC. The kinds of search take turns, query by query; each ratio is that of two
+searches with one query, one after the other. CPU time of the thread, so that other load of the machine matters little.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.services.calls import SEARCH
-from benchmarks.services.load import Target, one_core
-from benchmarks.timing import print_table, spread
+from ann_service import answers
+from ann_service.catalogue import Catalogue
+from ann_service.config import AnnConfig
+from ann_service.loader import CatalogueLoader
+from benchmarks.timing import print_table
+from retrieval.steps import run_to_end
 from retrieval.store.folder_store import FolderStore
 from testbed.indexed_bundles import K, Made, make_of
 from testbed.movielens import train
-from testbed.services import Replica
 from testbed.synthetic_bundles import copy_live
 from testbed.synthetic_catalogue import make_attributes
 from testbed.synthetic_vectors import make_data
@@ -39,8 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.services.reranking", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--store", type=Path, help="store whose live bundle has a query tower (default: train)")
     parser.add_argument("--items", type=int, default=100_000, help="number of synthetic items (default: 100,000)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each measurement (default: 7)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of a round in seconds (default: 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="searches of each kind for a query (default: 5)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="two-tower-reranking-") as temporary:
         folder = Path(temporary)
@@ -52,39 +56,34 @@ def main() -> int:
         data = make_data(arguments.items, dimension=store.manifest(base).dimension)
         settings = Index(trees=(_TREES,), min_recall_at_100=_RECALL)
         made = make_of(store, base, data, settings, attributes=make_attributes(arguments.items))
-        replica = Replica("ann_service", store.root, folder / "service", {"drain-delay-s": "0"})
-        with one_core():
-            replica.start()
-        try:
-            replica.wait_until_serving()
-            _measure(replica, made, arguments.rounds, arguments.seconds)
-        finally:
-            replica.stop()
+        loader = CatalogueLoader(store, AnnConfig(store=store.root))
+        _measure(loader.open(made.manifest.bundle_version, ()), made, arguments.rounds)
     return 0
 
 
-def _measure(replica: Replica, made: Made, rounds: int, seconds: float) -> None:
-    assert replica.process is not None
-    pid = replica.process.pid
-    targets = {
-        name: Target(replica.address, SEARCH, _requests(made, fields), pid, callers=1)
-        for name, fields in _kinds().items()
-    }
-    for _ in range(rounds):
-        for target in targets.values():
-            target.measure(seconds)
-    plain = targets[_PLAIN].series
+def _measure(catalogue: Catalogue, made: Made, rounds: int) -> None:
+    requests = {name: _requests(made, fields) for name, fields in _kinds().items()}
+    times: dict[str, list[float]] = {name: [] for name in requests}
+    for number in range(-1, rounds):  # the first round is a warm-up
+        for query in range(len(made.queries)):
+            for name, bodies in requests.items():
+                began = time.thread_time()
+                searches = pb.SearchItemsRequest.FromString(bodies[query]).searches
+                run_to_end(answers.answer(searches, catalogue, made.manifest.model_version, AnnConfig.max_k))
+                if number >= 0:
+                    times[name].append((time.thread_time() - began) * 1e6)
     rows: list[list[str]] = []
-    for name, target in targets.items():
-        target.close()
-        own = target.series
-        slower = [one / other for one, other in zip(plain.rate, own.rate, strict=True)]
-        times = [1000 / rate for rate in own.rate]
-        rows.append([name, own.show(), own.times((1.0, plain)), spread(times, ".2f"), spread(slower, ".2f")])
+    for name, own in times.items():
+        ratios = [one / other for one, other in zip(own, times[_PLAIN], strict=True)]
+        rows.append([name, _quartiles(own, ",.0f"), _quartiles(ratios, ".2f")])
     sizes = f"{made.manifest.item_count:,} items, {made.manifest.dimension} dimensions"
-    title = f"{sizes}, k = {K}, recall@100 {made.recall:.3f}"
-    head = ["search", "server CPU a call, µs", "x plain", "ms a call", "x plain"]
-    print_table(title, head, rows)
+    title = f"{sizes}, k = {K}, recall@100 {made.recall:.3f}, {len(times[_PLAIN]):,} searches of each kind"
+    print_table(title, ["search", "CPU µs: median (quartiles)", "x plain"], rows)
+
+
+def _quartiles(values: Sequence[float], form: str) -> str:
+    low, median, high = statistics.quantiles(values, n=4)
+    return f"{median:{form}} ({low:{form}} to {high:{form}})"
 
 
 def _kinds() -> dict[str, dict[str, Any]]:

@@ -24,8 +24,8 @@ from two_tower_client.errors import (
     UnknownItem,
 )
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
-from two_tower_client.reranking import Boost, Diversify, Facet, FacetCounts, RerankingOptions
-from two_tower_client.results import Embeddings, Hit, Retrieval, SearchAnswer
+from two_tower_client.reranking import Boost, Diversify, Facet, RerankingOptions
+from two_tower_client.results import Embeddings, FacetCounts, Hit, Retrieval, SearchAnswer
 from two_tower_client.retrieve_request import Fallback
 from two_tower_client.retriever import Retriever
 from two_tower_client.rpc.channel import Tls

@@ -1,4 +1,4 @@
-"""What a search does with its candidates: boosts, diversity, group limits and facets, and what it says of them."""
+"""What a search does with its candidates: boosts, diversity, group limits and facets."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -77,22 +77,6 @@ class RerankingOptions(TypedDict, total=False):
     facets: Sequence[Facet | str]
 
 
-@dataclass(frozen=True, slots=True)
-class FacetCounts:
-    """How many candidates of a search have each value of an attribute.
-
-    Attributes:
-        counts: Number of candidates by value, largest first; of equal counts, smaller values first. For a list
-            attribute, by each value of the lists.
-        distinct_count: Number of distinct values of the candidates, of which `counts` has the largest.
-        missing_count: Number of candidates without a value.
-    """
-
-    counts: Mapping[str | int | float, int]
-    distinct_count: int
-    missing_count: int
-
-
 def add_reranking(
     message: ann_pb2.Search,
     path: str,
@@ -137,21 +121,6 @@ def add_reranking(
             message.facets.add(attribute=facet.attribute, limit=facet.limit)
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidRequest.in_field(current, f"a value has a wrong type or size: {error}") from error
-
-
-def to_facets(result: ann_pb2.SearchResult) -> dict[str, FacetCounts]:
-    """Returns the counts of a result, by attribute."""
-    return {
-        each.attribute: FacetCounts(
-            {
-                getattr(value.value, value.value.WhichOneof("kind") or "string_value"): value.count
-                for value in each.values
-            },
-            each.distinct_count,
-            each.missing_count,
-        )
-        for each in result.facets
-    }
 
 
 def _check(value: Any, kind: type, path: str) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from two_tower_client.reranking import FacetCounts
-
 AttributeValue = str | int | float | tuple[str, ...] | None
 """The value of an attribute of an item; None if the item has no value."""
 
@@ -22,6 +20,22 @@ class Hit:
     item_id: str
     score: float
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict[str, AttributeValue])
+
+
+@dataclass(frozen=True, slots=True)
+class FacetCounts:
+    """How many candidates of a search have each value of an attribute.
+
+    Attributes:
+        counts: Number of candidates by value, largest first; of equal counts, smaller values first. For a list
+            attribute, by each value of the lists.
+        distinct_count: Number of distinct values of the candidates, of which `counts` has the largest.
+        missing_count: Number of candidates without a value.
+    """
+
+    counts: Mapping[str | int | float, int]
+    distinct_count: int
+    missing_count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from typing import Any
 from two_tower_client.cli.comparison import Comparison, Example, Latency, Spread
 from two_tower_client.cli.escaping import to_line
 from two_tower_client.fleet import Replica, find_live
-from two_tower_client.reranking import FacetCounts
-from two_tower_client.results import AttributeValue, Retrieval
+from two_tower_client.results import AttributeValue, FacetCounts, Retrieval
 
 
 def to_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

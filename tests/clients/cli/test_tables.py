@@ -6,8 +6,7 @@ from dataclasses import replace
 from two_tower_client.cli import tables
 from two_tower_client.cli.escaping import escape
 from two_tower_client.fleet import Problem, Replica
-from two_tower_client.reranking import FacetCounts
-from two_tower_client.results import Retrieval
+from two_tower_client.results import FacetCounts, Retrieval
 
 RETRIEVAL = Retrieval(
     ("50", "1000"),
