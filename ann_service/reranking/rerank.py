@@ -51,7 +51,7 @@ def rerank(catalogue: Catalogue, plan: SearchPlan, lists: Sequence[Hits]) -> Ste
     reranking = plan.reranking
     if reranking is None:
         raise ValueError("a search without a reranking has its list as its result")
-    rows, scores, boosts = _candidates(reranking, lists)
+    rows, scores, boosts = yield from _candidates(reranking, lists)
     yield
     more = pb.SearchResult(candidate_count=len(rows))
     for facet in reranking.facets:
@@ -68,7 +68,7 @@ def rerank(catalogue: Catalogue, plan: SearchPlan, lists: Sequence[Hits]) -> Ste
     return Reranked(rows[kept], scores[kept], more)
 
 
-def _candidates(reranking: Reranking, lists: Sequence[Hits]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _candidates(reranking: Reranking, lists: Sequence[Hits]) -> Steps[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Returns rows, scores and boosts of the candidates: [n] int64, float32 and float64, best first.
 
     The order is that of score plus boosts; of equal ones, that of the lists, one after the other.
@@ -82,6 +82,7 @@ def _candidates(reranking: Reranking, lists: Sequence[Hits]) -> tuple[np.ndarray
     boosts = np.zeros(len(rows))
     for boost in reranking.boosts:
         boosts += boost.weight * boost.matches.contains(rows)
+        yield
     order = np.argsort(-(scores + boosts), kind="stable")[: reranking.candidates_limit]
     return rows[order], scores[order], boosts[order]
 

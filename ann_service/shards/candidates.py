@@ -72,7 +72,10 @@ class Candidates:
             matches = yield from match_steps(small.items, BitsetCache(0), boost.filter, "filter")
             boosts.append(replace(boost, matches=matches))
         plan = self.plan._replace(reranking=replace(reranking, boosts=tuple(boosts)))
-        lists = [_hits(each, rows) for each in self.lists]
+        lists: list[Hits] = []
+        for each in self.lists:
+            lists.append(_hits(each, rows))
+            yield
         result = yield from rerank(small, plan, lists)
         response = responses.begin(catalogue.manifest, "")
         yield from responses.add(response, small, [plan], [result])
