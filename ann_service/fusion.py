@@ -12,7 +12,8 @@ import numpy as np
 
 from ann_service import search
 from ann_service.catalogue import Catalogue
-from ann_service.plan import SearchPlan
+from ann_service.plan import Result, SearchPlan
+from ann_service.reranking.rerank import list_plans, rerank
 from retrieval.index.hits import Hits
 from retrieval.index.scan import best
 from retrieval.steps import Steps
@@ -24,13 +25,28 @@ _ROWS_PER_STEP = 16_384
 """Items that one step of a ranking by popularity looks at, at most: about a millisecond."""
 
 
-def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> Steps[list[Hits]]:
-    """Returns the hits of each plan: rows, [n] int64, and scores, [n] float32, best first, n at most k.
+def rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> Steps[list[Result]]:
+    """Returns the result of each plan: rows, [n] int64, and scores, [n] float32, best first, n at most k.
 
     Args:
         catalogue: catalogue to search; it has a lexical index if a plan has a text, and a popularity if one needs it.
-        plans: searches; `SearchPlan.text` and `SearchPlan.is_popular` say by what each is ranked.
+        plans: searches; `SearchPlan.text` and `SearchPlan.is_popular` say by what each is ranked, and
+            `SearchPlan.reranking` what follows.
     """
+    if all(plan.reranking is None for plan in plans):
+        return [*(yield from _rank(catalogue, plans))]
+    lists = [list_plans(plan) for plan in plans]
+    ranked = iter((yield from _rank(catalogue, [each for of_plan in lists for each in of_plan])))
+    results: list[Result] = []
+    for plan, of_plan in zip(plans, lists, strict=True):
+        own = [next(ranked) for _ in of_plan]
+        results.append(own[0] if plan.reranking is None else (yield from rerank(catalogue, plan, own)))
+        yield
+    return results
+
+
+def _rank(catalogue: Catalogue, plans: Sequence[SearchPlan]) -> Steps[list[Hits]]:
+    """Returns the hits of each plan, without a reranking."""
     if all(plan.text is None and not plan.is_popular for plan in plans):
         return (yield from search.run_steps(catalogue, plans))
     embedded = [

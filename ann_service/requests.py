@@ -14,8 +14,10 @@ import numpy as np
 
 from ann_service.bitsets import Matches
 from ann_service.catalogue import Catalogue
+from ann_service.filters import attribute_names
 from ann_service.filters.match import match_steps
 from ann_service.plan import SearchPlan, TextQuery
+from ann_service.reranking import options
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
 from retrieval.serving.answering.errors import InvalidRequest, UnknownItem
 from retrieval.steps import Steps
@@ -44,7 +46,7 @@ def check(model_version: str, searches: Sequence[pb.Search], max_batch_size: int
         model_version: model version of the request.
         searches: searches of the request.
         max_batch_size: largest number of searches.
-        max_results: largest sum of `k` over the searches.
+        max_results: largest number of items that the searches request together.
 
     Raises:
         InvalidRequest: there are no searches, or too many, or they request too many items, or an embedding has no model
@@ -52,9 +54,10 @@ def check(model_version: str, searches: Sequence[pb.Search], max_batch_size: int
     """
     if not 1 <= len(searches) <= max_batch_size:
         raise InvalidRequest([("searches", f"{len(searches)} searches, expected 1 to {max_batch_size}")])
-    result_count = sum(search.k for search in searches)
+    result_count = sum(map(options.fetch_count, searches))
     if len(searches) > 1 and result_count > max_results:
-        fault = f"together they request {result_count} items, expected at most {max_results}; send several requests"
+        limit = f"with their candidates, expected at most {max_results}; send several requests"
+        fault = f"together they request {result_count} items {limit}"
         raise InvalidRequest([("searches", fault)])
     if not model_version and any(search.WhichOneof("target") == "embedding" for search in searches):
         description = "empty beside an embedding; send EmbedQueriesResponse.model_version along with it"
@@ -111,7 +114,8 @@ def _parse_search(
     Raises:
         InvalidRequest: the search is invalid; the error lists all of its violations.
     """
-    violations = _check_limits(search, max_k, max_exclusions, path) + _check_return_attributes(search, catalogue, path)
+    violations = _check_limits(search, max_k, max_exclusions, path)
+    violations += attribute_names.check(search.return_attributes, catalogue.items, f"{path}.return_attributes")
     allowed: Matches | None = None
     if search.HasField("filter"):
         try:
@@ -119,6 +123,7 @@ def _parse_search(
         except InvalidRequest as error:
             violations += error.violations
     violations += _check_text(search, path)
+    reranking = yield from options.parse_steps(search, catalogue, path, violations)
     query, own_rows = np.zeros(0), _NO_ROWS
     if search.ranking != pb.RANKING_LEXICAL:
         try:
@@ -127,6 +132,7 @@ def _parse_search(
             violations += error.violations
     if violations:
         raise InvalidRequest(violations)
+    fetched = search.k if reranking is None else reranking.candidates_limit
     return SearchPlan(
         query=query,
         k=search.k,
@@ -134,10 +140,11 @@ def _parse_search(
         excluded=_excluded_rows(catalogue.items.ids, search.exclude_item_ids[:], own_rows),
         min_score=search.min_score if search.HasField("min_score") else None,
         exact=search.exact,
-        budget=search.search_budget or catalogue.default_budget(search.k),
+        budget=search.search_budget or catalogue.default_budget(fetched),
         return_attributes=tuple(search.return_attributes),
         text=_text_query(search),
         is_popular=search.HasField("popular"),
+        reranking=reranking,
     )
 
 
@@ -180,25 +187,6 @@ def _check_limits(search: pb.Search, max_k: int, max_exclusions: int, path: str)
     exclusion_count = len(search.exclude_item_ids)
     if exclusion_count > max_exclusions:
         violations.append((f"{path}.exclude_item_ids", f"{exclusion_count} ids, expected at most {max_exclusions}"))
-    return violations
-
-
-def _check_return_attributes(search: pb.Search, catalogue: Catalogue, path: str) -> _Violations:
-    violations: _Violations = []
-    attributes = catalogue.items.attributes
-    seen: set[str] = set()
-    for number, name in enumerate(search.return_attributes):
-        if name not in attributes:
-            known = ", ".join(sorted(attributes)) or "none"
-            fault = f"unknown attribute {name[:80]!r}; the bundle has {known}"
-        elif name in seen:
-            fault = f"{name!r} is listed twice"  # duplicates would let a request cause a response of any size
-        else:
-            seen.add(name)
-            continue
-        violations.append((f"{path}.return_attributes[{number}]", fault))
-        if len(violations) >= _MAX_VIOLATIONS:
-            break
     return violations
 
 

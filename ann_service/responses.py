@@ -18,11 +18,10 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from ann_service.catalogue import Catalogue
-from ann_service.plan import SearchPlan
+from ann_service.plan import Reranked, Result, SearchPlan
 from retrieval.bundle.catalogue.items import MISSING, Column, FloatColumn, IntColumn, StringColumn, StringListColumn
 from retrieval.bundle.catalogue.string_table import ABSENT, Strings
 from retrieval.bundle.manifest import Manifest
-from retrieval.index.hits import Hits
 from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
@@ -38,14 +37,14 @@ _FIRST_FIELD = 1 << 3 | _LENGTH_DELIMITED
 
 
 def build_steps(
-    catalogue: Catalogue, plans: Sequence[SearchPlan], results: Sequence[Hits], newest_model_version: str
+    catalogue: Catalogue, plans: Sequence[SearchPlan], results: Sequence[Result], newest_model_version: str
 ) -> Steps[bytes]:
     """Returns the serialized `SearchItemsResponse` to a request; yields after each step of about 1 ms at most.
 
     Args:
         catalogue: catalogue that was searched.
         plans: searches of the request, at least one.
-        results: hits of each plan.
+        results: result of each plan.
         newest_model_version: model version of the newest open bundle.
     """
     response = begin(catalogue.manifest, newest_model_version)
@@ -72,14 +71,14 @@ def begin(manifest: Manifest, newest_model_version: str, coverage: float = 1.0) 
     return response
 
 
-def add(response: BytesIO, catalogue: Catalogue, plans: Sequence[SearchPlan], results: Sequence[Hits]) -> Steps[None]:
+def add(response: BytesIO, catalogue: Catalogue, plans: Sequence[SearchPlan], results: Sequence[Result]) -> Steps[None]:
     """Adds results to a response; yields after each step of about 1 ms at most.
 
     Args:
         response: response that `begin` returned.
         catalogue: catalogue that was searched.
         plans: the next searches of the request, at least one.
-        results: hits of each plan.
+        results: result of each plan.
     """
     start = 0
     while start < len(plans):
@@ -94,6 +93,8 @@ def add(response: BytesIO, catalogue: Catalogue, plans: Sequence[SearchPlan], re
                 column = _encode_column(name, catalogue.items.attributes[name], hits.rows)
                 result.append(_field(pb.SearchResult.ATTRIBUTES_FIELD_NUMBER, column))
                 yield
+            if isinstance(hits, Reranked):
+                result.append(hits.more.SerializeToString())
             response.write(_field(pb.SearchItemsResponse.RESULTS_FIELD_NUMBER, b"".join(result)))
         yield
         start = end

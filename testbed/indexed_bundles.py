@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from retrieval.bundle.catalogue.items import Column
 from retrieval.bundle.layout import INDEX
 from retrieval.bundle.manifest import IndexSpec, Manifest
 from retrieval.index.recall import NEIGHBOURS, measure_recall
@@ -57,7 +59,14 @@ def make(store: FolderStore, base: str, item_count: int, trees: int, recall: flo
     return make_of(store, base, data, Index(trees=(trees,), min_recall_at_100=recall), seed)
 
 
-def make_of(store: FolderStore, base: str, data: Data, settings: Index, seed: int = 1) -> Made:
+def make_of(
+    store: FolderStore,
+    base: str,
+    data: Data,
+    settings: Index,
+    seed: int = 1,
+    attributes: Mapping[str, Column] | None = None,
+) -> Made:
     """Writes and promotes a bundle with given item vectors, and returns it.
 
     The search budget is the smallest that reaches the recall; candidate budgets grow by a quarter.
@@ -68,6 +77,7 @@ def make_of(store: FolderStore, base: str, data: Data, settings: Index, seed: in
         data: item vectors, and the queries on which the recall is measured.
         settings: kind of the index, its parameters, and the recall to reach.
         seed: seed of the index.
+        attributes: columns of [item_count] values by attribute name. Default: no attributes.
 
     Raises:
         ExportError: the index does not reach the recall with any search budget.
@@ -81,6 +91,6 @@ def make_of(store: FolderStore, base: str, data: Data, settings: Index, seed: in
         golden_recall = measure_recall(path, data.vectors, golden_queries, spec)
         return dataclasses.replace(spec, recall_at_100=golden_recall)
 
-    manifest = write_bundle_of(store, base, data.vectors, build)
+    manifest = write_bundle_of(store, base, data.vectors, build, attributes)
     store.promote(manifest.bundle_version)
     return Made(manifest, data.queries, reached[0], store.path(manifest.bundle_version) / INDEX)

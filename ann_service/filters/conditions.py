@@ -114,6 +114,14 @@ def compute_keys(conditions: Sequence[Condition]) -> Steps[None]:
         yield
 
 
+def attributes_of(filter_: pb.Filter) -> list[str]:
+    """Returns the names of the attributes that a valid filter compares, some of them more than once."""
+    kind = filter_.WhichOneof("condition")
+    if kind in ("all_of", "any_of"):
+        return [name for part in getattr(filter_, kind).filters for name in attributes_of(part)]
+    return attributes_of(getattr(filter_, "not")) if kind == "not" else [getattr(filter_, kind or "").attribute]
+
+
 def key_as_written(filter_: pb.Filter) -> bytes | None:
     """Returns a key that is quick to compute, but differs between two ways to write the same filter.
 

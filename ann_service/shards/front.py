@@ -4,20 +4,25 @@
 each call: items to be similar to ─┐
                                    ├─► ask all shards for their vectors ─► each call: parse ─► questions ─┐
 other calls that wait: the same ───┘                                                                      │
-      each call: merge, build the response ◄─── ask all shards all questions at once ◄────────────────────┘
+                   each call: merge ◄─── ask all shards all questions at once ◄───────────────────────────┘
+                          │
+  candidates to compare   ├──────────────────────────────────────────┐
+                          └─► ask all shards for their vectors ──────┴─► each call: rerank, build the response
 ```
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
 from ann_service import requests, responses
 from ann_service.catalogue import Catalogue
+from ann_service.shards.candidates import Candidates
 from ann_service.shards.merge import merge
 from ann_service.shards.questions import Question, make_question
 from ann_service.shards.sharded_catalogue import ShardedCatalogue
@@ -42,12 +47,15 @@ class Asked:
         searches: Its searches, checked by `ann_service.requests.check`.
         newest_model_version: Model version of the newest open bundle.
         questions: What the shards are asked; empty before the searches are parsed.
+        merged: Result of each question, or its candidates, whose reranking has to follow; empty before the shards
+            answered.
     """
 
     call: Call
     searches: Sequence[pb.Search]
     newest_model_version: str
     questions: list[Question] = field(default_factory=list[Question])
+    merged: list[pb.SearchResult | Candidates] = field(default_factory=list[pb.SearchResult | Candidates])
 
 
 def answer(catalogue: ShardedCatalogue, group: Sequence[Asked], max_k: int) -> Steps[None]:
@@ -75,15 +83,21 @@ def answer(catalogue: ShardedCatalogue, group: Sequence[Asked], max_k: int) -> S
     answers = yield from run_together(calls, catalogue.shards.search(body, _timeout_s(group)))
     if answers is None:
         return
-    coverage = catalogue.coverage(each is not None for each in answers)
+    silent = [each is None for each in answers]
     results = [list(pb.SearchItemsResponse.FromString(each).results) for each in answers if each is not None]
     start = 0
     for asked in group:
         end = start + sum(len(question.searches) for question in asked.questions)
         own = [each[start:end] for each in results]
-        response = _respond(catalogue, asked, own, coverage, [each is None for each in answers])
-        asked.call.response = (yield from asked.call.run(response)) or b""
+        asked.merged = (yield from asked.call.run(_merge(catalogue, asked.questions, own, silent))) or []
         start = end
+    group = [asked for asked in group if asked.call.error is None]
+    calls = [asked.call for asked in group]
+    compared = yield from run_together(calls, _find_candidates(catalogue, group, silent))
+    if compared is None:
+        return
+    for asked in group:
+        asked.call.response = (yield from asked.call.run(_respond(catalogue, asked, compared, silent))) or b""
 
 
 def answer_alone(catalogue: ShardedCatalogue, asked: Asked, max_k: int) -> Steps[bytes]:
@@ -163,36 +177,102 @@ def _parse(
     return questions
 
 
-def _respond(
+def _merge(
     catalogue: ShardedCatalogue,
-    asked: Asked,
+    questions: Sequence[Question],
     results: Sequence[Sequence[pb.SearchResult]],
-    coverage: float,
     silent: Sequence[bool],
-) -> Steps[bytes]:
-    """Returns the serialized response to a call.
+) -> Steps[list[pb.SearchResult | Candidates]]:
+    """Returns the result of each question, or its candidates.
 
     Args:
-        catalogue: catalogue that answers it.
-        asked: the call.
-        results: for each shard that answered, the result of each search of the questions of the call.
-        coverage: share of the items in these shards, 0 to 1.
+        catalogue: catalogue that answers them.
+        questions: questions of a call.
+        results: for each shard that answered, the result of each search of the questions.
         silent: whether each shard did not answer.
 
     Raises:
         ShardsNotAnswering: no shard answered, or one did not, and an answer has to be of all.
     """
-    if not results or (any(silent) and not catalogue.allows_partial):
-        raise _not_answering(catalogue, silent)
+    _check_coverage(catalogue, silent)
+    merged: list[pb.SearchResult | Candidates] = []
+    numbers = iter(range(sum(len(question.searches) for question in questions)))
+    for question in questions:
+        parts: list[pb.SearchResult] = []
+        for part in question.lists or [question]:
+            own = [[shard[number] for shard in results] for number in islice(numbers, len(part.searches))]
+            parts.append(merge(part.plan, own))
+            yield
+        merged.append(Candidates(question.plan, parts) if question.lists else parts[0])
+    return merged
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """The candidates that rerankings compare with each other.
+
+    Attributes:
+        vectors: Vector of each candidate by id: [dimension] float32.
+        silent: Whether each shard did not answer, now or before.
+    """
+
+    vectors: Mapping[str, np.ndarray]
+    silent: Sequence[bool]
+
+
+def _find_candidates(catalogue: ShardedCatalogue, group: Sequence[Asked], silent: Sequence[bool]) -> Steps[_Compared]:
+    """Returns the candidates that are compared with each other; asks the shards only if there are any.
+
+    Args:
+        catalogue: catalogue that answers the calls.
+        group: calls with merged results.
+        silent: whether each shard did not answer.
+    """
+    compared = [each for asked in group for each in asked.merged if isinstance(each, Candidates) and each.needs_vectors]
+    item_ids = [*dict.fromkeys(item_id for candidates in compared for item_id in candidates.item_ids)]
+    if not item_ids:
+        return _Compared({}, silent)
+    found = yield from catalogue.shards.find(item_ids, _timeout_s(group))
+    vectors: dict[str, np.ndarray] = {}
+    for each in found:
+        if each is not None:
+            vectors |= zip([item_ids[position] for position in each.positions.tolist()], each.vectors, strict=True)
+            yield
+    return _Compared(vectors, [away or each is None for away, each in zip(silent, found, strict=True)])
+
+
+def _respond(catalogue: ShardedCatalogue, asked: Asked, compared: _Compared, silent: Sequence[bool]) -> Steps[bytes]:
+    """Returns the serialized response to a call.
+
+    Args:
+        catalogue: catalogue that answers it.
+        asked: the call.
+        compared: candidates that rerankings compare with each other.
+        silent: whether each shard did not answer the questions.
+
+    Raises:
+        ShardsNotAnswering: no shard answered, or one did not, and an answer has to be of all.
+    """
+    if any(isinstance(each, Candidates) and each.needs_vectors for each in asked.merged):
+        silent = compared.silent
+        _check_coverage(catalogue, silent)
+    coverage = catalogue.coverage(not away for away in silent)
     response = responses.begin(catalogue.manifest, asked.newest_model_version, coverage)
-    start = 0
-    for question in asked.questions:
-        end = start + len(question.searches)
-        own = [[shard[number] for shard in results] for number in range(start, end)]
-        responses.add_message(response, merge(question.plan, own))
-        start = end
+    for each in asked.merged:
+        result = (yield from each.rerank(catalogue, compared.vectors)) if isinstance(each, Candidates) else each
+        responses.add_message(response, result)
         yield
     return response.getvalue()
+
+
+def _check_coverage(catalogue: ShardedCatalogue, silent: Sequence[bool]) -> None:
+    """Checks that the shards that answered may answer alone.
+
+    Raises:
+        ShardsNotAnswering: no shard answered, or one did not, and an answer has to be of all.
+    """
+    if all(silent) or (any(silent) and not catalogue.allows_partial):
+        raise _not_answering(catalogue, silent)
 
 
 def _not_answering(catalogue: ShardedCatalogue, silent: Sequence[bool]) -> ShardsNotAnswering:

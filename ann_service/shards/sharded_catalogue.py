@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -123,8 +123,10 @@ class ShardedCatalogue:
         pairs = zip(self.manifest.shards, answered, strict=True)
         return sum(shard.item_count for shard, counted in pairs if counted) / self.manifest.item_count
 
-    def for_parsing(self, item_ids: Sequence[str], vectors: np.ndarray) -> Catalogue:
-        """Returns a catalogue of a few items, all attributes of which are missing.
+    def for_parsing(
+        self, item_ids: Sequence[str], vectors: np.ndarray, columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> Catalogue:
+        """Returns a catalogue of a few items.
 
         A request that is parsed with it has the same faults, and the same query embeddings, as with the whole
         catalogue, if these are the items that its searches name in `similar_to`.
@@ -132,8 +134,10 @@ class ShardedCatalogue:
         Args:
             item_ids: [n] external ids, distinct.
             vectors: [n, dimension] float32, their vectors.
+            columns: [n] values of attributes by name; the values of all other attributes are missing.
         """
+        known, missing = columns or {}, [None] * len(item_ids)
         attributes = {
-            name: COLUMN_TYPES[kind].of([None] * len(item_ids)) for name, kind in self.manifest.attributes.items()
+            name: COLUMN_TYPES[kind].of(known.get(name, missing)) for name, kind in self.manifest.attributes.items()
         }
         return Catalogue(self.manifest, ItemTable.of(item_ids, attributes), vectors, _NoIndex())

@@ -24,7 +24,8 @@ from two_tower_client.errors import (
     UnknownItem,
 )
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
-from two_tower_client.results import Embeddings, Hit, Retrieval, SearchAnswer
+from two_tower_client.reranking import Boost, Diversify, Facet, RerankingOptions
+from two_tower_client.results import Embeddings, FacetCounts, Hit, Retrieval, SearchAnswer
 from two_tower_client.retrieve_request import Fallback
 from two_tower_client.retriever import Retriever
 from two_tower_client.rpc.channel import Tls
@@ -36,10 +37,14 @@ __all__ = [
     "AsyncAnnClient",
     "AsyncQueryTowerClient",
     "AsyncRetriever",
+    "Boost",
     "BundleNotServed",
     "ConnectionOptions",
     "DeadlineExceeded",
+    "Diversify",
     "Embeddings",
+    "Facet",
+    "FacetCounts",
     "Fallback",
     "Hit",
     "InvalidRequest",
@@ -51,6 +56,7 @@ __all__ = [
     "PopularityNotServed",
     "QueryTowerClient",
     "Ranking",
+    "RerankingOptions",
     "Retrieval",
     "Retriever",
     "Search",

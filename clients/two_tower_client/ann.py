@@ -7,7 +7,7 @@ from typing import Unpack
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
 from two_tower_client.errors import InvalidRequest, ServerError
-from two_tower_client.results import AttributeValue, Retrieval, SearchAnswer
+from two_tower_client.results import AttributeValue, FacetCounts, Retrieval, SearchAnswer
 from two_tower_client.rpc.channel import Address
 from two_tower_client.rpc.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
 from two_tower_client.search import Search, add_search
@@ -157,7 +157,24 @@ def _to_retrieval(result: ann_pb2.SearchResult, model_version: str, bundle_versi
     attributes = {column.name: _to_column(column, len(item_ids)) for column in result.attributes}
     if len(scores) != len(item_ids):
         raise ServerError(f"the ANN service sent {len(scores)} scores for {len(item_ids)} items; see its log")
-    return Retrieval(item_ids, scores, attributes, model_version, bundle_version, coverage=coverage)
+    if not result.candidate_count and not result.facets:
+        return Retrieval(item_ids, scores, attributes, model_version, bundle_version, coverage=coverage)
+    boosts, marginal_relevances = tuple(result.boosts[:]), tuple(result.marginal_relevances[:])
+    if any(values and len(values) != len(item_ids) for values in (boosts, marginal_relevances)):
+        raise ServerError(f"the ANN service sent boosts that do not fit {len(item_ids)} items; see its log")
+    return Retrieval(
+        item_ids,
+        scores,
+        attributes,
+        model_version,
+        bundle_version,
+        coverage=coverage,
+        boosts=boosts,
+        marginal_relevances=marginal_relevances,
+        facets=_to_facets(result),
+        candidate_count=result.candidate_count,
+        shortened_by_group_limits=result.shortened_by_group_limits,
+    )
 
 
 def _to_column(column: ann_pb2.AttributeColumn, item_count: int) -> tuple[AttributeValue, ...]:
@@ -177,3 +194,18 @@ def _to_column(column: ann_pb2.AttributeColumn, item_count: int) -> tuple[Attrib
     for position in column.missing:
         values[position] = None
     return tuple(values)
+
+
+def _to_facets(result: ann_pb2.SearchResult) -> dict[str, FacetCounts]:
+    """Returns the counts of a result, by attribute."""
+    return {
+        each.attribute: FacetCounts(
+            {
+                getattr(value.value, value.value.WhichOneof("kind") or "string_value"): value.count
+                for value in each.values
+            },
+            each.distinct_count,
+            each.missing_count,
+        )
+        for each in result.facets
+    }

@@ -11,6 +11,7 @@ from two_tower_client.features import Features
 from two_tower_client.filters import Filter
 from two_tower_client.model_agreement import Embed, Pin
 from two_tower_client.query_tower import AsyncQueryTowerClient
+from two_tower_client.reranking import RerankingOptions
 from two_tower_client.results import Retrieval
 from two_tower_client.retrieve_request import Fallback, RetrieveRequest, make_searches, to_texts
 from two_tower_client.rpc.call import check_timeout
@@ -128,9 +129,12 @@ class AsyncRetriever:
         timeout_s: float | None = None,
         request_id: str = "",
         user: str = "",
+        **options: Unpack[RerankingOptions],
     ) -> Retrieval:
         """Returns the `k` most popular items of the live bundle; see `Retriever.popular`."""
-        search = Search(popular=True, k=k, exclude=exclude, filter=filter, return_attributes=return_attributes)
+        search = Search(
+            popular=True, k=k, exclude=exclude, filter=filter, return_attributes=return_attributes, **options
+        )
         return (await self.ann.search([search], timeout_s=timeout_s, request_id=request_id, user=user)).retrievals[0]
 
     async def close(self) -> None:

@@ -23,14 +23,30 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class FacetCounts:
+    """How many candidates of a search have each value of an attribute.
+
+    Attributes:
+        counts: Number of candidates by value, largest first; of equal counts, smaller values first. For a list
+            attribute, by each value of the lists.
+        distinct_count: Number of distinct values of the candidates, of which `counts` has the largest.
+        missing_count: Number of candidates without a value.
+    """
+
+    counts: Mapping[str | int | float, int]
+    distinct_count: int
+    missing_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Retrieval:
     """The best items for one query, best first, as parallel tuples. Iterating yields a `Hit` for each item.
 
     Attributes:
         item_ids: [n] external ids, n at most `k`.
-        scores: [n] in descending order. With ranking "embedding": cosine similarities, -1 to 1. With "lexical": BM25
-            scores, above 0. With "fused": sums of reciprocal ranks, above 0. Popular items: shares in the training
-            events of all items, 0 to 1.
+        scores: [n] in descending order, unless boosts or diversity decide the order. With ranking "embedding": cosine
+            similarities, -1 to 1. With "lexical": BM25 scores, above 0. With "fused": sums of reciprocal ranks, above
+            0. Popular items: shares in the training events of all items, 0 to 1.
         attributes: [n] values of each requested attribute, by name. None for an item without a value.
         model_version: The model of the bundle that answered. It embedded the items, and the query if one was
             embedded.
@@ -41,6 +57,13 @@ class Retrieval:
             message, as in "Unavailable: localhost:50051 is unavailable; …". Empty if this is not a fallback.
         coverage: Share of the items of the bundle that were searched. It is below 1 only if the catalogue is in shards,
             some of them did not answer, and the service allows partial answers.
+        boosts: [n] sums of the weights of the boosts that each item matches; empty without boosts.
+        marginal_relevances: [n] marginal relevances with which the items were chosen; empty without diversity. See
+            `Diversify`.
+        facets: Counts over the candidates, by attribute.
+        candidate_count: Number of candidates; 0 without boosts, diversity, group limits and facets.
+        shortened_by_group_limits: Whether there are fewer than `k` items because all other candidates are in full
+            groups. A larger `candidates_limit` may find more.
 
     Example:
         >>> retrieval = Retrieval(("50", "181"), (0.9, 0.8), {"title": ("Star Wars", None)}, "m1", "b1")
@@ -56,6 +79,11 @@ class Retrieval:
     fallback_reason: str = ""
     unknown_values: int = 0
     coverage: float = 1.0
+    boosts: tuple[float, ...] = ()
+    marginal_relevances: tuple[float, ...] = ()
+    facets: Mapping[str, FacetCounts] = field(default_factory=dict[str, FacetCounts])
+    candidate_count: int = 0
+    shortened_by_group_limits: bool = False
 
     @property
     def is_fallback(self) -> bool:

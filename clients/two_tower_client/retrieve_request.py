@@ -222,9 +222,10 @@ def _describe(error: TwoTowerError) -> str:
 
 
 def popular_search(search: Search) -> Search:
-    """Returns the search for popular items with the same `k`, filter, exclusions and attributes.
+    """Returns the search for popular items with the same `k`, filter, exclusions, attributes, diversity and facets.
 
-    The other options belong to another ranking; the smallest score, for instance, has the unit of that ranking.
+    The other options belong to another ranking; the smallest score and boosts, for instance, have the unit of its
+    scores.
     """
     return Search(
         popular=True,
@@ -232,4 +233,7 @@ def popular_search(search: Search) -> Search:
         exclude=search.exclude,
         filter=search.filter,
         return_attributes=search.return_attributes,
+        candidates_limit=search.candidates_limit,
+        diversify=search.diversify,
+        facets=search.facets,
     )

@@ -11,6 +11,7 @@ from two_tower_client.features import Features
 from two_tower_client.filters import Filter
 from two_tower_client.model_agreement import Embed, Pin
 from two_tower_client.query_tower import QueryTowerClient
+from two_tower_client.reranking import RerankingOptions
 from two_tower_client.results import Retrieval
 from two_tower_client.retrieve_request import Fallback, RetrieveRequest, make_searches, to_texts
 from two_tower_client.rpc.call import check_timeout
@@ -75,8 +76,9 @@ class Retriever:
                 as well.
             fallback: "popular": if the query tower service cannot be reached, is overloaded, has no bundle, needs more
                 than four fifths of the timeout, or shares no model with the ANN service, the result is the most popular
-                items of the live bundle, with the same `k`, filter, exclusions and attributes. `Retrieval.is_fallback`
-                and `fallback_reason` say so. Other errors are raised. Default: errors are always raised.
+                items of the live bundle, with the same `k`, filter, exclusions, attributes, diversity and facets.
+                `Retrieval.is_fallback` and `fallback_reason` say so. Other errors are raised. Default: errors are
+                always raised.
             timeout_s: Seconds that the whole retrieve may take. Default: the timeout of the retriever.
             request_id: Request id, sent with every call of the retrieve as `x-request-id`: 1 to 128 printable ASCII
                 characters without blanks. Default: a random one. Errors name it.
@@ -185,6 +187,7 @@ class Retriever:
         timeout_s: float | None = None,
         request_id: str = "",
         user: str = "",
+        **options: Unpack[RerankingOptions],
     ) -> Retrieval:
         """Returns the `k` most popular items of the live bundle: those with the most training events, most first.
 
@@ -196,11 +199,14 @@ class Retriever:
             timeout_s: Seconds that the call may take. Default: the timeout of the retriever.
             request_id: Request id; see `retrieve`.
             user: Key of the user; see `retrieve`.
+            **options: See `RerankingOptions`.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        search = Search(popular=True, k=k, exclude=exclude, filter=filter, return_attributes=return_attributes)
+        search = Search(
+            popular=True, k=k, exclude=exclude, filter=filter, return_attributes=return_attributes, **options
+        )
         return self.ann.search([search], timeout_s=timeout_s, request_id=request_id, user=user).retrievals[0]
 
     def close(self) -> None:

@@ -3,11 +3,12 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.filters import Filter
+from two_tower_client.reranking import Boost, Diversify, Facet, RerankingOptions, add_reranking
 from two_tower_client.results import Embeddings
 
 Ranking = Literal["embedding", "lexical", "fused"]
@@ -22,8 +23,8 @@ _RANKINGS: dict[str, ann_pb2.Ranking.ValueType] = {
 _EXPECTED = {"exclude_item_ids": "takes ids, which are strings", "filter": "takes what two_tower_client.filters makes"}
 
 
-class SearchOptions(TypedDict, total=False):
-    """The options of a search besides its target and `k`.
+class SearchOptions(RerankingOptions, total=False):
+    """The options of a search besides its target and `k`: those of `RerankingOptions`, and these.
 
     Attributes:
         exclude: Ids of items to leave out, for instance items that the user has seen; at most 100,000.
@@ -60,7 +61,7 @@ class Search:
     - Ranking "lexical": give `text` alone. Items are ranked by BM25; only items that share a word with the text match.
     - Ranking "fused": give `text`, and either `embedding` or `similar_to`. Both rankings are fused into one.
 
-    A single string for `similar_to`, `exclude` or `return_attributes` counts as a list of one.
+    A single string for `similar_to`, `exclude`, `return_attributes` or `facets` counts as a list of one.
 
     Attributes:
         embedding: [dim] finite floats, not all zero.
@@ -76,6 +77,10 @@ class Search:
         return_attributes: Names of item attributes to return.
         ranking: What orders the items.
         fusion_constant: Constant of reciprocal-rank fusion.
+        candidates_limit: See `RerankingOptions`, as for the next three.
+        boosts: Business rules.
+        diversify: Makes the items differ from each other.
+        facets: Attributes whose values are counted over the candidates.
     """
 
     embedding: Sequence[float] | None = None
@@ -91,6 +96,10 @@ class Search:
     return_attributes: str | Sequence[str] = ()
     ranking: Ranking = "embedding"
     fusion_constant: int = 0
+    candidates_limit: int = 0
+    boosts: Sequence[Boost] = ()
+    diversify: Diversify | None = None
+    facets: str | Sequence[Facet | str] = ()
 
 
 def with_embeddings(searches: Sequence[Search], embeddings: Embeddings) -> list[Search]:
@@ -146,6 +155,8 @@ def add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) -
         name = next((name for name, value in fields.items() if not _fits(name, value)), "")
         expected = _EXPECTED.get(name, "a value has a wrong type or size")
         raise InvalidRequest.in_field(f"{path}.{name}" if name else current_path, f"{expected}: {error}") from error
+    if search.candidates_limit or search.boosts or search.diversify is not None or search.facets:
+        add_reranking(message, path, search.candidates_limit, search.boosts, search.diversify, search.facets)
 
 
 def _check_ranking(search: Search, path: str) -> list[str]:

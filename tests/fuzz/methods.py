@@ -103,6 +103,8 @@ class Methods:
                 ann_pb.Search(embedding=embedding, exact=True, min_score=-0.5, filter=some, **common),
                 ann_pb.Search(similar_to=similar, exclude_item_ids=self.item_ids, search_budget=100, **common),
                 ann_pb.Search(popular=ann_pb.Popular(), filter=some, **common),
+                ann_pb.Search(embedding=embedding, **_reranking(title), **common),
+                ann_pb.Search(popular=ann_pb.Popular(), filter=some, **_reranking(title), **common),
             ]
             if manifest is self.manifests[-1] and self.has_lexical:
                 searches += [
@@ -118,6 +120,16 @@ class Methods:
     def has_lexical(self) -> bool:
         """Whether the live bundle serves lexical search."""
         return any(name.startswith("lexical/") for name in self.manifests[-1].files)
+
+
+def _reranking(filter_: ann_pb.Filter) -> dict[str, Any]:
+    limit = ann_pb.GroupLimit(attribute="title", max_group_size=1)
+    return {
+        "candidates_limit": 20,
+        "boosts": [ann_pb.Boost(filter=filter_, weight=weight) for weight in (0.5, -0.25)],
+        "diversify": ann_pb.Diversify(diversity=0.5, group_limits=[limit]),
+        "facets": [ann_pb.Facet(attribute="title", limit=3)],
+    }
 
 
 def _fill(values: query_pb.FeatureValues, feature: Feature, item_ids: Sequence[str]) -> None:

@@ -109,7 +109,13 @@ def _check_results(call: Call) -> None:
     for search, result in zip(request.searches, response.results, strict=True):
         assert len(result.item_ids) == len(result.scores) == len(set(result.item_ids)) <= search.k
         assert all(map(math.isfinite, result.scores)), f"scores {result.scores[:]}"
-        assert all(first >= second for first, second in pairwise(result.scores)), f"scores {result.scores[:]}"
+        if not search.boosts and not search.diversify.diversity:
+            assert all(first >= second for first, second in pairwise(result.scores)), f"scores {result.scores[:]}"
+        assert len(result.boosts) == (len(result.item_ids) if search.boosts else 0)
+        assert all(abs(boost) <= 100.001 for boost in result.boosts), f"boosts {result.boosts[:]}"
+        assert len(result.marginal_relevances) == (len(result.item_ids) if search.diversify.diversity else 0)
+        assert [facet.attribute for facet in result.facets] == [facet.attribute for facet in search.facets]
+        assert all(1 <= value.count <= result.candidate_count for facet in result.facets for value in facet.values)
         assert not set(result.item_ids) & {*search.exclude_item_ids, *search.similar_to.values}
         assert [column.name for column in result.attributes] == search.return_attributes[:]
 

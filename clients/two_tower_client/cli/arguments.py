@@ -1,4 +1,4 @@
-"""Parses the values of `--feature` and `--where`."""
+"""Parses the values of `--feature`, `--where`, and of options that look at candidates."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.errors import InvalidRequest
 from two_tower_client.features import FeatureValue, Scalar
 from two_tower_client.filters import Filter, Value, equals, in_range, not_
+from two_tower_client.reranking import Boost, Diversify
 
 _LIST_KINDS = (query_pb2.FEATURE_KIND_HISTORY, query_pb2.FEATURE_KIND_MULTI_CATEGORICAL)
 
@@ -66,6 +67,47 @@ def parse_condition(text: str, attributes: Mapping[str, ann_pb2.AttributeType.Va
         return in_range(name, max=_parse_bound(text, value))
     condition = equals(name, _parse_attribute_value(text, value, attributes[name]))
     return condition if operator == "=" else not_(condition)
+
+
+def parse_boosts(
+    texts: Sequence[Sequence[str]], attributes: Mapping[str, ann_pb2.AttributeType.ValueType]
+) -> list[Boost]:
+    """Returns the boosts of `--boost`.
+
+    Args:
+        texts: Condition and weight of each.
+        attributes: Type of each item attribute by name.
+
+    Raises:
+        InvalidRequest: If a condition is invalid, see `parse_condition`, or a weight is not a number.
+    """
+    boosts = list[Boost]()
+    for condition, weight in texts:
+        try:
+            number = float(weight)
+        except ValueError as error:
+            raise InvalidRequest.in_field("--boost", f"{condition!r}: {weight!r} is not a number") from error
+        boosts.append(Boost(parse_condition(condition, attributes), number))
+    return boosts
+
+
+def parse_diversify(diversity: float, group_limits: Sequence[str]) -> Diversify | None:
+    """Returns what `--diversity` and `--at-most` ask for; None if that is nothing.
+
+    Raises:
+        InvalidRequest: If a group limit is not `name=count`, or a name is given twice.
+    """
+    if not diversity and not group_limits:
+        return None
+    limits = dict[str, int]()
+    for text in group_limits:
+        name, _, count = text.rpartition("=")
+        if not name or not count.isdecimal():
+            raise InvalidRequest.in_field("--at-most", f"{text!r} is not name=count")
+        if name in limits:
+            raise InvalidRequest.in_field("--at-most", f"{name!r} is given twice")
+        limits[name] = int(count)
+    return Diversify(diversity, limits)
 
 
 def _parse_feature(feature: query_pb2.Feature, texts: list[str]) -> FeatureValue:

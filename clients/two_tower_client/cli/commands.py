@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Sequence
 
+from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.ann import AnnClient
 from two_tower_client.cli import comparison, tables
-from two_tower_client.cli.arguments import parse_condition, parse_features
+from two_tower_client.cli.arguments import parse_boosts, parse_condition, parse_diversify, parse_features
 from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
 from two_tower_client.cli.replica_addresses import NamedFleet, has_name
@@ -18,6 +19,7 @@ from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.filters import Filter, all_of
 from two_tower_client.fleet import Replica, find_faults, find_live, find_ready
 from two_tower_client.query_tower import QueryTowerClient
+from two_tower_client.reranking import RerankingOptions
 from two_tower_client.results import Retrieval
 from two_tower_client.retrieve_request import FALLBACK_ERRORS, as_fallback, popular_search
 from two_tower_client.retriever import Retriever
@@ -58,8 +60,8 @@ def popular(arguments: argparse.Namespace) -> int:
             popular=True,
             k=arguments.k,
             exclude=arguments.exclude,
-            filter=_filter(arguments.where, ann),
             return_attributes=arguments.attribute,
+            **_candidate_options(arguments, ann),
         )
         _print(ann.search([search]).retrievals[0], arguments, ann)
     return 0
@@ -156,24 +158,36 @@ def _schema(response: query_pb2.GetServingStatusResponse) -> Sequence[query_pb2.
 def _options(arguments: argparse.Namespace, ann: AnnClient) -> SearchOptions:
     return {
         "exclude": arguments.exclude,
-        "filter": _filter(arguments.where, ann),
         "min_score": arguments.min_score,
         "exact": arguments.exact,
         "search_budget": arguments.search_budget,
         "return_attributes": arguments.attribute,
         "ranking": arguments.ranking,
         "fusion_constant": arguments.fusion_constant,
+        **_candidate_options(arguments, ann),
     }
 
 
-def _filter(conditions: Sequence[str], ann: AnnClient) -> Filter | None:
-    if not conditions:
-        return None
-    bundles = ann.status().bundles
-    if not bundles:
-        raise NoBundle("the ANN service has loaded no bundle yet; publish one, or retry in a while")
-    types = {attribute.name: attribute.type for attribute in bundles[0].attributes}
-    return all_of(*[parse_condition(condition, types) for condition in conditions])
+class _CandidateOptions(RerankingOptions):
+    filter: Filter | None
+
+
+def _candidate_options(arguments: argparse.Namespace, ann: AnnClient) -> _CandidateOptions:
+    """Returns the filter, and the options that look at candidates."""
+    types: dict[str, ann_pb2.AttributeType.ValueType] = {}
+    if arguments.where or arguments.boost:
+        bundles = ann.status().bundles
+        if not bundles:
+            raise NoBundle("the ANN service has loaded no bundle yet; publish one, or retry in a while")
+        types = {attribute.name: attribute.type for attribute in bundles[0].attributes}
+    conditions = [parse_condition(condition, types) for condition in arguments.where]
+    return {
+        "filter": all_of(*conditions) if conditions else None,
+        "candidates_limit": arguments.candidates_limit,
+        "boosts": parse_boosts(arguments.boost, types),
+        "diversify": parse_diversify(arguments.diversity, arguments.at_most),
+        "facets": arguments.facet,
+    }
 
 
 def _connection(arguments: argparse.Namespace) -> ConnectionOptions:

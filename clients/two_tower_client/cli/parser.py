@@ -3,11 +3,10 @@
 import argparse
 import math
 import os
-from collections.abc import Sequence
 from importlib import metadata
 
 from two_tower_client import ann, query_tower
-from two_tower_client.cli import commands
+from two_tower_client.cli import commands, search_options
 
 _DESCRIPTION = """Retrieves items from a two-tower system, and shows the status of its replicas.
 
@@ -16,6 +15,7 @@ _DESCRIPTION = """Retrieves items from a two-tower system, and shows the status 
   two-tower retrieve --ranking lexical --text 'usb fan' --attribute title
   two-tower similar  --item 50 --k 5 --where genres=Comedy --where 'year>=1990'
   two-tower popular  --k 10 --attribute title
+  two-tower retrieve --feature age=24 --diversity 0.3 --at-most genres=3 --boost 'year>=1997' 0.05 --facet genres
   two-tower wait     --for 20261124T031645Z-3f9a1c --quorum 2
   two-tower compare  --from previous --to live --queries queries.jsonl --title title
 """
@@ -94,18 +94,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--feature", action="append", default=[], metavar="NAME=VALUE", help="a feature of the query; repeatable"
     )
     retrieve.add_argument("--fallback", choices=("popular",), help="what to print if the query tower cannot answer")
-    _add_search(retrieve, rankings=("embedding", "lexical", "fused"))
+    search_options.add_search(retrieve, rankings=("embedding", "lexical", "fused"))
     _add_connection(retrieve, timeout_s=5.0)
 
     similar = _formatted(subcommands.add_parser("similar", help="print the items nearest to an item"), _SIMILAR)
     similar.set_defaults(run=commands.similar)
     similar.add_argument("--item", action="append", required=True, metavar="ID", help="id of an item; repeatable")
-    _add_search(similar, rankings=("embedding", "fused"))
+    search_options.add_search(similar, rankings=("embedding", "fused"))
     _add_connection(similar, timeout_s=5.0, with_query_tower=False)
 
     popular = _formatted(subcommands.add_parser("popular", help="print the most popular items"), _POPULAR)
     popular.set_defaults(run=commands.popular)
-    _add_result(popular)
+    search_options.add_result(popular)
     _add_connection(popular, timeout_s=5.0, with_query_tower=False)
 
     status = _formatted(subcommands.add_parser("status", help="print the status of every replica"), _STATUS)
@@ -162,58 +162,6 @@ def _formatted(parser: argparse.ArgumentParser, description: str, epilog: str = 
     # The default formatter would join the lines of the examples.
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
-
-
-def _add_search(parser: argparse.ArgumentParser, rankings: Sequence[str]) -> None:
-    _add_result(parser)
-    parser.add_argument(
-        "--ranking", choices=rankings, default="embedding", help="what orders the items (default: %(default)s)"
-    )
-    parser.add_argument("--text", default="", help="query text, for ranking lexical or fused")
-    parser.add_argument(
-        "--fusion-constant",
-        type=int,
-        default=0,
-        metavar="N",
-        help="constant of ranking fused: the larger, the less the first ranks outweigh later ones (default: 60)",
-    )
-    parser.add_argument(
-        "--min-score",
-        type=float,
-        metavar="SCORE",
-        help="smallest score of an item, in the unit of the printed scores (default: no limit)",
-    )
-    parser.add_argument("--exact", action="store_true", help="scan every item instead of using the index")
-    parser.add_argument(
-        "--search-budget",
-        type=int,
-        default=0,
-        metavar="N",
-        help="effort of the index, in the unit of its kind (default: the budget measured by the publisher)",
-    )
-
-
-def _add_result(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--k", type=int, default=10, help="number of items (default: 10)")
-    parser.add_argument(
-        "--attribute", action="append", default=[], metavar="NAME", help="item attribute to print; repeatable"
-    )
-    parser.add_argument(
-        "--exclude",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="ID",
-        help="ids of items to leave out, separated by spaces",
-    )
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="name=value, name!=value, name>=number or name<=number; repeatable, all conditions have to hold",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_connection(

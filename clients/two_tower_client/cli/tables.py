@@ -9,7 +9,7 @@ from typing import Any
 from two_tower_client.cli.comparison import Comparison, Example, Latency, Spread
 from two_tower_client.cli.escaping import to_line
 from two_tower_client.fleet import Replica, find_live
-from two_tower_client.results import AttributeValue, Retrieval
+from two_tower_client.results import AttributeValue, FacetCounts, Retrieval
 
 
 def to_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -43,13 +43,20 @@ def retrieval_to_table(
         for rank, hit in enumerate(retrieval, start=1)
     ]
     versions = f"model {retrieval.model_version}, bundle {retrieval.bundle_version}"
-    lines = [to_table(header, rows), "", to_line(versions)]
+    lines = [to_table(header, rows), ""]
+    for name, facet in retrieval.facets.items():
+        lines.append(to_line(f"{name} of {retrieval.candidate_count} candidates: {_to_counts(facet)}"))
+    lines.append(to_line(versions))
     if not len(retrieval):
         lines.append("! no item matches: see --where, whose values are case-sensitive, --text and --exclude")
     if retrieval.unknown_values:
         named = f" ({_some(unknown_features)})" if unknown_features else ""
         lines.append(
             f"! the model does not know {retrieval.unknown_values} of the values of --feature{named}: a typo, or new?"
+        )
+    if retrieval.shortened_by_group_limits:
+        lines.append(
+            "! fewer items than --k: all other candidates are in full groups; raise --candidates-limit or --at-most"
         )
     if unknown_items:
         lines.append(f"! the catalogue has no item of these ids of --exclude: {_some(unknown_items)}")
@@ -60,11 +67,21 @@ def retrieval_to_table(
 
 def retrieval_to_json(retrieval: Retrieval) -> str:
     """Returns the versions, the reason of a fallback if it is one, and the items as JSON."""
-    items = [{"item_id": hit.item_id, "score": hit.score, "attributes": dict(hit.attributes)} for hit in retrieval]
+    items: list[dict[str, Any]] = [
+        {"item_id": hit.item_id, "score": hit.score, "attributes": dict(hit.attributes)} for hit in retrieval
+    ]
     versions = {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version}
     notes: dict[str, Any] = {"unknown_values": retrieval.unknown_values} if retrieval.unknown_values else {}
     if retrieval.is_fallback:
         notes["fallback_reason"] = retrieval.fallback_reason
+    if retrieval.candidate_count:
+        notes["candidate_count"] = retrieval.candidate_count
+        notes["shortened_by_group_limits"] = retrieval.shortened_by_group_limits
+    if retrieval.facets:
+        notes["facets"] = {name: _facet_to_json(facet) for name, facet in retrieval.facets.items()}
+    for name, values in (("boost", retrieval.boosts), ("marginal_relevance", retrieval.marginal_relevances)):
+        for item, value in zip(items, values, strict=False):
+            item[name] = value
     return to_json({**versions, **notes, "items": items})
 
 
@@ -223,6 +240,18 @@ def to_cell(value: AttributeValue) -> str:
     if value is None:
         return "-"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _to_counts(facet: FacetCounts) -> str:
+    """Returns the counts of a facet on one line, as in "Drama 61, Comedy 40, … (18 values), without 2"."""
+    counts = ", ".join(f"{value} {count}" for value, count in facet.counts.items()) or "no values"
+    more = f", … ({facet.distinct_count} values)" if facet.distinct_count > len(facet.counts) else ""
+    return f"{counts}{more}" + (f", without {facet.missing_count}" if facet.missing_count else "")
+
+
+def _facet_to_json(facet: FacetCounts) -> dict[str, Any]:
+    counts = [{"value": value, "count": count} for value, count in facet.counts.items()]
+    return {"counts": counts, "distinct_count": facet.distinct_count, "missing_count": facet.missing_count}
 
 
 def _some(texts: Sequence[str]) -> str:

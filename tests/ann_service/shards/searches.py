@@ -41,7 +41,18 @@ def equals(attribute: str, value: Any) -> pb.Filter:
     return pb.Filter(equals=pb.Equals(attribute=attribute, value=pb.AttributeValue(**{kind: value})))
 
 
+def boost(filter_: pb.Filter, weight: float) -> pb.Boost:
+    return pb.Boost(filter=filter_, weight=weight)
+
+
+def limited(**sizes: int) -> pb.Diversify:
+    return pb.Diversify(
+        group_limits=[pb.GroupLimit(attribute=name, max_group_size=size) for name, size in sizes.items()]
+    )
+
+
 ATTRIBUTES = ["price", "title", "genres", "year"]
+FACETS = [pb.Facet(attribute="genres"), pb.Facet(attribute="title", limit=3), pb.Facet(attribute="price", limit=1000)]
 COMEDY = equals("genres", "comedy")
 RARE = pb.Filter(all_of=pb.Filters(filters=[equals("year", 1987), pb.Filter(**{"not": COMEDY})]))
 NEAREST = [f"i{row}" for row in np.argsort(-(VECTORS @ QUERY))[:40]]
@@ -72,6 +83,44 @@ SEARCHES: dict[str, pb.Search] = {
     "popular": pb.Search(popular=pb.Popular(), k=100, return_attributes=["price"]),
     "popular with a filter": pb.Search(popular=pb.Popular(), k=20, filter=RARE, exclude_item_ids=["i37"]),
     "popular above a share": pb.Search(popular=pb.Popular(), k=200, min_score=0.0019),
+    "boosts": by_embedding(k=60, boosts=[boost(COMEDY, 0.3), boost(RARE, -0.5)], return_attributes=ATTRIBUTES),
+    "boosts, filter and exclusions": by_embedding(
+        k=60,
+        filter=pb.Filter(range=pb.Range(attribute="year", min=1960)),
+        exclude_item_ids=NEAREST[:10],
+        boosts=[boost(COMEDY, 0.2), boost(equals("title", "Title 7"), 0.8)],
+        min_score=0.1,
+    ),
+    "a boost of fused rankings": by_embedding(
+        ranking=pb.RANKING_FUSED,
+        text="large black thing",
+        boosts=[boost(COMEDY, 0.01)],
+        facets=[pb.Facet(attribute="year")],
+    ),
+    "a boost of words": pb.Search(ranking=pb.RANKING_LEXICAL, text="small red", k=30, boosts=[boost(COMEDY, 2.5)]),
+    "a boost of popular items": pb.Search(
+        popular=pb.Popular(), k=30, boosts=[boost(RARE, 0.001), boost(COMEDY, 0.001)]
+    ),
+    "diverse": by_embedding(k=30, diversify=pb.Diversify(diversity=0.5), return_attributes=["title"]),
+    "only diverse": by_embedding(k=100, candidates_limit=300, diversify=pb.Diversify(diversity=1.0)),
+    "diverse and similar to items": similar_to("i3", "i500", diversify=pb.Diversify(diversity=0.3), filter=COMEDY),
+    "diverse of words": pb.Search(
+        ranking=pb.RANKING_LEXICAL, text="small red", k=30, diversify=pb.Diversify(diversity=0.4)
+    ),
+    "diverse of popular items": pb.Search(popular=pb.Popular(), k=30, diversify=pb.Diversify(diversity=0.4)),
+    "group limits": by_embedding(k=50, candidates_limit=200, diversify=limited(title=1, genres=20, year=2, price=1)),
+    "group limits that leave too few": by_embedding(k=50, diversify=limited(genres=3), facets=FACETS),
+    "facets": by_embedding(k=5, candidates_limit=500, facets=FACETS),
+    "facets of nothing": by_embedding(filter=equals("title", "nowhere"), facets=FACETS),
+    "all of a reranking": by_embedding(
+        k=40,
+        candidates_limit=150,
+        filter=pb.Filter(**{"not": equals("title", "Title 5")}),
+        boosts=[boost(COMEDY, 0.2), boost(equals("genres", "drama"), -0.1)],
+        diversify=pb.Diversify(diversity=0.6, group_limits=[pb.GroupLimit(attribute="title", max_group_size=2)]),
+        facets=FACETS,
+        return_attributes=["year", "title"],
+    ),
 }
 
 INVALID: dict[str, list[pb.Search]] = {
@@ -90,5 +139,15 @@ INVALID: dict[str, list[pb.Search]] = {
     "a faulty search after good ones": [by_embedding(), by_embedding(), similar_to("i1", min_score=2.0)],
     "an unknown item after a faulty search": [by_embedding(k=0), similar_to("nowhere")],
     "text without a ranking": [by_embedding(text="red")],
+    "candidates": [by_embedding(candidates_limit=9), by_embedding(facets=FACETS, candidates_limit=10_001)],
+    "a reranking": [
+        by_embedding(
+            filter=equals("colour", "red"),
+            boosts=[pb.Boost(weight=0.2), boost(COMEDY, 0.0), boost(equals("colour", "red"), 2.0)],
+            diversify=pb.Diversify(diversity=-0.1, group_limits=[pb.GroupLimit(attribute="colour")]),
+            facets=[pb.Facet(attribute="colour", limit=-1), FACETS[0], FACETS[0]],
+        )
+    ],
+    "boosts with too large a sum": [by_embedding(boosts=[boost(COMEDY, 0.6), boost(RARE, -0.6)])],
     "popular fused with a text": [pb.Search(popular=pb.Popular(), ranking=pb.RANKING_FUSED, text="red", k=5)],
 }

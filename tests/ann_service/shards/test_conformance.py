@@ -44,6 +44,13 @@ def assert_equal(actual: pb.SearchItemsResponse, expected: pb.SearchItemsRespons
         assert list(one.item_ids) == list(other.item_ids)
         np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
         assert list(one.attributes) == list(other.attributes)
+        assert list(one.facets) == list(other.facets)
+        assert (one.candidate_count, one.shortened_by_group_limits) == (
+            other.candidate_count,
+            other.shortened_by_group_limits,
+        )
+        np.testing.assert_allclose(one.boosts, other.boosts, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(one.marginal_relevances, other.marginal_relevances, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -57,7 +64,8 @@ def test_answers_as_one_catalogue(whole: World, sharded: World, name: str) -> No
 
 
 def test_answers_searches_of_all_kinds_in_one_request(whole: World, sharded: World) -> None:
-    for searches in (list(SEARCHES.values())[:20], list(SEARCHES.values())[3:][::-1]):
+    every = list(SEARCHES.values())
+    for searches in (every[:20], every[-20:][::-1], every[::2]):
         assert_equal(ask(sharded, *searches), ask(whole, *searches))
 
 
@@ -90,7 +98,7 @@ def test_the_index_of_each_shard_finds_at_least_as_much_as_one_index(whole: Worl
 
 def test_calls_that_arrive_together_get_their_own_answers(sharded: World, whole: World) -> None:
     service, manifest = sharded
-    names = [*SEARCHES, *INVALID] * 2  # fewer calls than a connection may have at once
+    names = ([*SEARCHES, *INVALID] * 2)[:90]  # fewer calls than a connection may have at once
     searches = {name: [search] for name, search in SEARCHES.items()} | INVALID
     requests = {
         name: pb.SearchItemsRequest(searches=searches[name], model_version=manifest.model_version) for name in names

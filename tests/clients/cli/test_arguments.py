@@ -1,11 +1,11 @@
-"""Parsing the values of the options `--feature` and `--where`."""
+"""Parsing the values of the options `--feature` and `--where`, and of options that look at candidates."""
 
 import pytest
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-from two_tower_client import InvalidRequest
-from two_tower_client.cli.arguments import parse_condition, parse_features
+from two_tower_client import Boost, Diversify, InvalidRequest
+from two_tower_client.cli.arguments import parse_boosts, parse_condition, parse_diversify, parse_features
 from two_tower_client.filters import Filter, equals, in_range, not_
 
 SCHEMA = [
@@ -103,3 +103,23 @@ def test_conditions(text: str, expected: Filter) -> None:
 def test_says_what_is_wrong_with_a_condition(text: str, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         parse_condition(text, ATTRIBUTES)
+
+
+def test_boosts_are_conditions_with_a_weight() -> None:
+    assert parse_boosts([["year>=1990", "0.5"], ["genres!=Drama", "-1e-1"]], ATTRIBUTES) == [
+        Boost(in_range("year", min=1990), 0.5),
+        Boost(not_(equals("genres", "Drama")), -0.1),
+    ]
+    with pytest.raises(InvalidRequest, match="'much' is not a number"):
+        parse_boosts([["year>=1990", "much"]], ATTRIBUTES)
+
+
+def test_diversity_and_group_limits() -> None:
+    assert parse_diversify(0.0, []) is None
+    assert parse_diversify(0.25, []) == Diversify(0.25)
+    assert parse_diversify(0.0, ["brand=2", "a=b=3"]) == Diversify(0.0, {"brand": 2, "a=b": 3})
+    for texts, fault in ((["brand"], "is not name=count"), (["=2"], "is not name"), (["brand=-1"], "is not name")):
+        with pytest.raises(InvalidRequest, match=fault):
+            parse_diversify(0.0, texts)
+    with pytest.raises(InvalidRequest, match="'brand' is given twice"):
+        parse_diversify(0.0, ["brand=2", "brand=3"])

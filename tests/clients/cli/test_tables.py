@@ -1,11 +1,12 @@
 """Tables and JSON that the command line prints."""
 
 import json
+from dataclasses import replace
 
 from two_tower_client.cli import tables
 from two_tower_client.cli.escaping import escape
 from two_tower_client.fleet import Problem, Replica
-from two_tower_client.results import Retrieval
+from two_tower_client.results import FacetCounts, Retrieval
 
 RETRIEVAL = Retrieval(
     ("50", "1000"),
@@ -24,6 +25,48 @@ def test_columns_are_aligned() -> None:
         "",
         "model m1, bundle b1",
     ]
+
+
+RERANKED = replace(
+    RETRIEVAL,
+    attributes={},
+    boosts=(0.0, 0.25),
+    marginal_relevances=(0.5, -0.125),
+    facets={"genres": FacetCounts({"Drama": 9, "Sci-Fi": 7}, 4, 1), "year": FacetCounts({}, 0, 12)},
+    candidate_count=12,
+    shortened_by_group_limits=True,
+)
+
+
+def test_facets_and_full_groups_are_told_below_the_items() -> None:
+    assert tables.retrieval_to_table(RERANKED).splitlines()[3:] == [
+        "",
+        "genres of 12 candidates: Drama 9, Sci-Fi 7, … (4 values), without 1",
+        "year of 12 candidates: no values, without 12",
+        "model m1, bundle b1",
+        "! fewer items than --k: all other candidates are in full groups; raise --candidates-limit or --at-most",
+    ]
+
+
+def test_json_of_facets_boosts_and_marginal_relevances() -> None:
+    assert json.loads(tables.retrieval_to_json(RERANKED)) == {
+        "model_version": "m1",
+        "bundle_version": "b1",
+        "candidate_count": 12,
+        "shortened_by_group_limits": True,
+        "facets": {
+            "genres": {
+                "counts": [{"value": "Drama", "count": 9}, {"value": "Sci-Fi", "count": 7}],
+                "distinct_count": 4,
+                "missing_count": 1,
+            },
+            "year": {"counts": [], "distinct_count": 0, "missing_count": 12},
+        },
+        "items": [
+            {"item_id": "50", "score": 0.98765, "attributes": {}, "boost": 0.0, "marginal_relevance": 0.5},
+            {"item_id": "1000", "score": -0.5, "attributes": {}, "boost": 0.25, "marginal_relevance": -0.125},
+        ],
+    }
 
 
 def test_an_empty_answer_says_so() -> None:

@@ -111,7 +111,8 @@ class SearchItemsRequest(_message.Message):
     @_builtins.property
     def searches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Search]:
         """[batch] searches, 1 to `max_batch_size` (see GetServingStatusResponse). Several searches may request 100,000 items
-        together by default, as the sum of their `k`.
+        together by default, as the sum of their `k`; a search with `boosts`, `diversify` or `facets` requests
+        `candidates_limit` items, and as many again for each of its boosts.
         """
 
     def __init__(
@@ -148,25 +149,29 @@ class Search(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     RANKING_FIELD_NUMBER: _builtins.int
     FUSION_CONSTANT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_LIMIT_FIELD_NUMBER: _builtins.int
+    BOOSTS_FIELD_NUMBER: _builtins.int
+    DIVERSIFY_FIELD_NUMBER: _builtins.int
+    FACETS_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     """Number of items to return, 1 to `max_k` (see GetServingStatusResponse). Required. The result has fewer items only
-    if filter, exclusions, minimum score, text or catalogue leave fewer.
+    if filter, exclusions, minimum score, text, group limits or catalogue leave fewer.
     """
     min_score: _builtins.float
     """Smallest score of an item, in the unit of SearchResult.scores: -1 to 1 with RANKING_EMBEDDING, also for popular
-    items, and 0 or more with the other rankings. Default (unset): no limit.
+    items, and 0 or more with the other rankings. Boosts do not count. Default (unset): no limit.
     """
     exact: _builtins.bool
     """Whether to scan every item instead of using the index: exact, but slower. Default: false. Lexical ranking is always
     exact.
     """
     search_budget: _builtins.int
-    """Effort of the index for `k` items, 0 to 10,000,000. A larger budget finds more of the true neighbours and takes
-    longer. The unit depends on OpenBundle.index_kind: nodes to inspect ("annoy"), candidates to keep ("faiss_hnsw"),
-    or lists to scan ("faiss_ivf"). Default (0): OpenBundle.search_budget, raised in proportion if `k` is above 100.
-    In a catalogue in shards it is the effort in each shard.
-    The service also raises the budget if filter or exclusions require more candidates. Ignored if the service scans
-    the items, either because of `exact` or because a scan is faster.
+    """Effort of the index for `k` items, or for the candidates where there are any, 0 to 10,000,000. A larger budget
+    finds more of the true neighbours and takes longer. The unit depends on OpenBundle.index_kind: nodes to inspect
+    ("annoy"), candidates to keep ("faiss_hnsw"), or lists to scan ("faiss_ivf"). Default (0):
+    OpenBundle.search_budget, raised in proportion if `k` is above 100. In a catalogue in shards it is the effort in
+    each shard. The service also raises the budget if filter or exclusions require more candidates. Ignored if the
+    service scans the items, either because of `exact` or because a scan is faster.
     """
     text: _builtins.str
     """Query text, 1 to 1,000 characters, not only blanks. Required with RANKING_LEXICAL and RANKING_FUSED, forbidden with
@@ -178,6 +183,15 @@ class Search(_message.Message):
     fusion_constant: _builtins.int
     """Constant of RANKING_FUSED, 1 to 10,000. The larger it is, the less the first ranks outweigh later ones. Default
     (0): 60.
+    """
+    candidates_limit: _builtins.int
+    """Number of candidates: the items that `boosts`, `diversify` and `facets` look at. `k` to 10,000, and at most
+    2,000,000 / `k` if Diversify.diversity is above 0. Default (0): 100 or twice `k`, whichever is more. Not used
+    without these three.
+
+    The candidates are the best items of the ranking, after filter, exclusions and `min_score`. With boosts, they are
+    the best by score plus boosts of the best `candidates_limit` items of the ranking, and of as many again for each
+    boost: of those that match its filter, or, if its weight is negative, of those that do not.
     """
     @_builtins.property
     def embedding(self) -> Global___Embedding:
@@ -207,6 +221,18 @@ class Search(_message.Message):
     def return_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Distinct names of item attributes to return, for instance "title". See OpenBundle.attributes. Default: none."""
 
+    @_builtins.property
+    def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Boost]:
+        """Business rules: items that match a filter move up or down. At most 10. Default: none."""
+
+    @_builtins.property
+    def diversify(self) -> Global___Diversify:
+        """Makes the items of the result differ from each other. Default (unset): the best candidates, however alike."""
+
+    @_builtins.property
+    def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Facet]:
+        """Attributes whose values are counted over the candidates. At most 8, of distinct attributes. Default: none."""
+
     def __init__(
         self,
         *,
@@ -223,10 +249,14 @@ class Search(_message.Message):
         text: _builtins.str = ...,
         ranking: Global___Ranking.ValueType = ...,
         fusion_constant: _builtins.int = ...,
+        candidates_limit: _builtins.int = ...,
+        boosts: _abc.Iterable[Global___Boost] | None = ...,
+        diversify: Global___Diversify | None = ...,
+        facets: _abc.Iterable[Global___Facet] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "filter", b"filter", "min_score", b"min_score", "popular", b"popular", "similar_to", b"similar_to", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "diversify", b"diversify", "embedding", b"embedding", "filter", b"filter", "min_score", b"min_score", "popular", b"popular", "similar_to", b"similar_to", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "embedding", b"embedding", "exact", b"exact", "exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "fusion_constant", b"fusion_constant", "k", b"k", "min_score", b"min_score", "popular", b"popular", "ranking", b"ranking", "return_attributes", b"return_attributes", "search_budget", b"search_budget", "similar_to", b"similar_to", "target", b"target", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "boosts", b"boosts", "candidates_limit", b"candidates_limit", "diversify", b"diversify", "embedding", b"embedding", "exact", b"exact", "exclude_item_ids", b"exclude_item_ids", "facets", b"facets", "filter", b"filter", "fusion_constant", b"fusion_constant", "k", b"k", "min_score", b"min_score", "popular", b"popular", "ranking", b"ranking", "return_attributes", b"return_attributes", "search_budget", b"search_budget", "similar_to", b"similar_to", "target", b"target", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -238,6 +268,137 @@ class Search(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___Search: _TypeAlias = Search  # noqa: Y015
+
+@_typing.final
+class Boost(_message.Message):
+    """An addition to the score of the items that match a filter. It decides which items are returned, and their order. It
+    does not change SearchResult.scores.
+
+    With one boost, and `exact`, the result is that of adding the weight to the scores of all items. With several, an
+    item that matches more than one of them is missed if `candidates_limit` better ones are in the ranking and match each
+    of them. With RANKING_FUSED, boosts fetch no candidates of their own: the scores of that ranking depend on the
+    filter.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """Addition to the score, in the unit of SearchResult.scores: -1 to 1, or -100 to 100 with RANKING_LEXICAL. Not 0.
+    Negative: the items move down. The absolute weights of a search add up to at most 1, or 100 with RANKING_LEXICAL.
+    """
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Items to move. Required. Together with Search.filter, it has to keep the limits of one filter; joining the two
+        takes up to two levels.
+        """
+
+    def __init__(
+        self,
+        *,
+        filter: Global___Filter | None = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Boost: _TypeAlias = Boost  # noqa: Y015
+
+@_typing.final
+class Diversify(_message.Message):
+    """Chooses from the candidates one item after the other, so that the items differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    GROUP_LIMITS_FIELD_NUMBER: _builtins.int
+    diversity: _builtins.float
+    """Weight of diversity against relevance, 0 to 1. Default (0): relevance alone decides. 1: similarity alone decides,
+    after the first item.
+
+    The next item is the candidate with the largest marginal relevance (MMR; Carbonell and Goldstein 1998):
+    (1 - diversity) * relevance - diversity * (largest cosine similarity with an item chosen before; 0 for the first
+    item). Of equal ones, the candidate with the better rank comes first. The relevance is the score plus boosts. With
+    other rankings than by embedding, it is divided by the largest absolute one of the candidates, so that it is
+    comparable with a cosine.
+    """
+    @_builtins.property
+    def group_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupLimit]:
+        """Largest numbers of items with the same value of an attribute, at most 4, of distinct attributes. A candidate is
+        passed over if one of its groups is full; further candidates take its place. Default: no limits.
+        """
+
+    def __init__(
+        self,
+        *,
+        diversity: _builtins.float = ...,
+        group_limits: _abc.Iterable[Global___GroupLimit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diversity", b"diversity", "group_limits", b"group_limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Diversify: _TypeAlias = Diversify  # noqa: Y015
+
+@_typing.final
+class GroupLimit(_message.Message):
+    """The largest number of items of a result that share a value of an attribute, for instance a brand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    MAX_GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """Name of the attribute, of any type. Required. An item whose list has several values is in the group of each of
+    them; an item without a value is in none.
+    """
+    max_group_size: _builtins.int
+    """Largest number of items of each group, 1 to 100,000. Required."""
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        max_group_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "max_group_size", b"max_group_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupLimit: _TypeAlias = GroupLimit  # noqa: Y015
+
+@_typing.final
+class Facet(_message.Message):
+    """Counts how many candidates have each value of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """Name of the attribute, of any type. Required."""
+    limit: _builtins.int
+    """Largest number of values to return, 0 to 1,000. Default (0): 10."""
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Facet: _TypeAlias = Facet  # noqa: Y015
 
 @_typing.final
 class Embedding(_message.Message):
@@ -573,21 +734,46 @@ class SearchResult(_message.Message):
     ITEM_IDS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    BOOSTS_FIELD_NUMBER: _builtins.int
+    MARGINAL_RELEVANCES_FIELD_NUMBER: _builtins.int
+    FACETS_FIELD_NUMBER: _builtins.int
+    CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
+    SHORTENED_BY_GROUP_LIMITS_FIELD_NUMBER: _builtins.int
+    candidate_count: _builtins.int
+    """Number of candidates, at most Search.candidates_limit. 0 without boosts, `diversify` and facets."""
+    shortened_by_group_limits: _builtins.bool
+    """Whether the result has fewer than `k` items because of group limits: all other candidates are in full groups. A
+    larger `candidates_limit` may find more.
+    """
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """[n] external item ids, n at most `k`."""
+        """[n] external item ids, n at most `k`. They are in the order of `scores`; with Search.boosts in that of scores plus
+        `boosts`; with Diversify.diversity above 0 in the order in which they were chosen.
+        """
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """[n] scores in descending order. RANKING_EMBEDDING: cosine similarities, -1 to 1. RANKING_LEXICAL: BM25 scores,
-        above 0, comparable only within one search. RANKING_FUSED: sums of 1 / (fusion_constant + rank) over both rankings,
-        above 0 and at most 2 / (fusion_constant + 1). Popular items: shares of the items in the training events of all items
-        of the bundle, 0 to 1.
+        """[n] scores, in descending order unless boosts or diversity decide the order. RANKING_EMBEDDING: cosine
+        similarities, -1 to 1. RANKING_LEXICAL: BM25 scores, above 0, comparable only within one search. RANKING_FUSED:
+        sums of 1 / (fusion_constant + rank) over both rankings, above 0 and at most 2 / (fusion_constant + 1). Popular
+        items: shares of the items in the training events of all items of the bundle, 0 to 1.
         """
 
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeColumn]:
         """One column for each of Search.return_attributes, in that order."""
+
+    @_builtins.property
+    def boosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """[n] sums of the weights of the boosts that each item matches. Empty without Search.boosts."""
+
+    @_builtins.property
+    def marginal_relevances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """[n] marginal relevances with which the items were chosen; see Diversify.diversity. Empty if that is 0."""
+
+    @_builtins.property
+    def facets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetCounts]:
+        """Counts over the candidates, one for each of Search.facets, in that order."""
 
     def __init__(
         self,
@@ -595,14 +781,85 @@ class SearchResult(_message.Message):
         item_ids: _abc.Iterable[_builtins.str] | None = ...,
         scores: _abc.Iterable[_builtins.float] | None = ...,
         attributes: _abc.Iterable[Global___AttributeColumn] | None = ...,
+        boosts: _abc.Iterable[_builtins.float] | None = ...,
+        marginal_relevances: _abc.Iterable[_builtins.float] | None = ...,
+        facets: _abc.Iterable[Global___FacetCounts] | None = ...,
+        candidate_count: _builtins.int = ...,
+        shortened_by_group_limits: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "item_ids", b"item_ids", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "boosts", b"boosts", "candidate_count", b"candidate_count", "facets", b"facets", "item_ids", b"item_ids", "marginal_relevances", b"marginal_relevances", "scores", b"scores", "shortened_by_group_limits", b"shortened_by_group_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResult: _TypeAlias = SearchResult  # noqa: Y015
+
+@_typing.final
+class FacetCounts(_message.Message):
+    """How many candidates of a search have each value of an attribute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    DISTINCT_COUNT_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """Name of the attribute."""
+    distinct_count: _builtins.int
+    """Number of distinct values of the candidates, at least m."""
+    missing_count: _builtins.int
+    """Number of candidates without a value."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FacetValue]:
+        """[m] values with the largest counts, m at most Facet.limit, largest first; of equal counts, smaller values first,
+        and strings in the order of their UTF-8 bytes.
+        """
+
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        values: _abc.Iterable[Global___FacetValue] | None = ...,
+        distinct_count: _builtins.int = ...,
+        missing_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "distinct_count", b"distinct_count", "missing_count", b"missing_count", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetCounts: _TypeAlias = FacetCounts  # noqa: Y015
+
+@_typing.final
+class FacetValue(_message.Message):
+    """A value of an attribute, and its count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Number of candidates with the value, at least 1. A list that holds it twice counts once."""
+    @_builtins.property
+    def value(self) -> Global___AttributeValue:
+        """Value, in the type of the attribute. For a list attribute, one of the values of the list."""
+
+    def __init__(
+        self,
+        *,
+        value: Global___AttributeValue | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FacetValue: _TypeAlias = FacetValue  # noqa: Y015
 
 @_typing.final
 class AttributeColumn(_message.Message):

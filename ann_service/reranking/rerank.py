@@ -1,0 +1,113 @@
+"""Makes the result of a search from the lists that hold its candidates.
+
+```
+the ranking ──────────┐
+favoured by boost 1 ──┼─► pool ─► by score plus boosts ─► candidates ─┬─► marginal relevance, group limits ─► result
+favoured by boost 2 ──┘                                               └─► facets
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ann_service.catalogue import Catalogue
+from ann_service.plan import Boost, Reranked, Reranking, SearchPlan
+from ann_service.reranking import facets
+from ann_service.reranking.attribute_values import AttributeValues
+from ann_service.reranking.diversity import Chosen, Groups, choose
+from retrieval.index.hits import Hits
+from retrieval.steps import Steps
+from two_tower.ann.v1 import ann_service_pb2 as pb
+
+
+def list_plans(plan: SearchPlan) -> list[SearchPlan]:
+    """Returns the searches whose results are the lists that `rerank` takes; none of them has a reranking.
+
+    Args:
+        plan: a search; without a reranking, it is its own list.
+    """
+    if (reranking := plan.reranking) is None:
+        return [plan]
+    ranking = plan._replace(k=reranking.candidates_limit, reranking=None)
+    return [ranking, *(ranking._replace(allowed=boost.favoured) for boost in fetching_boosts(plan, reranking))]
+
+
+def fetching_boosts(plan: SearchPlan, reranking: Reranking) -> Sequence[Boost]:
+    """Returns the boosts that fetch candidates: none where scores depend on what else is ranked, as of fused ones."""
+    return () if plan.text is not None and plan.text.fused else reranking.boosts
+
+
+def rerank(catalogue: Catalogue, plan: SearchPlan, lists: Sequence[Hits]) -> Steps[Reranked]:
+    """Returns the result of a search with a reranking.
+
+    Args:
+        catalogue: catalogue of the rows.
+        plan: the search.
+        lists: hits of each of its `list_plans`.
+    """
+    reranking = plan.reranking
+    if reranking is None:
+        raise ValueError("a search without a reranking has its list as its result")
+    rows, scores, boosts = yield from _candidates(reranking, lists)
+    yield
+    more = pb.SearchResult(candidate_count=len(rows))
+    for facet in reranking.facets:
+        counted = yield from facets.count(catalogue.items.attributes[facet.attribute], rows, facet)
+        more.facets.append(counted)
+        yield
+    chosen = yield from _choose(catalogue, plan, reranking, rows, scores + boosts)
+    kept = chosen.positions
+    more.shortened_by_group_limits = len(kept) < min(plan.k, len(rows))
+    if reranking.boosts:
+        more.boosts.extend(boosts[kept].tolist())
+    if reranking.diversity:
+        more.marginal_relevances.extend(chosen.marginal_relevances.tolist())
+    return Reranked(rows[kept], scores[kept], more)
+
+
+def _candidates(reranking: Reranking, lists: Sequence[Hits]) -> Steps[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns rows, scores and boosts of the candidates: [n] int64, float32 and float64, best first.
+
+    The order is that of score plus boosts; of equal ones, that of the lists, one after the other.
+    """
+    rows, scores = (np.concatenate(parts) for parts in zip(*lists, strict=True))
+    if not reranking.boosts:
+        return rows, scores, np.zeros(len(rows))
+    # An item is in several lists with the same score, up to rounding: the first one counts.
+    firsts = np.sort(np.unique(rows, return_index=True)[1])
+    rows, scores = rows[firsts], scores[firsts]
+    boosts = np.zeros(len(rows))
+    for boost in reranking.boosts:
+        boosts += boost.weight * boost.matches.contains(rows)
+        yield
+    order = np.argsort(-(scores + boosts), kind="stable")[: reranking.candidates_limit]
+    return rows[order], scores[order], boosts[order]
+
+
+def _choose(
+    catalogue: Catalogue, plan: SearchPlan, reranking: Reranking, rows: np.ndarray, boosted: np.ndarray
+) -> Steps[Chosen]:
+    """Returns the candidates of the result.
+
+    Args:
+        catalogue: catalogue of the rows.
+        plan: the search.
+        reranking: its reranking.
+        rows: [n] int64, candidates, best first.
+        boosted: [n] float64, their scores plus boosts, descending.
+    """
+    if not reranking.diversity and not reranking.group_limits:
+        return Chosen(np.arange(min(plan.k, len(rows))), boosted[: plan.k].astype(np.float32))
+    groups = [
+        Groups(AttributeValues.of(catalogue.items.attributes[each.attribute], rows), each.max_group_size)
+        for each in reranking.group_limits
+    ]
+    vectors = np.take(catalogue.vectors, rows, axis=0) if reranking.diversity else catalogue.vectors[:0]
+    yield
+    is_cosine = plan.text is None and not plan.is_popular
+    largest = 1.0 if is_cosine else float(np.max(np.abs(boosted), initial=0.0))
+    relevances = boosted / largest if largest else boosted
+    return (yield from choose(relevances, vectors, plan.k, reranking.diversity, groups))
