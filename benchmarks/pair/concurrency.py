@@ -4,8 +4,8 @@
 $ python -m benchmarks.pair.concurrency --store store --items 100000
 ```
 
-Each service runs as one process. This process is the caller, with threads and with tasks of asyncio. All compete for the
-same cores. Every measurement runs with `coalesce=True` and `coalesce=False` in turns, in a closed loop: each caller
+Each service runs as one process. This process is the caller, with threads and with tasks of asyncio. All compete for
+the same cores. Every measurement runs with `coalesce=True` and `coalesce=False` in turns, in a closed loop: each caller
 asks again when it has its answer. Ratios are those of two rounds that follow each other.
 """
 
@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Round:
 
 def main() -> int:
     """Runs the measurements with the command line's arguments, prints their tables, and returns 0."""
-    parser = argparse.ArgumentParser(prog="benchmarks.pair.concurrency", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="benchmarks.pair.concurrency", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--store", type=Path, help="store whose live bundle has query tower and items (default: train)")
     parser.add_argument("--items", type=int, default=100_000, help="number of items (default: 100,000)")
     parser.add_argument("--kinds", nargs="*", default=["faiss_ivf", "annoy"], help="kinds of index")
@@ -128,7 +128,7 @@ def _show(label: str, rounds: dict[str, list[Round]]) -> list[list[str]]:
 
 
 def _timed(
-    run: Any,
+    run: Callable[[tuple[str, str], Sequence[dict[str, Any]], int, int, float, bool], list[float]],
     addresses: tuple[str, str],
     queries: Sequence[dict[str, Any]],
     k: int,
@@ -138,7 +138,7 @@ def _timed(
     pids: Sequence[int],
 ) -> Round:
     served, cpu_began, began = _cpu_s(pids), time.process_time(), time.perf_counter()
-    times_s: list[float] = run(addresses, queries, k, callers, seconds, coalesce)
+    times_s = run(addresses, queries, k, callers, seconds, coalesce)
     elapsed, cpu, served = time.perf_counter() - began, time.process_time() - cpu_began, _cpu_s(pids) - served
     percentiles = statistics.quantiles(times_s, n=100)
     count = len(times_s)
