@@ -73,9 +73,25 @@ class Table:
         table._hold(path, frame, 0, CsvFile(path))
         return table
 
-    def _hold(self, path: Path, frame: pl.DataFrame, first_row: int, csv_file: CsvFile) -> None:
+    @staticmethod
+    def of_rows(path: Path, frame: pl.DataFrame, first_row: int) -> Table:
+        """Returns a block of a Parquet file.
+
+        Args:
+            path: Path or name of the file, for messages alone.
+            frame: Columns of the block.
+            first_row: Number of its first row in the file, from 0.
+
+        Raises:
+            DataError: There are no rows.
+        """
+        table = Table.__new__(Table)
+        table._hold(path, frame, first_row, None)
+        return table
+
+    def _hold(self, path: Path, frame: pl.DataFrame, first_row: int, csv_file: CsvFile | None) -> None:
         self.path, self.first_row = path, first_row
-        self._csv_file = csv_file if kind_of(path) == "csv" else None
+        self._csv_file = csv_file if csv_file is not None and kind_of(path) == "csv" else None
         self.notes: dict[tuple[str, str], str] = {}
         self.frame = frame.with_columns(pl.col(pl.String).replace("", None))  # a quoted empty cell is empty too
         if self.frame.is_empty():
