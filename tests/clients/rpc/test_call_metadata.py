@@ -19,6 +19,7 @@ from two_tower_client import (
     DeadlineExceeded,
     InvalidRequest,
     ModelNotServed,
+    QueryTowerClient,
     Retriever,
     Search,
     ServerError,
