@@ -2,12 +2,12 @@
 
 ::
 
-    ask ─┬─ fewer than `calls_max` calls are under way ──────────► call alone, at once ─┐
-         └─ otherwise ─► wait in line ─┬─ first when a call ends ─► call with those ────┤
-                              ▲        │                            behind that fit     │
-                              │        └─ taken along by another ─► answered            │
-                              └──────────── not answered: ask again ◄───────────────────┘
+    ask ─┬─ fewer than `calls_max` calls are under way ─► call alone, at once
+         └─ otherwise ─► wait in line ─┬─ its turn ─► call, with those in line that fit ─┬─► answered
+                              ▲        └─ taken along by another ────────────────────────┤
+                              └───────────────── not answered: ask again ◄───────────────┘
 
+A query has its turn when it is the first in line and a call ends, or a full call waits; or when its patience ends.
 A call costs a service about as much as it costs to answer several queries, so callers that wait anyway share calls.
 Nobody waits for others to come. The line is served in order of arrival. It does not hang where a call hangs: a query
 that has waited for `PATIENCE_SHARE` of its time has its turn, however many calls are under way.
