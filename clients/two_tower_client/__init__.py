@@ -29,7 +29,7 @@ from two_tower_client.results import Embeddings, FacetCounts, Hit, Retrieval, Se
 from two_tower_client.retrieve_request import Fallback
 from two_tower_client.retriever import Retriever
 from two_tower_client.rpc.channel import Tls
-from two_tower_client.rpc.service_client import ConnectionOptions
+from two_tower_client.rpc.options import ConnectionOptions
 from two_tower_client.search import Ranking, Search, SearchOptions
 
 __all__ = [

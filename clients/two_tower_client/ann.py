@@ -1,7 +1,8 @@
 """Clients of the ANN service: embeddings, item ids or texts to ranked items."""
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
@@ -9,10 +10,15 @@ from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.results import AttributeValue, FacetCounts, Retrieval, SearchAnswer
 from two_tower_client.rpc.channel import Address
-from two_tower_client.rpc.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
+from two_tower_client.rpc.line import LIGHT_BYTES, Kind
+from two_tower_client.rpc.options import ConnectionOptions
+from two_tower_client.rpc.service_client import AsyncServiceClient, ServiceClient, unread
 from two_tower_client.search import Search, add_search
 
 DEFAULT_ADDRESS = "localhost:50052"
+_SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
+_K_MAX = 1000
+"""Most items of a search that shares a call."""
 
 
 class AnnClient(ServiceClient):
@@ -29,6 +35,7 @@ class AnnClient(ServiceClient):
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
         super().__init__(address, **options)
         self._stubs = itertools.cycle([ann_grpc.AnnServiceStub(channel) for channel in self._open()])
+        self._shared = self._share(_SEARCH, ann_pb2.SearchItemsResponse.FromString, check_count)
 
     def search(
         self,
@@ -40,6 +47,7 @@ class AnnClient(ServiceClient):
         request_id: str = "",
         user: str = "",
         wait: bool = True,
+        share: bool | None = None,
     ) -> SearchAnswer:
         """Returns one retrieval for each search, in order, all from one bundle.
 
@@ -53,11 +61,19 @@ class AnnClient(ServiceClient):
             user: Key of the user, sent as `two-tower-user`, in the same form; see `Retriever.retrieve`. Default: none.
             wait: Whether to wait, as long as the timeout allows, while no replica can be reached, for instance because
                 the only one restarts. Default: True.
+            share: Whether a call of one search may be shared with other threads; see `ConnectionOptions.coalesce`.
+                Default: if `request_id` is empty.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        request = to_request(searches, model_version, bundle_version)
+        request = to_request(searches)
+        if _is_light(searches) and self._may_share(request_id, user, share):
+            body = request.SerializeToString()
+            if len(body) <= LIGHT_BYTES:
+                kind = Kind(_to_header(model_version, bundle_version), wait, _traits(searches[0]))
+                return to_one(*self._shared.ask(kind, body, *self._to_share(request_id, timeout_s)))
+        request.model_version, request.bundle_version = model_version, bundle_version
         return self._call(
             next(self._stubs).SearchItems,
             request,
@@ -89,6 +105,7 @@ class AsyncAnnClient(AsyncServiceClient):
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
         super().__init__(address, **options)
         self._stubs = itertools.cycle([ann_grpc.AnnServiceStub(channel) for channel in self._open()])
+        self._shared = self._share(_SEARCH, ann_pb2.SearchItemsResponse.FromString, check_count)
 
     async def search(
         self,
@@ -100,9 +117,16 @@ class AsyncAnnClient(AsyncServiceClient):
         request_id: str = "",
         user: str = "",
         wait: bool = True,
+        share: bool | None = None,
     ) -> SearchAnswer:
         """Returns one retrieval for each search; see `AnnClient.search`."""
-        request = to_request(searches, model_version, bundle_version)
+        request = to_request(searches)
+        if _is_light(searches) and self._may_share(request_id, user, share):
+            body = request.SerializeToString()
+            if len(body) <= LIGHT_BYTES:
+                kind = Kind(_to_header(model_version, bundle_version), wait, _traits(searches[0]))
+                return to_one(*await self._shared.ask(kind, body, *self._to_share(request_id, timeout_s)))
+        request.model_version, request.bundle_version = model_version, bundle_version
         return await self._call(
             next(self._stubs).SearchItems,
             request,
@@ -120,7 +144,9 @@ class AsyncAnnClient(AsyncServiceClient):
         )
 
 
-def to_request(searches: Sequence[Search], model_version: str, bundle_version: str) -> ann_pb2.SearchItemsRequest:
+def to_request(
+    searches: Sequence[Search], model_version: str = "", bundle_version: str = ""
+) -> ann_pb2.SearchItemsRequest:
     """Returns the SearchItems request.
 
     Raises:
@@ -134,6 +160,25 @@ def to_request(searches: Sequence[Search], model_version: str, bundle_version: s
     return request
 
 
+def _is_light(searches: Sequence[Search]) -> bool:
+    """Returns whether there is one search, which costs about as much as others."""
+    if len(searches) != 1:
+        return False
+    (search,) = searches
+    return not search.exact and not search.search_budget and search.k <= _K_MAX
+
+
+def _traits(search: Search) -> tuple[object, ...]:
+    """Returns in what searches differ that may not share a call: in what they need of a bundle, or in their cost."""
+    return search.ranking, search.similar_to is None, search.popular, search.filter is None
+
+
+@functools.lru_cache(maxsize=16)
+def _to_header(model_version: str, bundle_version: str) -> bytes:
+    """Returns the bytes of a request without its searches."""
+    return ann_pb2.SearchItemsRequest(model_version=model_version, bundle_version=bundle_version).SerializeToString()
+
+
 def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> SearchAnswer:
     """Returns the retrievals of a SearchItems response.
 
@@ -141,13 +186,36 @@ def to_answer(response: ann_pb2.SearchItemsResponse, search_count: int) -> Searc
         ServerError: If the number of results differs from the number of searches, or the arrays of a result differ in
             length.
     """
+    check_count(response, search_count)
+    return _to_answer(response, response.results)
+
+
+def to_one(response: ann_pb2.SearchItemsResponse, position: int) -> SearchAnswer:
+    """Returns the retrieval at a position of a response, as if it were alone in it.
+
+    Raises:
+        ServerError: If the arrays of the result differ in length.
+    """
+    return _to_answer(response, [response.results[position]])
+
+
+def check_count(response: ann_pb2.SearchItemsResponse, search_count: int) -> ann_pb2.SearchItemsResponse:
+    """Returns the response.
+
+    Raises:
+        ServerError: If the number of results differs from the number of searches.
+    """
     if len(response.results) != search_count:
         raise ServerError(
             f"the ANN service answered {search_count} searches with {len(response.results)} results; see its log"
         )
+    return response
+
+
+def _to_answer(response: ann_pb2.SearchItemsResponse, results: Iterable[ann_pb2.SearchResult]) -> SearchAnswer:
     model_version, bundle_version = response.model_version, response.bundle_version
     coverage = response.coverage if response.HasField("coverage") else 1.0  # of a service older than the field
-    retrievals = tuple(_to_retrieval(result, model_version, bundle_version, coverage) for result in response.results)
+    retrievals = tuple(_to_retrieval(result, model_version, bundle_version, coverage) for result in results)
     return SearchAnswer(retrievals, model_version, bundle_version, response.newest_model_version, coverage)
 
 

@@ -16,7 +16,7 @@ from two_tower_client.results import Retrieval
 from two_tower_client.retrieve_request import Fallback, RetrieveRequest, make_searches, to_texts
 from two_tower_client.rpc.call import check_timeout
 from two_tower_client.rpc.channel import Address
-from two_tower_client.rpc.service_client import ConnectionOptions
+from two_tower_client.rpc.options import ConnectionOptions
 from two_tower_client.search import Search, SearchOptions
 
 

@@ -11,7 +11,7 @@ from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.ann import AnnClient
 from two_tower_client.errors import TwoTowerError
 from two_tower_client.query_tower import QueryTowerClient
-from two_tower_client.rpc.service_client import ConnectionOptions
+from two_tower_client.rpc.options import ConnectionOptions
 
 Service = Literal["query_tower", "ann"]
 _Status = query_pb2.GetServingStatusResponse | ann_pb2.GetServingStatusResponse

@@ -1,5 +1,6 @@
 """Clients of the query tower service: features to embeddings."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Unpack
@@ -10,9 +11,12 @@ from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.features import Features, write_query
 from two_tower_client.results import Embeddings
 from two_tower_client.rpc.channel import Address
-from two_tower_client.rpc.service_client import AsyncServiceClient, ConnectionOptions, ServiceClient, unread
+from two_tower_client.rpc.line import LIGHT_BYTES, Kind
+from two_tower_client.rpc.options import ConnectionOptions
+from two_tower_client.rpc.service_client import AsyncServiceClient, ServiceClient, unread
 
 DEFAULT_ADDRESS = "localhost:50051"
+_EMBED = "/two_tower.query.v1.QueryTowerService/EmbedQueries"
 
 
 class QueryTowerClient(ServiceClient):
@@ -29,6 +33,7 @@ class QueryTowerClient(ServiceClient):
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
         super().__init__(address, **options)
         self._stubs = itertools.cycle([query_grpc.QueryTowerServiceStub(channel) for channel in self._open()])
+        self._shared = self._share(_EMBED, query_pb2.EmbedQueriesResponse.FromString, check_count)
 
     def embed(
         self,
@@ -39,6 +44,7 @@ class QueryTowerClient(ServiceClient):
         request_id: str = "",
         user: str = "",
         wait: bool = True,
+        share: bool | None = None,
     ) -> Embeddings:
         """Returns one embedding for each query, in order.
 
@@ -51,11 +57,19 @@ class QueryTowerClient(ServiceClient):
             user: Key of the user, sent as `two-tower-user`, in the same form; see `Retriever.retrieve`. Default: none.
             wait: Whether to wait, as long as the timeout allows, while no replica can be reached, for instance because
                 the only one restarts. Default: True.
+            share: Whether a call of one query may be shared with other threads; see `ConnectionOptions.coalesce`.
+                Default: if `request_id` is empty.
 
         Raises:
             TwoTowerError: See `two_tower_client.errors`.
         """
-        request = to_request(queries, model_version)
+        request = to_request(queries)
+        if len(queries) == 1 and self._may_share(request_id, user, share):
+            body = request.SerializeToString()
+            if len(body) <= LIGHT_BYTES:
+                kind = Kind(_to_header(model_version), wait)
+                return to_embedding(*self._shared.ask(kind, body, *self._to_share(request_id, timeout_s)))
+        request.model_version = model_version
         return self._call(
             next(self._stubs).EmbedQueries,
             request,
@@ -87,6 +101,7 @@ class AsyncQueryTowerClient(AsyncServiceClient):
     def __init__(self, address: Address = DEFAULT_ADDRESS, **options: Unpack[ConnectionOptions]) -> None:
         super().__init__(address, **options)
         self._stubs = itertools.cycle([query_grpc.QueryTowerServiceStub(channel) for channel in self._open()])
+        self._shared = self._share(_EMBED, query_pb2.EmbedQueriesResponse.FromString, check_count)
 
     async def embed(
         self,
@@ -97,9 +112,16 @@ class AsyncQueryTowerClient(AsyncServiceClient):
         request_id: str = "",
         user: str = "",
         wait: bool = True,
+        share: bool | None = None,
     ) -> Embeddings:
         """Returns one embedding for each query; see `QueryTowerClient.embed`."""
-        request = to_request(queries, model_version)
+        request = to_request(queries)
+        if len(queries) == 1 and self._may_share(request_id, user, share):
+            body = request.SerializeToString()
+            if len(body) <= LIGHT_BYTES:
+                kind = Kind(_to_header(model_version), wait)
+                return to_embedding(*await self._shared.ask(kind, body, *self._to_share(request_id, timeout_s)))
+        request.model_version = model_version
         return await self._call(
             next(self._stubs).EmbedQueries,
             request,
@@ -117,7 +139,7 @@ class AsyncQueryTowerClient(AsyncServiceClient):
         )
 
 
-def to_request(queries: Sequence[Features], model_version: str) -> query_pb2.EmbedQueriesRequest:
+def to_request(queries: Sequence[Features], model_version: str = "") -> query_pb2.EmbedQueriesRequest:
     """Returns the EmbedQueries request.
 
     Raises:
@@ -131,16 +153,39 @@ def to_request(queries: Sequence[Features], model_version: str) -> query_pb2.Emb
     return request
 
 
+@functools.lru_cache(maxsize=16)
+def _to_header(model_version: str) -> bytes:
+    """Returns the bytes of a request without its queries."""
+    return query_pb2.EmbedQueriesRequest(model_version=model_version).SerializeToString()
+
+
+def check_count(response: query_pb2.EmbedQueriesResponse, query_count: int) -> query_pb2.EmbedQueriesResponse:
+    """Returns the response.
+
+    Raises:
+        ServerError: If the number of embeddings differs from the number of queries.
+    """
+    if len(response.embeddings) != query_count:
+        raise ServerError(
+            f"the query tower answered {query_count} queries with {len(response.embeddings)} embeddings, expected one "
+            "for each; see its log"
+        )
+    return response
+
+
 def to_embeddings(response: query_pb2.EmbedQueriesResponse, query_count: int) -> Embeddings:
     """Returns the embeddings of an EmbedQueries response.
 
     Raises:
         ServerError: If the number of embeddings differs from the number of queries.
     """
+    check_count(response, query_count)
     vectors = tuple(tuple(embedding.values[:]) for embedding in response.embeddings)
-    if len(vectors) != query_count:
-        raise ServerError(
-            f"the query tower answered {query_count} queries with {len(vectors)} embeddings, expected one for each; "
-            "see its log"
-        )
     return Embeddings(vectors, response.model_version, tuple(response.unknown_values))
+
+
+def to_embedding(response: query_pb2.EmbedQueriesResponse, position: int) -> Embeddings:
+    """Returns the embedding at a position of a response, as if it were alone in it."""
+    vector = tuple(response.embeddings[position].values[:])
+    unknown_values = response.unknown_values[position : position + 1]
+    return Embeddings((vector,), response.model_version, tuple(unknown_values) if any(unknown_values) else ())

@@ -52,12 +52,14 @@ class CallOptions(TypedDict):
         request_id: Id of the retrieve, the same for all its calls.
         user: Key of the user, the same for all calls. Empty: none.
         wait: Whether the call waits while no replica can be reached: not if a fallback would answer.
+        share: Whether the call may be shared: not if the caller gave the id.
     """
 
     timeout_s: float
     request_id: str
     user: str
     wait: bool
+    share: bool
 
 
 class RetrieveRequest:
@@ -96,6 +98,7 @@ class RetrieveRequest:
         if fallback not in (None, "popular"):
             raise InvalidRequest.in_field("fallback", f"has to be None or 'popular', got {fallback!r}")
         self._request_id = check_request_id(request_id) if request_id else make_request_id()
+        self._share = not request_id
         self._user = check_user(user)
         self._timeout_s = timeout_s
         self._end_s = time.monotonic() + timeout_s
@@ -123,7 +126,13 @@ class RetrieveRequest:
             error.request_id = self._request_id
             raise error
         has_fallback = self._has_fallback and isinstance(self.step, Embed)
-        return {"timeout_s": remaining_s, "request_id": self._request_id, "user": self._user, "wait": not has_fallback}
+        return {
+            "timeout_s": remaining_s,
+            "request_id": self._request_id,
+            "user": self._user,
+            "wait": not has_fallback,
+            "share": self._share,
+        }
 
     def searches(self) -> list[Search]:
         """Returns the searches with the last embeddings, of which there is one for each query, or for popular items."""

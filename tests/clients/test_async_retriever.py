@@ -81,7 +81,7 @@ def test_asyncio_client_has_a_thousand_calls_in_flight() -> None:
         query_grpc.add_QueryTowerServiceServicer_to_server(Barrier(1000), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        async with AsyncQueryTowerClient(f"127.0.0.1:{port}", timeout_s=60) as client:
+        async with AsyncQueryTowerClient(f"127.0.0.1:{port}", timeout_s=60, coalesce=False) as client:
             answers = await asyncio.gather(*(client.embed([{"age": age}]) for age in range(1000)))
         await server.stop(None)
         return answers

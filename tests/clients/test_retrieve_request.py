@@ -29,7 +29,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_embedding_gets_four_fifths_of_the_timeout_and_the_fallback_the_rest(clock: Clock) -> None:
     request = RetrieveRequest(Pin("m1"), [SEARCH], 1.0, "r1", "popular")
     assert request.step == Embed("m1")
-    assert request.call_options() == {"timeout_s": pytest.approx(0.8), "request_id": "r1", "user": "", "wait": False}
+    assert request.call_options() == {
+        "timeout_s": pytest.approx(0.8),
+        "request_id": "r1",
+        "user": "",
+        "wait": False,
+        "share": False,
+    }
     clock.now_s = 100.9
     with pytest.raises(DeadlineExceeded, match=r"within 0\.8 s") as caught:
         request.call_options()

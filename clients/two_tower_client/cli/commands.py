@@ -24,7 +24,7 @@ from two_tower_client.results import Retrieval
 from two_tower_client.retrieve_request import FALLBACK_ERRORS, as_fallback, popular_search
 from two_tower_client.retriever import Retriever
 from two_tower_client.rpc.channel import Tls
-from two_tower_client.rpc.service_client import ConnectionOptions
+from two_tower_client.rpc.options import ConnectionOptions
 from two_tower_client.search import Search, SearchOptions
 
 

@@ -6,7 +6,7 @@ from typing import Self, Unpack
 
 from two_tower_client.errors import InvalidRequest, Unavailable
 from two_tower_client.fleet import Fleet, Replica, Service
-from two_tower_client.rpc.service_client import ConnectionOptions
+from two_tower_client.rpc.options import ConnectionOptions
 
 _SCHEME = "dns:///"
 

@@ -56,7 +56,7 @@ class CallMetadata:
         elif token_file is not None:
             self._read_token(token_file)
 
-    def make(self, request_id: str, user: str = "") -> Metadata:
+    def make(self, request_id: str, user: str = "", *, traced: bool = True) -> Metadata:
         """Returns the metadata of a call.
 
         The active span of OpenTelemetry is passed on, if the process uses OpenTelemetry. Its API is never imported
@@ -65,14 +65,20 @@ class CallMetadata:
         Args:
             request_id: Request id, from `check_request_id` or `make_request_id`.
             user: Key of the user, from `check_user`. Default ("") sends none.
+            traced: Whether the active span is passed on. Default: True.
         """
         if self._token_file is not None and time.monotonic() >= self._look_at_s:
             self._look_again(self._token_file)
         metadata = (*self._fixed, ("x-request-id", request_id))
         if user:
             metadata = (*metadata, ("two-tower-user", user))
-        trace = sys.modules.get("opentelemetry.trace")
+        trace = sys.modules.get("opentelemetry.trace") if traced else None
         return metadata if trace is None else metadata + _trace_context(trace)
+
+    def is_sampled(self) -> bool:
+        """Returns whether there is an active span of OpenTelemetry that is recorded."""
+        current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
+        return current_span is not None and current_span().get_span_context().trace_flags.sampled
 
     def _look_again(self, path: str) -> None:
         self._look_at_s = time.monotonic() + _LOOK_EVERY_S

@@ -104,10 +104,16 @@ class Connection:
     metadata: CallMetadata = field(repr=False)
 
     @property
+    def address_count(self) -> int | None:
+        """Number of addresses in the target; None if it is a name, which may have several."""
+        if not self.target.startswith(("unix:", "unix-abstract:", "ipv4:", "ipv6:")):
+            return None
+        return self.target.count(",") + 1
+
+    @property
     def has_several_replicas(self) -> bool:
         """Whether the target names several addresses, or a name that may have several."""
-        single = self.target.startswith(("unix:", "unix-abstract:", "ipv4:", "ipv6:")) and "," not in self.target
-        return not single
+        return self.address_count != 1
 
 
 def connect(

@@ -75,6 +75,14 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> TwoTowerError:
     return ERRORS[failure.code](failure)
 
 
+def no_answer(target: str) -> DeadlineExceeded:
+    """Returns the error of a call that was not answered before its deadline."""
+    return DeadlineExceeded(
+        f"{target} did not answer in time; check that the service is not overloaded or frozen, raise `timeout_s`, or "
+        "ask for less"
+    )
+
+
 def _read(error: grpc.RpcError, target: str) -> _Failure:
     failure = _Failure(target, error.code(), " ".join((error.details() or "").split()))
     trailing = dict(cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()))
@@ -183,10 +191,7 @@ def _permission_denied(failure: _Failure) -> TwoTowerError:
 def _deadline_exceeded(failure: _Failure) -> TwoTowerError:
     if failure.reason == "NOT_RECEIVED":
         return DeadlineExceeded(f"{failure.target} did not get the request in time; send less at once{_said(failure)}")
-    return DeadlineExceeded(
-        f"{failure.target} did not answer in time; check that the service is not overloaded or frozen, raise "
-        "`timeout_s`, or ask for less"
-    )
+    return no_answer(failure.target)
 
 
 def _unimplemented(failure: _Failure) -> TwoTowerError:

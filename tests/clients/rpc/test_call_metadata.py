@@ -19,6 +19,7 @@ from two_tower_client import (
     DeadlineExceeded,
     InvalidRequest,
     ModelNotServed,
+    QueryTowerClient,
     Retriever,
     Search,
     ServerError,
@@ -193,3 +194,18 @@ def test_the_active_span_is_passed_on() -> None:
     with trace.use_span(trace.NonRecordingSpan(context)):
         parent = dict(metadata.make(request_id))["traceparent"]
     assert parent == "00-00000000000000000000000000001234-0000000000000056-01"
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_call_in_a_sampled_span_is_its_own(world: World, sampled: bool) -> None:
+    trace = pytest.importorskip("opentelemetry.trace")
+    context = trace.SpanContext(0x1234, 0x56, is_remote=False, trace_flags=trace.TraceFlags(int(sampled)))
+    with QueryTowerClient(world.query_tower_address) as client:
+        shared, asked = client._shared, list[object]()
+        ask = shared.ask
+        shared.ask = lambda *options: (asked.append(options), ask(*options))[1]  # type: ignore[method-assign]
+        with trace.use_span(trace.NonRecordingSpan(context)):
+            client.embed([{}])
+    assert bool(asked) is not sampled
+    # A call of one query passes the span on, shared or not.
+    assert world.query_tower.metadata[0]["traceparent"].endswith("-01" if sampled else "-00")

@@ -17,7 +17,7 @@ from testbed.load import Load
 from testbed.offline import OfflineBundle
 from tests.system.fleet.world import make_queries
 from two_tower_client import Retriever, Tls
-from two_tower_client.rpc.service_client import ConnectionOptions
+from two_tower_client.rpc.options import ConnectionOptions
 
 TIMEOUT_S = 4.0
 """Time that a request may take, in seconds: more than the default of the client, 1, for machines with other work."""
