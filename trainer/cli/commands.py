@@ -17,6 +17,7 @@ from trainer.cli.data_options import DEFAULT, DataOptions
 from trainer.cli.graded_search_commands import evaluate_graded
 from trainer.cli.index_commands import tune_index
 from trainer.cli.quality_command import quality
+from trainer.cli.recommend_command import recommend
 from trainer.cli.rich_progress import RichProgress
 from trainer.cli.store_commands import (
     Json,
@@ -248,7 +249,7 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     report_published(opened, manifest, promote=promote, force=force)
 
 
-for command in (init, tune, quality, tune_index, bundles, promote_bundle, rollback, add_items, prune):
+for command in (init, tune, quality, tune_index, recommend, bundles, promote_bundle, rollback, add_items, prune):
     app.command(command)
 
 

@@ -47,7 +47,7 @@ def parquet_parts(path: Path) -> list[Path]:
 
 def show(cell: object) -> str:
     """Returns the text of a cell for messages."""
-    return "an empty cell" if cell is None else repr(cell)
+    return "an empty cell" if cell is None else repr(cell.to_list() if isinstance(cell, pl.Series) else cell)
 
 
 class _Object(tuple[tuple[str, Any], ...]):

@@ -100,7 +100,7 @@ class Table:
             series = self._cast(column, pl.String)
         series = series.replace("", None)
         if required:
-            self._refuse(column, series.is_null(), f"where every row needs a value; {advice}")
+            self.refuse(column, series.is_null(), f"where every row needs a value; {advice}")
         return series
 
     def strings(self, column: str, *, required: bool = False) -> pl.Series:
@@ -111,7 +111,7 @@ class Table:
         """
         series = self._cast(column, pl.String)
         if required and series.null_count():
-            self._refuse(column, series.is_null(), f"where every row needs a value; {_ADVICE}")
+            self.refuse(column, series.is_null(), f"where every row needs a value; {_ADVICE}")
         return series
 
     def floats(self, column: str, *, required: bool = False, decimal: str = "") -> pl.Series:
@@ -126,16 +126,16 @@ class Table:
         bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
         if decimal:
             what = f"is not a number with {decimal!r} before its decimals; mend it, or `decimal` in the recipe"
-            self._refuse(column, bad.fill_null(value=False), what)
+            self.refuse(column, bad.fill_null(value=False), what)
         elif is_text and bad.any():
-            self._refuse(column, *why_not_numbers(raw, bad.fill_null(value=False)))
-        self._refuse(
+            self.refuse(column, *why_not_numbers(raw, bad.fill_null(value=False)))
+        self.refuse(
             column,
             bad.fill_null(value=False),
             "is not a finite number; mend it (such as 12.5), leave it empty, or list it as missing in the recipe",
         )
         if required:
-            self._refuse(column, series.is_null(), "where every row needs a number; fill it in or remove the row")
+            self.refuse(column, series.is_null(), "where every row needs a number; fill it in or remove the row")
         return series
 
     def ints(self, column: str, *, decimal: str = "") -> pl.Series:
@@ -149,7 +149,7 @@ class Table:
         # "1995.0" is a whole number too: some programs write every number as a float.
         series = series.fill_null(floats.cast(pl.Int64, strict=False))
         bad = ((series.cast(pl.Float64) - floats).abs() > 0) | (series.is_null() & floats.is_not_null())
-        self._refuse(
+        self.refuse(
             column, bad.fill_null(value=False), "is not a whole number; mend it, or give the attribute type float"
         )
         return series
@@ -161,7 +161,7 @@ class Table:
             DataError: A cell is missing, or is not one of `allowed`.
         """
         series = self.strings(column, required=True)
-        self._refuse(column, ~series.is_in(allowed), f"is not one of {', '.join(allowed)}; mend it or remove the row")
+        self.refuse(column, ~series.is_in(allowed), f"is not one of {', '.join(allowed)}; mend it or remove the row")
         return series
 
     def string_lists(self, column: str, separator: str) -> pl.Series:
@@ -199,7 +199,7 @@ class Table:
         bad = (series.is_null() | series.is_nan() | series.is_infinite()).fill_null(value=True)
         if not required:
             bad &= raw.is_not_null()
-        self._refuse(
+        self.refuse(
             column, bad, "is not a time; write seconds since 1970 or 2026-11-24T03:16:45, the same way in every row"
         )
         return series
@@ -211,7 +211,7 @@ class Table:
             DataError: Two rows have the same id; the message names them.
         """
         series = self.ids(column)
-        self._refuse(column, series.is_duplicated(), "is in several rows; keep one of them")
+        self.refuse(column, series.is_duplicated(), "is in several rows; keep one of them")
 
     def place(self, row: int) -> str:
         """Returns where a row of this table is in its file, such as ``"line 12"``."""
@@ -228,7 +228,8 @@ class Table:
 
         return note
 
-    def _refuse(self, column: str, bad: pl.Series, what: str) -> None:
+    def refuse(self, column: str, bad: pl.Series, what: str) -> None:
+        """Raises a `DataError` if `bad`, [n] bool, is true of a cell; `what` ends its sentence about these cells."""
         rows = bad.arg_true().to_list()
         if not rows:
             return
@@ -248,14 +249,30 @@ class Table:
             ) from error
 
 
+def column_names(path: Path, separator: str = ",", quote: str = '"') -> list[str]:
+    """Returns the names of the columns of a table.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with _explained(path):
+        whole = read_json(path) if kind_of(path) == "json" else None
+        return _names(path, whole, CsvFile(path, separator, quote))
+
+
+def _names(path: Path, whole: pl.DataFrame | None, csv_file: CsvFile) -> list[str]:
+    if whole is not None:
+        return whole.columns
+    if kind_of(path) == "csv":
+        return csv_file.header()
+    return pl.scan_parquet(parquet_parts(path)).collect_schema().names()
+
+
 def _frames(path: Path, columns: Sequence[str], csv_file: CsvFile, rows: int | None = None) -> Iterator[pl.DataFrame]:
     """Yields the named columns of a table file, in frames of about `rows` rows, after checking that they exist."""
     kind, wanted = kind_of(path), list(dict.fromkeys(columns))
     whole = read_json(path) if kind == "json" else None
-    if kind == "csv":
-        names = csv_file.header()
-    else:
-        names = pl.scan_parquet(parquet_parts(path)).collect_schema().names() if whole is None else whole.columns
+    names = _names(path, whole, csv_file)
     absent = [name for name in wanted if name not in names]
     if absent:
         separates = f", if {csv_file.separator!r} separates them: see `separator` in the recipe"
