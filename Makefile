@@ -22,7 +22,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak fleet attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench scale serve wheel images images-check clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak fleet attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench scale shards serve wheel images images-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -128,8 +128,12 @@ $(READY).bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
-scale: $(READY) ## Costs of catalogues, what they predict of a larger one and of load, fleets for a billion items (SCALE=short)
-	$(BIN)/python -m benchmarks.scale $(if $(filter short,$(SCALE)),--items 5000 20000 10000 --seconds 2)
+scale: $(READY) ## Costs of catalogues, what they predict of a larger one and of load, fleets for a billion items; then `make shards` (SCALE=short)
+	@failed=""; $(BIN)/python -m benchmarks.scale $(if $(filter short,$(SCALE)),--items 5000 20000 10000 --seconds 2) || failed=1; \
+	  $(MAKE) --no-print-directory shards || failed=1; [ -z "$$failed" ]
+
+shards: $(READY) ## A million items in 4 shards on 3 nodes of Ray: equality, 20 killed nodes, swaps, costs, judged (SCALE=short: a minute; JSON=)
+	$(BIN)/python -m benchmarks.shards $(if $(filter short,$(SCALE)),--short) $(if $(JSON),--json $(JSON))
 
 serve: SHELL := bash
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store; PORT= and the next one); if one ends, so does the other

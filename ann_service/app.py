@@ -8,6 +8,7 @@ from ann_service.config import AnnConfig
 from ann_service.loader import CatalogueLoader
 from ann_service.served import Served
 from ann_service.servicer import SERVICE_NAME, methods
+from ann_service.shards import shard_metrics
 from ann_service.shards.loader import BundleLoader, Engine
 from ann_service.shards.local_shards import LocalEngine
 from retrieval.serving.bundles.open_bundles import OpenBundles
@@ -34,6 +35,7 @@ def assemble(config: AnnConfig) -> Server:
     metrics.cache_bytes.labels("filters").set_function(
         lambda: sum(opened.bundle.cache_bytes for opened in open_bundles.snapshot.open)
     )
+    shard_metrics.export(metrics.registry, open_bundles)
     return Server(
         SERVICE_NAME, methods(open_bundles, config, metrics), open_bundles, metrics, config, on_drained=engine.close
     )

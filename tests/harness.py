@@ -26,7 +26,7 @@ from two_tower.ann.v1 import ann_service_pb2_grpc
 from two_tower.query.v1 import query_tower_service_pb2_grpc
 
 ROOT = Path(__file__).parents[1]
-_LOOPS: list[Any] = []
+LOOPS: list[Any] = []
 """Loops of servers in this process. Once its last server is gone, gRPC lets go of them, and they would warn that nobody
 closed them; a server cannot close its loop while a thread that hangs may still use it."""
 
@@ -97,7 +97,7 @@ def _running(server: Any, stub: Any, status_request: Any) -> Iterator[Running]:
             yield Running(port, channel, stub(channel), status_request)
         finally:
             server.drain()
-            _LOOPS.append(server._loop)
+            LOOPS.append(server._loop)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from ann_service.loader import CatalogueLoader
 from ann_service.shards.shard import Found, Shard
+from ann_service.shards.sharded_catalogue import ShardState
 from retrieval.bundle.catalogue.parts import parts_of
 from retrieval.bundle.manifest import Manifest
 from retrieval.steps import Steps
@@ -27,6 +28,10 @@ class LocalShards:
     def cache_bytes(self) -> int:
         """See `OpenShards`."""
         return sum(shard.catalogue.cache_bytes for shard in self._shards)
+
+    def states(self) -> list[ShardState]:
+        """See `OpenShards`. All shards are open."""
+        return ["open"] * len(self._shards)
 
     def search(self, body: bytes, timeout_s: float) -> Steps[list[bytes | None]]:
         """See `OpenShards`. All shards answer, and there is no time limit but that of the call."""

@@ -16,6 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from ann_service.shards.ray_shard import Opened, State
 from ann_service.shards.shard import Found
+from ann_service.shards.sharded_catalogue import ShardState
 from retrieval.steps import Steps
 
 PING_TIMEOUT_S = 5.0
@@ -108,6 +109,17 @@ class RayShards:
         self.lexical_attributes = lexical_attributes
         # When the last call that uses this object has ended. No lock: the thread that frees it may hold that.
         weakref.finalize(self, shared.released.append, wanted.request)
+
+    def states(self) -> list[ShardState]:
+        """See `OpenShards`."""
+        with self._shared.lock:
+            replicas = list(self._shared.replicas.values())
+        found: list[ShardState] = []
+        for shard in range(self._wanted.shard_count):
+            own = [replica for replica in replicas if replica.shard == shard and replica.states is not None]
+            is_open = any(replica.has_open(self._wanted.version) for replica in own)
+            found.append("open" if is_open else "opening" if own else "silent")
+        return found
 
     def search(self, body: bytes, timeout_s: float) -> Steps[list[bytes | None]]:
         """See `OpenShards`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from retrieval.bundle.layout import POPULARITY
 from retrieval.bundle.manifest import Manifest
 from retrieval.index.hits import Hits
 from retrieval.steps import Steps
+
+ShardState = Literal["open", "opening", "silent"]
+"""State of a shard: a replica of it answers and has the version open; replicas answer, but none has the version open
+yet, for instance because it was started anew; no replica answers."""
 
 
 class OpenShards(Protocol):
@@ -35,6 +39,10 @@ class OpenShards(Protocol):
 
     @property
     def cache_bytes(self) -> int:  # noqa: D102
+        ...
+
+    def states(self) -> list[ShardState]:
+        """Returns the state of each shard at this moment, as far as it is known."""
         ...
 
     def search(self, body: bytes, timeout_s: float) -> Steps[list[bytes | None]]:

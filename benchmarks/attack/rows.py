@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_HEAD = ("attack", "promise", "figure", "limit", "verdict", "note")
+_HEAD = ("promise", "figure", "limit", "verdict", "note")
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,15 @@ def tail_limit(alone: float, times: float, noise: float) -> float:
     return max(alone * times, alone + noise)
 
 
-def to_table(rows: Sequence[Row]) -> str:
-    """Returns the rows as a Markdown table, and the number of promises that were kept in a line below it."""
-    cells = [_HEAD, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
+def to_table(rows: Sequence[Row], subject: str = "attack") -> str:
+    """Returns the rows as a Markdown table, and the number of promises that were kept in a line below it.
+
+    Args:
+        rows: rows of the table.
+        subject: head of the first column, which has the names of the attacks.
+    """
+    cells = [(subject, *_HEAD), *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [f"| {' | '.join(c.ljust(w) for c, w in zip(line, widths, strict=True))} |" for line in cells]
     lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     kept = sum(row.is_kept for row in rows)

@@ -142,7 +142,7 @@ def compare_loads(costs: Costs) -> list[Point]:
     overhead_s = max(0.0, costs.alone_s - costs.cpu_s[1])
     points: list[Point] = []
     for load in costs.served:
-        simulated = latencies(load.arrivals_s, cost_s, overhead_s)
+        simulated = latencies(load.arrivals_s, cost_s, overhead_s, wake_s=max(0.0, costs.sparse_s - costs.alone_s))
         share = load.rate / costs.rate[16]
         points.append(
             Point(

@@ -25,6 +25,8 @@ TOGETHER = (1, 2, 4, 8, 16, 32)
 
 _TREES, _RECALL = 50, 0.95
 _TIMEOUT_S = 10.0
+_SPARSE = 0.05
+"""Share of the throughput of one caller at which nearly every call finds the replica idle."""
 _STREAMS = 4
 """Even streams of calls that make up an open loop; they are not in step, so calls meet."""
 
@@ -54,7 +56,8 @@ class Costs:
         build_s: Time to make the bundle on all cores, most of it that of the index, in seconds.
         open_s: Time of a replica from the promotion to the answer, in seconds: hashing, opening, checks.
         resident_mib: Memory of the replica after the searches, in MiB; mapped files included.
-        alone_s: Median latency of a lone caller, in seconds.
+        alone_s: Median latency of a lone caller that calls again at once, in seconds.
+        sparse_s: Median latency of calls that find the replica idle for a while, in seconds.
         cpu_s: CPU time of a search in seconds, by the number of callers at once.
         rate: Searches per second, by the number of callers at once.
         served: Loads of an open loop.
@@ -66,6 +69,7 @@ class Costs:
     open_s: float = 0.0
     resident_mib: float = 0.0
     alone_s: float = 0.0
+    sparse_s: float = 0.0
     cpu_s: dict[int, float] = field(default_factory=dict[int, float])
     rate: dict[int, float] = field(default_factory=dict[int, float])
     served: list[Served] = field(default_factory=list[Served])
@@ -105,6 +109,9 @@ def measure(
         with other_cores():
             for callers in TOGETHER:
                 _measure_closed(costs, replica.address, requests, callers, seconds, process)
+            if shares:
+                sparse = _measure_open(replica.address, requests, _SPARSE * costs.rate[1], 3.0 * seconds)
+                costs.sparse_s = float(np.median(sparse.latencies_s))
             for share in shares:
                 costs.served.append(_measure_open(replica.address, requests, share * costs.rate[16], seconds))
         costs.resident_mib = process.memory_info().rss / (1 << 20)

@@ -1,7 +1,8 @@
 """Simulates a replica under load, from the measured cost of answering several calls at once.
 
 A replica answers all calls that wait, up to a limit, as one batch, and then looks again. So its time for a call falls
-under load, which a queue of single calls would not show.
+under load, which a queue of single calls would not show. A call that finds the replica idle takes longer than one behind
+another: cores sleep, and caches have been used by others.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ def batch_cost(measured: dict[int, float]) -> Callable[[int], float]:
 
 
 def latencies(
-    arrivals_s: np.ndarray, cost_s: Callable[[int], float], overhead_s: float, largest_batch: int = LARGEST_BATCH
+    arrivals_s: np.ndarray,
+    cost_s: Callable[[int], float],
+    overhead_s: float,
+    wake_s: float = 0.0,
+    largest_batch: int = LARGEST_BATCH,
 ) -> np.ndarray:
     """Returns the latency of each call at one replica: [n] float64, in seconds.
 
@@ -35,19 +40,21 @@ def latencies(
         arrivals_s: [n] float64, ascending, time at which each call arrives.
         cost_s: time that a batch takes, by its size; see `batch_cost`.
         overhead_s: time of a call outside of the replica's queue and work: network, client.
+        wake_s: time that a batch takes in addition if the replica was idle before it.
         largest_batch: most calls that are answered together.
     """
     ended = np.empty(len(arrivals_s))
     waiting: deque[int] = deque()
     now, following = 0.0, 0
     while following < len(arrivals_s) or waiting:
-        if not waiting:
-            now = max(now, float(arrivals_s[following]))
+        was_idle = not waiting and arrivals_s[following] >= now
+        if was_idle:
+            now = float(arrivals_s[following])
         while following < len(arrivals_s) and arrivals_s[following] <= now:
             waiting.append(following)
             following += 1
         batch = [waiting.popleft() for _ in range(min(largest_batch, len(waiting)))]
-        now += cost_s(len(batch))
+        now += cost_s(len(batch)) + wake_s * was_idle
         ended[batch] = now
     return ended - arrivals_s + overhead_s
 

@@ -71,11 +71,13 @@ class Listed:
         key: Key relative to the place.
         modified: Time of the last write.
         size_bytes: Size of the object.
+        tag: What the cloud calls this content; empty if it does not say.
     """
 
     key: str
     modified: datetime
     size_bytes: int
+    tag: str = ""
 
 
 class Bucket:
@@ -100,7 +102,7 @@ class Bucket:
         self._errors = (BaseError, OSError, ValueError)
         self.url = url
         _check_environment(url)
-        plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+        plain = is_plain_http()
 
         def connect(limit_s: int, retries: int) -> ObjectStore:
             limit = timedelta(seconds=limit_s)
@@ -188,17 +190,28 @@ class Bucket:
         with self._asking("write", key):
             self._obstore.put(self._small, key, content)
 
-    def upload(self, key: str, path: Path) -> None:
-        """Writes a file to an object, in parts if it is large. Raises StoreError if it cannot be read or written."""
+    def upload(self, key: str, content: Path | bytes) -> None:
+        """Writes a file, or bytes, to an object, in parts if it is large.
+
+        A reader sees all of it or none. Raises StoreError if the file cannot be read or the object not be written.
+        """
         with self._asking("write", key):
-            self._obstore.put(self._large, key, path)
+            self._obstore.put(self._large, key, content)
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """Yields the objects whose keys start with a folder. Raises StoreError if they cannot be listed."""
         with self._asking("list", prefix):
             for page in self._obstore.list(self._small, prefix):
                 for found in page:
-                    yield Listed(found["path"], found["last_modified"], found["size"])
+                    yield _listed(found)
+
+    def find(self, key: str) -> Listed | None:
+        """Returns an object as in a listing; None if there is none. Raises StoreError if the cloud does not say."""
+        with self._asking("read", key):
+            try:
+                return _listed(self._obstore.head(self._small, key))
+            except FileNotFoundError:
+                return None
 
     def delete(self, keys: list[str]) -> None:
         """Removes objects; one that is not there is none. Raises StoreError if they cannot be removed."""
@@ -230,6 +243,11 @@ class Bucket:
         raise StoreError(f"cannot {what} {self.url}/{key}: {text}{hint}") from error
 
 
+def is_plain_http() -> bool:
+    """Returns whether the environment names an endpoint that is asked without TLS."""
+    return any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+
+
 def _check_environment(url: str) -> None:
     """Checks what would end obstore by a panic. Raises StoreError, without the values, which may be secrets."""
     for name, value in os.environ.items():
@@ -240,6 +258,10 @@ def _check_environment(url: str) -> None:
             )
         if name in _ENDPOINTS and value and not value.startswith(("http://", "https://")):
             raise StoreError(f"cannot use {url}: the environment variable {name} has to start with https://")
+
+
+def _listed(meta: ObjectMeta) -> Listed:
+    return Listed(meta["path"], meta["last_modified"], meta["size"], meta["e_tag"] or "")
 
 
 def _tag(meta: ObjectMeta) -> UpdateVersion:

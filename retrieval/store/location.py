@@ -41,13 +41,28 @@ def open_store(location: str | os.PathLike[str], tell: Callable[[str], None] = l
     Raises:
         StoreError: the URL or the environment cannot be used.
     """
+    place = resolve(location)
+    if isinstance(place, Path):
+        return FolderStore(place, tell=tell)
+    return ObjectStore(Bucket(place), Cache(_cache_folder(place), _cache_limit()), tell)
+
+
+def resolve(location: str | os.PathLike[str]) -> Path | str:
+    """Returns the folder that a path or URL names, or the URL of a place in a bucket without a slash at its end.
+
+    Args:
+        location: see `open_store`.
+
+    Raises:
+        StoreError: the URL cannot be used.
+    """
     name = os.fspath(location)
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", name):
         if scheme := re.match(rf"\s*({'|'.join(('file', *_OBJECT_SCHEMES))}):", name, re.IGNORECASE):
             raise StoreError(
                 f"cannot use {name!r}: a URL starts with {scheme[1].lower()}://, without a blank before it"
             )
-        return FolderStore(name, tell=tell)
+        return Path(name)
     if not name.isprintable():
         raise StoreError(f"cannot use {name!r}: a URL has no line breaks or other characters that cannot be printed")
     try:
@@ -57,7 +72,7 @@ def open_store(location: str | os.PathLike[str], tell: Callable[[str], None] = l
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path:
             raise StoreError(f"cannot use {name}: a URL of a folder has three slashes, as file:///srv/store")
-        return FolderStore(unquote(parts.path), tell=tell)
+        return Path(unquote(parts.path))
     if parts.scheme not in _OBJECT_SCHEMES:
         raise StoreError(
             f"cannot use {name}: a store is a folder, or a URL that starts with file://, "
@@ -70,8 +85,7 @@ def open_store(location: str | os.PathLike[str], tell: Callable[[str], None] = l
         )
     if not parts.netloc:
         raise StoreError(f"cannot use {name}: it names no bucket; expected {parts.scheme}://BUCKET/PREFIX")
-    url = parts.scheme + name[len(parts.scheme) :].rstrip("/")  # the scheme in small letters
-    return ObjectStore(Bucket(url), Cache(_cache_folder(url), _cache_limit()), tell)
+    return parts.scheme + name[len(parts.scheme) :].rstrip("/")  # the scheme in small letters
 
 
 def _cache_folder(url: str) -> Path:

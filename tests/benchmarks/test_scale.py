@@ -25,6 +25,12 @@ def test_calls_that_wait_are_answered_together() -> None:
     assert found == pytest.approx([0.0105, 0.0215, 0.0205, 0.0135])
 
 
+def test_only_a_call_that_finds_the_replica_idle_wakes_it() -> None:
+    # Alone at 0 and again at 30 ms; that of 5 ms finds the replica at work, which ends at 12 ms.
+    found = latencies(np.array([0.0, 0.005, 0.030]), batch_cost({1: 0.010}), 0.0, wake_s=0.002)
+    assert found == pytest.approx([0.012, 0.017, 0.012])
+
+
 def test_a_query_waits_for_its_slowest_shard() -> None:
     arrivals = poisson(300.0, 20.0)
     one, many = (fanned_out(arrivals, shards, lambda size: size * 0.001, 0.0) for shards in (1, 16))

@@ -14,16 +14,18 @@ from ann_service.loader import CatalogueLoader
 from query_tower_service.config import QueryTowerConfig
 from query_tower_service.loader import Model, ModelLoader
 from query_tower_service.text_metrics import TextMetrics
+from retrieval.bundle.catalogue.parts import parts_of, read_items
 from retrieval.bundle.errors import BundleRefused
 from tests.golden.golden import ANSWERS, Golden
 from tests.harness import ann_service, query_tower_service
 from two_tower_client import Retriever
 
-OPENED = ("plain", "text", "events", "age_decay_popularity")
+IN_ONE_PIECE = ("plain", "text", "events", "age_decay_popularity")
+OPENED = (*IN_ONE_PIECE, "shards")
 """Bundles that this code opens."""
 REFUSED = ("interests",)
 """Bundles that this code refuses to open; a test shows what it says."""
-SERVED = ("plain", "text")
+SERVED = ("plain", "text", "shards")
 """Bundles that both services serve here, through the client."""
 
 TOP = 5
@@ -32,6 +34,8 @@ WHOLE_CATALOGUE = 10_000
 ATOL = 1e-5
 
 every_golden = pytest.mark.parametrize("golden", OPENED, indirect=True)
+in_one_piece = pytest.mark.parametrize("golden", IN_ONE_PIECE, indirect=True)
+in_shards = pytest.mark.parametrize("golden", ["shards"], indirect=True)
 
 
 def open_query_side(golden: Golden) -> Model:
@@ -76,7 +80,7 @@ def test_the_query_tower_makes_the_recorded_embeddings(golden: Golden) -> None:
         np.testing.assert_allclose(alone, expected[row : row + 1], atol=ATOL)
 
 
-@every_golden
+@in_one_piece
 def test_the_index_finds_the_recorded_items(golden: Golden) -> None:
     catalogue = open_item_side(golden)
     embeddings = np.array([query["embedding"] for query in golden.answers["queries"]], dtype=np.float32)
@@ -94,9 +98,21 @@ def test_several_interests_are_refused_with_what_to_do(golden: Golden) -> None:
             opening(golden)
 
 
+@in_shards
+def test_each_shard_opens_and_holds_its_items(golden: Golden) -> None:
+    loader = CatalogueLoader(golden.store, AnnConfig(store=str(golden.store.root)))
+    catalogues = loader.open_parts(golden.version, parts_of(golden.store.manifest(golden.version)), ())
+    # 24 items in five shards.
+    assert [len(catalogue.items.ids) for catalogue in catalogues] == [4, 5, 5, 5, 5]
+    assert [item_id for catalogue in catalogues for item_id in catalogue.items.ids] == [
+        f"p{row:02}" for row in range(24)
+    ]
+
+
 @every_golden
 def test_items_have_the_recorded_attributes(golden: Golden) -> None:
-    items = open_item_side(golden).items
+    manifest = golden.store.manifest(golden.version)
+    items = read_items(golden.folder, manifest, manifest.attributes)
     found = {
         item_id: {name: column.at(row) for name, column in items.attributes.items()}
         for row, item_id in enumerate(items.ids)
@@ -130,11 +146,17 @@ def test_both_services_serve_it(golden: Golden) -> None:
                 np.testing.assert_allclose(answer.scores, query["top_scores"], atol=ATOL)
                 titles = [golden.answers["attributes"][item_id]["title"] for item_id in answer.item_ids]
                 assert list(answer.attributes["title"]) == titles
+            first = golden.answers["queries"][0]["features"]
             for search in golden.answers.get("searches", ()):
                 text = search["text"]
                 lexical = retriever.retrieve({}, k=TOP, text=text, ranking="lexical")
-                fused = retriever.retrieve({"query": text}, k=TOP, text=text, ranking="fused")
+                features = {"query": text} if "query" in first else first
+                fused = retriever.retrieve(features, k=TOP, text=text, ranking="fused")
                 assert list(lexical.item_ids) == search["lexical_items"]
                 assert list(fused.item_ids) == search["fused_items"]
                 np.testing.assert_allclose(lexical.scores, search["lexical_scores"], rtol=1e-5)
                 np.testing.assert_allclose(fused.scores, search["fused_scores"], rtol=1e-5)
+            if popular := golden.answers.get("popular"):
+                answer = retriever.popular(k=TOP)
+                assert list(answer.item_ids) == popular["items"]
+                np.testing.assert_allclose(answer.scores, popular["scores"], rtol=1e-5)

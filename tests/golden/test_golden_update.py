@@ -13,6 +13,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of tensorflow, about itself
     import tensorflow  # noqa: F401
 
+from retrieval.bundle.catalogue.parts import read_vectors
 from tests.golden.golden import Golden
 from tests.trainer.world import KERAS_AND_NUMPY, command
 
@@ -21,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:keras_hub"),
 ]
 
-UPDATED = ("plain", "text", "events", "age_decay_popularity")
+UPDATED = ("plain", "text", "events", "age_decay_popularity", "shards")
 """Bundles that this trainer adds items to; where it no longer does, a test has to show what it says instead."""
 
 
@@ -33,6 +34,8 @@ def test_a_new_item_gets_the_recorded_vector(golden: Golden, tmp_path: Path) -> 
     arguments = ("--store", golden.store.root, "--items", table, "--promote", "--json")
     added = json.loads(command("add-items", *arguments))["bundle_version"]
     assert golden.store.live_version() == added
-    before, after = (np.load(golden.store.path(version) / "vectors.npy") for version in (golden.version, added))
+    before, after = (
+        read_vectors(golden.store.path(version), golden.store.manifest(version)) for version in (golden.version, added)
+    )
     np.testing.assert_array_equal(after[:-1], before)
     np.testing.assert_allclose(after[-1], golden.answers["new_item"]["vector"], atol=1e-5)

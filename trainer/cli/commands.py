@@ -14,6 +14,7 @@ from retrieval.version import version
 from trainer.cli import console
 from trainer.cli.data_commands import init
 from trainer.cli.data_options import DEFAULT, DataOptions
+from trainer.cli.embed_command import embed_items
 from trainer.cli.graded_search_commands import evaluate_graded
 from trainer.cli.index_commands import tune_index
 from trainer.cli.quality_command import quality
@@ -249,7 +250,19 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     report_published(opened, manifest, promote=promote, force=force)
 
 
-for command in (init, tune, quality, tune_index, recommend, bundles, promote_bundle, rollback, add_items, prune):
+for command in (
+    init,
+    tune,
+    quality,
+    tune_index,
+    recommend,
+    bundles,
+    promote_bundle,
+    rollback,
+    add_items,
+    embed_items,
+    prune,
+):
     app.command(command)
 
 

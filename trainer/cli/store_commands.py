@@ -89,6 +89,7 @@ def add_items(
     *,
     store: Store,
     items: Path | None = None,
+    vectors: str | None = None,
     remove: Path | None = None,
     remove_id: Ids = None,
     bundle: str | None = None,
@@ -99,9 +100,13 @@ def add_items(
 
     Example: `python -m trainer add-items --store store --items new.csv --remove withdrawn.txt --promote`
 
+    The whole catalogue has to fit in the memory of this machine, also with --vectors.
+
     Args:
         store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
         items: Table of new and changed items: CSV or Parquet, with the columns of the recipe's items table.
+        vectors: Folder or URL of vectors that `embed-items` made, in place of --items: the items that it embedded are
+            added and changed, and none is embedded again.
         remove: Text file with the ids of items to withdraw, one per line.
         remove_id: Ids of items to withdraw, in addition to those in the file of --remove.
         bundle: Version of the bundle whose model and items the new bundle takes over. Default: the live bundle.
@@ -111,15 +116,17 @@ def add_items(
     """
     started = time.monotonic()
     removals = [*(catalogue_update.read_removals(remove) if remove else ()), *(remove_id or ())]
-    if items is None and not removals:
+    if items is None and vectors is None and not removals:
         console.fail("nothing to add or remove; name a table with --items, or ids with --remove or --remove-id")
+    if items is not None and vectors is not None:
+        console.fail("--vectors names a table already, that which was embedded: leave out --items")
     opened = open_store(store)
     pointer = opened.live()
     start = bundle or (pointer.version if pointer else None)
     if start is None:
         console.fail(f"no bundle of {store} is live; name the one to start from with --bundle")
     base = opened.manifest(start)
-    changes = catalogue_update.find_changes(opened, base, items, removals)
+    changes = catalogue_update.find_changes(opened, base, items, removals, vectors)
     for note in changes.notes:
         console.console.print(f"note: {note}")
     result: dict[str, Any] = {
@@ -134,7 +141,7 @@ def add_items(
         console.console.print(f"nothing to publish: all {changes.unchanged_count:,} rows are in {start} already")
         print_json(result, as_json)
         return
-    if changes.added or changes.changed:
+    if (changes.added or changes.changed) and changes.vectors is None:
         import_tensorflow()
     manifest = catalogue_update.publish_changes(opened, base, changes)
     result |= {"bundle_version": manifest.bundle_version, "seconds": round(time.monotonic() - started, 3)}

@@ -173,15 +173,28 @@ def read_entities(source: Entities, path: Path, notes: list[str]) -> pl.DataFram
     Raises:
         DataError: The table cannot be used; names file, column and row.
     """
-    columns = [source.id, *(a.column for a in source.attributes.values())]
-    table = Table(path, columns, source.separator, source.quote)
-    ids = table.ids(source.id)
-    table.refuse_duplicates(source.id)
-    frame = pl.DataFrame({"id": ids}).with_columns(
-        read_attribute(table, a).alias(name) for name, a in source.attributes.items()
-    )
+    table = Table(path, entity_columns(source), source.separator, source.quote)
+    frame = entities_in(table, source)
     notes += table.notes.values()
     return frame
+
+
+def entity_columns(source: Entities) -> list[str]:
+    """Returns the columns of a table of users or items that are read."""
+    return [source.id, *(a.column for a in source.attributes.values())]
+
+
+def entities_in(table: Table, source: Entities) -> pl.DataFrame:
+    """Returns what `read_entities` does, of a table or a block of one.
+
+    Raises:
+        DataError: A cell cannot be used; names file, column and row.
+    """
+    ids = table.ids(source.id)
+    table.refuse_duplicates(source.id)
+    return pl.DataFrame({"id": ids}).with_columns(
+        read_attribute(table, a).alias(name) for name, a in source.attributes.items()
+    )
 
 
 def _clock(recipe: Recipe, events: Events) -> dict[str, np.ndarray]:

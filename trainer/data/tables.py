@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from trainer.data.cells import Note, to_ids, to_lists, to_numbers, to_seconds, to_times, why_not_numbers
-from trainer.data.csv_file import UNREADABLE, CsvFile, explain, not_utf8
-from trainer.data.table_files import kind_of, parquet_parts, read_json, show
+from trainer.data.csv_file import CsvFile
+from trainer.data.table_files import explained, frames_of, kind_of, show
 from trainer.errors import DataError
 
 _ADVICE = "fill it in or remove the row"
@@ -38,8 +37,8 @@ class Table:
             DataError: The file cannot be read, a line has too many or too few cells, or a column is absent.
         """
         csv_file = CsvFile(path, separator, quote)
-        with _explained(path):
-            frames = list(_frames(path, columns, csv_file))
+        with explained(path):
+            frames = list(frames_of(path, columns, csv_file))
         self._hold(path, pl.concat(frames) if frames else pl.DataFrame(), 0, csv_file)
 
     @staticmethod
@@ -50,10 +49,10 @@ class Table:
             DataError: As for the constructor; raised at the block that holds the bad cells.
         """
         csv_file = CsvFile(path, separator, quote)
-        frames = _frames(path, columns, csv_file, rows)
+        frames = frames_of(path, columns, csv_file, rows)
         first_row = 0
         while True:
-            with _explained(path):
+            with explained(path):
                 frame = next((each for each in frames if each.height), None)
             if frame is None and first_row:
                 return
@@ -73,9 +72,25 @@ class Table:
         table._hold(path, frame, 0, CsvFile(path))
         return table
 
-    def _hold(self, path: Path, frame: pl.DataFrame, first_row: int, csv_file: CsvFile) -> None:
+    @staticmethod
+    def of_rows(path: Path, frame: pl.DataFrame, first_row: int) -> Table:
+        """Returns a block of a Parquet file.
+
+        Args:
+            path: Path or name of the file, for messages alone.
+            frame: Columns of the block.
+            first_row: Number of its first row in the file, from 0.
+
+        Raises:
+            DataError: There are no rows.
+        """
+        table = Table.__new__(Table)
+        table._hold(path, frame, first_row, None)
+        return table
+
+    def _hold(self, path: Path, frame: pl.DataFrame, first_row: int, csv_file: CsvFile | None) -> None:
         self.path, self.first_row = path, first_row
-        self._csv_file = csv_file if kind_of(path) == "csv" else None
+        self._csv_file = csv_file if csv_file is not None and kind_of(path) == "csv" else None
         self.notes: dict[tuple[str, str], str] = {}
         self.frame = frame.with_columns(pl.col(pl.String).replace("", None))  # a quoted empty cell is empty too
         if self.frame.is_empty():
@@ -247,53 +262,3 @@ class Table:
                 f"{self.path}, column {column!r}: its type {raw.dtype} cannot be read here; write it as text or "
                 "numbers, or give the attribute type string_list where it holds lists"
             ) from error
-
-
-def column_names(path: Path, separator: str = ",", quote: str = '"') -> list[str]:
-    """Returns the names of the columns of a table.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    with _explained(path):
-        whole = read_json(path) if kind_of(path) == "json" else None
-        return _names(path, whole, CsvFile(path, separator, quote))
-
-
-def _names(path: Path, whole: pl.DataFrame | None, csv_file: CsvFile) -> list[str]:
-    if whole is not None:
-        return whole.columns
-    if kind_of(path) == "csv":
-        return csv_file.header()
-    return pl.scan_parquet(parquet_parts(path)).collect_schema().names()
-
-
-def _frames(path: Path, columns: Sequence[str], csv_file: CsvFile, rows: int | None = None) -> Iterator[pl.DataFrame]:
-    """Yields the named columns of a table file, in frames of about `rows` rows, after checking that they exist."""
-    kind, wanted = kind_of(path), list(dict.fromkeys(columns))
-    whole = read_json(path) if kind == "json" else None
-    names = _names(path, whole, csv_file)
-    absent = [name for name in wanted if name not in names]
-    if absent:
-        separates = f", if {csv_file.separator!r} separates them: see `separator` in the recipe"
-        hint = separates if len(names) == 1 and kind == "csv" else ""
-        raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}{hint}")
-    if kind == "csv":
-        yield from csv_file.frames(wanted) if rows is None else csv_file.frames(wanted, rows)
-    elif whole is not None:
-        yield whole.select(wanted)
-    else:
-        lazy = pl.scan_parquet(parquet_parts(path)).select(wanted)
-        yield from [lazy.collect()] if rows is None else lazy.collect_batches(chunk_size=rows, maintain_order=True)
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeError as error:
-        raise not_utf8(path) from error
-    except (pl.exceptions.PolarsError, *UNREADABLE) as error:
-        raise DataError(
-            f"{path}: cannot be read: {explain(error)}; check its separator and quotes, or save it anew"
-        ) from error

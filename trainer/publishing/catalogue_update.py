@@ -18,14 +18,13 @@ import numpy as np
 
 from retrieval.bundle.catalogue.items import COLUMN_TYPES, ItemTable
 from retrieval.bundle.catalogue.parts import read_items, read_popularity, read_vectors
-from retrieval.bundle.features.schema import encode_inputs, read_schema
+from retrieval.bundle.features.schema import read_schema
 from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import (
     CATALOGUE_FILES,
     EVALUATION,
     GOLDEN_QUERIES,
     INDEX,
-    ITEM_TOWER,
     MANIFEST,
     REPORT,
     SHARDS,
@@ -34,13 +33,13 @@ from retrieval.bundle.manifest import FileEntry, GateResult, Manifest
 from retrieval.index.sharding import describe_shards
 from retrieval.store.store import BundleStore
 from trainer.data.dataset import read_entities
+from trainer.embedding.embedded_items import read_embedded
 from trainer.errors import DataError, RecipeError
 from trainer.publishing import gates, index_selection
 from trainer.publishing.catalogue import write_catalogue
 from trainer.publishing.catalogue_notes import note_lost_zeros, note_unknown_in_histories, note_unknown_values
 from trainer.publishing.golden_query_maker import make_golden_queries
 from trainer.publishing.shards import cut_into_shards
-from trainer.quiet_tensorflow import quiet_stderr
 from trainer.recipe import loading
 from trainer.recipe.recipe import ITEM_ID, Recipe
 
@@ -60,6 +59,7 @@ class Changes:
         removed: Ids of the items to withdraw.
         unchanged_count: Number of rows of the items table that equal those of the catalogue.
         notes: Sentences about cells that were read other than they are written.
+        vectors: Vectors of the added and changed items by id, each [dim] float32; None: they have to be embedded.
     """
 
     added: Mapping[str, Row]
@@ -67,6 +67,7 @@ class Changes:
     removed: frozenset[str]
     unchanged_count: int
     notes: tuple[str, ...] = ()
+    vectors: Mapping[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Returns the number of added, changed and removed items."""
@@ -86,7 +87,13 @@ def read_removals(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def find_changes(store: BundleStore, base: Manifest, items: Path | None, removals: Collection[str]) -> Changes:
+def find_changes(
+    store: BundleStore,
+    base: Manifest,
+    items: Path | None,
+    removals: Collection[str],
+    embedded: str | None = None,
+) -> Changes:
     """Returns the changes that an items table and a list of withdrawn ids make to the catalogue of a bundle.
 
     Args:
@@ -94,6 +101,8 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
         base: Manifest of the bundle, whose files are verified first.
         items: CSV or Parquet file of new and changed items, with the columns of the recipe's items table. None: none.
         removals: Ids of the items to withdraw.
+        embedded: Folder or URL of vectors that `embed-items` made, in place of `items`: its items are those of the
+            table. None: none.
 
     Raises:
         DataError: The table is wrong, an id to remove is unknown or also in the table, or no item would be left.
@@ -104,10 +113,20 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
     table = read_items(store.path(base.bundle_version), base, base.attributes)
     notes: list[str] = []
     rows = {} if items is None else _read_rows(_recipe(base), base, items, notes)
+    vectors: dict[str, np.ndarray] | None = None
+    if embedded is not None:
+        vectors = {}
+        for slice_items, slice_vectors in read_embedded(embedded, base, notes):
+            rows |= _rows_of(slice_items)
+            vectors |= zip(slice_items.ids, slice_vectors, strict=True)
     removed = frozenset(removals)
     for wrong, fault, advice in (
         (removed - table.rows.keys(), f"not in bundle {base.bundle_version}", "take them out of the list"),
-        (removed & rows.keys(), f"in {items} too", "an item is either new or withdrawn: take it out of one"),
+        (
+            removed & rows.keys(),
+            f"in {items or embedded} too",
+            "an item is either new or withdrawn: take it out of one",
+        ),
     ):
         if wrong:
             shown = ", ".join(map(repr, sorted(wrong)[:3]))
@@ -121,7 +140,7 @@ def find_changes(store: BundleStore, base: Manifest, items: Path | None, removal
     notes += note_unknown_in_histories(queries, added)
     if len(removed) == len(table.ids) and not added:
         raise DataError(f"all {len(removed)} items would be removed; a bundle needs at least one")
-    return Changes(added, changed, removed, len(rows) - len(added) - len(changed), tuple(notes))
+    return Changes(added, changed, removed, len(rows) - len(added) - len(changed), tuple(notes), vectors)
 
 
 def publish_changes(store: BundleStore, base: Manifest, changes: Changes) -> Manifest:
@@ -195,7 +214,10 @@ def _read_rows(recipe: Recipe, base: Manifest, path: Path, notes: list[str]) -> 
     frame = read_entities(recipe.items, path, notes)
     # Values go through a column and back, as those of the bundle did, so that equal values compare as equal.
     columns = {name: COLUMN_TYPES[base.attributes[name]].of(frame[name].to_list()) for name in recipe.items.attributes}
-    table = ItemTable.of(tuple(frame["id"].to_list()), columns)
+    return _rows_of(ItemTable.of(tuple(frame["id"].to_list()), columns))
+
+
+def _rows_of(table: ItemTable) -> dict[str, Row]:
     return {item_id: _row(table, item_id) for item_id in table.ids}
 
 
@@ -218,7 +240,8 @@ def _apply(source: Path, base: Manifest, changes: Changes) -> tuple[ItemTable, n
     merged = np.concatenate([vectors[kept], np.zeros((len(changes.added), base.dimension), dtype=np.float32)])
     if new_rows:
         row_of = {item_id: row for row, item_id in enumerate(ids)}
-        merged[[row_of[item_id] for item_id in new_rows]] = _embed(source, base, new_rows)
+        computed = _embed(source, base, new_rows) if changes.vectors is None else [changes.vectors[i] for i in new_rows]
+        merged[[row_of[item_id] for item_id in new_rows]] = computed
     popularity = read_popularity(source, base)
     if popularity is not None:
         popularity = np.pad(popularity[kept], (0, len(changes.added)))
@@ -241,16 +264,11 @@ def _value(new_rows: Mapping[str, Row], item_id: str, name: str, column: Any, ro
 def _embed(source: Path, base: Manifest, rows: Mapping[str, Row]) -> np.ndarray:
     """Returns the embeddings of items: [n, dim] float32, unit length."""
     # Imported here, because it takes seconds, and a removal does not need it.
-    from retrieval.inference.text_encoder import open_text_encoders
-    from trainer.publishing.item_tower import embed_rows
+    from trainer.embedding.item_tower import ItemTower
 
-    schema = read_schema(source, base.item_feature_schema)
-    with quiet_stderr():
-        text_encoders = open_text_encoders(source, schema)
-    columns = {
-        f.name: list(rows) if f.name == ITEM_ID else [row[f.name] for row in rows.values()] for f in schema.features
-    }
-    return embed_rows(source / ITEM_TOWER, encode_inputs(schema, text_encoders, columns, len(rows)))
+    tower = ItemTower(source, base)
+    columns = {name: list(rows) if name == ITEM_ID else [row[name] for row in rows.values()] for name in tower.features}
+    return tower.embed(columns, len(rows))
 
 
 def _updated_evaluation(source: Path, base: Manifest, changes: Changes, results: Mapping[str, GateResult]) -> str:

@@ -14,7 +14,8 @@ from retrieval.bundle.catalogue.string_table import Strings
 from retrieval.bundle.features.event_kinds import EventValue
 from retrieval.bundle.features.kinds import History
 from retrieval.bundle.features.schema import FeatureSchema
-from trainer.data.tables import Table, column_names
+from trainer.data.table_files import column_names
+from trainer.data.tables import Table
 from trainer.errors import DataError
 from trainer.recipe.recipe import USER_ID, Recipe
 from trainer.recommending.feature_columns import FeatureColumn, check_lengths, column_of, read_item_ids

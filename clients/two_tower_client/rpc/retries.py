@@ -32,6 +32,9 @@ PAUSE_S = 0.02
 """Shortest pause before the first retry, in seconds."""
 _BACKOFF_MAX_S = 0.5
 
+_random = random.SystemRandom()
+"""Of the client alone: it disturbs no program that seeds `random`, and forked processes do not draw alike."""
+
 # Every call is a read, so it may be repeated. A gRPC server that is just stopping answers new calls with CANCELLED.
 _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
@@ -97,7 +100,7 @@ class AdaptiveThrottle:
             if self._requests < _REQUESTS_MIN:
                 return True
             excess = self._requests - _THROTTLE_MULTIPLIER * self._accepts
-            if random.random() >= excess / (self._requests + 1):
+            if _random.random() >= excess / (self._requests + 1):
                 return True
             self._requests += 1
             return False
@@ -181,7 +184,7 @@ def _pause_s(error: TwoTowerError, code: grpc.StatusCode, attempts: int) -> floa
         if error.retry_after_s is None:
             return None
         # Never earlier than the hint, and not all callers at once.
-        return max(error.retry_after_s, PAUSE_S) * doubled * random.uniform(1.0, 1.5)
+        return max(error.retry_after_s, PAUSE_S) * doubled * _random.uniform(1.0, 1.5)
     if code in _TRANSIENT:
-        return min(PAUSE_S * doubled, _BACKOFF_MAX_S) * random.uniform(0.8, 1.2)
+        return min(PAUSE_S * doubled, _BACKOFF_MAX_S) * _random.uniform(0.8, 1.2)
     return None

@@ -7,6 +7,11 @@ import grpc.aio
 
 _LARGEST_SIDE_REQUEST = 1024
 """Largest request to a port beside that of the methods, in bytes."""
+HANDSHAKE_S = 5
+"""Time in which a client of such a port has to say that it speaks HTTP/2, in seconds."""
+IDLE_S = 10
+"""Time without a call after which a connection to such a port is closed, in seconds; a probe connects anew."""
+CALLS_OF_A_CONNECTION = 100
 
 
 def bind(server: grpc.aio.Server, host: str, port: int, tls: grpc.ServerCredentials | None, flag: str) -> int:
@@ -38,6 +43,8 @@ def side_server(
 ) -> grpc.aio.Server:
     """Returns a server, not started, that offers one handler on a port of its own. Call it in the event loop.
 
+    Connections that ask nothing are closed, so that they cannot use up the file descriptors of the process.
+
     Args:
         handler: what the port offers.
         host: address to listen on.
@@ -48,7 +55,16 @@ def side_server(
     Raises:
         ValueError: the server cannot listen on the address. The message names `flag`.
     """
-    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _LARGEST_SIDE_REQUEST)]
+    options = [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", _LARGEST_SIDE_REQUEST),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
+        ("grpc.max_connection_idle_ms", IDLE_S * 1000),
+        ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),
+        # End watches of clients that are frozen or gone.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
     server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers((handler,))
     bind(server, host, port, tls, flag)

@@ -3,7 +3,6 @@
 # No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
 
 import ipaddress
-import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -64,7 +63,7 @@ class ServerConfig:
     """Calls of one connection at the same time, 1 to 10,000; a gRPC client keeps further calls back by itself."""
 
     max_connection_age_s: float = 0.0
-    """Time after which a connection is closed, once its calls have ended, in seconds, 0 to 86,400; 0: never.
+    """Time after which a connection is closed, once its calls have ended, in seconds, 1 to 86,400; 0: never.
 
     Clients connect anew and look up the addresses again, so that replicas that were added get their share of the calls.
     """
@@ -199,20 +198,9 @@ class ServerConfig:
             value = getattr(self, name)
             if value != "auto":
                 check_range(name, value, low, high)
-        for name in _PORTS_OF_A_WORKER:
-            last_port = getattr(self, name) + self.worker_count - 1
-            if getattr(self, name) and last_port > 65535:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, and {self.worker_count} workers need ports up to "
-                    f"{last_port}; choose one that is at most {65536 - self.worker_count}"
-                )
-        ports = [(name, getattr(self, name)) for name in _PORTS_OF_A_WORKER if getattr(self, name)]
-        for (name, port), (other_name, other) in itertools.combinations(ports, 2):
-            if abs(port - other) < self.worker_count:
-                raise ValueError(
-                    f"{name} {port} and {other_name} {other} overlap: {self.worker_count} workers need as many ports "
-                    f"from each on; choose two that are at least {self.worker_count} apart"
-                )
+        if 0 < self.max_connection_age_s < 1:
+            raise ValueError(f"max_connection_age_s is {self.max_connection_age_s}, expected 0 (never), or 1 to 86400")
+        self._check_ports()
         if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
             raise ValueError(f"otlp_endpoint is {self.otlp_endpoint!r}, expected a URL such as http://localhost:4317")
         if self.pin and self.workers == 1:
@@ -230,6 +218,29 @@ class ServerConfig:
                     f"{name} {getattr(self, name)} can be reached from elsewhere: set tls_certificate, tls_key and "
                     "token_file, or say --insecure"
                 )
+
+    def _check_ports(self) -> None:
+        # The settings of a worker name its own ports.
+        count = 1 if self.worker else self.worker_count
+        users = dict[int, str]()
+        for name in ("port", *_PORTS_OF_A_WORKER):
+            first_port = getattr(self, name)
+            last_port = first_port + (0 if name == "port" else count - 1)
+            if not first_port:
+                continue
+            if last_port > 65535:
+                raise ValueError(
+                    f"{name} is {first_port}, and {count} workers need ports up to {last_port}; choose one that is at "
+                    f"most {65536 - count}"
+                )
+            for port in range(first_port, last_port + 1):
+                user = users.setdefault(port, name)
+                if user != name:
+                    room = f"; {count} workers use as many ports from each on, but for port" if count > 1 else ""
+                    raise ValueError(
+                        f"{user} {getattr(self, user)} and {name} {first_port} overlap: both would use {port}{room}; "
+                        f"choose another {name}"
+                    )
 
     @property
     def worker_count(self) -> int:

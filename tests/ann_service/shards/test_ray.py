@@ -20,6 +20,7 @@ import pytest
 from retrieval.bundle.manifest import Manifest
 from retrieval.store.folder_store import FolderStore
 from testbed.shards.cluster import Cluster, ray_cluster
+from tests.ann_service.shards.exported import exported, free_port
 from tests.ann_service.shards.searches import BUNDLE, INVALID, ITEMS, QUERY, SEARCHES, by_embedding
 from tests.ann_service.shards.test_conformance import assert_equal
 from tests.ann_service.world import World, ask, serving
@@ -140,19 +141,26 @@ def test_answers_say_what_they_cover_when_a_node_is_gone_and_it_recovers_by_itse
     cluster: Cluster, store: FolderStore, partial: str
 ) -> None:
     manifest = write_bundle(store, shards=SHARDS, **BUNDLE)
+    port = free_port()
+    settings = {"partial_answers": partial, "shard_timeout_s": 3.0, "metrics_port": port}
     node = cluster.nodes[0]
-    settings = {"partial_answers": partial, "shard_timeout_s": 1.0}
     try:
         with on_ray(store, cluster, manifest, **settings) as world:
+            assert exported(port) == {"coverage": 1.0, "open": SHARDS, "opening": 0, "silent": 0}
+            node = next(each for each in cluster.nodes if cluster.actors(each))
             with Load(world, {manifest.bundle_version: right_answers(manifest)}) as load:
                 load.wait_for("complete", 50)
                 cluster.remove(node)
                 load.wait_for("partial" if partial == "allow" else "refused", 1)
+                wait_for(lambda: exported(port)["coverage"] < 1.0, "the metrics say that shards are away", 30)
+                assert exported(port)["open"] < SHARDS
                 load.wait_for("complete", 200)
+                wait_for(lambda: exported(port)["coverage"] == 1.0, "the metrics say that all is well", 30)
             expected = {"complete", "partial" if partial == "allow" else "refused"}
             assert load.outcomes.keys() == expected, load.outcomes
     finally:
-        cluster.add(node)
+        if node not in cluster.nodes:
+            cluster.add(node)
 
 
 def test_swaps_of_all_shards_fail_and_mix_nothing(cluster: Cluster, store: FolderStore) -> None:

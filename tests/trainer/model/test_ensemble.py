@@ -66,17 +66,19 @@ def fit_run(of: loading.Recipe, folder: Path, run: Path, *, resume: bool = False
 def test_the_score_is_the_mean_of_those_of_towers_of_other_seeds(run: Run, folder: Path) -> None:
     dataset = load_dataset(OF, folder)
     train = splits.split(dataset, OF.split).train
-    alone = []
-    for seed in (OF.seed, OF.seed + 1000):
+    alone, losses = list[np.ndarray](), list[tuple[int, int, float]]()
+    for member, seed in enumerate((OF.seed, OF.seed + 1000), 1):
         of = dataclasses.replace(OF, seed=seed)
         schemas = learn_schemas(of, dataset, train)
         fitted: Fitted = fit(of, dataset, schemas, train, validate=None)
         alone.append(scores(of, folder, schemas, fitted.towers))
+        losses += [(member, each["epoch"], each["loss"]) for each in fitted.epochs]
     assert not np.allclose(*alone, atol=0.01)
+    assert [(each["member"], each["epoch"], each["loss"]) for each in run.epochs] == losses
     assert run.before_refit is not None
     found = scores(OF, folder, run.before_refit.schemas, run.before_refit.towers)
     np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=1e-5)
-    assert [(each["member"], each["epoch"]) for each in run.epochs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert [(member, epoch) for member, epoch, _ in losses] == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
 def test_it_is_kept_and_published_as_any_other(run: Run, run_folder: Path, tmp_path: Path) -> None:

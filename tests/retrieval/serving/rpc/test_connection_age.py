@@ -20,7 +20,7 @@ def ports_of_clients(port: int) -> set[int]:
 
 
 def test_a_client_connects_anew_and_no_call_fails(filled: FolderStore) -> None:
-    with query_tower_service(filled, max_connection_age_s=0.3) as service:
+    with query_tower_service(filled, max_connection_age_s=1.0) as service:
         service.wait_until_serving()
         seen, end = set[int](), time.monotonic() + 60
         while len(seen) < 4 and time.monotonic() < end:

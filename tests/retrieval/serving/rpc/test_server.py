@@ -259,7 +259,7 @@ def test_metrics_count_calls_by_code(filled: FolderStore, monkeypatch: pytest.Mo
         ({"host": "db.example"}, "--insecure"),
         ({"threads": 0}, "threads is 0, expected 1 to 64"),
         ({"port": 70_000}, "port is 70000"),
-        ({"metrics_port": 9100, "admin_port": 9102, "workers": 4}, "at least 4 apart"),
+        ({"metrics_port": 9100, "admin_port": 9102, "workers": 4}, "both would use 9102; 4 workers"),
         ({"poll_interval_s": float("nan")}, "poll_interval_s is nan"),
         ({"tls_key": Path("key")}, "belong together"),
         ({"tls_client_ca": Path("ca")}, "needs tls_certificate"),
