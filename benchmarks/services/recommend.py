@@ -22,6 +22,7 @@ import polars as pl
 
 from benchmarks.timing import print_table
 from retrieval.bundle.layout import VECTORS
+from retrieval.index.registry import STRUCTURES
 from retrieval.store.folder_store import FolderStore
 from testbed import synthetic_catalogue
 from testbed.services import ROOT, Pair
@@ -62,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, nargs="*", default=[100_000, 1_000_000], help="numbers of users")
     parser.add_argument("--items", type=int, default=1_000_000, help="size of the catalogue")
-    parser.add_argument("--kind", default="faiss_ivf", choices=["annoy", "faiss_hnsw", "faiss_ivf"])
+    parser.add_argument("--kind", default="faiss_ivf", choices=STRUCTURES)
     parser.add_argument("--store", type=Path, help="store with such a bundle, live (default: made anew)")
     parser.add_argument("--sample", type=int, default=200, help="users whose lists are compared with the services")
     parser.add_argument("--json", type=Path, help="JSON file to write all figures to")
@@ -93,6 +94,7 @@ def main() -> None:
                 ]
             )
             figures.append({**asdict(run), "output_bytes": size})
+            print(f"{count:,} users: {run.wall_s:,.0f} s, {run.cpu_s:,.0f} s of CPU", file=sys.stderr)
         head = ["users", "wall s", "CPU s", "CPU us a user", "own MiB", "with mapped files MiB", "output MB"]
         print_table(f"lists of {_K} of {store.manifest(store.live_version()).item_count:,} items", head, rows)
         equal, same_items, worst = compare(store, table, out, arguments.sample, folder)

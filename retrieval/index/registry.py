@@ -67,6 +67,10 @@ KINDS: Mapping[str, Callable[[Path, np.ndarray], Index]] = {
 }
 
 
+STRUCTURES = ("annoy", "faiss_hnsw", "faiss_ivf")
+"""The kinds that hold the vectors as float32, which a recipe names as ``index.kind``."""
+
+
 def open_index(kind: str, metric: str, path: Path, vectors: np.ndarray) -> Index:
     """Returns the index in a file, mapped.
 

@@ -16,7 +16,7 @@ import pytest
 from retrieval.index import threads
 from retrieval.index.build import build_file
 from retrieval.index.errors import FaissMissing, IndexBuildError
-from retrieval.index.registry import KINDS, METRIC, Index, open_index
+from retrieval.index.registry import KINDS, METRIC, STRUCTURES, Index, open_index
 from tests.worlds import unit_vectors
 
 PARAMETERS: dict[str, dict[str, int]] = {
@@ -66,6 +66,8 @@ def recall(kind: str, k: int, budget: int) -> float:
 
 def test_the_suite_knows_every_kind() -> None:
     assert PARAMETERS.keys() == FULL.keys() == SMALL.keys() == KINDS.keys()
+    coarse = {f"{structure}_{storage}" for structure in STRUCTURES[1:] for storage in ("float16", "int8")}
+    assert KINDS.keys() == {*STRUCTURES, *coarse}
 
 
 @every_kind
