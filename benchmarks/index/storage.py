@@ -1,8 +1,9 @@
 """Compares how FAISS indexes hold the vectors: ``python -m benchmarks.index.storage``.
 
 Searches run on one thread, one query at a time. All indexes of a size are built first, and then searched alternately,
-query by query, with the budget at which float32 reaches the recall. Memory is measured in a process of its own for each
-index, which maps the files as the ANN service does, and searches with all queries.
+query by query, with the budget at which float32 reaches the recall. Times are those of the processor, which other work
+of the machine affects less. Memory is measured in a process of its own for each index, which maps the files as the ANN
+service does, and searches with all queries.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Result:
         storage: How it holds the vectors.
         budget: Search budget, the same for all storages of a kind.
         recall: Recall@100 at that budget, 0 to 1.
-        timing: Time of one search.
+        timing: Processor time of one search.
         file_bytes: Size of the index file per item, in bytes.
         resident_bytes: Memory of the index after all queries, per item, in bytes: its pages of the file, and its own.
         vectors_bytes: Pages of ``vectors.npy`` in memory after all queries, per item, in bytes.
@@ -115,7 +116,7 @@ def measure(data: Data, folder: Path, arguments: argparse.Namespace) -> list[Res
                 budget = next(enough, budgets[-1])
             found[name] = kind, storage, budget, index_recall(opened, data.queries, exact, budget), build_s
             searches[name] = lambda n, o=opened, b=budget: o.search(_query(data, n), _K, b)
-    timings = alternate(searches, arguments.rounds)
+    timings = alternate(searches, arguments.rounds, time.thread_time)
     results: list[Result] = []
     for name, (kind, storage, budget, recall, build_s) in found.items():
         command = [sys.executable, "-m", "benchmarks.index.storage", "--resident", str(folder), name, str(budget)]
@@ -142,7 +143,16 @@ def show(title: str, results: list[Result]) -> None:
         ]
         for result in results
     ]
-    head = ["index", "storage", "budget", "recall@100", "us a search (quartiles)", "file", "in memory", "vectors.npy"]
+    head = [
+        "index",
+        "storage",
+        "budget",
+        "recall@100",
+        "CPU us a search (quartiles)",
+        "file",
+        "in memory",
+        "vectors.npy",
+    ]
     print_table(f"{title}; bytes an item", [*head, "build CPU s"], rows)
 
 

@@ -93,6 +93,10 @@ class FaissIndex:
         counts = np.count_nonzero(rows >= 0, axis=-1).tolist()  # [n]
         return [Hits(r[:count], s[:count]) for r, s, count in zip(rows, scores, counts, strict=True)]
 
+    def cost(self, k: int, budget: int) -> float:
+        """Returns the cost of a search; see `retrieval.index.registry.Index.cost`."""
+        raise NotImplementedError
+
     def _search(self, queries: np.ndarray, k: int, budget: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns scores and rows as FAISS finds them: [n, k] float32 and [n, k] int64, -1 in empty positions."""
         return self._index.search(np.ascontiguousarray(queries), k, params=self._cached_parameters(budget))
