@@ -85,12 +85,16 @@ def recommend(
         recipe = loading.parse_stored(manifest.recipe, f"the recipe in bundle {version}")
     except RecipeError as error:
         raise RecipeError(f"{error}\nthis trainer did not make the bundle: publish one with `train`") from error
+    with progress.working("hashing the tables"):
+        digests = {
+            name: None if path is None else _digest(path)
+            for name, path in (("users", wanted.users), ("interactions", wanted.interactions))
+        }
     identity = {
         "bundle": version,
         "k": wanted.k,
         "repeats": recipe.split.repeats if wanted.repeats is None else wanted.repeats,
-        "users": None if wanted.users is None else _digest(wanted.users),
-        "interactions": None if wanted.interactions is None else _digest(wanted.interactions),
+        **digests,
         **({"at": wanted.at_s} if wanted.is_at_told else {}),
     }
     with claimed_parts(out, identity, {"at": wanted.at_s}) as parts:

@@ -116,10 +116,20 @@ class Users:
             return
         hashes: list[np.ndarray] = []
         noted: dict[tuple[str, str], str] = {}
+        histories = self._histories
+        is_listed = np.zeros(0 if histories is None else len(histories.user_ids) + 1, dtype=bool)
         for table in self._tables():
-            hashes.append(self._read(table)[_ID].hash().to_numpy())
+            ids = self._read(table)[_ID]
+            hashes.append(ids.hash().to_numpy())
             noted = {**table.notes, **noted}
+            if histories is not None:
+                is_listed[histories.rows_of(ids.to_list())] = True
         notes += noted.values()
+        if histories is not None and (unlisted := int(np.count_nonzero(~is_listed[:-1]))):
+            notes.append(
+                f"{unlisted:,} of {len(histories.user_ids):,} users of the interactions are not in {self._path}: they "
+                "get no list."
+            )
         every = np.concatenate(hashes)
         self.count = len(every)
         if len(np.unique(every)) < len(every):

@@ -1,14 +1,11 @@
-"""Lists of everybody, beside the answers of both running services and of NumPy."""
+"""Lists of everybody, beside the answers of both running services and of the tables."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,83 +15,12 @@ import pytest
 
 from retrieval.store.folder_store import FolderStore
 from tests.harness import ROOT, ann_service, query_tower_service
+from tests.trainer.recommending.world import films, lists_of, viewers, write_lists
 from tests.trainer.world import KERAS_AND_NUMPY, Recorded, Shop, command
-from tests.worlds import write_bundle
 from trainer.errors import DataError, RunError
-from trainer.recipe import loading
-from trainer.recommending import recommend as recommending
-from trainer.recommending.recommend import Wanted, recommend
 from two_tower_client import Retriever
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
-
-ITEMS = 3000
-RECIPE = loading.parse(
-    {
-        "name": "films",
-        "interactions": {"path": "events.csv", "user": "viewer", "item": "film", "time": "at"},
-        "users": {"path": "viewers.csv", "id": "viewer", "attributes": {"age": {"column": "years", "type": "int"}}},
-        "query_tower": {"features": [{"name": "watched", "kind": "history", "max_values": 4}]},
-        "item_tower": {"features": [{"name": "item_id", "kind": "categorical"}]},
-    },
-    "films",
-)
-"""Recipe of the bundles of `tests.worlds`, as far as a table of users and one of interactions need it."""
-
-
-def films(store: FolderStore, shards: int = 1, **fields: Any) -> str:
-    """Writes a live bundle with an index that is used, and returns its version."""
-    manifest = write_bundle(
-        store,
-        item_count=ITEMS,
-        shards=shards,
-        manifest=lambda m: dataclasses.replace(m, recipe=RECIPE.to_json()),
-        **fields,
-    )
-    return manifest.bundle_version
-
-
-def viewers(count: int, seed: int = 1) -> pl.DataFrame:
-    """Returns a table of users: features of all kinds, each missing for some, and histories of 0 to 29 films."""
-    generator = np.random.default_rng(seed)
-    watched = [
-        [f"i{row}" for row in generator.integers(0, 60, generator.integers(1, 30))] if number % 5 else []
-        for number in range(count)
-    ]
-    for number in range(1, count, 7):
-        watched[number] = [*watched[number], "gone"]
-    return pl.DataFrame(
-        {
-            "viewer": [f"v{number:05}" for number in range(count)],
-            "years": [None if number % 6 == 0 else 18 + number % 50 for number in range(count)],
-            "gender": [("f", "m", "unheard-of", None)[number % 4] for number in range(count)],
-            "device": [None if number % 9 == 0 else number % 12 for number in range(count)],
-            "likes": [(["comedy"], ["drama", "horror"], [], None)[number % 4] for number in range(count)],
-            "watched": watched,
-            "exclude_item_ids": [["i1999", "i2000"] if number % 3 == 0 else None for number in range(count)],
-        },
-        schema_overrides={"likes": pl.List(pl.String), "watched": pl.List(pl.String)},
-    )
-
-
-def wanted(users: Path | None, interactions: Path | None = None, **fields: Any) -> Wanted:
-    plain: dict[str, Any] = {"k": 20, "repeats": None, "at_s": 1.8e9, "is_at_told": False}
-    return Wanted(users, interactions, **{**plain, **fields})
-
-
-def write_lists(store: FolderStore, users: Path | None, out: Path, *rest: Any, **fields: Any) -> dict[str, Any]:
-    return recommend(store, store.live_version(), wanted(users, **fields), out, *rest)
-
-
-def lists_of(out: Path) -> dict[str, tuple[list[str], list[float]]]:
-    """Returns the items and scores of each user, after checking columns, order and ranks."""
-    frame = pl.read_parquet(out)
-    assert dict(frame.schema) == {"user_id": pl.String, "item_id": pl.String, "rank": pl.Int32, "score": pl.Float32}
-    found: dict[str, tuple[list[str], list[float]]] = {}
-    for (user,), rows in frame.group_by("user_id", maintain_order=True):
-        assert rows["rank"].to_list() == list(range(1, rows.height + 1))
-        found[str(user)] = rows["item_id"].to_list(), rows["score"].to_list()
-    return found
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -146,7 +72,11 @@ def test_interactions_make_the_histories_that_a_table_of_users_can_hold(store: F
     # The order of the file is not that of the times.
     events[generator.permutation(events.height)].write_csv(tmp_path / "events.csv")
     write_lists(store, tmp_path / "viewers.parquet", tmp_path / "one")
-    result = write_lists(store, tmp_path / "plain.parquet", tmp_path / "two", interactions=tmp_path / "events.csv")
+    told = Recorded()
+    result = write_lists(
+        store, tmp_path / "plain.parquet", tmp_path / "two", told, interactions=tmp_path / "events.csv"
+    )
+    assert not [note for note in told.notes if "get no list" in note]
     assert lists_of(tmp_path / "one") == lists_of(tmp_path / "two")
     assert result["users_without_history"] == frame["watched"].list.len().to_list().count(0)
     # Without a table of users, those with events get a list, and know no other feature.
@@ -198,103 +128,6 @@ def test_says_what_a_reader_may_not_expect(store: FolderStore, tmp_path: Path) -
         f"note: 6 of {seen} items to leave out are not in the catalogue.",
         f"note: {short} lists have fewer than 2,990 items: no more of the catalogue are left.",
     ]
-
-
-def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(
-    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    films(store)
-    viewers(300).write_parquet(tmp_path / "viewers.parquet")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'clients'}"}
-    # A list of 2,900 of 3,000 items for 300 users: the process makes parts of 3 users, slowly enough to be killed.
-    program = (
-        "from trainer.recommending import recommend; recommend._USERS_A_PART = 3\n"
-        "from trainer.__main__ import main; main()"
-    )
-    table = tmp_path / "viewers.parquet"
-    arguments = ["recommend", "--store", store.root, "--users", table, "--k", 2900, "--out", tmp_path / "lists"]
-    parts = tmp_path / "lists.partial" / "parts"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)], env=environment, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 100
-        while len(list(parts.glob("*.parquet"))) < 2 and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-    kept = {path.name: path.stat().st_ino for path in parts.glob("*.parquet")}
-    assert 2 <= len(kept) < 100
-    assert not (tmp_path / "lists").exists()
-
-    monkeypatch.setattr(recommending, "_USERS_A_PART", 3)
-    told = Recorded()
-    result = write_lists(store, tmp_path / "viewers.parquet", tmp_path / "lists", told, k=2900)
-    assert f"going on after {len(kept)} of 100 parts of a stopped run." in told.notes
-    assert kept.items() <= {path.name: path.stat().st_ino for path in (tmp_path / "lists").iterdir()}.items()
-    assert len(list((tmp_path / "lists").iterdir())) == result["parts"] == 100
-    assert not (tmp_path / "lists.partial").exists()
-    whole = write_lists(store, tmp_path / "viewers.parquet", tmp_path / "whole", k=2900)
-    assert lists_of(tmp_path / "lists") == lists_of(tmp_path / "whole")
-    assert {**result, "out": ""} == {**whole, "out": ""}
-
-
-def stop_after_one(store: FolderStore, users: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Leaves a run behind that stopped after its first parts."""
-    monkeypatch.setattr(recommending, "_USERS_A_PART", 4)
-    write = recommending.Parts.write
-
-    def stop(self: Any, number: int, *rest: Any) -> None:
-        if number > 1:
-            raise RunError("stopped")
-        write(self, number, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(recommending.Parts, "write", stop)
-        with pytest.raises(RunError, match="stopped"):
-            write_lists(store, users, out, **fields)
-
-
-def test_parts_of_other_lists_are_refused(store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = films(store)
-    table, out = tmp_path / "viewers.parquet", tmp_path / "lists"
-    viewers(40).write_parquet(table)
-    stop_after_one(store, table, out, monkeypatch)
-    with pytest.raises(
-        RunError, match=r"lists.partial holds parts of other lists: k was 20 and is 30; repeats was False"
-    ):
-        write_lists(store, table, out, k=30, repeats=True)
-    second = films(store, seed=2)
-    with pytest.raises(RunError, match=f"bundle was {first} and is {second}"):
-        write_lists(store, table, out)
-    viewers(40, seed=2).write_parquet(table)
-    with pytest.raises(RunError, match=r"users was sha256 [0-9a-f]{64} and is sha256 [0-9a-f]{64}"):
-        recommend(store, first, wanted(table), out)
-    viewers(40).write_parquet(table)
-    assert recommend(store, first, wanted(table), out)["users"] == 40
-    with pytest.raises(RunError, match="lists exists; remove it, or name another folder with --out"):
-        recommend(store, first, wanted(table), out)
-
-
-def test_a_run_that_goes_on_keeps_the_time_of_its_requests(
-    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    films(store)
-    viewers(40).write_parquet(tmp_path / "viewers.parquet")
-    stop_after_one(store, tmp_path / "viewers.parquet", tmp_path / "lists", monkeypatch, at_s=1.7e9)
-    with pytest.raises(RunError, match=r"at was 1700000000\.0 and is 1800000000\.0"):
-        write_lists(store, tmp_path / "viewers.parquet", tmp_path / "lists", at_s=1.8e9, is_at_told=True)
-    write_lists(store, tmp_path / "viewers.parquet", tmp_path / "lists", at_s=1.8e9)
-    metadata = [json.loads(pl.read_parquet_metadata(path)["two_tower"]) for path in (tmp_path / "lists").iterdir()]
-    assert {part["at"] for part in metadata} == {1.7e9}
-
-
-def test_two_runs_do_not_write_one_result(store: FolderStore, tmp_path: Path) -> None:
-    films(store)
-    viewers(10).write_parquet(tmp_path / "viewers.parquet")
-    with (
-        recommending.claimed_parts(tmp_path / "lists", {"k": 20}, {}),
-        pytest.raises(RunError, match=r"another run writes to .*lists\.partial; name another folder with --out"),
-    ):
-        write_lists(store, tmp_path / "viewers.parquet", tmp_path / "lists")
 
 
 @pytest.mark.parametrize(
