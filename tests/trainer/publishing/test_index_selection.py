@@ -85,10 +85,14 @@ def test_a_coarse_index_has_to_reach_the_recall_too_and_keeps_its_storage(
 
 
 def test_a_recall_that_no_coarse_index_reaches_is_refused(tmp_path: Path) -> None:
-    # Vectors that differ by less than a step of int8, within the range that two far ones give: 100 of 1,998 are drawn.
+    # 1,800 vectors that differ by less than a step of int8 in the range that 200 others give, and queries near them.
     close = VECTORS[:1] + 1e-4 * unit_vectors(2000, 3, 24)
-    vectors = (close / np.linalg.norm(close, axis=1, keepdims=True)).astype(np.float32)
-    vectors[-2:] = np.stack([-VECTORS[0], VECTORS[1]])
+    near = VECTORS[:1] + 0.5 * unit_vectors(40, 4, 24)
+    vectors, queries = ((v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for v in (close, near))
+    vectors[1800:] = VECTORS[1800:]
+    path = tmp_path / "index.ann"
     settings = Index(kind="faiss_ivf", storage="int8", lists=(4,), min_recall_at_100=0.95)
     with pytest.raises(ExportError, match=r"no faiss_ivf_int8 index of .* reaches recall 0.95"):
-        index_selection.build(vectors, QUERIES, tmp_path / "index.ann", settings=settings, seed=5)
+        index_selection.build(vectors, queries, path, settings=settings, seed=5)
+    exact = Index(kind="faiss_ivf", lists=(4,), min_recall_at_100=0.95)
+    assert index_selection.build(vectors, queries, path, settings=exact, seed=5).recall_at_100 >= 0.95
