@@ -148,7 +148,7 @@ wheel: $(READY) ## Build the wheels of client and project into dist/
 images: ## Build the images (BUILDER=podman, docker or buildah; IMAGES=, TAG=, TARGETS=; BASE=, BUILD_OPTIONS=)
 	@[ "$(BUILDER)" ] || { echo "make images: there is no podman, docker or buildah; install one, or name one with BUILDER="; exit 1; }
 	@for target in $(TARGETS); do $(BUILDER) build --file deploy/images/Containerfile --target $$target \
-	  --tag $(IMAGES)/$$target:$(TAG) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_OPTIONS) . || exit 1; done
+	  --tag $(IMAGES)/$$target:$(TAG) $(if $(findstring buildah,$(BUILDER)),--layers) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_OPTIONS) . || exit 1; done
 
 images-check: $(READY) ## Start the images that `make images` built and check them from inside (the same variables)
 	$(BIN)/python -m tests.deploy.check_images --builder "$(BUILDER)" --images "$(IMAGES)" --tag "$(TAG)" $(TARGETS)

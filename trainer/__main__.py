@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 # TensorFlow reads these when it is imported. Its start-up notes would hide our own messages; its oneDNN kernels round
 # differently on different machines.
@@ -13,11 +14,24 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 from retrieval.bundle.errors import BundleError
 from trainer.cli.commands import app
 from trainer.cli.console import fail
+from trainer.cli.training_workers import leave_workers
 from trainer.errors import TrainerError
 
 
 def main() -> None:
     """Runs the command line. An expected error is shown as one message without a traceback, with exit code 1."""
+    try:
+        _run()
+    except SystemExit as end:
+        leave_workers(end.code)
+        raise
+    except Exception:
+        traceback.print_exc()
+        leave_workers(1)
+        sys.exit(1)
+
+
+def _run() -> None:
     try:
         try:
             app()

@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from benchmarks.shards import costs, equality, kills, swaps
 from benchmarks.shards.costs import Contender, Costs
 from benchmarks.shards.world import Catalogue, make, serving
 from benchmarks.timing import print_table
-from testbed.services import PairError, Replica
+from testbed.services import Replica
 from testbed.shards.cluster import Cluster, ray_cluster
 from testbed.synthetic_vectors import Data, make_data
 from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
@@ -35,6 +36,7 @@ _Service = tuple[Replica, ann_grpc.AnnServiceStub]
 ONE, LOCAL, RAY = "one index", "4 shards, one process", "4 shards on Ray"
 _SHARDS, _NODES = 4, 3
 _LATENCY_LIMIT_MS = 250.0
+_QUERIES, _SHORT_QUERIES = 200, 60
 _SHORT_BUDGET = 500
 """Search budget of the short form: with that of its small bundles, the service scans instead of using the index."""
 
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("--items", type=int, help="items of the catalogue (default: 1,000,000)")
     parser.add_argument("--kills", type=int, help="nodes to kill (default: 20)")
     parser.add_argument("--swaps", type=int, help="swaps (default: 10)")
-    parser.add_argument("--trees", type=int, default=25, help="trees of each index (default: 25)")
+    parser.add_argument("--trees", type=int, help="trees of each index (default: 25)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the catalogues in this folder, or use those")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     arguments = parser.parse_args()
@@ -54,12 +56,13 @@ def main() -> int:
     items = arguments.items or (20_000 if short else 1_000_000)
     kill_count = arguments.kills or (2 if short else 20)
     swap_count = arguments.swaps or (2 if short else 10)
+    trees = arguments.trees or (5 if short else 25)
     sizes = [] if short else [size for size in (50_000, 200_000) if size < items]
     began = time.monotonic()
     rows: list[Row] = []
     measured: list[Costs] = []
     with tempfile.TemporaryDirectory(prefix="two-tower-shards-") as temporary:
-        world = World(arguments.keep or Path(temporary), Path(temporary), items, arguments.trees, short)
+        world = World(arguments.keep or Path(temporary), Path(temporary), items, trees, short)
         with ray_cluster(_NODES, cpus=-(-_SHARDS // (_NODES - 1))) as cluster:
             rows += _guard("service", lambda: world.refuse(cluster, measured, swap_count, kill_count - kill_count // 2))
             rows += _guard("service", lambda: world.allow(cluster, kill_count // 2))
@@ -95,7 +98,8 @@ def _guard(name: str, part: Callable[[], Iterable[Row]]) -> Iterator[Row]:
     """Yields the rows of a part; one that cannot be finished ends with a missed promise, and others go on."""
     try:
         yield from part()
-    except (PairError, OSError, RuntimeError, grpc.RpcError) as error:
+    except Exception as error:
+        traceback.print_exc()
         yield broken(name, error)
 
 
@@ -111,7 +115,7 @@ class World:
         self._folder, self._logs, self._trees, self._short = folder, logs, trees, short
         self._numbers = itertools.count()
         self._addresses = (f"127.0.{number >> 8}.{number & 255}" for number in itertools.count(3 + _NODES))
-        data = make_data(items)
+        data = make_data(items, query_count=_SHORT_QUERIES if short else _QUERIES)
         self._one, self.sharded = self._make(data, str(items))
         # The same vectors in another order: an item of the one bundle has another score in the other.
         other = Data(data.name, data.vectors[::-1].copy(), data.queries)

@@ -14,6 +14,8 @@ from testbed.services import ROOT
 _STORE_BYTES = 80_000_000
 """Size of the object store of each node: answers are small."""
 
+_STARTS = 3
+"""Number of tries to start a node."""
 _HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 """How Ray finds that a node is dead, unless the environment says otherwise: by so many failed checks in a row. By
 default Ray takes five, 3 s apart, before it starts the actors of the node elsewhere."""
@@ -38,14 +40,26 @@ class Cluster:
         return sorted(self._nodes)
 
     def add(self, address: str) -> None:
-        """Starts a node with a loopback address that no other node has."""
-        self._nodes[address] = self._made.add_node(
-            wait=False,
-            num_cpus=self._cpus,
-            node_ip_address=address,
-            object_store_memory=_STORE_BYTES,
-            include_dashboard=False,
-        )
+        """Starts a node with a loopback address that no other node has.
+
+        Ray gives a node 30 s to start, which cannot be set, and a very busy machine takes longer: it is tried again.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
+        for left in reversed(range(_STARTS)):
+            try:
+                self._nodes[address] = self._made.add_node(
+                    wait=False,
+                    num_cpus=self._cpus,
+                    node_ip_address=address,
+                    object_store_memory=_STORE_BYTES,
+                    include_dashboard=False,
+                )
+                return
+            except Exception as error:  # Ray raises no other
+                if not left:
+                    raise RuntimeError(f"Ray's node {address} did not start in {_STARTS} tries: {error}") from error
 
     def remove(self, address: str) -> None:
         """Kills a node with everything that runs on it: its processes one after the other, then its actors notice."""

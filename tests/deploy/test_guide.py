@@ -66,6 +66,15 @@ def test_every_secret_and_claim_that_a_pod_needs_is_made_by_the_guide() -> None:
     assert all(f"`{claim}`" in PAGE for claim in claims)
 
 
+def test_a_file_that_the_guide_applies_alone_changes_no_other_namespace() -> None:
+    applied = re.findall(r"kubectl apply -f two-tower/(\S+)", PAGE)
+    assert applied == ["deploy/kubernetes/namespace.yaml"]
+    for path in applied:
+        for each in yaml.safe_load_all((ROOT / path).read_text()):
+            named = each["metadata"]["name"] if each["kind"] == "Namespace" else each["metadata"].get("namespace")
+            assert named == "two-tower", each["kind"]
+
+
 def test_settings_that_the_guide_names_are_those_of_the_base() -> None:
     (ann,) = pod_spec(find("Deployment", "ann"))["containers"]
     for flag in re.findall(r"`(--[a-z-]+=[^`]+)`", PAGE):

@@ -33,6 +33,7 @@ from trainer.cli.store_commands import (
     rollback,
 )
 from trainer.cli.store_commands import promote as promote_bundle
+from trainer.cli.training_workers import compute_for_chief, dismiss_workers, join_workers
 from trainer.cli.tune_command import tune
 from trainer.data import sources
 from trainer.errors import RunError
@@ -67,6 +68,7 @@ def train(
     refit: Annotated[bool | None, Parameter(negative="--no-refit")] = None,
     baselines: Annotated[bool | None, Parameter(negative="--no-baselines")] = None,
     resume: bool = False,
+    worker_wait_s: float = 600.0,
     as_json: Json = False,
 ) -> None:
     """Train the towers of a recipe, evaluate them, and publish them if a store is named.
@@ -75,6 +77,8 @@ def train(
 
     Times of interactions are seconds since 1970, or dates such as 2026-11-24 or 2026-11-24T03:16:45, in UTC unless they
     name a time zone. docs/recipes.md lists all keys of a recipe, and how cells are read.
+
+    Several processes train together if TF_CONFIG names them, as docs/deploying.md shows under "Training over several workers".
 
     Args:
         recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,
@@ -95,6 +99,7 @@ def train(
             most 3,000 items and 1,000,000 interactions.
         resume: Continue a stopped training from the checkpoint in the folder of --run; the weights become the same as
             without the stop.
+        worker_wait_s: Longest time in seconds to wait for the other workers of TF_CONFIG to begin.
         as_json: Print the result as JSON on stdout.
     """
     if resume and run is None:
@@ -102,7 +107,11 @@ def train(
     if store is None and (promote or force):
         raise RunError("--promote and --force need --store, the store to publish to")
     chosen, progress = _override(tables.load(recipe_name), epochs, seed, split, refit), RichProgress()
+    workers = join_workers(worker_wait_s, progress)
     folder = tables.folder(chosen, recipe_name, progress)
+    if workers is not None and not workers.is_chief:
+        compute_for_chief(workers, chosen, folder)
+        return
     if store is not None:
         open_store(store).live()  # fails before the training, not after it, if this cannot be a store
     name = f"{chosen.name}-{datetime.now():%Y%m%dT%H%M%S}"
@@ -120,7 +129,7 @@ def train(
         from trainer.training.saved_run import write_evaluation
 
         check_held_out(chosen, data)
-        finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress)
+        finished = fit_and_choose(chosen, folder, data, run_folder, resume=resume, progress=progress, workers=workers)
         finished.save(run_folder)
         others = fit_wanted(chosen, data, chosen.split.repeats, progress, wanted=baselines)
         evaluation = evaluate_test(finished.model, data, refitted=finished.refitted, others=others)
@@ -142,6 +151,7 @@ def train(
         report_published(opened, manifest, promote=promote, force=force)
     else:
         print_json(result, as_json)
+    dismiss_workers(workers, progress)
 
 
 @app.command

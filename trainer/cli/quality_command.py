@@ -10,6 +10,7 @@ from trainer.cli.tables import Column, print_table
 from trainer.data import sources
 from trainer.errors import RunError
 from trainer.quiet_tensorflow import import_tensorflow
+from trainer.training.cluster import refuse_cluster
 
 
 def quality(
@@ -36,6 +37,7 @@ def quality(
     """
     if seeds < 1:
         raise RunError(f"--seeds is {seeds}, expected at least 1")
+    refuse_cluster("quality")
     chosen, progress = tables.load(recipe_name), RichProgress()
     if chosen.prepare is not None:
         raise RunError(f"{chosen.name} holds out no events; train it, then `evaluate --qrels FILE` judges it")

@@ -20,6 +20,7 @@ from trainer.recipe import loading
 from trainer.recipe.recipe import Recipe
 from trainer.recipe.toml_writer import to_toml
 from trainer.recipe.training import Metric
+from trainer.training.cluster import refuse_cluster
 
 if TYPE_CHECKING:  # these import optuna and tensorflow, which other commands need not wait for
     from trainer.tuning.recipe_search import Search, Tried
@@ -76,6 +77,7 @@ def tune(
         raise RunError(f"--trials is {trials}, expected at least 1")
     if minutes is not None and not minutes > 0:
         raise RunError(f"--minutes is {minutes:g}, expected above 0")
+    refuse_cluster("tune")
     chosen = _override(tables.load(recipe_name), metric, epochs)
     progress = RichProgress()
     folder = tables.folder(chosen, recipe_name, progress)

@@ -6,7 +6,9 @@ same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -47,6 +49,9 @@ class RayEngine(Engine):
             RunError: The cluster cannot be reached.
         """
         self._job, self._tell = job, tell
+        # Ray prints what nodes report on stdout, which is for the result of the command.
+        self._printing = contextlib.ExitStack()
+        self._printing.enter_context(contextlib.redirect_stdout(sys.stderr))
         host = address.rsplit(":", 1)[0]
         own_address = {"_node_ip_address": host} if host.startswith("127.") else {}  # otherwise Ray finds it
         try:
@@ -54,6 +59,7 @@ class RayEngine(Engine):
                 address=address, log_to_driver=False, configure_logging=False, ignore_reinit_error=True, **own_address
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
+            self._printing.close()
             raise RunError(
                 f"--ray-address {address}: no Ray cluster can be joined ({error}); start one with `ray start --head`, "
                 "or name the address of one"
@@ -88,6 +94,7 @@ class RayEngine(Engine):
     def close(self) -> None:
         """Leaves the cluster, which ends the tasks."""
         _ray.shutdown()
+        self._printing.close()
 
 
 def _result_of(reference: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Devices that a training runs on: all GPUs, or the CPU if there is no GPU."""
+"""Devices that a training runs on: all GPUs, or the CPU if there is no GPU, of one process or of several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def strategy() -> tf.distribute.Strategy:
-    """Returns the distribution strategy of a training.
+    """Returns the distribution strategy of a training in one process.
 
     It is a `tf.distribute.MirroredStrategy` if there are several GPUs, else TensorFlow's default strategy. The
     environment variable ``CUDA_VISIBLE_DEVICES`` selects the GPUs.
@@ -34,7 +34,13 @@ def gather_all(*values: tf.Tensor) -> tuple[tf.Tensor, ...]:
     if count() == 1:
         return values
     context = tf.distribute.get_replica_context()
-    return tuple(context.all_gather(value, axis=0) for value in values)
+    # TensorFlow gathers tensors whose device it knows: the copies are on this one.
+    return tuple(context.all_gather(tf.identity(value), axis=0) for value in values)
+
+
+def sum_all(value: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of a tensor over all devices; every device gets the same one."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
 
 def count() -> int:

@@ -101,8 +101,17 @@ class LayeredAdamW(keras.optimizers.AdamW):
             variable: Variable to update.
             learning_rate: Learning rate of the step, which is scaled if the variable has its own rate.
         """
+        if isinstance(gradient, tf.IndexedSlices) and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            gradient = _summed(gradient)
         # `variable` is a TensorFlow variable here; Keras maps it to its index in the list that `build` received.
         super().update_step(gradient, variable, learning_rate * self._factors[self._get_variable_index(variable)])
+
+
+def _summed(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
+    """Returns the gradient with each row once. A row that several devices have is one gradient, and squared as one."""
+    rows, position = tf.unique(gradient.indices)
+    values = tf.math.unsorted_segment_sum(gradient.values, position, tf.size(rows))
+    return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
 
 def _encoded(encoders: Mapping[str, KerasText], inputs: Mapping[str, Any], training: bool) -> dict[str, Any]:

@@ -114,13 +114,16 @@ def parse_stored(raw: Mapping[str, Any], source: str) -> Recipe:
     return parse(retired_keys.migrate(raw), source)
 
 
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
+def differences(
+    before: Any, now: Any, name: str = "", phrase: str = "{name} was {before!r} and is {now!r}"
+) -> list[str]:
     """Returns a phrase for each key whose value differs between two recipes, such as ``"seed was 1 and is 2"``.
 
     Args:
         before: Plain values of a recipe, or of a part of it.
         now: Plain values to compare.
         name: Name of the part, for the phrases.
+        phrase: Form of a phrase.
     """
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*now, *(key for key in before if key not in now)]
@@ -128,8 +131,8 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = [(f"{name}[{position}]", *pair) for position, pair in enumerate(zip(before, now, strict=True))]
     else:
-        return [] if before == now else [f"{name} was {before!r} and is {now!r}"]
-    return [phrase for key, old, new in pairs for phrase in differences(old, new, key)]
+        return [] if before == now else [phrase.format(name=name, before=before, now=now)]
+    return [found for key, old, new in pairs for found in differences(old, new, key, phrase)]
 
 
 def _key_path(keys: Sequence[int | str], raw: Any) -> str:

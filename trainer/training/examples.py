@@ -9,7 +9,7 @@ epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -172,43 +172,48 @@ class Examples:
         return shuffling.batches(self._first, lengths, self._counts, self.steps, generator)
 
     def _device_parts(
-        self, sequences: np.ndarray, shuffled: np.ndarray | None, devices: int
+        self, sequences: np.ndarray, shuffled: np.ndarray | None, devices: int, own: Iterable[int]
     ) -> tuple[dict[str, Any], ...]:
-        """Returns a batch divided into parts, one for each device, in the form that `batch` returns.
+        """Returns the parts of a batch for some devices, in the form that `batch` returns.
 
         Args:
             sequences: [batch] int64, indices of the sequences.
             shuffled: Order of the events, see `batch`.
-            devices: Number of devices.
+            devices: Number of devices that share the batch.
+            own: Indices of the devices whose parts to return.
         """
         if len(sequences) < devices:
             raise TrainingError(
                 f"a batch of {len(sequences)} sequences cannot be shared by {devices} devices: raise "
-                "training.batch_size, or use fewer of them (CUDA_VISIBLE_DEVICES)"
+                "training.batch_size, or use fewer of them (CUDA_VISIBLE_DEVICES, or fewer workers)"
             )
-        return tuple(self.batch(part, shuffled) for part in np.array_split(sequences, devices))
+        parts = np.array_split(sequences, devices)
+        return tuple(self.batch(parts[device], shuffled) for device in own)
 
-    def dataset(self, first_epoch: int, epochs: int, devices: int = 1) -> tf.data.Dataset:
+    def dataset(self, first_epoch: int, epochs: int, devices: int = 1, own: Sequence[int] = (0,)) -> tf.data.Dataset:
         """Returns the batches of several epochs as a dataset, whose shapes vary from batch to batch.
 
-        Each element is the number of the epoch, and a tuple with the part of the batch for each device. Reading it
-        raises `TrainingError` if a batch has fewer sequences than there are devices.
+        Each element is the number of the epoch, the users of all targets of the batch, [n] int32, and a tuple with the
+        parts of the batch of the own devices. Reading it raises `TrainingError` if a batch has fewer sequences than
+        there are devices.
 
         Args:
             first_epoch: Number of the first epoch, counted from 0.
             epochs: Number of epochs.
-            devices: Number of devices.
+            devices: Number of devices that share each batch.
+            own: Indices of the devices whose parts of a batch this process computes.
         """
 
-        def run() -> Iterator[tuple[int, tuple[dict[str, Any], ...]]]:
+        def run() -> Iterator[tuple[int, np.ndarray, tuple[dict[str, Any], ...]]]:
             for number in range(first_epoch, first_epoch + epochs):
                 shuffled = self._shuffle(number)
                 for sequences in self._order(number):
-                    yield number, self._device_parts(sequences, shuffled, devices)
+                    # All events of a sequence are of one user, in any order of the events.
+                    users = np.repeat(self._events.users[self._first[sequences]], self._counts[sequences])
+                    yield number, users, self._device_parts(sequences, shuffled, devices, own)
 
-        return tf.data.Dataset.from_generator(
-            run, output_signature=(tf.TensorSpec((), tf.int64), (self.signature,) * devices)
-        ).prefetch(8)
+        signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((None,), tf.int32), (self.signature,) * len(own))
+        return tf.data.Dataset.from_generator(run, output_signature=signature).prefetch(8)
 
     @property
     def signature(self) -> Mapping[str, Any]:

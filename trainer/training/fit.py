@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import spill
 from trainer.data.dataset import Dataset
 from trainer.data.events import Events
 from trainer.errors import DataError, TrainingError
@@ -31,7 +28,9 @@ from trainer.recipe.feature_inputs import HistoryInput
 from trainer.recipe.recipe import Recipe
 from trainer.training import checkpoints, popularity_prior
 from trainer.training.checkpoints import Origin, State
+from trainer.training.digests import digest_events
 from trainer.training.examples import Examples
+from trainer.training.workers import Workers
 
 Validate = Callable[[Towers], dict[str, float]]
 """Function that returns the validation metrics of towers by name."""
@@ -67,7 +66,7 @@ def fit(
     folder: Path | None = None,
     resume: bool = False,
     progress: TrainingProgress | None = None,
-    strategy: tf.distribute.Strategy | None = None,
+    workers: Workers | None = None,
 ) -> Fitted:
     """Trains a query tower and an item tower on training events, and returns them with measurements of each epoch.
 
@@ -83,9 +82,10 @@ def fit(
         train: Training events.
         validate: Returns the validation metrics after an epoch. None: neither metrics nor early stopping.
         folder: Existing folder of the run, for checkpoints and TensorBoard logs. Default: neither is written.
-        resume: Whether to continue from the checkpoint in `folder`.
+        resume: Whether to continue from the checkpoint in `folder`. The chief decides for all workers.
         progress: Receives the progress of the training. Default: nothing is reported.
-        strategy: Distribution strategy. Default: the result of `trainer.model.devices.strategy`.
+        workers: Processes that train together. All call this function; only the chief validates and has a folder, and
+            all return the same towers. Default: this process alone, on the devices of `trainer.model.devices.strategy`.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -93,17 +93,19 @@ def fit(
         RunError: A checkpoint cannot be written or read.
     """
     spec, progress = recipe.training, progress or SilentTraining()
-    strategy = strategy or devices.strategy()
+    workers = workers or Workers(devices.strategy())
+    strategy = workers.strategy
     with strategy.scope():
         examples, model = prepare(recipe, dataset, schemas, train)
     variables = [*model.variables, *model.optimizer.variables]
-    origin = Origin(recipe.to_json(), _digest(train))
+    origin = Origin(recipe.to_json(), digest_events(train))
     state = checkpoints.read(folder, origin, variables) if resume and folder else State()
-    loop = _Loop(recipe, dataset, schemas, train, examples, model, strategy, validate, progress)
+    state = workers.share_state(state, variables, _tower_variables(model))
+    loop = _Loop(recipe, dataset, schemas, train, examples, model, workers, validate, progress)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if folder else None
     done = len(state.epochs)
     progress.begin(spec.epochs, examples.steps, done)
-    batches = iter(examples.dataset(done, spec.epochs - done, strategy.num_replicas_in_sync))
+    batches = iter(examples.dataset(done, spec.epochs - done, strategy.num_replicas_in_sync, workers.own_devices))
     while len(state.epochs) < spec.epochs and not _is_stale(state, spec.patience):
         measured = loop.epoch(len(state.epochs), batches)
         state.epochs.append(measured)
@@ -188,25 +190,30 @@ class _Loop:
         train: Events,
         examples: Examples,
         model: TwoTower,
-        strategy: tf.distribute.Strategy,
+        workers: Workers,
         validate: Validate | None,
         progress: TrainingProgress,
     ) -> None:
         self._recipe, self._dataset, self._schemas, self._train = recipe, dataset, schemas, train
         self._examples, self._model, self._validate, self._progress = examples, model, validate, progress
-        # Created once, as Keras would trace new models in each epoch.
-        self._towers = popularity_prior.add((model.query_tower, model.item_tower), recipe, dataset, schemas, train)
+        self._workers = workers
+        # Created once, as Keras would trace new models in each epoch. With several workers they are copies: towers of
+        # the strategy would compute predictions on all workers at once, and only the chief validates.
+        is_alone = workers.count == 1
+        self._plain = (model.query_tower, model.item_tower) if is_alone else _plain(recipe, schemas, model)
+        self._towers = popularity_prior.add(self._plain, recipe, dataset, schemas, train)
+        strategy, own = workers.strategy, workers.own_devices
         signature = dict(examples.signature)
         if recipe.training.hard_negatives:
             signature["hard"] = tf.TensorSpec((None,), tf.int32)
 
         def step(parts: Sequence[Mapping[str, Any]]) -> tf.Tensor:
-            if len(parts) == 1:
+            if strategy.num_replicas_in_sync == 1:
                 return model.train_on(parts[0])
-            losses = strategy.run(lambda: model.train_on(parts[devices.replica()]))
+            losses = strategy.run(lambda: model.train_on(parts[devices.replica() - own.start]))
             return strategy.experimental_local_results(losses)[0]  # the same on all devices
 
-        self._step = tf.function(step, input_signature=[(signature,) * strategy.num_replicas_in_sync])
+        self._step = tf.function(step, input_signature=[(signature,) * len(own)])
 
     def epoch(self, number: int, batches: Any) -> dict[str, Any]:
         """Trains one epoch and returns its measurements by name, see `fit`.
@@ -219,11 +226,10 @@ class _Loop:
         began = waited_from = time.perf_counter()
         waited, examples, losses = 0.0, 0, []
         for step in range(self._examples.steps):
-            _, parts = next(batches)
+            _, users, parts = next(batches)
             waited += time.perf_counter() - waited_from
             if hard is not None:
-                users = np.concatenate([part["user"] for part in parts])
-                drawn = self._draw_hard(hard, users, number, step)
+                drawn = self._draw_hard(hard, np.asarray(users), number, step)
                 parts = tuple({**part, "hard": drawn} for part in parts)
             loss = float(self._step(parts))
             if not math.isfinite(loss):
@@ -231,7 +237,7 @@ class _Loop:
                     "the loss is not finite; lower training.learning_rate or raise training.temperature"
                 )
             losses.append(loss)
-            examples += sum(len(part["item"]) for part in parts)
+            examples += len(users)
             self._progress.step(loss)
             waited_from = time.perf_counter()
         seconds = time.perf_counter() - began
@@ -244,9 +250,10 @@ class _Loop:
             "input_wait_share": waited / seconds,
         }
         self._model.fill_tables()
-        if self._validate:
+        if self._validate and self._workers.is_chief:
+            self._copy_weights()
             measured |= {f"val_{name}": value for name, value in self._validate(self._towers).items()}
-        return measured
+        return self._workers.of_chief(measured)
 
     def _mine(self, number: int) -> np.ndarray | None:
         """Mines hard negatives for each user before epoch `number`: [user_count, n] int32 catalogue rows.
@@ -258,7 +265,8 @@ class _Loop:
         user_count = len(self._dataset.user_ids)
         if number == 0:
             return np.full((user_count, _HARD_POOL), -1, dtype=np.int32)
-        vectors = embed_items(self._model.item_tower, self._schemas, self._dataset)
+        self._copy_weights()
+        vectors = embed_items(self._plain[1], self._schemas, self._dataset)
         queries = np.zeros((user_count, *self._model.query_tower.output_shape[1:]), dtype=np.float32)
         for batch in self._examples.epoch(0):
             # The last target of a user in a batch has the newest query.
@@ -266,6 +274,11 @@ class _Loop:
         relevant = self._train.relevant
         known = np.split(relevant.items, relevant.starts(user_count)[1:-1])
         return mine_hard_negatives(queries, vectors, known, _HARD_POOL, _HARD_SKIP)
+
+    def _copy_weights(self) -> None:
+        for plain, tower in zip(self._plain, (self._model.query_tower, self._model.item_tower), strict=True):
+            if plain is not tower:
+                plain.set_weights(tower.get_weights())
 
     def _draw_hard(self, hard: np.ndarray, users: np.ndarray, number: int, step: int) -> np.ndarray:
         generator = np.random.default_rng((self._recipe.seed, number, step))
@@ -285,16 +298,3 @@ def _tower_variables(model: TwoTower) -> list[Any]:
     parts = (model.query_tower, model.item_tower, *model.text_models)
     both = [variable for part in parts for variable in part.variables]
     return list({id(variable): variable for variable in both}.values())
-
-
-def _digest(train: Events) -> str:
-    """Returns the SHA-256 of training events, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for values in (train.users, train.items, train.times, train.weights):
-        for block in spill.blocks(len(values)):
-            digest.update(np.ascontiguousarray(values[block]))
-    for name, column in sorted(train.attributes.items()):
-        digest.update(name.encode())
-        for block in spill.blocks(len(train)):
-            digest.update(json.dumps(column[block].tolist()).encode())
-    return digest.hexdigest()

@@ -16,6 +16,7 @@ from trainer.data.splits import Data
 from trainer.errors import RunError
 from trainer.evaluation.evaluate import evaluate_validation
 from trainer.features.schemas import Schemas, learn_schemas, text_columns
+from trainer.model import devices
 from trainer.model.ensemble import Towers, join
 from trainer.model.trained_model import TrainedModel
 from trainer.progress import SILENT, Progress, format_validation
@@ -27,6 +28,8 @@ from trainer.training.checkpoints import CHECKPOINT
 from trainer.training.fit import Fitted, Validate, fit
 from trainer.training.run_folder import check_run_folder
 from trainer.training.saved_run import Run
+from trainer.training.worker_checks import check_workers
+from trainer.training.workers import Workers
 
 _REFIT = "refit"
 _SEED_STEP = 1000
@@ -36,11 +39,12 @@ def fit_and_choose(
     recipe: Recipe,
     data_folder: Path,
     data: Data,
-    folder: Path,
+    folder: Path | None,
     *,
     resume: bool,
     refit_only: bool = False,
     progress: Progress = SILENT,
+    workers: Workers | None = None,
 ) -> Run:
     """Trains the model of a recipe and returns the finished run, not yet saved. The test part is not used.
 
@@ -48,29 +52,37 @@ def fit_and_choose(
         recipe: Training configuration.
         data_folder: Folder that the recipe's paths are relative to.
         data: Data set and its split; the best epoch is chosen on the validation part.
-        folder: Folder of the run for the checkpoints, created if missing.
+        folder: Folder of the run for the checkpoints, created if missing. None for all workers but the chief.
         resume: Whether to continue from the checkpoints in `folder`.
         refit_only: Whether to train on training and validation at once, for all epochs of the recipe. This takes half
             the time where the number of epochs is known.
         progress: Receives the progress of the training.
+        workers: Processes that train together and all call this function; all return the same model. Default: this
+            process alone, on all its devices.
 
     Raises:
-        TrainingError: The loss is not finite.
-        RunError: The folder cannot be written, holds no checkpoint to resume from, or holds a finished run.
+        TrainingError: The loss is not finite, or another worker is lost.
+        RunError: The folder cannot be written, holds no checkpoint to resume from, or holds a finished run; or workers
+            have other data, or cannot train this recipe.
     """
-    check_run_folder(folder, resume=resume)
+    if folder is not None:
+        check_run_folder(folder, resume=resume)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot make the folder {folder}: {error}") from error
+    workers = workers or Workers(devices.strategy())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder {folder}: {error}") from error
-    try:
-        if refit_only:
-            best_epochs = [recipe.training.epochs] * recipe.training.ensemble_size
-            model = _refit(recipe, data, folder, best_epochs, resume=resume, progress=progress)
-            return Run.of(model, data_folder, refitted=True, epochs=[])
-        return _fit(recipe, data_folder, data, folder, resume=resume, progress=progress)
+        with workers.naming_lost_workers():
+            check_workers(recipe, data, workers)
+            if refit_only:
+                best_epochs = [recipe.training.epochs] * recipe.training.ensemble_size
+                model = _refit(recipe, data, folder, best_epochs, workers, resume=resume, progress=progress)
+                return Run.of(model, data_folder, refitted=True, epochs=[])
+            return _fit(recipe, data_folder, data, folder, workers, resume=resume, progress=progress)
     except KeyboardInterrupt:
-        progress.note(f"stopped; go on with the same command and --run {folder} --resume")
+        if folder is not None:
+            progress.note(f"stopped; go on with the same command and --run {folder} --resume")
         raise
 
 
@@ -120,7 +132,8 @@ def _fit(
     recipe: Recipe,
     data_folder: Path,
     data: Data,
-    folder: Path,
+    folder: Path | None,
+    workers: Workers,
     *,
     resume: bool,
     progress: Progress,
@@ -137,7 +150,8 @@ def _fit(
             schemas,
             train,
             validate=lambda towers: evaluate_validation(TrainedModel(recipe, schemas, towers), data),
-            folder=_member_folder(folder, number),
+            folder=folder and _member_folder(folder, number),
+            workers=workers,
             resume=resume,
             title=f"training{_title_suffix(recipe, number)}",
             progress=progress,
@@ -146,21 +160,22 @@ def _fit(
     ]
     epochs = [measured for number, fitted in enumerate(members, 1) for measured in _with_member(recipe, fitted, number)]
     model = TrainedModel(recipe, schemas, join([fitted.towers for fitted in members]))
-    if len(members) > 1:
+    if len(members) > 1 and workers.is_chief:
         metrics = evaluate_validation(model, data)
         progress.note(f"all {len(members)} as one  valid: {format_validation(metrics)}")
     if not recipe.training.refit:
         return Run.of(model, data_folder, epochs=epochs)
     best_epochs = [fitted.best_epoch for fitted in members]
-    refitted = _refit(recipe, data, folder, best_epochs, resume=resume, progress=progress)
+    refitted = _refit(recipe, data, folder, best_epochs, workers, resume=resume, progress=progress)
     return Run.of(refitted, data_folder, epochs=epochs, refitted=True, before_refit=model)
 
 
 def _refit(
     recipe: Recipe,
     data: Data,
-    folder: Path,
+    folder: Path | None,
     best_epochs: Sequence[int],
+    workers: Workers,
     *,
     resume: bool,
     progress: Progress,
@@ -170,8 +185,9 @@ def _refit(
     Args:
         recipe: Training configuration.
         data: Data set and its split.
-        folder: Folder of the run.
+        folder: Folder of the run; None for all workers but the chief.
         best_epochs: Number of epochs of each member of the ensemble, which validation chose.
+        workers: Processes that train together.
         resume: Whether to continue from the checkpoints in `folder`.
         progress: Receives the progress of the training.
     """
@@ -187,7 +203,8 @@ def _refit(
             schemas,
             known,
             validate=None,
-            folder=_member_folder(folder / _REFIT, number),
+            folder=folder and _member_folder(folder / _REFIT, number),
+            workers=workers,
             resume=resume,
             title=f"fitting again{_title_suffix(recipe, number)}",
             progress=progress,
@@ -223,7 +240,8 @@ def _fit_member(
     events: Events,
     *,
     validate: Validate | None,
-    folder: Path,
+    folder: Path | None,
+    workers: Workers,
     resume: bool,
     title: str,
     progress: Progress,
@@ -232,7 +250,8 @@ def _fit_member(
 
     The other arguments are those of `trainer.training.fit.fit`; `title` names the training in the progress report.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with progress.training(title) as reported:
         return fit(
             recipe,
@@ -241,6 +260,7 @@ def _fit_member(
             events,
             validate=validate,
             folder=folder,
-            resume=resume and (folder / CHECKPOINT).exists(),
+            resume=resume and folder is not None and (folder / CHECKPOINT).exists(),
             progress=reported,
+            workers=workers,
         )

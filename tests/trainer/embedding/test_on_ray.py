@@ -19,7 +19,7 @@ pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = [
     pytest.mark.filterwarnings(KERAS_AND_NUMPY),
     pytest.mark.filterwarnings("default"),  # warnings of Ray, about itself
-    pytest.mark.timeout(280),
+    pytest.mark.timeout(600),
 ]
 
 

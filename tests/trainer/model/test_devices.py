@@ -91,9 +91,9 @@ def test_parts_of_a_batch_are_the_batch(folder: Path) -> None:
     dataset = load_dataset(of, folder)
     examples = Examples(of, dataset, learn_schemas(of, dataset, dataset.events), dataset.events, context=5, targets=5)
     whole = examples.batch(np.array([4, 9, 1, 7, 3]))
-    parts = examples._device_parts(np.array([4, 9, 1, 7, 3]), None, 2)
+    parts = examples._device_parts(np.array([4, 9, 1, 7, 3]), None, 2, (0, 1))
     for name in ("user", "item", "log_q", "weight"):
         assert np.concatenate([part[name] for part in parts]).tolist() == whole[name].tolist()
     assert [len(part["items"]) for part in parts] == [3, 2]
     with pytest.raises(TrainingError, match=r"a batch of 1 sequences cannot be shared by 2 devices: raise"):
-        examples._device_parts(np.array([4]), None, 2)
+        examples._device_parts(np.array([4]), None, 2, (0,))

@@ -132,7 +132,7 @@ def test_batches_hold_about_as_many_events_as_asked() -> None:
 def targets(examples: Examples, first: int, epochs: int) -> list[tuple[int, list[int]]]:
     return [
         (int(number), batch["position"].tolist())
-        for number, (batch,) in examples.dataset(first, epochs).as_numpy_iterator()
+        for number, _, (batch,) in examples.dataset(first, epochs).as_numpy_iterator()
     ]
 
 

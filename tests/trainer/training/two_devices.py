@@ -25,6 +25,7 @@ from trainer.progress import SilentTraining
 from trainer.recipe.recipe import Recipe
 from trainer.training import fit as fit_module
 from trainer.training.fit import Fitted, fit, prepare
+from trainer.training.workers import Workers
 
 
 def main(folder: Path, runs: Path, cases: Mapping[str, Mapping[str, Any]]) -> None:
@@ -107,7 +108,8 @@ class Task:
         self.schemas = learn_schemas(of, self.dataset, self.train)
 
     def fit(self, **arguments: Any) -> Fitted:
-        given = {"validate": None, "strategy": self.strategy, **arguments}
+        workers = Workers(self.strategy) if self.strategy else None
+        given = {"validate": None, "workers": workers, **arguments}
         return fit(self.recipe, self.dataset, self.schemas, self.train, **given)
 
     def initial_weights(self) -> list[np.ndarray]:

@@ -1,0 +1,95 @@
+"""The workers of TF_CONFIG: which one this process is, and waiting for the others."""
+
+from __future__ import annotations
+
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from trainer.errors import RunError
+from trainer.training.cluster import Cluster, read_cluster
+
+
+def config(tasks: dict[str, list[str]], kind: str = "worker", index: Any = 0) -> dict[str, str]:
+    return {"TF_CONFIG": json.dumps({"cluster": tasks, "task": {"type": kind, "index": index}})}
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"TF_CONFIG": ""}, {"TF_CONFIG": "{}"}, config({"worker": ["a:1"]}), config({"chief": ["a:1"]})]
+)
+def test_a_process_without_others_trains_alone(environment: dict[str, str]) -> None:
+    assert read_cluster(environment) is None
+
+
+def test_the_first_worker_is_the_chief() -> None:
+    tasks = {"worker": ["a:1", "b:2"]}
+    assert read_cluster(config(tasks, index=0)) == Cluster(("a:1", "b:2"), 0)
+    other = read_cluster(config(tasks, index=1))
+    assert (other.index, other.is_chief, other.name(0)) == (1, False, "worker 0 (a:1)")
+
+
+def test_a_task_of_type_chief_comes_before_the_workers() -> None:
+    tasks = {"worker": ["b:2", "c:3"], "chief": ["a:1"]}
+    found = read_cluster(config(tasks, index=1))
+    assert (found.addresses, found.index) == (("a:1", "b:2", "c:3"), 2)
+    assert (found.index_of("chief", 0), found.index_of("worker", 1)) == (0, 2)
+    assert read_cluster(config(tasks, kind="chief")).is_chief
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"TF_CONFIG": "{"}, "which names no worker"),
+        (config({"worker": ["a:1", "b:2"]}, index=2), "which names no worker"),
+        (config({"worker": ["a:1", "b:2"]}, kind="chief"), "which names no worker"),
+        (config({"worker": ["a", "b:2"]}), "which names no worker"),
+        (config({"worker": ["a:1", "b:2"], "ps": ["c:3"]}), "has tasks of type ps; only chief and worker train"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        read_cluster(environment)
+
+
+def addresses(count: int) -> tuple[str, ...]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    found = tuple(f"127.0.0.1:{each.getsockname()[1]}" for each in sockets)
+    for each in sockets:
+        each.close()
+    return found
+
+
+def test_workers_wait_for_each_other() -> None:
+    three = addresses(3)
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(Cluster(three, index).meet, 60) for index in range(3)]:
+            done.result()
+
+
+def test_a_worker_that_does_not_come_is_named() -> None:
+    three = addresses(3)
+    with ThreadPoolExecutor(2) as pool:
+        two = [pool.submit(Cluster(three, index).meet, 3) for index in (0, 2)]
+        for done in two:
+            with pytest.raises(RunError, match=rf"^worker 1 \({three[1]}\) did not come within 3 s"):
+                done.result()
+
+
+def test_a_worker_of_other_workers_does_not_count() -> None:
+    two, other = addresses(2), addresses(1)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(Cluster(two, 0).meet, 2), pool.submit(Cluster((*other, two[1]), 1).meet, 2)]
+        with pytest.raises(RunError, match=r"^worker 1 .* did not come"):
+            both[0].result()
+        with pytest.raises(RunError, match=r"^worker 0 .* did not come"):
+            both[1].result()
+
+
+def test_a_port_in_use_is_an_error() -> None:
+    with socket.create_server(("", 0)) as taken:
+        two = (f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1")
+        with pytest.raises(RunError, match=r"cannot listen on port .* of worker 0"):
+            Cluster(two, 0).meet(1)
