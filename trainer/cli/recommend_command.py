@@ -35,8 +35,8 @@ def recommend(
     lists.parquet`
 
     The result is a folder of Parquet files with a row for each item of a list: user_id, item_id, rank (1 is the best)
-    and score. A stopped command leaves the folder OUT.partial; the same command goes on where it stopped. Memory does
-    not grow with the number of users, but for the distinct ids of --interactions.
+    and score. A stopped command leaves the folder OUT.partial; the same command goes on where it stopped. Memory
+    hardly grows with the number of users, but for the distinct ids of --interactions.
 
     Args:
         store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
