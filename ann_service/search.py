@@ -24,6 +24,7 @@ from ann_service.bitsets import MAX_GATHERED_SHARE
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from retrieval.index.hits import Hits
+from retrieval.index.leaving_out import LEAST_INDEX_COST, first_fetch, next_fetch, with_margin
 from retrieval.index.scan import scan_steps
 from retrieval.steps import Steps, run_to_end
 
@@ -40,15 +41,9 @@ _INDEX_SHARE = 0.2
 _SHARED_SCAN = 0.2
 """Cost of a scan for each of many searches that share it, as a share of a scan for one, which waits for memory."""
 
-_LEAST_INDEX_COST = 1500.0
-"""No index answers at a lower cost, in rows. If even this is too much, nothing is estimated."""
 _COST_A_STEP = 50_000.0
 """Cost of the searches that one call of the index runs, in rows that are read in sequence: one to two milliseconds."""
 
-_FEW_EXCLUSIONS = 32
-"""Exclusions that are always expected to be near the query."""
-_MAX_HISTORY = 1000
-"""Exclusions beyond this number are not the history of a user."""
 _NO_HITS = Hits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 
 
@@ -99,7 +94,7 @@ def _run_unrestricted(catalogue: Catalogue, plan: SearchPlan) -> Steps[Hits | No
     """
     item_count = catalogue.manifest.item_count
     result_count = min(plan.k, item_count)
-    if not plan.is_unrestricted or plan.exact or item_count <= _LEAST_INDEX_COST:
+    if not plan.is_unrestricted or plan.exact or item_count <= LEAST_INDEX_COST:
         return None
     if catalogue.index.cost(result_count, plan.budget) > item_count:  # a scan costs less
         return None
@@ -146,7 +141,7 @@ class _Search:
         self._is_restricted = plan.allowed is not None or self._excluded_count > 0 or plan.min_score is not None
         if not self.result_count:
             self.hits = _NO_HITS
-        elif not plan.exact and self._index_cost_limit() > _LEAST_INDEX_COST:
+        elif not plan.exact and self._index_cost_limit() > LEAST_INDEX_COST:
             self._fetch_next(*self._first_fetch(match_count))
 
     def take_from_index(self, nearest: Hits) -> None:
@@ -163,10 +158,7 @@ class _Search:
         kept &= ~self.plan.is_excluded(rows)
         kept_count = int(np.count_nonzero(kept))
         if kept_count < self.result_count and len(rows) == fetched < self._item_count:
-            # By the share of allowed items near the query, with a margin.
-            per_kept = fetched / max(1, kept_count)
-            more = max(2 * fetched, math.ceil(_with_margin(self.result_count) * per_kept))
-            self._fetch_next(more, self.result_count * per_kept)
+            self._fetch_next(*next_fetch(self.result_count, fetched, kept_count))
             return
         rows, scores = at_least(Hits(rows[kept], scores[kept]), self.plan.min_score)
         if len(rows) >= self.result_count:
@@ -191,18 +183,11 @@ class _Search:
         Args:
             match_count: number of items that match the filter; without a filter, the number of all items.
         """
-        count = self.result_count
-        if self._excluded_count:
-            # Items that a user interacted with are near the query of this user. If they are few, all of them may be
-            # among the nearest, and fetching so many more costs less than a second search. If they are many, they are
-            # assumed to be spread evenly.
-            even = count * self._excluded_count / match_count
-            few = max(_FEW_EXCLUSIONS, count) if self._excluded_count <= _MAX_HISTORY else _FEW_EXCLUSIONS
-            count += min(self._excluded_count, max(few, math.ceil(even + 2 * math.sqrt(even))))
+        count = first_fetch(self.result_count, self._excluded_count, match_count)
         if self.plan.allowed is None:
             return count, self.result_count
         per_match = self._item_count / match_count
-        return math.ceil(_with_margin(count) * per_match), count * per_match
+        return math.ceil(with_margin(count) * per_match), count * per_match
 
     def _fetch_next(self, fetch: int, expected_among: float) -> None:
         """Sets `fetch` and `budget`, unless all uses of the index would together cost too much compared with a scan.
@@ -290,11 +275,3 @@ def _rows_to_scan(plan: SearchPlan, item_count: int) -> tuple[np.ndarray | None,
 def _scans_all_rows(plan: SearchPlan) -> bool:
     """Returns whether a scan reads all rows in sequence instead of gathering the allowed ones."""
     return plan.allowed is None or plan.allowed.count > MAX_GATHERED_SHARE * plan.allowed.item_count
-
-
-def _with_margin(count: int) -> float:
-    """Returns the number of allowed items to aim at, so that the index rarely fetches fewer than `count` of them.
-
-    The number exceeds `count` by three standard deviations.
-    """
-    return count + 3 * math.sqrt(count) + 3

@@ -27,7 +27,9 @@ class Timing:
         return f"{self.median:,.0f} ({self.low:,.0f} to {self.high:,.0f})"
 
 
-def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, Timing]:
+def alternate(
+    contenders: Mapping[str, Callable[[int], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Timing]:
     """Calls all contenders in each round, and returns the timing of each by name.
 
     One more round runs first, as a warm-up, and does not count.
@@ -35,14 +37,15 @@ def alternate(contenders: Mapping[str, Callable[[int], object]], rounds: int) ->
     Args:
         contenders: functions by name; the argument of a call is the number of the round.
         rounds: number of rounds, at least 1.
+        clock: function that returns the time in seconds. Default: the time that passes.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(-1, rounds):
         for name, run in contenders.items():
-            started = time.perf_counter()
+            started = clock()
             run(max(number, 0))
             if number >= 0:
-                times[name].append((time.perf_counter() - started) * 1e6)
+                times[name].append((clock() - started) * 1e6)
     quartiles = {name: statistics.quantiles(of, n=4) for name, of in times.items()}
     return {name: Timing(of[1], of[0], of[2]) for name, of in quartiles.items()}
 

@@ -82,7 +82,7 @@ def make_store(root: Path, item_count: int, seed: int = 1) -> Manifest:
         RuntimeError: the training failed; the message ends with what it printed last.
     """
     store = FolderStore(root)
-    _train(root.with_name(f"{root.name}-training"), store, seed)
+    train(root.with_name(f"{root.name}-training"), store, seed)
     base = store.live_version()
     vectors = spread_items(np.load(store.path(base) / VECTORS), item_count, seed)
     spec = IndexSpec("annoy", "angular", {"trees": _TREES, "seed": seed}, _BUDGET, 0.0)
@@ -123,7 +123,7 @@ def make_attributes(item_count: int, seed: int = 1) -> dict[str, Column]:
     }
 
 
-def _train(folder: Path, store: FolderStore, seed: int) -> None:
+def train(folder: Path, store: FolderStore, seed: int) -> None:
     """Trains the towers on synthetic tables in a separate process, and promotes the bundle.
 
     Args:

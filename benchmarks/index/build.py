@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.timing import print_table
 from retrieval.index.build import build_file
-from retrieval.index.registry import KINDS, METRIC, open_index
+from retrieval.index.registry import METRIC, STRUCTURES, open_index
 from testbed.synthetic_vectors import make_data
 from trainer.publishing import index_selection
 from trainer.recipe.recipe import Index
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.index.build", description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--trees", type=int, default=10)
-    parser.add_argument("--kinds", nargs="*", default=["annoy", "faiss_ivf"], choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", default=["annoy", "faiss_ivf"], choices=STRUCTURES)
     parser.add_argument("--folder", type=Path, help="folder for the files (default: a temporary one)")
     arguments = parser.parse_args()
     rows: list[list[str]] = []

@@ -22,7 +22,7 @@ from benchmarks.timing import alternate, print_table
 from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.index.build import build_file
 from retrieval.index.recall import exact_top_k, index_recall
-from retrieval.index.registry import KINDS, METRIC, open_index
+from retrieval.index.registry import METRIC, STRUCTURES, open_index
 from retrieval.index.scan import scan
 from retrieval.steps import run_to_end
 from testbed.synthetic_vectors import DIMENSION, make_data
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.index.filters", description=__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", default=STRUCTURES, choices=STRUCTURES)
     arguments = parser.parse_args()
     data = make_data(arguments.items)
     exact = exact_top_k(data.queries, data.vectors, _K)

@@ -20,7 +20,7 @@ from benchmarks.index.peers import Peer, build_hnswlib, build_milvus_lite, build
 from benchmarks.timing import Timing, alternate, print_table
 from retrieval.index.build import build_file
 from retrieval.index.recall import exact_top_k, index_recall
-from retrieval.index.registry import KINDS, METRIC, open_index
+from retrieval.index.registry import METRIC, STRUCTURES, open_index
 from retrieval.index.scan import scan
 from testbed.synthetic_vectors import Data, make_data, read_bundle
 from trainer.publishing import index_selection
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000], help="sizes of synthetic data sets")
     parser.add_argument("--store", type=Path, help="store whose live bundle is measured too")
-    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", default=STRUCTURES, choices=STRUCTURES)
     parser.add_argument("--peers", nargs="*", default=_USUAL_PEERS, choices=list(_PEERS))
     parser.add_argument("--trees", type=int, default=50)
     parser.add_argument("--recall", type=float, default=0.95)

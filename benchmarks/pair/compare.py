@@ -29,7 +29,7 @@ from benchmarks.pair.load import Contender, family
 from benchmarks.pair.world import K, World
 from benchmarks.timing import print_table
 from retrieval.bundle.manifest import Manifest
-from retrieval.index.registry import KINDS
+from retrieval.index.registry import STRUCTURES
 from retrieval.store.folder_store import FolderStore
 from testbed.movielens import train
 from testbed.services import Replica
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path, help="store whose live bundle has query tower and items (default: train)")
     parser.add_argument("--items", type=int, default=100_000, help="number of items (default: 100,000)")
     parser.add_argument(
-        "--kinds", nargs="*", default=list(KINDS), choices=list(KINDS), help="kinds of index (default: all)"
+        "--kinds", nargs="*", default=STRUCTURES, choices=STRUCTURES, help="kinds of index (default: all)"
     )
     parser.add_argument("--trees", type=int, default=50, help="trees of an Annoy index (default: 50)")
     parser.add_argument("--recall", type=float, default=0.95, help="recall@100 of the indexes (default: 0.95)")

@@ -85,8 +85,8 @@ class IndexSpec:
     """How the index was built and how it is searched.
 
     Attributes:
-        kind: Kind of index, ``"annoy"``, ``"faiss_hnsw"`` or ``"faiss_ivf"``; see `retrieval.index.registry`. The file
-            has the same name for every kind.
+        kind: Kind of index, such as ``"annoy"`` or ``"faiss_ivf"``; see `retrieval.index.registry`. The file has the
+            same name for every kind.
         metric: Always ``"angular"``, which orders vectors of unit length as the dot product does.
         parameters: Parameters of the build, for instance ``{"trees": 50, "seed": 1}``.
         search_budget: Default budget of a search, in the unit of the kind: nodes to inspect (Annoy's ``search_k``),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.index import annoy_index, faiss_index
+from retrieval.index import annoy_index, faiss_build
 
 Tell = Callable[[str], None]
 """Function that is called with a few words when a step of a build begins."""
@@ -26,8 +26,8 @@ def build_file(
 
     Args:
         kind: kind of index, see `retrieval.index.registry`.
-        parameters: ``seed``, and ``trees`` (annoy), ``links`` and ``ef_construction`` (faiss_hnsw) or ``lists``
-            (faiss_ivf).
+        parameters: ``seed``, and ``trees`` (annoy), ``links`` and ``ef_construction`` (faiss_hnsw…) or ``lists``
+            (faiss_ivf…).
         vectors: [item_count, dim] float32, unit length.
         path: file to make.
         tell: called with the name of each step.
@@ -39,4 +39,4 @@ def build_file(
     if kind == "annoy":
         annoy_index.write(parameters, vectors, path, tell)
     else:
-        faiss_index.write(kind, parameters, vectors, path, tell)
+        faiss_build.write(kind, parameters, vectors, path, tell)

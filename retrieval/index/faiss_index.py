@@ -1,17 +1,19 @@
-"""FAISS: a graph of neighbours, or inverted lists, mapped from disk."""
+"""FAISS: a graph of neighbours, or inverted lists, mapped from disk.
+
+Both hold a copy of every vector: as float32, or in fewer bytes (`retrieval.index.faiss_storage`).
+"""
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retrieval.index.annoy_index import sample_rows
-from retrieval.index.errors import FaissMissing, IndexBuildError
+from retrieval.index.errors import FaissMissing
 from retrieval.index.hits import Hits
 
 _HEADER = struct.Struct("<4siqqqBi")
@@ -28,11 +30,6 @@ _ROWS_A_RESULT = 10
 
 _LISTS_GROWTH = 1.2
 """At equal recall, the number of lists grows as the number of results to this power (benchmarks/index/filters.py)."""
-
-_ROWS_AT_ONCE = 20_000
-"""Number of rows between two reports of progress."""
-_TRAINING_ROWS_A_LIST = 64
-"""Rows that k-means is trained on, for each list. More rows take longer and hardly move the centroids."""
 
 
 def import_faiss() -> Any:
@@ -51,7 +48,7 @@ def import_faiss() -> Any:
     return faiss
 
 
-class _FaissIndex:
+class FaissIndex:
     """Base of the FAISS indexes; see `retrieval.index.registry.Index`.
 
     The budget is passed with each search, so that searches with different budgets can run at the same time.
@@ -87,8 +84,7 @@ class _FaissIndex:
 
     def search(self, queries: np.ndarray, k: int, budget: int) -> list[Hits]:
         """Returns the hits of each query; see `retrieval.index.registry.Index.search`."""
-        parameters = self._cached_parameters(budget)
-        scores, rows = self._index.search(np.ascontiguousarray(queries), k, params=parameters)  # both [n, k]
+        scores, rows = self._search(queries, k, budget)
         # FAISS sorts by score alone. An empty position is row -1 with the worst score.
         if not (scores[:, 1:] < scores[:, :-1]).all():
             order = np.lexsort((rows, -scores), axis=-1)  # [n, k], by score, then by row
@@ -96,6 +92,14 @@ class _FaissIndex:
         np.clip(scores, -1.0, 1.0, out=scores)
         counts = np.count_nonzero(rows >= 0, axis=-1).tolist()  # [n]
         return [Hits(r[:count], s[:count]) for r, s, count in zip(rows, scores, counts, strict=True)]
+
+    def cost(self, k: int, budget: int) -> float:
+        """Returns the cost of a search; see `retrieval.index.registry.Index.cost`."""
+        raise NotImplementedError
+
+    def _search(self, queries: np.ndarray, k: int, budget: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns scores and rows as FAISS finds them: [n, k] float32 and [n, k] int64, -1 in empty positions."""
+        return self._index.search(np.ascontiguousarray(queries), k, params=self._cached_parameters(budget))
 
     def _cached_parameters(self, budget: int) -> Any:
         # Most searches have the budget of the bundle, and a new object takes a tenth of a short search. The pair is one
@@ -125,7 +129,7 @@ class _FaissIndex:
         raise NotImplementedError
 
 
-class HnswIndex(_FaissIndex):
+class HnswIndex(FaissIndex):
     """A graph of near neighbours (Malkov and Yashunin 2016); the budget is ``efSearch``, the candidates of a search."""
 
     _letters = b"IHNf"
@@ -133,8 +137,12 @@ class HnswIndex(_FaissIndex):
 
     def _check_vectors(self, vectors: np.ndarray) -> None:
         for row in sample_rows(len(vectors)).tolist():
-            if not np.array_equal(self._index.reconstruct(row), vectors[row]):
+            if not np.array_equal(self._index.reconstruct(row), self._stored(vectors[row])):
                 raise ValueError(f"its vector {row} is not that of vectors.npy: another catalogue")
+
+    def _stored(self, vector: np.ndarray) -> np.ndarray:
+        """Returns the vector that the index holds for a vector of the catalogue: [dimension] float32 each."""
+        return vector
 
     def _parameters(self, budget: int) -> Any:
         return self._faiss.SearchParametersHNSW(efSearch=min(budget, self._item_count))
@@ -148,16 +156,17 @@ class HnswIndex(_FaissIndex):
         return math.ceil(budget * max(1.0, fetch / k))
 
 
-class IvfIndex(_FaissIndex):
+class IvfIndex(FaissIndex):
     """Inverted lists (Sivic and Zisserman 2003): rows grouped by nearest centroid. ``nprobe`` lists are scanned."""
 
     _letters = b"IwFl"
     _class_name = "IndexIVFFlat"
+    _number_bytes = 4
 
     def _check_vectors(self, vectors: np.ndarray) -> None:
         lists = self._faiss.downcast_InvertedLists(self._index.invlists)
         # A file whose lists are on disk names another file to read them from.
-        if type(lists).__name__ != "ArrayInvertedLists" or lists.code_size != vectors.shape[1] * 4:
+        if type(lists).__name__ != "ArrayInvertedLists" or lists.code_size != vectors.shape[1] * self._number_bytes:
             raise ValueError(f"its lists are {type(lists).__name__} of {lists.code_size} bytes a row")
         for number in sample_rows(lists.nlist).tolist():
             size = lists.list_size(number)
@@ -165,9 +174,13 @@ class IvfIndex(_FaissIndex):
                 continue
             rows = self._faiss.rev_swig_ptr(lists.get_ids(number), size)  # [size] int64
             codes = self._faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size)
-            stored = codes.view(np.float32).reshape(size, -1)  # [size, dimension]
-            if rows.min() < 0 or rows.max() >= len(vectors) or not np.array_equal(stored, vectors[rows]):
+            codes = codes.reshape(size, -1)  # [size, code_size] uint8
+            if rows.min() < 0 or rows.max() >= len(vectors) or not np.array_equal(codes, self._codes(vectors[rows])):
                 raise ValueError(f"list {number} holds other vectors than those of vectors.npy: another catalogue")
+
+    def _codes(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns the bytes that the index holds for vectors of the catalogue: [n, code_size] uint8."""
+        return vectors.view(np.uint8)
 
     def _parameters(self, budget: int) -> Any:
         return self._faiss.SearchParametersIVF(nprobe=min(budget, self._index.nlist))
@@ -181,47 +194,3 @@ class IvfIndex(_FaissIndex):
     def raise_budget(self, budget: int, k: int, fetch: int) -> int:
         """Returns the budget for more results; see `retrieval.index.registry.Index.raise_budget`."""
         return math.ceil(budget * max(1.0, fetch / k) ** _LISTS_GROWTH)
-
-
-def write(
-    kind: str, parameters: Mapping[str, int], vectors: np.ndarray, path: Path, tell: Callable[[str], None]
-) -> None:
-    """Writes an index file; see `retrieval.index.build.build_file`."""
-    faiss = import_faiss()
-    item_count, dimension = vectors.shape
-    threads = faiss.omp_get_max_threads()
-    # With more threads, nodes are linked and centroids summed in an order that differs from run to run.
-    faiss.omp_set_num_threads(1)
-    try:
-        if kind == "faiss_hnsw":
-            index = faiss.IndexHNSWFlat(dimension, parameters["links"], faiss.METRIC_INNER_PRODUCT)
-            index.hnsw.efConstruction = parameters["ef_construction"]
-            index.hnsw.rng = faiss.RandomGenerator(parameters["seed"])
-        else:
-            index = _train_lists(faiss, parameters, vectors, tell)
-        for start in range(0, item_count, _ROWS_AT_ONCE):
-            tell(f"adding row {start:,} of {item_count:,}")
-            index.add(np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE]))
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:
-        raise IndexBuildError(f"cannot write the index to {path}: {error}") from error
-    finally:
-        faiss.omp_set_num_threads(threads)
-
-
-def _train_lists(faiss: Any, parameters: Mapping[str, int], vectors: np.ndarray, tell: Callable[[str], None]) -> Any:
-    """Returns a trained, empty `faiss.IndexIVFFlat`; it owns its quantizer."""
-    item_count, dimension = vectors.shape
-    lists = parameters["lists"]
-    quantizer = faiss.IndexFlatIP(dimension)
-    index = faiss.IndexIVFFlat(quantizer, dimension, lists, faiss.METRIC_INNER_PRODUCT)
-    index.own_fields = True
-    quantizer.this.disown()
-    index.cp.seed = parameters["seed"]
-    index.cp.min_points_per_centroid = 1  # no warning about small catalogues
-    index.cp.max_points_per_centroid = _TRAINING_ROWS_A_LIST
-    sampled = min(item_count, lists * _TRAINING_ROWS_A_LIST)
-    rows = np.random.default_rng(parameters["seed"]).permutation(item_count)[:sampled]
-    tell(f"choosing {lists:,} centroids from {sampled:,} rows")
-    index.train(np.ascontiguousarray(vectors[np.sort(rows)]))
-    return index

@@ -6,6 +6,9 @@
 | faiss_hnsw | FAISS's graph (Malkov and Yashunin 2016) over the vectors | ``efSearch``: candidates to keep         |
 | faiss_ivf  | FAISS's inverted lists of the nearest k-means centroids   | ``nprobe``: lists to scan                |
 
+Both FAISS kinds hold the vectors as float32. ``faiss_hnsw_float16``, ``faiss_hnsw_int8``, ``faiss_ivf_float16`` and
+``faiss_ivf_int8`` hold them in fewer bytes (`retrieval.index.faiss_storage`), and are alike otherwise.
+
 A larger budget has a higher recall and takes longer. A file is checked before the first search: kind, metric,
 dimension, item count, and a sample of its vectors. None of the formats holds code: both libraries read numbers into
 arrays.
@@ -21,6 +24,7 @@ import numpy as np
 
 from retrieval.index.annoy_index import AnnoyIndex
 from retrieval.index.faiss_index import HnswIndex, IvfIndex
+from retrieval.index.faiss_storage import Float16HnswIndex, Float16IvfIndex, Int8HnswIndex, Int8IvfIndex
 from retrieval.index.hits import Hits
 
 METRIC = "angular"
@@ -56,7 +60,15 @@ KINDS: Mapping[str, Callable[[Path, np.ndarray], Index]] = {
     "annoy": AnnoyIndex,
     "faiss_hnsw": HnswIndex,
     "faiss_ivf": IvfIndex,
+    "faiss_hnsw_float16": Float16HnswIndex,
+    "faiss_hnsw_int8": Int8HnswIndex,
+    "faiss_ivf_float16": Float16IvfIndex,
+    "faiss_ivf_int8": Int8IvfIndex,
 }
+
+
+STRUCTURES = ("annoy", "faiss_hnsw", "faiss_ivf")
+"""The kinds that hold the vectors as float32, which a recipe names as ``index.kind``."""
 
 
 def open_index(kind: str, metric: str, path: Path, vectors: np.ndarray) -> Index:

@@ -10,6 +10,7 @@ import numpy as np
 from retrieval.bundle.catalogue.parts import paths_of, read_items, read_vectors
 from retrieval.bundle.features.schema import Columns, read_schema, text_encoder_specs
 from retrieval.bundle.layout import ITEMS, QUERY_TOWER, VECTORS, VOCABULARIES
+from retrieval.bundle.manifest import Manifest
 from retrieval.inference.query_tower import QueryTower
 from retrieval.inference.text_encoder import open_text_encoders
 from retrieval.store.store import BundleStore
@@ -44,12 +45,8 @@ class DeployedBundle:
             OSError, ValueError, KeyError, RuntimeError: a file cannot be read, although it is as published.
         """
         manifest = store.manifest(version)
-        store.verify(version, [QUERY_TOWER, *paths_of(manifest, VECTORS, ITEMS), VOCABULARIES])
-        specs = text_encoder_specs(manifest.feature_schema)
-        store.verify(version, [path for spec in specs for path in (spec.tokenizer_path, spec.encoder_path)])
-        folder = store.path(version)
-        schema = read_schema(folder, manifest.feature_schema)
-        tower = QueryTower(folder / QUERY_TOWER, schema, open_text_encoders(folder, schema), manifest.dimension)
+        store.verify(version, paths_of(manifest, VECTORS, ITEMS))
+        tower, folder = open_query_tower(store, manifest), store.path(version)
         return DeployedBundle(version, tower, read_vectors(folder, manifest), read_items(folder, manifest, {}).ids)
 
     def embed(self, columns: Columns, row_count: int) -> np.ndarray:
@@ -76,3 +73,24 @@ class DeployedBundle:
             rows_by_id: rows of the other catalogue by external id.
         """
         return np.array([rows_by_id.get(item_id, -1) for item_id in self.item_ids], dtype=np.int64)
+
+
+def open_query_tower(store: BundleStore, manifest: Manifest, thread_count: int = 1) -> QueryTower:
+    """Returns the query tower of a bundle, after verifying its files.
+
+    Args:
+        store: store of the bundle.
+        manifest: manifest of the bundle.
+        thread_count: number of threads that will call the tower at once.
+
+    Raises:
+        BundleRefused: a file is missing or damaged.
+        OSError, ValueError, KeyError, RuntimeError: a file cannot be read, although it is as published.
+    """
+    specs = text_encoder_specs(manifest.feature_schema)
+    texts = [path for spec in specs for path in (spec.tokenizer_path, spec.encoder_path)]
+    store.verify(manifest.bundle_version, [QUERY_TOWER, VOCABULARIES, *texts])
+    folder = store.path(manifest.bundle_version)
+    schema = read_schema(folder, manifest.feature_schema)
+    encoders = open_text_encoders(folder, schema, thread_count)
+    return QueryTower(folder / QUERY_TOWER, schema, encoders, manifest.dimension, thread_count)

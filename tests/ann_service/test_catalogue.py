@@ -236,7 +236,13 @@ def with_index(kind: str, budget: int, **parameters: int) -> dict[str, Any]:
     }
 
 
-KINDS = [with_index("faiss_ivf", 9, lists=10), with_index("faiss_hnsw", 100, links=8, ef_construction=40), {}]
+KINDS = [
+    with_index("faiss_ivf", 9, lists=10),
+    with_index("faiss_hnsw", 100, links=8, ef_construction=40),
+    with_index("faiss_ivf_int8", 9, lists=10),
+    with_index("faiss_hnsw_float16", 100, links=8, ef_construction=40),
+    {},
+]
 
 
 def test_swaps_from_one_kind_of_index_to_another(store: FolderStore) -> None:
@@ -255,6 +261,9 @@ def test_swaps_from_one_kind_of_index_to_another(store: FolderStore) -> None:
         {**KINDS[0], "index": build_index},  # an Annoy file under the name of another kind
         {**KINDS[0], "index": lambda vectors, path: KINDS[0]["index"](vectors[::-1].copy(), path)},
         {**KINDS[1], "index": KINDS[0]["index"]},
+        {**KINDS[2], "index": KINDS[0]["index"]},
+        {**KINDS[2], "index": with_index("faiss_ivf_float16", 9, lists=10)["index"]},
+        {**KINDS[3], "index": lambda vectors, path: KINDS[3]["index"](vectors[::-1].copy(), path)},
         {**KINDS[1], "index": lambda vectors, path: path.write_bytes(b"IHNf")},
     ],
 )
@@ -276,7 +285,7 @@ def test_faiss_bundle_without_the_package_is_refused_with_what_to_install(
         raise FaissMissing("it needs the package faiss-cpu")
 
     good = write_bundle(store)
-    monkeypatch.setattr("retrieval.index.faiss_index._FaissIndex.__init__", missing)
+    monkeypatch.setattr("retrieval.index.faiss_index.FaissIndex.__init__", missing)
     with ann_service(store) as service:
         service.wait_for_bundle(good.bundle_version)
         problem = service.wait_for_problem(write_bundle(store, **KINDS[0]).bundle_version)

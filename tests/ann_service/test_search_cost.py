@@ -30,6 +30,10 @@ PARAMETERS = {
     "faiss_ivf": {"lists": 400, "seed": 3},
 }
 BUDGETS = {"annoy": 600, "faiss_hnsw": 60, "faiss_ivf": 14}
+for _structure in ("faiss_hnsw", "faiss_ivf"):
+    for _storage in ("float16", "int8"):
+        for _values in (PARAMETERS, BUDGETS):
+            _values[f"{_structure}_{_storage}"] = _values[_structure]
 _FOLDER = TemporaryDirectory()
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
 

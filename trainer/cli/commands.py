@@ -18,6 +18,7 @@ from trainer.cli.embed_command import embed_items
 from trainer.cli.graded_search_commands import evaluate_graded
 from trainer.cli.index_commands import tune_index
 from trainer.cli.quality_command import quality
+from trainer.cli.recommend_command import recommend
 from trainer.cli.rich_progress import RichProgress
 from trainer.cli.store_commands import (
     Json,
@@ -259,7 +260,19 @@ def publish(run: Path, /, *, store: Store, promote: bool = False, force: bool = 
     report_published(opened, manifest, promote=promote, force=force)
 
 
-for command in (init, tune, quality, tune_index, bundles, promote_bundle, rollback, add_items, embed_items, prune):
+for command in (
+    init,
+    tune,
+    quality,
+    tune_index,
+    recommend,
+    bundles,
+    promote_bundle,
+    rollback,
+    add_items,
+    embed_items,
+    prune,
+):
     app.command(command)
 
 

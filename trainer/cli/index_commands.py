@@ -21,6 +21,7 @@ from trainer.errors import RunError
 from trainer.recipe.recipe import Index
 
 Kind = Literal["annoy", "faiss_hnsw", "faiss_ivf"]
+Storage = Literal["float32", "float16", "int8"]
 _QUERIES = 200
 """Number of queries on which recall and search time are measured."""
 
@@ -30,6 +31,7 @@ def tune_index(
     store: Store,
     bundle: str | None = None,
     kinds: Annotated[list[Kind] | None, Parameter(consume_multiple=True)] = None,
+    storages: Annotated[list[Storage] | None, Parameter(consume_multiple=True)] = None,
     min_recall: float = 0.95,
     out: Path = Path("index.html"),
     as_json: Json = False,
@@ -45,6 +47,7 @@ def tune_index(
         store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
         bundle: Version of the bundle whose vectors are indexed. Default: the live bundle.
         kinds: Kinds of index to compare. Default: all that are installed.
+        storages: How FAISS indexes hold the vectors: float32, float16 or int8; several are compared. Default: float32.
         min_recall: Recall of the exact 100 nearest items that the recommended index reaches, above 0 and at most 1.
         out: HTML page to write, with plots of recall against search time, size and build time.
         as_json: Print all measurements as JSON on stdout.
@@ -67,7 +70,11 @@ def tune_index(
 
     queries = np.concatenate([golden_queries, perturb_items(vectors, golden_queries, _QUERIES - len(golden_queries))])
     with RichProgress().working("measuring") as tell, tempfile.TemporaryDirectory() as temporary:
-        settings = [Index(kind=kind) for kind in kinds or _installed_kinds()]
+        settings = [
+            Index(kind=kind, storage=storage)
+            for kind in kinds or _installed_kinds()
+            for storage in ((storages or ["float32"]) if kind != "annoy" else ["float32"])
+        ]
         measured, exact_scan = sweep(vectors, queries, settings, Path(temporary), tell)
     rows = []
     for index in measured:

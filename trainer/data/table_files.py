@@ -1,13 +1,16 @@
-"""Tells tables in CSV, Parquet and JSON apart, and reads the mappings of JSON files."""
+"""Tells tables in CSV, Parquet and JSON apart, and reads their columns as they are written."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
+from trainer.data.csv_file import UNREADABLE, CsvFile, explain, not_utf8
 from trainer.errors import DataError
 
 JSON_ID, JSON_VALUES = "id", "values"
@@ -47,7 +50,7 @@ def parquet_parts(path: Path) -> list[Path]:
 
 def show(cell: object) -> str:
     """Returns the text of a cell for messages."""
-    return "an empty cell" if cell is None else repr(cell)
+    return "an empty cell" if cell is None else repr(cell.to_list() if isinstance(cell, pl.Series) else cell)
 
 
 class _Object(tuple[tuple[str, Any], ...]):
@@ -98,3 +101,63 @@ def _json_cell(value: Any, path: Path, key: str, name: str) -> str | list[str] |
 
 def _json_text(value: str | float | bool) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def column_names(path: Path, separator: str = ",", quote: str = '"') -> list[str]:
+    """Returns the names of the columns of a table.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    with explained(path):
+        whole = read_json(path) if kind_of(path) == "json" else None
+        return _names(path, whole, CsvFile(path, separator, quote))
+
+
+def _names(path: Path, whole: pl.DataFrame | None, csv_file: CsvFile) -> list[str]:
+    if whole is not None:
+        return whole.columns
+    if kind_of(path) == "csv":
+        return csv_file.header()
+    return pl.scan_parquet(parquet_parts(path)).collect_schema().names()
+
+
+def frames_of(path: Path, columns: Sequence[str], csv_file: CsvFile, rows: int | None = None) -> Iterator[pl.DataFrame]:
+    """Yields the named columns of a table file, in frames of about `rows` rows, after checking that they exist.
+
+    `explained` has to surround each use of it.
+
+    Args:
+        path: Path of the table.
+        columns: Names of the columns to read.
+        csv_file: The same file as a CSV; it is used if it is one.
+        rows: Number of rows of a frame. Default: all rows in few frames.
+    """
+    kind, wanted = kind_of(path), list(dict.fromkeys(columns))
+    whole = read_json(path) if kind == "json" else None
+    names = _names(path, whole, csv_file)
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        separates = f", if {csv_file.separator!r} separates them: see `separator` in the recipe"
+        hint = separates if len(names) == 1 and kind == "csv" else ""
+        raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}{hint}")
+    if kind == "csv":
+        yield from csv_file.frames(wanted) if rows is None else csv_file.frames(wanted, rows)
+    elif whole is not None:
+        yield whole.select(wanted)
+    else:
+        lazy = pl.scan_parquet(parquet_parts(path)).select(wanted)
+        yield from [lazy.collect()] if rows is None else lazy.collect_batches(chunk_size=rows, maintain_order=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the errors of a file that cannot be read, inside the context, into `DataError`."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise not_utf8(path) from error
+    except (pl.exceptions.PolarsError, *UNREADABLE) as error:
+        raise DataError(
+            f"{path}: cannot be read: {explain(error)}; check its separator and quotes, or save it anew"
+        ) from error

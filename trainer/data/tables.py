@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from trainer.data.cells import Note, to_ids, to_lists, to_numbers, to_seconds, to_times, why_not_numbers
-from trainer.data.csv_file import UNREADABLE, CsvFile, explain, not_utf8
-from trainer.data.table_files import kind_of, parquet_parts, read_json, show
+from trainer.data.csv_file import CsvFile
+from trainer.data.table_files import explained, frames_of, kind_of, show
 from trainer.errors import DataError
 
 _ADVICE = "fill it in or remove the row"
@@ -38,8 +37,8 @@ class Table:
             DataError: The file cannot be read, a line has too many or too few cells, or a column is absent.
         """
         csv_file = CsvFile(path, separator, quote)
-        with _explained(path):
-            frames = list(_frames(path, columns, csv_file))
+        with explained(path):
+            frames = list(frames_of(path, columns, csv_file))
         self._hold(path, pl.concat(frames) if frames else pl.DataFrame(), 0, csv_file)
 
     @staticmethod
@@ -50,10 +49,10 @@ class Table:
             DataError: As for the constructor; raised at the block that holds the bad cells.
         """
         csv_file = CsvFile(path, separator, quote)
-        frames = _frames(path, columns, csv_file, rows)
+        frames = frames_of(path, columns, csv_file, rows)
         first_row = 0
         while True:
-            with _explained(path):
+            with explained(path):
                 frame = next((each for each in frames if each.height), None)
             if frame is None and first_row:
                 return
@@ -116,7 +115,7 @@ class Table:
             series = self._cast(column, pl.String)
         series = series.replace("", None)
         if required:
-            self._refuse(column, series.is_null(), f"where every row needs a value; {advice}")
+            self.refuse(column, series.is_null(), f"where every row needs a value; {advice}")
         return series
 
     def strings(self, column: str, *, required: bool = False) -> pl.Series:
@@ -127,7 +126,7 @@ class Table:
         """
         series = self._cast(column, pl.String)
         if required and series.null_count():
-            self._refuse(column, series.is_null(), f"where every row needs a value; {_ADVICE}")
+            self.refuse(column, series.is_null(), f"where every row needs a value; {_ADVICE}")
         return series
 
     def floats(self, column: str, *, required: bool = False, decimal: str = "") -> pl.Series:
@@ -142,16 +141,16 @@ class Table:
         bad = (series.is_null() & raw.is_not_null()) | series.is_nan() | series.is_infinite()
         if decimal:
             what = f"is not a number with {decimal!r} before its decimals; mend it, or `decimal` in the recipe"
-            self._refuse(column, bad.fill_null(value=False), what)
+            self.refuse(column, bad.fill_null(value=False), what)
         elif is_text and bad.any():
-            self._refuse(column, *why_not_numbers(raw, bad.fill_null(value=False)))
-        self._refuse(
+            self.refuse(column, *why_not_numbers(raw, bad.fill_null(value=False)))
+        self.refuse(
             column,
             bad.fill_null(value=False),
             "is not a finite number; mend it (such as 12.5), leave it empty, or list it as missing in the recipe",
         )
         if required:
-            self._refuse(column, series.is_null(), "where every row needs a number; fill it in or remove the row")
+            self.refuse(column, series.is_null(), "where every row needs a number; fill it in or remove the row")
         return series
 
     def ints(self, column: str, *, decimal: str = "") -> pl.Series:
@@ -165,7 +164,7 @@ class Table:
         # "1995.0" is a whole number too: some programs write every number as a float.
         series = series.fill_null(floats.cast(pl.Int64, strict=False))
         bad = ((series.cast(pl.Float64) - floats).abs() > 0) | (series.is_null() & floats.is_not_null())
-        self._refuse(
+        self.refuse(
             column, bad.fill_null(value=False), "is not a whole number; mend it, or give the attribute type float"
         )
         return series
@@ -177,7 +176,7 @@ class Table:
             DataError: A cell is missing, or is not one of `allowed`.
         """
         series = self.strings(column, required=True)
-        self._refuse(column, ~series.is_in(allowed), f"is not one of {', '.join(allowed)}; mend it or remove the row")
+        self.refuse(column, ~series.is_in(allowed), f"is not one of {', '.join(allowed)}; mend it or remove the row")
         return series
 
     def string_lists(self, column: str, separator: str) -> pl.Series:
@@ -215,7 +214,7 @@ class Table:
         bad = (series.is_null() | series.is_nan() | series.is_infinite()).fill_null(value=True)
         if not required:
             bad &= raw.is_not_null()
-        self._refuse(
+        self.refuse(
             column, bad, "is not a time; write seconds since 1970 or 2026-11-24T03:16:45, the same way in every row"
         )
         return series
@@ -227,7 +226,7 @@ class Table:
             DataError: Two rows have the same id; the message names them.
         """
         series = self.ids(column)
-        self._refuse(column, series.is_duplicated(), "is in several rows; keep one of them")
+        self.refuse(column, series.is_duplicated(), "is in several rows; keep one of them")
 
     def place(self, row: int) -> str:
         """Returns where a row of this table is in its file, such as ``"line 12"``."""
@@ -244,7 +243,8 @@ class Table:
 
         return note
 
-    def _refuse(self, column: str, bad: pl.Series, what: str) -> None:
+    def refuse(self, column: str, bad: pl.Series, what: str) -> None:
+        """Raises a `DataError` if `bad`, [n] bool, is true of a cell; `what` ends its sentence about these cells."""
         rows = bad.arg_true().to_list()
         if not rows:
             return
@@ -262,37 +262,3 @@ class Table:
                 f"{self.path}, column {column!r}: its type {raw.dtype} cannot be read here; write it as text or "
                 "numbers, or give the attribute type string_list where it holds lists"
             ) from error
-
-
-def _frames(path: Path, columns: Sequence[str], csv_file: CsvFile, rows: int | None = None) -> Iterator[pl.DataFrame]:
-    """Yields the named columns of a table file, in frames of about `rows` rows, after checking that they exist."""
-    kind, wanted = kind_of(path), list(dict.fromkeys(columns))
-    whole = read_json(path) if kind == "json" else None
-    if kind == "csv":
-        names = csv_file.header()
-    else:
-        names = pl.scan_parquet(parquet_parts(path)).collect_schema().names() if whole is None else whole.columns
-    absent = [name for name in wanted if name not in names]
-    if absent:
-        separates = f", if {csv_file.separator!r} separates them: see `separator` in the recipe"
-        hint = separates if len(names) == 1 and kind == "csv" else ""
-        raise DataError(f"{path}: no column {', '.join(map(repr, absent))}; its columns are {names}{hint}")
-    if kind == "csv":
-        yield from csv_file.frames(wanted) if rows is None else csv_file.frames(wanted, rows)
-    elif whole is not None:
-        yield whole.select(wanted)
-    else:
-        lazy = pl.scan_parquet(parquet_parts(path)).select(wanted)
-        yield from [lazy.collect()] if rows is None else lazy.collect_batches(chunk_size=rows, maintain_order=True)
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UnicodeError as error:
-        raise not_utf8(path) from error
-    except (pl.exceptions.PolarsError, *UNREADABLE) as error:
-        raise DataError(
-            f"{path}: cannot be read: {explain(error)}; check its separator and quotes, or save it anew"
-        ) from error

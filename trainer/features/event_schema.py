@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,24 @@ def history_columns(
         requests: Events after those of the histories; the time of each user's first one is the time of the request.
             Default: requests without times. The time is also missing for users without such an event.
     """
-    starts = known.starts(len(dataset.user_ids))
-    ids = dataset.items.ids
+    columns = histories_of(schema, dataset.items.ids, known, known.starts(len(dataset.user_ids)), users)
+    if requests is not None and any(isinstance(feature, RequestTime) for feature in schema.features):
+        columns[REQUEST_TIME] = request_times(requests, users, len(dataset.user_ids))
+    return columns
+
+
+def histories_of(
+    schema: FeatureSchema, item_ids: Sequence[str], known: Events, starts: np.ndarray, users: np.ndarray
+) -> dict[str, list[Any]]:
+    """Returns the raw histories and event features of users: a list of n values by name.
+
+    Args:
+        schema: Schema of the query tower.
+        item_ids: Ids of the items, by their rows in the events.
+        known: Events of the histories, oldest first.
+        starts: [user_count + 1] row of each user's first event in `known`, as `Events.starts` returns them.
+        users: [n] rows of the users.
+    """
     columns: dict[str, list[Any]] = {}
     for history in schema.features:
         if not isinstance(history, History):
@@ -135,13 +152,11 @@ def history_columns(
         # One more time gives the gap of the oldest event.
         count = history.max_values + any(isinstance(value, HistoryTimes) for value in values)
         bounds = [(max(starts[u], starts[u + 1] - count), starts[u + 1]) for u in users]
-        columns[history.name] = [[ids[item] for item in known.items[start:end]] for start, end in bounds]
+        columns[history.name] = [[item_ids[item] for item in known.items[start:end]] for start, end in bounds]
         for value in values:
             given = known.times if isinstance(value, HistoryTimes) else known.attributes.get(attribute_of(value))
             if given is not None:
                 columns[value.name] = [given[start:end].tolist() for start, end in bounds]
-    if requests is not None and any(isinstance(feature, RequestTime) for feature in schema.features):
-        columns[REQUEST_TIME] = request_times(requests, users, len(dataset.user_ids))
     return columns
 
 

@@ -96,16 +96,16 @@ def build(
     candidates = part_paths(candidate, settings.shards)
     for number, parameters in enumerate(grid, 1):
         tell_named = _named(f"index {number} of {len(grid)}: ", tell)
-        write_index(settings.kind, parameters, vectors, candidate, tell_named, settings.shards)
-        index = open_indexes(settings.kind, METRIC, candidate, vectors, settings.shards)
+        write_index(settings.file_kind, parameters, vectors, candidate, tell_named, settings.shards)
+        index = open_indexes(settings.file_kind, METRIC, candidate, vectors, settings.shards)
         tell_named("measuring recall")
-        for budget in budgets(settings.kind, parameters, len(vectors) // settings.shards):
+        for budget in budgets(settings.file_kind, parameters, len(vectors) // settings.shards):
             cost = index.cost(recall.NEIGHBOURS, budget)
             if best is not None and cost >= best[0]:
                 break
             measured = recall.index_recall(index, queries, exact, budget)
             if measured >= settings.min_recall_at_100:
-                best = cost, IndexSpec(settings.kind, METRIC, parameters, budget, measured)
+                best = cost, IndexSpec(settings.file_kind, METRIC, parameters, budget, measured)
                 # A rename, not a copy: an index that is open on the old file would crash if it were overwritten.
                 for built, target in zip(candidates, part_paths(path, settings.shards), strict=True):
                     built.replace(target)
@@ -114,7 +114,7 @@ def build(
             built.unlink(missing_ok=True)
     if best is None:
         raise ExportError(
-            f"no {settings.kind} index of {grid} reaches recall {settings.min_recall_at_100}; "
+            f"no {settings.file_kind} index of {grid} reaches recall {settings.min_recall_at_100}; "
             f"add larger values to {_KEY_TO_RAISE[settings.kind]}"
         )
     return best[1]
@@ -160,7 +160,7 @@ def budgets(kind: str, parameters: Mapping[str, int], item_count: int) -> list[i
     match kind:
         case "annoy":  # the last budget inspects every leaf of every tree
             first, last = recall.NEIGHBOURS, max(recall.NEIGHBOURS, 2 * item_count * parameters["trees"])
-        case "faiss_hnsw":
+        case _ if kind.startswith("faiss_hnsw"):
             first, last = recall.NEIGHBOURS, max(recall.NEIGHBOURS, item_count)
         case _:
             first, last = 1, parameters["lists"]

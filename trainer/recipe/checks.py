@@ -49,6 +49,11 @@ def check(recipe: Recipe, source: str) -> None:
         _check_ensemble(recipe, source)
     _check_split(recipe, source)
     _check_attribute_names(recipe, source)
+    if recipe.index.storage != "float32" and recipe.index.kind == "annoy":
+        raise RecipeError(
+            f"{source}: index.storage is {recipe.index.storage}, and annoy holds float32 alone; set index.kind to "
+            "faiss_ivf or faiss_hnsw, or leave storage out"
+        )
 
 
 def _check_features(recipe: Recipe, source: str) -> None:

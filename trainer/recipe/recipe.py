@@ -65,6 +65,8 @@ class Index:
 
     Attributes:
         kind: Kind of index. Both FAISS kinds need the extra ``faiss``, in the trainer and in the ANN service.
+        storage: How a FAISS index holds the vectors. ``float16`` and ``int8`` take a half and a quarter of the memory
+            of ``float32``; what they find is scored with the exact vectors.
         min_recall_at_100: Recall that the published index has to reach; the cheapest setting that does is published.
         trees: Numbers of trees to try, for ``annoy``.
         links: Numbers of links of a node to try, for ``faiss_hnsw`` (M in FAISS; twice as many in the lowest layer).
@@ -75,12 +77,18 @@ class Index:
     """
 
     kind: Literal["annoy", "faiss_hnsw", "faiss_ivf"] = "annoy"
+    storage: Literal["float32", "float16", "int8"] = "float32"
     min_recall_at_100: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     trees: Annotated[tuple[Positive, ...], Field(min_length=1)] = (10, 25, 50, 100)
     links: Annotated[tuple[Annotated[int, Field(ge=2, le=256)], ...], Field(min_length=1)] = (16, 32)
     ef_construction: Annotated[int, Field(ge=8, le=4096)] = 100
     lists: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = ()
     shards: Annotated[int, Field(ge=1, le=1000)] = 1
+
+    @property
+    def file_kind(self) -> str:
+        """Kind of the index file in `retrieval.index.registry`, such as ``faiss_ivf`` or ``faiss_ivf_int8``."""
+        return self.kind if self.storage == "float32" else f"{self.kind}_{self.storage}"
 
 
 BaselineKey = Literal["popularity", "recent_popularity", "item_knn", "ease", "ease_with_recency", "ials"]

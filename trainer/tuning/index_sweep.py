@@ -55,11 +55,12 @@ class MeasuredIndex:
     """An index of one kind with one set of parameters, and its measurements.
 
     Attributes:
-        kind: Kind of index, see `retrieval.index.registry`.
+        kind: Kind of index, as `index.kind` of a recipe.
         parameters: Parameters that the index was built with.
         build_s: Build time in seconds.
         bytes_per_item: Size of the index file in bytes, divided by the number of items.
         points: Recall and search time at each measured budget, ascending by budget.
+        storage: How the index holds the vectors: ``float32``, ``float16`` or ``int8``.
     """
 
     kind: str
@@ -67,12 +68,14 @@ class MeasuredIndex:
     build_s: float
     bytes_per_item: float
     points: Sequence[Point]
+    storage: str = "float32"
 
     @property
     def name(self) -> str:
-        """Name of the index for people: its kind and parameters."""
+        """Name of the index for people: its kind, its storage unless that is float32, and its parameters."""
         shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.parameters.items())
-        return f"{self.kind}, {shown.split(', seed')[0]}"
+        stored = "" if self.storage == "float32" else f" {self.storage}"
+        return f"{self.kind}{stored}, {shown.split(', seed')[0]}"
 
     def cheapest(self, min_recall: float) -> Point | None:
         """Returns the point with the smallest budget whose recall is at least `min_recall`; None if there is none."""
@@ -133,15 +136,15 @@ def sweep(
     path = folder / "index"
     for of_kind in settings:
         for parameters in index_selection.parameter_grid(of_kind, len(vectors), seed):
-            tell(f"{of_kind.kind} {parameters}")
+            tell(f"{of_kind.file_kind} {parameters}")
             started = time.perf_counter()
-            index_selection.write_index(of_kind.kind, parameters, vectors, path, tell)
+            index_selection.write_index(of_kind.file_kind, parameters, vectors, path, tell)
             build_s = time.perf_counter() - started
-            opened = open_index(of_kind.kind, METRIC, path, vectors)
-            budgets = index_selection.budgets(of_kind.kind, parameters, len(vectors))
+            opened = open_index(of_kind.file_kind, METRIC, path, vectors)
+            budgets = index_selection.budgets(of_kind.file_kind, parameters, len(vectors))
             points = _measure_points(opened, vectors, queries, exact, budgets, max(_SLOW_US, 4 * exact_scan.median_us))
             size = path.stat().st_size / len(vectors)
-            measured.append(MeasuredIndex(of_kind.kind, parameters, build_s, size, points))
+            measured.append(MeasuredIndex(of_kind.kind, parameters, build_s, size, points, of_kind.storage))
             path.unlink()  # the mapped file stays readable until the index is dropped
     return measured, exact_scan
 
@@ -177,7 +180,8 @@ def to_recipe(chosen: MeasuredIndex, min_recall: float) -> str:
         for name, value in chosen.parameters.items()
         if name != "seed"
     }
-    table = {"kind": chosen.kind, "min_recall_at_100": min_recall, **parameters}
+    storage = {} if chosen.storage == "float32" else {"storage": chosen.storage}
+    table = {"kind": chosen.kind, **storage, "min_recall_at_100": min_recall, **parameters}
     return tomlkit.dumps({"index": table}).strip()
 
 

@@ -16,7 +16,7 @@ import pytest
 from retrieval.index import threads
 from retrieval.index.build import build_file
 from retrieval.index.errors import FaissMissing, IndexBuildError
-from retrieval.index.registry import KINDS, METRIC, Index, open_index
+from retrieval.index.registry import KINDS, METRIC, STRUCTURES, Index, open_index
 from tests.worlds import unit_vectors
 
 PARAMETERS: dict[str, dict[str, int]] = {
@@ -27,13 +27,18 @@ PARAMETERS: dict[str, dict[str, int]] = {
 FULL = {"annoy": 10**6, "faiss_hnsw": 3000, "faiss_ivf": 30}
 """A budget that inspects everything."""
 SMALL = {"annoy": 100, "faiss_hnsw": 1, "faiss_ivf": 1}
+for _structure in ("faiss_hnsw", "faiss_ivf"):
+    for _storage in ("float16", "int8"):
+        for _values in (PARAMETERS, FULL, SMALL):
+            _values[f"{_structure}_{_storage}"] = _values[_structure]
 
 VECTORS = unit_vectors(3000, 5)
 QUERIES = unit_vectors(40, 6)
 _FOLDER = TemporaryDirectory()
 
 every_kind = pytest.mark.parametrize("kind", list(KINDS))
-faiss_kinds = pytest.mark.parametrize("kind", ["faiss_hnsw", "faiss_ivf"])
+faiss_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "annoy"])
+coarse_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.endswith(("float16", "int8"))])
 
 
 @cache
@@ -61,6 +66,8 @@ def recall(kind: str, k: int, budget: int) -> float:
 
 def test_the_suite_knows_every_kind() -> None:
     assert PARAMETERS.keys() == FULL.keys() == SMALL.keys() == KINDS.keys()
+    coarse = {f"{structure}_{storage}" for structure in STRUCTURES[1:] for storage in ("float16", "int8")}
+    assert KINDS.keys() == {*STRUCTURES, *coarse}
 
 
 @every_kind
@@ -86,7 +93,7 @@ def test_a_larger_budget_finds_more(kind: str) -> None:
 
 @every_kind
 def test_a_raised_budget_keeps_the_recall_for_more_hits(kind: str) -> None:
-    budget = {"annoy": 600, "faiss_hnsw": 60, "faiss_ivf": 4}[kind]
+    budget = 600 if kind == "annoy" else 60 if kind.startswith("faiss_hnsw") else 4
     raised = opened(kind).raise_budget(budget, 50, 400)
     assert opened(kind).raise_budget(budget, 50, 50) == budget
     assert recall(kind, 50, budget) - 0.01 <= recall(kind, 400, raised)
@@ -163,10 +170,20 @@ def test_a_file_of_another_kind_is_refused(kind: str) -> None:
 
 @every_kind
 def test_another_metric_or_an_unknown_kind_is_refused(kind: str) -> None:
-    with pytest.raises(ValueError, match="known are annoy, faiss_hnsw, faiss_ivf, all angular"):
+    with pytest.raises(
+        ValueError, match=r"known are annoy, faiss_hnsw, faiss_ivf, faiss_hnsw_float16, .*, all angular"
+    ):
         open_index(kind, "dot", file(kind), VECTORS)
     with pytest.raises(ValueError, match="it is scann angular"):
         open_index("scann", METRIC, file(kind), VECTORS)
+
+
+@coarse_kinds
+def test_vectors_take_half_the_bytes_as_float16_and_a_quarter_as_int8(kind: str) -> None:
+    structure, storage = kind.rsplit("_", 1)
+    saved = file(structure).stat().st_size - file(kind).stat().st_size
+    # 3,000 vectors of 8 dimensions; int8 also holds the range of each dimension.
+    assert saved / (3000 * 8) == pytest.approx({"float16": 2.0, "int8": 3.0}[storage], abs=0.01)
 
 
 @faiss_kinds

@@ -10,7 +10,10 @@ import pytest
 from annoy import AnnoyIndex
 
 from retrieval.bundle.manifest import IndexSpec
+from retrieval.index.recall import exact_top_k, index_recall
+from retrieval.index.registry import open_index
 from tests.worlds import unit_vectors
+from trainer.errors import ExportError
 from trainer.publishing import index_selection
 from trainer.recipe.recipe import Index
 
@@ -61,3 +64,35 @@ def test_a_catalogue_smaller_than_the_neighbourhood_is_found_whole(tmp_path: Pat
         VECTORS[:7], QUERIES, tmp_path / "index.ann", settings=Index(trees=(2,), min_recall_at_100=1.0), seed=1
     )
     assert spec.recall_at_100 == 1.0
+
+
+@pytest.mark.parametrize("kind", ["faiss_hnsw", "faiss_ivf"])
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+def test_a_coarse_index_has_to_reach_the_recall_too_and_keeps_its_storage(
+    tmp_path: Path, kind: Any, storage: Any
+) -> None:
+    path = tmp_path / "index.ann"
+    settings = Index(kind=kind, storage=storage, lists=(20,), links=(8,), ef_construction=40, min_recall_at_100=0.9)
+    spec = index_selection.build(VECTORS, QUERIES, path, settings=settings, seed=5)
+    assert spec.kind == f"{kind}_{storage}"
+    exact = exact_top_k(QUERIES, VECTORS, 100)
+    opened = open_index(spec.kind, spec.metric, path, VECTORS)
+    assert spec.recall_at_100 == index_recall(opened, QUERIES, exact, spec.search_budget) >= 0.9
+
+    again = index_selection.rebuild(VECTORS[:1500], QUERIES, tmp_path / "fewer.ann", old=spec, min_recall=0.9)
+    assert (again.kind, again.parameters) == (spec.kind, spec.parameters)
+    assert again.recall_at_100 >= 0.9
+
+
+def test_a_recall_that_no_coarse_index_reaches_is_refused(tmp_path: Path) -> None:
+    # 1,800 vectors that differ by less than a step of int8 in the range that 200 others give, and queries near them.
+    close = VECTORS[:1] + 1e-4 * unit_vectors(2000, 3, 24)
+    near = VECTORS[:1] + 0.5 * unit_vectors(40, 4, 24)
+    vectors, queries = ((v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for v in (close, near))
+    vectors[1800:] = VECTORS[1800:]
+    path = tmp_path / "index.ann"
+    settings = Index(kind="faiss_ivf", storage="int8", lists=(4,), min_recall_at_100=0.95)
+    with pytest.raises(ExportError, match=r"no faiss_ivf_int8 index of .* reaches recall 0.95"):
+        index_selection.build(vectors, queries, path, settings=settings, seed=5)
+    exact = Index(kind="faiss_ivf", lists=(4,), min_recall_at_100=0.95)
+    assert index_selection.build(vectors, queries, path, settings=exact, seed=5).recall_at_100 >= 0.95

@@ -153,6 +153,12 @@ def test_keys_that_need_another_say_so() -> None:
         )
 
 
+def test_annoy_holds_float32_alone() -> None:
+    with pytest.raises(RecipeError, match=r"index\.storage is int8, and annoy holds float32 alone; set index\.kind to"):
+        recipe(index={"storage": "int8"})
+    assert recipe(index={"storage": "int8", "kind": "faiss_ivf"}).index.file_kind == "faiss_ivf_int8"
+
+
 def test_a_lexical_index_needs_texts() -> None:
     with pytest.raises(RecipeError, match=r"search\.serve needs a text of the items; name attributes under \[search\]"):
         recipe(search={"attributes": [], "serve": True})

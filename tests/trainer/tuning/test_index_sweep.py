@@ -94,3 +94,23 @@ def test_a_store_without_a_live_bundle_is_told_apart(tmp_path: Path) -> None:
     write_bundle(store, promote=False)
     with pytest.raises(RunError, match=r"no bundle of .* is live; name one with --bundle"):
         index_commands.tune_index(store=store.root)
+
+
+def test_storages_are_compared_and_the_recommended_one_is_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path / "store")
+    write_bundle(store, item_count=1500)
+    monkeypatch.setattr(index_commands, "_QUERIES", 30)
+    arguments = ["tune-index", "--store", str(store.root), "--out", str(tmp_path / "page.html"), "--json"]
+    arguments += ["--kinds", "annoy", "faiss_ivf", "--storages", "float16", "int8"]
+    app(arguments, exit_on_error=False, result_action="return_value")
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["kind"], one["storage"]) for one in told["indexes"]] == [
+        *[("annoy", "float32")] * 4, ("faiss_ivf", "float16"), ("faiss_ivf", "int8")
+    ]  # fmt: skip
+    one = MeasuredIndex("faiss_ivf", {"lists": 40, "seed": 1}, 1.0, 80.0, QUICK.points, "int8")
+    assert one.name == "faiss_ivf int8, lists 40"
+    assert tomllib.loads(to_recipe(one, 0.95))["index"] == {
+        "kind": "faiss_ivf", "storage": "int8", "min_recall_at_100": 0.95, "lists": [40]
+    }  # fmt: skip

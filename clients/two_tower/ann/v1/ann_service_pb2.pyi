@@ -1138,7 +1138,9 @@ class OpenBundle(_message.Message):
     dimension: _builtins.int
     """Length of the embeddings, at least 1."""
     index_kind: _builtins.str
-    """Kind of the index: "annoy", "faiss_hnsw" or "faiss_ivf"."""
+    """Kind of the index: "annoy", "faiss_hnsw" or "faiss_ivf"; after a FAISS kind, "_float16" or "_int8" where it holds
+    the vectors in fewer bytes than float32.
+    """
     search_budget: _builtins.int
     """Default budget of a search for up to 100 items, in the unit of `index_kind` (see Search.search_budget)."""
     recall_at_100: _builtins.float
