@@ -165,7 +165,8 @@ def _is_light(searches: Sequence[Search]) -> bool:
     if len(searches) != 1:
         return False
     (search,) = searches
-    return not search.exact and not search.search_budget and search.k <= _K_MAX
+    reranks = search.candidates_limit or search.boosts or search.diversify or search.facets
+    return not (search.exact or search.search_budget or reranks) and search.k <= _K_MAX
 
 
 def _traits(search: Search) -> tuple[object, ...]:

@@ -8,7 +8,15 @@ import pytest
 from tests.clients.conftest import World
 from tests.clients.rpc.gated import Gated, asking, rounded, vector
 from tests.worlds import wait_for
-from two_tower_client import AsyncQueryTowerClient, Embeddings, InvalidRequest, QueryTowerClient, Retriever, Search
+from two_tower_client import (
+    AsyncQueryTowerClient,
+    Diversify,
+    Embeddings,
+    InvalidRequest,
+    QueryTowerClient,
+    Retriever,
+    Search,
+)
 
 
 def test_threads_that_ask_while_a_call_is_under_way_share_the_next(gated: tuple[Gated, str]) -> None:
@@ -123,6 +131,8 @@ def test_a_heavy_search_is_not_shared(world: World) -> None:
             Search(similar_to="east", exact=True),
             Search(similar_to="east", search_budget=10),
             Search(similar_to="east", k=1001),
+            Search(similar_to="east", candidates_limit=500),
+            Search(similar_to="east", diversify=Diversify(0.3)),
             Search(similar_to="east", exclude=["x" * 100] * 100),
         ):
             retriever.ann.search([search])
