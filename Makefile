@@ -132,7 +132,7 @@ scale: $(READY) ## Costs of catalogues, what they predict of a larger one and of
 	@failed=""; $(BIN)/python -m benchmarks.scale $(if $(filter short,$(SCALE)),--items 5000 20000 10000 --seconds 2) || failed=1; \
 	  $(MAKE) --no-print-directory shards || failed=1; [ -z "$$failed" ]
 
-shards: $(READY) ## A million items in 4 shards on 3 nodes of Ray: equality, 20 killed nodes, swaps, costs, judged (SCALE=short: a minute; JSON=)
+shards: $(READY) ## A million items in 4 shards on 3 nodes of Ray: equality, 20 killed nodes, swaps, costs, judged (SCALE=short: 20,000 items; JSON=)
 	$(BIN)/python -m benchmarks.shards $(if $(filter short,$(SCALE)),--short) $(if $(JSON),--json $(JSON))
 
 serve: SHELL := bash

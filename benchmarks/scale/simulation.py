@@ -1,8 +1,8 @@
 """Simulates a replica under load, from the measured cost of answering several calls at once.
 
 A replica answers all calls that wait, up to a limit, as one batch, and then looks again. So its time for a call falls
-under load, which a queue of single calls would not show. A call that finds the replica idle takes longer than one behind
-another: cores sleep, and caches have been used by others.
+under load, which a queue of single calls would not show. A call that finds the replica idle takes longer than one
+behind another: cores sleep, and caches have been used by others.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _SHORT_BUDGET = 500
 def main() -> int:
     """Runs the parts with the command line's arguments, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.shards", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="20,000 items, 2 kills and swaps: under a minute, for CI")
+    parser.add_argument("--short", action="store_true", help="20,000 items, 2 kills and swaps, for CI")
     parser.add_argument("--items", type=int, help="items of the catalogue (default: 1,000,000)")
     parser.add_argument("--kills", type=int, help="nodes to kill (default: 20)")
     parser.add_argument("--swaps", type=int, help="swaps (default: 10)")
