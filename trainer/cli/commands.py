@@ -78,7 +78,7 @@ def train(
     Times of interactions are seconds since 1970, or dates such as 2026-11-24 or 2026-11-24T03:16:45, in UTC unless they
     name a time zone. docs/recipes.md lists all keys of a recipe, and how cells are read.
 
-    Several processes train together if TF_CONFIG names them, as docs/deploying.md shows under "Training over several workers".
+    Several processes train together if TF_CONFIG names them: see "Training over several workers" in docs/deploying.md.
 
     Args:
         recipe_name: A shipped recipe (movielens_100k, complete_journey, complete_journey_repeats, amazon_beauty,
