@@ -40,12 +40,15 @@ def parse_features(texts: Sequence[str], schema: Sequence[query_pb2.Feature]) ->
     return {name: _parse_feature(known[name], values) for name, values in given.items()}
 
 
-def parse_condition(text: str, attributes: Mapping[str, ann_pb2.AttributeType.ValueType]) -> Filter:
+def parse_condition(
+    text: str, attributes: Mapping[str, ann_pb2.AttributeType.ValueType], option: str = "--where"
+) -> Filter:
     """Returns the condition on an item attribute that a text describes.
 
     Args:
-        text: A value of `--where`: `name=value`, `name!=value`, `name>=number` or `name<=number`.
+        text: The condition: `name=value`, `name!=value`, `name>=number` or `name<=number`.
         attributes: Type of each item attribute by name.
+        option: The option that errors name.
 
     Raises:
         InvalidRequest: If the text has another form, the attribute is unknown, or the value has another type.
@@ -53,19 +56,17 @@ def parse_condition(text: str, attributes: Mapping[str, ann_pb2.AttributeType.Va
     # The first operator counts: "a>=b=c" compares `a` with "b=c".
     match = re.fullmatch(r"([^=<>!]+)(=|!=|>=|<=)(.*)", text, re.DOTALL)
     if match is None:
-        raise InvalidRequest.in_field(
-            "--where", f"{text!r} is not name=value, name!=value, name>=number or name<=number"
-        )
+        raise InvalidRequest.in_field(option, f"{text!r} is not name=value, name!=value, name>=number or name<=number")
     name, operator, value = match[1].strip(), match[2], match[3].strip()
     if name not in attributes:
         raise InvalidRequest.in_field(
-            "--where", f"items have no attribute {name!r}; there are {', '.join(sorted(attributes)) or 'none'}"
+            option, f"items have no attribute {name!r}; there are {', '.join(sorted(attributes)) or 'none'}"
         )
     if operator == ">=":
-        return in_range(name, min=_parse_bound(text, value))
+        return in_range(name, min=_parse_bound(text, value, option))
     if operator == "<=":
-        return in_range(name, max=_parse_bound(text, value))
-    condition = equals(name, _parse_attribute_value(text, value, attributes[name]))
+        return in_range(name, max=_parse_bound(text, value, option))
+    condition = equals(name, _parse_attribute_value(text, value, attributes[name], option))
     return condition if operator == "=" else not_(condition)
 
 
@@ -87,7 +88,7 @@ def parse_boosts(
             number = float(weight)
         except ValueError as error:
             raise InvalidRequest.in_field("--boost", f"{condition!r}: {weight!r} is not a number") from error
-        boosts.append(Boost(parse_condition(condition, attributes), number))
+        boosts.append(Boost(parse_condition(condition, attributes, "--boost"), number))
     return boosts
 
 
@@ -133,24 +134,24 @@ def _parse_feature_value(feature: query_pb2.Feature, text: str) -> Scalar:
     return text
 
 
-def _parse_attribute_value(text: str, value: str, value_type: ann_pb2.AttributeType.ValueType) -> Value:
+def _parse_attribute_value(text: str, value: str, value_type: ann_pb2.AttributeType.ValueType, option: str) -> Value:
     if value_type == ann_pb2.ATTRIBUTE_TYPE_INT:
         try:
             return int(value)
         except ValueError as error:
             raise InvalidRequest.in_field(
-                "--where", f"{text!r}: {value!r} is not a whole number, which the attribute requires"
+                option, f"{text!r}: {value!r} is not a whole number, which the attribute requires"
             ) from error
-    return _parse_number(text, value) if value_type == ann_pb2.ATTRIBUTE_TYPE_FLOAT else value
+    return _parse_number(text, value, option) if value_type == ann_pb2.ATTRIBUTE_TYPE_FLOAT else value
 
 
-def _parse_bound(text: str, value: str) -> float:
+def _parse_bound(text: str, value: str, option: str) -> float:
     """Returns the bound of a range, whole numbers exact."""
-    return int(value) if re.fullmatch(r"[+-]?\d{1,20}", value) else _parse_number(text, value)
+    return int(value) if re.fullmatch(r"[+-]?\d{1,20}", value) else _parse_number(text, value, option)
 
 
-def _parse_number(text: str, value: str) -> float:
+def _parse_number(text: str, value: str, option: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise InvalidRequest.in_field("--where", f"{text!r}: {value!r} is not a number") from error
+        raise InvalidRequest.in_field(option, f"{text!r}: {value!r} is not a number") from error

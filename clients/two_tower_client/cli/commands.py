@@ -14,7 +14,12 @@ from two_tower_client.cli.arguments import parse_boosts, parse_condition, parse_
 from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
 from two_tower_client.cli.replica_addresses import NamedFleet, has_name
-from two_tower_client.cli.unknown_values import find_unknown_features, find_unknown_items
+from two_tower_client.cli.unknown_values import (
+    find_unknown_features,
+    find_unknown_items,
+    find_unmatched,
+    split_at_commas,
+)
 from two_tower_client.errors import InvalidRequest, NoBundle
 from two_tower_client.filters import Filter, all_of
 from two_tower_client.fleet import Replica, find_faults, find_live, find_ready
@@ -40,7 +45,7 @@ def retrieve(arguments: argparse.Namespace) -> int:
             if not arguments.fallback:
                 raise
             answer = retriever.ann.search([popular_search(Search(k=arguments.k, text=arguments.text, **options))])
-            _print(as_fallback(answer.retrievals[0], error), arguments, retriever.ann)
+            _print(as_fallback(answer.retrievals[0], error), arguments, options, retriever.ann)
             return 0
         retrieval = retriever.retrieve(
             features, arguments.k, text=arguments.text, fallback=arguments.fallback, **options
@@ -48,7 +53,7 @@ def retrieve(arguments: argparse.Namespace) -> int:
         unknown = list[str]()
         if retrieval.unknown_values and not arguments.json:
             unknown = find_unknown_features(retriever.query_tower, tower, features, retrieval.model_version)
-        _print(retrieval, arguments, retriever.ann, unknown)
+        _print(retrieval, arguments, options, retriever.ann, unknown)
     return 0
 
 
@@ -56,14 +61,9 @@ def popular(arguments: argparse.Namespace) -> int:
     """Prints the most popular items of the live bundle."""
     _note_unused_query_tower(arguments, "popular")
     with AnnClient(arguments.ann, **_connection(arguments)) as ann:
-        search = Search(
-            popular=True,
-            k=arguments.k,
-            exclude=arguments.exclude,
-            return_attributes=arguments.attribute,
-            **_candidate_options(arguments, ann),
-        )
-        _print(ann.search([search]).retrievals[0], arguments, ann)
+        options = _result_options(arguments, ann)
+        answer = ann.search([Search(popular=True, k=arguments.k, **options)])
+        _print(answer.retrievals[0], arguments, options, ann)
     return 0
 
 
@@ -73,7 +73,7 @@ def similar(arguments: argparse.Namespace) -> int:
     with AnnClient(arguments.ann, **_connection(arguments)) as ann:
         options = _options(arguments, ann)
         answer = ann.search([Search(similar_to=arguments.item, text=arguments.text, k=arguments.k, **options)])
-        _print(answer.retrievals[0], arguments, ann)
+        _print(answer.retrievals[0], arguments, options, ann)
     return 0
 
 
@@ -157,23 +157,23 @@ def _schema(response: query_pb2.GetServingStatusResponse) -> Sequence[query_pb2.
 
 def _options(arguments: argparse.Namespace, ann: AnnClient) -> SearchOptions:
     return {
-        "exclude": arguments.exclude,
         "min_score": arguments.min_score,
         "exact": arguments.exact,
         "search_budget": arguments.search_budget,
-        "return_attributes": arguments.attribute,
         "ranking": arguments.ranking,
         "fusion_constant": arguments.fusion_constant,
-        **_candidate_options(arguments, ann),
+        **_result_options(arguments, ann),
     }
 
 
-class _CandidateOptions(RerankingOptions):
+class _ResultOptions(RerankingOptions):
+    exclude: list[str]
     filter: Filter | None
+    return_attributes: list[str]
 
 
-def _candidate_options(arguments: argparse.Namespace, ann: AnnClient) -> _CandidateOptions:
-    """Returns the filter, and the options that look at candidates."""
+def _result_options(arguments: argparse.Namespace, ann: AnnClient) -> _ResultOptions:
+    """Returns the options that every command has which searches."""
     types: dict[str, ann_pb2.AttributeType.ValueType] = {}
     if arguments.where or arguments.boost:
         bundles = ann.status().bundles
@@ -182,7 +182,9 @@ def _candidate_options(arguments: argparse.Namespace, ann: AnnClient) -> _Candid
         types = {attribute.name: attribute.type for attribute in bundles[0].attributes}
     conditions = [parse_condition(condition, types) for condition in arguments.where]
     return {
+        "exclude": split_at_commas(ann, arguments.exclude),
         "filter": all_of(*conditions) if conditions else None,
+        "return_attributes": arguments.attribute,
         "candidates_limit": arguments.candidates_limit,
         "boosts": parse_boosts(arguments.boost, types),
         "diversify": parse_diversify(arguments.diversity, arguments.at_most),
@@ -231,14 +233,21 @@ def _note_unused_query_tower(arguments: argparse.Namespace, command: str) -> Non
 
 
 def _print(
-    retrieval: Retrieval, arguments: argparse.Namespace, ann: AnnClient, unknown_features: Sequence[str] = ()
+    retrieval: Retrieval,
+    arguments: argparse.Namespace,
+    options: SearchOptions | _ResultOptions,
+    ann: AnnClient,
+    unknown_features: Sequence[str] = (),
 ) -> None:
-    """Prints a retrieval: as JSON, or as a table with notes on what is unknown."""
+    """Prints a retrieval with notes on what is unknown: as JSON, or as a table."""
+    excluded, boosts = options.get("exclude", ()), options.get("boosts", ())
+    unknown_items = find_unknown_items(ann, excluded, retrieval) if excluded else []
+    unmatched = find_unmatched(ann, boosts, retrieval) if boosts else []
+    conditions = [arguments.boost[position][0] for position in unmatched]
     if arguments.json:
-        print(escape(tables.retrieval_to_json(retrieval)))
-        return
-    unknown_items = find_unknown_items(ann, arguments.exclude, retrieval) if arguments.exclude else []
-    print(escape(tables.retrieval_to_table(retrieval, unknown_features, unknown_items)))
+        print(escape(tables.retrieval_to_json(retrieval, unknown_items, conditions)))
+    else:
+        print(escape(tables.retrieval_to_table(retrieval, unknown_features, unknown_items, conditions)))
 
 
 def _print_error(line: str) -> None:

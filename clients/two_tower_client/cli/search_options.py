@@ -51,7 +51,7 @@ def add_result(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="ID",
-        help="ids of items to leave out, separated by spaces",
+        help="ids of items to leave out, separated by spaces or commas; an id that holds commas is recognised",
     )
     parser.add_argument(
         "--where",

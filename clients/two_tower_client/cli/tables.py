@@ -28,7 +28,10 @@ def to_json(value: Any) -> str:
 
 
 def retrieval_to_table(
-    retrieval: Retrieval, unknown_features: Sequence[str] = (), unknown_items: Sequence[str] = ()
+    retrieval: Retrieval,
+    unknown_features: Sequence[str] = (),
+    unknown_items: Sequence[str] = (),
+    unmatched_boosts: Sequence[str] = (),
 ) -> str:
     """Returns a table with one row for each item: rank, id, score and attributes; and notes on what is unknown.
 
@@ -36,6 +39,7 @@ def retrieval_to_table(
         retrieval: Items.
         unknown_features: Values of features that the model does not know, as far as they could be found out.
         unknown_items: Ids that were to be left out, and that the catalogue lacks.
+        unmatched_boosts: Conditions of boosts that no item of the catalogue meets.
     """
     header = ["rank", "item", "score", *retrieval.attributes]
     rows = [
@@ -60,18 +64,33 @@ def retrieval_to_table(
         )
     if unknown_items:
         lines.append(f"! the catalogue has no item of these ids of --exclude: {_some(unknown_items)}")
+    if unmatched_boosts:
+        named = to_line(", ".join(unmatched_boosts))
+        lines.append(f"! no item of the catalogue meets {named} of --boost, whose values are case-sensitive")
     if retrieval.is_fallback:
         lines.append(to_line(f"! fallback: popular items, because of {retrieval.fallback_reason}"))
     return "\n".join(lines)
 
 
-def retrieval_to_json(retrieval: Retrieval) -> str:
-    """Returns the versions, the reason of a fallback if it is one, and the items as JSON."""
+def retrieval_to_json(
+    retrieval: Retrieval, unknown_items: Sequence[str] = (), unmatched_boosts: Sequence[str] = ()
+) -> str:
+    """Returns the versions, what is unknown, the reason of a fallback if it is one, and the items as JSON.
+
+    Args:
+        retrieval: Items.
+        unknown_items: See `retrieval_to_table`, as for the next.
+        unmatched_boosts: Conditions of boosts.
+    """
     items: list[dict[str, Any]] = [
         {"item_id": hit.item_id, "score": hit.score, "attributes": dict(hit.attributes)} for hit in retrieval
     ]
     versions = {"model_version": retrieval.model_version, "bundle_version": retrieval.bundle_version}
     notes: dict[str, Any] = {"unknown_values": retrieval.unknown_values} if retrieval.unknown_values else {}
+    if unknown_items:
+        notes["unknown_excluded"] = list(unknown_items)
+    if unmatched_boosts:
+        notes["unmatched_boosts"] = list(unmatched_boosts)
     if retrieval.is_fallback:
         notes["fallback_reason"] = retrieval.fallback_reason
     if retrieval.candidate_count:

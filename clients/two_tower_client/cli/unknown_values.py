@@ -1,7 +1,7 @@
 """Finds out which values of a request are unknown, so that the command line can name them to a person.
 
-An answer has only the number of unknown values of features, and ignores unknown ids that are to be left out. These
-functions ask the services once more.
+An answer has only the number of unknown values of features, and ignores unknown ids that are to be left out, and boosts
+that no item matches. These functions ask the services once more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from two_tower_client.ann import AnnClient
 from two_tower_client.errors import TwoTowerError, UnknownItem
 from two_tower_client.features import FeatureValue
 from two_tower_client.query_tower import QueryTowerClient
+from two_tower_client.reranking import Boost
 from two_tower_client.results import Retrieval
 from two_tower_client.search import Search
 
@@ -77,3 +78,35 @@ def find_unknown_items(ann: AnnClient, item_ids: Sequence[str], retrieval: Retri
     except TwoTowerError:
         pass
     return []
+
+
+def split_at_commas(ann: AnnClient, texts: Sequence[str]) -> list[str]:
+    """Returns the ids that texts name: a text with commas is one id if an item has it, else several ids.
+
+    It asks the service about each text with a comma, and nothing if there is none.
+
+    Raises:
+        TwoTowerError: If the service cannot be asked.
+    """
+    return [item_id for text in texts for item_id in (_split(ann, text) if "," in text else [text])]
+
+
+def find_unmatched(ann: AnnClient, boosts: Sequence[Boost], retrieval: Retrieval) -> list[int]:
+    """Returns the positions of the boosts whose filter no item of the bundle of a retrieval matches.
+
+    Empty if the service cannot be asked.
+    """
+    searches = [Search(popular=True, k=1, filter=boost.filter) for boost in boosts]
+    try:
+        answer = ann.search(searches, model_version=retrieval.model_version, bundle_version=retrieval.bundle_version)
+    except TwoTowerError:
+        return []
+    return [position for position, found in enumerate(answer.retrievals) if not len(found)]
+
+
+def _split(ann: AnnClient, text: str) -> list[str]:
+    try:
+        ann.search([Search(similar_to=text, k=1)])
+    except UnknownItem:
+        return [part for part in text.split(",") if part]
+    return [text]
