@@ -24,6 +24,28 @@ def note_lost_zeros(added: Collection[str], known: Collection[str]) -> list[str]
     ]
 
 
+def note_placed_by_attributes(schema: FeatureSchema, recipe: Mapping[str, Any], added: Collection[str]) -> list[str]:
+    """Returns a note on added items that the item tower does not know by their ids; empty if there are none.
+
+    Args:
+        schema: Schema of the item tower.
+        recipe: Resolved recipe of the bundle's manifest.
+        added: Ids of the added items.
+    """
+    slots = next((schema.slots(feature) for feature in schema.features if feature.name == ITEM_ID), None)
+    if not isinstance(slots, Vocabulary) or not (
+        unknown := [each for each in added if each not in slots.slot_by_value]
+    ):
+        return []
+    features = recipe.get("item_tower", {}).get("features", [])
+    dropout = next((feature.get("dropout", 0.0) for feature in features if feature.get("name") == ITEM_ID), 0.0)
+    return [
+        f"{len(unknown):,} of {len(added):,} added items, such as {min(unknown)!r}, are placed by their attributes "
+        f"alone until the next training. The item tower was trained with {dropout:g} dropout of item_id: the lower it "
+        "is, the more rarely such items are among the first. A recipe with 0.3 places them better."
+    ]
+
+
 def note_unknown_in_histories(schema: FeatureSchema, added: Collection[str]) -> list[str]:
     """Returns a note on added items that the query tower cannot read in a history; empty if it can, or reads none.
 
@@ -35,8 +57,8 @@ def note_unknown_in_histories(schema: FeatureSchema, added: Collection[str]) -> 
         slots = schema.slots(feature) if isinstance(feature, History) else None
         if isinstance(slots, Vocabulary) and (unknown := [each for each in added if each not in slots.slot_by_value]):
             return [
-                f"{len(unknown):,} of {len(added):,} added items, such as {min(unknown)!r}, can be retrieved from now "
-                f"on, but count as unknown in a user's {feature.name!r} until the next training."
+                f"{len(unknown):,} of {len(added):,} added items, such as {min(unknown)!r}, count as "
+                f"unknown in a user's {feature.name!r} until the next training."
             ]
     return []
 

@@ -35,9 +35,8 @@ from retrieval.store.store import BundleStore
 from trainer.data.dataset import read_entities
 from trainer.embedding.embedded_items import read_embedded
 from trainer.errors import DataError, RecipeError
-from trainer.publishing import gates, index_selection
+from trainer.publishing import catalogue_notes, gates, index_selection
 from trainer.publishing.catalogue import write_catalogue
-from trainer.publishing.catalogue_notes import note_lost_zeros, note_unknown_in_histories, note_unknown_values
 from trainer.publishing.golden_query_maker import make_golden_queries
 from trainer.publishing.shards import cut_into_shards
 from trainer.recipe import loading
@@ -133,11 +132,12 @@ def find_changes(
             raise DataError(f"{len(wrong)} of {len(removed)} ids to remove are {fault}, for instance {shown}; {advice}")
     added = {item_id: row for item_id, row in rows.items() if item_id not in table.rows}
     changed = {item_id: row for item_id, row in rows.items() if item_id in table.rows and row != _row(table, item_id)}
-    notes += note_lost_zeros(added, table.ids)
+    notes += catalogue_notes.note_lost_zeros(added, table.ids)
     schema = read_schema(store.path(base.bundle_version), base.item_feature_schema)
-    notes += note_unknown_values(schema, [*added.values(), *changed.values()])
+    notes += catalogue_notes.note_unknown_values(schema, [*added.values(), *changed.values()])
+    notes += catalogue_notes.note_placed_by_attributes(schema, base.recipe, added)
     queries = read_schema(store.path(base.bundle_version), base.feature_schema)
-    notes += note_unknown_in_histories(queries, added)
+    notes += catalogue_notes.note_unknown_in_histories(queries, added)
     if len(removed) == len(table.ids) and not added:
         raise DataError(f"all {len(removed)} items would be removed; a bundle needs at least one")
     return Changes(added, changed, removed, len(rows) - len(added) - len(changed), tuple(notes), vectors)
