@@ -246,8 +246,8 @@ def test_values_that_the_model_does_not_know_are_told(shop_store: FolderStore, t
         "1 of 2 values of 'genres' are new to the model, such as 'opera': the items are placed by their other "
         "attributes until a training has seen these values.",
         "2 of 2 added items, such as 'x1', are placed by their attributes alone until the next training. The item "
-        "tower was trained with 0.05 dropout of item_id: the lower it is, the more rarely such items are among the first. "
-        "A recipe with 0.3 places them better.",
+        "tower was trained with 0.05 dropout of item_id: the lower it is, the more rarely such items are among the "
+        "first. A recipe with 0.3 places them better.",
         "2 of 2 added items, such as 'x1', count as unknown in a user's 'history' until the next training.",
     )
 
