@@ -140,7 +140,9 @@ shards: $(READY) ## A million items in 4 shards on 3 nodes of Ray: equality, 20 
 
 serve: SHELL := bash
 serve: $(READY) ## Run both services on ports 50051 and 50052 (STORE=store; PORT= and the next one); if one ends, so does the other
-	@trap 'told=1' INT; trap 'told=1; kill $$tower $$ann' TERM; \
+	@case "$(STORE)" in *://*) ;; *) [ -d "$(STORE)" ] || \
+	  echo "make serve: there is no folder $(STORE): is STORE= right? The services wait for a first bundle in it" >&2;; esac; \
+	  trap 'told=1' INT; trap 'told=1; kill $$tower $$ann' TERM; \
 	  $(BIN)/python -m query_tower_service --store "$(STORE)" --port $(PORT) & tower=$$!; \
 	  $(BIN)/python -m ann_service --store "$(STORE)" --port $$(($(PORT) + 1)) & ann=$$!; wait -n; failed=$$?; \
 	  if [ "$$told" ]; then wait; exit 0; fi; kill $$tower $$ann 2>/dev/null; wait; exit $$failed

@@ -47,6 +47,17 @@ def open_store(location: str | os.PathLike[str], tell: Callable[[str], None] = l
     return ObjectStore(Bucket(place), Cache(_cache_folder(place), _cache_limit()), tell)
 
 
+def check_is_there(location: str | os.PathLike[str]) -> None:
+    """Checks that the folder of a store exists; of a place in a bucket, that cannot be told.
+
+    Raises:
+        StoreError: there is no such folder, or the URL cannot be used.
+    """
+    place = resolve(location)
+    if isinstance(place, Path) and not place.is_dir():
+        raise StoreError(f"there is no store at {place}: check the path")
+
+
 def resolve(location: str | os.PathLike[str]) -> Path | str:
     """Returns the folder that a path or URL names, or the URL of a place in a bucket without a slash at its end.
 

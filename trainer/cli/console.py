@@ -73,11 +73,15 @@ def print_evaluation(evaluation: Evaluation, title: str, target: Console = conso
     )
     repeats = "count" if evaluation.repeats else "do not count"
     test_users = evaluation.user_count + evaluation.cold_user_count + evaluation.repeat_user_count
-    drawn = f", drawn from {evaluation.test_user_count:,}" if evaluation.test_user_count > test_users else ""
-    only_repeats = "" if evaluation.repeats else f", {evaluation.repeat_user_count:,} interacted with known items only"
+    drawn = f" (drawn from {evaluation.test_user_count:,})" if evaluation.test_user_count > test_users else ""
+    reasons = {
+        "had no interaction before the test": evaluation.cold_user_count,
+        "interacted with known items only": 0 if evaluation.repeats else evaluation.repeat_user_count,
+    }
+    told = " and ".join(f"{count:,} that {why}" for why, count in reasons.items() if count)
+    left_out = f"; left out are {told}" if told else ""
     target.print(
-        f"{evaluation.user_count:,} of the {test_users:,} users of the test{drawn}: {evaluation.cold_user_count:,} "
-        f"more have no known item{only_repeats}; they are left out. "
+        f"{evaluation.user_count:,} of the {test_users:,} users of the test{drawn} are counted{left_out}. "
         f"{evaluation.repeat_share:.1%} of the test events repeat a known item and {repeats}; "
         f"{evaluation.cold_item_share:.1%} of the others are of an item without training events, and count."
     )
@@ -166,6 +170,13 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
         console.print(
             f"compared with {c['live']}, which is live: overlap@10 {c['overlap_at_10']:.3f}, overlap@100 "
             f"{c['overlap_at_100']:.3f}; its mean log popularity is {c['live_mean_log_popularity']:.3f}"
+        )
+    if c["lost_item_count"]:
+        console.print(
+            f"note: {c['lost_item_count']:,} of the {c['live_item_count']:,} items of the live bundle are not in the "
+            f"new one, such as {escape(repr(c['lost_item']))}: this training's tables do not have them. If they were "
+            "added with `add-items` and should stay, put them into the items table and train again, or add them to the "
+            "new bundle with `add-items --bundle`."
         )
 
 

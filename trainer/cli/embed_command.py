@@ -10,7 +10,7 @@ from typing import Literal
 from retrieval.store.location import resolve
 from trainer.cli import console
 from trainer.cli.rich_progress import RichProgress
-from trainer.cli.store_commands import Json, Store, open_store, print_json
+from trainer.cli.store_commands import Json, Store, find_version, open_store, print_json
 from trainer.embedding.embed import embed_items as embed_all
 from trainer.embedding.engine import Engine, LocalEngine
 from trainer.embedding.tasks import Job
@@ -60,10 +60,7 @@ def embed_items(
         console.fail(f"--processes is {processes}, expected at least 1, and the local engine")
     began = time.monotonic()
     opened = open_store(store)
-    pointer = opened.live()
-    version = bundle or (pointer.version if pointer else None)
-    if version is None:
-        console.fail(f"no bundle of {store} is live; name one with --bundle")
+    version = find_version(opened, bundle)
     progress = RichProgress()
 
     def open_engine(job: Job) -> Engine:

@@ -16,7 +16,7 @@ from retrieval.index.errors import FaissMissing
 from retrieval.index.faiss_index import import_faiss
 from trainer.cli import console
 from trainer.cli.rich_progress import RichProgress
-from trainer.cli.store_commands import Json, Store, open_store, print_json
+from trainer.cli.store_commands import Json, Store, find_version, open_store, print_json
 from trainer.errors import RunError
 from trainer.recipe.recipe import Index
 
@@ -33,7 +33,7 @@ def tune_index(
     kinds: Annotated[list[Kind] | None, Parameter(consume_multiple=True)] = None,
     storages: Annotated[list[Storage] | None, Parameter(consume_multiple=True)] = None,
     min_recall: float = 0.95,
-    out: Path = Path("index.html"),
+    out: Path | None = None,
     as_json: Json = False,
 ) -> None:
     """Compare kinds and parameters of index on the vectors of a bundle, and recommend an [index] table.
@@ -49,16 +49,14 @@ def tune_index(
         kinds: Kinds of index to compare. Default: all that are installed.
         storages: How FAISS indexes hold the vectors: float32, float16 or int8; several are compared. Default: float32.
         min_recall: Recall of the exact 100 nearest items that the recommended index reaches, above 0 and at most 1.
-        out: HTML page to write, with plots of recall against search time, size and build time.
+        out: HTML page to write, with plots of recall against search time, size and build time. Default:
+            runs/index-BUNDLE.html.
         as_json: Print all measurements as JSON on stdout.
     """
     if not 0.0 < min_recall <= 1.0:
         raise RunError(f"--min-recall is {min_recall:g}, expected above 0 and at most 1")
     opened = open_store(store)
-    pointer = opened.live()
-    if bundle is None and pointer is None:
-        raise RunError(f"no bundle of {store} is live; name one with --bundle")
-    manifest = opened.manifest(bundle or pointer.version)
+    manifest = opened.manifest(find_version(opened, bundle))
     opened.verify(manifest.bundle_version, [*paths_of(manifest, VECTORS), GOLDEN_QUERIES])
     folder = opened.path(manifest.bundle_version)
     vectors = read_vectors(folder, manifest)
@@ -105,6 +103,11 @@ def tune_index(
         target,
     )
     chosen, point = recommend(measured, min_recall)
+    out = out or Path("runs", f"index-{manifest.bundle_version}.html")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {out.parent}: {error}; name another file with --out") from error
     write_page(out, f"index of {manifest.bundle_version}", measured, exact_scan, min_recall, chosen)
     recipe = to_recipe(chosen, min_recall)
     console.console.print(f"plots: {out}")

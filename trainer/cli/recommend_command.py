@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from trainer.cli import console
 from trainer.cli.rich_progress import RichProgress, format_duration
-from trainer.cli.store_commands import Json, Store, open_store, print_json
+from trainer.cli.store_commands import Json, Store, find_version, open_store, print_json
 
 
 def recommend(
@@ -55,14 +55,16 @@ def recommend(
         as_json: Print the result as JSON on stdout.
     """
     # Imported here, because polars and LiteRT take time, and other commands do not need both.
-    from trainer.recommending.recommend import Wanted, find_version
+    from trainer.recommending.recommend import Wanted
     from trainer.recommending.recommend import recommend as write_lists
 
     started = time.monotonic()
     opened = open_store(store)
     told_s = None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     wanted = Wanted(users, interactions, k, repeats, time.time() if told_s is None else told_s, told_s is not None)
-    result = write_lists(opened, find_version(opened, bundle), wanted, out, RichProgress())
+    result = write_lists(
+        opened, find_version(opened, None if bundle == "live" else bundle), wanted, out, RichProgress()
+    )
     seconds = time.monotonic() - started
     console.console.print(
         f"{out}: {result['rows']:,} rows for {result['users']:,} users in {result['parts']:,} files, by bundle "

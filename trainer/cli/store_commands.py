@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from retrieval.bundle.errors import BundleRefused
+from retrieval.bundle.errors import BundleNotFound, BundleRefused
 from retrieval.bundle.layout import EVALUATION
 from retrieval.bundle.manifest import Manifest
 from retrieval.store import location
+from retrieval.store.location import check_is_there
 from retrieval.store.store import BundleStore
 from trainer.cli import console
 from trainer.publishing import catalogue_update, gates
@@ -33,6 +34,7 @@ def bundles(*, store: Store, as_json: Json = False) -> None:
     """
     opened = open_store(store)
     pointer = opened.live()
+    check_is_there(store)
     rows: list[dict[str, Any]] = []
     for version in reversed(opened.versions()):
         state = ""
@@ -121,10 +123,7 @@ def add_items(
     if items is not None and vectors is not None:
         console.fail("--vectors names a table already, that which was embedded: leave out --items")
     opened = open_store(store)
-    pointer = opened.live()
-    start = bundle or (pointer.version if pointer else None)
-    if start is None:
-        console.fail(f"no bundle of {store} is live; name the one to start from with --bundle")
+    start = find_version(opened, bundle)
     base = opened.manifest(start)
     changes = catalogue_update.find_changes(opened, base, items, removals, vectors)
     for note in changes.notes:
@@ -167,6 +166,7 @@ def prune(*, store: Store, keep: int = 5) -> None:
     if keep < 1:
         console.fail(f"--keep is {keep}, expected at least 1")
     opened = open_store(store)
+    check_is_there(store)
     removed = opened.prune(keep)
     pointer, left = opened.live(), opened.versions()
     live, previous = (*(pointer.open_versions if pointer else ()), None, None)[:2]
@@ -188,6 +188,23 @@ def open_store(store: str) -> BundleStore:
         StoreError: The URL cannot be used.
     """
     return location.open_store(store, partial(console.console.print, markup=False))
+
+
+def find_version(store: BundleStore, bundle: str | None) -> str:
+    """Returns the version that a person named with ``--bundle``, or that of the live bundle.
+
+    Raises:
+        BundleNotFound: None was named, and no bundle is live.
+        StoreError: The store cannot be read.
+    """
+    if bundle is not None:
+        return bundle
+    try:
+        return store.live_version()
+    except BundleNotFound as error:
+        held = store.versions()
+        hint = f"; or name a bundle with --bundle, such as {held[-1]}, the newest" if held else ""
+        raise BundleNotFound(f"{error}{hint}") from error
 
 
 def report_published(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from retrieval.bundle.errors import BundleNotFound
+from retrieval.bundle.catalogue.parts import paths_of, read_items
+from retrieval.bundle.errors import BundleNotFound, BundleRefused
+from retrieval.bundle.layout import ITEMS
 from retrieval.index.recall import exact_top_k
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
+from trainer.data.dataset import Dataset
 from trainer.data.splits import Data, sample_users
 from trainer.evaluation.deployed_queries import NotComparable, embed_users, open_bundle
 from trainer.evaluation.evaluate import TEST_USERS
@@ -41,6 +45,9 @@ class Comparison:
         live_mean_log_popularity: `mean_log_popularity` of the live bundle.
         overlap_at_10: Mean share of the live top 10 that is in the new top 10 too.
         overlap_at_100: Mean share of the live top 100 that is in the new top 100 too.
+        live_item_count: Number of items of the live bundle; None if there is none or it cannot be read.
+        lost_item_count: Number of items of the live bundle that are not in the new catalogue.
+        lost_item: Id of one of them; empty if there is none.
     """
 
     query_count: int
@@ -52,6 +59,9 @@ class Comparison:
     live_mean_log_popularity: float | None = None
     overlap_at_10: float | None = None
     overlap_at_100: float | None = None
+    live_item_count: int | None = None
+    lost_item_count: int = 0
+    lost_item: str = ""
 
 
 def compare(
@@ -65,7 +75,7 @@ def compare(
 ) -> Comparison:
     """Returns the comparison of a new model with the live bundle of a store.
 
-    Without a live bundle, or if it cannot be compared, only the fields about the new model are set.
+    Without a live bundle, or if it cannot be compared, only the fields about the new model and on lost items are set.
 
     Args:
         store: Store with the live bundle.
@@ -88,6 +98,7 @@ def compare(
     )
     if pointer is None:
         return dataclasses.replace(comparison, not_comparable="no bundle is live")
+    comparison = dataclasses.replace(comparison, **_find_lost_items(store, pointer.version, dataset))
     try:
         live = open_bundle(store, pointer.version, recipe, dataset)
     except (NotComparable, BundleNotFound) as error:
@@ -102,6 +113,18 @@ def compare(
         overlap_at_10=_overlap(live_top[:, :10], top[:, :10]),
         overlap_at_100=_overlap(live_top, top),
     )
+
+
+def _find_lost_items(store: BundleStore, version: str, dataset: Dataset) -> dict[str, Any]:
+    """Returns the fields of `Comparison` on items of the live bundle that the data set lacks; none if it is damaged."""
+    try:
+        manifest = store.manifest(version)
+        store.verify(version, paths_of(manifest, ITEMS))
+        ids = read_items(store.path(version), manifest, {}).ids
+    except (BundleRefused, BundleNotFound, OSError, ValueError, KeyError):
+        return {}  # `open_bundle` says why
+    lost = [item_id for item_id in ids if item_id not in dataset.items.rows]
+    return {"live_item_count": len(ids), "lost_item_count": len(lost), "lost_item": lost[0] if lost else ""}
 
 
 def _evaluate(live: DeployedBundle, rows: np.ndarray, recipe: Recipe, data: Data) -> dict[str, float]:

@@ -107,7 +107,8 @@ def claimed_parts(out: Path, identity: Mapping[str, Any], defaults: Mapping[str,
 
     Args:
         out: Folder of the result, which must not exist.
-        identity: What the lists are made of; parts of a stopped run are kept if theirs is the same.
+        identity: What the lists are made of; parts of a stopped run are kept if theirs is the same. A folder that
+            holds no whole part is begun anew, whatever it was for.
         defaults: Values to add to the identity of a new run; a run that goes on takes over those of the stopped one.
 
     Raises:
@@ -128,9 +129,21 @@ def claimed_parts(out: Path, identity: Mapping[str, Any], defaults: Mapping[str,
             raise RunError(f"another run writes to {partial}; name another folder with --out") from None
         except OSError as error:  # a file system without locks
             raise RunError(f"cannot lock {partial}: {error}; name a folder on another file system") from error
+        if not any((partial / _PARTS).glob("part-*.parquet")):  # as after a wrong cell
+            _clear(partial)
         yield Parts(out, partial, _agree(partial, identity, defaults))
     finally:
         os.close(lock)
+
+
+def _clear(partial: Path) -> None:
+    """Removes what a run without a whole part has left. Raises RunError if that is not possible."""
+    try:
+        (partial / _RUN).unlink(missing_ok=True)
+        for unfinished in (partial / _PARTS).iterdir():
+            unfinished.unlink()
+    except OSError as error:
+        raise RunError(f"cannot empty {partial}: {error}; remove it") from error
 
 
 def _agree(partial: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from retrieval.bundle.errors import BundleNotFound
 from retrieval.bundle.files import sha256_of
 from retrieval.store.store import BundleStore
 from trainer.data.table_files import kind_of, parquet_parts
@@ -229,17 +228,3 @@ def _tell(counts: dict[str, int], k: int, progress: Progress) -> None:
     for name, note in notes.items():
         if counts[name]:
             progress.note(f"note: {note}")
-
-
-def find_version(store: BundleStore, bundle: str) -> str:
-    """Returns the version of a bundle that a person named; ``live`` is the live bundle.
-
-    Raises:
-        BundleNotFound: No bundle is live.
-    """
-    if bundle != "live":
-        return bundle
-    pointer = store.live()
-    if pointer is None:
-        raise BundleNotFound(f"no bundle of {store.name} is live; name one with --bundle")
-    return pointer.version

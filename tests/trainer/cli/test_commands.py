@@ -218,7 +218,7 @@ def test_a_damaged_bundle_is_not_promoted(shop: Shop, store: FolderStore) -> Non
 
 
 def test_a_store_without_bundles_lists_none(tmp_path: Path) -> None:
-    assert json.loads(command("bundles", "--store", tmp_path / "none", "--json")) == []
+    assert json.loads(command("bundles", "--store", tmp_path, "--json")) == []
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,8 @@ def test_comparison_is_that_worked_out_by_hand(hand: Any, store: FolderStore) ->
     found = compare(store, chosen, Data(dataset, parts), users=users, queries=queries, vectors=vectors)
     assert (found.live, found.not_comparable, found.query_count) == (version, "", 4)
     assert len(dataset.items.ids) == 13
+    assert (found.live_item_count, found.lost_item_count) == (300, 287)
+    assert found.lost_item in set(live.item_ids) - set(dataset.items.ids)
     assert found.never_retrieved == 0.0
     # Of the live top 10 of 300 items, the new top 10 can hold those among the 13 that the data set has.
     old_top = np.argsort(-(queries @ live.vectors.T), axis=1)[:, :10]
@@ -133,6 +135,7 @@ def test_live_bundle_that_cannot_be_asked_is_told_and_is_no_failure(hand: Any, s
     found = compare(store, without, Data(dataset, parts), **arguments)
     assert (found.live, found.live_metrics, found.overlap_at_10) == (version, {}, None)
     assert "do not have" in found.not_comparable
+    assert found.lost_item_count == 287
     path = store.path(version) / VECTORS
     path.write_bytes(path.read_bytes()[:-4])
     assert "damaged" in compare(store, chosen, Data(dataset, parts), **arguments).not_comparable

@@ -18,7 +18,7 @@ from retrieval.store.folder_store import FolderStore
 from tests.harness import ROOT
 from tests.trainer.recommending.world import films, lists_of, viewers, wanted, write_lists
 from tests.trainer.world import Recorded
-from trainer.errors import RunError
+from trainer.errors import DataError, RunError
 from trainer.recommending import recommend as recommending
 from trainer.recommending.recommend import recommend
 
@@ -95,6 +95,20 @@ def test_parts_of_other_lists_are_refused(store: FolderStore, tmp_path: Path, mo
     assert recommend(store, first, wanted(table), out)["users"] == 40
     with pytest.raises(RunError, match="lists exists; remove it, or name another folder with --out"):
         recommend(store, first, wanted(table), out)
+
+
+def test_a_run_that_made_no_list_does_not_stand_in_the_way_of_the_corrected_one(
+    store: FolderStore, tmp_path: Path
+) -> None:
+    films(store)
+    table, out = tmp_path / "viewers.parquet", tmp_path / "lists"
+    pl.concat([viewers(4), viewers(1)]).write_parquet(table)
+    with pytest.raises(DataError, match="is in several rows"):
+        write_lists(store, table, out, k=30)
+    (tmp_path / "lists.partial" / "parts" / "part-00007.tmp").write_bytes(b"half a part")
+    viewers(4).write_parquet(table)
+    assert write_lists(store, table, out, k=20)["users"] == 4
+    assert [path.name for path in out.iterdir()] == ["part-00000.parquet"]
 
 
 def test_a_run_that_goes_on_keeps_the_time_of_its_requests(

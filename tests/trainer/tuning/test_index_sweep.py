@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retrieval.bundle.errors import BundleNotFound
 from retrieval.store.folder_store import FolderStore
 from tests.worlds import unit_vectors, write_bundle
 from trainer.cli import index_commands
 from trainer.cli.commands import app
-from trainer.errors import ExportError, RunError
+from trainer.errors import ExportError
 from trainer.recipe.recipe import Index
 from trainer.tuning.index_sweep import MeasuredIndex, Point, perturb_items, recommend, to_recipe
 
@@ -92,7 +93,7 @@ def test_tells_recall_time_size_and_build_of_each_kind_and_draws_them(
 def test_a_store_without_a_live_bundle_is_told_apart(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     write_bundle(store, promote=False)
-    with pytest.raises(RunError, match=r"no bundle of .* is live; name one with --bundle"):
+    with pytest.raises(BundleNotFound, match="no bundle is live in"):
         index_commands.tune_index(store=store.root)
 
 
@@ -102,10 +103,12 @@ def test_storages_are_compared_and_the_recommended_one_is_a_key(
     store = FolderStore(tmp_path / "store")
     write_bundle(store, item_count=1500)
     monkeypatch.setattr(index_commands, "_QUERIES", 30)
-    arguments = ["tune-index", "--store", str(store.root), "--out", str(tmp_path / "page.html"), "--json"]
+    monkeypatch.chdir(tmp_path)
+    arguments = ["tune-index", "--store", str(store.root), "--json"]
     arguments += ["--kinds", "annoy", "faiss_ivf", "--storages", "float16", "int8"]
     app(arguments, exit_on_error=False, result_action="return_value")
     told = json.loads(capsys.readouterr().out)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"index-{store.versions()[0]}.html"]
     assert [(one["kind"], one["storage"]) for one in told["indexes"]] == [
         *[("annoy", "float32")] * 4, ("faiss_ivf", "float16"), ("faiss_ivf", "int8")
     ]  # fmt: skip
