@@ -63,6 +63,7 @@ def fit(
     train: Events,
     *,
     validate: Validate | None,
+    epochs: int | None = None,
     folder: Path | None = None,
     resume: bool = False,
     progress: TrainingProgress | None = None,
@@ -81,6 +82,8 @@ def fit(
         schemas: Feature schemas of both towers.
         train: Training events.
         validate: Returns the validation metrics after an epoch. None: neither metrics nor early stopping.
+        epochs: Number of epochs after which the training ends. Default: those of the recipe. The learning rate falls
+            in any case as if all epochs of the recipe followed.
         folder: Existing folder of the run, for checkpoints and TensorBoard logs. Default: neither is written.
         resume: Whether to continue from the checkpoint in `folder`. The chief decides for all workers.
         progress: Receives the progress of the training. Default: nothing is reported.
@@ -103,16 +106,17 @@ def fit(
     state = workers.share_state(state, variables, _tower_variables(model))
     loop = _Loop(recipe, dataset, schemas, train, examples, model, workers, validate, progress)
     writer = tf.summary.create_file_writer(str(folder / "tensorboard")) if folder else None
-    done = len(state.epochs)
-    progress.begin(spec.epochs, examples.steps, done)
-    batches = iter(examples.dataset(done, spec.epochs - done, strategy.num_replicas_in_sync, workers.own_devices))
-    while len(state.epochs) < spec.epochs and not _is_stale(state, spec.patience):
+    done, last = len(state.epochs), epochs or spec.epochs
+    patience = spec.patience if validate else 0
+    progress.begin(last, examples.steps, done)
+    batches = iter(examples.dataset(done, last - done, strategy.num_replicas_in_sync, workers.own_devices))
+    while len(state.epochs) < last and not (patience and len(state.epochs) - state.best_epoch >= patience):
         measured = loop.epoch(len(state.epochs), batches)
         state.epochs.append(measured)
         value = measured.get(f"val_{spec.metric}", math.nan)
-        if validate is None or not spec.patience or value > state.best_value:
+        if not patience or value > state.best_value:
             state.best_epoch, state.best_value = measured["epoch"], value
-            state.best = [np.array(v) for v in _tower_variables(model)] if spec.patience else []
+            state.best = [np.array(v) for v in _tower_variables(model)] if patience else []
         if folder:
             checkpoints.write(folder, origin, state, variables)
         if writer:
@@ -288,10 +292,6 @@ class _Loop:
 
 def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
     return tf.nest.map_structure(tf.convert_to_tensor, batch)
-
-
-def _is_stale(state: State, patience: int) -> bool:
-    return bool(patience) and len(state.epochs) - state.best_epoch >= patience
 
 
 def _tower_variables(model: TwoTower) -> list[Any]:

@@ -196,13 +196,13 @@ def _refit(
     schemas = build_schemas(recipe, dataset, known, progress)
     members: list[Towers] = []
     for number, (member, epochs) in enumerate(zip(_members(recipe), best_epochs, strict=True)):
-        shorter = dataclasses.replace(member.training, epochs=epochs, patience=0)
         fitted = _fit_member(
-            dataclasses.replace(member, training=shorter),
+            member,
             dataset,
             schemas,
             known,
             validate=None,
+            epochs=epochs,  # with the learning rates that led to the best epoch
             folder=folder and _member_folder(folder / _REFIT, number),
             workers=workers,
             resume=resume,
@@ -240,6 +240,7 @@ def _fit_member(
     events: Events,
     *,
     validate: Validate | None,
+    epochs: int | None = None,
     folder: Path | None,
     workers: Workers,
     resume: bool,
@@ -259,6 +260,7 @@ def _fit_member(
             schemas,
             events,
             validate=validate,
+            epochs=epochs,
             folder=folder,
             resume=resume and folder is not None and (folder / CHECKPOINT).exists(),
             progress=reported,

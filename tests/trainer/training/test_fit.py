@@ -187,6 +187,15 @@ def test_refit_uses_validation_too_and_as_many_epochs_as_were_best(folder: Path,
     assert (run / "refit" / CHECKPOINT).exists()
 
 
+def test_a_refit_has_the_learning_rates_that_led_to_the_best_epoch(folder: Path) -> None:
+    begun = fit(recipe(training={"epochs": 3, "patience": 2}), folder, epochs=1)
+    whole = fit(recipe(training={"epochs": 3}), folder)
+    short = fit(recipe(training={"epochs": 1}), folder)
+    assert [each["loss"] for each in begun.epochs] == [whole.epochs[0]["loss"]]
+    assert begun.epochs[0]["loss"] != short.epochs[0]["loss"]  # whose learning rate ends at 0 after this epoch
+    assert begun.best_epoch == 1
+
+
 def test_resuming_what_was_never_begun_makes_no_folder(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no checkpoint to resume from"):
         command("train", folder / "shop.toml", "--run", tmp_path / "nothing", "--resume")
