@@ -80,11 +80,22 @@ def promote(version: str, /, *, store: Store, force: bool = False) -> None:
 def rollback(*, store: Store) -> None:
     """Make the previous live bundle live again, without checking its gates: the services still have it open.
 
+    A second roll back goes one bundle further back; `promote` returns to a newer one.
+
     Args:
         store: Store of bundles: a folder, or a URL such as s3://bucket/prefix.
     """
-    pointer = open_store(store).roll_back()
+    opened = open_store(store)
+    before = opened.live()
+    pointer = opened.roll_back()
     console.console.print(f"live: {pointer.version}")
+    if before is not None:
+        console.console.print(
+            f"in place of {before.version}: `python -m trainer promote {before.version} --store {store}` undoes this",
+            markup=False,
+        )
+    if pointer.previous and pointer.previous[0] in opened.versions():
+        console.console.print(f"another roll back goes further back, to {pointer.previous[0]}")
 
 
 def add_items(
