@@ -112,10 +112,10 @@ def _check_limits(search: pb.Search, limit: int, path: str) -> _Violations:
     diversity = search.diversify.diversity
     least = max(1, search.k)
     if (reranks or search.candidates_limit) and not least <= limit <= MAX_CANDIDATES:
-        fault = f"{limit}, expected k, which is {search.k}, to {MAX_CANDIDATES}"
+        fault = f"{limit}, expected at least k ({search.k}) and at most {MAX_CANDIDATES}"
         violations.append((f"{path}.candidates_limit", fault))
     elif diversity and limit * search.k > MAX_COMPARISONS:
-        fault = f"{limit} times k, which is {search.k}, expected at most {MAX_COMPARISONS} with a diversity"
+        fault = f"{limit} times k ({search.k}), expected at most {MAX_COMPARISONS} with a diversity"
         violations.append((f"{path}.candidates_limit", fault))
     if not 0.0 <= diversity <= 1.0:  # in this form, NaN fails too
         violations.append((f"{path}.diversify.diversity", f"{diversity}, expected 0 to 1"))

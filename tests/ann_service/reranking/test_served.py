@@ -229,6 +229,20 @@ def test_says_everything_that_is_wrong_at_once(world: World, more: dict[str, Any
     assert (code, sorted(fields(detail))) == ("INVALID_ARGUMENT", [f"searches[0].{field}" for field in wrong])
 
 
+def test_a_wrong_number_of_candidates_is_told_its_range(world: World) -> None:
+    service, manifest = world
+    for more, words in (
+        ({"k": 3, "candidates_limit": 2}, "2, expected at least k (3) and at most 10000"),
+        (
+            {"k": 250, "candidates_limit": 9_000, "diversify": pb.Diversify(diversity=0.1)},
+            "9000 times k (250), expected",
+        ),
+    ):
+        request = pb.SearchItemsRequest(searches=[search(**more)], model_version=manifest.model_version)
+        _, text, detail = failure(service.stub.SearchItems, request)
+        assert words in text + str(detail)
+
+
 def test_weights_of_ten_equal_boosts_may_be_rounded(world: World) -> None:
     rules = [boost(equals("title", f"Title {number}"), 0.1) for number in range(1, 11)]  # 0.1 as a float32 is above 0.1
     assert len(ask(world, search(boosts=rules)).results[0].item_ids) == 10
