@@ -115,7 +115,10 @@ ghz: .tools/bin/ghz ## Install ghz, the load generator, into .tools/bin (needs G
 	@command -v go >/dev/null || { echo "make ghz: there is no Go. Install Go 1.23 or later, or put a ghz 0.121 of your own at $@"; exit 1; }
 	GOBIN="$(CURDIR)/.tools/bin" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
 
-s3-server: .tools/bin/versitygw ## Install an S3 server for tests of stores in a bucket into .tools/bin (needs Go 1.23)
+s3-server: .tools/bin/versitygw ## Install an S3 server for tests of stores in a bucket into .tools/bin, and print how to start it (needs Go 1.23)
+	@echo 'Start it, with a bucket "shop" in the folder runs/s3:  mkdir -p runs/s3/shop'
+	@echo '  ROOT_ACCESS_KEY=me ROOT_SECRET_KEY=my-secret $< --port 127.0.0.1:7070 posix runs/s3'
+	@echo 'Its stores are s3://shop/...; docs/operating.md, "A store in a bucket", says what commands and services need for them.'
 .tools/bin/versitygw:
 	@command -v go >/dev/null || { echo "make s3-server: there is no Go. Install Go 1.23 or later, or put a versitygw 1.x of your own at $@"; exit 1; }
 	GOBIN="$(CURDIR)/.tools/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
