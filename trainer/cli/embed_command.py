@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Literal
 
@@ -76,15 +78,21 @@ def embed_items(
 
     place = resolve(store)
     manifest = opened.manifest(version)
-    done = embed_all(
-        str(place.absolute()) if isinstance(place, Path) else place,
-        manifest,
-        items,
-        to,
-        slice_rows=slice_rows,
-        open_engine=open_engine,
-        progress=progress,
-    )
+    try:
+        done = embed_all(
+            str(place.absolute()) if isinstance(place, Path) else place,
+            manifest,
+            items,
+            to,
+            slice_rows=slice_rows,
+            open_engine=open_engine,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        for process in active_children():  # else they would finish their slices first
+            process.terminate()
+        progress.note("stopped; the same command goes on after the parts that are complete")
+        sys.exit(130)  # an end at once would leave semaphores of the processes behind
     seconds = time.monotonic() - began
     console.console.print(
         f"{done.plan.row_count:,} items of {len(done.plan.files):,} files embedded with {version}: {done.computed:,} "

@@ -62,9 +62,12 @@ def recommend(
     opened = open_store(store)
     told_s = None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     wanted = Wanted(users, interactions, k, repeats, time.time() if told_s is None else told_s, told_s is not None)
-    result = write_lists(
-        opened, find_version(opened, None if bundle == "live" else bundle), wanted, out, RichProgress()
-    )
+    version = find_version(opened, None if bundle == "live" else bundle)
+    try:
+        result = write_lists(opened, version, wanted, out, RichProgress())
+    except KeyboardInterrupt:
+        console.console.print("stopped; the same command goes on after the parts that are complete")
+        raise
     seconds = time.monotonic() - started
     console.console.print(
         f"{out}: {result['rows']:,} rows for {result['users']:,} users in {result['parts']:,} files, by bundle "

@@ -71,7 +71,7 @@ def open_table(location: str) -> tuple[Place, list[Found], str]:
         location: Path or URL of a ``.parquet`` file, or of a folder of such files.
 
     Raises:
-        DataError: There is no such file.
+        DataError: There is no such file, or it is not Parquet.
         StoreError: The place cannot be used.
     """
     if location.endswith(_ENDING):
@@ -81,6 +81,13 @@ def open_table(location: str) -> tuple[Place, list[Found], str]:
         if found is not None and (place.is_bucket or not Path(place.name, name).is_dir()):
             return place, [found], f"{place.name}/{name}"
     place = open_place(location)
+    if not place.is_bucket and not Path(place.name).exists():
+        raise DataError(f"{location}: no such file or folder; check the path of --items")
+    if not place.is_bucket and Path(place.name).is_file():
+        raise DataError(
+            f"{location}: --items takes Parquet alone, in files named *{_ENDING}, so that slices of rows can be read; "
+            "`add-items --items` takes CSV too"
+        )
     files = [each for each in place.list() if each.name.endswith(_ENDING)]
     if not files:
         raise DataError(

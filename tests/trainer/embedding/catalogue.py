@@ -59,7 +59,7 @@ def embed(store: object, items: object, to: object, *others: object, **settings:
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[str]:
-    """Starts the command as a process of its own."""
+    """Starts the command as a process of its own, in a group with all that it starts."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'clients'}"}
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", *words],
@@ -68,6 +68,7 @@ def start(words: Sequence[str]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 

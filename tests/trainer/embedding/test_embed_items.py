@@ -106,6 +106,36 @@ def test_goes_on_after_sigkill_and_computes_no_part_again_but_a_damaged_one(
     np.testing.assert_allclose(one_row["vector"].to_numpy(), whole["vector"].to_numpy()[:1], atol=1e-6)
 
 
+def test_after_ctrl_c_it_says_how_to_go_on_and_leaves_nothing_behind(shop: Shop, items: Path, tmp_path: Path) -> None:
+    to = tmp_path / "vectors"
+    with start(arguments(shop.store.root, items, to, slice_rows=1, processes=2)) as process:
+        wait_for(lambda: len(list((to / "parts").glob("*.parquet"))) >= 3, "three parts", 120)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.endswith("stopped; the same command goes on after the parts that are complete\n")
+    assert "leaked" not in told
+    assert "Traceback" not in told
+    assert len(parts(to)) < 80
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("new.csv", "product\nq1\n", "--items takes Parquet alone, .* `add-items --items` takes CSV too"),
+        ("nope.parquet", None, "no such file or folder; check the path of --items"),
+        ("nope", None, "no such file or folder; check the path of --items"),
+    ],
+)
+def test_what_is_no_parquet_file_is_told_apart(
+    shop: Shop, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=f"{name}: {message}"):
+        embed(shop.store.root, tmp_path / name, tmp_path / "vectors")
+
+
 def test_vectors_of_something_else_are_refused_and_a_copy_of_the_same_is_not(
     shop: Shop, copied: tuple[Path, Path]
 ) -> None:

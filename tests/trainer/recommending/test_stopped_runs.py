@@ -17,7 +17,7 @@ import pytest
 from retrieval.store.folder_store import FolderStore
 from tests.harness import ROOT
 from tests.trainer.recommending.world import films, lists_of, viewers, wanted, write_lists
-from tests.trainer.world import Recorded
+from tests.trainer.world import Recorded, command
 from trainer.errors import DataError, RunError
 from trainer.recommending import recommend as recommending
 from trainer.recommending.recommend import recommend
@@ -58,6 +58,23 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(
     whole = write_lists(store, tmp_path / "viewers.parquet", tmp_path / "whole", k=2900)
     assert lists_of(tmp_path / "lists") == lists_of(tmp_path / "whole")
     assert {**result, "out": ""} == {**whole, "out": ""}
+
+
+def test_after_ctrl_c_it_says_how_to_go_on(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films(store)
+    viewers(4).write_parquet(tmp_path / "viewers.parquet")
+
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recommending.Parts, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        command(
+            "recommend", "--store", store.root, "--users", tmp_path / "viewers.parquet", "--out", tmp_path / "lists"
+        )
+    assert "stopped; the same command goes on after the parts that are complete\n" in capsys.readouterr().err
 
 
 def stop_after_one(store: FolderStore, users: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
