@@ -5,15 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
 from retrieval.store.folder_store import FolderStore
+from testbed.services import Replica
 from tests.harness import ann_service, query_tower_service
 from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
+from two_tower.query.v1 import query_tower_service_pb2_grpc
 from two_tower_client import Retriever
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra telemetry")
@@ -118,16 +121,32 @@ def test_a_malformed_trace_context_starts_a_new_trace(filled: FolderStore, colle
     assert span.parent_id == ""
 
 
-def test_a_collector_that_hangs_keeps_no_call_and_no_drain(filled: FolderStore, collector: Collector) -> None:
+def test_a_collector_that_hangs_keeps_no_call_and_no_drain(
+    filled: FolderStore, collector: Collector, tmp_path: Path
+) -> None:
     collector.takes.clear()
-    with query_tower_service(filled, otlp_endpoint=collector.endpoint) as service:
-        service.wait_until_serving()
-        for _ in range(600):  # more than one export takes
-            service.stub.EmbedQueries(REQUEST, timeout=20)
-        wait_for(lambda: collector.export_count, "an export hangs")
-        for _ in range(2100):  # more than wait for the collector
-            service.stub.EmbedQueries(REQUEST, timeout=20)
-    # The service has drained, while the export still hangs.
+    # A process of its own: the export goes on with attempts after random pauses, which other tests are not to notice.
+    replica = Replica(
+        "query_tower_service",
+        filled.root,
+        tmp_path / "replica",
+        {"otlp-endpoint": collector.endpoint, "drain-delay-s": "0"},
+    )
+    replica.start()
+    try:
+        replica.wait_until_serving()
+        with grpc.insecure_channel(replica.address) as channel:
+            stub = query_tower_service_pb2_grpc.QueryTowerServiceStub(channel)
+            for _ in range(600):  # more than one export takes
+                stub.EmbedQueries(REQUEST, timeout=20)
+            wait_for(lambda: collector.export_count, "an export hangs")
+            for _ in range(2100):  # more than wait for the collector
+                stub.EmbedQueries(REQUEST, timeout=20)
+        assert replica.process is not None
+        replica.process.terminate()
+        assert replica.process.wait(20) == 0  # drained, while the export still hangs
+    finally:
+        replica.stop()
     assert not collector.spans
 
 
