@@ -205,29 +205,31 @@ class AsyncCoalescer(Generic[Response]):
     def _start(self, batch: list[Asked[Response]]) -> None:
         task = asyncio.get_running_loop().create_task(self._call(batch))
         self._calls[task] = batch
-        task.add_done_callback(self._calls.pop)
+        task.add_done_callback(self._end)
 
     def _take_turn(self, asked: Asked[Response]) -> None:
         if not asked.is_gone:  # if it is, its turn has been passed on
             self._start(self._line.take(asked, time.monotonic()))
 
     async def _call(self, batch: list[Asked[Response]]) -> None:
-        """Makes the call of a batch, and gives the turn to the next in line."""
+        """Makes the call of a batch, and settles its queries."""
         try:
-            try:
-                outcome: Response | TwoTowerError = await self._send(_to_call(batch, self._target))
-            except TwoTowerError as error:
-                outcome = error
-            self._line.settle(batch, outcome, time.monotonic())
-        except BaseException as error:  # a bug, or the loop ends
+            outcome: Response | TwoTowerError = await self._send(_to_call(batch, self._target))
+        except TwoTowerError as error:
+            outcome = error
+        self._line.settle(batch, outcome, time.monotonic())
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Ends the call of a task, even one cancelled before its first step; the next in line has its turn."""
+        batch = self._calls.pop(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:  # nobody waits any more, a bug, or the loop ends
             for each in batch:
                 each.error = ServerError(f"a call that was shared ended without an answer: {error!r}")
-            raise
-        finally:
-            self._pass_on(self._line.end(batch))
-            for each in batch:
-                if each.is_settled:
-                    each.wake()
+        self._pass_on(self._line.end(batch))
+        for each in batch:
+            if each.is_settled:
+                each.wake()
 
     def _insist(self, asked: Asked[Response]) -> None:
         if self._line.insist(asked):

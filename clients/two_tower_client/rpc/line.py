@@ -210,11 +210,10 @@ class Line(Generic[Response]):
         self, batch: Sequence[Asked[Response]], error: TwoTowerError, now_s: float
     ) -> Iterable[Asked[Response]]:
         """Returns the queries of a failed call that the error is the error of."""
-        late = [each for each in batch if each.end_s <= now_s + _EARLY_S]
-        if len(batch) == 1 or late:
-            return late or batch
-        if not isinstance(error, _OF_ONE):
+        if len(batch) == 1:
             return batch
+        if not isinstance(error, _OF_ONE):
+            return [each for each in batch if each.end_s <= now_s + _EARLY_S] or batch
         fields = [field for field, _ in error.violations] if isinstance(error, InvalidRequest) else []
         if fields in (["queries"], ["searches"]):  # too many for the service
             self._queries_max = max(1, len(batch) // 2)

@@ -165,6 +165,13 @@ def test_at_the_earliest_deadline_those_with_time_left_are_asked_again() -> None
     assert names(line.take(first, NOW_S + 0.6)) == ["a", "c"]
 
 
+def test_whose_deadline_has_passed_gets_no_error_of_another() -> None:
+    line, first = waiting(asked("a", left_s=1.0), asked("b", left_s=0.6))
+    batch = line.take(first, NOW_S)
+    line.settle(batch, InvalidRequest.in_field("searches[0].k", "is wrong"), NOW_S + 0.6)
+    assert [each.error for each in batch] == [None, None]  # "b" ends at its deadline
+
+
 def test_who_leaves_is_left_out() -> None:
     gone = asked("b")
     line, first = waiting(asked("a"), gone, asked("c"))
