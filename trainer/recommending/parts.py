@@ -3,6 +3,7 @@
 ```
 lists.parquet.partial/run.json          what the lists are made of, so that no other run adds to them
 lists.parquet.partial/parts/part-….parquet   each whole or absent
+lists.parquet.partial/sums/part-….parquet.sha256   the SHA-256 of each part, written before it
 lists.parquet/part-….parquet            the result: the folder of parts, renamed when it is complete
 ```
 """
@@ -12,18 +13,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from retrieval.bundle.files import fsync, replace_text
+from retrieval.bundle.files import fsync, replace_text, sha256_of
 from trainer.errors import RunError
 
-_RUN, _PARTS, _LOCK = "run.json", "parts", ".lock"
+_RUN, _PARTS, _SUMS, _LOCK = "run.json", "parts", "sums", ".lock"
+_NAME = re.compile(r"part-([0-9]{5,})\.parquet")
 _METADATA = "two_tower"
 """Key of the metadata of a part; its value is a JSON object."""
 
@@ -33,14 +36,44 @@ class Parts:
 
     Attributes:
         identity: What the lists are made of.
-        done: Numbers of the parts that were there at the start.
+        there: Names of the parts that a stopped run has left, by number.
+        done: Numbers of those that `check` has found whole.
     """
 
     def __init__(self, out: Path, partial: Path, identity: Mapping[str, Any]) -> None:
         """Takes the folder of the result, the folder of the unfinished parts, and what the lists are made of."""
         self.identity = identity
         self._out, self._partial, self._folder = out, partial, partial / _PARTS
-        self.done = frozenset(int(path.stem.removeprefix("part-")) for path in self._folder.glob("part-*.parquet"))
+        found = (_NAME.fullmatch(path.name) for path in sorted(self._folder.iterdir()))
+        self.there = {int(match[1]): match[0] for match in found if match is not None}
+        self.done: set[int] = set()
+
+    def check(self, advance: Callable[[int], None]) -> list[str]:
+        """Reads the parts that are there; removes those that are not as they were written, and returns their names.
+
+        Args:
+            advance: Receives the number of parts that were read since its last call.
+
+        Raises:
+            RunError: A damaged part cannot be removed.
+        """
+        damaged: list[str] = []
+        for number, name in self.there.items():
+            path = self._path(number)
+            try:
+                is_whole = sha256_of(path) == self._sum_path(number).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError):  # an unreadable one, or one without a sum
+                is_whole = False
+            if is_whole:
+                self.done.add(number)
+            else:
+                damaged.append(name)
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise RunError(f"{path} is damaged and cannot be removed: {error}; remove it") from error
+            advance(1)
+        return damaged
 
     def write(self, number: int, frame: pl.DataFrame, counts: Mapping[str, int]) -> None:
         """Writes a part, atomically.
@@ -59,6 +92,8 @@ class Parts:
         try:
             frame.write_parquet(temporary, compression="zstd", compression_level=1, metadata={_METADATA: told})
             fsync(temporary)
+            self._sum_path(number).parent.mkdir(exist_ok=True)
+            replace_text(self._sum_path(number), sha256_of(temporary) + "\n")
             temporary.rename(path)
             fsync(path.parent)
         except (OSError, pl.exceptions.PolarsError) as error:
@@ -100,6 +135,26 @@ class Parts:
     def _path(self, number: int) -> Path:
         return self._folder / f"part-{number:05}.parquet"
 
+    def _sum_path(self, number: int) -> Path:
+        return self._partial / _SUMS / f"{self._path(number).name}.sha256"
+
+
+def check_out(out: Path) -> None:
+    """Checks that a result can be written under a name.
+
+    Args:
+        out: Folder of the result.
+
+    Raises:
+        RunError: It names no new folder, or there is something of that name.
+    """
+    if out.name in ("", ".."):
+        raise RunError(f"--out is {str(out)!r}, which names no new folder; name one, such as lists.parquet")
+    if out.is_symlink() and not out.exists():
+        raise RunError(f"{out} is a link to nothing; remove it, or name another folder with --out")
+    if os.path.lexists(out):
+        raise RunError(f"{out} exists; remove it, or name another folder with --out")
+
 
 @contextmanager
 def claimed_parts(out: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]) -> Generator[Parts]:
@@ -112,11 +167,11 @@ def claimed_parts(out: Path, identity: Mapping[str, Any], defaults: Mapping[str,
         defaults: Values to add to the identity of a new run; a run that goes on takes over those of the stopped one.
 
     Raises:
-        RunError: There is a result, another run writes to the folder, or a stopped run made other lists.
+        RunError: There is a result, `out` names no new folder, another run writes to the folder, or a stopped run made
+            other lists.
     """
+    check_out(out)
     partial = out.with_name(f"{out.name}.partial")
-    if out.exists():
-        raise RunError(f"{out} exists; remove it, or name another folder with --out")
     try:
         (partial / _PARTS).mkdir(parents=True, exist_ok=True)
         lock = os.open(partial / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)

@@ -15,14 +15,14 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from retrieval.bundle.files import sha256_of
 from retrieval.store.store import BundleStore
-from trainer.data.table_files import kind_of, parquet_parts
+from retrieval.version import version as program_version
 from trainer.errors import RecipeError, RunError
 from trainer.progress import SILENT, Progress
 from trainer.recipe import loading
+from trainer.recommending.hashed_table import HashedTable
 from trainer.recommending.histories import Histories
-from trainer.recommending.parts import Parts, claimed_parts
+from trainer.recommending.parts import Parts, check_out, claimed_parts
 from trainer.recommending.recommender import Recommender
 from trainer.recommending.users import Users
 
@@ -71,7 +71,8 @@ def recommend(
 
     Raises:
         DataError: A table cannot be used; names file, column and row.
-        RunError: The result exists, cannot be written, or a stopped run made other lists.
+        RunError: The result exists, cannot be written, a stopped run made other lists, or a table was written anew
+            meanwhile.
         BundleError: The bundle cannot be used.
         RecipeError: The recipe of the bundle cannot be read.
     """
@@ -79,21 +80,25 @@ def recommend(
         raise RunError("nobody to recommend to; name a table with --users, or one with --interactions, or both")
     if not 1 <= wanted.k <= LARGEST_K:
         raise RunError(f"--k is {wanted.k}, expected 1 to {LARGEST_K}")
+    check_out(out)
     manifest = store.manifest(version)
     try:
         recipe = loading.parse_stored(manifest.recipe, f"the recipe in bundle {version}")
     except RecipeError as error:
         raise RecipeError(f"{error}\nthis trainer did not make the bundle: publish one with `train`") from error
     with progress.working("hashing the tables"):
-        digests = {
-            name: None if path is None else _digest(path)
-            for name, path in (("users", wanted.users), ("interactions", wanted.interactions))
-        }
+        users_table, interactions_table = (
+            None if path is None else HashedTable(path) for path in (wanted.users, wanted.interactions)
+        )
+    size = min(_USERS_A_PART, max(1, _ROWS_A_PART // wanted.k))
     identity = {
         "bundle": version,
         "k": wanted.k,
         "repeats": recipe.split.repeats if wanted.repeats is None else wanted.repeats,
-        **digests,
+        "users": None if users_table is None else users_table.digest,
+        "interactions": None if interactions_table is None else interactions_table.digest,
+        "program": program_version(),
+        "users_a_part": size,
         **({"at": wanted.at_s} if wanted.is_at_told else {}),
     }
     with claimed_parts(out, identity, {"at": wanted.at_s}) as parts:
@@ -103,9 +108,10 @@ def recommend(
             tell(f"bundle {version}")
             recommender = Recommender.open(store, version, thread_count)
             histories = None
-            if wanted.interactions is not None:
-                tell(str(wanted.interactions))
-                histories = Histories.read(recipe, wanted.interactions, notes)
+            if interactions_table is not None:
+                tell(str(interactions_table.path))
+                histories = Histories.read(recipe, interactions_table.path, notes)
+                interactions_table.check()
             users = Users(wanted.users, histories, recipe, recommender.tower.schema, recommender.item_ids)
             if wanted.users is not None:
                 tell(str(wanted.users))
@@ -116,34 +122,35 @@ def recommend(
             progress.note(
                 f"note: no column holds {', '.join(users.missing)}; these features are missing for all users."
             )
-        size = min(_USERS_A_PART, max(1, _ROWS_A_PART // wanted.k))
-        if parts.done:
-            progress.note(f"going on after {len(parts.done):,} of {-(-users.count // size):,} parts of a stopped run.")
+        part_count = -(-users.count // size)
+        _check_parts(parts, part_count, progress)
         with progress.counting("recommending", users.count) as advance:
-            work = _Work(recommender, users, parts, wanted.k)
+            work = _Work(recommender, users, users_table, parts, wanted.k)
             for count in _in_threads(work, enumerate(users.batches(size)), thread_count):
                 advance(count)
-        part_count = -(-users.count // size)
         counts = parts.counts(part_count)
         parts.finish()
     _tell(counts, wanted.k, progress)
     return {"out": str(out), "bundle_version": version, "parts": part_count, **counts}
 
 
-def _digest(path: Path) -> str:
-    """Returns the SHA-256 of a table; of a folder, the digests of its files in order."""
-    files = parquet_parts(path) if kind_of(path) == "parquet" else [path]
-    try:
-        return " ".join(f"sha256 {sha256_of(file)}" for file in files)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+def _check_parts(parts: Parts, part_count: int, progress: Progress) -> None:
+    """Reads the parts of a stopped run, and reports how many are kept and which are not."""
+    if not parts.there:
+        return
+    with progress.counting("checking parts that are there", len(parts.there)) as advance:
+        damaged = parts.check(advance)
+    if damaged:
+        progress.note(f"damaged, and computed again: {', '.join(damaged)}.")
+    if parts.done:
+        progress.note(f"going on after {len(parts.done):,} of {part_count:,} parts of a stopped run.")
 
 
 class _Work:
     """Makes parts; threads may call it at once."""
 
-    def __init__(self, recommender: Recommender, users: Users, parts: Parts, k: int) -> None:
-        self._recommender, self._users, self._parts, self._k = recommender, users, parts, k
+    def __init__(self, recommender: Recommender, users: Users, table: HashedTable | None, parts: Parts, k: int) -> None:
+        self._recommender, self._users, self._table, self._parts, self._k = recommender, users, table, parts, k
 
     def __call__(self, number: int, batch: pl.DataFrame) -> int:
         """Writes the part of a batch of users, unless it is there, and returns the number of users."""
@@ -176,6 +183,8 @@ class _Work:
             "left_out": len(rows),
             "left_out_unknown": int(np.count_nonzero(rows < 0)),
         }
+        if self._table is not None:
+            self._table.check()  # the batch was read before, so no part is of another table
         self._parts.write(number, frame, counts)
         return count
 
