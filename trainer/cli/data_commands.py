@@ -32,6 +32,8 @@ def init(
 
     Example: `python -m trainer init --interactions purchases.csv --items products.csv`
 
+    If the tables cannot be trained on as they are, the recipe is written all the same, and the exit code is 1.
+
     Args:
         interactions: Table of events, with user and item, and time if known: CSV with any separator, or Parquet.
         items: Table of items, one in a row: CSV, Parquet or JSON.
@@ -49,21 +51,23 @@ def init(
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{out}: cannot be written: {error}; name another file with --out") from error
-    doubts = [*drafted.doubts, *_try_to_read(recipe, out.parent)]
+    fault = _try_to_read(recipe, out.parent)
     console.console.print(f"[bold]{escape(str(out))}[/bold]: {escape(_describe(drafted))}")
-    for doubt in doubts:
+    for doubt in drafted.doubts:
         console.console.print(f"not sure: {escape(doubt)}")
+    print_json(_to_json(drafted, out, [*drafted.doubts, *([fault] if fault else [])]), as_json)
+    if fault:
+        raise DataError(f"{fault} (does each option name the right table? Mend it, or {out}, before you train)")
     console.console.print(f"Read it, then: python -m trainer train {escape(str(out))}")
-    print_json(_to_json(drafted, out, doubts), as_json)
 
 
-def _try_to_read(recipe: Recipe, folder: Path) -> list[str]:
-    """Reads the tables as a training would; returns the error as a single sentence, or an empty list without error."""
+def _try_to_read(recipe: Recipe, folder: Path) -> str:
+    """Reads the tables as a training would; returns the error as a single sentence, or an empty text without error."""
     try:
         load_dataset(recipe, folder)
     except DataError as error:
-        return [f"The tables cannot be trained on as they are: {error}"]
-    return []
+        return f"The tables cannot be trained on as they are: {error}"
+    return ""
 
 
 def _describe(drafted: Draft) -> str:
@@ -73,6 +77,8 @@ def _describe(drafted: Draft) -> str:
     loss = drafted.choices.training["loss"]
     tables = {"items": drafted.items, "users": drafted.users}
     rows = [f", {len(table.source.frame):,} rows in the {name} table" for name, table in tables.items() if table]
+    if drafted.left_out_count:
+        rows.append(f", {drafted.left_out_count:,} rows without a user, an item or a time do not count")
     return (
         f"{drafted.event_count:,} interactions of {drafted.user_count:,} users with {drafted.used_item_count:,} items"
         f"{''.join(rows)}; user {roles.user!r}, item "

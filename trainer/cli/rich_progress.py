@@ -132,6 +132,7 @@ class EpochBar:
 
     def __init__(self, bars: Progress, task: TaskID) -> None:
         self._bars, self._task, self._epochs = bars, task, 0
+        self._losses, self._steps = 0.0, 0
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
         """Sets the length of the bar to all steps, and its position to those of `done` epochs."""
@@ -141,11 +142,13 @@ class EpochBar:
             self._bars.console.print(f"resumed after epoch {done} of {epochs}")
 
     def step(self, loss: float) -> None:
-        """Moves the bar by a step."""
-        self._bars.update(self._task, advance=1, figure=f"loss {loss:.3f}")
+        """Moves the bar by a step, and shows the mean loss of the epoch so far, as `epoch` shows that of the whole."""
+        self._losses, self._steps = self._losses + loss, self._steps + 1
+        self._bars.update(self._task, advance=1, figure=f"loss {self._losses / self._steps:.3f}")
 
     def epoch(self, measured: Mapping[str, Any]) -> None:
         """Prints a line with the measurements of the finished epoch."""
+        self._losses, self._steps = 0.0, 0
         shown = format_validation(
             {name.removeprefix("val_"): v for name, v in measured.items() if name.startswith("val_")}
         )

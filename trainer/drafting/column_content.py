@@ -7,6 +7,8 @@ import polars as pl
 from trainer.data.cells import to_numbers
 from trainer.drafting.column_names import names_id, names_role
 
+DATE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]|$)"
+"""Pattern of a date at the start of a cell, in any order of its parts."""
 _MOST_MISSING = 0.5
 """Largest share of empty cells of a column that is named as an id."""
 
@@ -60,7 +62,7 @@ def time_score(series: pl.Series) -> float:
         )
     if series.dtype != pl.String:
         return 0.0
-    dates = series.drop_nulls().head(1000).str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([T ]|$)").mean()
+    dates = series.drop_nulls().head(1000).str.contains(DATE).mean()
     return named + 3.0 if (dates or 0) > 0.9 else 0.0  # type: ignore[operator]
 
 

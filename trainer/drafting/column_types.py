@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from trainer.data.cells import DECIMAL_COMMA, THOUSANDS_COMMA, to_numbers, written_lists
+from trainer.drafting.column_content import DATE
 from trainer.drafting.column_names import words_of
 
 _NO_VALUE = frozenset(("N/A", "n/a", "nan", "NaN", "NAN", "null", "NULL", "\\N"))
@@ -132,13 +133,16 @@ def _text(column: str, present: pl.Series, keys: dict[str, Any]) -> ColumnType:
         return ColumnType(column, "string", keys, {}, "the same in every row, so no feature")
     words = float(present.str.count_matches(r"\s+").mean() or 0) + 1  # type: ignore[arg-type]
     if is_title or distinct > 0.5 * count or (words > 5 and distinct > 100):
+        if not is_title and present.str.contains(DATE).mean() > 0.9:  # type: ignore[operator]
+            doubt = f"{column!r} holds dates, which no feature reads. Its year or age as a number would do."
+            return ColumnType(column, "string", keys, {}, "for display: dates", doubt)
         doubt = ""
         if not is_title and words < 3:
             doubt = (
                 f"{column!r} has {distinct:,} values in {count:,} rows: too many to learn from, so no "
                 "feature; add one of kind categorical with min_count if they repeat."
             )
-        return ColumnType(column, "string", keys, {}, "for display: nearly every row has its own", doubt)
+        return ColumnType(column, "string", keys, {}, f"for display: {distinct:,} values in {count:,} rows", doubt)
     return ColumnType(column, "string", keys, _categorical(distinct), f"{distinct:,} values")
 
 

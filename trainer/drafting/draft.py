@@ -53,7 +53,8 @@ class Draft:
         items: Items table; None if there is none.
         users: Users table; None if there is none.
         event_types: Inferred types of the other columns of the interactions, by name of the attribute.
-        event_count: Number of rows of the interactions.
+        event_count: Number of rows of the interactions that count.
+        left_out_count: Number of rows without a user, an item or a time, which do not count.
         user_count: Number of users in the interactions.
         used_item_count: Number of items in the interactions.
         item_count: Number of items of the catalogue: of the items table, or of the interactions if those are more.
@@ -68,6 +69,7 @@ class Draft:
     users: EntityTable | None
     event_types: Mapping[str, ColumnType]
     event_count: int
+    left_out_count: int
     user_count: int
     used_item_count: int
     item_count: int
@@ -113,6 +115,8 @@ def draft(interactions: Path, items: Path | None, users: Path | None, name: str)
     item_count = used_item_count
     if sources["items"] is not None:
         item_count = max(item_count, len(sources["items"].frame))
+    needed = [name for name in (roles.user, roles.item, roles.time) if name is not None]
+    left_out_count = len(events.frame) - len(events.frame.drop_nulls(needed)) if roles.leaves_out else 0
     split, doubt = _split(events.frame[roles.user], roles.time is not None)
     return Draft(
         name,
@@ -121,7 +125,8 @@ def draft(interactions: Path, items: Path | None, users: Path | None, name: str)
         tables["items"],
         tables["users"],
         others,
-        len(events.frame),
+        len(events.frame) - left_out_count,
+        left_out_count,
         user_count,
         used_item_count,
         item_count,

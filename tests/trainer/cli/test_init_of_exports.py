@@ -110,6 +110,27 @@ def test_a_comma_is_certain_where_a_cell_proves_what_it_is(cells: tuple[str, str
     assert "comma" not in inferred.doubt
 
 
+def test_tables_that_cannot_be_trained_on_are_an_error_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = write(tmp_path / "events.csv", ["user_id", "item_id"], MEETINGS)
+    items = write(tmp_path / "items.csv", ["item_id", "price"], [(f"i{n % 12}", n % 7) for n in range(24)])
+    with pytest.raises(DataError, match=r"cannot be trained on .*is in several rows.*name the right table\?"):
+        init(tmp_path, interactions=events, items=items)
+    assert (tmp_path / "mine.toml").exists()
+    assert "Read it, then" not in capsys.readouterr().err
+
+
+def test_a_column_of_dates_is_said_to_be_one(tmp_path: Path) -> None:
+    events = write(tmp_path / "events.csv", ["user_id", "item_id"], MEETINGS)
+    rows = [(f"i{n}", f"2026-{1 + n % 9:02}-03", f"k{n % 8}") for n in range(12)]
+    printed, _ = init(tmp_path, interactions=events, items=write(tmp_path / "i.csv", ["item_id", "since", "key"], rows))
+    assert "items: 'since' holds dates, which no feature reads" in " ".join(printed["doubts"])
+    text = (tmp_path / "mine.toml").read_text()
+    assert "# for display: dates" in text
+    assert "# for display: 8 values in 12 rows" in text
+
+
 def test_each_count_of_the_summary_says_what_it_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # MEETINGS has 240 rows; two more are guest orders. The items table has 500 rows, of which most were never sold.
     rows = [*MEETINGS, ("", MEETINGS[0][1]), ("", MEETINGS[1][1])]
@@ -117,7 +138,10 @@ def test_each_count_of_the_summary_says_what_it_counts(tmp_path: Path, capsys: p
     events = write(tmp_path / "events.csv", ["user_id", "item_id"], rows)
     table = [(item, f"name {item}", "red") for item in [*sorted(items), *(f"x{n}" for n in range(500 - len(items)))]]
     init(tmp_path, interactions=events, items=write(tmp_path / "items.csv", ["item_id", "name", "colour"], table))
-    said = f"242 interactions of {len(users)} users with {len(items)} items, 500 rows in the items table; user"
+    said = (
+        f"240 interactions of {len(users)} users with {len(items)} items, 500 rows in the items table, 2 rows without "
+        "a user, an item or a time do not count; user"
+    )
     assert said in capsys.readouterr().err
 
 

@@ -65,6 +65,11 @@ def test_a_log_gets_lines_within_an_epoch() -> None:
         training.begin(epochs=4, steps=50, done=1)
         training.step(2.5)
         output.wait_for("training: 51 of 200 (26 %), loss 2.500")
+        training.step(3.5)
+        output.wait_for("training: 52 of 200 (26 %), loss 3.000")  # the mean of the epoch so far
+        training.epoch(MEASURED)
+        training.step(1.5)
+        output.wait_for("training: 53 of 200 (26 %), loss 1.500")
 
 
 def test_a_log_gets_one_line_an_epoch_and_no_bars() -> None:
