@@ -13,7 +13,7 @@ from trainer.errors import TrainingError
 from trainer.progress import Progress, Silent
 from trainer.quiet_tensorflow import import_tensorflow, quiet_stderr
 from trainer.recipe.recipe import Recipe
-from trainer.training.cluster import read_cluster
+from trainer.training.cluster import check_wait, read_cluster
 
 if TYPE_CHECKING:  # imports tensorflow
     from trainer.training.workers import Workers
@@ -34,8 +34,9 @@ def join_workers(wait_s: float, progress: Progress) -> Workers | None:
         The workers; None if this process trains alone.
 
     Raises:
-        RunError: TF_CONFIG cannot be understood, or another worker does not come.
+        RunError: TF_CONFIG cannot be understood, `wait_s` is no time to wait, or another worker does not come.
     """
+    check_wait(wait_s)
     cluster = read_cluster()
     if cluster is None:
         return None

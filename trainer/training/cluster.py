@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.errors import RunError
 
@@ -17,6 +20,10 @@ _VARIABLE = "TF_CONFIG"
 _TASKS = ("chief", "worker")
 """Types of tasks that train, in the order in which TensorFlow numbers them."""
 _POLL_S = 0.2
+_EXAMPLE = (
+    'expected such as {"cluster": {"worker": ["10.0.0.6:2222", "10.0.0.7:2222"]}, "task": {"type": "worker", '
+    '"index": 0}}, or leave it unset to train in one process'
+)
 
 
 @dataclass(frozen=True)
@@ -110,40 +117,78 @@ def _read(listener: socket.socket) -> bytes:
         return connection.recv(hashlib.sha256().digest_size, socket.MSG_WAITALL)
 
 
+def check_wait(wait_s: float) -> None:
+    """Checks a time to wait for other workers, in seconds.
+
+    Raises:
+        RunError: It is negative, infinite or no number.
+    """
+    if not (math.isfinite(wait_s) and wait_s >= 0):
+        raise RunError(f"--worker-wait-s is {wait_s}, expected a number of seconds, 0 or more")
+
+
 def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     """Returns the workers that ``TF_CONFIG`` lists, or None if it is unset or lists a single one.
+
+    An empty ``cluster`` means one process too, as for TensorFlow; a ``task`` without ``cluster`` is refused.
 
     Args:
         environment: Environment variables. Default: those of the process.
 
     Raises:
-        RunError: The variable cannot be understood.
+        RunError: The variable cannot be understood, or an address cannot be used.
     """
     text = environment.get(_VARIABLE, "").strip()
     if not text:
         return None
     try:
         raw = json.loads(text)
-        tasks = {kind: list(addresses) for kind, addresses in raw.get("cluster", {}).items() if addresses}
+        if raw.get("task") and "cluster" not in raw:
+            raise ValueError("it has a task, but no cluster")
+        tasks = {kind: addresses for kind, addresses in raw.get("cluster", {}).items() if addresses}
         if other := sorted(set(tasks) - set(_TASKS)):
             raise RunError(
                 f"{_VARIABLE} has tasks of type {' and '.join(other)}; only {' and '.join(_TASKS)} train, so leave "
                 "them out"
             )
+        for kind, of_kind in tasks.items():
+            if not isinstance(of_kind, list):
+                raise TypeError(f"{kind} is {of_kind!r}, which is no list of addresses")
         addresses = tuple(address for kind in _TASKS for address in tasks.get(kind, ()))
-        for address in addresses:
-            int(address.rpartition(":")[2])
-        if len(addresses) < 2:
+        for number, address in enumerate(addresses):
+            _check_address(address)
+            if address in addresses[:number]:
+                raise RunError(f"{_VARIABLE} lists {address} twice; each worker has an address of its own")
+        if not addresses or (len(addresses) == 1 and not raw.get("task")):
             return None
-        kind, number = raw["task"]["type"], int(raw["task"]["index"])
+        kind, number = raw["task"]["type"], _index(raw["task"]["index"])
         own = tasks[kind][number]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
-            f"{_VARIABLE} is {text[:200]!r}, which names no worker ({type(error).__name__}: {error}); expected such as "
-            '{"cluster": {"worker": ["10.0.0.6:2222", "10.0.0.7:2222"]}, "task": {"type": "worker", "index": 0}}, '
-            "or leave it unset to train in one process"
+            f"{_VARIABLE} is {text[:200]!r}, which names no worker ({type(error).__name__}: {error}); {_EXAMPLE}"
         ) from error
-    return Cluster(addresses, addresses.index(own), has_chief="chief" in tasks)
+    return None if len(addresses) == 1 else Cluster(addresses, addresses.index(own), has_chief="chief" in tasks)
+
+
+def _check_address(address: Any) -> None:
+    """Raises RunError if a value is no address of a worker, such as ``10.0.0.6:2222`` or ``[::1]:2222``."""
+    host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+    try:
+        host.encode("idna")  # as `socket` does
+        is_host = bool(host) and host.isprintable() and " " not in host
+    except UnicodeError:  # an empty label, one over 63 characters, or half a character
+        is_host = False
+    if not is_host:
+        raise RunError(f"{_VARIABLE} has the address {address!r}, whose host is no name; write HOST:PORT")
+    if re.fullmatch("[0-9]{1,5}", port) is None or not 1 <= int(port) <= 65535:
+        raise RunError(f"{_VARIABLE} has the address {address!r}, whose port is not 1 to 65535; write HOST:PORT")
+
+
+def _index(value: Any) -> int:
+    """Returns the index of a task, a whole number or the text of one. Raises ValueError if it is something else."""
+    if isinstance(value, bool) or re.fullmatch("[0-9]{1,9}", str(value)) is None:
+        raise ValueError(f"the index of the task is {value!r}, expected 0, 1 and so on")
+    return int(value)
 
 
 def refuse_cluster(what: str) -> None:

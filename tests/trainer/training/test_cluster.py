@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tests.trainer.world import command
 from trainer.errors import RunError
-from trainer.training.cluster import Cluster, read_cluster
+from trainer.training.cluster import Cluster, check_wait, read_cluster
 
 
-def config(tasks: dict[str, list[str]], kind: str = "worker", index: Any = 0) -> dict[str, str]:
+def config(tasks: dict[str, Any], kind: str = "worker", index: Any = 0) -> dict[str, str]:
     return {"TF_CONFIG": json.dumps({"cluster": tasks, "task": {"type": kind, "index": index}})}
 
 
 @pytest.mark.parametrize(
-    "environment", [{}, {"TF_CONFIG": ""}, {"TF_CONFIG": "{}"}, config({"worker": ["a:1"]}), config({"chief": ["a:1"]})]
+    "environment",
+    [
+        {},
+        {"TF_CONFIG": ""},
+        {"TF_CONFIG": "{}"},
+        config({}),
+        config({"worker": ["a:1"]}),
+        config({"chief": ["a:1"]}, "chief"),
+        {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'},
+    ],
 )
 def test_a_process_without_others_trains_alone(environment: dict[str, str]) -> None:
     assert read_cluster(environment) is None
@@ -45,13 +56,53 @@ def test_a_task_of_type_chief_comes_before_the_workers() -> None:
         ({"TF_CONFIG": "{"}, "which names no worker"),
         (config({"worker": ["a:1", "b:2"]}, index=2), "which names no worker"),
         (config({"worker": ["a:1", "b:2"]}, kind="chief"), "which names no worker"),
-        (config({"worker": ["a", "b:2"]}), "which names no worker"),
+        (config({"worker": ["a:1"]}, index=1), "which names no worker"),
+        (config({"worker": ["a:1", "b:2"]}, index=-1), "the index of the task is -1, expected 0, 1 and so on"),
+        (config({"worker": ["a:1", "b:2"]}, index=0.9), r"the index of the task is 0\.9"),
+        (config({"worker": ["a:1", "b:2"]}, index=True), "the index of the task is True"),
+        ({"TF_CONFIG": '{"task": {"type": "worker", "index": 0}}'}, "it has a task, but no cluster"),
+        (config({"worker": "a:1"}), "worker is 'a:1', which is no list of addresses"),
+        (config({"worker": ["a:1", "b:2", "a:1"]}), "lists a:1 twice"),
+        (config({"chief": ["a:1"], "worker": ["a:1"]}), "lists a:1 twice"),
         (config({"worker": ["a:1", "b:2"], "ps": ["c:3"]}), "has tasks of type ps; only chief and worker train"),
     ],
 )
 def test_what_cannot_be_understood_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(RunError, match=message):
         read_cluster(environment)
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "0", "", "2_2", "x", "\u0662"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_port_that_does_not_exist_is_refused_whoever_has_it(port: str, index: int) -> None:
+    with pytest.raises(RunError, match=r"has the address 'b:.*', whose port is not 1 to 65535; write HOST:PORT"):
+        read_cluster(config({"worker": ["a:1", f"b:{port}"]}, index=index))
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "a" * 64, "\ud800", "a b", "a\0b"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_host_that_is_no_name_is_refused_whoever_has_it(host: str, index: int) -> None:
+    with pytest.raises(RunError, match=r"has the address '.*:2222', whose host is no name; write HOST:PORT"):
+        read_cluster(config({"worker": ["a:1", f"{host}:2222"]}, index=index))
+
+
+@pytest.mark.parametrize("address", ["[::1]:2222", "worker-1.a.example.:1", "bücher.example:65535"])
+def test_addresses_of_all_kinds_are_read(address: str) -> None:
+    assert read_cluster(config({"worker": ["a:1", address]})).addresses[1] == address
+
+
+def test_a_time_to_wait_is_finite() -> None:
+    for wait_s in (0.0, 600.0):
+        check_wait(wait_s)
+    for wait_s in (math.nan, math.inf, -1.0):
+        with pytest.raises(RunError, match=f"^--worker-wait-s is {wait_s}, expected a number of seconds, 0 or more$"):
+            check_wait(wait_s)
+
+
+@pytest.mark.parametrize("wait_s", ["nan", "inf", "-1.0"])
+def test_train_refuses_a_time_to_wait_that_is_none(wait_s: str) -> None:
+    with pytest.raises(RunError, match=f"--worker-wait-s is {wait_s}"):
+        command("train", "movielens_100k", f"--worker-wait-s={wait_s}")
 
 
 def addresses(count: int) -> tuple[str, ...]:
