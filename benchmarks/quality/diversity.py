@@ -29,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ann_service.reranking.attribute_values import AttributeValues
 from ann_service.reranking.diversity import Groups, choose
 from benchmarks.timing import print_table
 from retrieval.bundle.catalogue.items import StringListColumn
@@ -99,9 +98,9 @@ def main() -> int:
     values: dict[Setting, list[list[float]]] = {setting: [] for setting in settings}
     for number, scores in batches():
         rows, relevances = best(np.arange(item_count), scores, arguments.candidates)
-        vectors, attribute = task.vectors[rows], AttributeValues.of(column, rows)
+        vectors = task.vectors[rows]
         for setting in settings:
-            groups = [Groups(attribute, setting.max_group_size)] if setting.max_group_size else []
+            groups = [Groups(column, rows, setting.max_group_size)] if setting.max_group_size else []
             chosen = run_to_end(choose(relevances, vectors, _K, setting.diversity, groups)).positions
             lists[setting].append(rows[chosen])
             hits = np.isin(rows[chosen], held_out.relevant[number])

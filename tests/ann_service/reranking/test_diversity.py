@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ann_service.reranking.attribute_values import AttributeValues
 from ann_service.reranking.diversity import Chosen, Groups, choose
 from retrieval.bundle.catalogue.items import Column, FloatColumn, IntColumn, StringColumn, StringListColumn
 from retrieval.steps import run_to_end
+from tests.ann_service.reranking.counted_codes import counted_lists, reads_of
 from tests.worlds import unit_vectors
 
 _TOLERANCE = 1e-5
@@ -26,7 +26,7 @@ def run(relevances: Any, vectors: np.ndarray, k: int, diversity: float, groups: 
 
 
 def groups_of(column: Column, size: int, count: int) -> Groups:
-    return Groups(AttributeValues.of(column, np.arange(count)), size)
+    return Groups(column, np.arange(count), size)
 
 
 def marginal(
@@ -128,6 +128,17 @@ def test_pauses_often_where_there_is_much_to_compare() -> None:
     vectors = unit_vectors(2000, 1, 64)
     steps = choose(np.linspace(1, 0, 2000), vectors, 100, 0.5)
     assert sum(1 for _ in steps) >= 10  # 100 products of 2,000 times 64, at most 1,000,000 multiplications a step
+
+
+def test_pauses_often_where_candidates_have_many_values() -> None:
+    # All hold tag 0, so that the first one fills a group of all others, which are looked at and passed over.
+    lists = [["tag 0", *(f"tag {1 + (row * 7 + n) % 3000}" for n in range(299))] for row in range(1000)]
+    columns = [counted_lists(lists), counted_lists(lists)]
+    for sizes, total in (((1, 1), 1000 * 300 + 300), ((1000, 1), 2 * 1000 * 300)):
+        groups = [groups_of(column, size, 1000) for column, size in zip(columns, sizes, strict=True)]
+        steps = reads_of(choose(np.linspace(1, 0, 1000), np.zeros((0, 2)), 1000, 0.0, groups), columns)
+        assert steps.total == total  # each value is read once at most, those after a full group not at all
+        assert steps.largest <= 5000  # at 200 multiplications for each, at most 1,000,000 a step
 
 
 def test_no_candidates() -> None:
