@@ -9,6 +9,7 @@ files ─► inspect ─► check all slices ─► plan.json ─► embed each 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,13 +78,15 @@ def embed_items(
         progress: Receives the progress.
 
     Raises:
-        DataError: A row or an id cannot be used, or the folder holds vectors of something else.
+        DataError: A row or an id cannot be used, or the folder holds vectors of something else, or the table.
         RunError: The recipe has no items table, or the processes cannot go on; what is done stays.
         StoreError: The bundle, the items table or the folder cannot be read or written.
     """
     items_source(manifest)
     table, found, location = items_table.open_table(items)
     target = open_place(to)
+    if _is_same(location, target):
+        raise DataError(f"--to is {to}, the folder of the items table itself; name another folder for the vectors")
     job = Job(store, manifest.bundle_version, table.name, target.name, installed_packages())
     written = target.find(results.PLAN)
     if written is None and target.list(results.PARTS):
@@ -101,6 +104,12 @@ def embed_items(
         for note in plan.notes:
             progress.note(f"note: {note}")
         return _embed(engine, plan, target, progress)
+
+
+def _is_same(items: str, target: Place) -> bool:
+    if target.is_bucket:
+        return items.rstrip("/") == target.name.rstrip("/")
+    return os.path.realpath(items) == os.path.realpath(target.name)
 
 
 def _make_plan(

@@ -32,7 +32,8 @@ def read_embedded(location: str, manifest: Manifest, notes: list[str]) -> Iterat
     if place.find(results.PLAN) is None:
         raise DataError(f"{location} holds no {results.PLAN}; --vectors names a folder that embed-items wrote")
     plan = Plan.from_json(place.read(results.PLAN), f"{location}/{results.PLAN}")
-    parts = results.read_list(place)
+    pieces = list(plan.slices())
+    parts = results.read_list(place, len(pieces))
     if differing := model_differences(plan, manifest):
         raise DataError(f"the vectors in {location} cannot be used: {differing[0]}; embed the items with that one")
     source = items_source(manifest)
@@ -43,8 +44,7 @@ def read_embedded(location: str, manifest: Manifest, notes: list[str]) -> Iterat
     if changed:
         raise DataError(f"{plan.items} has changed since it was embedded: {changed[0]}; embed it to a new folder")
     notes += plan.notes
-    pieces = list(plan.slices())
-    for piece, part in zip(pieces, parts, strict=True):
+    for piece, part in zip(plan.slices(), parts, strict=True):
         items, _ = items_table.read_rows(table, piece, source, source.attributes)
         ids, vectors = results.read_part(place, part)
         if list(items.ids) != ids:

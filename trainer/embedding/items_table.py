@@ -8,8 +8,10 @@ import re
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import polars as pl
+from pydantic import Field
 
 from retrieval.bundle.catalogue.items import COLUMN_TYPES, Column, ItemTable
 from retrieval.bundle.errors import StoreError
@@ -40,7 +42,7 @@ class ItemFile:
     size_bytes: int
     stamp: str
     digest: str
-    rows: int
+    rows: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)

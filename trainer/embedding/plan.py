@@ -8,7 +8,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from retrieval.bundle.features.schema import text_encoder_specs
 from retrieval.bundle.layout import ITEM_TOWER, VOCABULARIES
@@ -16,6 +18,7 @@ from retrieval.bundle.manifest import Manifest
 from retrieval.version import DISTRIBUTION
 from trainer.embedding.items_table import ItemFile, Slice, cut
 from trainer.embedding.places import Found
+from trainer.embedding.stored import parse
 from trainer.errors import DataError
 
 FORMAT_VERSION = 1
@@ -43,7 +46,7 @@ class Plan:
     dimension: int
     packages: dict[str, str]
     items: str
-    slice_rows: int
+    slice_rows: Annotated[int, Field(ge=1)]
     files: tuple[ItemFile, ...]
     notes: tuple[str, ...]
 
@@ -72,14 +75,18 @@ class Plan:
         Raises:
             DataError: It is no plan of this version.
         """
-        try:
-            raw: dict[str, Any] = json.loads(content)
-            if (version := raw.pop("format_version")) != FORMAT_VERSION:
-                raise DataError(f"{place}: format {version!r}, this program reads {FORMAT_VERSION}: update it")
-            files = tuple(ItemFile(**file) for file in raw.pop("files"))
-            return Plan(**raw | {"files": files, "notes": tuple(raw["notes"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{place}: damaged ({error}); remove the folder that it is in, and embed again") from error
+        advice = "remove the folder that it is in, and embed again"
+        if (version := parse(_FORMAT, content, place, advice).format_version) != FORMAT_VERSION:
+            raise DataError(f"{place}: format {version!r}, this program reads {FORMAT_VERSION}: update it")
+        return parse(_PLAN, content, place, advice)
+
+
+@dataclass(frozen=True)
+class _Format:
+    format_version: int
+
+
+_FORMAT, _PLAN = TypeAdapter(_Format), TypeAdapter(Plan)
 
 
 def tower_files(manifest: Manifest) -> list[str]:

@@ -20,8 +20,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter
 
 from trainer.embedding.places import Found, Place
+from trainer.embedding.stored import parse
 from trainer.errors import DataError
 
 PLAN, PARTS, EMBEDDINGS = "plan.json", "parts", "embeddings.json"
@@ -99,18 +101,34 @@ def write_list(place: Place, parts: Sequence[Part]) -> None:
     place.write(EMBEDDINGS, (json.dumps(raw, indent=2) + "\n").encode())
 
 
-def read_list(place: Place) -> list[Part]:
+def read_list(place: Place, slice_count: int) -> list[Part]:
     """Returns all parts of a complete folder, in order of their slices.
+
+    Args:
+        place: Folder of vectors.
+        slice_count: Number of slices of its plan.
 
     Raises:
         DataError: The folder is not complete, or the list is damaged.
     """
     if place.find(EMBEDDINGS) is None:
         raise DataError(f"{place.name} holds no complete vectors ({EMBEDDINGS} is missing): run embed-items to its end")
-    try:
-        return [Part(**part) for part in json.loads(place.read(EMBEDDINGS))["parts"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{place.name}/{EMBEDDINGS}: damaged ({error}); run the same embed-items again") from error
+    name, advice = f"{place.name}/{EMBEDDINGS}", "run the same embed-items again"
+    parts = parse(_LIST, place.read(EMBEDDINGS), name, advice).parts
+    for number, part in enumerate(parts):
+        if part.number != number or part != _part_of(Found(part.name, part.size_bytes, "")):
+            raise DataError(f"{name}: damaged ({part.name!r} is no name of part {number}); {advice}")
+    if len(parts) != slice_count:
+        raise DataError(f"{name}: damaged (it lists {len(parts):,} parts of {slice_count:,}); {advice}")
+    return parts
+
+
+@dataclass(frozen=True)
+class _List:
+    parts: list[Part]
+
+
+_LIST = TypeAdapter(_List)
 
 
 def _part_of(found: Found) -> Part | None:
