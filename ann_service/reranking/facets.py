@@ -32,7 +32,8 @@ def count(column: Column, rows: np.ndarray, facet: Facet) -> Steps[pb.FacetCount
     counted = pb.FacetCounts(attribute=facet.attribute, distinct_count=len(numbers), missing_count=missing_count)
     if len(numbers) > facet.limit:
         # Values that tie with the last one are kept until they are sorted, which puts smaller ones first.
-        least = np.partition(counts, len(counts) - facet.limit)[len(counts) - facet.limit]
+        at_least = np.cumsum(np.bincount(counts)[::-1])[::-1]  # [largest count + 1], values with this count or more
+        least = np.flatnonzero(at_least >= facet.limit)[-1]
         kept = counts >= least
         numbers, counts = numbers[kept], counts[kept]
         yield
