@@ -20,6 +20,7 @@ from retrieval.store.folder_store import FolderStore
 from tests.trainer.world import KERAS_AND_NUMPY, Shop, command, recipe
 from tests.worlds import write_bundle
 from trainer import __main__
+from trainer.cli import commands
 from trainer.errors import RecipeError
 from trainer.evaluation.comparison import Comparison
 from trainer.publishing import gates, index_selection
@@ -199,7 +200,7 @@ def publish(shop: Shop, monkeypatch: pytest.MonkeyPatch, *arguments: Any, **sett
     raw["recipe"]["gates"] |= settings
     path.write_text(json.dumps(raw))
     monkeypatch.setattr(
-        __main__, "app", lambda: command("publish", shop.runs[1], "--store", shop.store.root, *arguments)
+        commands, "app", lambda: command("publish", shop.runs[1], "--store", shop.store.root, *arguments)
     )
     try:
         __main__.main()
