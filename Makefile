@@ -76,11 +76,10 @@ check-protocol: $(READY) ## Check the swap protocol exhaustively, and that break
 soak: $(READY) ## Swaps, faults and leaks under load (SOAK=short: about 5 minutes)
 	$(BIN)/python -m tests.system.soak $(if $(filter short,$(SOAK)),--short)
 
-fleet: $(READY) $(if $(filter short,$(FLEET)),,.tools/bin/versitygw) ## Replicas on hosts of their own (network namespaces, as root), a store in a bucket, Envoy, and faults (FLEET=short: 3 minutes; JSON=)
+fleet: $(READY) $(if $(filter short,$(FLEET)),,.tools/bin/versitygw) ## Replicas on hosts of their own (network namespaces, as root), and faults; then long tests of a store in a bucket and of Envoy (FLEET=short: 3 minutes, the first alone; JSON=)
 	@failed=""; $(BIN)/python -m tests.system.fleet $(if $(filter short,$(FLEET)),--short) $(if $(JSON),--json $(JSON)) || failed=1; \
-	  $(if $(filter short,$(FLEET)),echo "make test has the short forms for a store in a bucket and for Envoy",\
-	  STORE_ROUNDS=100 STORE_KILLS=20 GATEWAY_CALLS=10000 $(BIN)/python -m pytest tests/retrieval/store tests/system/test_bucket.py tests/system/gateway) \
-	  || failed=1; [ -z "$$failed" ]
+	  $(if $(filter short,$(FLEET)),,STORE_ROUNDS=100 STORE_KILLS=20 GATEWAY_CALLS=10000 $(BIN)/python -m pytest \
+	    tests/retrieval/store tests/system/test_bucket.py tests/system/gateway || failed=1;) [ -z "$$failed" ]
 
 attack: $(READY) ## Attack both services: a table of promise, figure, limit, verdict (ATTACK=short: minutes; STORE=, TREE=, JSON=)
 	$(BIN)/python -m benchmarks.attack $(if $(filter short,$(ATTACK)),--short) $(if $(filter-out file default,$(origin STORE)),--store "$(STORE)") \

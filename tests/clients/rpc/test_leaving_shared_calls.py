@@ -63,20 +63,20 @@ def test_a_call_that_is_cancelled_before_its_first_step_is_over(gated: tuple[Gat
         async with AsyncQueryTowerClient(address) as client:
 
             async def first() -> None:
-                await client.embed([{"age": 0}], timeout_s=30)
+                await client.embed([{"age": 0}], timeout_s=120)
                 second.cancel()  # its call has its turn now, and has not begun
 
             waiting = asyncio.create_task(first())
             while not service.requests:
                 await asyncio.sleep(0.01)
-            second = asyncio.create_task(client.embed([{"age": 60}], timeout_s=30))
+            second = asyncio.create_task(client.embed([{"age": 60}], timeout_s=120))
             await asyncio.sleep(0.05)
             service.open.set()
             await asyncio.gather(waiting, second, return_exceptions=True)
             await asyncio.sleep(0.05)
             began_s = time.monotonic()
-            await client.embed([{"age": 30}], timeout_s=30)
-            assert time.monotonic() - began_s < 3  # an eighth of 30 s, if the one before counted as under way
+            await client.embed([{"age": 30}], timeout_s=120)
+            assert time.monotonic() - began_s < 10  # not an eighth of 120 s, as if the one before were under way
 
     asyncio.run(ask())
 
