@@ -72,7 +72,7 @@ class AnnClient(ServiceClient):
             body = request.SerializeToString()
             if len(body) <= LIGHT_BYTES:
                 kind = Kind(_to_header(model_version, bundle_version), wait, _traits(searches[0]))
-                return to_one(*self._shared.ask(kind, body, *self._to_share(request_id, timeout_s)))
+                return to_one(*self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
         request.model_version, request.bundle_version = model_version, bundle_version
         return self._call(
             next(self._stubs).SearchItems,
@@ -125,7 +125,7 @@ class AsyncAnnClient(AsyncServiceClient):
             body = request.SerializeToString()
             if len(body) <= LIGHT_BYTES:
                 kind = Kind(_to_header(model_version, bundle_version), wait, _traits(searches[0]))
-                return to_one(*await self._shared.ask(kind, body, *self._to_share(request_id, timeout_s)))
+                return to_one(*await self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
         request.model_version, request.bundle_version = model_version, bundle_version
         return await self._call(
             next(self._stubs).SearchItems,

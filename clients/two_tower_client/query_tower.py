@@ -68,7 +68,7 @@ class QueryTowerClient(ServiceClient):
             body = request.SerializeToString()
             if len(body) <= LIGHT_BYTES:
                 kind = Kind(_to_header(model_version), wait)
-                return to_embedding(*self._shared.ask(kind, body, *self._to_share(request_id, timeout_s)))
+                return to_embedding(*self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
         request.model_version = model_version
         return self._call(
             next(self._stubs).EmbedQueries,
@@ -120,7 +120,7 @@ class AsyncQueryTowerClient(AsyncServiceClient):
             body = request.SerializeToString()
             if len(body) <= LIGHT_BYTES:
                 kind = Kind(_to_header(model_version), wait)
-                return to_embedding(*await self._shared.ask(kind, body, *self._to_share(request_id, timeout_s)))
+                return to_embedding(*await self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
         request.model_version = model_version
         return await self._call(
             next(self._stubs).EmbedQueries,

@@ -1,4 +1,4 @@
-"""What synchronous and asyncio clients have in common: settings, the begin of a call, its failures and its result."""
+"""What synchronous and asyncio clients have in common: their settings, and how a call begins, fails and ends."""
 
 import os
 import time
@@ -81,27 +81,19 @@ class BaseClient:
             return False
         return not self._connection.metadata.is_sampled()
 
-    def _check_process(self) -> None:
-        """Checks that the client was made in this process.
+    def _check_arguments(self, request_id: str, timeout_s: float | None) -> tuple[str, float]:
+        """Returns the request id and the timeout of a new call, each the default if it is not given.
 
         Raises:
-            InvalidRequest: If it was not.
+            InvalidRequest: If an argument is invalid, or the client was made before this process was forked.
         """
         if os.getpid() != self._process:  # gRPC would hang, whatever the timeout
             raise InvalidRequest(
                 f"this client was made in process {self._process}, which forked this one, {os.getpid()}; make a client "
                 "in each process, and fork before the first call"
             )
-
-    def _to_share(self, request_id: str, timeout_s: float | None) -> tuple[str, float]:
-        """Returns the request id and the timeout of a call that may be shared.
-
-        Raises:
-            InvalidRequest: If an argument is invalid, or the client was made before this process was forked.
-        """
-        self._check_process()
-        timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
-        return check_request_id(request_id) if request_id else make_request_id(), timeout_s
+        request_id = check_request_id(request_id) if request_id else make_request_id()
+        return request_id, self._timeout_s if timeout_s is None else check_timeout(timeout_s)
 
     def _begin(self, timeout_s: float | None, request_id: str, user: str, *, may_wait: bool, traced: bool) -> Call:
         """Returns the state of a new call.
@@ -110,10 +102,8 @@ class BaseClient:
             InvalidRequest: If an argument is invalid, or the client was made before this process was forked.
             Overloaded: If the call is rejected locally.
         """
-        self._check_process()
-        request_id = check_request_id(request_id) if request_id else make_request_id()
+        request_id, timeout_s = self._check_arguments(request_id, timeout_s)
         metadata = self._connection.metadata.make(request_id, check_user(user), traced=traced)
-        timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         try:
             self._retries.admit(self.target)
         except TwoTowerError as error:
