@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -17,10 +17,40 @@ from two_tower_client.rpc.hedging import first_answer, first_answer_async
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Result = TypeVar("Result")
+Outcome = TypeVar("Outcome")
 
 
 def _closed_error() -> InvalidRequest:
     return InvalidRequest("the client is closed; make a new one")
+
+
+def _sender(
+    call: Callable[..., Outcome], methods: Iterable[object], read: Callable[[Response, int], Response]
+) -> Callable[[SharedCall], Outcome]:
+    """Returns the function that sends shared calls.
+
+    Args:
+        call: `_call` of a client.
+        methods: The method to call, over each connection; calls use them in turn.
+        read: See `ServiceClient._share`.
+    """
+    turns = itertools.cycle(methods)
+
+    def send(shared: SharedCall) -> Outcome:
+        def read_all(response: Response) -> Response:
+            return read(response, shared.query_count)
+
+        return call(
+            next(turns),
+            shared.body,
+            read_all,
+            shared.timeout_s,
+            shared.request_id,
+            may_wait=shared.may_wait,
+            traced=shared.query_count == 1,
+        )
+
+    return send
 
 
 # gRPC's callables are generic in its type stubs only, so their annotations below are strings.
@@ -49,21 +79,8 @@ class ServiceClient(BaseClient):
             decode: Decodes a response.
             read: Returns a response if it has an answer for each of a number of queries, or raises a TwoTowerError.
         """
-        methods = itertools.cycle([channel.unary_unary(method, None, decode) for channel in self._channels])
-
-        def send(call: SharedCall) -> Response:
-            count, may_wait, traced = call.query_count, call.may_wait, call.query_count == 1
-            return self._call(
-                next(methods),
-                call.body,
-                lambda response: read(response, count),
-                call.timeout_s,
-                call.request_id,
-                may_wait=may_wait,
-                traced=traced,
-            )
-
-        return Coalescer(send, self.target, self._calls_max)
+        methods = [channel.unary_unary(method, None, decode) for channel in self._channels]
+        return Coalescer(_sender(self._call, methods, read), self.target, self._calls_max)
 
     def _call(
         self,
@@ -133,21 +150,8 @@ class AsyncServiceClient(BaseClient):
         self, method: str, decode: Callable[[bytes], Response], read: Callable[[Response, int], Response]
     ) -> AsyncCoalescer[Response]:
         """Returns what makes the shared calls of a method; see `ServiceClient._share`."""
-        methods = itertools.cycle([channel.unary_unary(method, None, decode) for channel in self._channels])
-
-        async def send(call: SharedCall) -> Response:
-            count, may_wait, traced = call.query_count, call.may_wait, call.query_count == 1
-            return await self._call(
-                next(methods),
-                call.body,
-                lambda response: read(response, count),
-                call.timeout_s,
-                call.request_id,
-                may_wait=may_wait,
-                traced=traced,
-            )
-
-        return AsyncCoalescer(send, self.target, self._calls_max)
+        methods = [channel.unary_unary(method, None, decode) for channel in self._channels]
+        return AsyncCoalescer(_sender(self._call, methods, read), self.target, self._calls_max)
 
     async def _call(
         self,
