@@ -73,20 +73,27 @@ def rerank(catalogue: Catalogue, plan: SearchPlan, lists: Sequence[Hits]) -> Ste
 def _candidates(reranking: Reranking, lists: Sequence[Hits]) -> Steps[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Returns rows, scores and boosts of the candidates: [n] int64, float32 and float64, best first.
 
-    The order is that of score plus boosts; of equal ones, that of the lists, one after the other.
+    The order is that of score plus boosts; of equal ones, that of the lists, one after the other. Pauses after each
+    list.
     """
-    rows, scores = (np.concatenate(parts) for parts in zip(*lists, strict=True))
     if not reranking.boosts:
+        [(rows, scores)] = lists
         return rows, scores, np.zeros(len(rows))
-    # An item is in several lists with the same score, up to rounding: the first one counts.
-    firsts = np.sort(np.unique(rows, return_index=True)[1])
-    rows, scores = rows[firsts], scores[firsts]
-    boosts = np.zeros(len(rows))
-    for boost in reranking.boosts:
-        boosts += boost.weight * boost.matches.contains(rows)
+    rows, scores, boosts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), np.zeros(0)
+    seen = np.zeros(reranking.boosts[0].matches.item_count, dtype=bool)  # memory that is not written to is not read
+    for each in lists:
+        # An item is in several lists with the same score, up to rounding: the first one counts.
+        is_new = ~seen[each.rows]
+        new, seen[each.rows] = each.rows[is_new], True
+        added = np.zeros(len(new))
+        for boost in reranking.boosts:
+            added += boost.weight * boost.matches.contains(new)
+        rows, scores = np.concatenate([rows, new]), np.concatenate([scores, each.scores[is_new]])
+        boosts = np.concatenate([boosts, added])
+        kept = np.argsort(-(scores + boosts), kind="stable")[: reranking.candidates_limit]
+        rows, scores, boosts = rows[kept], scores[kept], boosts[kept]
         yield
-    order = np.argsort(-(scores + boosts), kind="stable")[: reranking.candidates_limit]
-    return rows[order], scores[order], boosts[order]
+    return rows, scores, boosts
 
 
 def _choose(
