@@ -37,7 +37,7 @@ Response = TypeVar("Response")
 CALLS_MAX = 1
 """Number of calls under way over each connection to each address from which on queries wait."""
 QUERIES_MAX = 32
-"""Most queries that share a call. As many in line do not wait for one to end, however many are under way."""
+"""Most queries that share a call, unless the service takes fewer. If as many wait, they do not wait for a call to end."""
 BYTES_MAX = 262_144
 """Largest size of their requests together, in bytes."""
 PATIENCE_SHARE = 0.125
@@ -266,7 +266,7 @@ class Line(Generic[Response]):
 
     def _next(self) -> Asked[Response] | None:
         waiting = len(self._waiting)
-        if not waiting or (self._under_way >= self._calls_max and waiting < QUERIES_MAX * (self._turns + 1)):
+        if not waiting or (self._under_way >= self._calls_max and waiting < self._queries_max * (self._turns + 1)):
             return None
         first = self._waiting.popleft()
         self._give_turn(first)

@@ -35,6 +35,14 @@ def waiting(*queries: Asked[str]) -> tuple[Line[str], Asked[str]]:
     return line, first
 
 
+def names_of_next(line: Line[str], batch: Sequence[Asked[str]]) -> list[str]:
+    """Answers a call, and returns the names of the queries in the next one, whose turn it then is."""
+    line.settle(batch, "answers", NOW_S)
+    first = line.end(batch)
+    assert first is not None
+    return names(line.take(first, NOW_S))
+
+
 def test_a_query_leaves_at_once_unless_enough_calls_are_under_way() -> None:
     line = Line[str](2)
     assert [line.begin() for _ in range(3)] == [True, True, False]
@@ -65,10 +73,7 @@ def test_another_kind_keeps_its_place() -> None:
     line, first = waiting(asked("a"), asked("x", other), asked("b"), asked("y", other))
     batch = line.take(first, NOW_S)
     assert names(batch) == ["a", "b"]
-    line.settle(batch, "answers", NOW_S)
-    second = line.end(batch)
-    assert second is not None
-    assert names(line.take(second, NOW_S)) == ["x", "y"]
+    assert names_of_next(line, batch) == ["x", "y"]
 
 
 def test_queries_with_much_more_or_less_time_left_do_not_share() -> None:
@@ -104,11 +109,8 @@ def test_a_query_that_the_error_names_is_asked_again_alone_and_the_others_togeth
     assert again is first
     together = line.take(first, NOW_S)
     assert names(together) == ["a", "c"]
-    line.settle(together, "answers", NOW_S)
-    bad = line.end(together)
-    assert bad is not None
     assert line.enter(asked("d")) is None
-    assert names(line.take(bad, NOW_S)) == ["bad"]
+    assert names_of_next(line, together) == ["bad"]
 
 
 def test_without_a_name_all_are_asked_again_alone() -> None:
@@ -150,10 +152,12 @@ def test_the_service_may_take_fewer_queries_in_a_call() -> None:
     assert line.end(batch) is first
     batch = line.take(first, NOW_S)
     assert names(batch) == ["a", "b"]
-    line.settle(batch, "answers", NOW_S)
-    second = line.end(batch)
-    assert second is not None
-    assert names(line.take(second, NOW_S)) == ["c", "d"]
+    assert names_of_next(line, batch) == ["c", "d"]
+    assert line.begin() is False
+    assert line.enter(asked("e")) is None
+    full = line.enter(asked("f"))  # two wait, which are a full call now
+    assert full is not None
+    assert names(line.take(full, NOW_S)) == ["e", "f"]
 
 
 def test_at_the_earliest_deadline_those_with_time_left_are_asked_again() -> None:
