@@ -10,6 +10,7 @@ from tests.clients.rpc.gated import Gated, asking, rounded, vector
 from tests.worlds import wait_for
 from two_tower_client import (
     AsyncQueryTowerClient,
+    Boost,
     Diversify,
     Embeddings,
     InvalidRequest,
@@ -17,6 +18,7 @@ from two_tower_client import (
     Retriever,
     Search,
 )
+from two_tower_client.filters import equals
 
 
 def test_threads_that_ask_while_a_call_is_under_way_share_the_next(gated: tuple[Gated, str]) -> None:
@@ -41,12 +43,11 @@ def test_tasks_that_ask_in_one_turn_of_the_loop_share_a_call(gated: tuple[Gated,
     assert service.ages == [[90, 0, 60]]
 
 
-@pytest.mark.parametrize("coalesce", [False, True])
-def test_every_query_is_a_call_without_coalescing(gated: tuple[Gated, str], coalesce: bool) -> None:
+def test_every_query_is_a_call_without_coalescing(gated: tuple[Gated, str]) -> None:
     service, address = gated
-    with QueryTowerClient(address, timeout_s=30, coalesce=coalesce) as client, ThreadPoolExecutor(3) as threads:
+    with QueryTowerClient(address, timeout_s=30, coalesce=False) as client, ThreadPoolExecutor(3) as threads:
         answers = [threads.submit(client.embed, [{"age": age}]) for age in (0, 60, 90)]
-        wait_for(lambda: len(service.requests) == (1 if coalesce else 3), "the calls")
+        wait_for(lambda: len(service.requests) == 3, "the calls")
         service.open.set()
         for answer in answers:
             answer.result()
@@ -132,7 +133,9 @@ def test_a_heavy_search_is_not_shared(world: World) -> None:
             Search(similar_to="east", search_budget=10),
             Search(similar_to="east", k=1001),
             Search(similar_to="east", candidates_limit=500),
+            Search(similar_to="east", boosts=[Boost(equals("genres", "Drama"), 0.1)]),
             Search(similar_to="east", diversify=Diversify(0.3)),
+            Search(similar_to="east", facets=["genres"]),
             Search(similar_to="east", exclude=["x" * 100] * 100),
         ):
             retriever.ann.search([search])
