@@ -10,6 +10,7 @@ from pathlib import Path
 
 from retrieval.store.folder_store import FolderStore
 from testbed.services import ROOT
+from testbed.synthetic_bundles import copy_live
 from trainer.data import download
 from trainer.data.dataset import Dataset, load_dataset
 from trainer.recipe import loading
@@ -55,6 +56,23 @@ def train(folder: Path, store: FolderStore, epochs: int, seed: int, *, force: bo
     if pointer is None:
         raise RuntimeError("the trainer promoted nothing")
     return pointer.version
+
+
+def copy_or_train(source: Path | None, folder: Path, store: FolderStore, epochs: int = 1) -> str:
+    """Promotes a trained bundle in an empty store, whatever its quality, and returns its version.
+
+    Args:
+        source: store whose live bundle is copied. None: trains on MovieLens-100k, with seed 1.
+        folder: folder in which the folder of the run is created.
+        store: empty store that gets the bundle.
+        epochs: number of epochs of the training.
+
+    Raises:
+        BundleNotFound: no bundle is live in `source`.
+    """
+    if source is None:
+        return train(folder, store, epochs, seed=1, force=True)
+    return copy_live(FolderStore(source), store)
 
 
 @functools.cache

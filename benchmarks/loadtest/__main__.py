@@ -22,11 +22,11 @@ from benchmarks.loadtest.judge import Outcome, Threshold, judge, read_thresholds
 from retrieval.bundle.errors import BundleError
 from retrieval.serving.runtime.logs import configure_logs
 from retrieval.store.folder_store import FolderStore
-from testbed.movielens import print_heading, train
+from testbed.movielens import copy_or_train, print_heading
 from testbed.requests import make_requests, write_requests
 from testbed.rollout import wait_for_live
 from testbed.services import SERVICES, Pair, PairError, Replica
-from testbed.synthetic_bundles import copy_live, write_large_bundle
+from testbed.synthetic_bundles import write_large_bundle
 from two_tower_client.fleet import Fleet
 
 _THRESHOLDS = Path(__file__).parent / "thresholds.toml"
@@ -98,10 +98,7 @@ def run(arguments: argparse.Namespace, scale: Scale) -> Sequence[Outcome]:
     with tempfile.TemporaryDirectory(prefix="two-tower-load-") as temporary:
         folder = Path(temporary)
         store = FolderStore(folder / "store")
-        if arguments.store is None:
-            version = train(folder, store, scale.epochs, seed=1, force=True)
-        else:
-            version = copy_live(FolderStore(arguments.store), store)
+        version = copy_or_train(arguments.store, folder, store, scale.epochs)
         other = write_large_bundle(store, version, _SWAP_ITEMS, seed=1).bundle_version
         requests = make_requests(store, version)
         write_requests(requests, arguments.out / "data")

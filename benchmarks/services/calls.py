@@ -36,9 +36,8 @@ from retrieval.bundle.golden_queries import GoldenQueries
 from retrieval.bundle.layout import GOLDEN_QUERIES, VECTORS
 from retrieval.store.folder_store import FolderStore
 from testbed.indexed_bundles import K, Made, make
-from testbed.movielens import train
+from testbed.movielens import copy_or_train
 from testbed.services import Replica
-from testbed.synthetic_bundles import copy_live
 from two_tower_client import AnnClient, QueryTowerClient, Retriever, Search, ann, query_tower
 from two_tower_client.search import with_embeddings
 
@@ -64,10 +63,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:
         folder = Path(temporary)
         store = FolderStore(folder / "store")
-        if arguments.store is None:
-            base = train(folder, store, 1, seed=1, force=True)
-        else:
-            base = copy_live(FolderStore(arguments.store), store)
+        base = copy_or_train(arguments.store, folder, store)
         began = time.perf_counter()
         made = make(store, base, arguments.items, arguments.trees, arguments.recall)
         print(

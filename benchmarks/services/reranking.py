@@ -28,8 +28,7 @@ from benchmarks.timing import print_table
 from retrieval.steps import run_to_end
 from retrieval.store.folder_store import FolderStore
 from testbed.indexed_bundles import K, Made, make_of
-from testbed.movielens import train
-from testbed.synthetic_bundles import copy_live
+from testbed.movielens import copy_or_train
 from testbed.synthetic_catalogue import make_attributes
 from testbed.synthetic_vectors import make_data
 from trainer.recipe.recipe import Index
@@ -49,10 +48,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="two-tower-reranking-") as temporary:
         folder = Path(temporary)
         store = FolderStore(folder / "store")
-        if arguments.store is None:
-            base = train(folder, store, 1, seed=1, force=True)
-        else:
-            base = copy_live(FolderStore(arguments.store), store)
+        base = copy_or_train(arguments.store, folder, store)
         data = make_data(arguments.items, dimension=store.manifest(base).dimension)
         settings = Index(trees=(_TREES,), min_recall_at_100=_RECALL)
         made = make_of(store, base, data, settings, attributes=make_attributes(arguments.items))
