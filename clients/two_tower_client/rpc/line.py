@@ -37,7 +37,7 @@ Response = TypeVar("Response")
 CALLS_MAX = 1
 """Number of calls under way over each connection to each address from which on queries wait."""
 QUERIES_MAX = 32
-"""Most queries that share a call, unless the service takes fewer. If as many wait, they do not wait for a call to end."""
+"""Most queries that share a call, unless the service takes fewer. As many do not wait for a call to end."""
 BYTES_MAX = 262_144
 """Largest size of their requests together, in bytes."""
 PATIENCE_SHARE = 0.125
