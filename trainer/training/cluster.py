@@ -86,8 +86,11 @@ class Cluster:
 
     def _listen(self) -> socket.socket:
         port = self.addresses[self.index].rpartition(":")[2]
+        both = socket.has_dualstack_ipv6()  # IPv4 and IPv6, as TensorFlow listens
         try:
-            listener = socket.create_server(("", int(port)))
+            listener = socket.create_server(
+                ("", int(port)), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+            )
         except OSError as error:
             raise RunError(
                 f"cannot listen on port {port} of {self.name(self.index)} in {_VARIABLE}: {error}"

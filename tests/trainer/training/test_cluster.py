@@ -120,6 +120,14 @@ def test_workers_wait_for_each_other() -> None:
             done.result()
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_workers_with_addresses_of_ipv6_wait_for_each_other() -> None:
+    two = tuple(each.replace("127.0.0.1", "[::1]") for each in addresses(2))
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(Cluster(two, index).meet, 60) for index in range(2)]:
+            done.result()
+
+
 def test_a_worker_that_does_not_come_is_named() -> None:
     three = addresses(3)
     with ThreadPoolExecutor(2) as pool:
