@@ -67,7 +67,8 @@ class Training:
             `trainer.model.ensemble`. Improves the metrics by several percent, and multiplies training time, dimension
             of the vectors and work of the query tower.
         refit: Whether the towers are trained again, on training and validation events, for the number of epochs that
-            was best on validation, with the learning rates of that time; without `patience` for all epochs.
+            was best on validation, with the learning rates of the same epochs of the first training; without `patience`
+            for all epochs.
     """
 
     dimension: Annotated[int, Field(ge=2, le=2048)] = 64

@@ -83,7 +83,7 @@ def fit(
         train: Training events.
         validate: Returns the validation metrics after an epoch. None: neither metrics nor early stopping.
         epochs: Number of epochs after which the training ends. Default: those of the recipe. The learning rate falls
-            in any case as if all epochs of the recipe followed.
+            as over all epochs of the recipe, also if fewer are trained.
         folder: Existing folder of the run, for checkpoints and TensorBoard logs. Default: neither is written.
         resume: Whether to continue from the checkpoint in `folder`. The chief decides for all workers.
         progress: Receives the progress of the training. Default: nothing is reported.
