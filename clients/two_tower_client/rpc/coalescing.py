@@ -225,7 +225,8 @@ class AsyncCoalescer(Generic[Response]):
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:  # nobody waits any more, a bug, or the loop ends
             for each in batch:
-                each.error = ServerError(f"a call that was shared ended without an answer: {error!r}")
+                each.error = ServerError(f"a shared call failed in the client, which is a bug; report it: {error!r}")
+                each.error.__cause__ = error
         self._pass_on(self._line.end(batch))
         for each in batch:
             if each.is_settled:

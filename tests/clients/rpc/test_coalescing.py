@@ -17,6 +17,7 @@ from two_tower_client import (
     QueryTowerClient,
     Retriever,
     Search,
+    ServerError,
 )
 from two_tower_client.filters import equals
 
@@ -107,6 +108,24 @@ def test_a_bad_task_fails_alone(gated: tuple[Gated, str]) -> None:
         vector(60),
     ]
     assert service.ages == [[0, 99, 60], [0, 60], [99]]
+
+
+def test_a_bug_in_a_call_of_tasks_is_the_cause_of_their_errors(gated: tuple[Gated, str]) -> None:
+    bug = RuntimeError("a bug")
+
+    async def fail(call: object) -> None:
+        raise bug
+
+    async def ask() -> list[Embeddings | BaseException]:
+        async with AsyncQueryTowerClient(gated[1], timeout_s=30) as client:
+            client._shared._send = fail  # type: ignore[assignment]
+            return await asyncio.gather(*(client.embed([{"age": age}]) for age in (0, 60)), return_exceptions=True)
+
+    first, second = asyncio.run(ask())
+    assert first is not second
+    for error in (first, second):
+        assert isinstance(error, ServerError)
+        assert error.__cause__ is bug
 
 
 def test_each_item_search_and_each_count_of_unknown_values_is_the_callers_own(world: World) -> None:
