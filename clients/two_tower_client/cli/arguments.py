@@ -1,4 +1,4 @@
-"""Parses the values of `--feature`, `--where`, and of options that look at candidates."""
+"""Parses the values of `--feature`, `--where`, `--boost`, `--diversity` and `--at-most`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ def parse_boosts(
         try:
             number = float(weight)
         except ValueError as error:
-            raise InvalidRequest.in_field("--boost", f"{condition!r}: {weight!r} is not a number") from error
+            raise InvalidRequest.in_field("--boost", f"{condition!r}: weight {weight!r} is not a number") from error
         boosts.append(Boost(parse_condition(condition, attributes, "--boost"), number))
     return boosts
 
@@ -104,9 +104,9 @@ def parse_diversify(diversity: float, group_limits: Sequence[str]) -> Diversify 
     for text in group_limits:
         name, _, count = text.rpartition("=")
         if not name or not count.isdecimal():
-            raise InvalidRequest.in_field("--at-most", f"{text!r} is not name=count")
+            raise InvalidRequest.in_field("--at-most", f"{text!r} is not name=count with a whole number, as in brand=2")
         if name in limits:
-            raise InvalidRequest.in_field("--at-most", f"{name!r} is given twice")
+            raise InvalidRequest.in_field("--at-most", f"{name!r} is given twice; give one count for each attribute")
         limits[name] = int(count)
     return Diversify(diversity, limits)
 

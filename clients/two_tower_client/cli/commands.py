@@ -173,7 +173,7 @@ class _ResultOptions(RerankingOptions):
 
 
 def _result_options(arguments: argparse.Namespace, ann: AnnClient) -> _ResultOptions:
-    """Returns the options that every command has which searches."""
+    """Returns the options that all commands that search have in common."""
     types: dict[str, ann_pb2.AttributeType.ValueType] = {}
     if arguments.where or arguments.boost:
         bundles = ann.status().bundles

@@ -1,4 +1,4 @@
-"""Parsing the values of the options `--feature` and `--where`, and of options that look at candidates."""
+"""Parsing the values of `--feature`, `--where`, `--boost`, `--diversity` and `--at-most`."""
 
 import pytest
 
@@ -110,7 +110,7 @@ def test_boosts_are_conditions_with_a_weight() -> None:
         Boost(in_range("year", min=1990), 0.5),
         Boost(not_(equals("genres", "Drama")), -0.1),
     ]
-    with pytest.raises(InvalidRequest, match="'much' is not a number"):
+    with pytest.raises(InvalidRequest, match="'year>=1990': weight 'much' is not a number"):
         parse_boosts([["year>=1990", "much"]], ATTRIBUTES)
 
 
@@ -118,7 +118,11 @@ def test_diversity_and_group_limits() -> None:
     assert parse_diversify(0.0, []) is None
     assert parse_diversify(0.25, []) == Diversify(0.25)
     assert parse_diversify(0.0, ["brand=2", "a=b=3"]) == Diversify(0.0, {"brand": 2, "a=b": 3})
-    for texts, fault in ((["brand"], "is not name=count"), (["=2"], "is not name"), (["brand=-1"], "is not name")):
+    for texts, fault in (
+        (["brand"], "'brand' is not name=count"),
+        (["=2"], "is not name"),
+        (["brand=-1"], "with a whole number"),
+    ):
         with pytest.raises(InvalidRequest, match=fault):
             parse_diversify(0.0, texts)
     with pytest.raises(InvalidRequest, match="'brand' is given twice"):
