@@ -26,12 +26,11 @@ from typing import Any
 import grpc
 
 from benchmarks.pair.load import Contender, family
-from benchmarks.pair.world import K, World
+from benchmarks.pair.world import K, World, add_options, open_world
 from benchmarks.timing import print_table
 from retrieval.bundle.manifest import Manifest
 from retrieval.index.registry import STRUCTURES
 from retrieval.store.folder_store import FolderStore
-from testbed.movielens import train
 from testbed.services import Replica
 from two_tower.ann.v1 import ann_service_pb2 as pb
 from two_tower_client import Retrieval, Retriever, Search, ann
@@ -45,18 +44,13 @@ _CONNECTIONS = 8
 def main() -> int:
     """Runs the measurements with the command line's arguments, prints their tables, and returns 0."""
     parser = argparse.ArgumentParser(prog="benchmarks.pair.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("--store", type=Path, help="store whose live bundle has query tower and items (default: train)")
-    parser.add_argument("--items", type=int, default=100_000, help="number of items (default: 100,000)")
+    add_options(parser)
     parser.add_argument(
         "--kinds", nargs="*", default=STRUCTURES, choices=STRUCTURES, help="kinds of index (default: all)"
     )
-    parser.add_argument("--trees", type=int, default=50, help="trees of an Annoy index (default: 50)")
-    parser.add_argument("--recall", type=float, default=0.95, help="recall@100 of the indexes (default: 0.95)")
     parser.add_argument("--workers", type=int, default=1, help="workers of the ANN service (default: 1)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a round in seconds (default: 3)")
-    parser.add_argument("--folder", type=Path, help="folder that keeps indexes for the next run (default: temporary)")
-    parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     parser.add_argument(
         "--no-peer", action="store_true", help="leave out Qdrant, which takes minutes to index a million items"
     )
@@ -66,11 +60,7 @@ def main() -> int:
         arguments.items, arguments.rounds, arguments.seconds = 20_000, 3, 1.0
     with tempfile.TemporaryDirectory(prefix="two-tower-bench-") as temporary:
         folder = Path(temporary)
-        if arguments.store is None:
-            store = FolderStore(folder / "store")
-            train(folder, store, 1, seed=1, force=True)
-            arguments.store = store.root
-        world = World(arguments.folder or folder, arguments.store, arguments.items, arguments.recall)
+        world = open_world(arguments, folder)
         found = _run(world, arguments, folder)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -105,10 +105,10 @@ def closed_loop(call: Call, callers: int, seconds: float, queries_a_call: int = 
             calls += 1
         return calls
 
-    served, began, cpu_began = _cpu_s(pids), time.perf_counter(), time.process_time()
+    served, began, cpu_began = cpu_s(pids), time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(callers) as pool:
         calls = sum(pool.map(run, range(callers)))
-    elapsed, load, served = time.perf_counter() - began, time.process_time() - cpu_began, _cpu_s(pids) - served
+    elapsed, load, served = time.perf_counter() - began, time.process_time() - cpu_began, cpu_s(pids) - served
     queries = calls * queries_a_call
     return Round(queries / elapsed, load / queries * 1e6, served / queries * 1e6)
 
@@ -118,5 +118,6 @@ def family(pid: int) -> list[int]:
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
-def _cpu_s(pids: Iterable[int]) -> float:
+def cpu_s(pids: Iterable[int]) -> float:
+    """Returns the CPU time of processes so far, in seconds."""
     return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)

@@ -1,4 +1,4 @@
-"""The data of `benchmarks.pair.compare`: vectors, queries, a bundle for each kind of index, and Qdrant's segment.
+"""The data of both benchmarks here: vectors, queries, a bundle for each kind of index, and Qdrant's segment.
 
 Bundles and segment are kept in a folder, because a million vectors take many minutes to index. Search budgets are
 chosen on other queries than those of the measurement.
@@ -6,6 +6,7 @@ chosen on other queries than those of the measurement.
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from retrieval.index.recall import NEIGHBOURS, exact_top_k
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.folder_store import FolderStore
 from testbed.indexed_bundles import make_of
+from testbed.movielens import train
 from testbed.synthetic_bundles import copy_live
 from testbed.synthetic_vectors import Data, spread_items
 from trainer.recipe.recipe import Index
@@ -102,6 +104,31 @@ class World:
         if len(self._nearest) < len(found):
             self._nearest = exact_top_k(self.embeddings[: len(found)], self._vectors, K)
         return _recall(found, self._nearest[: len(found)])
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a world, and of the file for the figures."""
+    parser.add_argument("--store", type=Path, help="store whose live bundle has query tower and items (default: train)")
+    parser.add_argument("--items", type=int, default=100_000, help="number of items (default: 100,000)")
+    parser.add_argument("--trees", type=int, default=50, help="trees of an Annoy index (default: 50)")
+    parser.add_argument("--recall", type=float, default=0.95, help="recall@100 of the indexes (default: 0.95)")
+    parser.add_argument("--folder", type=Path, help="folder that keeps indexes for the next run (default: temporary)")
+    parser.add_argument("--json", type=Path, help="file to write the figures to as well")
+
+
+def open_world(arguments: argparse.Namespace, folder: Path) -> World:
+    """Returns the world that the options of `add_options` describe; trains a bundle if they name no store.
+
+    Args:
+        arguments: values of the options.
+        folder: folder for what is not kept.
+    """
+    base = arguments.store
+    if base is None:
+        store = FolderStore(folder / "store")
+        train(folder, store, 1, seed=1, force=True)
+        base = store.root
+    return World(arguments.folder or folder, base, arguments.items, arguments.recall)
 
 
 def _recall(found: Sequence[Sequence[int]], nearest: np.ndarray) -> float:
