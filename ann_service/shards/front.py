@@ -201,7 +201,7 @@ def _merge(
         parts: list[pb.SearchResult] = []
         for part in question.lists or [question]:
             own = [[shard[number] for shard in results] for number in islice(numbers, len(part.searches))]
-            parts.append(merge(part.plan, own))
+            parts.append((yield from merge(part.plan, own)))
             yield
         merged.append(Candidates(question.plan, parts) if question.lists else parts[0])
     return merged
@@ -229,9 +229,13 @@ def _find_candidates(catalogue: ShardedCatalogue, group: Sequence[Asked], silent
         silent: whether each shard did not answer.
     """
     compared = [each for asked in group for each in asked.merged if isinstance(each, Candidates) and each.needs_vectors]
-    item_ids = [*dict.fromkeys(item_id for candidates in compared for item_id in candidates.item_ids)]
-    if not item_ids:
+    distinct: dict[str, None] = {}
+    for each in (own for candidates in compared for own in candidates.lists):
+        distinct |= dict.fromkeys(each.item_ids)
+        yield
+    if not distinct:
         return _Compared({}, silent)
+    item_ids = list(distinct)
     found = yield from catalogue.shards.find(item_ids, _timeout_s(group))
     vectors: dict[str, np.ndarray] = {}
     for each in found:

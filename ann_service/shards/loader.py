@@ -98,7 +98,7 @@ def _check_top_items(catalogue: ShardedCatalogue, golden_queries: GoldenQueries)
         raise StoreError(f"{len(answers) - len(results)} shards of {version} did not answer the golden queries")
     plan = SearchPlan(np.zeros(0), count, None, np.zeros(0, dtype=np.int64), None, True, 1)
     for number, (expected, scores) in enumerate(zip(golden_queries.top_items, golden_queries.top_scores, strict=True)):
-        merged = merge(plan, [[result[number] for result in results]])
+        merged = run_to_end(merge(plan, [[result[number] for result in results]]))
         found = np.array(merged.scores, dtype=np.float32)
         # Items that tie with the last one may be others.
         certain = {item for item, score in zip(expected, scores, strict=True) if score > scores[-1] + _SCORE_TOLERANCE}

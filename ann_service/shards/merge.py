@@ -18,11 +18,12 @@ from ann_service.plan import SearchPlan
 from ann_service.search import at_least
 from retrieval.index.hits import Hits
 from retrieval.index.scan import best
+from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 
-def merge(plan: SearchPlan, results: Sequence[Sequence[pb.SearchResult]]) -> pb.SearchResult:
-    """Returns the result of a search.
+def merge(plan: SearchPlan, results: Sequence[Sequence[pb.SearchResult]]) -> Steps[pb.SearchResult]:
+    """Returns the result of a search. Pauses after each attribute.
 
     Args:
         plan: the search.
@@ -36,10 +37,13 @@ def merge(plan: SearchPlan, results: Sequence[Sequence[pb.SearchResult]]) -> pb.
     else:
         positions, scores = _fuse(plan, results, ids, plan.text.fusion_constant)
     merged = pb.SearchResult(item_ids=[ids[position] for position in positions.tolist()], scores=scores.tolist())
+    if plan.return_attributes:
+        yield
     for number, name in enumerate(plan.return_attributes):
         columns = [result.attributes[number] for result in pool]
         counts = [len(result.item_ids) for result in pool]
         merged.attributes.append(_pick(name, columns, counts, positions))
+        yield
     return merged
 
 
@@ -75,12 +79,14 @@ def _pick(
         counts: number of items of each result.
         positions: [n] int64, positions in the columns, one after the other.
     """
-    starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    missing = {int(start) + p for start, column in zip(starts, columns, strict=True) for p in column.missing}
-    chosen = positions.tolist()
-    picked = pb.AttributeColumn(name=name, missing=[n for n, position in enumerate(chosen) if position in missing])
+    ends = np.cumsum(counts)
+    owners = np.searchsorted(ends, positions, side="right")  # [n], columns of the positions
+    own = positions - np.append(0, ends)[owners]
+    chosen = list(zip(owners.tolist(), own.tolist(), strict=True))
+    missing = [set(column.missing) for column in columns]
+    picked = pb.AttributeColumn(name=name, missing=[n for n, (owner, p) in enumerate(chosen) if p in missing[owner]])
     if kind := next((column.WhichOneof("values") for column in columns), None):
-        values = [*chain.from_iterable(getattr(column, kind).values for column in columns)]
+        values = [getattr(column, kind).values for column in columns]
         getattr(picked, kind).SetInParent()
-        getattr(picked, kind).values.extend([values[position] for position in chosen])
+        getattr(picked, kind).values.extend([values[owner][position] for owner, position in chosen])
     return picked

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from ann_service.catalogue import Catalogue
 from ann_service.shards.shard import Found
-from retrieval.bundle.catalogue.items import COLUMN_TYPES, ItemTable
+from retrieval.bundle.catalogue.items import COLUMN_TYPES, Column, ItemTable
 from retrieval.bundle.catalogue.parts import paths_of
 from retrieval.bundle.layout import POPULARITY
 from retrieval.bundle.manifest import Manifest
@@ -124,7 +124,7 @@ class ShardedCatalogue:
         return sum(shard.item_count for shard, counted in pairs if counted) / self.manifest.item_count
 
     def for_parsing(
-        self, item_ids: Sequence[str], vectors: np.ndarray, columns: Mapping[str, Sequence[Any]] | None = None
+        self, item_ids: Sequence[str], vectors: np.ndarray, columns: Mapping[str, Column] | None = None
     ) -> Catalogue:
         """Returns a catalogue of a few items.
 
@@ -134,10 +134,9 @@ class ShardedCatalogue:
         Args:
             item_ids: [n] external ids, distinct.
             vectors: [n, dimension] float32, their vectors.
-            columns: [n] values of attributes by name; the values of all other attributes are missing.
+            columns: columns of [n] values by attribute name. Default: all attributes, without a value.
         """
-        known, missing = columns or {}, [None] * len(item_ids)
-        attributes = {
-            name: COLUMN_TYPES[kind].of(known.get(name, missing)) for name, kind in self.manifest.attributes.items()
-        }
-        return Catalogue(self.manifest, ItemTable.of(item_ids, attributes), vectors, _NoIndex())
+        if columns is None:
+            missing = [None] * len(item_ids)
+            columns = {name: COLUMN_TYPES[kind].of(missing) for name, kind in self.manifest.attributes.items()}
+        return Catalogue(self.manifest, ItemTable.of(item_ids, columns), vectors, _NoIndex())
