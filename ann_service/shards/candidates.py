@@ -49,12 +49,12 @@ class Candidates:
             vectors: [dimension] float32, unit length, of each candidate by id, if `needs_vectors`; candidates that are
                 not in it are left out.
         """
-        reranking = self.plan.reranking
+        reranking, needs_vectors = self.plan.reranking, self.needs_vectors
         assert reranking is not None
         rows: dict[str, int] = {}
         for each in self.lists:
             for item_id in each.item_ids:
-                if not self.needs_vectors or item_id in vectors:
+                if not needs_vectors or item_id in vectors:
                     rows.setdefault(item_id, len(rows))
             yield
         lists: list[Hits] = []
@@ -69,7 +69,7 @@ class Candidates:
                     if row >= 0:
                         of_all[row] = value
                 yield
-        small = yield from _small_catalogue(catalogue, list(rows), vectors if self.needs_vectors else {}, values)
+        small = yield from _small_catalogue(catalogue, list(rows), vectors if needs_vectors else {}, values)
         boosts: list[Boost] = []
         for boost in reranking.boosts:  # their filters are valid: they were parsed before
             matches = yield from match_steps(small.items, BitsetCache(0), boost.filter, "filter")
@@ -104,7 +104,7 @@ def _small_catalogue(
     for name, of_items in values.items():
         columns[name] = COLUMN_TYPES[catalogue.manifest.attributes[name]].of(of_items)
         yield
-    small = catalogue.for_parsing(item_ids, matrix, columns)
+    small = catalogue.with_items(item_ids, matrix, columns)
     yield
     return small
 

@@ -147,7 +147,7 @@ def _find_similar_to(catalogue: ShardedCatalogue, group: Sequence[Asked]) -> Ste
     positions = np.concatenate([np.zeros(0, dtype=np.int64), *(each.positions for each in found if each is not None)])
     vectors = [each.vectors for each in found if each is not None]
     dimension = catalogue.manifest.dimension
-    parsing = catalogue.for_parsing(
+    parsing = catalogue.with_items(
         [item_ids[position] for position in positions.tolist()],
         np.concatenate([np.zeros((0, dimension), dtype=np.float32), *vectors]),
     )

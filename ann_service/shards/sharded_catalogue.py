@@ -112,7 +112,7 @@ class ShardedCatalogue:
     @cached_property
     def without_items(self) -> Catalogue:
         """A catalogue without items, for parsing searches that name no items to be similar to."""
-        return self.for_parsing([], np.zeros((0, self.manifest.dimension), dtype=np.float32))
+        return self.with_items([], np.zeros((0, self.manifest.dimension), dtype=np.float32))
 
     def coverage(self, answered: Iterable[bool]) -> float:
         """Returns the share of the items in some shards, 0 to 1.
@@ -123,10 +123,10 @@ class ShardedCatalogue:
         pairs = zip(self.manifest.shards, answered, strict=True)
         return sum(shard.item_count for shard, counted in pairs if counted) / self.manifest.item_count
 
-    def for_parsing(
+    def with_items(
         self, item_ids: Sequence[str], vectors: np.ndarray, columns: Mapping[str, Column] | None = None
     ) -> Catalogue:
-        """Returns a catalogue of a few items.
+        """Returns a catalogue of a few items, which are not looked up here.
 
         A request that is parsed with it has the same faults, and the same query embeddings, as with the whole
         catalogue, if these are the items that its searches name in `similar_to`.
