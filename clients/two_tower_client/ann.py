@@ -10,7 +10,7 @@ from two_tower.ann.v1 import ann_service_pb2_grpc as ann_grpc
 from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.results import AttributeValue, FacetCounts, Retrieval, SearchAnswer
 from two_tower_client.rpc.channel import Address
-from two_tower_client.rpc.line import LIGHT_BYTES, Kind
+from two_tower_client.rpc.line import Kind
 from two_tower_client.rpc.options import ConnectionOptions
 from two_tower_client.rpc.service_client import AsyncServiceClient, ServiceClient, unread
 from two_tower_client.search import Search, add_search
@@ -68,11 +68,9 @@ class AnnClient(ServiceClient):
             TwoTowerError: See `two_tower_client.errors`.
         """
         request = to_request(searches)
-        if _is_light(searches) and self._may_share(request_id, user, share):
-            body = request.SerializeToString()
-            if len(body) <= LIGHT_BYTES:
-                kind = Kind(_to_header(model_version, bundle_version), wait, _traits(searches[0]))
-                return to_one(*self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
+        if _is_light(searches) and (body := self._to_share(request, request_id, user, share)):
+            kind = Kind(_to_header(model_version, bundle_version), wait, _traits(searches[0]))
+            return to_one(*self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
         request.model_version, request.bundle_version = model_version, bundle_version
         return self._call(
             next(self._stubs).SearchItems,
@@ -121,11 +119,9 @@ class AsyncAnnClient(AsyncServiceClient):
     ) -> SearchAnswer:
         """Returns one retrieval for each search; see `AnnClient.search`."""
         request = to_request(searches)
-        if _is_light(searches) and self._may_share(request_id, user, share):
-            body = request.SerializeToString()
-            if len(body) <= LIGHT_BYTES:
-                kind = Kind(_to_header(model_version, bundle_version), wait, _traits(searches[0]))
-                return to_one(*await self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
+        if _is_light(searches) and (body := self._to_share(request, request_id, user, share)):
+            kind = Kind(_to_header(model_version, bundle_version), wait, _traits(searches[0]))
+            return to_one(*await self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
         request.model_version, request.bundle_version = model_version, bundle_version
         return await self._call(
             next(self._stubs).SearchItems,

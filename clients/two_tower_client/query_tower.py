@@ -11,7 +11,7 @@ from two_tower_client.errors import InvalidRequest, ServerError
 from two_tower_client.features import Features, write_query
 from two_tower_client.results import Embeddings
 from two_tower_client.rpc.channel import Address
-from two_tower_client.rpc.line import LIGHT_BYTES, Kind
+from two_tower_client.rpc.line import Kind
 from two_tower_client.rpc.options import ConnectionOptions
 from two_tower_client.rpc.service_client import AsyncServiceClient, ServiceClient, unread
 
@@ -64,11 +64,9 @@ class QueryTowerClient(ServiceClient):
             TwoTowerError: See `two_tower_client.errors`.
         """
         request = to_request(queries)
-        if len(queries) == 1 and self._may_share(request_id, user, share):
-            body = request.SerializeToString()
-            if len(body) <= LIGHT_BYTES:
-                kind = Kind(_to_header(model_version), wait)
-                return to_embedding(*self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
+        if len(queries) == 1 and (body := self._to_share(request, request_id, user, share)):
+            kind = Kind(_to_header(model_version), wait)
+            return to_embedding(*self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
         request.model_version = model_version
         return self._call(
             next(self._stubs).EmbedQueries,
@@ -116,11 +114,9 @@ class AsyncQueryTowerClient(AsyncServiceClient):
     ) -> Embeddings:
         """Returns one embedding for each query; see `QueryTowerClient.embed`."""
         request = to_request(queries)
-        if len(queries) == 1 and self._may_share(request_id, user, share):
-            body = request.SerializeToString()
-            if len(body) <= LIGHT_BYTES:
-                kind = Kind(_to_header(model_version), wait)
-                return to_embedding(*await self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
+        if len(queries) == 1 and (body := self._to_share(request, request_id, user, share)):
+            kind = Kind(_to_header(model_version), wait)
+            return to_embedding(*await self._shared.ask(kind, body, *self._check_arguments(request_id, timeout_s)))
         request.model_version = model_version
         return await self._call(
             next(self._stubs).EmbedQueries,

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from two_tower_client.errors import InvalidRequest, TwoTowerError
 from two_tower_client.rpc.call import Call, check_timeout
 from two_tower_client.rpc.call_metadata import check_request_id, check_user, make_request_id
 from two_tower_client.rpc.channel import Address, Connection, Tls, connect
 from two_tower_client.rpc.grpc_errors import from_rpc_error
-from two_tower_client.rpc.line import CALLS_MAX
+from two_tower_client.rpc.line import CALLS_MAX, LIGHT_BYTES
 from two_tower_client.rpc.retries import Retries
 
 Response = TypeVar("Response")
@@ -69,17 +70,21 @@ class BaseClient:
         """Returns the class and the target, without the token."""
         return f"{type(self).__name__}({self.target!r})"
 
-    def _may_share(self, request_id: str, user: str, share: bool | None) -> bool:
-        """Returns whether a call of one query may be shared.
+    def _to_share(self, request: Message, request_id: str, user: str, share: bool | None) -> bytes | None:
+        """Returns a serialized request of one query if its call may be shared, or None.
 
         Args:
+            request: Request with the query alone, without model and bundle.
             request_id: Request id. Empty: a random one.
             user: Key of the user.
             share: What the caller says. None: not if there is a request id.
         """
         if not self._coalesces or user or not (share if share is not None else not request_id):
-            return False
-        return not self._connection.metadata.is_sampled()
+            return None
+        if self._connection.metadata.is_sampled():
+            return None
+        body = request.SerializeToString()
+        return body if len(body) <= LIGHT_BYTES else None
 
     def _check_arguments(self, request_id: str, timeout_s: float | None) -> tuple[str, float]:
         """Returns the request id and the timeout of a new call, each the default if it is not given.
