@@ -98,7 +98,10 @@ def leave_workers(code: int | str | None) -> None:
     Args:
         code: Exit code, as `SystemExit.code` has it.
     """
-    if _joined:
+    if not _joined:
+        return
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
+    finally:  # also if they cannot be written, which has been reported then
         os._exit(code if isinstance(code, int) else int(code is not None))

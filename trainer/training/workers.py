@@ -35,6 +35,7 @@ class Workers:
         strategy: Distribution strategy over the devices of all workers.
         count: Number of workers.
         index: Index of this worker; 0 is the chief.
+        own_devices: Indices of the devices of this worker among those of all workers.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster | None = None) -> None:
@@ -47,7 +48,7 @@ class Workers:
         self.strategy, self._cluster = strategy, cluster
         self.count, self.index = (1, 0) if cluster is None else (len(cluster.addresses), cluster.index)
         local = strategy.num_replicas_in_sync // self.count
-        self._own = range(self.index * local, (self.index + 1) * local)
+        self.own_devices = range(self.index * local, (self.index + 1) * local)
         self._gather = tf.function(self._gather_numbers, input_signature=[tf.TensorSpec((None,), tf.int32)])
         self._sum = tf.function(self._sum_numbers, input_signature=[tf.TensorSpec((None,), tf.int32)])
 
@@ -55,11 +56,6 @@ class Workers:
     def is_chief(self) -> bool:
         """Whether this worker evaluates, writes and publishes."""
         return self.index == 0
-
-    @property
-    def own_devices(self) -> range:
-        """Indices of the devices of this worker among those of all workers."""
-        return self._own
 
     def gather(self, value: Any) -> list[Any]:
         """Returns what each worker has given to this call, by the index of the worker.
@@ -71,7 +67,7 @@ class Workers:
             return [value]
         numbers, lengths = self._gather(np.frombuffer(json.dumps(value).encode(), np.uint8).astype(np.int32))
         texts = np.split(numbers.numpy().astype(np.uint8), np.cumsum(lengths.numpy())[:-1])  # one for each device
-        return [json.loads(texts[index * len(self._own)].tobytes()) for index in range(self.count)]
+        return [json.loads(texts[index * len(self.own_devices)].tobytes()) for index in range(self.count)]
 
     def of_chief(self, value: Any) -> Any:
         """Returns the value that the chief has given to this call; what the others give is ignored."""
@@ -119,7 +115,7 @@ class Workers:
         """Returns the sum of the numbers [n] of all workers, each counted once."""
 
         def run() -> tf.Tensor:
-            is_first = devices.replica() == self._own.start
+            is_first = devices.replica() == self.own_devices.start
             return devices.sum_all(numbers if is_first else tf.zeros_like(numbers))
 
         return self.strategy.experimental_local_results(self.strategy.run(run))[0]
@@ -157,11 +153,11 @@ class Workers:
                 raise
             lost = "another worker"
             found = re.search(r"/job:(chief|worker)/(?:replica:\d+/)?task:(\d+)", error.message)
-            if found and self._cluster:
+            if found:
                 lost = self._cluster.name(self._cluster.index_of(found[1], int(found[2])))
             raise TrainingError(
                 f"{lost} has ended or does not answer, so the training stops here; its own output says why. Start the "
-                "same command on all workers again; with --run FOLDER --resume, if the chief has written a checkpoint "
+                "same command on all workers again, with --run FOLDER --resume if worker 0 has written a checkpoint "
                 "to FOLDER"
             ) from error
 
