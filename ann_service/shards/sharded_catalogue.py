@@ -126,7 +126,7 @@ class ShardedCatalogue:
     def with_items(
         self, item_ids: Sequence[str], vectors: np.ndarray, columns: Mapping[str, Column] | None = None
     ) -> Catalogue:
-        """Returns a catalogue of a few items, which are not looked up here.
+        """Returns a catalogue of a few items, whose data are given.
 
         A request that is parsed with it has the same faults, and the same query embeddings, as with the whole
         catalogue, if these are the items that its searches name in `similar_to`.

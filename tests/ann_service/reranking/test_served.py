@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ann_service.shards.searches import equals
+from tests.ann_service.shards.searches import boost, equals
 from tests.ann_service.world import World, ask, serving
 from tests.harness import failure, fields
 from tests.worlds import item_table, tower, unit_vectors
@@ -41,10 +41,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def search(**more: Any) -> pb.Search:
     return pb.Search(**{"embedding": pb.Embedding(values=QUERY), "k": 10, "exact": True, **more})
-
-
-def boost(filter_: pb.Filter, weight: float) -> pb.Boost:
-    return pb.Boost(filter=filter_, weight=weight)
 
 
 def rows_of(result: pb.SearchResult) -> list[int]:
