@@ -43,6 +43,8 @@ _LEAST_USERS, _EVENTS_PER_USER = 6000, 12
 _FIRST, _LAST = 10, 40
 """Steps between which is measured."""
 _PORTS = (43117, 43118)
+_LONGEST_S = 3600
+"""Longest time in seconds of one training with all its workers."""
 
 
 def main() -> int:
@@ -89,7 +91,7 @@ def run(options: list[str], count: int) -> list[str]:
         script += f"TF_CONFIG='{json.dumps(config)}' taskset -c {index} {' '.join(command)} & "
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     done = subprocess.run(
-        ["unshare", "--net", "sh", "-c", script + "wait"],
+        ["timeout", str(_LONGEST_S), "unshare", "--net", "sh", "-c", script + "wait"],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -97,6 +99,8 @@ def run(options: list[str], count: int) -> list[str]:
         check=True,
     )
     figures = [json.loads(line) for line in done.stdout.splitlines()]
+    if len(figures) != count:
+        raise RuntimeError(f"{count - len(figures)} of {count} workers measured nothing; what they printed says why")
     mean = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
     return [
         f"{mean['step_ms']:.0f}",
