@@ -33,7 +33,7 @@ def retrieval_to_table(
     unknown_items: Sequence[str] = (),
     unmatched_boosts: Sequence[str] = (),
 ) -> str:
-    """Returns a table with one row for each item: rank, id, score and attributes; and notes on what is unknown.
+    """Returns a table with a row for each item (rank, id, score, attributes), and notes on what is unknown or missing.
 
     Args:
         retrieval: Items.
@@ -51,6 +51,9 @@ def retrieval_to_table(
     for name, facet in retrieval.facets.items():
         lines.append(to_line(f"{name} of {retrieval.candidate_count} candidates: {_to_counts(facet)}"))
     lines.append(to_line(versions))
+    if retrieval.coverage < 1:
+        searched = f"! only {retrieval.coverage:.2%} of the catalogue was searched, as shards did not answer"
+        lines.append(f"{searched}: try again, and see the metric two_tower_shards of the ANN service")
     if not len(retrieval):
         lines.append("! no item matches: see --where, whose values are case-sensitive, --text and --exclude")
     if retrieval.unknown_values:
@@ -75,7 +78,7 @@ def retrieval_to_table(
 def retrieval_to_json(
     retrieval: Retrieval, unknown_items: Sequence[str] = (), unmatched_boosts: Sequence[str] = ()
 ) -> str:
-    """Returns the versions, what is unknown, the reason of a fallback if it is one, and the items as JSON.
+    """Returns the versions, what is unknown or missing, the reason of a fallback if it is one, and the items as JSON.
 
     Args:
         retrieval: Items.
@@ -91,6 +94,8 @@ def retrieval_to_json(
         notes["unknown_excluded"] = list(unknown_items)
     if unmatched_boosts:
         notes["unmatched_boosts"] = list(unmatched_boosts)
+    if retrieval.coverage < 1:
+        notes["coverage"] = retrieval.coverage
     if retrieval.is_fallback:
         notes["fallback_reason"] = retrieval.fallback_reason
     if retrieval.candidate_count:

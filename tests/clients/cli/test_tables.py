@@ -77,6 +77,17 @@ def test_an_empty_answer_says_so() -> None:
     ]
 
 
+def test_a_partial_answer_says_so() -> None:
+    partial = replace(RETRIEVAL, coverage=0.75)
+    assert tables.retrieval_to_table(partial).splitlines()[-1] == (
+        "! only 75.00% of the catalogue was searched, as shards did not answer: try again, and see the metric "
+        "two_tower_shards of the ANN service"
+    )
+    assert json.loads(tables.retrieval_to_json(partial))["coverage"] == 0.75
+    assert "catalogue" not in tables.retrieval_to_table(RETRIEVAL)
+    assert "coverage" not in json.loads(tables.retrieval_to_json(RETRIEVAL))
+
+
 def test_at_most_three_unknown_values_are_named() -> None:
     retrieval = Retrieval(("50",), (1.0,), {}, "m1", "b1", unknown_values=4)
     unknown = ["history=a", "history=b\n", "sex=X", "sex=Y"]
