@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.index import faiss_layout
 from retrieval.index.annoy_index import sample_rows
 from retrieval.index.errors import FaissMissing
 from retrieval.index.hits import Hits
 
-_HEADER = struct.Struct("<4siqqqBi")
-"""Header of a FAISS file: four letters of the kind, dimension, item count, two unused numbers, is_trained, metric."""
+_HEADER = struct.Struct("<" + faiss_layout.HEADER)
 
 _ROWS_A_SEARCH = 1500
 """Number of rows that an exact scan reads in the fixed time of one search."""
@@ -72,6 +72,7 @@ class FaissIndex:
         self._faiss = import_faiss()
         self._item_count = len(vectors)
         self._check_header(path, vectors)
+        faiss_layout.check_length(path)
         flags = self._faiss.IO_FLAG_MMAP_IFC | self._faiss.IO_FLAG_READ_ONLY
         try:
             self._index = self._faiss.read_index(str(path), flags)

@@ -224,11 +224,12 @@ def test_keeps_serving_when_the_store_cannot_be_read(store: FolderStore) -> None
         assert not service.status().problems
 
 
-def with_index(kind: str, budget: int, **parameters: int) -> dict[str, Any]:
-    """Returns the arguments of `write_bundle` for a bundle with an index of a kind."""
+def with_index(kind: str, budget: int, kept: int | None = None, **parameters: int) -> dict[str, Any]:
+    """Returns the arguments of `write_bundle` for a bundle with an index of a kind, or with its first bytes."""
 
     def build(vectors: np.ndarray, path: Path) -> None:
         build_file(kind, {**parameters, "seed": 3}, vectors, path)
+        os.truncate(path, path.stat().st_size if kept is None else kept)
 
     return {
         "index": build,
@@ -265,6 +266,9 @@ def test_swaps_from_one_kind_of_index_to_another(store: FolderStore) -> None:
         {**KINDS[2], "index": with_index("faiss_ivf_float16", 9, lists=10)["index"]},
         {**KINDS[3], "index": lambda vectors, path: KINDS[3]["index"](vectors[::-1].copy(), path)},
         {**KINDS[1], "index": lambda vectors, path: path.write_bytes(b"IHNf")},
+        # FAISS itself ends the process if it maps these: each is cut within a number.
+        {**KINDS[2], "index": with_index("faiss_ivf_int8", 9, 46, lists=10)["index"]},
+        {**KINDS[3], "index": with_index("faiss_hnsw_float16", 100, 180, links=8, ef_construction=40)["index"]},
     ],
 )
 def test_keeps_the_old_bundle_when_a_faiss_index_is_not_what_the_manifest_says(
