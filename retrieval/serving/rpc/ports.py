@@ -12,6 +12,7 @@ HANDSHAKE_S = 5
 IDLE_S = 10
 """Time without a call after which a connection to such a port is closed, in seconds; a probe connects anew."""
 CALLS_OF_A_CONNECTION = 100
+"""Largest number of calls at the same time on one connection to such a port; a watch of health is one."""
 
 
 def bind(server: grpc.aio.Server, host: str, port: int, tls: grpc.ServerCredentials | None, flag: str) -> int:
