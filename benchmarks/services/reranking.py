@@ -7,6 +7,7 @@ $ python -m benchmarks.services.reranking --store STORE
 Single searches with k = 100 over clustered synthetic items with a brand, tags and a year, from the bytes of the request
 to those of the response, without gRPC. The kinds of search take turns, query by query; each ratio is that of two
 searches with one query, one after the other. CPU time of the thread, so that other load of the machine matters little.
+All work is on this thread: with more of them, it would wait for the others, at the cost of CPU time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from ann_service import answers
 from ann_service.catalogue import Catalogue
@@ -53,7 +56,8 @@ def main() -> int:
         settings = Index(trees=(_TREES,), min_recall_at_100=_RECALL)
         made = make_of(store, base, data, settings, attributes=make_attributes(arguments.items))
         loader = CatalogueLoader(store, AnnConfig(store=store.root))
-        _measure(loader.open(made.manifest.bundle_version, ()), made, arguments.rounds)
+        with threadpool_limits(1, "blas"):
+            _measure(loader.open(made.manifest.bundle_version, ()), made, arguments.rounds)
     return 0
 
 
