@@ -1,0 +1,1 @@
+"""Stored features of users: a profile and a bounded history of events, kept in Redis."""

@@ -1,0 +1,170 @@
+"""Sends commands to Redis from an event loop: few connections, many callers, a deadline for each.
+
+```
+run ─► circuit closed? ─► line ─► as many commands as wait, in one pipeline, once a connection is free ─► replies
+```
+
+What waits goes together, so that many callers cost Redis and this process little more than one. A lone caller waits for
+nobody. A pipeline is not broken off when a caller gives up: a connection that is being made, or an answer that is a
+little late, would otherwise be lost, and the next caller would have to begin anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from retrieval.live_features.circuit import Circuit
+from retrieval.live_features.errors import FeatureStoreError, StoreUnavailable
+from retrieval.live_features.location import Location
+from retrieval.live_features.replies import Command, is_of_one_record, is_unknown_script, to_error
+
+CONNECTIONS = 4
+"""Number of pipelines that are under way at the same time."""
+_COMMANDS_A_PIPELINE = 64
+_LONGEST_S = 2.0
+"""Time after which a pipeline ends whose callers have all given up, in seconds."""
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """Commands of one caller, or a part of them, and the future of their replies."""
+
+    commands: Sequence[Command]
+    replies: asyncio.Future[list[Any]]
+
+
+class Pipelines:
+    """Pipelines to one Redis. Used by one event loop."""
+
+    def __init__(self, location: Location, timeout_s: float) -> None:
+        """Prepares the connections; they are made when they are needed.
+
+        Args:
+            location: where the server listens.
+            timeout_s: time after which a caller gives up, in seconds.
+        """
+        self.circuit = Circuit()
+        self._shown = location.shown
+        self._timeout_s = timeout_s
+        self._redis = redis.asyncio.Redis(
+            **location.options,
+            protocol=2,
+            driver_info=None,
+            max_connections=CONNECTIONS,
+            socket_timeout=_LONGEST_S,
+            socket_connect_timeout=_LONGEST_S,
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._line: deque[_Waiting] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, commands: Sequence[Command], within_s: float) -> list[Any]:
+        """Returns the reply to each command; an exception for a command that concerns keys of another kind.
+
+        Args:
+            commands: commands to run, in order. They may run although this raises.
+            within_s: time that the caller allows, in seconds; the own timeout may be shorter.
+
+        Raises:
+            FeatureStoreError: Redis did not answer in time, cannot be reached, is full, or the circuit is open.
+        """
+        if not self.circuit.may_try():
+            raise StoreUnavailable(f"the feature store {self._shown} has failed several times in a row")
+        loop = asyncio.get_running_loop()
+        parts = [
+            _Waiting(commands[first : first + _COMMANDS_A_PIPELINE], loop.create_future())
+            for first in range(0, len(commands), _COMMANDS_A_PIPELINE)
+        ]
+        self._line.extend(parts)
+        self._send()
+        try:
+            async with asyncio.timeout(min(self._timeout_s, within_s)):
+                replies = [reply for part in parts for reply in await part.replies]
+        except TimeoutError:
+            if self._timeout_s <= within_s:  # else the store had less time than it may take
+                self.circuit.failed()
+            raise StoreUnavailable(f"the feature store {self._shown} did not answer in time") from None
+        except StoreUnavailable:
+            self.circuit.failed()
+            raise
+        except FeatureStoreError:
+            self.circuit.succeeded()  # it did answer
+            raise
+        finally:
+            for part in parts:
+                if not part.replies.cancel() and not part.replies.cancelled():
+                    part.replies.exception()  # or asyncio would complain that nobody looked at it
+        self.circuit.succeeded()
+        return replies
+
+    async def close(self) -> None:
+        """Ends what is under way, and closes the connections."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._redis.aclose()
+
+    def _send(self) -> None:
+        """Starts pipelines for what waits, as long as a connection is free."""
+        while self._line and len(self._tasks) < CONNECTIONS:
+            taken: list[_Waiting] = []
+            count = 0
+            while self._line and count + len(self._line[0].commands) <= _COMMANDS_A_PIPELINE:
+                waiting = self._line.popleft()
+                if not waiting.replies.done():  # else its caller has given up
+                    taken.append(waiting)
+                    count += len(waiting.commands)
+            if taken:
+                task = asyncio.create_task(self._run(taken))
+                self._tasks.add(task)
+                task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._send()
+
+    async def _run(self, taken: Sequence[_Waiting]) -> None:
+        try:
+            async with asyncio.timeout(_LONGEST_S):
+                replies = await self._execute([command for waiting in taken for command in waiting.commands])
+        except (redis.RedisError, OSError, ValueError) as error:  # TimeoutError is an OSError
+            for waiting in taken:
+                if not waiting.replies.done():
+                    waiting.replies.set_exception(self._to_error(error))
+            return
+        first = 0
+        for waiting in taken:
+            own = replies[first : first + len(waiting.commands)]
+            first += len(waiting.commands)
+            if waiting.replies.done():
+                continue
+            fault = next((r for r in own if isinstance(r, redis.RedisError) and not is_of_one_record(r)), None)
+            if fault is None:
+                waiting.replies.set_result(own)
+            else:
+                waiting.replies.set_exception(to_error(fault, self._shown))
+
+    async def _execute(self, commands: Sequence[Command], *, by_hash: bool = True) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command.words(by_hash=by_hash))
+        replies = list(await pipeline.execute(raise_on_error=False))
+        unknown = [number for number, reply in enumerate(replies) if is_unknown_script(reply)]
+        if unknown and by_hash:
+            again = await self._execute([commands[number] for number in unknown], by_hash=False)
+            for number, reply in zip(unknown, again, strict=True):
+                replies[number] = reply
+        return replies
+
+    def _to_error(self, error: redis.RedisError | OSError | ValueError) -> FeatureStoreError:
+        if isinstance(error, ValueError):  # the password file
+            return StoreUnavailable(str(error))
+        return to_error(error, self._shown)
