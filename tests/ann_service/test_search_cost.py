@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,27 +12,13 @@ from ann_service.bitsets import Matches, pack
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from ann_service.search import run
-from retrieval.index.build import build_file
 from retrieval.index.hits import Hits
-from retrieval.index.registry import KINDS, METRIC, Index, open_index
+from retrieval.index.registry import Index
+from tests.index_kinds import BUDGETS, ITEMS, VECTORS, every_kind, opened
 from tests.worlds import item_table, unit_vectors
 
-ITEMS = 30_000
-VECTORS = unit_vectors(ITEMS, 5, 16)
 QUERIES = unit_vectors(30, 6, 16)
 K = 20
-PARAMETERS = {
-    "annoy": {"trees": 10, "seed": 3},
-    "faiss_hnsw": {"links": 8, "ef_construction": 40, "seed": 3},
-    "faiss_ivf": {"lists": 400, "seed": 3},
-}
-BUDGETS = {"annoy": 600, "faiss_hnsw": 60, "faiss_ivf": 14}
-for _structure in ("faiss_hnsw", "faiss_ivf"):
-    for _storage in ("float16", "int8"):
-        for _values in (PARAMETERS, BUDGETS):
-            _values[f"{_structure}_{_storage}"] = _values[_structure]
-_FOLDER = TemporaryDirectory()
-every_kind = pytest.mark.parametrize("kind", list(KINDS))
 
 
 class Counted:
@@ -49,13 +32,6 @@ class Counted:
     def search(self, queries: np.ndarray, k: int, budget: int) -> list[Hits]:
         self.calls.append((len(queries), k, budget))
         return self._index.search(queries, k, budget)
-
-
-@cache
-def opened(kind: str) -> Index:
-    path = Path(_FOLDER.name) / kind
-    build_file(kind, PARAMETERS[kind], VECTORS, path)
-    return open_index(kind, METRIC, path, VECTORS)
 
 
 def catalogue(kind: str) -> tuple[Catalogue, Counted]:

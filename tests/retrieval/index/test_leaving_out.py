@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from ann_service.catalogue import Catalogue
 from ann_service.plan import SearchPlan
 from ann_service.search import run
-from retrieval.index.build import build_file
 from retrieval.index.leaving_out import search_without
-from retrieval.index.registry import KINDS, METRIC, Index, open_index
+from tests.index_kinds import BUDGETS, ITEMS, VECTORS, every_kind, opened
 from tests.worlds import item_table, unit_vectors
 
-ITEMS, K = 30_000, 20
-VECTORS = unit_vectors(ITEMS, 5, 16)
+K = 20
 QUERIES = unit_vectors(24, 6, 16)
-PARAMETERS = {
-    "annoy": {"trees": 10, "seed": 3},
-    "faiss_hnsw": {"links": 8, "ef_construction": 40, "seed": 3},
-    "faiss_ivf": {"lists": 400, "seed": 3},
-}
-BUDGETS = {"annoy": 600, "faiss_hnsw": 60, "faiss_ivf": 14}
-for _structure in ("faiss_hnsw", "faiss_ivf"):
-    for _storage in ("float16", "int8"):
-        for _values in (PARAMETERS, BUDGETS):
-            _values[f"{_structure}_{_storage}"] = _values[_structure]
-_FOLDER = TemporaryDirectory()
-every_kind = pytest.mark.parametrize("kind", list(KINDS))
-
-
-@cache
-def opened(kind: str) -> Index:
-    path = Path(_FOLDER.name) / kind
-    build_file(kind, PARAMETERS[kind], VECTORS, path)
-    return open_index(kind, METRIC, path, VECTORS)
 
 
 def nearest(query: np.ndarray, count: int) -> np.ndarray:
