@@ -31,6 +31,16 @@ def budget_s(call: Call) -> float:
     return min(call.deadline - call.received_at, LONGEST_BUDGET_S)
 
 
+def has_waited_long(call: Call, now: float) -> bool:
+    """Returns whether a call has waited for more than a share `LATE` of its budget.
+
+    Args:
+        call: call whose work has not begun, or begins now.
+        now: time in seconds of the monotonic clock.
+    """
+    return now - call.received_at > LATE * budget_s(call)
+
+
 class WaitingLimit:
     """The largest number of calls that may wait."""
 
@@ -55,7 +65,7 @@ class WaitingLimit:
             now: time in seconds of the monotonic clock.
             waiting: number of calls that wait.
         """
-        if now - call.received_at <= LATE * budget_s(call):
+        if not has_waited_long(call, now):
             self._value = min(self._value + 1 / self._value, self._highest)
         elif now - self._lowered_at > _PAUSE_S:
             # From what waits now: a limit far above it would take many steps to have an effect.

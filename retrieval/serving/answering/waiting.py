@@ -9,8 +9,9 @@ Three published rules, together:
   waits at most a third of the time that its caller allows. If calls have waited without a gap for `INTERVAL_S`, the
   service is overloaded, and it waits at most a fifth. A call that waits longer is refused, since its answer would come
   late for its caller, and make those behind it late too.
-- **Adaptive LIFO** (Maurer 2015). Under overload the newest call of a caller goes first: its caller waits for certain,
-  while that of the oldest is about to give up.
+- **Adaptive LIFO** (Maurer 2015). Under overload, and once the oldest call of a caller has waited long
+  (`retrieval.serving.answering.limit.LATE`), its newest goes first: its caller waits for certain, while that of the
+  oldest is about to give up.
 
 A call that needs many steps is paused between them and waits again. While several jobs are paused, only a caller that
 has none begins another: if all that arrive were begun at once, each would take as long as all together, and none would
@@ -23,7 +24,7 @@ import math
 
 from retrieval.serving.answering.call import SMALL_BYTES, Call
 from retrieval.serving.answering.jobs import Caller, Job, Line
-from retrieval.serving.answering.limit import budget_s
+from retrieval.serving.answering.limit import budget_s, has_waited_long
 
 INTERVAL_S = 0.1
 """Time without a moment in which no call waits, in seconds, from which on the service is overloaded."""
@@ -178,13 +179,14 @@ class Waiting:
 
     def _start(self, now: float, size: int) -> Job:
         """Returns a job of the next call of a size, and of small calls of the same method that can share its steps."""
-        newest_first = self.is_overloaded(now)
+        is_overloaded = self.is_overloaded(now)
         line = self._fresh[size]
         calls: list[Call] = []
         callers: list[Caller] = []
         most, size_bytes = 1, 0
         while len(calls) < most and (caller := self._first_fresh(size)) is not None:
             waiting = caller.fresh[size]
+            newest_first = is_overloaded and has_waited_long(waiting[0], now)
             call = waiting[-1 if newest_first else 0]
             size_bytes += len(call.body)
             is_larger = size_bytes > SHARED_BYTES or len(call.body) > JOINING_BYTES

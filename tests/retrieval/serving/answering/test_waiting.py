@@ -165,6 +165,16 @@ def test_under_overload_the_newest_call_goes_first_and_old_ones_are_refused() ->
     assert not waiting.is_overloaded(time.monotonic())
 
 
+def test_calls_that_wait_without_a_gap_but_briefly_are_answered_in_order_of_arrival() -> None:
+    # Many callers that call again at once leave no gap; newest first, the oldest would wait until it is refused.
+    waiting, method = Waiting(), Recorder()
+    for number in range(4):
+        waiting.add(call(method, f"c{number}", remaining_s=10.0))
+    later = time.monotonic() + 2 * INTERVAL_S  # longer than `INTERVAL_S`, and less than a sixth of 10 s
+    assert waiting.is_overloaded(later)
+    assert [take(waiting, later) for _ in range(4)] == [["c0"], ["c1"], ["c2"], ["c3"]]
+
+
 def test_a_call_waits_a_third_of_its_time_and_less_under_overload() -> None:
     waiting, method = Waiting(), Recorder()
     waiting.add(call(method, "new", "c"))
