@@ -137,22 +137,20 @@ def compare_laws(laws: Laws, third: Costs) -> list[Point]:
 
 
 def compare_loads(costs: Costs) -> list[Point]:
-    """Returns the simulated median latency of each load beside the measured one."""
-    cost_s = batch_cost(costs.cpu_s)
-    overhead_s = max(0.0, costs.alone_s - costs.cpu_s[1])
-    points: list[Point] = []
-    for load in costs.served:
-        simulated = latencies(load.arrivals_s, cost_s, overhead_s, wake_s=max(0.0, costs.sparse_s - costs.alone_s))
-        share = load.rate / costs.rate[16]
-        points.append(
-            Point(
-                f"median latency at {share:.0%} of capacity",
-                "ms",
-                1e3 * float(np.median(simulated)),
-                1e3 * float(np.median(load.latencies_s)),
-            )
-        )
-    return points
+    """Returns the simulated median latency of each load beside the measured one: medians over the rounds."""
+    simulated: list[list[float]] = []
+    measured: list[list[float]] = []
+    for each in costs.rounds:
+        cost_s, largest = batch_cost(each.batch_s, each.cpu_alone_s, each.cpu_at_once_s)
+        overhead_s = max(0.0, each.alone_s - each.cpu_alone_s)
+        wake_s = max(0.0, each.sparse_s - each.alone_s)
+        found = [latencies(load.arrivals_s, cost_s, overhead_s, wake_s, largest) for load in each.served]
+        simulated.append([float(np.median(one)) for one in found])
+        measured.append([float(np.median(load.latencies_s)) for load in each.served])
+    return [
+        Point(f"median latency at {share:.0%} of capacity", "ms", 1e3 * float(one), 1e3 * float(other))
+        for share, one, other in zip(_SHARES, np.median(simulated, axis=0), np.median(measured, axis=0), strict=True)
+    ]
 
 
 def print_costs(measured: list[Costs], embed_s: float) -> None:

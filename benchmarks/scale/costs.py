@@ -12,8 +12,10 @@ import psutil
 
 from benchmarks.attack.callers import Callers, run
 from benchmarks.attack.calls import Calls, Load
+from benchmarks.scale.batches import cost_of_batches
 from benchmarks.services.load import one_core, other_cores
 from retrieval.bundle.layout import INDEX, ITEMS, VECTORS
+from retrieval.serving.answering.waiting import SHARED_BYTES
 from retrieval.store.folder_store import FolderStore
 from testbed.indexed_bundles import K, Made, make
 from testbed.services import Replica
@@ -21,12 +23,13 @@ from two_tower_client import Search, ann
 
 SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 TOGETHER = (1, 2, 4, 8, 16, 32)
-"""Numbers of callers with which the cost of a search is measured: so many wait at once, and are answered together."""
+"""Numbers of callers with which the cost of a search is measured."""
 
 _TREES, _RECALL = 50, 0.95
 _TIMEOUT_S = 10.0
 _SPARSE = 0.05
 """Share of the throughput of one caller at which nearly every call finds the replica idle."""
+_ROUNDS = 5
 _STREAMS = 4
 """Even streams of calls that make up an open loop; they are not in step, so calls meet."""
 
@@ -46,6 +49,27 @@ class Served:
     latencies_s: np.ndarray
 
 
+@dataclass(frozen=True)
+class Round:
+    """Loads of an open loop, and what calls cost in the same minute: the speed of a shared machine changes.
+
+    Attributes:
+        alone_s: Median latency of a lone caller that calls again at once, in seconds.
+        sparse_s: Median latency of calls that find the replica idle for a while, in seconds.
+        cpu_alone_s: CPU time of a call of a lone caller, in seconds.
+        cpu_at_once_s: CPU time of a call of more callers than fit into a batch, in seconds.
+        batch_s: CPU time of calls that are answered together in seconds, without gRPC, by their number.
+        served: The loads, one for each share.
+    """
+
+    alone_s: float
+    sparse_s: float
+    cpu_alone_s: float
+    cpu_at_once_s: float
+    batch_s: dict[int, float]
+    served: list[Served]
+
+
 @dataclass
 class Costs:
     """What a catalogue of some size costs.
@@ -57,10 +81,9 @@ class Costs:
         open_s: Time of a replica from the promotion to the answer, in seconds: hashing, opening, checks.
         resident_mib: Memory of the replica after the searches, in MiB; mapped files included.
         alone_s: Median latency of a lone caller that calls again at once, in seconds.
-        sparse_s: Median latency of calls that find the replica idle for a while, in seconds.
         cpu_s: CPU time of a search in seconds, by the number of callers at once.
         rate: Searches per second, by the number of callers at once.
-        served: Loads of an open loop.
+        rounds: Loads of an open loop, and the costs beside them.
     """
 
     item_count: int
@@ -69,10 +92,9 @@ class Costs:
     open_s: float = 0.0
     resident_mib: float = 0.0
     alone_s: float = 0.0
-    sparse_s: float = 0.0
     cpu_s: dict[int, float] = field(default_factory=dict[int, float])
     rate: dict[int, float] = field(default_factory=dict[int, float])
-    served: list[Served] = field(default_factory=list[Served])
+    rounds: list[Round] = field(default_factory=list[Round])
 
 
 def measure(
@@ -91,7 +113,8 @@ def measure(
     began = time.monotonic()
     made = make(store, base, item_count, _TREES, _RECALL)
     costs = Costs(item_count, _bytes_an_item(store, made), time.monotonic() - began)
-    replica = Replica("ann_service", store.root, folder / str(item_count), {"drain-delay-s": "0"})
+    # One thread for long calls, because there is one core.
+    replica = Replica("ann_service", store.root, folder / str(item_count), {"drain-delay-s": "0", "threads": "1"})
     with one_core():
         began = time.monotonic()
         replica.start()
@@ -108,16 +131,36 @@ def measure(
         ]
         with other_cores():
             for callers in TOGETHER:
-                _measure_closed(costs, replica.address, requests, callers, seconds, process)
-            if shares:
-                sparse = _measure_open(replica.address, requests, _SPARSE * costs.rate[1], 3.0 * seconds)
-                costs.sparse_s = float(np.median(sparse.latencies_s))
-            for share in shares:
-                costs.served.append(_measure_open(replica.address, requests, share * costs.rate[16], seconds))
+                costs.cpu_s[callers], costs.rate[callers], latency_s = _measure_closed(
+                    replica.address, requests, callers, seconds, process
+                )
+                if callers == 1:
+                    costs.alone_s = latency_s
         costs.resident_mib = process.memory_info().rss / (1 << 20)
+        for _ in range(_ROUNDS if shares else 0):
+            costs.rounds.append(_measure_round(costs, store, replica.address, requests, process, seconds, shares))
     finally:
         replica.stop()
     return costs
+
+
+def _measure_round(
+    costs: Costs,
+    store: FolderStore,
+    address: str,
+    requests: list[bytes],
+    process: psutil.Process,
+    seconds: float,
+    shares: Sequence[float],
+) -> Round:
+    largest = SHARED_BYTES // max(map(len, requests))
+    batch_s = cost_of_batches(store, requests, sorted({1, 2, 4, 8, largest}), seconds / 2)
+    with other_cores():
+        cpu_alone_s, _, alone_s = _measure_closed(address, requests, 1, seconds / 2, process)
+        cpu_at_once_s, _, _ = _measure_closed(address, requests, TOGETHER[-1], seconds / 2, process)
+        sparse = _measure_open(address, requests, _SPARSE * costs.rate[1], seconds)
+        served = [_measure_open(address, requests, share * costs.rate[16], seconds) for share in shares]
+    return Round(alone_s, float(np.median(sparse.latencies_s)), cpu_alone_s, cpu_at_once_s, batch_s, served)
 
 
 def _bytes_an_item(store: FolderStore, made: Made) -> dict[str, float]:
@@ -127,16 +170,15 @@ def _bytes_an_item(store: FolderStore, made: Made) -> dict[str, float]:
 
 
 def _measure_closed(
-    costs: Costs, address: str, requests: list[bytes], callers: int, seconds: float, process: psutil.Process
-) -> None:
+    address: str, requests: list[bytes], callers: int, seconds: float, process: psutil.Process
+) -> tuple[float, float, float]:
+    """Returns the CPU time of a search in seconds, searches per second, and the median latency in seconds."""
     run(Load(address, SEARCH, requests, 0.5, _TIMEOUT_S, callers=callers))
     before = process.cpu_times()
     calls = _answered(run(Load(address, SEARCH, requests, seconds, _TIMEOUT_S, callers=callers))[0])
     after = process.cpu_times()
-    costs.cpu_s[callers] = (after.user + after.system - before.user - before.system) / len(calls.codes)
-    costs.rate[callers] = len(calls.codes) / calls.seconds
-    if callers == 1:
-        costs.alone_s = float(np.median(calls.latencies_s))
+    cpu_s = after.user + after.system - before.user - before.system
+    return cpu_s / len(calls.codes), len(calls.codes) / calls.seconds, float(np.median(calls.latencies_s))
 
 
 def _measure_open(address: str, requests: list[bytes], rate: float, seconds: float) -> Served:

@@ -8,23 +8,28 @@ behind another: cores sleep, and caches have been used by others.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-LARGEST_BATCH = 64
-"""Number of calls that a replica answers together at most; `ann_service.servicer.SearchItems.max_shared`."""
 
+def batch_cost(batch_s: Mapping[int, float], alone_s: float, at_once_s: float) -> tuple[Callable[[int], float], int]:
+    """Returns the time in seconds that a batch takes by its number of calls, and the size of the largest batch.
 
-def batch_cost(measured: dict[int, float]) -> Callable[[int], float]:
-    """Returns the time in seconds that a batch of some number of calls takes.
+    The work is measured without gRPC. What gRPC adds is a time for each call, which is seen where many callers keep the
+    replica busy, and a time for each batch, which is the rest of what a lone caller sees.
 
     Args:
-        measured: time in seconds for one call, by the number of calls in the batch; in between, it is interpolated.
+        batch_s: CPU time of the work of a batch in seconds, by its number of calls; in between, it is interpolated.
+        alone_s: CPU time of the replica for a call of a lone caller, in seconds.
+        at_once_s: CPU time of the replica for a call of more callers than the largest batch, in seconds.
     """
-    sizes = np.array(sorted(measured), dtype=np.float64)
-    seconds = np.array([measured[int(size)] for size in sizes])
-    return lambda size: size * float(np.interp(size, sizes, seconds))
+    sizes = np.array(sorted(batch_s), dtype=np.float64)
+    seconds = np.array([batch_s[int(size)] for size in sizes])
+    largest = int(sizes[-1])
+    a_call_s = max(0.0, at_once_s - batch_s[largest] / largest)
+    a_batch_s = max(0.0, alone_s - batch_s[1] - a_call_s)
+    return lambda size: float(np.interp(size, sizes, seconds)) + a_batch_s + size * a_call_s, largest
 
 
 def latencies(
@@ -32,7 +37,7 @@ def latencies(
     cost_s: Callable[[int], float],
     overhead_s: float,
     wake_s: float = 0.0,
-    largest_batch: int = LARGEST_BATCH,
+    largest_batch: int = 14,
 ) -> np.ndarray:
     """Returns the latency of each call at one replica: [n] float64, in seconds.
 

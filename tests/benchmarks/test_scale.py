@@ -17,17 +17,32 @@ def test_single_calls_wait_as_long_as_the_formula_for_constant_service_says(load
     assert found.mean() - service_s == pytest.approx(service_s * load / (2 * (1 - load)), rel=0.05)
 
 
+def test_grpc_adds_a_time_to_each_call_and_to_each_batch() -> None:
+    # Of 0.6 ms a call at once, 0.4 are the work of a batch of 4: 0.2 ms a call. A lone caller sees 1.5 ms, of which 1.0
+    # are work and 0.2 those of the call: 0.3 ms a batch.
+    cost_s, largest = batch_cost({1: 0.0010, 4: 0.0016}, alone_s=0.0015, at_once_s=0.0006)
+    assert largest == 4
+    assert cost_s(1) == pytest.approx(0.0015)
+    assert cost_s(2) == pytest.approx(0.0012 + 0.0003 + 0.0004)
+    assert cost_s(4) == pytest.approx(0.0016 + 0.0003 + 0.0008)
+
+
 def test_calls_that_wait_are_answered_together() -> None:
-    # The first is answered alone from 0 to 10 ms; the three that came meanwhile take 4 ms each, 12 ms together.
-    cost_s = batch_cost({1: 0.010, 3: 0.004})
-    assert cost_s(2) == pytest.approx(0.014)
+    # The first is answered alone from 0 to 10 ms; the three that came meanwhile take 12 ms together.
+    cost_s, _ = batch_cost({1: 0.010, 3: 0.012}, alone_s=0.010, at_once_s=0.004)
     found = latencies(np.array([0.0, 0.001, 0.002, 0.009]), cost_s, 0.0005)
     assert found == pytest.approx([0.0105, 0.0215, 0.0205, 0.0135])
 
 
+def test_no_batch_is_larger_than_the_largest() -> None:
+    cost_s, _ = batch_cost({1: 0.010, 3: 0.012}, alone_s=0.010, at_once_s=0.004)
+    found = latencies(np.array([0.0, 0.001, 0.002, 0.009]), cost_s, 0.0, largest_batch=2)
+    assert found == pytest.approx([0.010, 0.020, 0.019, 0.022])
+
+
 def test_only_a_call_that_finds_the_replica_idle_wakes_it() -> None:
     # Alone at 0 and again at 30 ms; that of 5 ms finds the replica at work, which ends at 12 ms.
-    found = latencies(np.array([0.0, 0.005, 0.030]), batch_cost({1: 0.010}), 0.0, wake_s=0.002)
+    found = latencies(np.array([0.0, 0.005, 0.030]), lambda size: size * 0.010, 0.0, wake_s=0.002)
     assert found == pytest.approx([0.012, 0.017, 0.012])
 
 
