@@ -25,6 +25,9 @@ SEARCH = "/two_tower.ann.v1.AnnService/SearchItems"
 TOGETHER = (1, 2, 4, 8, 16, 32)
 """Numbers of callers with which the cost of a search is measured."""
 
+_BATCHES = (1, 2, 3, 4, 5, 6, 8, 11)
+"""Numbers of calls in a batch whose cost is measured. Three searches may cost more than four, which share a scan."""
+
 _TREES, _RECALL = 50, 0.95
 _TIMEOUT_S = 10.0
 _SPARSE = 0.05
@@ -154,7 +157,8 @@ def _measure_round(
     shares: Sequence[float],
 ) -> Round:
     largest = SHARED_BYTES // max(map(len, requests))
-    batch_s = cost_of_batches(store, requests, sorted({1, 2, 4, 8, largest}), seconds / 2)
+    sizes = {size for size in _BATCHES if size < largest} | {largest}
+    batch_s = cost_of_batches(store, requests, sorted(sizes), seconds)
     with other_cores():
         cpu_alone_s, _, alone_s = _measure_closed(address, requests, 1, seconds / 2, process)
         cpu_at_once_s, _, _ = _measure_closed(address, requests, TOGETHER[-1], seconds / 2, process)
