@@ -22,6 +22,7 @@ from retrieval.serving.answering.quick_method import QuickMethod
 from retrieval.serving.bundles.open_bundle import OpenBundle
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.status import build_status
+from retrieval.serving.runtime.credentials import READ
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.steps import Steps
 from two_tower.ann.v1 import ann_service_pb2 as pb
@@ -48,12 +49,12 @@ class SearchItems:
     ```
 
     Attributes:
-        name, max_shared, needs_admin, is_quick: See `retrieval.serving.answering.call.Method`.
+        name, max_shared, scope, is_quick: See `retrieval.serving.answering.call.Method`.
     """
 
     name = "SearchItems"
     max_shared = 64
-    needs_admin = False
+    scope = READ
     is_quick = False
 
     def __init__(self, open_bundles: OpenBundles[Served], config: AnnConfig, metrics: Metrics) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import structlog
 
 from query_tower_service.config import QueryTowerConfig
+from query_tower_service.feature_metrics import FeatureMetrics
 from query_tower_service.loader import ModelLoader
 from query_tower_service.query_log import QueryLog
 from query_tower_service.servicer import SERVICE_NAME, methods
+from query_tower_service.stored_features import StoredFeatures
 from query_tower_service.text_metrics import TextMetrics
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.store.location import open_store
+
+if TYPE_CHECKING:
+    from retrieval.live_features.feature_store import FeatureStore
 
 _log = structlog.get_logger("store")
 
@@ -22,20 +29,45 @@ def assemble(config: QueryTowerConfig) -> Server:
 
     Raises:
         StoreError: the URL of the store cannot be used.
-        ValueError: the query log, token or TLS files cannot be used.
+        ValueError: the query log, token, password or TLS files cannot be used, or features needs a package that is not
+            installed.
     """
     store = open_store(config.store, lambda message: _log.info(message))  # the log is configured later
     metrics = Metrics()
     loader = ModelLoader(store, config, TextMetrics(metrics.registry))
     open_bundles = OpenBundles(store, loader.open, config, metrics)
+    features = FeatureMetrics(metrics.registry)
+    feature_store = _open_feature_store(config) if config.features else None
+    stored = None
+    if feature_store is not None:
+        stored = StoredFeatures(feature_store, config.features_max_events, features)
     query_log = None
     if config.query_log is not None:
         query_log = QueryLog(config.query_log, config.query_log_share, config.query_log_max_bytes, metrics.registry)
     return Server(
         SERVICE_NAME,
-        methods(open_bundles, config.max_batch_size, metrics, query_log),
+        methods(open_bundles, config.max_batch_size, metrics, features, query_log, stored),
         open_bundles,
         metrics,
         config,
         on_drained=query_log.close if query_log is not None else lambda: None,
+        on_stopped=feature_store.close if feature_store is not None else None,
+    )
+
+
+def _open_feature_store(config: QueryTowerConfig) -> FeatureStore:
+    try:
+        from retrieval.live_features.feature_store import FeatureStore, StoreSettings
+    except ImportError as error:
+        raise ValueError(
+            f"features needs redis ({error}); install the extra: pip install 'two-tower-retrieval[redis]'"
+        ) from error
+    return FeatureStore(
+        StoreSettings(
+            config.features,
+            config.features_password_file,
+            config.store_limits,
+            config.features_timeout_s,
+            config.features_write_timeout_s,
+        )
     )

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from query_tower_service.config import QueryTowerConfig
+from query_tower_service.merging import Merger
 from query_tower_service.requests import QueryParser
 from query_tower_service.text_metrics import TextMetrics
 from retrieval.bundle.errors import BundleRefused
@@ -41,6 +42,7 @@ class Model:
         bundle_version: Version of the bundle that the tower was read from.
         tower: Query tower, which computes the embeddings.
         parser: Parser of queries into the tower's feature columns.
+        merger: Adds stored features to parsed queries.
         identity: Hashes of the model's files, and its feature schema; equal for all bundles of one model.
     """
 
@@ -48,6 +50,7 @@ class Model:
     bundle_version: str
     tower: QueryTower
     parser: QueryParser
+    merger: Merger
     identity: tuple[str, ...]
 
 
@@ -88,7 +91,8 @@ class ModelLoader:
         check_memory(version, sizes, 1 if beside or self._config.unload_first else 2, available_bytes())
         if model is None:
             tower = self._read_tower(manifest)
-            model = Model(manifest.model_version, version, tower, QueryParser(tower.schema), identity)
+            parser, merger = QueryParser(tower.schema), Merger(tower.schema)
+            model = Model(manifest.model_version, version, tower, parser, merger, identity)
         elif model.identity != identity:
             raise BundleRefused(
                 version,

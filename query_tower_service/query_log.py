@@ -7,8 +7,8 @@ writing thread:    backlog ─► append to the file; at the size bound: rename 
 
 A line is ``{"features": {"age": [24.0], "history": ["50", "181"]}}``: values as they were sent, always in a list, with
 null for NaN. If the embedding depends on the time of the request and the query does not state it, the time of arrival
-is added, so that a replay gives the same embedding. Only features are logged, never metadata, tokens or addresses of
-callers.
+is added, so that a replay gives the same embedding; and so are the stored features that were used. Only features are
+logged, never user ids, metadata, tokens or addresses of callers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import random
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,22 @@ class QueryLog:
         self._has_warned = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="query-log")
 
-    def record(self, queries: Sequence[pb.Query], now_s: float | None = None) -> None:
+    def record(
+        self,
+        queries: Sequence[pb.Query],
+        now_s: float | None = None,
+        stored: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Records a share of an answered batch.
 
         Args:
             queries: queries of the batch.
             now_s: time of the request in seconds since 1970, for queries that do not state it. None: the embeddings do
                 not depend on it.
+            stored: values by feature name that the feature store added, by the number of the query; None: none.
         """
         for row in self._sample(len(queries)):
-            line = to_line(queries[row], now_s)
+            line = to_line(queries[row], now_s, stored.get(row, {}) if stored else {})
             with self._lock:
                 fits = self._backlog_bytes + len(line) <= _MAX_BACKLOG_BYTES
                 first = fits and not self._backlog
@@ -181,14 +187,20 @@ class QueryLog:
         return count
 
 
-def to_line(query: pb.Query, now_s: float | None = None) -> bytes:
+def to_line(query: pb.Query, now_s: float | None = None, stored: Mapping[str, Any] | None = None) -> bytes:
     """Returns the features of a query as a line of ASCII JSON, sorted by name.
 
     Args:
         query: query to record.
         now_s: time of the request in seconds since 1970, added if the query does not state it. None: not added.
+        stored: values by feature name that the feature store added to the query.
     """
     features: dict[str, list[Any]] = {} if now_s is None else {REQUEST_TIME: [now_s]}
+    for name, value in (stored or {}).items():
+        if value is not None:
+            features[name] = [
+                None if each != each else each for each in (value if isinstance(value, list) else [value])
+            ]
     for name, values in query.features.items():
         kind = values.WhichOneof("kind")
         given: list[Any] = list(getattr(values, kind).values) if kind else []

@@ -79,6 +79,18 @@ class QueryParser:
         Raises:
             InvalidRequest: queries are invalid; the error lists up to 20 violations.
         """
+        return to_columns(self.parse_rows(queries, first), now_s)
+
+    def parse_rows(self, queries: Sequence[pb.Query], first: int = 0) -> list[dict[str, Any]]:
+        """Returns the raw values of each query by feature name. None and an empty list are values that are missing.
+
+        Args:
+            queries: queries of the request.
+            first: number of the first of these queries in the request, for violations.
+
+        Raises:
+            InvalidRequest: queries are invalid; the error lists up to 20 violations.
+        """
         parsers = self._value_parsers
         rows: list[dict[str, Any]] = []
         faults: list[tuple[int, str, str]] = []
@@ -96,11 +108,7 @@ class QueryParser:
         if faults:
             violations = [(_path(row, name), fault) for row, name, fault in faults]
             raise InvalidRequest(violations[:MAX_VIOLATIONS])
-        columns = _columns(rows)
-        if now_s is not None:
-            times = columns.get(REQUEST_TIME, [None] * len(rows))
-            columns[REQUEST_TIME] = [now_s if time is None else time for time in times]
-        return columns
+        return rows
 
     def _check_lengths(self, values: Mapping[str, Any]) -> None:
         """Checks that every feature with one value per event is as long as its history.
@@ -136,12 +144,38 @@ def _path(row: int, name: str) -> str:
     return f'queries[{row}].features["{name[:80]}"]' if name else f"queries[{row}].features"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Returns the values of each feature by name, None for rows without the feature."""
+def to_columns(rows: Sequence[Mapping[str, Any]], now_s: float | None = None) -> dict[str, list[Any]]:
+    """Returns the values of each feature by name, each [len(rows)], None for rows without the feature.
+
+    Args:
+        rows: raw values of each query by feature name.
+        now_s: time of the request in seconds since 1970; see `QueryParser.parse`.
+    """
     if len(rows) == 1:
-        return {name: [value] for name, value in rows[0].items()}
-    names = dict.fromkeys(chain.from_iterable(rows))
-    return {name: [row.get(name) for row in rows] for name in names}
+        columns = {name: [value] for name, value in rows[0].items()}
+    else:
+        columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
+    if now_s is not None:
+        times = columns.get(REQUEST_TIME, [None] * len(rows))
+        columns[REQUEST_TIME] = [now_s if time is None else time for time in times]
+    return columns
+
+
+def users_of(queries: Sequence[pb.Query]) -> dict[int, str]:
+    """Returns the users that queries name, by the number of the query.
+
+    Raises:
+        InvalidRequest: ids are too long; the error lists up to 20 violations.
+    """
+    users = {row: query.user_id for row, query in enumerate(queries) if query.user_id}
+    violations = [
+        (f"queries[{row}].user_id", f"{len(user_id)} characters, expected at most {MAX_CHARACTERS}")
+        for row, user_id in users.items()
+        if len(user_id) > MAX_CHARACTERS
+    ]
+    if violations:
+        raise InvalidRequest(violations[:MAX_VIOLATIONS])
+    return users
 
 
 class _Fault(ValueError):

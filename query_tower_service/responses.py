@@ -7,6 +7,7 @@ packed field at once. For 32 queries of 64 dimensions this takes about 30 µs in
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,6 +32,23 @@ def add(response: pb.EmbedQueriesResponse, embeddings: np.ndarray, unknown: np.n
     head = _packed_head(embeddings.shape[1])
     for values in embeddings.astype(_PACKED_FLOAT, copy=False):
         response.embeddings.add().MergeFromString(head + values.tobytes())
+
+
+def add_stored(
+    response: pb.EmbedQueriesResponse,
+    statuses: Sequence[pb.StoredFeatures.ValueType],
+    histories: Sequence[Sequence[str]] | None,
+) -> None:
+    """Adds what the feature store did, and the histories.
+
+    Args:
+        response: response to a request.
+        statuses: [batch] what became of each query; empty if none names a user.
+        histories: [batch] item ids of each query; None if the request does not ask for them.
+    """
+    response.stored_features.extend(statuses)
+    for item_ids in histories or ():
+        response.histories.add(item_ids=item_ids)
 
 
 @functools.cache

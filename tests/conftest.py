@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from retrieval.store.folder_store import FolderStore
+from testbed.redis_server import NoRedis, RedisServer
 from testbed.s3_server import NoServer, S3Server
 from tests.worlds import write_bundle
 
@@ -49,4 +50,15 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     with server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis server."""
+    try:
+        server = RedisServer(tmp_path / "redis")
+    except NoRedis as error:
+        pytest.skip(str(error))
+    with server:
         yield server

@@ -15,8 +15,9 @@ from ann_service.config import AnnConfig
 from ann_service.loader import CatalogueLoader
 from ann_service.servicer import SearchItems
 from query_tower_service.config import QueryTowerConfig
+from query_tower_service.embed_queries import EmbedQueries
+from query_tower_service.feature_metrics import FeatureMetrics
 from query_tower_service.loader import ModelLoader
-from query_tower_service.servicer import EmbedQueries
 from query_tower_service.text_metrics import TextMetrics
 from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.bundles.open_bundle import Snapshot
@@ -41,7 +42,7 @@ def measure(store: FolderStore, requests: Mapping[str, Sequence[Message]], secon
         store, ModelLoader(store, query_config, TextMetrics(metrics.registry)).open, query_config, metrics
     )
     catalogues = OpenBundles(store, CatalogueLoader(store, ann_config).open, ann_config, metrics)
-    embed = EmbedQueries(models, query_config.max_batch_size, metrics)
+    embed = EmbedQueries(models, query_config.max_batch_size, metrics, FeatureMetrics(metrics.registry))
     search = SearchItems(catalogues, ann_config, metrics)
     with _opened(models), _opened(catalogues):
         return {

@@ -14,7 +14,7 @@ from ann_service.config import AnnConfig
 from ann_service.servicer import SearchItems
 from query_tower_service import app as query_tower_assembly
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.servicer import EmbedQueries
+from query_tower_service.embed_queries import EmbedQueries
 from retrieval.serving.process.program import run_program
 
 _PROGRAMS: dict[str, tuple[Any, Any, Any]] = {

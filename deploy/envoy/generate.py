@@ -60,7 +60,7 @@ def make_descriptors(own: FileDescriptorSet, rules: dict[str, http_pb2.HttpRule]
         rules: HTTP rule of each method, by its full name.
 
     Raises:
-        KeyError: a method has no rule.
+        KeyError: a method that takes one message has no rule.
     """
     descriptors = FileDescriptorSet()
     for file in _FURTHER:
@@ -72,6 +72,8 @@ def make_descriptors(own: FileDescriptorSet, rules: dict[str, http_pb2.HttpRule]
         file.dependency.append(annotations_pb2.DESCRIPTOR.name)
         for service in file.service:
             for method in service.method:
+                if method.client_streaming:  # for callers of gRPC alone
+                    continue
                 rule = rules[f"{file.package}.{service.name}.{method.name}"]
                 method.options.Extensions[annotations_pb2.http].CopyFrom(rule)
     return descriptors

@@ -139,9 +139,11 @@ def _comments(file: FileDescriptorProto) -> dict[Path, str]:
 def _operations(
     file: FileDescriptorProto, comments: Mapping[Path, str], rules: Mapping[str, HttpRule]
 ) -> Iterator[tuple[str, Schema]]:
-    """Yields path and operation of each method."""
+    """Yields path and operation of each method that takes one message."""
     for number, service in enumerate(file.service):
         for position, method in enumerate(service.method):
+            if method.client_streaming:
+                continue
             rule = rules[f"{file.package}.{service.name}.{method.name}"]
             comment = comments[_SERVICE, number, _METHOD, position]
             verb = str(rule.WhichOneof("pattern"))

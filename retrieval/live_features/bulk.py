@@ -13,6 +13,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from retrieval.live_features.codec import encode_event, encode_profile, keys_of
+from retrieval.live_features.credentials import client_options
 from retrieval.live_features.errors import FeatureStoreError, UnreadableRecord
 from retrieval.live_features.location import parse_location
 from retrieval.live_features.records import Appended, Event, StoreLimits, id_fault
@@ -52,11 +53,10 @@ class BulkWriter:
             ValueError: the URL or the password file cannot be used.
             FeatureStoreError: the store cannot be reached.
         """
-        location = parse_location(url, password_file)
-        self._shown = location.shown
+        options = client_options(parse_location(url), password_file)
         self._limits = limits
         self._redis = redis.Redis(
-            **location.options,
+            **options,
             protocol=2,
             socket_timeout=_TIMEOUT_S,
             socket_connect_timeout=_TIMEOUT_S,
@@ -69,7 +69,7 @@ class BulkWriter:
             self._redis.ping()
         except (redis.RedisError, OSError) as error:
             self._redis.close()
-            raise to_error(error, self._shown) from error
+            raise to_error(error) from error
 
     @property
     def written(self) -> Appended:
@@ -157,7 +157,7 @@ class BulkWriter:
         try:
             replies = list(pipeline.execute(raise_on_error=False))
         except (redis.RedisError, OSError) as error:
-            raise to_error(error, self._shown) from error
+            raise to_error(error) from error
         unknown = [number for number, reply in enumerate(replies) if is_unknown_script(reply)]
         if unknown and by_hash:
             again = self._execute([commands[number] for number in unknown], by_hash=False)
@@ -171,4 +171,4 @@ class BulkWriter:
     def _error_of(self, command: Command, reply: redis.RedisError) -> FeatureStoreError:
         if is_of_one_record(reply):
             return UnreadableRecord(f"{command.keys[0]!r}: {reply}; what is there was not written by this program")
-        return to_error(reply, self._shown)
+        return to_error(reply)

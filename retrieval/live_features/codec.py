@@ -81,24 +81,26 @@ class StoredRecord:
             raise UnreadableRecord(self.fault)
         try:
             profile = json.loads(self.profile)
-            events = [StoredEvent(*fields) for fields in json.loads(self.events)]
+            events = [_to_event(*fields) for fields in json.loads(self.events)]
             if not all(isinstance(values, list) for values in profile.values()):
                 raise ValueError("a value of the profile is not a list")
-            if not all(map(_is_event, events)):
-                raise ValueError("a field of an event has another type")
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UnreadableRecord(f"a record of the feature store was not written by this program: {error}") from error
         return StoredUser(profile, events)
 
 
-def _is_event(event: StoredEvent) -> bool:
-    return (
-        isinstance(event.item_id, str)
-        and isinstance(event.time_s, float | int)
-        and isinstance(event.type, str)
-        and isinstance(event.weight, float | int)
-        and isinstance(event.values, dict)
-    )
+def _to_event(
+    item_id: Any, time_s: Any, kind: Any = "", weight: Any = 1.0, values: Any = StoredEvent._field_defaults["values"]
+) -> StoredEvent:
+    if not (
+        isinstance(item_id, str)
+        and isinstance(time_s, float | int)
+        and isinstance(kind, str)
+        and isinstance(weight, float | int)
+        and isinstance(values, dict)
+    ):
+        raise ValueError("a field of an event has another type")
+    return StoredEvent(item_id, time_s, kind, weight, values)
 
 
 def _to_json(value: Any) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from retrieval.live_features.codec import StoredRecord, encode_event, keys_of
+from retrieval.live_features.credentials import client_options
 from retrieval.live_features.errors import UnreadableRecord
 from retrieval.live_features.location import parse_location
 from retrieval.live_features.pipelines import Pipelines
 from retrieval.live_features.records import Appended, Event, Forgotten, StoreLimits
 from retrieval.live_features.replies import Command
 from retrieval.live_features.scripts import FORGET, READ, WRITE
+
+_EVENTS_A_STEP = 100
+"""Number of events that are encoded before other work of the event loop has its turn: about a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class StoreSettings:
 class FeatureStore:
     """The stored features of users. Used by one event loop.
 
+    Attributes:
+        shown: URL for messages.
+
     Reads and writes have a circuit each: a store that is full answers reads, and one that is slow to write may be quick
     to read.
     """
@@ -48,11 +56,12 @@ class FeatureStore:
         Raises:
             ValueError: the URL or the password file cannot be used.
         """
-        location = parse_location(settings.url, settings.password_file)
+        location = parse_location(settings.url)
+        options = client_options(location, settings.password_file)
         self.shown = location.shown
         self._limits = settings.limits
-        self._reads = Pipelines(location, settings.read_timeout_s)
-        self._writes = Pipelines(location, settings.write_timeout_s)
+        self._reads = Pipelines(options, settings.read_timeout_s)
+        self._writes = Pipelines(options, settings.write_timeout_s)
 
     @property
     def read_circuit(self) -> int:
@@ -94,7 +103,9 @@ class FeatureStore:
                 Some events may have been added. A retry is safe.
         """
         of_users: dict[str, list[str | int | float]] = {}
-        for event in events:
+        for number, event in enumerate(events, 1):
+            if number % _EVENTS_A_STEP == 0:
+                await asyncio.sleep(0)
             arguments = of_users.setdefault(event.user_id, [self._limits.max_events, self._limits.keep_ms, 0])
             arguments += [event.event_id, repr(float(event.time_s)), encode_event(event)]
         commands = [Command(WRITE, keys_of(self._limits.prefix, user), words) for user, words in of_users.items()]

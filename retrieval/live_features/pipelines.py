@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from redis.backoff import NoBackoff
 
 from retrieval.live_features.circuit import Circuit
 from retrieval.live_features.errors import FeatureStoreError, StoreUnavailable
-from retrieval.live_features.location import Location
 from retrieval.live_features.replies import Command, is_of_one_record, is_unknown_script, to_error
 
 CONNECTIONS = 4
@@ -44,18 +43,17 @@ class _Waiting:
 class Pipelines:
     """Pipelines to one Redis. Used by one event loop."""
 
-    def __init__(self, location: Location, timeout_s: float) -> None:
+    def __init__(self, options: Mapping[str, Any], timeout_s: float) -> None:
         """Prepares the connections; they are made when they are needed.
 
         Args:
-            location: where the server listens.
+            options: arguments of `redis.asyncio.Redis` that say where the server listens, and how to log in.
             timeout_s: time after which a caller gives up, in seconds.
         """
         self.circuit = Circuit()
-        self._shown = location.shown
         self._timeout_s = timeout_s
         self._redis = redis.asyncio.Redis(
-            **location.options,
+            **options,
             protocol=2,
             driver_info=None,
             max_connections=CONNECTIONS,
@@ -77,7 +75,7 @@ class Pipelines:
             FeatureStoreError: Redis did not answer in time, cannot be reached, is full, or the circuit is open.
         """
         if not self.circuit.may_try():
-            raise StoreUnavailable(f"the feature store {self._shown} has failed several times in a row")
+            raise StoreUnavailable("the feature store has failed several times in a row")
         loop = asyncio.get_running_loop()
         parts = [
             _Waiting(commands[first : first + _COMMANDS_A_PIPELINE], loop.create_future())
@@ -91,7 +89,7 @@ class Pipelines:
         except TimeoutError:
             if self._timeout_s <= within_s:  # else the store had less time than it may take
                 self.circuit.failed()
-            raise StoreUnavailable(f"the feature store {self._shown} did not answer in time") from None
+            raise StoreUnavailable("the feature store did not answer in time") from None
         except StoreUnavailable:
             self.circuit.failed()
             raise
@@ -150,7 +148,7 @@ class Pipelines:
             if fault is None:
                 waiting.replies.set_result(own)
             else:
-                waiting.replies.set_exception(to_error(fault, self._shown))
+                waiting.replies.set_exception(to_error(fault))
 
     async def _execute(self, commands: Sequence[Command], *, by_hash: bool = True) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -167,4 +165,4 @@ class Pipelines:
     def _to_error(self, error: redis.RedisError | OSError | ValueError) -> FeatureStoreError:
         if isinstance(error, ValueError):  # the password file
             return StoreUnavailable(str(error))
-        return to_error(error, self._shown)
+        return to_error(error)

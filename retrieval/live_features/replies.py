@@ -42,20 +42,19 @@ def is_of_one_record(reply: Any) -> bool:
     return isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply)
 
 
-def to_error(error: RedisError | OSError, shown: str) -> FeatureStoreError:
+def to_error(error: RedisError | OSError) -> FeatureStoreError:
     """Returns the error of this package for one of Redis, without values that a caller sent.
 
     Args:
         error: error reply, or failure of a connection.
-        shown: URL of the store for the message.
     """
     if isinstance(error, OutOfMemoryError) or "OOM command" in str(error):
         return StoreFull(
-            f"the feature store {shown} is full: its memory has reached maxmemory; give it more, or lower max_events "
+            "the feature store is full: its memory has reached maxmemory; give it more, or lower max_events "
             "or keep_days"
         )
     if isinstance(error, NoAnswer | TimeoutError):
-        return StoreUnavailable(f"the feature store {shown} did not answer in time")
+        return StoreUnavailable("the feature store did not answer in time")
     if isinstance(error, NoConnection | OSError):
-        return StoreUnavailable(f"the feature store {shown} cannot be reached: {str(error)[:300]}")
-    return StoreUnavailable(f"the feature store {shown} refused a command: {str(error)[:300]}")
+        return StoreUnavailable(f"the feature store cannot be reached: {str(error)[:300]}")
+    return StoreUnavailable(f"the feature store refused a command: {str(error)[:300]}")

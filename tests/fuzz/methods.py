@@ -17,6 +17,7 @@ from ann_service.config import AnnConfig
 from ann_service.loader import CatalogueLoader
 from query_tower_service import servicer as query_tower
 from query_tower_service.config import QueryTowerConfig
+from query_tower_service.feature_metrics import FeatureMetrics
 from query_tower_service.loader import ModelLoader
 from query_tower_service.text_metrics import TextMetrics
 from retrieval.bundle.features.schema import Feature
@@ -58,7 +59,8 @@ class Methods:
             wait_for(lambda bundles=open_bundles: len(bundles.snapshot.open) == 2, f"{names} open")
         self.schemas = [open_bundle.bundle.tower.schema for open_bundle in models.snapshot.open]
         self.item_ids = [catalogues.snapshot.open[0].bundle.items.ids[row] for row in range(3)]
-        self.embed, self.query_status = query_tower.methods(models, MAX_BATCH_SIZE, metrics)
+        features = FeatureMetrics(metrics.registry)
+        self.embed, *_, self.query_status = query_tower.methods(models, MAX_BATCH_SIZE, metrics, features)
         self.search, self.ann_status = ann.methods(catalogues, ann_config, metrics)
 
     @property

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from retrieval.serving.answering.errors import DeadlinePassed, ServiceError
 from retrieval.serving.answering.headers import Headers
@@ -24,13 +24,13 @@ class Method(Protocol):
     Attributes:
         name: Name of the method, such as ``"SearchItems"``.
         max_shared: Largest number of calls that `answer` takes at once, at least 1.
-        needs_admin: Whether a caller needs the scope ``admin``.
+        scope: Scope that a caller needs; see `retrieval.serving.runtime.credentials`.
         is_quick: Whether a call is answered at once, without waiting, whatever the load.
     """
 
     name: str
     max_shared: int
-    needs_admin: bool
+    scope: str
     is_quick: bool
 
     def is_short(self, call: Call) -> bool:
@@ -42,6 +42,31 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class PreparedMethod(Method, Protocol):
+    """A method that has something to wait for, such as a database, before a call is queued for its work."""
+
+    async def prepare(self, call: Call) -> bool:
+        """Prepares a call in the event loop; it counts as in flight meanwhile.
+
+        Returns:
+            Whether `call.response` is final, so that nothing is left to do.
+
+        Raises:
+            ServiceError: the call has no response.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamMethod(PreparedMethod, Protocol):
+    """A method that takes a stream of messages. Each one is prepared as a call of its own, in order."""
+
+    def join(self, first: bytes, second: bytes) -> bytes:
+        """Returns one response for two: that of the messages so far, and that of the next message."""
+        ...
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """A call whose message was received, and its outcome.
@@ -50,7 +75,8 @@ class Call:
         method: Method that was called.
         body: Serialized request.
         caller: Name of the caller, among whom time is shared.
-        received_at: Time at which the message was received, in seconds of the monotonic clock.
+        received_at: Time at which the message was received, or at which its preparation ended, in seconds of the
+            monotonic clock.
         deadline: Time at which the caller gives up, in seconds of the monotonic clock; infinite without a deadline.
         answered: Future of the event loop, set once `response` or `error` is final.
         headers: Headers of the call, with its request id.
@@ -60,6 +86,8 @@ class Call:
         size: Number of queries or searches; 0 if they were not read.
         model_version: Version of the model that answers; empty if none was picked.
         bundle_version: Version of the bundle that answers; empty if none was picked.
+        earlier_bytes: Size of the messages of a stream before this one, in bytes.
+        prepared: What the method prepared; None if it prepares nothing.
         response: Serialized response.
         error: Reason for which there is no response; None if there is one.
     """
@@ -77,6 +105,8 @@ class Call:
     size: int = 0
     model_version: str = ""
     bundle_version: str = ""
+    earlier_bytes: int = 0
+    prepared: Any = None
     response: bytes = b""
     error: Exception | None = None
 

@@ -7,7 +7,9 @@ ServiceError
 ├── LexicalNotServed    FAILED_PRECONDITION  LEXICAL_NOT_SERVED, metadata "bundle_versions"
 ├── PopularityNotServed FAILED_PRECONDITION  POPULARITY_NOT_SERVED, metadata "bundle_versions"
 ├── UnknownItem         NOT_FOUND            UNKNOWN_ITEM, metadata "item_ids"
+├── NoFeatureStore      FAILED_PRECONDITION  NO_FEATURE_STORE
 ├── NoBundle            UNAVAILABLE          NO_BUNDLE
+├── FeatureStoreFault   UNAVAILABLE          FEATURE_STORE
 ├── ShardsNotAnswering  UNAVAILABLE          SHARDS_NOT_ANSWERING, metadata "coverage"
 ├── Overloaded          RESOURCE_EXHAUSTED   OVERLOADED, with RetryInfo
 ├── Stopping            UNAVAILABLE          STOPPING
@@ -164,6 +166,24 @@ class NoBundle(ServiceError):
     def __init__(self) -> None:
         """Builds the message, which says what to do."""
         super().__init__("no bundle is open yet; GetServingStatus says why; retry with backoff")
+
+
+class NoFeatureStore(ServiceError):
+    """The service runs without a feature store."""
+
+    code = code_pb2.FAILED_PRECONDITION
+    reason = "NO_FEATURE_STORE"
+
+    def __init__(self) -> None:
+        """Builds the message, which says what to do."""
+        super().__init__("this service has no feature store; start it with --features, or call another replica")
+
+
+class FeatureStoreFault(ServiceError):
+    """The feature store cannot be written."""
+
+    code = code_pb2.UNAVAILABLE
+    reason = "FEATURE_STORE"
 
 
 class ShardsNotAnswering(ServiceError):

@@ -8,17 +8,18 @@ from google.protobuf.message import Message
 
 from retrieval.serving.answering.call import Call
 from retrieval.serving.answering.wire import decode
+from retrieval.serving.runtime.credentials import ADMIN
 
 
 class QuickMethod:
     """A method whose calls are answered at once, without waiting, whatever the load. It needs the scope admin.
 
     Attributes:
-        name, max_shared, needs_admin, is_quick: See `retrieval.serving.answering.call.Method`.
+        name, max_shared, scope, is_quick: See `retrieval.serving.answering.call.Method`.
     """
 
     max_shared = 1
-    needs_admin = True
+    scope = ADMIN
     is_quick = True
 
     def __init__(self, name: str, request_class: type[Message], respond: Callable[[Message], Message]) -> None:

@@ -117,7 +117,16 @@ class Runners:
         return Overloaded(fault, self._retry_pace.next_pause_s(time.monotonic()))
 
     def submit(self, call: Call) -> None:
-        """Queues a call; its `answered` is set in the end.
+        """Admits and queues a call.
+
+        Raises:
+            Overloaded: too many calls, or too many bytes, are in flight.
+        """
+        self.admit(call)
+        self.queue(call)
+
+    def admit(self, call: Call) -> None:
+        """Counts a call as in flight. `queue` or `release` has to follow.
 
         Raises:
             Overloaded: too many calls, or too many bytes, are in flight.
@@ -128,6 +137,13 @@ class Runners:
             raise self.overloaded(f"requests of {self._max_bytes} bytes are in flight, and that is the limit")
         self._calls.add(call)
         self._bytes += len(call.body)
+
+    def release(self, call: Call) -> None:
+        """Ends a call that was admitted and not queued."""
+        self._finish([call])
+
+    def queue(self, call: Call) -> None:
+        """Queues a call that was admitted; its `answered` is set in the end."""
         if call.method.is_short(call):
             self._short.add(call)
             self._work_soon()

@@ -68,7 +68,7 @@ class CallMetrics:
         return code
 
     def _observe(self, call: Call) -> None:
-        self._request_bytes.inc(len(call.body))
+        self._request_bytes.inc(len(call.body) + call.earlier_bytes)
         if call.started_at:
             self._queue_seconds.observe(call.started_at - call.received_at)
             self._work_seconds.observe(call.work_s)

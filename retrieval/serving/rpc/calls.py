@@ -1,7 +1,9 @@
 """Receives the calls of our services, has them answered, and counts them.
 
 ```
-headers ─► token ─► room to receive? ─► message, within a time limit ─► runners ─► answer or error
+headers ─► token ─► room to receive? ─► message, within a time limit ─► prepared ─► runners ─► answer or error
+                                            ▲                              │
+                                            └───── next one of a stream ◄──┘
 ```
 
 Every method is registered as one that receives a stream of raw bytes and returns one message. A client cannot tell it
@@ -20,7 +22,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from retrieval.serving.answering.call import Call, Method
+from retrieval.serving.answering.call import Call, Method, PreparedMethod, StreamMethod
 from retrieval.serving.answering.error_status import status_of
 from retrieval.serving.answering.errors import (
     NotReceived,
@@ -34,7 +36,7 @@ from retrieval.serving.answering.runners import Runners
 from retrieval.serving.answering.wire import Undecodable
 from retrieval.serving.rpc.call_log import CallLog
 from retrieval.serving.rpc.outcomes import Outcomes
-from retrieval.serving.runtime.credentials import ADMIN, READ, Tokens
+from retrieval.serving.runtime.credentials import Tokens
 from retrieval.serving.runtime.metrics import Metrics
 from retrieval.serving.runtime.tracing import Tracer
 
@@ -74,6 +76,14 @@ class CallHandlers(grpc.GenericRpcHandler):
         self._receive_timeout_s = receive_timeout_s
         self._receiving: dict[asyncio.Task[Any], float] = {}
         self._refused: dict[asyncio.Task[Any], ServiceError] = {}
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._ends_streams = False
+        self._prepared: dict[Method, PreparedMethod] = {
+            method: method for method in methods if isinstance(method, PreparedMethod)
+        }
+        self._streamed: dict[Method, StreamMethod] = {
+            method: method for method in methods if isinstance(method, StreamMethod)
+        }
         self._handlers = {
             f"/{service_name}/{method.name}": grpc.stream_unary_rpc_method_handler(
                 self._make(method, Outcomes(service_name, method.name, metrics, log, tracer))
@@ -95,6 +105,12 @@ class CallHandlers(grpc.GenericRpcHandler):
         silent_since = time.monotonic() - self._receive_timeout_s
         while self._receiving and (oldest := next(iter(self._receiving.items())))[1] < silent_since:
             self._end_receiving(oldest[0], NotReceived(self._receive_timeout_s))
+
+    def end_streams(self) -> None:
+        """Ends the streams before their next message, because the service stops."""
+        self._ends_streams = True
+        for task in self._streams & self._receiving.keys():
+            self._end_receiving(task, Stopping())
 
     def end_receiving(self) -> None:
         """Ends the calls whose messages have not arrived, because the service stops."""
@@ -130,6 +146,8 @@ class CallHandlers(grpc.GenericRpcHandler):
             answered = asyncio.get_running_loop().create_future()
             call = Call(method, body, caller, time.monotonic(), deadline, answered, headers)
             await self._answer(call)
+            if method in self._streamed:
+                call = await self._follow(call, self._streamed[method], context)
             error = call.error
         except asyncio.CancelledError:
             outcomes.left(headers, caller, call, arrived_at, passed=time.monotonic() >= deadline)
@@ -159,9 +177,8 @@ class CallHandlers(grpc.GenericRpcHandler):
         identity = self._tokens.identify(authorization)
         if identity is None:
             raise Unauthenticated()
-        scope = ADMIN if method.needs_admin else READ
-        if scope not in identity.scopes:
-            raise PermissionDenied(scope)
+        if method.scope not in identity.scopes:
+            raise PermissionDenied(method.scope)
         return f"{identity.name}/{name or context.peer()}"
 
     async def _receive(self, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
@@ -172,6 +189,13 @@ class CallHandlers(grpc.GenericRpcHandler):
             NotReceived: the message did not arrive in time.
             Undecodable: the caller sent no message.
         """
+        message = await self._read(context)
+        if message is None:
+            raise Undecodable("no message")
+        return message
+
+    async def _read(self, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
+        """Returns the next message of a call; None if the caller sends no further one. Raises as `_receive` does."""
         task = asyncio.current_task()
         assert task is not None
         if len(self._receiving) >= MAX_RECEIVING:
@@ -187,9 +211,42 @@ class CallHandlers(grpc.GenericRpcHandler):
             raise
         finally:
             self._receiving.pop(task, None)
-        if not isinstance(message, bytes):
-            raise Undecodable("no message")
-        return message
+        return message if isinstance(message, bytes) else None
+
+    async def _follow(self, call: Call, method: StreamMethod, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
+        """Answers the messages of a stream after the first one.
+
+        Args:
+            call: call of the first message, which is answered.
+            method: method of the stream.
+            context: context of the stream.
+
+        Returns:
+            Call of the last message, with the response to all of them, or an error.
+
+        Raises:
+            ServiceError: the stream has no response.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        try:
+            while call.error is None:
+                if self._ends_streams:
+                    raise Stopping()
+                body = await self._read(context)
+                if body is None:
+                    break
+                answered = asyncio.get_running_loop().create_future()
+                following = Call(method, body, call.caller, time.monotonic(), call.deadline, answered, call.headers)
+                following.earlier_bytes = call.earlier_bytes + len(call.body)
+                await self._answer(following)
+                if following.error is None:
+                    following.response = method.join(call.response, following.response)
+                call = following
+        finally:
+            self._streams.discard(task)
+        return call
 
     def _end_receiving(self, task: asyncio.Task[Any], error: ServiceError) -> None:
         del self._receiving[task]
@@ -201,12 +258,27 @@ class CallHandlers(grpc.GenericRpcHandler):
 
         Raises:
             Overloaded: too many calls are in flight.
+            ServiceError: the preparation of the call failed.
         """
         if call.method.is_quick:
             for _ in call.method.answer([call]):
                 pass
             return
-        self._runners.submit(call)
+        method = self._prepared.get(call.method)
+        if method is None:
+            self._runners.submit(call)
+        else:
+            self._runners.admit(call)
+            try:
+                is_final = await method.prepare(call)
+            except BaseException:
+                self._runners.release(call)
+                raise
+            if is_final or call.answered.done():  # the server may have stopped meanwhile
+                self._runners.release(call)
+                return
+            call.received_at = time.monotonic()
+            self._runners.queue(call)
         try:
             await call.answered
         except asyncio.CancelledError:

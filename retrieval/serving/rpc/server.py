@@ -64,6 +64,7 @@ class Server:
         config: ServerConfig,
         *,
         on_drained: Callable[[], None] = lambda: None,
+        on_stopped: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """Builds the server; it does not listen yet.
 
@@ -74,13 +75,14 @@ class Server:
             metrics: metrics of this server.
             config: settings.
             on_drained: called at the end of the drain, when no call is in flight.
+            on_stopped: runs in the event loop before that, for instance to close connections.
 
         Raises:
             ValueError: token or TLS files cannot be used, or a setting needs a package that is not installed.
         """
         self._config = config
         self._open_bundles = open_bundles
-        self._on_drained = on_drained
+        self._on_drained, self._on_stopped = on_drained, on_stopped
         self._metrics = metrics
         self._stalls = StallTicker(metrics)
         self._watches = False
@@ -238,6 +240,7 @@ class Server:
         # From here on, new calls are refused; those in flight have the grace period of gRPC, which is a little longer.
         stopped = asyncio.create_task(self._grpc.stop(self._config.drain_timeout_s + _FLUSH_S))
         await asyncio.sleep(0)
+        self._calls.end_streams()
         end = self._loop.time() + self._config.drain_timeout_s
         while (self._runners.in_flight or self._calls.receiving) and self._loop.time() < end:
             await asyncio.sleep(_LOOK_S)
@@ -255,6 +258,8 @@ class Server:
         self._log.summarise(at_once=True)
         for task in self._tasks:
             task.cancel()
+        if self._on_stopped is not None:
+            await self._on_stopped()
 
     def _on_change(self, snapshot: Snapshot[Any]) -> None:
         self._loop.call_soon_threadsafe(self._health.set_serving, bool(snapshot.open))

@@ -90,10 +90,11 @@ class ServerConfig:
     """PEM certificates of the authorities that sign client certificates. Default: clients need no certificate."""
 
     token_file: Path | None = None
-    """File of the bearer tokens that calls may carry, one a line: TOKEN [NAME [read,admin]]. Default: no token needed.
+    """File of the bearer tokens that calls may carry, one a line: TOKEN [NAME [SCOPES]]. Default: no token needed.
 
-    Health checks need no token. GetServingStatus and reflection need the scope admin, which a token has unless its line
-    gives scopes. A changed file is read within a second.
+    Scopes are read, write and admin, separated by commas; without scopes a token has all. Health checks need no token,
+    RecordEvents and ForgetUser the scope write, GetServingStatus and reflection admin, other calls read. A changed file
+    is read within a second.
     """
 
     reflection: bool = True

@@ -14,8 +14,8 @@ import structlog
 from retrieval.serving.runtime.config import ServerConfig
 from retrieval.serving.runtime.metrics import Metrics
 
-READ, ADMIN = "read", "admin"
-SCOPES = (READ, ADMIN)
+READ, WRITE, ADMIN = "read", "write", "admin"
+SCOPES = (READ, WRITE, ADMIN)
 
 _SCHEME = "bearer "
 
@@ -42,8 +42,8 @@ ANYBODY = Identity()
 class Tokens:
     """The tokens that calls may carry. Only their hashes are kept.
 
-    The file has one token a line, and optionally a name and scopes: ``TOKEN [NAME [read,admin]]``. Without scopes, a
-    token has both. Empty lines, and lines that begin with ``#``, are ignored.
+    The file has one token a line, and optionally a name and scopes: ``TOKEN [NAME [read,write,admin]]``. Without
+    scopes, a token has all. Empty lines, and lines that begin with ``#``, are ignored.
     """
 
     def __init__(self, path: Path | None, metrics: Metrics) -> None:
@@ -102,7 +102,7 @@ def _read_tokens(path: Path) -> dict[bytes, Identity]:
             continue
         scopes = frozenset(words[2].split(",")) if len(words) > 2 else frozenset(SCOPES)
         if len(words) > 3 or not scopes <= set(SCOPES):
-            raise ValueError(f"token_file {path}, line {number}: expected 'TOKEN [NAME [read,admin]]'")
+            raise ValueError(f"token_file {path}, line {number}: expected 'TOKEN [NAME [read,write,admin]]'")
         by_hash[_hash(words[0])] = Identity(words[1] if len(words) > 1 else "", scopes)
     if not by_hash:
         raise ValueError(f"token_file {path} is empty, expected a token")

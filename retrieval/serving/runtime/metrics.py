@@ -49,7 +49,11 @@ class Metrics:
         )
         self.receiving = Gauge("two_tower_receiving", "Calls whose messages have not arrived.", registry=registry)
         self.batch_size = Histogram(
-            "two_tower_batch_size", "Queries or searches a call.", ["method"], buckets=_BATCH_BUCKETS, registry=registry
+            "two_tower_batch_size",
+            "Queries, searches or events a call.",
+            ["method"],
+            buckets=_BATCH_BUCKETS,
+            registry=registry,
         )
         self.unknown_values = Counter(
             "two_tower_unknown_values", "Values of queries that are in no vocabulary of the model.", registry=registry

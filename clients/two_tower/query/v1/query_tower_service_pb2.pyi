@@ -28,6 +28,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _StoredFeatures:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StoredFeaturesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StoredFeatures.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STORED_FEATURES_UNSPECIFIED: _StoredFeatures.ValueType  # 0
+    """The query names no user."""
+    STORED_FEATURES_USED: _StoredFeatures.ValueType  # 1
+    """The user is known. Features that the query carries were not replaced."""
+    STORED_FEATURES_UNKNOWN_USER: _StoredFeatures.ValueType  # 2
+    """Nothing is stored of the user."""
+    STORED_FEATURES_UNAVAILABLE: _StoredFeatures.ValueType  # 3
+    """The feature store did not answer in time, could not be reached, or holds for this user what cannot be read. The
+    query was embedded with the features that it carries.
+    """
+    STORED_FEATURES_NOT_CONFIGURED: _StoredFeatures.ValueType  # 4
+    """The service runs without a feature store. The query was embedded with the features that it carries."""
+
+class StoredFeatures(_StoredFeatures, metaclass=_StoredFeaturesEnumTypeWrapper):
+    """What the feature store did for a query."""
+
+STORED_FEATURES_UNSPECIFIED: StoredFeatures.ValueType  # 0
+"""The query names no user."""
+STORED_FEATURES_USED: StoredFeatures.ValueType  # 1
+"""The user is known. Features that the query carries were not replaced."""
+STORED_FEATURES_UNKNOWN_USER: StoredFeatures.ValueType  # 2
+"""Nothing is stored of the user."""
+STORED_FEATURES_UNAVAILABLE: StoredFeatures.ValueType  # 3
+"""The feature store did not answer in time, could not be reached, or holds for this user what cannot be read. The
+query was embedded with the features that it carries.
+"""
+STORED_FEATURES_NOT_CONFIGURED: StoredFeatures.ValueType  # 4
+"""The service runs without a feature store. The query was embedded with the features that it carries."""
+Global___StoredFeatures: _TypeAlias = StoredFeatures  # noqa: Y015
+
 class _FeatureKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -108,8 +144,11 @@ class EmbedQueriesRequest(_message.Message):
 
     QUERIES_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    RETURN_HISTORIES_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """Model to embed with. Default (empty): the model of the live bundle."""
+    return_histories: _builtins.bool
+    """Whether the response has the history of each query, for instance to leave these items out of a search."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Query]:
         """[batch] queries, 1 to `max_batch_size` (see GetServingStatusResponse). One call with 32 queries is much cheaper
@@ -121,10 +160,11 @@ class EmbedQueriesRequest(_message.Message):
         *,
         queries: _abc.Iterable[Global___Query] | None = ...,
         model_version: _builtins.str = ...,
+        return_histories: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "queries", b"queries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "queries", b"queries", "return_histories", b"return_histories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,6 +198,14 @@ class Query(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     FEATURES_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """User whose stored features are added to `features`, at most 1,024 characters. A feature that the query carries, even
+    an empty one, is not looked up. The items of the stored events are the history; their times, types, weights and
+    values are the features that describe its events; other features come from the stored profile. If the query carries
+    the history, nothing of the stored events is used. If the feature store does not answer in time, the query is
+    embedded with what it carries; see EmbedQueriesResponse.stored_features. Empty: nothing is looked up.
+    """
     @_builtins.property
     def features(self) -> _containers.MessageMap[_builtins.str, Global___FeatureValues]:
         """Raw values by feature name; OpenModel.features describes the features. Each feature is optional, and a feature that
@@ -168,10 +216,11 @@ class Query(_message.Message):
         self,
         *,
         features: _abc.Mapping[_builtins.str, Global___FeatureValues] | None = ...,
+        user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,6 +348,8 @@ class EmbedQueriesResponse(_message.Message):
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     UNKNOWN_VALUES_FIELD_NUMBER: _builtins.int
+    STORED_FEATURES_FIELD_NUMBER: _builtins.int
+    HISTORIES_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """Model that made the embeddings. Send it to SearchItems with them."""
     @_builtins.property
@@ -312,16 +363,26 @@ class EmbedQueriesResponse(_message.Message):
         of ids of another system.
         """
 
+    @_builtins.property
+    def stored_features(self) -> _containers.RepeatedScalarFieldContainer[Global___StoredFeatures.ValueType]:
+        """[batch] what the feature store did for each query. Empty if no query names a user."""
+
+    @_builtins.property
+    def histories(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryHistory]:
+        """[batch] history of each query. Empty unless the request asks for it."""
+
     def __init__(
         self,
         *,
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         model_version: _builtins.str = ...,
         unknown_values: _abc.Iterable[_builtins.int] | None = ...,
+        stored_features: _abc.Iterable[Global___StoredFeatures.ValueType] | None = ...,
+        histories: _abc.Iterable[Global___QueryHistory] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model_version", b"model_version", "unknown_values", b"unknown_values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "histories", b"histories", "model_version", b"model_version", "stored_features", b"stored_features", "unknown_values", b"unknown_values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,6 +411,303 @@ class Embedding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
+
+@_typing.final
+class QueryHistory(_message.Message):
+    """The history of one query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """[n] ids of items, from the oldest to the newest interaction: those that the query carries, otherwise all that are
+        stored, also those that are too old for the model to read. Ids that are integers are in decimal form.
+        """
+
+    def __init__(
+        self,
+        *,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryHistory: _TypeAlias = QueryHistory  # noqa: Y015
+
+@_typing.final
+class RecordEventsRequest(_message.Message):
+    """Events to record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """Events of one or several users, in any order, 1 to `max_batch_size` (see GetServingStatusResponse), each of at most
+        64 KiB.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEventsRequest: _TypeAlias = RecordEventsRequest  # noqa: Y015
+
+@_typing.final
+class Event(_message.Message):
+    """Something that a user did with an item. Texts have at most 1,024 characters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___EventValue: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___EventValue | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Required. Id of the event, distinct among the events of the user. If the user has an event of this id, the new one
+    is not added, whatever its other fields are. So choose an id that a retry repeats, such as that of an order line.
+    """
+    user_id: _builtins.str
+    """Required. Id of the user; see Query.user_id."""
+    item_id: _builtins.str
+    """Required. Id of the item."""
+    time: _builtins.float
+    """Required. Time of the event in seconds since 1970-01-01 UTC, at most a day ahead of the clock of the service. It
+    orders the history; events of equal times are ordered by their ids.
+    """
+    type: _builtins.str
+    """Type of the event, such as "view". Default (empty): none."""
+    weight: _builtins.float
+    """Weight of the event, a finite number. Default: 1."""
+    @_builtins.property
+    def values(self) -> _containers.MessageMap[_builtins.str, Global___EventValue]:
+        """Values of the features that describe the events of a history, at most 100, by the second part of the name of the
+        feature: "rating" for the feature "history.rating".
+        """
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        item_id: _builtins.str = ...,
+        time: _builtins.float = ...,
+        type: _builtins.str = ...,
+        weight: _builtins.float | None = ...,
+        values: _abc.Mapping[_builtins.str, Global___EventValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "event_id", b"event_id", "item_id", b"item_id", "time", b"time", "type", b"type", "user_id", b"user_id", "values", b"values", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+
+Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class EventValue(_message.Message):
+    """A value of an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRING_VALUE_FIELD_NUMBER: _builtins.int
+    INT_VALUE_FIELD_NUMBER: _builtins.int
+    FLOAT_VALUE_FIELD_NUMBER: _builtins.int
+    string_value: _builtins.str
+    """A string of at most 1,024 characters."""
+    int_value: _builtins.int
+    """An integer."""
+    float_value: _builtins.float
+    """A finite number."""
+    def __init__(
+        self,
+        *,
+        string_value: _builtins.str = ...,
+        int_value: _builtins.int = ...,
+        float_value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["float_value", b"float_value", "int_value", b"int_value", "kind", b"kind", "string_value", b"string_value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["float_value", b"float_value", "int_value", b"int_value", "kind", b"kind", "string_value", b"string_value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["string_value", "int_value", "float_value"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___EventValue: _TypeAlias = EventValue  # noqa: Y015
+
+@_typing.final
+class RecordEventsResponse(_message.Message):
+    """What became of the events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDED_FIELD_NUMBER: _builtins.int
+    ALREADY_THERE_FIELD_NUMBER: _builtins.int
+    TOO_OLD_FIELD_NUMBER: _builtins.int
+    recorded: _builtins.int
+    """Number of events that were added."""
+    already_there: _builtins.int
+    """Number of events that were not added, because the user has an event of the same id."""
+    too_old: _builtins.int
+    """Number of events that were not added, because they are older than all events of a history that is full."""
+    def __init__(
+        self,
+        *,
+        recorded: _builtins.int = ...,
+        already_there: _builtins.int = ...,
+        too_old: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_there", b"already_there", "recorded", b"recorded", "too_old", b"too_old"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEventsResponse: _TypeAlias = RecordEventsResponse  # noqa: Y015
+
+@_typing.final
+class RecordEventsStreamRequest(_message.Message):
+    """A part of the events of a stream; see RecordEventsRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """Events of one or several users, in any order, 1 to `max_batch_size`, each of at most 64 KiB."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEventsStreamRequest: _TypeAlias = RecordEventsStreamRequest  # noqa: Y015
+
+@_typing.final
+class RecordEventsStreamResponse(_message.Message):
+    """What became of all events of a stream; see RecordEventsResponse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDED_FIELD_NUMBER: _builtins.int
+    ALREADY_THERE_FIELD_NUMBER: _builtins.int
+    TOO_OLD_FIELD_NUMBER: _builtins.int
+    recorded: _builtins.int
+    """Number of events that were added."""
+    already_there: _builtins.int
+    """Number of events that were not added, because the user has an event of the same id."""
+    too_old: _builtins.int
+    """Number of events that were not added, because they are older than all events of a history that is full."""
+    def __init__(
+        self,
+        *,
+        recorded: _builtins.int = ...,
+        already_there: _builtins.int = ...,
+        too_old: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_there", b"already_there", "recorded", b"recorded", "too_old", b"too_old"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordEventsStreamResponse: _TypeAlias = RecordEventsStreamResponse  # noqa: Y015
+
+@_typing.final
+class ForgetUserRequest(_message.Message):
+    """Request to delete what is stored of a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Required. Id of the user, at most 1,024 characters."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetUserRequest: _TypeAlias = ForgetUserRequest  # noqa: Y015
+
+@_typing.final
+class ForgetUserResponse(_message.Message):
+    """What was deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    PROFILE_VALUES_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    events: _builtins.int
+    """Number of events that were deleted."""
+    profile_values: _builtins.int
+    """Number of features of the profile that were deleted."""
+    remaining: _builtins.int
+    """Number of keys of the user that were found after the deletion: 0."""
+    def __init__(
+        self,
+        *,
+        events: _builtins.int = ...,
+        profile_values: _builtins.int = ...,
+        remaining: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "profile_values", b"profile_values", "remaining", b"remaining"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetUserResponse: _TypeAlias = ForgetUserResponse  # noqa: Y015
 
 @_typing.final
 class GetServingStatusRequest(_message.Message):
@@ -385,7 +743,7 @@ class GetServingStatusResponse(_message.Message):
     newest_model_version: _builtins.str
     """Model of the live bundle, which answers requests that name no model. Empty: no bundle has been loaded yet."""
     max_batch_size: _builtins.int
-    """Largest number of queries in one EmbedQueries request, 1 to 1,000."""
+    """Largest number of queries in one EmbedQueries request, and of events in one RecordEvents request, 1 to 1,000."""
     live_bundle_version: _builtins.str
     """Version that the store names as live. Empty: none. It differs from the bundle of the first of `models` while a
     bundle loads, and after a bundle was refused.

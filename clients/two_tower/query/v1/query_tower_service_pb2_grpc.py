@@ -40,6 +40,21 @@ class QueryTowerServiceStub:
                 request_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.EmbedQueriesRequest.SerializeToString,
                 response_deserializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.EmbedQueriesResponse.FromString,
                 _registered_method=True)
+        self.RecordEvents = channel.unary_unary(
+                '/two_tower.query.v1.QueryTowerService/RecordEvents',
+                request_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsRequest.SerializeToString,
+                response_deserializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsResponse.FromString,
+                _registered_method=True)
+        self.RecordEventsStream = channel.stream_unary(
+                '/two_tower.query.v1.QueryTowerService/RecordEventsStream',
+                request_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsStreamRequest.SerializeToString,
+                response_deserializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsStreamResponse.FromString,
+                _registered_method=True)
+        self.ForgetUser = channel.unary_unary(
+                '/two_tower.query.v1.QueryTowerService/ForgetUser',
+                request_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.ForgetUserRequest.SerializeToString,
+                response_deserializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.ForgetUserResponse.FromString,
+                _registered_method=True)
         self.GetServingStatus = channel.unary_unary(
                 '/two_tower.query.v1.QueryTowerService/GetServingStatus',
                 request_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.GetServingStatusRequest.SerializeToString,
@@ -83,6 +98,55 @@ class QueryTowerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordEvents(self, request, context):
+        """Adds events to the stored histories of users. The next EmbedQueries that names the user reads them, at every replica.
+
+        A call may be repeated, because an event that is there already is not added again. If it fails, events of some users
+        may have been added.
+
+        Errors:
+
+        INVALID_ARGUMENT: there are no events or more than `max_batch_size`, or a field of an event is missing or out of
+        range. Nothing was written. Correct the request; a retry fails again.
+        FAILED_PRECONDITION, reason NO_FEATURE_STORE: the service runs without a feature store. Start it with one, or call
+        another replica.
+        UNAVAILABLE, reason FEATURE_STORE: the feature store is away, slow or full. Retry with backoff.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "write". Use a token that has it.
+        UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+        EmbedQueries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordEventsStream(self, request_iterator, context):
+        """Does what RecordEvents does, for any number of messages. The response has the sums over all of them.
+
+        Each message is written before the next one is read, and has to arrive within 10 s (the default) of the one before.
+        Messages that were sent but not read are held back by the flow control of the connection.
+
+        Errors: those of RecordEvents. The first one ends the stream. Messages before the one at fault were written; it is
+        safe to send all of them again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetUser(self, request, context):
+        """Deletes everything that the feature store holds of a user, and looks whether anything is left.
+
+        Backups and logs are not touched. An event that is recorded later, for instance by a retry, is stored again.
+
+        Errors:
+
+        INVALID_ARGUMENT: the id is empty or too long.
+        FAILED_PRECONDITION, UNAVAILABLE, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and
+        INTERNAL have the same meanings as for RecordEvents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServingStatus(self, request, context):
         """Returns the open models, and the features that they read.
 
@@ -108,6 +172,21 @@ def add_QueryTowerServiceServicer_to_server(servicer, server):
                     servicer.EmbedQueries,
                     request_deserializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.EmbedQueriesRequest.FromString,
                     response_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.EmbedQueriesResponse.SerializeToString,
+            ),
+            'RecordEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEvents,
+                    request_deserializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsRequest.FromString,
+                    response_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsResponse.SerializeToString,
+            ),
+            'RecordEventsStream': grpc.stream_unary_rpc_method_handler(
+                    servicer.RecordEventsStream,
+                    request_deserializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsStreamRequest.FromString,
+                    response_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsStreamResponse.SerializeToString,
+            ),
+            'ForgetUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetUser,
+                    request_deserializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.ForgetUserRequest.FromString,
+                    response_serializer=two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.ForgetUserResponse.SerializeToString,
             ),
             'GetServingStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServingStatus,
@@ -143,6 +222,87 @@ class QueryTowerService:
             '/two_tower.query.v1.QueryTowerService/EmbedQueries',
             two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.EmbedQueriesRequest.SerializeToString,
             two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.EmbedQueriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/two_tower.query.v1.QueryTowerService/RecordEvents',
+            two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsRequest.SerializeToString,
+            two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEventsStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/two_tower.query.v1.QueryTowerService/RecordEventsStream',
+            two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsStreamRequest.SerializeToString,
+            two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.RecordEventsStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/two_tower.query.v1.QueryTowerService/ForgetUser',
+            two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.ForgetUserRequest.SerializeToString,
+            two__tower_dot_query_dot_v1_dot_query__tower__service__pb2.ForgetUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

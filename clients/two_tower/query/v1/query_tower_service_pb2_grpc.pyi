@@ -70,6 +70,43 @@ class QueryTowerServiceStub:
       deadline, or send fewer queries.
     INTERNAL: a bug. The log of the service has the details.
     """
+    RecordEvents: _grpc.UnaryUnaryMultiCallable[_query_tower_service_pb2.RecordEventsRequest, _query_tower_service_pb2.RecordEventsResponse]
+    """Adds events to the stored histories of users. The next EmbedQueries that names the user reads them, at every replica.
+
+    A call may be repeated, because an event that is there already is not added again. If it fails, events of some users
+    may have been added.
+
+    Errors:
+
+    INVALID_ARGUMENT: there are no events or more than `max_batch_size`, or a field of an event is missing or out of
+      range. Nothing was written. Correct the request; a retry fails again.
+    FAILED_PRECONDITION, reason NO_FEATURE_STORE: the service runs without a feature store. Start it with one, or call
+      another replica.
+    UNAVAILABLE, reason FEATURE_STORE: the feature store is away, slow or full. Retry with backoff.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "write". Use a token that has it.
+    UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+      EmbedQueries.
+    """
+    RecordEventsStream: _grpc.StreamUnaryMultiCallable[_query_tower_service_pb2.RecordEventsStreamRequest, _query_tower_service_pb2.RecordEventsStreamResponse]
+    """Does what RecordEvents does, for any number of messages. The response has the sums over all of them.
+
+    Each message is written before the next one is read, and has to arrive within 10 s (the default) of the one before.
+    Messages that were sent but not read are held back by the flow control of the connection.
+
+    Errors: those of RecordEvents. The first one ends the stream. Messages before the one at fault were written; it is
+      safe to send all of them again.
+    """
+    ForgetUser: _grpc.UnaryUnaryMultiCallable[_query_tower_service_pb2.ForgetUserRequest, _query_tower_service_pb2.ForgetUserResponse]
+    """Deletes everything that the feature store holds of a user, and looks whether anything is left.
+
+    Backups and logs are not touched. An event that is recorded later, for instance by a retry, is stored again.
+
+    Errors:
+
+    INVALID_ARGUMENT: the id is empty or too long.
+    FAILED_PRECONDITION, UNAVAILABLE, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and
+      INTERNAL have the same meanings as for RecordEvents.
+    """
     GetServingStatus: _grpc.UnaryUnaryMultiCallable[_query_tower_service_pb2.GetServingStatusRequest, _query_tower_service_pb2.GetServingStatusResponse]
     """Returns the open models, and the features that they read.
 
@@ -117,6 +154,43 @@ class QueryTowerServiceAsyncStub(QueryTowerServiceStub):
     DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
       deadline, or send fewer queries.
     INTERNAL: a bug. The log of the service has the details.
+    """
+    RecordEvents: _aio.UnaryUnaryMultiCallable[_query_tower_service_pb2.RecordEventsRequest, _query_tower_service_pb2.RecordEventsResponse]  # type: ignore[assignment]
+    """Adds events to the stored histories of users. The next EmbedQueries that names the user reads them, at every replica.
+
+    A call may be repeated, because an event that is there already is not added again. If it fails, events of some users
+    may have been added.
+
+    Errors:
+
+    INVALID_ARGUMENT: there are no events or more than `max_batch_size`, or a field of an event is missing or out of
+      range. Nothing was written. Correct the request; a retry fails again.
+    FAILED_PRECONDITION, reason NO_FEATURE_STORE: the service runs without a feature store. Start it with one, or call
+      another replica.
+    UNAVAILABLE, reason FEATURE_STORE: the feature store is away, slow or full. Retry with backoff.
+    PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "write". Use a token that has it.
+    UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+      EmbedQueries.
+    """
+    RecordEventsStream: _aio.StreamUnaryMultiCallable[_query_tower_service_pb2.RecordEventsStreamRequest, _query_tower_service_pb2.RecordEventsStreamResponse]  # type: ignore[assignment]
+    """Does what RecordEvents does, for any number of messages. The response has the sums over all of them.
+
+    Each message is written before the next one is read, and has to arrive within 10 s (the default) of the one before.
+    Messages that were sent but not read are held back by the flow control of the connection.
+
+    Errors: those of RecordEvents. The first one ends the stream. Messages before the one at fault were written; it is
+      safe to send all of them again.
+    """
+    ForgetUser: _aio.UnaryUnaryMultiCallable[_query_tower_service_pb2.ForgetUserRequest, _query_tower_service_pb2.ForgetUserResponse]  # type: ignore[assignment]
+    """Deletes everything that the feature store holds of a user, and looks whether anything is left.
+
+    Backups and logs are not touched. An event that is recorded later, for instance by a retry, is stored again.
+
+    Errors:
+
+    INVALID_ARGUMENT: the id is empty or too long.
+    FAILED_PRECONDITION, UNAVAILABLE, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and
+      INTERNAL have the same meanings as for RecordEvents.
     """
     GetServingStatus: _aio.UnaryUnaryMultiCallable[_query_tower_service_pb2.GetServingStatusRequest, _query_tower_service_pb2.GetServingStatusResponse]  # type: ignore[assignment]
     """Returns the open models, and the features that they read.
@@ -168,6 +242,61 @@ class QueryTowerServiceServicer(metaclass=_abc_1.ABCMeta):
         DEADLINE_EXCEEDED, reason DEADLINE_PASSED or without a reason: the deadline of the call passed. Use a longer
           deadline, or send fewer queries.
         INTERNAL: a bug. The log of the service has the details.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordEvents(
+        self,
+        request: _query_tower_service_pb2.RecordEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_tower_service_pb2.RecordEventsResponse, _abc.Awaitable[_query_tower_service_pb2.RecordEventsResponse]]:
+        """Adds events to the stored histories of users. The next EmbedQueries that names the user reads them, at every replica.
+
+        A call may be repeated, because an event that is there already is not added again. If it fails, events of some users
+        may have been added.
+
+        Errors:
+
+        INVALID_ARGUMENT: there are no events or more than `max_batch_size`, or a field of an event is missing or out of
+          range. Nothing was written. Correct the request; a retry fails again.
+        FAILED_PRECONDITION, reason NO_FEATURE_STORE: the service runs without a feature store. Start it with one, or call
+          another replica.
+        UNAVAILABLE, reason FEATURE_STORE: the feature store is away, slow or full. Retry with backoff.
+        PERMISSION_DENIED, reason SCOPE_MISSING: the token lacks the scope "write". Use a token that has it.
+        UNAVAILABLE, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and INTERNAL have the same meanings as for
+          EmbedQueries.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordEventsStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_query_tower_service_pb2.RecordEventsStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_tower_service_pb2.RecordEventsStreamResponse, _abc.Awaitable[_query_tower_service_pb2.RecordEventsStreamResponse]]:
+        """Does what RecordEvents does, for any number of messages. The response has the sums over all of them.
+
+        Each message is written before the next one is read, and has to arrive within 10 s (the default) of the one before.
+        Messages that were sent but not read are held back by the flow control of the connection.
+
+        Errors: those of RecordEvents. The first one ends the stream. Messages before the one at fault were written; it is
+          safe to send all of them again.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetUser(
+        self,
+        request: _query_tower_service_pb2.ForgetUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_query_tower_service_pb2.ForgetUserResponse, _abc.Awaitable[_query_tower_service_pb2.ForgetUserResponse]]:
+        """Deletes everything that the feature store holds of a user, and looks whether anything is left.
+
+        Backups and logs are not touched. An event that is recorded later, for instance by a retry, is stored again.
+
+        Errors:
+
+        INVALID_ARGUMENT: the id is empty or too long.
+        FAILED_PRECONDITION, UNAVAILABLE, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAUTHENTICATED, DEADLINE_EXCEEDED and
+          INTERNAL have the same meanings as for RecordEvents.
         """
 
     @_abc_1.abstractmethod

@@ -14,7 +14,7 @@ class Recorder:
     """A method that takes a number of steps for each call, and records the body of the call at each step."""
 
     name = "Record"
-    needs_admin = False
+    scope = "read"
     is_quick = False
 
     def __init__(self, step_s: float = 0.0, *, is_short: bool = False, max_shared: int = 1) -> None:

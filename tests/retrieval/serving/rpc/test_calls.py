@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from query_tower_service.servicer import EmbedQueries
+from query_tower_service.embed_queries import EmbedQueries
 from retrieval.serving.rpc import calls
 from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, failure, query_tower_service

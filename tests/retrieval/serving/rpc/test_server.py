@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from query_tower_service.config import QueryTowerConfig
-from query_tower_service.servicer import EmbedQueries
+from query_tower_service.embed_queries import EmbedQueries
 from retrieval.inference.query_tower import QueryTower
 from retrieval.store.folder_store import FolderStore
 from tests.harness import Running, failure, query_tower_service

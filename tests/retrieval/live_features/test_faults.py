@@ -1,0 +1,336 @@
+"""A feature store that is killed, frozen, full, flushed, or written by others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from retrieval.live_features.bulk import BulkWriter
+from retrieval.live_features.circuit import CLOSED, FAILURES, HALF_OPEN, OPEN, PAUSE_S, Circuit
+from retrieval.live_features.errors import FeatureStoreError, StoreFull, StoreUnavailable, UnreadableRecord
+from retrieval.live_features.feature_store import FeatureStore, StoreSettings
+from retrieval.live_features.records import Appended, Event, StoreLimits
+from testbed.redis_server import RedisServer
+from tests.retrieval.live_features.world import event, items, read, run
+
+
+async def until_it_answers(store: FeatureStore) -> None:
+    """Reads until the store answers again; the timeout of the test ends it if it never does."""
+    while True:
+        try:
+            await read(store)
+        except StoreUnavailable:
+            await asyncio.sleep(0.01)
+        else:
+            return
+
+
+def test_a_killed_server_fails_at_once_and_answers_when_it_is_back(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        await store.append([event("1")])
+        redis_server.kill()
+        for _ in range(FAILURES):
+            with pytest.raises(StoreUnavailable):
+                await read(store)
+        assert store.read_circuit == OPEN
+        assert store.write_circuit == CLOSED
+        with pytest.raises(StoreUnavailable, match="several times in a row"):
+            await read(store)
+        with pytest.raises(StoreUnavailable):
+            await store.append([event("2")])
+        redis_server.start()
+        await until_it_answers(store)
+        assert store.read_circuit == CLOSED
+        assert await read(store) is None  # this server keeps nothing on disk
+        # The scripts are gone too; the store loads them again.
+        assert await store.append([event("2"), event("3", "43")]) == Appended(recorded=2)
+
+    run(redis_server, work)
+
+
+def test_a_frozen_server_costs_the_timeout_and_no_later_answer_is_taken_for_another(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        await store.append([event(f"{number}", f"u{number}") for number in range(20)])
+        redis_server.freeze()
+        try:
+            started = time.monotonic()
+            outcomes = await asyncio.gather(
+                *(store.read([f"u{number}"], 5) for number in range(20)), return_exceptions=True
+            )
+            assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+            assert time.monotonic() - started < 5.0  # 0.2 s, and what a busy machine adds
+            assert store.read_circuit == OPEN
+        finally:
+            redis_server.thaw()
+        await until_it_answers(store)
+        for number in range(20):
+            assert items(await read(store, f"u{number}")) == [f"i{number}"]
+
+    run(redis_server, work, read_timeout_s=0.2)
+
+
+def test_a_caller_that_gives_up_early_does_not_open_the_circuit(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        redis_server.freeze()
+        try:
+            for _ in range(3 * FAILURES):
+                with pytest.raises(StoreUnavailable):
+                    await store.read(["u"], 5, within_s=0.01)
+            assert store.read_circuit == CLOSED
+        finally:
+            redis_server.thaw()
+        assert await read(store) is None
+
+    run(redis_server, work)
+
+
+def test_a_caller_that_is_cancelled_leaves_the_connection_to_others(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        await store.append([event(f"{number}", f"u{number}") for number in range(50)])
+        for number in range(0, 50, 2):
+            given_up = [asyncio.create_task(store.read([f"u{number}"], 5)) for _ in range(10)]
+            await asyncio.sleep(0)
+            for task in given_up:
+                task.cancel()
+            assert items(await read(store, f"u{number + 1}")) == [f"i{number + 1}"]
+            await asyncio.gather(*given_up, return_exceptions=True)
+
+    run(redis_server, work)
+
+
+def fill(server: RedisServer) -> None:
+    """Leaves no memory for writes."""
+    assert server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction") == "+OK"
+    assert server.ask("CONFIG", "SET", "maxmemory", "1") == "+OK"
+
+
+def test_a_full_server_is_read_and_forgets_but_records_nothing(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        await store.append([event("1")])
+        fill(redis_server)
+        for _ in range(2 * FAILURES):
+            with pytest.raises(StoreFull, match="maxmemory"):
+                await store.append([event("2"), event("3", "43")])
+        assert store.write_circuit == CLOSED  # it did answer
+        assert items(await read(store)) == ["i1"]
+        assert await read(store, "43") is None
+        assert (await store.forget("42")).remaining == 0
+        assert redis_server.ask("CONFIG", "SET", "maxmemory", "0") == "+OK"
+        assert await store.append([event("2")]) == Appended(recorded=1)
+
+    run(redis_server, work)
+
+
+def test_a_full_server_stops_a_bulk_write_with_a_plain_error(redis_server: RedisServer) -> None:
+    fill(redis_server)
+    writer = BulkWriter(redis_server.url, StoreLimits())
+    writer.put("42", {"age": [1.0]}, [event("1")])
+    with pytest.raises(StoreFull, match="maxmemory"):
+        writer.close()
+    with redis.Redis(port=redis_server.port) as client:
+        assert client.dbsize() == 0
+
+
+def test_a_profile_is_replaced_as_a_whole_or_not_at_all(redis_server: RedisServer) -> None:
+    with BulkWriter(redis_server.url, StoreLimits()) as writer:
+        writer.put("42", {"age": [1.0], "city": ["a"]}, [])
+    fill(redis_server)
+    writer = BulkWriter(redis_server.url, StoreLimits())
+    writer.put("42", {"age": [2.0]}, [])
+    with pytest.raises(StoreFull):
+        writer.close()
+
+    async def look(store: FeatureStore) -> None:
+        user = await read(store)
+        assert user is not None
+        assert user.profile == {"age": [1.0], "city": ["a"]}
+
+    run(redis_server, look)
+
+
+def test_a_flushed_server_knows_nobody_and_takes_events_again(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        await store.append([event("1")])
+        assert redis_server.ask("FLUSHALL") == "+OK"
+        assert redis_server.ask("SCRIPT", "FLUSH") == "+OK"
+        assert await read(store) is None
+        assert await store.append([event("1")]) == Appended(recorded=1)
+        assert items(await read(store)) == ["i1"]
+
+    run(redis_server, work)
+
+
+def test_what_others_wrote_is_unreadable_for_that_user_alone(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        await store.append([event("1", "good"), event("1", "bad"), event("1", "worse")])
+        with redis.Redis(port=redis_server.port) as client:
+            client.hset("two-tower:{bad}:events", "1", "{no json")
+            client.delete("two-tower:{worse}:order")
+            client.set("two-tower:{worse}:order", "a string")
+            client.hset("two-tower:{odd}:profile", "age", '{"not": "a list"}')
+            client.zadd("two-tower:{short}:order", {"1": 1})
+            client.hset("two-tower:{short}:events", "1", '["i1"]')
+        records = await store.read(["good", "bad", "worse", "odd", "short"], 5)
+        assert items(records[0].decode()) == ["i1"]
+        for record in records[1:]:
+            with pytest.raises(UnreadableRecord):
+                record.decode()
+        assert store.read_circuit == CLOSED
+        with pytest.raises(UnreadableRecord):
+            await store.append([event("2", "worse")])
+        assert (await store.forget("worse")).remaining == 0
+        assert await store.append([event("2", "worse")]) == Appended(recorded=1)
+
+    run(redis_server, work)
+
+
+def test_a_history_of_which_redis_evicted_a_part_is_read_and_mended(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        await store.append([event("1", time_s=1.0), event("2", time_s=2.0)])
+        with redis.Redis(port=redis_server.port) as client:
+            client.hdel("two-tower:{42}:events", "2")
+        assert items(await read(store)) == ["i1"]
+        assert await store.append([event("2", time_s=2.0)]) == Appended(recorded=1)
+        assert items(await read(store)) == ["i1", "i2"]
+
+    run(redis_server, work)
+
+
+@pytest.fixture
+def password(tmp_path: Path) -> Path:
+    path = tmp_path / "password"
+    path.write_text("s3cret-pass\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_a_password_is_read_from_a_file_for_each_connection(tmp_path: Path, password: Path) -> None:
+    try:
+        server = RedisServer(tmp_path / "redis", "--requirepass", "s3cret-pass")
+    except Exception as error:
+        pytest.skip(str(error))
+    with server:
+        with BulkWriter(server.url, StoreLimits(), password) as writer:
+            writer.put("42", {}, [event("1")])
+        with pytest.raises(FeatureStoreError, match=r"refused|reached"):
+            BulkWriter(server.url, StoreLimits())
+
+        async def work() -> None:
+            password.write_text("wrong-pass")
+            store = FeatureStore(StoreSettings(server.url, password, read_timeout_s=5.0))
+            with pytest.raises(StoreUnavailable) as caught:
+                await read(store)
+            assert "pass" not in str(caught.value).replace("password", "")
+            password.write_text("s3cret-pass")
+            assert items(await read(store)) == ["i1"]
+            await store.close()
+
+        asyncio.run(work())
+
+
+def test_events_of_a_server_that_keeps_all_survive_its_death(tmp_path: Path) -> None:
+    try:
+        server = RedisServer(tmp_path / "redis", keeps=True)
+    except Exception as error:
+        pytest.skip(str(error))
+    with server:
+
+        async def work(store: FeatureStore) -> None:
+            for number in range(100):
+                await store.append([event(f"{number:03}", time_s=float(number))])
+            server.kill()
+            server.start()
+            await until_it_answers(store)
+            assert items(await read(store)) == [f"i{number:03}" for number in range(100)]
+
+        run(server, work)
+
+
+def test_the_circuit_is_as_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    circuit = Circuit()
+    for _ in range(FAILURES - 1):
+        assert circuit.may_try()
+        circuit.failed()
+    circuit.succeeded()  # the failures have to be in a row
+    for _ in range(FAILURES):
+        assert circuit.state == CLOSED
+        assert circuit.may_try()
+        circuit.failed()
+    assert circuit.state == OPEN
+    assert not circuit.may_try()
+    now[0] += PAUSE_S
+    assert circuit.may_try()
+    assert circuit.state == HALF_OPEN
+    assert not circuit.may_try()  # one try at a time
+    circuit.failed()
+    assert circuit.state == OPEN
+    now[0] += PAUSE_S
+    assert circuit.may_try()
+    now[0] += PAUSE_S  # whoever was to try was cancelled
+    assert circuit.may_try()
+    circuit.succeeded()
+    assert circuit.state == CLOSED
+
+
+def test_a_bulk_write_can_be_repeated(redis_server: RedisServer) -> None:
+    def put_all() -> Appended:
+        with BulkWriter(redis_server.url, StoreLimits(max_events=3000)) as writer:
+            for number in range(1200):  # more than one batch
+                user_id = f"u{number}"
+                writer.put(user_id, {"age": [float(number)]}, [event("1", user_id), event("2", user_id)])
+            writer.put("long", {}, [event(f"{number:04}", "long", float(number)) for number in range(2500)])
+        return writer.written
+
+    assert put_all() == Appended(recorded=4900)
+    assert put_all() == Appended(already_there=4900)
+
+    async def look(store: FeatureStore) -> None:
+        records = await store.read([f"u{number}" for number in range(1200)], 5)
+        for number, record in enumerate(records):
+            user = record.decode()
+            assert user is not None
+            assert (user.profile, items(user)) == ({"age": [float(number)]}, ["i1", "i2"])
+        assert len(items(await read(store, "long", 5000))) == 2500
+
+    run(redis_server, look)
+
+
+def test_a_bulk_write_keeps_the_newest_events(redis_server: RedisServer) -> None:
+    with BulkWriter(redis_server.url, StoreLimits(max_events=2)) as writer:
+        writer.put("42", {}, [event(each, time_s=time_s) for each, time_s in (("a", 1.0), ("c", 1.0), ("b", 1.0))])
+    assert writer.written == Appended(recorded=2, too_old=1)
+
+    async def look(store: FeatureStore) -> None:
+        assert items(await read(store)) == ["ib", "ic"]
+
+    run(redis_server, look)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("", {}, []), "user_id"),
+        (("42", {}, [event("1", "43")]), "43"),
+        (("42", {}, [Event("1", "42", "", 1.0)]), "item_id"),
+        (("42", {}, [Event("1", "42", "i", 1.8e12)]), "milliseconds"),
+        (("42", {}, [Event("1", "42", "i", 1.0, values={"a": float("nan")})]), "finite"),
+        (("42", {"age": [float("nan")]}, []), "JSON"),
+    ],
+)
+def test_a_bulk_write_refuses_what_cannot_be_stored(
+    redis_server: RedisServer, arguments: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message), BulkWriter(redis_server.url, StoreLimits()) as writer:
+        writer.put(*arguments)
+
+
+def test_a_bulk_write_to_nobody_says_so() -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        BulkWriter("redis://127.0.0.1:1/0", StoreLimits())
