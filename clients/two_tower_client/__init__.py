@@ -14,6 +14,7 @@ from two_tower_client.errors import (
     LexicalNotServed,
     ModelNotServed,
     NoBundle,
+    NoFeatureStore,
     Overloaded,
     PermissionDenied,
     PopularityNotServed,
@@ -23,9 +24,10 @@ from two_tower_client.errors import (
     Unavailable,
     UnknownItem,
 )
+from two_tower_client.events import Event, ForgottenUser, RecordedEvents
 from two_tower_client.query_tower import AsyncQueryTowerClient, QueryTowerClient
 from two_tower_client.reranking import Boost, Diversify, Facet, RerankingOptions
-from two_tower_client.results import Embeddings, FacetCounts, Hit, Retrieval, SearchAnswer
+from two_tower_client.results import Embeddings, FacetCounts, Hit, Retrieval, SearchAnswer, StoredFeatures
 from two_tower_client.retrieve_request import Fallback
 from two_tower_client.retriever import Retriever
 from two_tower_client.rpc.channel import Tls
@@ -43,19 +45,23 @@ __all__ = [
     "DeadlineExceeded",
     "Diversify",
     "Embeddings",
+    "Event",
     "Facet",
     "FacetCounts",
     "Fallback",
+    "ForgottenUser",
     "Hit",
     "InvalidRequest",
     "LexicalNotServed",
     "ModelNotServed",
     "NoBundle",
+    "NoFeatureStore",
     "Overloaded",
     "PermissionDenied",
     "PopularityNotServed",
     "QueryTowerClient",
     "Ranking",
+    "RecordedEvents",
     "RerankingOptions",
     "Retrieval",
     "Retriever",
@@ -63,6 +69,7 @@ __all__ = [
     "SearchAnswer",
     "SearchOptions",
     "ServerError",
+    "StoredFeatures",
     "Tls",
     "TwoTowerError",
     "Unauthenticated",

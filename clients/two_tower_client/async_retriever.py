@@ -13,7 +13,7 @@ from two_tower_client.model_agreement import Embed, Pin
 from two_tower_client.query_tower import AsyncQueryTowerClient
 from two_tower_client.reranking import RerankingOptions
 from two_tower_client.results import Retrieval
-from two_tower_client.retrieve_request import Fallback, RetrieveRequest, make_searches, to_texts
+from two_tower_client.retrieve_request import Fallback, RetrieveRequest, make_searches, to_texts, to_user_ids
 from two_tower_client.rpc.call import check_timeout
 from two_tower_client.rpc.channel import Address
 from two_tower_client.rpc.options import ConnectionOptions
@@ -50,6 +50,8 @@ class AsyncRetriever:
         features: Features,
         k: int = 10,
         *,
+        user_id: str = "",
+        exclude_history: bool = False,
         text: str = "",
         fallback: Fallback | None = None,
         timeout_s: float | None = None,
@@ -61,6 +63,8 @@ class AsyncRetriever:
         retrievals = await self.retrieve_batch(
             [features],
             k,
+            user_ids=to_user_ids(user_id),
+            exclude_history=exclude_history,
             texts=to_texts(text),
             fallback=fallback,
             timeout_s=timeout_s,
@@ -75,6 +79,8 @@ class AsyncRetriever:
         queries: Sequence[Features],
         k: int = 10,
         *,
+        user_ids: Sequence[str] = (),
+        exclude_history: bool = False,
         texts: Sequence[str] = (),
         fallback: Fallback | None = None,
         timeout_s: float | None = None,
@@ -88,12 +94,16 @@ class AsyncRetriever:
         if options.get("ranking") == "lexical":
             answer = await self.ann.search(searches, timeout_s=timeout_s, request_id=request_id, user=user)
             return list(answer.retrievals)
-        request = RetrieveRequest(self._pin, searches, timeout_s, request_id, fallback, user)
+        request = RetrieveRequest(
+            self._pin, searches, timeout_s, request_id, fallback, user, exclude_history=exclude_history
+        )
         while (step := request.step) is not None:
             try:
                 model, call = step.model_version, request.call_options()
                 if isinstance(step, Embed):
-                    answer = await self.query_tower.embed(queries, model, **call)
+                    answer = await self.query_tower.embed(
+                        queries, model, user_ids=user_ids, return_histories=exclude_history, **call
+                    )
                 else:
                     answer = await self.ann.search(request.searches(), model_version=model, **call)
             except TwoTowerError as error:

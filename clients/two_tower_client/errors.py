@@ -8,6 +8,7 @@
     ├── BundleNotServed     the pinned bundle is not open                   .bundle_versions
     ├── LexicalNotServed    the bundle has no lexical index                 .bundle_versions
     ├── PopularityNotServed the bundle lacks the popularity of its items    .bundle_versions
+    ├── NoFeatureStore      the service has no store of live features
     ├── UnknownItem         the bundle lacks an item of a similarity search .item_ids
     ├── NoBundle            the service has not loaded a bundle yet         retry with backoff
     ├── Overloaded          too many requests are in flight                 .retry_after_s, .local
@@ -104,6 +105,10 @@ class PopularityNotServed(TwoTowerError):
     def __init__(self, message: str, bundle_versions: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.bundle_versions = bundle_versions
+
+
+class NoFeatureStore(TwoTowerError):
+    """The query tower service runs without a feature store, so nothing can be recorded or forgotten."""
 
 
 class UnknownItem(TwoTowerError):

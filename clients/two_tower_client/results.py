@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 AttributeValue = str | int | float | tuple[str, ...] | None
 """The value of an attribute of an item; None if the item has no value."""
+
+
+StoredFeatures = Literal["", "used", "unknown_user", "unavailable", "not_configured"]
+"""What the feature store did for a query: nothing, because the query names no user (""); its features were used; it
+does not know the user; it did not answer in time; or the service has no feature store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class Retrieval:
         candidate_count: Number of candidates; 0 without boosts, diversity, group limits and facets.
         shortened_by_group_limits: Whether there are fewer than `k` items because all other candidates are in full
             groups. A larger `candidates_limit` may find more.
+        stored_features: What the feature store did for the query; "" if it names no user.
 
     Example:
         >>> retrieval = Retrieval(("50", "181"), (0.9, 0.8), {"title": ("Star Wars", None)}, "m1", "b1")
@@ -84,6 +91,7 @@ class Retrieval:
     facets: Mapping[str, FacetCounts] = field(default_factory=dict[str, FacetCounts])
     candidate_count: int = 0
     shortened_by_group_limits: bool = False
+    stored_features: StoredFeatures = ""
 
     @property
     def is_fallback(self) -> bool:
@@ -109,11 +117,15 @@ class Embeddings:
         model_version: The model that made the embeddings. Search with this model only.
         unknown_values: [batch] number of values of each query that are in no vocabulary of the model; empty if there
             are none.
+        stored_features: [batch] what the feature store did for each query; empty if no query names a user.
+        histories: [batch] item ids of the history of each query, oldest first; empty if they were not asked for.
     """
 
     vectors: tuple[tuple[float, ...], ...]
     model_version: str
     unknown_values: tuple[int, ...] = ()
+    stored_features: tuple[StoredFeatures, ...] = ()
+    histories: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

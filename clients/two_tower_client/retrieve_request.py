@@ -18,7 +18,7 @@ from two_tower_client.errors import (
 from two_tower_client.model_agreement import Embed, Embedded, NotServed, Outcome, Pin, Searched, Step, exchange
 from two_tower_client.results import Embeddings, Retrieval, SearchAnswer
 from two_tower_client.rpc.call_metadata import check_request_id, check_user, make_request_id
-from two_tower_client.search import Search, with_embeddings
+from two_tower_client.search import Search, to_list, with_embeddings
 
 Fallback = Literal["popular"]
 """What a retrieve returns if its queries cannot be embedded: the most popular items ("popular")."""
@@ -76,6 +76,7 @@ class RetrieveRequest:
         request_id: Request id. Empty: a random one.
         fallback: What to return if the queries cannot be embedded. None: the error is raised.
         user: Key of the user. Empty: none.
+        exclude_history: Whether the searches leave out the items of the history of their query.
 
     Attributes:
         step: Next step; None once `retrievals` is complete.
@@ -94,6 +95,8 @@ class RetrieveRequest:
         request_id: str = "",
         fallback: Fallback | None = None,
         user: str = "",
+        *,
+        exclude_history: bool = False,
     ) -> None:
         if fallback not in (None, "popular"):
             raise InvalidRequest.in_field("fallback", f"has to be None or 'popular', got {fallback!r}")
@@ -108,6 +111,7 @@ class RetrieveRequest:
         self.pin = pin
         self.retrievals = list[Retrieval]()
         self._searches = searches
+        self._exclude_history = exclude_history
         self._embeddings = Embeddings((), "")
         self._exchange = exchange(Pin() if user else pin)
         self.step: Step | SearchPopular | None = next(self._exchange)
@@ -138,7 +142,8 @@ class RetrieveRequest:
         """Returns the searches with the last embeddings, of which there is one for each query, or for popular items."""
         if isinstance(self.step, SearchPopular):
             return [popular_search(search) for search in self._searches]
-        return with_embeddings(self._searches, self._embeddings)
+        searches = with_embeddings(self._searches, self._embeddings)
+        return exclude_histories(searches, self._embeddings.histories) if self._exclude_history else searches
 
     def advance(self, answer: Embeddings | SearchAnswer) -> None:
         """Takes the answer to `step` and sets the next step.
@@ -154,9 +159,10 @@ class RetrieveRequest:
             self.step = None
         else:
             unknown = self._embeddings.unknown_values or (0,) * len(answer.retrievals)
+            stored = self._embeddings.stored_features or ("",) * len(answer.retrievals)
             self.retrievals = [
-                replace(each, unknown_values=count) if count else each
-                for each, count in zip(answer.retrievals, unknown, strict=True)
+                replace(each, unknown_values=count, stored_features=outcome) if count or outcome else each
+                for each, count, outcome in zip(answer.retrievals, unknown, stored, strict=True)
             ]
             self._send(Searched(answer.model_version, answer.newest_model_version))
 
@@ -213,6 +219,32 @@ def make_searches(query_count: int, texts: Sequence[str], search: Search) -> lis
         given = "a string" if isinstance(texts, str) else f"{len(texts)} texts"
         raise InvalidRequest.in_field("texts", f"takes a list of one for each of {query_count} queries, got {given}")
     return [replace(search, text=text) for text in texts] if texts else [search] * query_count
+
+
+def exclude_histories(searches: Sequence[Search], histories: Sequence[Sequence[str]]) -> list[Search]:
+    """Returns searches that also leave out the items of the history of their query.
+
+    Args:
+        searches: Searches, one for each query.
+        histories: Item ids of each query, as the query tower service returned them.
+
+    Raises:
+        ServerError: If there is not a history for each search: the service is older than the client.
+    """
+    if len(histories) != len(searches):
+        raise ServerError(
+            f"the query tower returned {len(histories)} histories of {len(searches)} queries: it is older than this "
+            "client; update it, or leave out `exclude_history`"
+        )
+    return [
+        replace(search, exclude=list(dict.fromkeys([*to_list(search.exclude), *item_ids])))
+        for search, item_ids in zip(searches, histories, strict=True)
+    ]
+
+
+def to_user_ids(user_id: str) -> Sequence[str]:
+    """Returns the user of a single query as the users of a batch; none if it is empty."""
+    return (user_id,) if user_id else ()
 
 
 def to_texts(text: str) -> Sequence[str]:

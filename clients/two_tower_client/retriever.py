@@ -13,7 +13,7 @@ from two_tower_client.model_agreement import Embed, Pin
 from two_tower_client.query_tower import QueryTowerClient
 from two_tower_client.reranking import RerankingOptions
 from two_tower_client.results import Retrieval
-from two_tower_client.retrieve_request import Fallback, RetrieveRequest, make_searches, to_texts
+from two_tower_client.retrieve_request import Fallback, RetrieveRequest, make_searches, to_texts, to_user_ids
 from two_tower_client.rpc.call import check_timeout
 from two_tower_client.rpc.channel import Address
 from two_tower_client.rpc.options import ConnectionOptions
@@ -59,6 +59,8 @@ class Retriever:
         features: Features,
         k: int = 10,
         *,
+        user_id: str = "",
+        exclude_history: bool = False,
         text: str = "",
         fallback: Fallback | None = None,
         timeout_s: float | None = None,
@@ -72,6 +74,11 @@ class Retriever:
             features: The features of the user and of the request, by name; None means missing. They are ignored with
                 `ranking="lexical"`, which does not call the query tower service.
             k: Number of items to return, at least 1.
+            user_id: Id of the user whose stored profile and history are added to the features. Features that are given
+                win, one by one. `Retrieval.stored_features` says what the feature store did; if it is away, the query
+                goes on with the given features. Default: nothing is looked up.
+            exclude_history: Whether to leave out the items of the history: those given in `features`, otherwise all
+                that are stored. It has no effect with `ranking="lexical"`, nor on a fallback.
             text: Query text for ranking "lexical" or "fused". If the model reads the text too, pass it in `features`
                 as well.
             fallback: "popular": if the query tower service cannot be reached, is overloaded, has no bundle, needs more
@@ -93,6 +100,8 @@ class Retriever:
         return self.retrieve_batch(
             [features],
             k,
+            user_ids=to_user_ids(user_id),
+            exclude_history=exclude_history,
             texts=to_texts(text),
             fallback=fallback,
             timeout_s=timeout_s,
@@ -106,6 +115,8 @@ class Retriever:
         queries: Sequence[Features],
         k: int = 10,
         *,
+        user_ids: Sequence[str] = (),
+        exclude_history: bool = False,
         texts: Sequence[str] = (),
         fallback: Fallback | None = None,
         timeout_s: float | None = None,
@@ -118,6 +129,8 @@ class Retriever:
         Args:
             queries: The features of each query, at least one query.
             k: Number of items to return for each query, at least 1.
+            user_ids: Id of the user of each query, "" for none; see `retrieve`. Default: no users.
+            exclude_history: Whether to leave out the items of the history of each query; see `retrieve`.
             texts: Text of each query for ranking "lexical" or "fused". Default: none.
             fallback: What to return if the queries cannot be embedded; see `retrieve`.
             timeout_s: Seconds that the whole batch may take. Default: the timeout of the retriever.
@@ -133,12 +146,16 @@ class Retriever:
         if options.get("ranking") == "lexical":
             answer = self.ann.search(searches, timeout_s=timeout_s, request_id=request_id, user=user)
             return list(answer.retrievals)
-        request = RetrieveRequest(self._pin, searches, timeout_s, request_id, fallback, user)
+        request = RetrieveRequest(
+            self._pin, searches, timeout_s, request_id, fallback, user, exclude_history=exclude_history
+        )
         while (step := request.step) is not None:
             try:
                 model, call = step.model_version, request.call_options()
                 if isinstance(step, Embed):
-                    answer = self.query_tower.embed(queries, model, **call)
+                    answer = self.query_tower.embed(
+                        queries, model, user_ids=user_ids, return_histories=exclude_history, **call
+                    )
                 else:
                     answer = self.ann.search(request.searches(), model_version=model, **call)
             except TwoTowerError as error:

@@ -131,11 +131,11 @@ def add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) -
     fields: dict[str, Any] = {
         "k": search.k,
         "filter": search.filter,
-        "exclude_item_ids": _to_list(search.exclude),
+        "exclude_item_ids": to_list(search.exclude),
         "min_score": search.min_score,
         "exact": search.exact,
         "search_budget": search.search_budget,
-        "return_attributes": _to_list(search.return_attributes),
+        "return_attributes": to_list(search.return_attributes),
         "text": search.text,
         "ranking": _RANKINGS[search.ranking],
         "fusion_constant": search.fusion_constant,
@@ -147,7 +147,7 @@ def add_search(request: ann_pb2.SearchItemsRequest, search: Search, path: str) -
         if search.embedding is not None:
             _set_values(message.embedding, search.embedding)
         if search.similar_to is not None:
-            _set_values(message.similar_to, _to_list(search.similar_to))
+            _set_values(message.similar_to, to_list(search.similar_to))
         if search.popular:
             message.popular.SetInParent()
     except (TypeError, ValueError) as error:
@@ -197,6 +197,6 @@ def _set_values(message: ann_pb2.Embedding | ann_pb2.ItemIds, values: Sequence[f
     message.values.extend(values)  # pyright: ignore[reportArgumentType]
 
 
-def _to_list(values: str | Sequence[str]) -> Sequence[str]:
-    # Protobuf would take a string for a list of one-letter ids.
+def to_list(values: str | Sequence[str]) -> Sequence[str]:
+    """Returns a list, of one if a single string is given: protobuf would take it for a list of one-letter ids."""
     return [values] if isinstance(values, str) else values

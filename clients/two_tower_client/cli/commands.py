@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
 from two_tower_client.ann import AnnClient
-from two_tower_client.cli import comparison, tables
+from two_tower_client.cli import comparison, live_features, tables
 from two_tower_client.cli.arguments import parse_boosts, parse_condition, parse_diversify, parse_features
 from two_tower_client.cli.escaping import escape, to_line
 from two_tower_client.cli.recording import read_queries
@@ -48,7 +48,13 @@ def retrieve(arguments: argparse.Namespace) -> int:
             _print(as_fallback(answer.retrievals[0], error), arguments, options, retriever.ann)
             return 0
         retrieval = retriever.retrieve(
-            features, arguments.k, text=arguments.text, fallback=arguments.fallback, **options
+            features,
+            arguments.k,
+            user_id=arguments.user_id,
+            exclude_history=arguments.exclude_history,
+            text=arguments.text,
+            fallback=arguments.fallback,
+            **options,
         )
         unknown = list[str]()
         if retrieval.unknown_values and not arguments.json:
@@ -75,6 +81,16 @@ def similar(arguments: argparse.Namespace) -> int:
         answer = ann.search([Search(similar_to=arguments.item, text=arguments.text, k=arguments.k, **options)])
         _print(answer.retrievals[0], arguments, options, ann)
     return 0
+
+
+def record_events(arguments: argparse.Namespace) -> int:
+    """Records events; see `two_tower_client.cli.live_features`."""
+    return live_features.record_events(arguments, _connection(arguments))
+
+
+def forget_user(arguments: argparse.Namespace) -> int:
+    """Deletes what is stored of a user; see `two_tower_client.cli.live_features`."""
+    return live_features.forget_user(arguments, _connection(arguments))
 
 
 def status(arguments: argparse.Namespace) -> int:

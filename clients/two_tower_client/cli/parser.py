@@ -6,7 +6,7 @@ import os
 from importlib import metadata
 
 from two_tower_client import ann, query_tower
-from two_tower_client.cli import commands, search_options
+from two_tower_client.cli import commands, live_features, search_options
 
 _DESCRIPTION = """Retrieves items from a two-tower system, and shows the status of its replicas.
 
@@ -16,8 +16,10 @@ _DESCRIPTION = """Retrieves items from a two-tower system, and shows the status 
   two-tower similar  --item 50 --k 5 --where genres=Comedy --where 'year>=1990'
   two-tower popular  --k 10 --attribute title
   two-tower retrieve --feature age=24 --diversity 0.3 --at-most genres=3 --boost 'year>=1997' 0.05 --facet genres
+  two-tower retrieve --user-id 42 --exclude-history --k 10
   two-tower wait     --for 20261124T031645Z-3f9a1c --quorum 2
   two-tower compare  --from previous --to live --queries queries.jsonl --title title
+  two-tower console  --store store
 """
 
 _EPILOG = """environment variables, used if the option is not given:
@@ -93,6 +95,8 @@ def make_parser() -> argparse.ArgumentParser:
     retrieve.add_argument(
         "--feature", action="append", default=[], metavar="NAME=VALUE", help="a feature of the query; repeatable"
     )
+    retrieve.add_argument("--user-id", default="", metavar="ID", help="user whose stored features are added")
+    retrieve.add_argument("--exclude-history", action="store_true", help="leave out the items of the history")
     retrieve.add_argument("--fallback", choices=("popular",), help="what to print if the query tower cannot answer")
     search_options.add_search(retrieve, rankings=("embedding", "lexical", "fused"))
     _add_connection(retrieve, timeout_s=5.0)
@@ -154,6 +158,16 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--title", default="", metavar="ATTRIBUTE", help="item attribute to show in the examples")
     compare.add_argument("--json", action="store_true", help="print JSON")
     _add_connection(compare, timeout_s=30.0)
+
+    record, forget = live_features.add_commands(
+        lambda name, line, description: _formatted(subcommands.add_parser(name, help=line), description),
+        lambda each: _add_connection(each, timeout_s=5.0, with_ann=False),
+    )
+    record.set_defaults(run=commands.record_events)
+    forget.set_defaults(run=commands.forget_user)
+
+    # Its own package reads its options: `two_tower_client.cli.added_commands`.
+    subcommands.add_parser("console", help="serve a page that shows store, fleet, recommendations and live figures")
     return parser
 
 
@@ -170,6 +184,7 @@ def _add_connection(
     timeout_s: float,
     timeout_of: str = "each call",
     with_query_tower: bool = True,
+    with_ann: bool = True,
 ) -> None:
     group = parser.add_argument_group("connection")
     if with_query_tower:
@@ -181,12 +196,13 @@ def _add_connection(
         )
     else:  # so that one set of options does for all commands
         group.add_argument("--query-tower", metavar="ADDR[,ADDR...]", help="not used by this command, which says so")
-    group.add_argument(
-        "--ann",
-        default=os.environ.get("TWO_TOWER_ANN") or ann.DEFAULT_ADDRESS,
-        metavar="ADDR[,ADDR...]",
-        help="addresses of the ANN service (default: %(default)s)",
-    )
+    if with_ann:
+        group.add_argument(
+            "--ann",
+            default=os.environ.get("TWO_TOWER_ANN") or ann.DEFAULT_ADDRESS,
+            metavar="ADDR[,ADDR...]",
+            help="addresses of the ANN service (default: %(default)s)",
+        )
     group.add_argument(
         "--timeout-s",
         type=_seconds,

@@ -8,6 +8,7 @@ from typing import Any
 
 from two_tower_client.cli.comparison import Comparison, Example, Latency, Spread
 from two_tower_client.cli.escaping import to_line
+from two_tower_client.cli.live_features import STORE_NOTES
 from two_tower_client.fleet import Replica, find_live
 from two_tower_client.results import AttributeValue, FacetCounts, Retrieval
 
@@ -61,6 +62,8 @@ def retrieval_to_table(
         lines.append(
             f"! the model does not know {retrieval.unknown_values} of the values of --feature{named}: a typo, or new?"
         )
+    if retrieval.stored_features in STORE_NOTES:
+        lines.append(STORE_NOTES[retrieval.stored_features])
     if retrieval.shortened_by_group_limits:
         lines.append(
             "! fewer items than --k: all other candidates are in full groups; raise --candidates-limit or --at-most"
@@ -96,6 +99,8 @@ def retrieval_to_json(
         notes["unmatched_boosts"] = list(unmatched_boosts)
     if retrieval.coverage < 1:
         notes["coverage"] = retrieval.coverage
+    if retrieval.stored_features:
+        notes["stored_features"] = retrieval.stored_features
     if retrieval.is_fallback:
         notes["fallback_reason"] = retrieval.fallback_reason
     if retrieval.candidate_count:

@@ -16,6 +16,7 @@ from two_tower_client.errors import (
     LexicalNotServed,
     ModelNotServed,
     NoBundle,
+    NoFeatureStore,
     Overloaded,
     PermissionDenied,
     PopularityNotServed,
@@ -142,6 +143,8 @@ def _failed_precondition(failure: _Failure) -> TwoTowerError:
             f"{_series(bundles)}); publish a bundle again with this trainer",
             bundles,
         )
+    if failure.reason == "NO_FEATURE_STORE":
+        return NoFeatureStore(f"{failure.target} has no feature store; start the service with --features")
     return _server_error(failure)
 
 
@@ -159,6 +162,8 @@ def _unavailable(failure: _Failure) -> TwoTowerError:
         return NoBundle(f"{failure.target} has loaded no bundle yet; publish one, or retry in a while")
     if failure.reason == "STOPPING":
         return Unavailable(f"{failure.target} is stopping; retry with backoff, or at another replica")
+    if failure.reason == "FEATURE_STORE":
+        return Unavailable(f"{failure.target} cannot write{_said(failure)}")
     if _UNHEALTHY in failure.text:
         return Unavailable(
             f"{failure.target} is not ready: it has no bundle yet (`two-tower status` says why), or is stopping; retry "

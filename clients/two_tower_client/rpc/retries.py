@@ -35,7 +35,8 @@ _BACKOFF_MAX_S = 0.5
 _random = random.SystemRandom()
 """Of the client alone: it disturbs no program that seeds `random`, and forked processes do not draw alike."""
 
-# Every call is a read, so it may be repeated. A gRPC server that is just stopping answers new calls with CANCELLED.
+# Every call reads, or writes nothing twice, so it may be repeated. A gRPC server that is just stopping answers new
+# calls with CANCELLED.
 _TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 _THROTTLE_MULTIPLIER = 2.0

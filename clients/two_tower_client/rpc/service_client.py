@@ -93,11 +93,12 @@ class ServiceClient(BaseClient):
         *,
         may_wait: bool = True,
         traced: bool = True,
+        hedged: bool = True,
     ) -> Result:
         call = self._begin(timeout_s, request_id, user, may_wait=may_wait, traced=traced)
         while True:
             try:
-                if self._connection.has_several_replicas:
+                if hedged and self._connection.has_several_replicas:
                     response = first_answer(method, request, call, self._retries.hedge)
                 else:
                     response = method(
@@ -164,11 +165,12 @@ class AsyncServiceClient(BaseClient):
         *,
         may_wait: bool = True,
         traced: bool = True,
+        hedged: bool = True,
     ) -> Result:
         call = self._begin(timeout_s, request_id, user, may_wait=may_wait, traced=traced)
         while True:
             try:
-                if self._connection.has_several_replicas:
+                if hedged and self._connection.has_several_replicas:
                     response = await first_answer_async(method, request, call, self._retries.hedge)
                 else:
                     response = await method(

@@ -66,6 +66,12 @@ def test_reasons() -> None:
     assert isinstance(item, errors.UnknownItem)
     assert item.item_ids == ("7", "9")
     assert type(raised_for(error_info(grpc.StatusCode.UNAVAILABLE, "NO_BUNDLE"))) is errors.NoBundle
+    no_store = raised_for(error_info(grpc.StatusCode.FAILED_PRECONDITION, "NO_FEATURE_STORE"))
+    assert type(no_store) is errors.NoFeatureStore
+    assert "--features" in no_store.message
+    fault = raised_for(error_info(grpc.StatusCode.UNAVAILABLE, "FEATURE_STORE"))
+    assert type(fault) is errors.Unavailable
+    assert "cannot write (as scripted)" in fault.message
     assert type(raised_for(error_info(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"))) is errors.Overloaded
 
     missing = raised_for(error_info(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING", scope="admin"))
