@@ -10,6 +10,7 @@ PACKAGES = (
     "ann_service",
     "benchmarks",
     "clients/two_tower_client",
+    "console",
     "examples",
     "query_tower_service",
     "retrieval",

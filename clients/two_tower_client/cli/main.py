@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from two_tower_client.cli import added_commands
 from two_tower_client.cli.escaping import to_line
 from two_tower_client.cli.parser import make_parser
 from two_tower_client.errors import InvalidRequest, TwoTowerError
@@ -18,7 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: With code 2 if the arguments cannot be parsed, 0 after `--help` and `--version`.
     """
-    arguments = make_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in added_commands.PACKAGES:
+        return added_commands.run(words[0], words[1:])
+    arguments = make_parser().parse_args(words)
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()
