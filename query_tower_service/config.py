@@ -46,7 +46,7 @@ class QueryTowerConfig(ServerConfig):
     features_prefix: str = "two-tower"
     """Begin of all keys in the feature store, so that several shops can share it: 1 to 100 printable characters."""
 
-    features_timeout_s: float = 0.02
+    features_timeout_s: float = 0.05
     """Longest time that a call waits for stored features, in seconds, 0.001 to 60; and at most half of its own time."""
 
     features_write_timeout_s: float = 0.5

@@ -1,10 +1,12 @@
 """A circuit breaker (Nygard, "Release It!", 2007): what has failed several times in a row is not tried for a while.
 
 ```
-closed ──5 failures in a row──► open ──after 1 s, one try──► half-open ──success──► closed
-                                  ▲                              │
-                                  └───────────failure────────────┘
+closed ──failures in a row, for 0.25 s──► open ──after 1 s, one try──► half-open ──success──► closed
+                                            ▲                              │
+                                            └───────────failure────────────┘
 ```
+
+Failures have to go on for a while, because many callers may fail at the same moment, when the machine is busy.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import time
 
 CLOSED, HALF_OPEN, OPEN = 0, 1, 2
 FAILURES = 5
-"""Number of failures in a row after which the circuit opens."""
+"""Least number of failures in a row after which the circuit opens."""
+SPAN_S = 0.25
+"""Least time from the first of these failures to the last, in seconds."""
 PAUSE_S = 1.0
 """Time from the opening to the next try, in seconds."""
 
@@ -24,6 +28,7 @@ class Circuit:
     def __init__(self) -> None:
         """Starts closed."""
         self._failures = 0
+        self._failing_since = 0.0
         self._opened_at = 0.0
         self._state = CLOSED
 
@@ -50,7 +55,11 @@ class Circuit:
 
     def failed(self) -> None:
         """Takes note of a failure."""
+        now = time.monotonic()
+        if not self._failures:
+            self._failing_since = now
         self._failures += 1
-        if self._state == HALF_OPEN or (self._state == CLOSED and self._failures >= FAILURES):
+        fails_for_long = self._failures >= FAILURES and now - self._failing_since >= SPAN_S
+        if self._state == HALF_OPEN or (self._state == CLOSED and fails_for_long):
             self._state = OPEN
-            self._opened_at = time.monotonic()
+            self._opened_at = now

@@ -36,7 +36,7 @@ class StoreSettings:
     url: str
     password_file: Path | None = None
     limits: StoreLimits = field(default_factory=StoreLimits)
-    read_timeout_s: float = 0.02
+    read_timeout_s: float = 0.05
     write_timeout_s: float = 0.5
 
 

@@ -185,12 +185,13 @@ def test_users_are_answered_while_bundles_are_swapped(
     for caller in callers:
         caller.start()
     for seed in (2, 1, 2):
-        served.wait_for_bundle(write_bundle(filled, seed=seed).bundle_version)
+        manifest = write_bundle(filled, seed=seed)
+        wait_for(lambda version=manifest.model_version: version in models, "a user is answered by the new model")
     stop.set()
     for caller in callers:
         caller.join(20)
     assert problems == []
-    assert len(models) >= 3
+    assert len(models) == 4
 
 
 @pytest.mark.parametrize("user_id", ["}", "{}", "a\r\nFLUSHALL\r\n", "\x00", "x" * 1024, "*", "é" * 1024])
@@ -248,6 +249,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def is_open(service: Running, port: int) -> bool:
+    embed(service, query("42"))
+    return metric(port, "two_tower_feature_circuit", operation="read") == 2
+
+
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 def test_queries_go_on_without_the_store_and_say_so(filled: FolderStore, redis_server: RedisServer, fault: str) -> None:
     put_user(redis_server)
@@ -273,9 +279,9 @@ def test_queries_go_on_without_the_store_and_say_so(filled: FolderStore, redis_s
         ):
             code, _, detail = failure(method, request)
             assert (code, detail.reason) == ("UNAVAILABLE", "FEATURE_STORE")
-        assert metric(port, "two_tower_feature_lookups_total", outcome="unavailable") == 8
+        assert metric(port, "two_tower_feature_lookups_total", outcome="unavailable") >= 8
         assert metric(port, "two_tower_feature_lookups_total", outcome="used") == 1
-        assert metric(port, "two_tower_feature_circuit", operation="read") == 2
+        wait_for(lambda: is_open(service, port), "the circuit opens")
         assert metric(port, "two_tower_feature_write_faults_total") == 2
         assert service.health() == "SERVING"
         if fault == "killed":

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from retrieval.live_features.bulk import BulkWriter
-from retrieval.live_features.circuit import CLOSED, FAILURES, HALF_OPEN, OPEN, PAUSE_S, Circuit
+from retrieval.live_features.circuit import CLOSED, FAILURES, HALF_OPEN, OPEN, PAUSE_S, SPAN_S, Circuit
 from retrieval.live_features.errors import FeatureStoreError, StoreFull, StoreUnavailable, UnreadableRecord
 from retrieval.live_features.feature_store import FeatureStore, StoreSettings
 from retrieval.live_features.records import Appended, Event, StoreLimits
@@ -30,14 +30,20 @@ async def until_it_answers(store: FeatureStore) -> None:
             return
 
 
+async def until_the_circuit_opens(store: FeatureStore) -> None:
+    """Reads in vain until the circuit opens; the timeout of the test ends it if it never does."""
+    while store.read_circuit == CLOSED:
+        with pytest.raises(StoreUnavailable):
+            await read(store)
+        await asyncio.sleep(0.01)
+    assert store.read_circuit == OPEN
+
+
 def test_a_killed_server_fails_at_once_and_answers_when_it_is_back(redis_server: RedisServer) -> None:
     async def work(store: FeatureStore) -> None:
         await store.append([event("1")])
         redis_server.kill()
-        for _ in range(FAILURES):
-            with pytest.raises(StoreUnavailable):
-                await read(store)
-        assert store.read_circuit == OPEN
+        await until_the_circuit_opens(store)
         assert store.write_circuit == CLOSED
         with pytest.raises(StoreUnavailable, match="several times in a row"):
             await read(store)
@@ -59,12 +65,14 @@ def test_a_frozen_server_costs_the_timeout_and_no_later_answer_is_taken_for_anot
         redis_server.freeze()
         try:
             started = time.monotonic()
+            # So many at the same moment are no reason to open the circuit; it opens if it goes on.
             outcomes = await asyncio.gather(
                 *(store.read([f"u{number}"], 5) for number in range(20)), return_exceptions=True
             )
             assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
             assert time.monotonic() - started < 5.0  # 0.2 s, and what a busy machine adds
-            assert store.read_circuit == OPEN
+            assert store.read_circuit == CLOSED
+            await until_the_circuit_opens(store)
         finally:
             redis_server.thaw()
         await until_it_answers(store)
@@ -259,7 +267,13 @@ def test_the_circuit_is_as_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
         assert circuit.may_try()
         circuit.failed()
     circuit.succeeded()  # the failures have to be in a row
-    for _ in range(FAILURES):
+    for _ in range(10 * FAILURES):  # all in one moment
+        assert circuit.may_try()
+        circuit.failed()
+    circuit.succeeded()
+    circuit.failed()
+    now[0] += SPAN_S
+    for _ in range(FAILURES - 1):
         assert circuit.state == CLOSED
         assert circuit.may_try()
         circuit.failed()
