@@ -17,6 +17,7 @@ from trainer.cli.data_options import DEFAULT, DataOptions
 from trainer.cli.embed_command import embed_items
 from trainer.cli.graded_search_commands import evaluate_graded
 from trainer.cli.index_commands import tune_index
+from trainer.cli.load_features_command import load_features
 from trainer.cli.quality_command import quality
 from trainer.cli.recommend_command import recommend
 from trainer.cli.rich_progress import RichProgress
@@ -266,6 +267,7 @@ for command in (
     quality,
     tune_index,
     recommend,
+    load_features,
     bundles,
     promote_bundle,
     rollback,

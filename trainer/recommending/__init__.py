@@ -1,1 +1,1 @@
-"""The command `recommend`: a list of items for every user of a table, written to Parquet."""
+"""The commands that use a table of users: `recommend` writes their lists, `load-features` stores their features."""
