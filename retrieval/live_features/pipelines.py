@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as NoConnection
 
 from retrieval.live_features.circuit import Circuit
 from retrieval.live_features.errors import FeatureStoreError, StoreUnavailable
@@ -57,15 +59,18 @@ class Pipelines:
         """
         self.circuit = Circuit()
         self._timeout_s = timeout_s
-        self._redis = redis.asyncio.Redis(
+        # The connections of redis are used without its pool and its pipelines, which cost as much CPU time again. They
+        # have no timeout, because `_run` has one.
+        pool = redis.asyncio.Redis(
             **options,
             protocol=2,
             driver_info=None,
-            max_connections=CONNECTIONS,
-            socket_timeout=None,  # `_run` has a timeout; one of redis would cost a task for each read and write
+            socket_timeout=None,
             socket_connect_timeout=_LONGEST_S,
-            retry=Retry(NoBackoff(), 1),
-        )
+            retry=Retry(NoBackoff(), 0),
+        ).connection_pool
+        self._connections = [pool.make_connection() for _ in range(CONNECTIONS)]
+        self._idle = list(self._connections)
         self._line: deque[_Waiting] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -113,11 +118,12 @@ class Pipelines:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._redis.aclose()
+        for connection in self._connections:
+            await connection.disconnect(nowait=True)
 
     def _send(self) -> None:
         """Starts pipelines for what waits, as long as a connection is free."""
-        while self._line and len(self._tasks) < CONNECTIONS:
+        while self._line and self._idle:
             taken: list[_Waiting] = []
             count = 0
             while self._line and count + len(self._line[0].commands) <= _COMMANDS_A_PIPELINE:
@@ -126,18 +132,23 @@ class Pipelines:
                     taken.append(waiting)
                     count += len(waiting.commands)
             if taken:
-                task = asyncio.create_task(self._run(taken))
+                task = asyncio.create_task(self._run(taken, self._idle.pop()))
                 self._tasks.add(task)
-                task.add_done_callback(self._end)
+                task.add_done_callback(self._tasks.discard)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._send()
+    async def _run(self, taken: Sequence[_Waiting], connection: AbstractConnection) -> None:
+        try:
+            await self._answer(taken, connection)
+        finally:
+            self._idle.append(connection)
+            self._send()
 
-    async def _run(self, taken: Sequence[_Waiting]) -> None:
+    async def _answer(self, taken: Sequence[_Waiting], connection: AbstractConnection) -> None:
+        """Sets the replies of what waits, or the error."""
+        commands = [command for waiting in taken for command in waiting.commands]
         try:
             async with asyncio.timeout(_LONGEST_S):
-                replies = await self._execute([command for waiting in taken for command in waiting.commands])
+                replies = await _execute(commands, connection)
         except (redis.RedisError, OSError, ValueError) as error:  # TimeoutError is an OSError
             for waiting in taken:
                 if not waiting.replies.done():
@@ -155,22 +166,43 @@ class Pipelines:
             else:
                 waiting.replies.set_exception(to_error(fault))
 
-    async def _execute(self, commands: Sequence[Command], *, by_hash: bool = True) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command.words(by_hash=by_hash))
-        replies = list(await pipeline.execute(raise_on_error=False))
-        unknown = [number for number, reply in enumerate(replies) if is_unknown_script(reply)]
-        if unknown and by_hash:
-            again = await self._execute([commands[number] for number in unknown], by_hash=False)
-            for number, reply in zip(unknown, again, strict=True):
-                replies[number] = reply
-        return replies
-
     def _to_error(self, error: redis.RedisError | OSError | ValueError) -> FeatureStoreError:
         if isinstance(error, ValueError):  # the password file
             return StoreUnavailable(str(error))
         return to_error(error)
+
+
+async def _execute(commands: Sequence[Command], connection: AbstractConnection) -> list[Any]:
+    """Returns the reply to each command; an exception for an error reply.
+
+    Raises:
+        redis.RedisError, OSError: the server cannot be reached, or does not let this client in.
+    """
+    try:
+        replies = await _exchange(commands, connection)
+    except NoConnection:  # the server was started anew since the last command, or has closed an idle connection
+        await connection.disconnect(nowait=True)
+        replies = await _exchange(commands, connection)
+    unknown = [number for number, reply in enumerate(replies) if is_unknown_script(reply)]
+    if unknown:
+        again = await _exchange([commands[number] for number in unknown], connection, by_hash=False)
+        for number, reply in zip(unknown, again, strict=True):
+            replies[number] = reply
+    return replies
+
+
+async def _exchange(commands: Sequence[Command], connection: AbstractConnection, *, by_hash: bool = True) -> list[Any]:
+    """Sends commands, and reads their replies. A connection that this leaves early is closed."""
+    await connection.connect()
+    words = [command.words(by_hash=by_hash) for command in commands]
+    await connection.send_packed_command(connection.pack_commands(words), check_health=False)
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response())
+        except redis.ResponseError as error:
+            replies.append(error)
+    return replies
 
 
 async def _wait(futures: Sequence[asyncio.Future[list[Any]]], timeout_s: float) -> None:
