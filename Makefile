@@ -22,7 +22,7 @@ READY := $(VENV)/.ready
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak fleet attack fuzz audit demo-search quality first-recipes throughput ghz s3-server load-test bench scale shards serve wheel images images-check clean
+.PHONY: help env demo test test-pythons check lint types protos check-protos gateway check-protocol soak fleet attack fuzz audit demo-search quality first-recipes throughput ghz s3-server weaviate load-test bench scale shards serve wheel images images-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -121,6 +121,16 @@ s3-server: .tools/bin/versitygw ## Install an S3 server for tests of stores in a
 .tools/bin/versitygw:
 	@command -v go >/dev/null || { echo "make s3-server: there is no Go. Install Go 1.23 or later, or put a versitygw 1.x of your own at $@"; exit 1; }
 	GOBIN="$(CURDIR)/.tools/bin" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+weaviate: .tools/bin/weaviate-server .tools/weaviate-client/.ready ## Install Weaviate and its Python client into .tools, for a benchmark beside it (needs Go 1.25; 5 to 20 minutes)
+	@echo 'Measure beside it:  $(BIN)/python -m benchmarks.services.weaviate --store store'
+.tools/bin/weaviate-server:
+	@command -v go >/dev/null || { echo "make weaviate: there is no Go. Install Go 1.25 or later, or put a weaviate-server 1.35 of your own at $@"; exit 1; }
+	GOBIN="$(CURDIR)/.tools/bin" go install github.com/weaviate/weaviate/cmd/weaviate-server@v1.35.2
+.tools/weaviate-client/.ready: benchmarks/services/weaviate/requirements.txt
+	@$(PYTHON) -m venv .tools/weaviate-client
+	@.tools/weaviate-client/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 load-test: $(READY) .tools/bin/ghz ## Both services under ghz, judged (LOAD=short: under 3 minutes; STORE=, SLOW_MS=20)
 	$(BIN)/python -m benchmarks.loadtest $(if $(filter short,$(LOAD)),--short) $(if $(filter-out file default,$(origin STORE)),--store "$(STORE)") \
