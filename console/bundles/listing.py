@@ -18,7 +18,7 @@ PAGE_SIZE = 20
 REPORT_MAX_BYTES = 64 << 20
 """Largest report that is shown."""
 
-_SHOWN_METRICS = ("ndcg@10", "recall@100", "hr@10")
+SHOWN_METRICS = ("ndcg@10", "recall@100")
 """Metrics of the list, where bundles have them."""
 
 
@@ -86,7 +86,7 @@ def list_bundles(store: BundleStore, page: int) -> Listing:
     page = min(max(page, 1), page_count)
     shown = versions[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
     entries = [_to_entry(store, version, live) for version in shown]
-    measured = [name for name in _SHOWN_METRICS if any(entry.metrics.get(name) is not None for entry in entries)]
+    measured = [name for name in SHOWN_METRICS if any(entry.metrics.get(name) is not None for entry in entries)]
     return Listing(tuple(entries), live, trouble, len(versions), page, page_count, tuple(measured))
 
 
@@ -97,6 +97,12 @@ def read_live(store: BundleStore) -> tuple[LivePointer | None, str]:
     except BundleError as error:
         return None, str(error)
     return live, "" if live else store.why_nothing_is_live()
+
+
+def compare_metrics(live: Manifest, other: Manifest) -> list[tuple[str, float, float]]:
+    """Returns the metrics of the list that both bundles have: name, value of the live one, value of the other."""
+    names = [name for name in SHOWN_METRICS if name in live.metrics and name in other.metrics]
+    return [(name, live.metrics[name], other.metrics[name]) for name in names]
 
 
 def state_of(version: str, live: LivePointer | None) -> str:
@@ -120,7 +126,7 @@ def _to_entry(store: BundleStore, version: str, live: LivePointer | None) -> Ent
         "",
         manifest.model_version,
         manifest.item_count,
-        {name: manifest.metrics.get(name) for name in _SHOWN_METRICS},
+        {name: manifest.metrics.get(name) for name in SHOWN_METRICS},
         index_kind(manifest),
         len(manifest.gates),
         manifest.failed_gates,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, cast
+from dataclasses import asdict
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,7 +18,6 @@ from console.services.feature_form import Field, read_form, read_json, to_fields
 from console.services.playground import Choice, OpenServices, Question, Result
 from console.state import Console
 from console.web.guard import body_of
-from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower_client.errors import InvalidRequest, TwoTowerError
 from two_tower_client.features import Features
 
@@ -27,13 +26,6 @@ _HISTORY_SHOWN = 30
 
 _TEXT_SHOWN = 400
 """Characters of a text attribute that are shown."""
-
-_TYPES = {
-    ann_pb2.ATTRIBUTE_TYPE_STRING: "string",
-    ann_pb2.ATTRIBUTE_TYPE_INT: "int",
-    ann_pb2.ATTRIBUTE_TYPE_FLOAT: "float",
-    ann_pb2.ATTRIBUTE_TYPE_STRING_LIST: "string_list",
-}
 
 
 async def show_playground(request: Request) -> Response:
@@ -50,7 +42,7 @@ async def show_playground(request: Request) -> Response:
             "trouble": trouble,
             "choices": _choices(pairs, found),
             "fields": to_fields(services.tower.models[0]),
-            "attributes": {each.name: _TYPES.get(each.type, "") for each in bundle.attributes},
+            "attributes": playground.attribute_types(bundle),
             "lexical": list(bundle.lexical_attributes),
         }
 
@@ -102,11 +94,15 @@ async def tell_recommendations(request: Request) -> Response:
         if missing:
             raise InvalidRequest(f"{trouble or 'that bundle is no longer open'}: load the page again")
         picked = [choices[key] for key in keys]
-        features = _features(body, [found[choice.pair] for choice in picked], picked)
-        history = _history(console, features, found[picked[0].pair], picked[0])
-        asked = question if not body.get("exclude_history") else _without(question, history["ids"])
-        results = [_describe(pairs, found, choice, features, asked) for choice in picked]
-        return {"history": history, "results": results}
+        features = _features(body, [found[choice.pair] for choice in picked])
+        results = [
+            playground.recommend(pairs[choice.pair], found[choice.pair], choice, features, question)
+            for choice in picked
+        ]
+        return {
+            "history": _history(console, results[0].history, picked[0]),
+            "results": [_describe(choice, result) for choice, result in zip(picked, results, strict=True)],
+        }
 
     return JSONResponse(await with_clients(request, answer))
 
@@ -127,7 +123,7 @@ def _choices(pairs: Sequence[PairClients], found: Mapping[int, OpenServices]) ->
     return playground.find_choices({n: (pairs[n].pair.name, services) for n, services in found.items()})
 
 
-def _features(body: Mapping[str, Any], services: Sequence[OpenServices], picked: Sequence[Choice]) -> Features:
+def _features(body: Mapping[str, Any], services: Sequence[OpenServices]) -> Features:
     """Returns the features of the form or of the JSON."""
     if isinstance(body.get("json"), str):
         return read_json(body["json"])
@@ -139,42 +135,23 @@ def _features(body: Mapping[str, Any], services: Sequence[OpenServices], picked:
     return read_form(values, list(schema.values()))
 
 
-def _history(console: Console, features: Features, services: OpenServices, choice: Choice) -> dict[str, Any]:
-    """Returns the ids of all histories, and the newest of them with their titles."""
-    ids: list[str] = []
-    for model in services.tower.models[:1]:
-        for field in to_fields(model):
-            values = features.get(field.name)
-            if field.is_history and isinstance(values, list | tuple):
-                ids += [value for value in cast("list[object]", values) if isinstance(value, str)]
-    ids = list(dict.fromkeys(reversed(ids)))  # the newest first
+def _history(console: Console, item_ids: Sequence[str], choice: Choice) -> dict[str, Any]:
+    """Returns the ids of a history, the newest first, and the first of them with their titles."""
+    ids = list(dict.fromkeys(reversed(item_ids)))
     items, note = console.titles.look_up(choice.bundle_version, ids[:_HISTORY_SHOWN])
     return {"ids": ids, "items": [asdict(item) for item in items], "note": note if ids else ""}
 
 
-def _without(question: Question, ids: Sequence[str]) -> Question:
-    return replace(question, exclude=tuple(dict.fromkeys([*question.exclude, *ids])))
-
-
-def _describe(
-    pairs: Sequence[PairClients],
-    found: Mapping[int, OpenServices],
-    choice: Choice,
-    features: Features,
-    question: Question,
-) -> dict[str, Any]:
-    services = found[choice.pair]
-    bundle = services.bundle_of(choice.bundle_version)
-    types = {attribute.name: _TYPES.get(attribute.type, "") for attribute in bundle.attributes}
-    result: Result = playground.recommend(pairs[choice.pair], services, choice, features, question)
+def _describe(choice: Choice, result: Result) -> dict[str, Any]:
     retrieval = result.retrieval
-    title = find_title_attribute(types)
+    title = find_title_attribute(choice.attributes)
     return {
         "label": choice.label,
         "bundle": retrieval.bundle_version,
         "model": retrieval.model_version,
         "embed_ms": result.embed_ms,
         "search_ms": result.search_ms,
+        "stored_features": result.stored_features,
         "left_out": result.left_out,
         "unknown": result.unknown,
         "coverage": retrieval.coverage,

@@ -14,8 +14,9 @@ from console.pages.common import ask_replicas, console_of
 from console.services.fleet import Refusal, find_refusals
 from console.services.permission import Permission, may_change
 from console.web.guard import body_of, session_of
-from retrieval.bundle.errors import BundleNotFound
+from retrieval.bundle.errors import BundleError, BundleNotFound
 from retrieval.bundle.layout import REPORT
+from retrieval.store.store import BundleStore
 
 _SANDBOX = "sandbox allow-scripts; connect-src 'none'; form-action 'none'; frame-ancestors 'none'"
 """Policy of a report, beside its own: its scripts are of no origin, so they can neither read nor change the console."""
@@ -122,11 +123,22 @@ async def _permission(request: Request, given: str = "") -> Permission:
 
 async def _ask_promotion(request: Request, permission: Permission | None = None) -> Response:
     console, version = console_of(request), request.path_params["version"]
-    details = await console.threads.run(listing.describe, console.store, version)
+    details, metrics = await console.threads.run(_compare, console.store, version)
     refused = permission is not None
     permission = permission or await _permission(request)
-    values = {"bundle": details, "permission": permission, "refused": refused}
+    values = {"bundle": details, "metrics": metrics, "permission": permission, "refused": refused}
     return console.pages.render(request, "promote.html", 403 if refused else 200, **values)
+
+
+def _compare(store: BundleStore, version: str) -> tuple[listing.Details, list[tuple[str, float, float]]]:
+    """Returns a bundle, and its metrics beside those of the live one, as far as both have them."""
+    details = listing.describe(store, version)
+    if details.manifest is None or details.live is None:
+        return details, []
+    try:
+        return details, listing.compare_metrics(store.manifest(details.live.version), details.manifest)
+    except BundleError:  # a live bundle that cannot be read is no reason not to replace it
+        return details, []
 
 
 async def _ask_roll_back(request: Request, permission: Permission | None = None) -> Response:

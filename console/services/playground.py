@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from console.services.clients import PairClients
@@ -15,13 +15,21 @@ from two_tower_client.cli.unknown_values import find_unknown_features
 from two_tower_client.errors import InvalidRequest, ModelNotServed, NoBundle
 from two_tower_client.features import Features
 from two_tower_client.filters import all_of
-from two_tower_client.results import Retrieval
+from two_tower_client.results import Retrieval, StoredFeatures
 from two_tower_client.search import Ranking, Search, SearchOptions, with_embeddings
 
 K_MAX = 100
 _CONDITIONS_MAX = 20
 _ATTRIBUTES_MAX = 16
 _EXCLUDED_MAX = 10_000
+_USER_ID_MAX = 1024
+
+_TYPES = {
+    ann_pb2.ATTRIBUTE_TYPE_STRING: "string",
+    ann_pb2.ATTRIBUTE_TYPE_INT: "int",
+    ann_pb2.ATTRIBUTE_TYPE_FLOAT: "float",
+    ann_pb2.ATTRIBUTE_TYPE_STRING_LIST: "string_list",
+}
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,14 @@ class Choice:
         pair: Position of the pair.
         bundle_version: Version of the bundle.
         label: What a person reads.
+        attributes: Types of the attributes of its items, by name.
     """
 
     key: str
     pair: int
     bundle_version: str
     label: str
+    attributes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -108,8 +118,13 @@ def find_choices(pairs: Mapping[int, tuple[str, OpenServices]]) -> list[Choice]:
                 label = f"{name}: {label}" if len(pairs) > 1 else label
                 # The live bundle by this name, so that a page that was opened before a swap asks the new one.
                 key = f"{number} {'live' if position == 0 else version}"
-                choices.append(Choice(key, number, version, label))
+                choices.append(Choice(key, number, version, label, attribute_types(bundle)))
     return choices
+
+
+def attribute_types(bundle: ann_pb2.OpenBundle) -> dict[str, str]:
+    """Returns the types of the attributes of the items, by name, as the manifest writes them."""
+    return {attribute.name: _TYPES.get(attribute.type, "") for attribute in bundle.attributes}
 
 
 @dataclass(frozen=True)
@@ -120,19 +135,23 @@ class Question:
         k: Number of items, 1 to 100.
         conditions: Conditions on attributes, such as ``year>=1990``.
         exclude: Ids of items to leave out.
+        exclude_history: Whether to leave out the items of the history too.
         diversity: Weight of diversity against relevance, 0 to 1.
         at_most: Group limits, such as ``genres=3``.
         ranking: What orders the items.
         text: Text for ranking "lexical" and "fused".
+        user_id: User whose stored features the services add; empty for none.
     """
 
     k: int
     conditions: Sequence[str]
     exclude: Sequence[str]
+    exclude_history: bool
     diversity: float
     at_most: Sequence[str]
     ranking: Ranking
     text: str
+    user_id: str
 
     @staticmethod
     def parse(raw: Any) -> Question:
@@ -146,17 +165,21 @@ class Question:
             raise InvalidRequest.in_field("number of items", f"is {k!r:.40}, expected 1 to {K_MAX}")
         if type(diversity) not in (int, float) or not 0 <= diversity <= 1:
             raise InvalidRequest.in_field("diversity", f"is {diversity!r:.40}, expected 0 to 1")
-        text = raw.get("text", "")
-        if not isinstance(text, str):
-            raise InvalidRequest.in_field("text", "is no text")
+        text, user_id = raw.get("text", ""), raw.get("user_id", "")
+        if not isinstance(text, str) or not isinstance(user_id, str) or len(user_id) > _USER_ID_MAX:
+            raise InvalidRequest(
+                f"the words or the user id are no text, or the id has over {_USER_ID_MAX:,} characters"
+            )
         return Question(
             k,
             _texts(raw, "conditions", _CONDITIONS_MAX),
             _texts(raw, "exclude", _EXCLUDED_MAX),
+            raw.get("exclude_history") is True,
             float(diversity),
             _texts(raw, "at_most", 4),
             cast("Ranking", str(raw.get("ranking", "embedding"))),
             text.strip(),
+            user_id.strip(),
         )
 
     def to_options(self, bundle: ann_pb2.OpenBundle) -> SearchOptions:
@@ -169,7 +192,7 @@ class Question:
         conditions = [parse_condition(condition, types, "filter") for condition in self.conditions]
         return {
             "filter": all_of(*conditions) if conditions else None,
-            "exclude": self.exclude,
+            "exclude": list(self.exclude),
             "return_attributes": list(types)[:_ATTRIBUTES_MAX],
             "diversify": parse_diversify(self.diversity, self.at_most),
             "ranking": self.ranking,
@@ -184,6 +207,8 @@ class Result:
         retrieval: Items.
         embed_ms: Time of the call of the query tower service, in milliseconds; None if it was not called.
         search_ms: Time of the call of the ANN service, in milliseconds.
+        history: Ids of the items of the history that the model was given, the oldest first.
+        stored_features: What the feature store of the services did; see `two_tower_client.results.StoredFeatures`.
         left_out: Features that its model does not read.
         unknown: Values that its model does not know, as texts such as ``history=p204``.
     """
@@ -191,6 +216,8 @@ class Result:
     retrieval: Retrieval
     embed_ms: float | None
     search_ms: float
+    history: tuple[str, ...]
+    stored_features: StoredFeatures
     left_out: tuple[str, ...]
     unknown: tuple[str, ...]
 
@@ -216,20 +243,36 @@ def recommend(
     search = Search(k=question.k, text=question.text, **question.to_options(bundle))
     known = {feature.name for feature in model.features}
     read = {name: value for name, value in features.items() if name in known}
-    searches, embed_ms, unknown = [search], None, list[str]()
+    history, embed_ms, unknown = _history(read, model), None, list[str]()
+    stored_features: StoredFeatures = ""
     started_s = time.perf_counter()
     if question.ranking != "lexical":
-        embeddings = tower.embed([read], model.model_version, share=False)
+        users = [question.user_id] if question.user_id else []
+        embeddings = tower.embed([read], model.model_version, user_ids=users, return_histories=True, share=False)
         embed_ms = 1000 * (time.perf_counter() - started_s)
-        searches = with_embeddings(searches, embeddings)
+        search = with_embeddings([search], embeddings)[0]
+        stored_features = embeddings.stored_features[0] if embeddings.stored_features else ""
+        history = next(iter(embeddings.histories), history)
         if any(embeddings.unknown_values):
             single = query_pb2.GetServingStatusResponse(models=[model], max_batch_size=services.tower.max_batch_size)
             unknown = find_unknown_features(tower, single, read, model.model_version)
         started_s = time.perf_counter()
-    answer = ann.search(searches, model_version=model.model_version, bundle_version=bundle.bundle_version, share=False)
+    if question.exclude_history:
+        search = replace(search, exclude=list(dict.fromkeys([*question.exclude, *history])))
+    answer = ann.search([search], model_version=model.model_version, bundle_version=bundle.bundle_version, share=False)
     search_ms = 1000 * (time.perf_counter() - started_s)
     left_out = tuple(name for name in features if name not in known)
-    return Result(answer.retrievals[0], embed_ms, search_ms, left_out, tuple(unknown))
+    return Result(answer.retrievals[0], embed_ms, search_ms, history, stored_features, left_out, tuple(unknown))
+
+
+def _history(features: Features, model: query_pb2.OpenModel) -> tuple[str, ...]:
+    """Returns the ids of the histories of a query, the oldest first."""
+    ids: list[str] = []
+    for feature in model.features:
+        values = features.get(feature.name)
+        if feature.kind == query_pb2.FEATURE_KIND_HISTORY and isinstance(values, list | tuple):
+            ids += map(str, cast("list[object]", values))
+    return tuple(ids)
 
 
 def _texts(raw: Any, name: str, most: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from console.settings import SettingsError
 from two_tower_client.errors import TwoTowerError
 from two_tower_client.features import to_query
 
-_USERS_MAX = 200_000
+USERS_MAX = 200_000
 _LINE_MAX_BYTES = 1 << 20
 
 
@@ -32,8 +32,8 @@ class Users:
                     number += 1
                     if line.strip():
                         self._starts.setdefault(self._parse(line, number)[0], start)
-                    if len(self._starts) > _USERS_MAX:
-                        raise SettingsError(f"--users {path} has more than {_USERS_MAX:,} users: leave some out")
+                    if len(self._starts) > USERS_MAX:
+                        raise SettingsError(f"--users {path} has more than {USERS_MAX:,} users: leave some out")
                     start = file.tell()
         except OSError as error:
             raise SettingsError(f"--users cannot be read: {error}") from error

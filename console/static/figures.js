@@ -7,7 +7,7 @@ const KEPT = 60;
 const METHODS = ["EmbedQueries", "SearchItems"];
 const CHARTS = [
   { key: "calls", title: "Throughput", unit: "calls a second", digits: 0 },
-  { key: "p99", title: "Slow calls (99th percentile)", unit: "ms", digits: 1 },
+  { key: "p99", title: "99th percentile", unit: "ms", digits: 1 },
   { key: "median", title: "Median", unit: "ms", digits: 1 },
   { key: "errors", title: "Errors", unit: "calls a second", digits: 1 },
 ];
@@ -46,13 +46,13 @@ function drawCharts() {
   if (!place.children.length) {
     for (const chart of CHARTS) {
       const id = "chart-" + chart.key;
-      place.append(make("section", { class: "card", "aria-labelledby": id }, make("h2", { id }, chart.title), make("ul", { class: "legend" }), make("figure", { class: "chart" })));
+      place.append(make("section", { class: "card", "aria-labelledby": id }, make("h2", { id }, chart.title + ", ", make("span", { class: "soft" }, chart.unit)), make("ul", { class: "legend" }), make("figure", { class: "chart" })));
     }
   }
   CHARTS.forEach((chart, number) => {
     const [, legend, figure] = place.children[number].children;
     const last = points[points.length - 1][chart.key];
-    legend.replaceChildren(...METHODS.map((method, series) => make("li", { class: "s" + series }, make("b", {}, last[method] === undefined ? "–" : last[method].toFixed(chart.digits)), make("span", { class: "key", "aria-hidden": true }), method + ", " + chart.unit)));
+    legend.replaceChildren(...METHODS.map((method, series) => make("li", { class: "s" + series }, make("b", {}, last[method] === undefined ? "–" : last[method].toFixed(chart.digits)), make("span", { class: "key", "aria-hidden": "true" }), method)));
     figure.replaceChildren(drawLines(chart));
   });
 }

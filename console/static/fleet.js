@@ -75,7 +75,7 @@ function describeReplica(replica) {
   const add = (name, ...value) => facts.push(make("dt", {}, name), make("dd", {}, ...value));
   if (!replica.error) {
     add("Answers with", bundleLink(replica.live));
-    if (replica.live) add("Since", replica.opened + " ago");
+    if (replica.live) add("Opened", replica.opened + " ago");
     if (replica.loading) add("Loading", bundleLink(replica.loading));
     const others = replica.open.slice(1);
     if (others.length) add("Also open", others.map((each) => make("span", {}, bundleLink(each.bundle))));

@@ -6,6 +6,12 @@ import { ask } from "./ask.js";
 const fields = [...document.querySelectorAll("[data-feature]")];
 let examples = [];
 
+const STORED = {
+  unknown_user: "Nothing is stored of this user: the features of the form alone were used.",
+  unavailable: "The feature store did not answer in time: the features of the form alone were used.",
+  not_configured: "The services have no feature store: the user id was not used.",
+};
+
 // Features
 
 function toText(field, value) {
@@ -80,6 +86,7 @@ function question() {
     at_most: group && group.value ? [group.value + "=" + byId("at-most").value] : [],
     exclude: byId("exclude").value.split(",").map((id) => id.trim()).filter(Boolean),
     exclude_history: byId("exclude-history").checked,
+    user_id: byId("stored-user").value.trim(),
     conditions: readFilters(),
   };
   if (byId("ranking")) Object.assign(body, { ranking: byId("ranking").value, text: byId("ranking").value === "embedding" ? "" : byId("text").value });
@@ -129,7 +136,7 @@ function describeHistory(history) {
 function describeResult(result, other) {
   const ranks = other ? new Map(other.items.map((item, index) => [item.id, index + 1])) : null;
   const took = (result.embed_ms === null ? "" : "embedded in " + result.embed_ms.toFixed(1) + " ms, ") + "searched in " + result.search_ms.toFixed(1) + " ms";
-  const notes = [];
+  const notes = STORED[result.stored_features] ? [STORED[result.stored_features]] : [];
   if (result.unknown.length) notes.push("The model does not know " + result.unknown.slice(0, 5).join(", ") + (result.unknown.length > 5 ? ", …" : "") + ".");
   if (result.left_out.length) notes.push("The model does not read " + result.left_out.join(", ") + ".");
   if (result.coverage < 1) notes.push("Only " + (100 * result.coverage).toFixed(1) + " % of the catalogue was searched: some shards did not answer.");
@@ -148,7 +155,7 @@ function describeResult(result, other) {
 
 function moved(rank, now) {
   if (rank === undefined) return make("span", { class: "moved new" }, "new");
-  if (rank === now) return make("span", { class: "moved" }, "same");
+  if (rank === now) return make("span", { class: "moved" }, "same rank");
   return make("span", { class: "moved " + (rank > now ? "up" : "down") }, (rank > now ? "up from " : "down from ") + rank);
 }
 
@@ -164,6 +171,7 @@ byId("as").addEventListener("change", () => {
   byId("json-field").hidden = !asJson;
 });
 byId("diversity").addEventListener("input", () => { byId("diversity-value").value = Number(byId("diversity").value).toFixed(1); });
+if (byId("group")) byId("group").addEventListener("change", () => { byId("at-most").disabled = !byId("group").value; });
 if (byId("add-filter")) byId("add-filter").addEventListener("click", addFilter);
 if (byId("load-user")) {
   byId("load-user").addEventListener("click", loadUser);

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from console.settings import Pair as Addresses
+from testbed.redis_server import RedisServer
 from tests.console.conftest import World
 from tests.console.world import HOSTILE, Visitor, settings_for, visiting
+from tests.harness import ann_service, query_tower_service
 from tests.worlds import GOLDEN_COLUMNS, wait_for
-from two_tower_client import Diversify, Retriever, filters
+from two_tower_client import Diversify, Event, Retriever, filters
 
 USER = {"age": 30, "watched": ["i1", "i2", "i3"]}
 FORM = {"age": "30", "gender": "", "watched": "i1,i2,i3"}
@@ -89,6 +91,30 @@ def test_shows_the_newest_of_the_history_first_with_titles(visitor: Visitor) -> 
         ("gone", None, False),
         ("i2", "Title 2", True),
     ]
+
+
+def test_a_user_of_the_feature_store_needs_no_features(world: World, redis_server: RedisServer) -> None:
+    with (
+        query_tower_service(world.store, features=redis_server.url, features_timeout_s=5.0) as query_tower,
+        ann_service(world.store) as ann,
+    ):
+        query_tower.wait_for_bundle(world.live)
+        ann.wait_for_bundle(world.live)
+        pair = Addresses("services", f"127.0.0.1:{query_tower.port}", f"127.0.0.1:{ann.port}")
+        with (
+            visiting(settings_for(world.store, None, pairs=(pair,))) as visitor,
+            Retriever(pair.query_tower, pair.ann, timeout_s=10) as retriever,
+        ):
+            retriever.query_tower.record_events([Event("42", "i7", time_s=1.0), Event("42", "i9", time_s=2.0)])
+            answer = ask(visitor, values={}, user_id="42", exclude_history=True)
+            assert [item["item_id"] for item in answer["history"]["items"]] == ["i9", "i7"]
+            expected = retriever.retrieve({"watched": ["i7", "i9"]}, k=5, exclude=["i7", "i9"])
+            assert [item["id"] for item in answer["results"][0]["items"]] == list(expected.item_ids)
+            assert ask(visitor, values={}, user_id="43")["results"][0]["stored_features"] == "unknown_user"
+
+
+def test_says_that_the_services_have_no_feature_store(visitor: Visitor) -> None:
+    assert ask(visitor, user_id="42")["results"][0]["stored_features"] == "not_configured"
 
 
 def test_names_what_the_model_does_not_know(visitor: Visitor) -> None:

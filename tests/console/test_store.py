@@ -138,6 +138,7 @@ def test_promotes_after_a_confirmation_and_rolls_back(own: tuple[FolderStore, Pa
         question = visitor.get(f"/bundles/{old}/promote").text
         assert "Make this bundle live?" in question
         assert live in question
+        assert "0.1000 → 0.1000" in question  # ndcg@10
         assert live_of(store) == live  # a look changes nothing
         answer = visitor.post(f"/bundles/{old}/promote", {"expected_live": live})
         assert (answer.status_code, answer.headers["location"]) == (303, "/fleet")
