@@ -39,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.services.live_features", description=__doc__)
     parser.add_argument("--short", action="store_true", help="20,000 events, for CI")
     parser.add_argument("--events", type=int, help="events that are written under kills (default: 1,000,000)")
+    parser.add_argument("--only", choices=("speed", "kills"), help="run one half (default: both)")
     parser.add_argument("--store", type=Path, help="store of testbed.synthetic_catalogue (default: made anew)")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     arguments = parser.parse_args()
@@ -46,7 +47,6 @@ def main() -> int:
     event_count = arguments.events or (20_000 if short else 1_000_000)
     user_count, kill_count = event_count // 100, 4 if short else 20
     event_count = user_count * 100
-    rate_events, rounds = (10_000, 300) if short else (200_000, 5000)
     began = time.monotonic()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="two-tower-live-features-") as temporary:
@@ -55,23 +55,32 @@ def main() -> int:
         if arguments.store is None:
             print("training small towers", file=sys.stderr, flush=True)
             synthetic_catalogue.train(folder / "training", FolderStore(store), 1)
-        with serving(store, folder / SYNC_EVERY_SECOND, SYNC_EVERY_SECOND, _MAX_EVENTS) as world:
-            items = [f"item-{number}" for number in range(_KNOWN_ITEMS)]
-            rows += _run("read your writes", speed.judge_visibility(world, 200 if short else 5000))
-            rows += _run("latency", speed.judge_latency(world, items, rounds, _MEDIAN_LIMIT_MS, _TAIL_LIMIT_MS))
-            for batch, floor in _FLOORS.items():
-                count = rate_events * min(batch, 100) // 100
-                rows += _run("rate", speed.judge_rate(world, SYNC_EVERY_SECOND, batch, count, floor))
-            rows += _run("rate", speed.judge_stream(world, 100, rate_events, _FLOORS[100]))
-        with serving(store, folder / SYNC_ALWAYS, SYNC_ALWAYS, _MAX_EVENTS) as world:
-            rows += _run("rate", speed.judge_rate(world, SYNC_ALWAYS, 100, rate_events, _FLOORS[100]))
-            rows += _run("kills", loss.judge(world, event_count, user_count, kill_count))
+        if arguments.only != "kills":
+            rows += _speed(store, folder, short)
+        if arguments.only != "speed":
+            with serving(store, folder / "kills", SYNC_ALWAYS, _MAX_EVENTS) as world:
+                rows += _run("kills", loss.judge(world, event_count, user_count, kill_count))
     took = f"{time.monotonic() - began:.0f} s on {len(os.sched_getaffinity(0))} cores, load averages "
     took += ", ".join(f"{load:.1f}" for load in os.getloadavg())
     print(f"\n{took}\n\n{to_table(rows, 'part')}")
     if arguments.json:
         arguments.json.write_text(json.dumps([row.to_json() for row in rows], indent=2) + "\n", encoding="utf-8")
     return exit_code(rows)
+
+
+def _speed(store: Path, folder: Path, short: bool) -> Iterator[Row]:
+    """Yields the rows of writes that are read again, of the latency of lookups, and of rates."""
+    events, rounds = (10_000, 300) if short else (200_000, 5000)
+    items = [f"item-{number}" for number in range(_KNOWN_ITEMS)]
+    with serving(store, folder / SYNC_EVERY_SECOND, SYNC_EVERY_SECOND, _MAX_EVENTS) as world:
+        yield from _run("read your writes", speed.judge_visibility(world, 200 if short else 5000))
+        yield from _run("latency", speed.judge_latency(world, items, rounds, _MEDIAN_LIMIT_MS, _TAIL_LIMIT_MS))
+        for batch, floor in _FLOORS.items():
+            count = events * min(batch, 100) // 100
+            yield from _run("rate", speed.judge_rate(world, SYNC_EVERY_SECOND, batch, count, floor))
+        yield from _run("rate", speed.judge_stream(world, 100, events, _FLOORS[100]))
+    with serving(store, folder / SYNC_ALWAYS, SYNC_ALWAYS, _MAX_EVENTS) as world:
+        yield from _run("rate", speed.judge_rate(world, SYNC_ALWAYS, 100, events, _FLOORS[100]))
 
 
 def _run(name: str, part: Iterator[Row]) -> Iterator[Row]:
