@@ -10,8 +10,8 @@ than those of the measurement. A process calls each by its own Python client, wi
 service by single calls, and by calls that its callers share. Services and callers compete for the same cores. All take
 turns; ratios are those within a round.
 
-Everything runs in a namespace of its own (Linux; `unshare`), whose network is loopback alone, because Weaviate's ports
-listen on all interfaces. Its processes end with it, whatever happens.
+Everything runs in a namespace of its own, whose network is loopback alone, because Weaviate's ports listen on all
+interfaces. Its processes end with it, whatever happens. This needs `unshare` and `setpriv` of Linux.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ from testbed.synthetic_vectors import Data, make_data
 from trainer.recipe.recipe import Index
 
 _PYTHON = ROOT / ".tools" / "weaviate-client" / "bin" / "python"
-_NAMESPACE = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+_NAMESPACE = [
+    *("setpriv", "--pdeathsig", "KILL"),  # if this process ends, so does `unshare`, and with it all in the namespace
+    *("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
+]
 _TUNED_ON, _MEASURED = 400, 1000
 _BUDGETS = (100, 125, 156, 195, 244, 305, 381, 476)
 _FILL_S, _QUIET_S, _LONGEST_S = 1200, 120, 7200
