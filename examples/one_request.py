@@ -22,9 +22,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind
 
 from retrieval.store.folder_store import FolderStore
-from testbed.collector import Collector, Span
 from testbed.movielens import print_heading
 from testbed.services import Pair, Replica, wait_until
+from testbed.telemetry.collector import Collector, Span
 from two_tower_client import Retriever, TwoTowerError
 
 _SHOWN_METRICS = ("two_tower_requests_total", "two_tower_work_seconds_sum")

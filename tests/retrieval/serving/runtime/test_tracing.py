@@ -21,7 +21,7 @@ from two_tower_client import Retriever
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra telemetry")
 
-from testbed.collector import Collector
+from testbed.telemetry.collector import Collector
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
