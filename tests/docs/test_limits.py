@@ -13,8 +13,10 @@ from ann_service import requests as ann_requests
 from ann_service.config import AnnConfig
 from ann_service.filters import conditions
 from ann_service.reranking import options
+from query_tower_service import event_requests
 from query_tower_service import requests as query_requests
 from query_tower_service.config import QueryTowerConfig
+from retrieval.live_features import records
 from retrieval.serving.rpc import calls, health
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +59,7 @@ def test_every_default_in_the_table_is_the_real_one() -> None:
 def test_every_limit_is_in_the_table() -> None:
     limits = {name for name in FIELDS if re.search(r"^max_|_max_|_timeout_s$|_cache_", name)} - OTHER
     assert {f"--{name.replace('_', '-')}" for name in limits} <= set(named())
-    for module in (ann_requests, conditions, options, query_requests, calls, health):
+    for module in (ann_requests, conditions, options, query_requests, event_requests, records, calls, health):
         own = {name for name, value in vars(module).items() if re.match(r"_?(MAX|LONGEST|LARGEST)_", name) and value}
         # The number of listed violations is the same in both services; the table has it once.
         own = {f"{module.__name__}.{name}" for name in own if not name.endswith("VIOLATIONS")}

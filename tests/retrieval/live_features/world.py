@@ -76,3 +76,9 @@ def all_bytes(server: RedisServer) -> bytes:
     """Returns every key of the server with its content, as it is stored."""
     with redis.Redis(port=server.port) as client:
         return b"\n".join(key + (client.dump(key) or b"") for key in client.scan_iter(count=1000))
+
+
+def fill(server: RedisServer) -> None:
+    """Leaves no memory for writes."""
+    assert server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction") == "+OK"
+    assert server.ask("CONFIG", "SET", "maxmemory", "1") == "+OK"
