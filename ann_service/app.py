@@ -7,10 +7,12 @@ import structlog
 from ann_service.config import AnnConfig
 from ann_service.loader import CatalogueLoader
 from ann_service.served import Served
+from ann_service.served_log.lists import LISTS, RecordedSearches
 from ann_service.servicer import SERVICE_NAME, methods
 from ann_service.shards import shard_metrics
 from ann_service.shards.loader import BundleLoader, Engine
 from ann_service.shards.local_shards import LocalEngine
+from retrieval.serving.answering.served_log import ServedLog, count_losses
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
@@ -24,7 +26,7 @@ def assemble(config: AnnConfig) -> Server:
 
     Raises:
         StoreError: the URL of the store cannot be used.
-        ValueError: the token or TLS files cannot be used, or the Ray cluster cannot be reached.
+        ValueError: the served log, token or TLS files cannot be used, or the Ray cluster cannot be reached.
     """
     store = open_store(config.store, lambda message: _log.info(message))  # the log is configured later
     metrics = Metrics()
@@ -36,9 +38,18 @@ def assemble(config: AnnConfig) -> Server:
         lambda: sum(opened.bundle.cache_bytes for opened in open_bundles.snapshot.open)
     )
     shard_metrics.export(metrics.registry, open_bundles)
-    return Server(
-        SERVICE_NAME, methods(open_bundles, config, metrics), open_bundles, metrics, config, on_drained=engine.close
-    )
+    search, *others = methods(open_bundles, config, metrics)
+    served_log = None
+    if config.served_log is not None:
+        served_log = ServedLog(config.served_log, LISTS, config.served_log_max_bytes, count_losses(metrics.registry))
+        search = RecordedSearches(search, served_log)
+
+    def close() -> None:
+        engine.close()
+        if served_log is not None:
+            served_log.close()
+
+    return Server(SERVICE_NAME, [search, *others], open_bundles, metrics, config, on_drained=close)
 
 
 def _engine(config: AnnConfig, loader: CatalogueLoader) -> Engine:

@@ -3,6 +3,7 @@
 # No postponed annotations: the command line reads the types of the fields at run time, inherited ones too.
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from retrieval.serving.runtime.config import ServerConfig, check_range
@@ -67,6 +68,15 @@ class AnnConfig(ServerConfig):
     ray_address: str = "auto"
     """Address of the Ray cluster, such as 10.0.0.1:6379. Default: the cluster that runs on this machine."""
 
+    served_log: Path | None = None
+    """Folder of Parquet files for the training: the lists that were returned. Default: none.
+
+    It needs the extra served-log. Services may share the folder; see docs/live_features.md.
+    """
+
+    served_log_max_bytes: int = 10 << 30
+    """Size of each table of the served log from which on nothing is written, in bytes, 1 MiB to 1 PiB."""
+
     def __post_init__(self) -> None:
         """Checks the ranges of the settings.
 
@@ -74,6 +84,7 @@ class AnnConfig(ServerConfig):
             ValueError: a setting is out of range; the message names it, its value and what is allowed.
         """
         super().__post_init__()
+        check_range("served_log_max_bytes", self.served_log_max_bytes, 1 << 20, 1 << 50)
         check_range("max_k", self.max_k, 1, 100_000)
         check_range("max_results", self.max_results, 1, 10_000_000)
         check_range("filter_cache_mib", self.filter_cache_mib, 0, 65_536)

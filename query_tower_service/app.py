@@ -10,9 +10,11 @@ from query_tower_service.config import QueryTowerConfig
 from query_tower_service.feature_metrics import FeatureMetrics
 from query_tower_service.loader import ModelLoader
 from query_tower_service.query_log import QueryLog
+from query_tower_service.served_log.tables import ServedTables
 from query_tower_service.servicer import SERVICE_NAME, methods
 from query_tower_service.stored_features import StoredFeatures
 from query_tower_service.text_metrics import TextMetrics
+from retrieval.serving.answering.served_log import count_losses
 from retrieval.serving.bundles.open_bundles import OpenBundles
 from retrieval.serving.rpc.server import Server
 from retrieval.serving.runtime.metrics import Metrics
@@ -29,7 +31,7 @@ def assemble(config: QueryTowerConfig) -> Server:
 
     Raises:
         StoreError: the URL of the store cannot be used.
-        ValueError: the query log, token, password or TLS files cannot be used, or features needs a package that is not
+        ValueError: a log, the token, password or TLS files cannot be used, or an option needs a package that is not
             installed.
     """
     store = open_store(config.store, lambda message: _log.info(message))  # the log is configured later
@@ -44,13 +46,22 @@ def assemble(config: QueryTowerConfig) -> Server:
     query_log = None
     if config.query_log is not None:
         query_log = QueryLog(config.query_log, config.query_log_share, config.query_log_max_bytes, metrics.registry)
+    served = None
+    if config.served_log is not None:
+        served = ServedTables(config.served_log, config.served_log_max_bytes, count_losses(metrics.registry))
+
+    def close_logs() -> None:
+        for log in (query_log, served):
+            if log is not None:
+                log.close()
+
     return Server(
         SERVICE_NAME,
-        methods(open_bundles, config.max_batch_size, metrics, features, query_log, stored),
+        methods(open_bundles, config.max_batch_size, metrics, features, query_log, stored, served),
         open_bundles,
         metrics,
         config,
-        on_drained=query_log.close if query_log is not None else lambda: None,
+        on_drained=close_logs,
         on_stopped=feature_store.close if feature_store is not None else None,
     )
 

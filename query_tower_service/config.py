@@ -58,6 +58,15 @@ class QueryTowerConfig(ServerConfig):
     features_keep_days: float = 90.0
     """Time after the last write of a user after which all that is stored of it is deleted, in days, up to 36,500."""
 
+    served_log: Path | None = None
+    """Folder of Parquet files for the training: queries with the features that were used, and events. Default: none.
+
+    It needs the extra served-log, and holds ids of users. Services may share the folder; see docs/live_features.md.
+    """
+
+    served_log_max_bytes: int = 10 << 30
+    """Size of each table of the served log from which on nothing is written, in bytes, 1 MiB to 1 PiB."""
+
     def __post_init__(self) -> None:
         """Checks the ranges of the settings.
 
@@ -72,6 +81,7 @@ class QueryTowerConfig(ServerConfig):
             parse_location(self.features)
         elif self.features_password_file is not None:
             raise ValueError("features_password_file needs features, the URL of the feature store")
+        check_range("served_log_max_bytes", self.served_log_max_bytes, 1 << 20, 1 << 50)
         check_range("query_log_share", self.query_log_share, 0, 1)
         check_range("text_cache_size", self.text_cache_size, 0, 10_000_000)
         check_range("query_log_max_bytes", self.query_log_max_bytes, 1 << 10, 1 << 40)

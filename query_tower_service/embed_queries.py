@@ -18,6 +18,7 @@ from query_tower_service.feature_metrics import FeatureMetrics
 from query_tower_service.loader import Model
 from query_tower_service.merging import Merger, Row
 from query_tower_service.query_log import QueryLog
+from query_tower_service.served_log.tables import ServedTables
 from query_tower_service.stored_features import Lookup, StoredFeatures, not_looked_up
 from retrieval.serving.answering.call import SMALL_BYTES, Call
 from retrieval.serving.answering.errors import InvalidRequest, ModelNotServed, NoBundle
@@ -70,14 +71,16 @@ class EmbedQueries:
         metrics: Metrics,
         features: FeatureMetrics,
         query_log: QueryLog | None = None,
+        served: ServedTables | None = None,
     ) -> None:
-        """Takes the open models, the largest batch size, metrics, and the query log if there is one."""
+        """Takes the open models, the largest batch size, metrics, and the query log and served log if there are any."""
         self._open_bundles = open_bundles
         self._max_batch_size = max_batch_size
         self._batch_size = metrics.batch_size.labels(self.name)
         self._unknown_values = metrics.unknown_values
         self._features = features
         self._query_log = query_log
+        self._served = served
 
     def is_short(self, call: Call) -> bool:
         """Returns whether a call is small, and the newest model reads no texts."""
@@ -131,6 +134,8 @@ class EmbedQueries:
             self._unknown_values.inc(sum(response.unknown_values))
         if self._query_log is not None:
             self._query_log.record(queries, now_s, stored)
+        if self._served is not None:
+            self._served.record_queries(queries, stored, now_s, response)
         return response.SerializeToString()
 
     def _complete(
@@ -165,11 +170,12 @@ class EmbedStoredQueries(EmbedQueries):
         metrics: Metrics,
         features: FeatureMetrics,
         query_log: QueryLog | None,
+        served: ServedTables | None,
         stored: StoredFeatures,
         loop_work: LoopWork,
     ) -> None:
         """Takes the parts of `EmbedQueries`, the feature store, and what decodes requests in the event loop."""
-        super().__init__(open_bundles, max_batch_size, metrics, features, query_log)
+        super().__init__(open_bundles, max_batch_size, metrics, features, query_log, served)
         self._stored = stored
         self._loop_work = loop_work
 
@@ -182,16 +188,14 @@ class EmbedStoredQueries(EmbedQueries):
         if users:
             newest = self._stored.max_events if request.return_histories else model.merger.newest
             lookup = await self._stored.look_up(users, len(queries), newest, call.deadline)
+            call.prepared_bytes = sum(map(lookup.size_bytes, range(len(queries))))
         call.prepared = Opened(request, queries, model, lookup)
         return False
 
     def is_short(self, call: Call) -> bool:
         """Returns whether a call is small, also with what is stored, and its model reads no texts."""
         opened: Opened = call.prepared
-        size_bytes = len(call.body)
-        if opened.lookup is not None:
-            size_bytes += sum(map(opened.lookup.size_bytes, range(len(opened.queries))))
-        return size_bytes <= SMALL_BYTES and not opened.model.tower.reads_text
+        return len(call.body) + call.prepared_bytes <= SMALL_BYTES and not opened.model.tower.reads_text
 
     def _embed(self, call: Call) -> Steps[bytes]:
         return (yield from self._compute(call, call.prepared))

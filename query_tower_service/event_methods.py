@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from query_tower_service.event_requests import parse_events, parse_user
+from query_tower_service.served_log.tables import ServedTables
 from query_tower_service.stored_features import StoredFeatures
 from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.answering.errors import NoFeatureStore
@@ -52,12 +53,23 @@ class RecordEvents(_StoreMethod):
     _request: type[pb.RecordEventsRequest | pb.RecordEventsStreamRequest] = pb.RecordEventsRequest
     _response: type[pb.RecordEventsResponse | pb.RecordEventsStreamResponse] = pb.RecordEventsResponse
 
-    def __init__(self, stored: StoredFeatures | None, max_events: int, metrics: Metrics, loop_work: LoopWork) -> None:
-        """Takes the feature store, the largest number of events of a request, metrics, and what decodes requests."""
+    def __init__(
+        self,
+        stored: StoredFeatures | None,
+        max_events: int,
+        metrics: Metrics,
+        loop_work: LoopWork,
+        served: ServedTables | None = None,
+    ) -> None:
+        """Takes the feature store, the largest number of events of a request, metrics, and what decodes requests.
+
+        The served log, if there is one, gets the events that were recorded.
+        """
         super().__init__(stored)
         self._max_events = max_events
         self._batch_size = metrics.batch_size.labels(self.name)
         self._loop_work = loop_work
+        self._served = served
 
     async def prepare(self, call: Call) -> bool:
         """Records the events of a call; see `retrieval.serving.answering.call.PreparedMethod.prepare`."""
@@ -67,6 +79,8 @@ class RecordEvents(_StoreMethod):
         call.size = len(events)
         self._batch_size.observe(call.size)
         done = await stored.record(events, call.deadline)
+        if self._served is not None:
+            self._served.record_events(events, len(call.body))
         call.response = self._response(
             recorded=done.recorded, already_there=done.already_there, too_old=done.too_old
         ).SerializeToString()
@@ -106,11 +120,15 @@ class ForgetUser(_StoreMethod):
 
 
 def event_methods(
-    stored: StoredFeatures | None, max_events: int, metrics: Metrics, loop_work: LoopWork
+    stored: StoredFeatures | None,
+    max_events: int,
+    metrics: Metrics,
+    loop_work: LoopWork,
+    served: ServedTables | None = None,
 ) -> list[Method]:
     """Returns the methods that write to the feature store."""
     return [
-        RecordEvents(stored, max_events, metrics, loop_work),
-        RecordEventsStream(stored, max_events, metrics, loop_work),
+        RecordEvents(stored, max_events, metrics, loop_work, served),
+        RecordEventsStream(stored, max_events, metrics, loop_work, served),
         ForgetUser(stored),
     ]

@@ -11,6 +11,7 @@ from query_tower_service.event_methods import event_methods
 from query_tower_service.feature_metrics import FeatureMetrics
 from query_tower_service.loader import Model
 from query_tower_service.query_log import QueryLog
+from query_tower_service.served_log.tables import ServedTables
 from query_tower_service.stored_features import StoredFeatures
 from retrieval.bundle.features.event_kinds import EventValue
 from retrieval.bundle.features.schema import Feature
@@ -49,6 +50,7 @@ def methods(
     features: FeatureMetrics,
     query_log: QueryLog | None = None,
     stored: StoredFeatures | None = None,
+    served: ServedTables | None = None,
 ) -> list[Method]:
     """Returns the methods of the query tower service.
 
@@ -59,6 +61,7 @@ def methods(
         features: metrics of the feature store.
         query_log: log of a sample of the queries; None: there is none.
         stored: feature store; None: there is none.
+        served: served log; None: there is none.
     """
     loop_work = LoopWork()
 
@@ -66,12 +69,14 @@ def methods(
         return _status(open_bundles, max_batch_size)
 
     if stored is None:
-        embed = EmbedQueries(open_bundles, max_batch_size, metrics, features, query_log)
+        embed = EmbedQueries(open_bundles, max_batch_size, metrics, features, query_log, served)
     else:
-        embed = EmbedStoredQueries(open_bundles, max_batch_size, metrics, features, query_log, stored, loop_work)
+        embed = EmbedStoredQueries(
+            open_bundles, max_batch_size, metrics, features, query_log, served, stored, loop_work
+        )
     return [
         embed,
-        *event_methods(stored, max_batch_size, metrics, loop_work),
+        *event_methods(stored, max_batch_size, metrics, loop_work, served),
         QuickMethod("GetServingStatus", pb.GetServingStatusRequest, status),
     ]
 

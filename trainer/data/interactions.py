@@ -11,6 +11,7 @@ import polars as pl
 from trainer.data import spill
 from trainer.data.events import RELEVANCE
 from trainer.data.sequences import read_sequences
+from trainer.data.served import table as served
 from trainer.data.tables import Table
 from trainer.errors import DataError, RecipeError
 from trainer.recipe.recipe import Recipe
@@ -44,7 +45,7 @@ def read_events(recipe: Recipe, folder: Path, notes: list[str]) -> Iterator[pl.D
     path, columns = folder / source.path, _columns(recipe)
     count = left_out = whole = 0
     noted: dict[tuple[str, str], str] = {}
-    for table in Table.blocks(path, columns, source.separator, source.quote, spill.BLOCK):
+    for table in _tables(recipe, path, columns, notes):
         frame = _read_block(recipe, table)
         noted = {**table.notes, **noted}  # of each kind, the first
         whole += len(table)
@@ -65,6 +66,16 @@ def read_events(recipe: Recipe, folder: Path, notes: list[str]) -> Iterator[pl.D
     if not count:
         others = f", but for {left_out:,} that lack a user, an item or a time" if left_out else ""
         raise DataError(f"{path}: no row has {source.rating} of at least {source.min_rating}{others}")
+
+
+def _tables(recipe: Recipe, path: Path, columns: list[str], notes: list[str]) -> Iterator[Table]:
+    """Yields the table of interactions in blocks; a served log is one block."""
+    source = recipe.interactions
+    if source.format == "served":
+        lists = {attribute.column for attribute in source.attributes.values() if attribute.type == "string_list"}
+        yield Table.of_rows(path, served.read(path, list(dict.fromkeys(columns)), lists, notes), 0)
+        return
+    yield from Table.blocks(path, columns, source.separator, source.quote, spill.BLOCK)
 
 
 def _columns(recipe: Recipe) -> list[str]:

@@ -22,8 +22,11 @@ from trainer.recipe.recipe import (
     lexical_attributes,
     query_attributes,
 )
-from trainer.recipe.tables import Interactions
+from trainer.recipe.tables import SERVED_COLUMNS, Interactions
 from trainer.recipe.training import Training
+
+_SERVED_WEIGHT = ("weight", "weight")
+"""Key, and the only value that it can have where the format is served."""
 
 
 def check(recipe: Recipe, source: str) -> None:
@@ -215,7 +218,7 @@ def _check_event_features(history: HistoryInput, interactions: Interactions, whe
 
 
 def _check_format(interactions: Interactions, source: str) -> None:
-    """Raises `RecipeError` if a table lacks a column, or sequences have a key that only a table can have."""
+    """Raises `RecipeError` if a table lacks a column, or another format has a key that only a table can have."""
     if interactions.format == "table":
         for key in ("user", "item"):
             if getattr(interactions, key) is None:
@@ -224,13 +227,19 @@ def _check_format(interactions: Interactions, source: str) -> None:
                     'format = "sequences" meant?)'
                 )
         return
+    is_served = interactions.format == "served"
+    allowed = {"path", "format", *(("attributes",) if is_served else ())}
     for field in dataclasses.fields(Interactions):
         default = field.default_factory() if callable(field.default_factory) else field.default
-        if field.name not in ("path", "format") and getattr(interactions, field.name) != default:
-            raise RecipeError(
-                f"{source}: interactions.{field.name}: {getattr(interactions, field.name)!r} makes no sense where "
-                f'format is "sequences", which holds ids alone; remove it, or use format = "table"'
-            )
+        own = SERVED_COLUMNS.get(field.name) if is_served else None
+        value = getattr(interactions, field.name)
+        if field.name in allowed or value in (default, own) or (is_served and (field.name, value) == _SERVED_WEIGHT):
+            continue
+        what = "names its columns itself" if is_served else "holds ids alone"
+        raise RecipeError(
+            f"{source}: interactions.{field.name}: {value!r} makes no sense where "
+            f'format is "{interactions.format}", which {what}; remove it, or use format = "table"'
+        )
 
 
 def _check_prior(recipe: Recipe, source: str) -> None:

@@ -16,6 +16,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
+SERVED_COLUMNS = {"user": "user_id", "item": "item_id", "time": "time", "relevance": "relevance"}
+"""Columns of a served log by the keys of `Interactions` that name them."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Download:
@@ -63,7 +66,9 @@ class Interactions:
     Attributes:
         path: CSV (any separator) or ``.parquet``, relative to the data folder.
         format: ``table``: one row for each event. ``sequences``: one line for each user, ``user item item …`` with
-            blanks between, oldest first; no other key of this part applies then.
+            blanks between, oldest first; no other key of this part applies then. ``served``: the folder of a served
+            log, whose columns are ``weight``, ``type``, the names of the values of events, and ``features.NAME`` of the
+            request; of the other keys, ``weight`` and ``attributes`` apply.
         user: Column of the user id; required for a table.
         item: Column of the item id; required for a table.
         time: Column of the time: seconds since 1970, or a date and time. Default: the order of the rows.
@@ -81,7 +86,7 @@ class Interactions:
     """
 
     path: str
-    format: Literal["table", "sequences"] = "table"
+    format: Literal["table", "sequences", "served"] = "table"
     user: str | None = None
     item: str | None = None
     time: str | None = None
@@ -93,6 +98,13 @@ class Interactions:
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
     quote: Annotated[str, Field(max_length=1)] = '"'
     attributes: Mapping[Name, Attribute] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Names the columns of a served log, which are always the same."""
+        if self.format == "served":
+            for name, column in SERVED_COLUMNS.items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, column)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,0 +1,1 @@
+"""The part of the served log that the ANN service writes."""

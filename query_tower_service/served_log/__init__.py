@@ -1,0 +1,1 @@
+"""The part of the served log that the query tower service writes."""

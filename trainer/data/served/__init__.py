@@ -1,0 +1,1 @@
+"""Interactions of format ``served``: what the services logged, joined to events that a model learns from."""
