@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrieval.live_features.errors import UnreadableRecord
-from retrieval.live_features.records import Event, StoredEvent, StoredUser
+from retrieval.live_features.records import MAX_RECORD_BYTES, Event, StoredEvent, StoredUser
 
 _ENCODED = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 _DEFAULTS = (None, None, "", 1.0, {})
@@ -42,11 +42,14 @@ def encode_profile(profile: Mapping[str, Sequence[Any]]) -> list[str]:
     """Returns names and stored forms of a profile in turns.
 
     Raises:
-        ValueError: a value is neither string, int nor finite float.
+        ValueError: a value is neither string, int nor finite float, or the profile is too large.
     """
     encoded: list[str] = []
     for name, values in profile.items():
         encoded += [name, _to_json(list(values))]
+    size = sum(len(text.encode()) for text in encoded)
+    if size > MAX_RECORD_BYTES:
+        raise ValueError(f"a profile of {size} bytes, expected at most {MAX_RECORD_BYTES}")
     return encoded
 
 

@@ -13,7 +13,7 @@ from retrieval.live_features.credentials import client_options
 from retrieval.live_features.errors import UnreadableRecord
 from retrieval.live_features.location import parse_location
 from retrieval.live_features.pipelines import Pipelines
-from retrieval.live_features.records import Appended, Event, Forgotten, StoreLimits
+from retrieval.live_features.records import MAX_RECORD_BYTES, Appended, Event, Forgotten, StoreLimits
 from retrieval.live_features.replies import Command
 from retrieval.live_features.scripts import FORGET, READ, WRITE
 
@@ -78,13 +78,16 @@ class FeatureStore:
 
         Args:
             user_ids: ids of users.
-            newest: largest number of events of each, the newest ones; at least 0.
+            newest: largest number of events of each, the newest ones; at least 0. Of large events, fewer are read: at
+                most `retrieval.live_features.records.MAX_RECORD_BYTES`.
             within_s: time that the caller allows, in seconds.
 
         Raises:
             StoreUnavailable: the store did not answer in time, cannot be reached, or the circuit is open.
         """
-        commands = [Command(READ, keys_of(self._limits.prefix, user_id), (newest,)) for user_id in user_ids]
+        commands = [
+            Command(READ, keys_of(self._limits.prefix, user_id), (newest, MAX_RECORD_BYTES)) for user_id in user_ids
+        ]
         replies = await self._reads.run(commands, within_s)
         return [
             StoredRecord(fault=str(reply)[:300]) if isinstance(reply, Exception) else StoredRecord(*reply)

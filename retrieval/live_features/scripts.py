@@ -29,26 +29,40 @@ class Script:
 
 READ = Script(
     """
-local newest = tonumber(ARGV[1])
-local events = {}
-if newest > 0 then
-  local ids = redis.call('ZRANGE', KEYS[1], -newest, -1)
-  for first = 1, #ids, 1000 do
-    local last = math.min(first + 999, #ids)
-    for _, event in ipairs(redis.call('HMGET', KEYS[2], unpack(ids, first, last))) do
-      if event then events[#events + 1] = event end
+local newest, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
+
+local function newest_first()
+  local events, left = {}, most_bytes
+  if newest == 0 then return events end
+  local ids = redis.call('ZREVRANGE', KEYS[1], 0, newest - 1)
+  for first = 1, #ids, 100 do
+    for _, event in ipairs(redis.call('HMGET', KEYS[2], unpack(ids, first, math.min(first + 99, #ids)))) do
+      if event then
+        left = left - #event
+        if left < 0 then return events end
+        events[#events + 1] = event
+      end
     end
   end
+  return events
 end
-local profile = redis.call('HGETALL', KEYS[3])
-local features = {}
+
+local reversed = newest_first()
+local events = {}
+for i = #reversed, 1, -1 do events[#events + 1] = reversed[i] end
+local profile, features, size = redis.call('HGETALL', KEYS[3]), {}, 0
 for i = 1, #profile, 2 do
+  size = size + #profile[i] + #profile[i + 1]
+  if size > most_bytes then return {'too large', '[]'} end
   features[#features + 1] = cjson.encode(profile[i]) .. ':' .. profile[i + 1]
 end
 return {'{' .. table.concat(features, ',') .. '}', '[' .. table.concat(events, ',') .. ']'}
 """
 )
-"""Arguments: largest number of events. Returns profile and events, as `retrieval.live_features.codec.StoredRecord`."""
+"""Arguments: largest number of events, and largest size of events and of profile, in bytes; events beyond are left out.
+
+Returns profile and events, as `retrieval.live_features.codec.StoredRecord`.
+"""
 
 WRITE = Script(
     """

@@ -165,3 +165,24 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(tmp_path: Pa
 def test_settings_that_cannot_be_used_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"features|expected"):
         QueryTowerConfig(store=str(tmp_path), **settings)
+
+
+def test_queries_that_wait_for_the_store_count_as_in_flight_and_hold_up_nobody(
+    filled: FolderStore, redis_server: RedisServer
+) -> None:
+    with query_tower_service(filled, features=redis_server.url, features_timeout_s=30.0, max_in_flight=20) as service:
+        service.wait_until_serving()
+        redis_server.freeze()
+        request = pb.EmbedQueriesRequest(queries=[query("42")])
+        waiting = [service.stub.EmbedQueries.future(request, timeout=30) for _ in range(19)]
+        try:
+            # No thread waits for the store: others are answered at once, until the limit of calls is reached.
+            for _ in range(20):
+                assert not embed(service, query(), timeout=10).stored_features
+            waiting.append(service.stub.EmbedQueries.future(request, timeout=30))
+            wait_for(
+                lambda: failure(service.stub.EmbedQueries, request)[0] == "RESOURCE_EXHAUSTED", "all room is taken"
+            )
+        finally:
+            redis_server.thaw()
+        assert [list(call.result(30).stored_features) for call in waiting] == [[UNKNOWN]] * 20

@@ -88,6 +88,7 @@ class Call:
         bundle_version: Version of the bundle that answers; empty if none was picked.
         earlier_bytes: Size of the messages of a stream before this one, in bytes.
         prepared: What the method prepared; None if it prepares nothing.
+        prepared_bytes: Size of that, as far as it was fetched, in bytes.
         response: Serialized response.
         error: Reason for which there is no response; None if there is one.
     """
@@ -107,6 +108,7 @@ class Call:
     bundle_version: str = ""
     earlier_bytes: int = 0
     prepared: Any = None
+    prepared_bytes: int = 0
     response: bytes = b""
     error: Exception | None = None
 

@@ -52,7 +52,8 @@ class Runners:
         Args:
             threads: number of threads for long calls, at least 1.
             max_in_flight: largest number of calls that are not answered.
-            max_bytes: largest total size of the bodies of calls that are not answered, in bytes.
+            max_bytes: largest total size of the bodies of calls that are not answered, and of what was fetched for
+                them, in bytes.
         """
         self._max_in_flight, self._max_bytes = max_in_flight, max_bytes
         self._threads = [
@@ -144,6 +145,7 @@ class Runners:
 
     def queue(self, call: Call) -> None:
         """Queues a call that was admitted; its `answered` is set in the end."""
+        self._bytes += call.prepared_bytes
         if call.method.is_short(call):
             self._short.add(call)
             self._work_soon()
@@ -185,7 +187,7 @@ class Runners:
         for call in calls:
             if call in self._calls:  # not if `stop` was faster
                 self._calls.remove(call)
-                self._bytes -= len(call.body)
+                self._bytes -= len(call.body) + call.prepared_bytes
                 if not call.answered.done():
                     call.answered.set_result(None)
 

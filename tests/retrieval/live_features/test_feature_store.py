@@ -8,6 +8,8 @@ import random
 import pytest
 import redis
 
+from retrieval.live_features.bulk import BulkWriter
+from retrieval.live_features.errors import UnreadableRecord
 from retrieval.live_features.feature_store import FeatureStore, StoreSettings
 from retrieval.live_features.records import Appended, Event, Forgotten, StoredEvent, StoredUser, StoreLimits
 from testbed.redis_server import RedisServer
@@ -196,6 +198,24 @@ def test_another_store_reads_what_was_just_written(redis_server: RedisServer) ->
         await other.close()
 
     run(redis_server, work)
+
+
+def test_of_large_events_the_newest_are_read_and_a_record_has_a_largest_size(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        values = {f"v{number}": "x" * 1000 for number in range(10)}  # about 10 KB an event
+        await store.append([event(f"{number:02}", time_s=float(number), values=values) for number in range(20)])
+        (record,) = await store.read(["42"], 100)
+        assert len(record.events) <= 66_000
+        assert items(record.decode()) == [f"i{number}" for number in range(14, 20)]
+        with redis.Redis(port=redis_server.port) as client:
+            client.hset("two-tower:{43}:profile", "age", "[" + "1," * 40_000 + "1]")
+        (record,) = await store.read(["43"], 100)
+        with pytest.raises(UnreadableRecord):
+            record.decode()
+
+    run(redis_server, work)
+    with pytest.raises(ValueError, match="65536"), BulkWriter(redis_server.url, StoreLimits()) as writer:
+        writer.put("42", {"likes": ["x" * 1000] * 70}, [])
 
 
 def test_many_users_are_read_at_once_in_order(redis_server: RedisServer) -> None:

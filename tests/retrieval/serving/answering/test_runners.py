@@ -114,6 +114,29 @@ def test_calls_that_wait_too_long_are_refused() -> None:
     run(scenario, threads=1)
 
 
+def test_a_call_that_is_prepared_counts_as_in_flight_with_what_was_fetched_for_it() -> None:
+    async def scenario(runners: Runners) -> None:
+        method = Recorder(step_s=0.05)
+        first = make(method, "x" * 300)
+        runners.admit(first)
+        assert (runners.in_flight, runners.waiting) == (1, 0)
+        with pytest.raises(Overloaded):
+            runners.admit(make(method, "x" * 701))
+        first.prepared_bytes = 600
+        runners.queue(first)
+        with pytest.raises(Overloaded):
+            runners.submit(make(method, "x" * 101))
+        await first.answered
+        second, third = make(method, "x" * 1000), make(method, "x" * 1000)
+        runners.admit(second)
+        runners.release(second)
+        runners.submit(third)  # all room is free again
+        await third.answered
+        assert runners.in_flight == 0
+
+    run(scenario, max_bytes=1000)
+
+
 def test_calls_and_bytes_in_flight_are_limited() -> None:
     async def scenario(runners: Runners) -> None:
         method = Recorder(step_s=0.05)
