@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -22,7 +24,7 @@ _log = logging.getLogger("console")
 
 
 def serve(settings: Settings, port_file: Path | None = None) -> int:
-    """Serves the console until SIGINT or SIGTERM, and returns 0.
+    """Serves the console until a signal ends it.
 
     Args:
         settings: Settings of the console.
@@ -32,6 +34,8 @@ def serve(settings: Settings, port_file: Path | None = None) -> int:
         SettingsError: The address cannot be listened on, or a file cannot be read.
         BundleError: The store cannot be opened.
         TwoTowerError: An address of the services or their token file is invalid.
+        KeyboardInterrupt: SIGINT ended it.
+        SystemExit: SIGTERM ended it, with code 0.
     """
     with Console(settings) as console, _listen(settings) as listener:
         port = listener.getsockname()[1]
@@ -40,7 +44,12 @@ def serve(settings: Settings, port_file: Path | None = None) -> int:
         _log.info("console of %s on %s://%s:%d/", settings.store, scheme, shown, port)
         if port_file is not None:
             port_file.write_text(f"{port}\n", encoding="utf-8")
-        asyncio.run(make_server(console).serve([listener]))
+        # The server ends its requests after a signal, and then raises it again for whoever handled it before.
+        before = signal.signal(signal.SIGTERM, _exit)
+        try:
+            asyncio.run(make_server(console).serve([listener]))
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 
@@ -65,6 +74,10 @@ def make_server(console: Console) -> uvicorn.Server:
         ssl_keyfile=settings.key,
     )
     return uvicorn.Server(config)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 def _listen(settings: Settings) -> socket.socket:

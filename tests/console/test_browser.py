@@ -122,6 +122,26 @@ def test_a_user_is_asked_for_by_the_keyboard_alone(page: Page, address: str) -> 
     assert outline == "solid"
 
 
+def test_a_newcomer_finds_what_is_live_why_one_was_refused_and_what_a_user_would_get(
+    browser: Browser, world: World, tmp_path: Path
+) -> None:
+    users = tmp_path / "users.jsonl"
+    users.write_text('{"user_id": "42", "features": {"watched": ["i1", "i2"], "age": 30}}\n')
+    page, problems = open_page(browser)
+    with running(settings_for(world.store, world.pair, users=users)) as (_, address):
+        page.goto(address)
+        expect(page.get_by_role("region", name="Live bundle")).to_contain_text(world.live)  # at once
+        page.locator("tbody tr").first.get_by_role("link").first.click()  # one click on the newest bundle
+        expect(page.get_by_role("region", name="Why it was refused")).to_contain_text("at least 0.0900 is required")
+        page.get_by_role("link", name="Playground").click()
+        page.get_by_label("User of the file").fill("42")
+        page.keyboard.press("Enter")
+        expect(page.locator(".result .items li")).to_have_count(10)
+        expect(page.get_by_role("region", name="History").locator("li")).to_have_count(2)
+        page.context.close()
+    assert problems == []
+
+
 def test_two_bundles_side_by_side_say_how_ranks_differ(page: Page, address: str, world: World) -> None:
     page.goto(f"{address}/playground")
     page.get_by_label("Beside it").select_option(f"0 {world.old}")

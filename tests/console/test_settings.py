@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,14 @@ def test_wrong_usage_is_said_in_a_line(
     error = capsys.readouterr().err
     assert message in error.splitlines()[-1]
     assert "Traceback" not in error
+
+
+def test_says_what_to_install_if_a_package_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "console.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main([]) == 1
+    assert capsys.readouterr().err == (
+        "two-tower console: uvicorn is missing: install it with  pip install 'two-tower-retrieval[console]'\n"
+    )

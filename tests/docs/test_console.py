@@ -33,5 +33,5 @@ def test_every_picture_is_there_and_small() -> None:
 
 
 def test_limits_are_those_of_the_code() -> None:
-    assert f"{guard.BODY_MAX_BYTES >> 10} KiB, {guard.BODY_TIMEOUT_S:g} s" in PAGE
+    assert f"at most {guard.BODY_MAX_BYTES >> 10} KiB, {guard.BODY_TIMEOUT_S:g} s for a body" in PAGE
     assert f"at most {users.USERS_MAX:,} users" in PAGE
