@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from retrieval.store.folder_store import FolderStore
 from testbed.offline import OfflineBundle
+from testbed.redis_server import NoRedis, RedisServer
 from tests.harness import Running, ann_service, query_tower_service
 from tests.trainer.world import KERAS_AND_NUMPY, command, write_shop
 from trainer.data import splits
@@ -20,6 +22,7 @@ from trainer.data.dataset import load_dataset
 from trainer.recipe import loading
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower_client import InvalidRequest, Retriever
+from two_tower_client.query_tower import to_request
 
 pytestmark = pytest.mark.filterwarnings(KERAS_AND_NUMPY)
 
@@ -152,3 +155,36 @@ def test_the_status_says_which_history_a_value_belongs_to(pair: tuple[Running, R
         'action of each event; one for each id of history, oldest first; missing: leave the list out, or "" for a '
         "single one"
     )
+
+
+def test_a_user_id_alone_gives_the_embedding_of_all_values_after_load_features(
+    trained: Trained, tmp_path: Path
+) -> None:
+    try:
+        redis = RedisServer(tmp_path / "redis")
+    except NoRedis as error:
+        pytest.skip(str(error))
+    data = trained.store.root.parent / "data"
+    recipe = loading.load(str(data / "shop.toml"))
+    dataset = load_dataset(recipe, data)
+    events, starts = dataset.events, dataset.events.starts(len(dataset.user_ids))
+    now_s = float(events.times.max()) + 1000.0
+    with redis:
+        tables = ("--users", data / "buyers.csv", "--interactions", data / "purchases.csv")
+        command("load-features", "--store", trained.store.root, *tables, "--features", redis.url)
+        with query_tower_service(trained.store, features=redis.url, features_timeout_s=10.0) as tower:
+            tower.wait_until_serving()
+            for user, user_id in enumerate(dataset.user_ids):
+                own = slice(starts[user], starts[user + 1])
+                whole = {
+                    **{name: column[user] for name, column in dataset.user_columns.items()},
+                    "history": [dataset.items.ids[item] for item in events.items[own]],
+                    "history.stars": events.attributes["stars"][own].tolist(),
+                    "history.action": events.attributes["action"][own].tolist(),
+                    "history.time": events.times[own].tolist(),
+                    "request_time": now_s,
+                }
+                requests = (to_request([whole]), to_request([{"request_time": now_s}], user_ids=[user_id]))
+                answers = [tower.stub.EmbedQueries(request, timeout=20) for request in requests]
+                assert list(answers[1].stored_features) == [pb.STORED_FEATURES_USED]
+                assert answers[1].embeddings == answers[0].embeddings
