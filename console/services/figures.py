@@ -18,6 +18,7 @@ _OLD_S = 30.0
 """Age of a reading in seconds from which on it tells nothing about now: then figures begin anew."""
 
 _THREADS = 8
+_GIVEN_UP = "CANCELLED"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class MethodFigures:
     Attributes:
         method: Name of the method.
         calls_per_s: Calls answered a second, whatever the code.
-        errors_per_s: Those with another code than OK.
+        errors_per_s: Those that failed. A call that its caller gave up is none: clients do so when another replica was
+            quicker.
         codes: Calls a second by code other than OK, those above 0.
         median_ms: Median time from arrival to answer, in milliseconds; None if nothing was answered.
         p99_ms: 99th percentile of it.
@@ -148,7 +150,7 @@ def compare(before: Sample, after: Sample) -> tuple[MethodFigures, ...]:
     figures: list[MethodFigures] = []
     for method in sorted({method for method, _ in after.calls}):
         calls = {code: count / seconds for (name, code), count in counted.items() if name == method}
-        errors = {code: rate for code, rate in calls.items() if code != "OK" and rate > 0}
+        others = {code: rate for code, rate in calls.items() if code != "OK" and rate > 0}
         earlier = before.buckets.get(method, {})
         buckets = [(bound, n - earlier.get(bound, 0.0)) for bound, n in sorted(after.buckets.get(method, {}).items())]
         median_s, p99_s = quantile(0.5, buckets), quantile(0.99, buckets)
@@ -156,8 +158,8 @@ def compare(before: Sample, after: Sample) -> tuple[MethodFigures, ...]:
             MethodFigures(
                 method,
                 sum(calls.values()),
-                sum(errors.values()),
-                errors,
+                sum(rate for code, rate in others.items() if code != _GIVEN_UP),
+                others,
                 None if median_s is None else 1000 * median_s,
                 None if p99_s is None else 1000 * p99_s,
             )

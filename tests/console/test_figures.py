@@ -59,6 +59,14 @@ def test_figures_are_those_between_two_readings() -> None:
     assert figures.p99_ms == pytest.approx(1.98)
 
 
+def test_a_call_that_its_caller_gave_up_is_no_error() -> None:
+    before, after = sample(10, 100, 0, 60), sample(12, 136, 4, 80)
+    before.calls["SearchItems", "CANCELLED"], after.calls["SearchItems", "CANCELLED"] = 5.0, 11.0
+    (figures,) = compare(before, after)
+    assert (figures.calls_per_s, figures.errors_per_s) == (23.0, 2.0)
+    assert figures.codes == {"INVALID_ARGUMENT": 2.0, "CANCELLED": 3.0}
+
+
 @pytest.mark.parametrize(("before", "after"), [((10, 100), (12, 50)), ((10, 100), (41, 200)), ((10, 100), (10, 100))])
 def test_no_figures_after_a_restart_or_a_long_pause(before: tuple[float, float], after: tuple[float, float]) -> None:
     assert compare(sample(*before, 0, 0), sample(*after, 0, 0)) == ()
