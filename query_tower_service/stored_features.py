@@ -11,7 +11,7 @@ import structlog
 
 from query_tower_service.feature_metrics import UNAVAILABLE, UNKNOWN_USER, UNREADABLE, USED, FeatureMetrics
 from retrieval.live_features.codec import StoredRecord
-from retrieval.live_features.errors import FeatureStoreError, UnreadableRecord
+from retrieval.live_features.errors import FeatureStoreError, StoreFull, StoreUnavailable, UnreadableRecord
 from retrieval.live_features.records import Appended, Event, Forgotten, StoredUser
 from retrieval.serving.answering.errors import FeatureStoreFault
 from retrieval.serving.runtime.log_budget import LogBudget
@@ -22,6 +22,12 @@ if TYPE_CHECKING:  # a service without a feature store needs no redis
 
 _SHARE = 0.5
 """Largest share of the time until the deadline of a call that a lookup may take."""
+
+_FAULTS: Mapping[type[FeatureStoreError], str] = {
+    StoreFull: "the feature store is full",
+    StoreUnavailable: "the feature store is away or slow",
+    UnreadableRecord: "keys of a user in the feature store were not written by this service",
+}
 
 _log = structlog.get_logger("feature_store")
 
@@ -167,7 +173,9 @@ class StoredFeatures:
                 store=self._store.shown,
                 why=str(error),
             )
-        return FeatureStoreFault(f"{error}; retry with backoff: an event that was recorded is not recorded again")
+        # What a caller gets does not name the address of the store; the log does.
+        fault = next((text for kind, text in _FAULTS.items() if isinstance(error, kind)), str(error))
+        return FeatureStoreFault(f"{fault}; retry with backoff: an event that was recorded is not recorded again")
 
     def _succeeded(self, operation: str) -> None:
         faults, self._faults[operation] = self._faults[operation], 0

@@ -35,6 +35,8 @@ _LONGEST_S = 2.0
 """Time after which a pipeline ends whose callers have all given up, in seconds."""
 
 
+_FAIR_SHARE = 0.2
+"""Least share of the timeout that a caller has to allow for its timeout to count as a failure of the store."""
 _GRACE_TURNS = 5
 """Turns of the event loop in which an answer that is here already may still be read after a timeout."""
 
@@ -97,7 +99,7 @@ class Pipelines:
             await _wait([part.replies for part in parts], min(self._timeout_s, within_s))
             replies = [reply for part in parts for reply in part.replies.result()]
         except TimeoutError:
-            if self._timeout_s <= within_s:  # else the store had less time than it may take
+            if within_s >= _FAIR_SHARE * self._timeout_s:
                 self.circuit.failed()
             raise StoreUnavailable("the feature store did not answer in time") from None
         except StoreUnavailable:
@@ -110,6 +112,8 @@ class Pipelines:
             for part in parts:
                 if not part.replies.cancel() and not part.replies.cancelled():
                     part.replies.exception()  # or asyncio would complain that nobody looked at it
+            while self._line and self._line[0].replies.done():
+                self._line.popleft()
         self.circuit.succeeded()
         return replies
 

@@ -58,8 +58,9 @@ def test_queries_go_on_without_the_store_and_say_so(filled: FolderStore, redis_s
             (service.stub.RecordEvents, pb.RecordEventsRequest(events=[event])),
             (service.stub.ForgetUser, pb.ForgetUserRequest(user_id="other")),
         ):
-            code, _, detail = failure(method, request)
+            code, message, detail = failure(method, request)
             assert (code, detail.reason) == ("UNAVAILABLE", "FEATURE_STORE")
+            assert str(redis_server.port) not in message  # an address of ours is no business of callers
         assert metric(port, "two_tower_feature_lookups_total", outcome="unavailable") >= 8
         assert metric(port, "two_tower_feature_lookups_total", outcome="used") == 1
         wait_for(lambda: is_open(service, port), "the circuit opens")

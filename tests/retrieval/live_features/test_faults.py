@@ -14,7 +14,7 @@ from retrieval.live_features.circuit import CLOSED, FAILURES, HALF_OPEN, OPEN, P
 from retrieval.live_features.errors import FeatureStoreError, StoreFull, StoreUnavailable, UnreadableRecord
 from retrieval.live_features.feature_store import FeatureStore, StoreSettings
 from retrieval.live_features.records import Appended, StoreLimits
-from testbed.redis_server import RedisServer
+from testbed.redis_server import NoRedis, RedisServer
 from tests.retrieval.live_features.world import event, fill, items, read, run
 
 
@@ -186,7 +186,7 @@ def password(tmp_path: Path) -> Path:
 def test_a_password_is_read_from_a_file_for_each_connection(tmp_path: Path, password: Path) -> None:
     try:
         server = RedisServer(tmp_path / "redis", "--requirepass", "s3cret-pass")
-    except Exception as error:
+    except NoRedis as error:
         pytest.skip(str(error))
     with server:
         with BulkWriter(server.url, StoreLimits(), password) as writer:
@@ -210,7 +210,7 @@ def test_a_password_is_read_from_a_file_for_each_connection(tmp_path: Path, pass
 def test_events_of_a_server_that_keeps_all_survive_its_death(tmp_path: Path) -> None:
     try:
         server = RedisServer(tmp_path / "redis", keeps=True)
-    except Exception as error:
+    except NoRedis as error:
         pytest.skip(str(error))
     with server:
 

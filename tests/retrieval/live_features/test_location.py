@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from retrieval.live_features.credentials import client_options
+from retrieval.live_features.errors import StoreUnavailable
+from retrieval.live_features.feature_store import FeatureStore
 from retrieval.live_features.location import parse_location
+from retrieval.live_features.records import Appended
+from testbed.redis_server import NoRedis, RedisServer
+from tests.retrieval.live_features.world import event, items, read, run
 
 
 @pytest.mark.parametrize(
@@ -71,3 +78,29 @@ def test_a_user_needs_a_password_file(tmp_path: Path) -> None:
     assert credentials.get_credentials() == ("me", "s3cret")
     path.write_text("changed\n")
     assert credentials.get_credentials() == ("me", "changed")
+
+
+def test_rediss_is_encrypted_and_the_certificate_is_checked(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = "-subj /CN=redis -addext subjectAltName=IP:127.0.0.1"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 {subject} -keyout {key} -out {certificate}"
+    subprocess.run(command.split(), check=True, capture_output=True, timeout=60)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    try:
+        server = RedisServer(tmp_path / "redis", *options, "--tls-auth-clients", "no")
+    except NoRedis as error:
+        pytest.skip(str(error))
+    with server:
+
+        async def work(store: FeatureStore) -> None:
+            assert await store.append([event("1")]) == Appended(recorded=1)
+            assert items(await read(store)) == ["i1"]
+
+        async def fail(store: FeatureStore) -> None:
+            with pytest.raises(StoreUnavailable, match="certificate"):
+                await read(store)
+
+        run(server, work, url=f"rediss://127.0.0.1:{port}/0?ca={certificate}")
+        run(server, fail, url=f"rediss://127.0.0.1:{port}/0")
