@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from console.settings import MetricsPort
+from retrieval.bundle.layout import REPORT
 from retrieval.store.folder_store import FolderStore
 from testbed.services import Pair
 from tests.console.conftest import World
@@ -280,6 +281,27 @@ def test_another_site_can_neither_frame_the_console_nor_read_or_change_it(
     expect(page.locator("body")).to_contain_text("comes from another page")
     assert world.store.live_version() == world.live
     page.context.close()
+
+
+def test_a_hostile_report_can_neither_read_nor_change_the_console(browser: Browser, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    first = write(store)
+    tries = """<title>nothing</title><form method="post" action="/roll-back"><button>x</button></form><script>
+    document.querySelector("form").submit();
+    let cookie = "none";
+    try { cookie = document.cookie } catch (error) { cookie = error.name }
+    fetch("/token").then(() => "read", () => "refused").then((answer) => { document.title = answer + " " + cookie });
+    </script>"""
+    version = write(store, damage=lambda folder: (folder / REPORT).write_text(tries))
+    page, _ = open_page(browser)
+    with running(settings_for(store, None)) as (_, address):
+        page.goto(f"{address}/bundles/{version}")
+        with page.expect_popup() as opened:
+            page.get_by_role("link", name="Report").click()
+        expect(opened.value).to_have_title("refused SecurityError")
+        assert opened.value.url == f"{address}/bundles/{version}/report"
+        page.context.close()
+    assert store.live_version() == version != first
 
 
 def test_figures_say_which_process_cannot_be_read(page: Page, address: str) -> None:
