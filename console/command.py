@@ -12,7 +12,7 @@ from pathlib import Path
 from console.settings import MetricsPort, Pair, Settings, SettingsError
 from retrieval.bundle.errors import BundleError
 from two_tower_client.ann import DEFAULT_ADDRESS as ANN
-from two_tower_client.errors import TwoTowerError
+from two_tower_client.errors import InvalidRequest, TwoTowerError
 from two_tower_client.query_tower import DEFAULT_ADDRESS as QUERY_TOWER
 from two_tower_client.rpc.channel import Tls
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return serve(read_settings(arguments), arguments.port_file)
     except (SettingsError, TwoTowerError, BundleError) as error:
         print(f"two-tower console: {error}", file=sys.stderr)
-        return 2 if isinstance(error, SettingsError) else 1
+        return 2 if isinstance(error, SettingsError | InvalidRequest) else 1
     except KeyboardInterrupt:
         return 130
 

@@ -12,6 +12,10 @@ _MIN_PASSWORD = 12
 """Fewest characters of a password: it can be guessed at over the network."""
 
 
+_TIMEOUT_MAX_S = 15.0
+"""Largest timeout of a call: somebody looks at the page and waits."""
+
+
 class SettingsError(Exception):
     """A setting is invalid; the message names its option, the value, and what is allowed."""
 
@@ -75,7 +79,7 @@ class Settings:
         users: File of users to pick from; see `console.services.users`. Default: none.
         token_file: File with the bearer token for the services. Default: none; a person may give one on the page.
         tls: TLS settings of the connections to the services. Default: plain text.
-        timeout_s: Seconds that a call of the services may take, above 0.
+        timeout_s: Seconds that a call of the services may take, above 0 and at most 15.
         host: Address to listen on.
         port: Port to listen on; 0 chooses a free port.
         names: Further host names by which browsers reach the console, for instance behind a proxy.
@@ -112,6 +116,10 @@ class Settings:
             raise SettingsError(f"{len(self.pairs)} pairs of services, expected one or two")
         if not 0 <= self.port < 65536:
             raise SettingsError(f"--port is {self.port}, expected 0 to 65535")
+        if not 0 < self.timeout_s <= _TIMEOUT_MAX_S:
+            raise SettingsError(
+                f"--timeout-s is {self.timeout_s}, expected a number above 0 and at most {_TIMEOUT_MAX_S:g}"
+            )
         if (self.certificate is None) != (self.key is None):
             raise SettingsError("--certificate and --key go together: give both or none")
         if self.password_file is not None:

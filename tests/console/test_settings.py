@@ -83,6 +83,11 @@ def test_refuses_what_is_no_metrics_port(text: str) -> None:
         (["--metrics", "x"], "expected HOST:PORT"),
         (["--port", "70000"], "expected 0 to 65535"),
         (["--key", "k.pem"], "go together"),
+        (["--timeout-s", "0"], "above 0 and at most 15"),
+        (["--timeout-s", "nan"], "above 0 and at most 15"),
+        (["--ann", "localhost"], "is not host:port"),
+        (["--token-file", "/nowhere"], "/nowhere"),
+        (["--cert-file", "c.pem"], "go together"),
         (["--users", "/nowhere"], "--users cannot be read"),
     ],
 )
@@ -94,6 +99,14 @@ def test_wrong_usage_is_said_in_a_line(
     error = capsys.readouterr().err
     assert message in error.splitlines()[-1]
     assert "Traceback" not in error
+
+
+def test_a_token_is_not_sent_in_plain_text_to_another_host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "token").write_text("admin-secret\n")
+    assert main(["--ann", "10.0.0.1:50052", "--token-file", str(tmp_path / "token")]) == 2
+    error = capsys.readouterr().err
+    assert "plain text to 10.0.0.1:50052" in error
+    assert "admin-secret" not in error
 
 
 def test_says_what_to_install_if_a_package_is_missing(
