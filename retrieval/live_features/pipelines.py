@@ -12,7 +12,6 @@ little late, would otherwise be lost, and the next caller would have to begin an
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,9 +94,10 @@ class Pipelines:
         ]
         self._line.extend(parts)
         self._send()
+        timeout_s = min(self._timeout_s, within_s)
+        timeout = loop.call_later(timeout_s, _give_up, [part.replies for part in parts], _GRACE_TURNS)
         try:
-            await _wait([part.replies for part in parts], min(self._timeout_s, within_s))
-            replies = [reply for part in parts for reply in part.replies.result()]
+            replies = [reply for part in parts for reply in await part.replies]
         except TimeoutError:
             if within_s >= _FAIR_SHARE * self._timeout_s:
                 self.circuit.failed()
@@ -109,6 +109,7 @@ class Pipelines:
             self.circuit.succeeded()  # it did answer
             raise
         finally:
+            timeout.cancel()
             for part in parts:
                 if not part.replies.cancel() and not part.replies.cancelled():
                     part.replies.exception()  # or asyncio would complain that nobody looked at it
@@ -209,16 +210,16 @@ async def _exchange(commands: Sequence[Command], connection: AbstractConnection,
     return replies
 
 
-async def _wait(futures: Sequence[asyncio.Future[list[Any]]], timeout_s: float) -> None:
-    """Waits until all futures are done.
+def _give_up(futures: Sequence[asyncio.Future[list[Any]]], turns: int) -> None:
+    """Sets a TimeoutError in the futures that are not done after some turns of the event loop.
 
-    Raises:
-        TimeoutError: they are not within the timeout. If this process was late itself, because other work kept the
-            event loop or the core, an answer that has arrived meanwhile counts.
+    If this process was late itself, because other work kept the event loop or the core, an answer that has arrived
+    meanwhile counts.
     """
-    await asyncio.wait(futures, timeout=None if timeout_s == math.inf else timeout_s)
-    for _ in range(_GRACE_TURNS):
-        if all(future.done() for future in futures):
+    if not all(future.done() for future in futures):
+        if turns:
+            asyncio.get_running_loop().call_soon(_give_up, futures, turns - 1)
             return
-        await asyncio.sleep(0)
-    raise TimeoutError
+        for future in futures:
+            if not future.done():
+                future.set_exception(TimeoutError())
