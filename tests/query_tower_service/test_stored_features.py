@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from retrieval.store.folder_store import FolderStore
 from testbed.redis_server import RedisServer
-from tests.harness import Running, failure, fields, query_tower_service
+from tests.harness import Running, failure, fields, process, query_tower_service
 from tests.query_tower_service.world import (
     NOT_CONFIGURED,
     PATIENT,
@@ -24,6 +27,7 @@ from tests.query_tower_service.world import (
 )
 from tests.worlds import wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
+from two_tower.query.v1 import query_tower_service_pb2_grpc
 
 
 def test_a_user_alone_gets_the_embedding_of_all_its_features(served: Running, redis_server: RedisServer) -> None:
@@ -182,3 +186,39 @@ def test_user_ids_that_are_too_long_are_refused_before_they_are_looked_up(
         assert failure(served.stub.EmbedQueries, request, timeout=3)[0] == "INVALID_ARGUMENT"
     finally:
         redis_server.thaw()
+
+
+def test_the_query_log_has_the_stored_features_that_were_used_and_no_user(
+    filled: FolderStore, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    put_user(redis_server, "user-4711")
+    log = tmp_path / "queries.jsonl"
+    with query_tower_service(
+        filled, features=redis_server.url, query_log=log, query_log_share=1.0, **PATIENT
+    ) as service:
+        service.wait_until_serving()
+        by_id = embed(service, query("user-4711", age=[61.0]))
+    assert "user-4711" not in log.read_text()
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert line == {"features": {**PROFILE, "age": [61.0], "watched": WATCHED}}
+    with query_tower_service(filled) as service:
+        service.wait_until_serving()
+        assert embed(service, query(**line["features"])).embeddings[0] == by_id.embeddings[0]
+
+
+def test_workers_have_connections_of_their_own(filled: FolderStore, redis_server: RedisServer, tmp_path: Path) -> None:
+    put_user(redis_server)
+    flags = ("--workers", "2", "--features", redis_server.url, "--features-timeout-s", "5")
+    with process("query_tower_service", filled, tmp_path, *flags) as (_, port):
+        workers = set[int]()
+
+        def ask() -> bool:
+            with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                stub = query_tower_service_pb2_grpc.QueryTowerServiceStub(channel)
+                request = pb.EmbedQueriesRequest(queries=[query("42")])
+                answer = stub.EmbedQueries(request, timeout=20, wait_for_ready=True)
+                assert list(answer.stored_features) == [USED]
+                workers.add(stub.GetServingStatus(pb.GetServingStatusRequest(), timeout=20).worker)
+            return workers == {1, 2}
+
+        wait_for(ask, "both workers have answered")
