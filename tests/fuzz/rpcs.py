@@ -17,9 +17,13 @@ from google.rpc import code_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from query_tower_service.event_requests import parse_events, parse_user
+from retrieval.live_features.codec import StoredRecord, encode_event
+from retrieval.live_features.records import Event
 from retrieval.serving.answering.call import Call, Method
 from retrieval.serving.answering.error_status import status_of
-from retrieval.serving.answering.errors import ServiceError
+from retrieval.serving.answering.errors import InvalidRequest, ServiceError
+from retrieval.steps import run_to_end
 from retrieval.store.folder_store import FolderStore
 from tests.fuzz.inputs import Choices, Target, edited_bytes, edited_message
 from tests.fuzz.methods import Methods
@@ -42,6 +46,7 @@ def rpc_targets(folder: Path) -> Iterator[list[Target]]:
         yield [
             *_method_targets("EmbedQueries", [(w.embed, w.queries(), w.words) for w in worlds], _check_embeddings),
             *_method_targets("SearchItems", [(w.search, w.searches(), w.words) for w in worlds], _check_results),
+            *_event_targets(worlds[0].words),
             _status_target(worlds[0]),
             *stack.enter_context(_standard_targets(folder / "0")),
         ]
@@ -118,6 +123,39 @@ def _check_results(call: Call) -> None:
         assert all(1 <= value.count <= result.candidate_count for facet in result.facets for value in facet.values)
         assert not set(result.item_ids) & {*search.exclude_item_ids, *search.similar_to.values}
         assert [column.name for column in result.attributes] == search.return_attributes[:]
+
+
+def _event_targets(words: list[str]) -> list[Target]:
+    """Returns the targets of the methods that write to the feature store, up to the write itself."""
+
+    def parse(request: Any) -> None:
+        body = request if isinstance(request, bytes) else request.SerializeToString()
+        for parsed in (
+            lambda: run_to_end(parse_events(body, query_pb.RecordEventsRequest, 4, 1.7e9)),
+            lambda: run_to_end(parse_events(body + _FILLER, query_pb.RecordEventsStreamRequest, 4, 1.7e9)),
+            lambda: [Event("1", parse_user(body), "2", 3.0)],
+        ):
+            try:
+                events = parsed()
+            except InvalidRequest as error:
+                status_of(error, "id")
+                continue
+            assert 1 <= len(events) <= 4
+            for event in events:
+                assert not list(event.faults())
+                assert StoredRecord(events=f"[{encode_event(event)}]".encode()).decode() is not None
+
+    values = {"rating": query_pb.EventValue(float_value=4.0), "shop": query_pb.EventValue(string_value="a")}
+    event = query_pb.Event(event_id="1", user_id="2", item_id="3", time=1e9, type="view", weight=2.0, values=values)
+    bases: list[Message] = [
+        query_pb.RecordEventsRequest(events=[event, query_pb.Event(event_id="4", user_id="2", item_id="3")]),
+        query_pb.ForgetUserRequest(user_id="2"),
+    ]
+    serialized = [base.SerializeToString() for base in bases]
+    return [
+        Target("RecordEvents bytes", lambda c: edited_bytes(c, serialized), parse),
+        Target("RecordEvents requests", lambda c: edited_message(c, bases, words), parse),
+    ]
 
 
 def _status_target(world: Methods) -> Target:

@@ -22,6 +22,8 @@ NAMES = (
     "EmbedQueries requests",
     "SearchItems bytes",
     "SearchItems requests",
+    "RecordEvents bytes",
+    "RecordEvents requests",
     "GetServingStatus bytes",
     "health bytes",
     "reflection bytes",
