@@ -49,7 +49,12 @@ def test_both_files_are_those_of_the_protos(tmp_path: Path) -> None:
 
 def test_every_method_has_one_operation_with_its_request_and_response() -> None:
     by_id = {operation["operationId"]: operation for operation in operations()}
-    methods = {f"{service.name}_{method.name}": method for service in SERVICES for method in service.methods}
+    methods = {
+        f"{service.name}_{method.name}": method
+        for service in SERVICES
+        for method in service.methods
+        if not method.client_streaming  # a request of JSON is one message
+    }
     assert len(operations()) == len(by_id)
     assert by_id.keys() == methods.keys()
     for name, method in methods.items():
