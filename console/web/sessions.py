@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _SESSIONS_MAX = 200
-"""Most sessions at once; beyond it, the one that was used the longest time ago ends."""
+"""Most sessions at once; beyond it, the idlest ends, and one of a person who has signed in or given a token last."""
 
 _IDLE_S = 12 * 3600.0
 """Time after which a session that is not used ends, in seconds."""
@@ -34,6 +34,11 @@ class Session:
     signed_in: bool = False
     token: str | None = field(default=None, repr=False)
     used_s: float = 0.0
+
+    @property
+    def is_valued(self) -> bool:
+        """Whether somebody would miss it: strangers, who open any number of sessions, cannot make it end."""
+        return self.signed_in or self.token is not None
 
     def has_csrf(self, given: str) -> bool:
         """Returns whether `given` is the secret of this session."""
@@ -78,8 +83,9 @@ class Sessions:
         session = Session(signed_in=signed_in, used_s=self._clock())
         with self._lock:
             self._by_key[session.key] = session
-            while len(self._by_key) > _SESSIONS_MAX:
-                self._by_key.popitem(last=False)
+            if len(self._by_key) > _SESSIONS_MAX:
+                others = (key for key, each in self._by_key.items() if not each.is_valued and each is not session)
+                del self._by_key[next(others, next(iter(self._by_key)))]
         return session
 
     def end(self, session: Session) -> None:
@@ -89,4 +95,4 @@ class Sessions:
 
     def to_cookie(self, session: Session, *, secure: bool) -> str:
         """Returns the value of the header ``Set-Cookie`` for a session."""
-        return f"{self.cookie}={session.key}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
+        return f"{self.cookie}={session.key}; Path=/; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"

@@ -87,13 +87,18 @@ def test_another_site_can_neither_frame_the_console_nor_read_or_change_it(
         "http://localhost:9/*",
         lambda route: route.fulfill(
             content_type="text/html",
-            body=f"""<iframe src="{address}/roll-back"></iframe>
+            body=f"""<a href="{address}/token">console</a><iframe src="{address}/roll-back"></iframe>
             <form method="post" action="{address}/roll-back" target="_self">
             <input name="expected_live" value="{world.live}"><input name="expected_previous" value="{world.old}">
             <button>Win a prize</button></form>""",
         ),
     )
-    page.goto(f"{address}/")  # so that there is a session
+    page.goto(f"{address}/token")
+    page.get_by_label("Token", exact=True).fill("some-token")
+    page.get_by_role("button", name="Keep it").click()
+    page.goto("http://localhost:9/evil")
+    page.get_by_role("link", name="console").click()
+    expect(page.get_by_role("button", name="Forget the token")).to_be_visible()  # a link ends no session
     page.goto("http://localhost:9/evil")
     assert page.evaluate(f"fetch('{address}/token').then(() => 'read', () => 'refused')") == "refused"
     framed = [frame for frame in page.frames if frame is not page.main_frame]

@@ -109,7 +109,7 @@ def test_the_cookie_is_for_this_console_alone(visitor: Visitor) -> None:
     visitor.http.cookies.clear()
     cookie = visitor.get("/").headers["set-cookie"]
     assert cookie.startswith("two_tower_console_")
-    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= {part.strip() for part in cookie.split(";")}
 
 
 def test_static_files_open_no_session(visitor: Visitor) -> None:
@@ -190,6 +190,22 @@ def test_there_are_at_most_two_hundred_sessions_and_the_idlest_ends() -> None:
     first, second = sessions.open(), sessions.open()
     assert sessions.find(first.key) is first
     for _ in range(199):
-        sessions.open()
+        last = sessions.open()
     assert sessions.find(second.key) is None
     assert sessions.find(first.key) is first
+    assert sessions.find(last.key) is last
+
+
+def test_strangers_cannot_end_the_session_of_somebody_who_has_signed_in() -> None:
+    sessions = Sessions("cookie", lambda: 0.0)
+    signed_in, with_token = sessions.open(signed_in=True), sessions.open()
+    with_token.token = "secret"
+    for _ in range(500):
+        stranger = sessions.open()
+    assert all(sessions.find(each.key) is each for each in (signed_in, with_token, stranger))
+
+
+def test_there_are_at_most_two_hundred_people() -> None:
+    sessions = Sessions("cookie", lambda: 0.0)
+    people = [sessions.open(signed_in=True) for _ in range(201)]
+    assert [each for each in people if sessions.find(each.key) is None] == people[:1]
