@@ -55,7 +55,7 @@ def status(pair: Pair) -> Any:
 
 def wait_for_answers(load: Load, version: str) -> None:
     before = load.tally.bundles[version]
-    wait_for(lambda: load.tally.bundles[version] >= before + 50, f"answers of {version}", 60)
+    wait_for(lambda: load.tally.bundles[version] >= before + 50, f"answers of {version}", 120)
 
 
 def test_swaps_and_faults_of_the_object_store_fail_no_request(
