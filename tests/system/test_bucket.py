@@ -104,6 +104,7 @@ def test_a_swap_ends_although_the_server_dies_again_and_again(
     size = 400_000  # 25 MB of vectors and index, in parts of 8 MiB
     second = write_bundle(publisher, promote=False, seed=2, catalogue_seed=2, item_count=size).bundle_version
     offline = functools.cache(lambda version: OfflineBundle(publisher, version, QUERIES))
+    offline(second)  # while the server is there: what judges the answers reads the bundle from it too
     with (
         serving(s3, tmp_path, monkeypatch) as (_, retriever),
         Load(retriever, QUERIES, offline, clients=2, rate=100) as load,
