@@ -151,6 +151,7 @@ def test_the_ignore_file_lets_in_what_the_images_are_built_from() -> None:
     assert all((ROOT / path).exists() for path in let_in)
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {
         "benchmarks",
+        "console",
         "examples",
         "testbed",
         "tests",

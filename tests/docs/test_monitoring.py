@@ -84,10 +84,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
                 max_in_flight=1,
                 query_log=folder / "log" / "queries.jsonl",
                 query_log_share=1.0,
+                served_log=folder / "served",
                 **settings,
             )
         )
-        ann = stack.enter_context(ann_service(store, metrics_port=ports[1], **settings))
+        ann = stack.enter_context(ann_service(store, metrics_port=ports[1], served_log=folder / "served", **settings))
         for service in (query_tower, ann):
             wait_for(lambda service=service: service.health() == "SERVING", "it serves")
         call(query_tower, ann, live)

@@ -83,6 +83,10 @@ def key_of(embedding: Sequence[float]) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+_REASONS = ("backlog", "size", "writing")
+"""Reasons for which calls are lost."""
+
+
 def count_losses(registry: CollectorRegistry) -> Counter:
     """Returns the counter of the calls that served logs lose."""
     return Counter(
@@ -121,6 +125,8 @@ class ServedLog:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"served_log is {folder}, where no folder can be made: {error}") from error
+        for reason in _REASONS:
+            losses.labels(table.name, reason)  # exported as 0
         self._backlog: deque[_Entry] = deque()
         self._backlog_bytes = 0
         self._is_closed = False
