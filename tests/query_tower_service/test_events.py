@@ -154,11 +154,12 @@ def test_what_a_stream_wrote_before_an_error_stays(served: Running, redis_server
 class Producer:
     """A stream that sends a message for each call of `send`, until `end`."""
 
-    def __init__(self, service: Running) -> None:
+    def __init__(self, service: Running, token: str = "") -> None:
         self._ready = threading.Semaphore(0)
         self._ended = False
         self._number = 0
-        self.call = service.stub.RecordEventsStream.future(self._requests(), timeout=20)
+        metadata = [("authorization", f"Bearer {token}")] if token else None
+        self.call = service.stub.RecordEventsStream.future(self._requests(), timeout=20, metadata=metadata)
 
     def _requests(self) -> Iterator[pb.RecordEventsStreamRequest]:
         while self._ready.acquire(timeout=20) and not self._ended:
@@ -226,6 +227,26 @@ def test_writing_needs_the_scope_write(filled: FolderStore, redis_server: RedisS
         embed = pb.EmbedQueriesRequest(queries=[pb.Query()])
         code, _, detail = failure(service.stub.EmbedQueries, embed, metadata=[("authorization", "Bearer writer")])
         assert (code, dict(detail.metadata)) == ("PERMISSION_DENIED", {"scope": "read"})
+
+
+def test_a_token_that_is_revoked_writes_no_further_message_of_an_open_stream(
+    filled: FolderStore, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("writer tracker write\nother shop\n")
+    with query_tower_service(filled, features=redis_server.url, token_file=tokens, **PATIENT) as service:
+        producer = Producer(service, token="writer")
+        producer.send()
+        wait_for(lambda: count(redis_server) == 1, "the message is written")
+        tokens.write_text("other shop\n")  # read again within a second or so
+
+        def is_ended() -> bool:
+            producer.send()
+            return producer.call.done()
+
+        wait_for(is_ended, "the stream is refused")
+        assert producer.call.exception(10).code() is grpc.StatusCode.UNAUTHENTICATED
+        producer.end()
 
 
 def test_forgetting_leaves_no_key_that_names_the_user(served: Running, redis_server: RedisServer) -> None:

@@ -31,14 +31,16 @@ def budget_s(call: Call) -> float:
     return min(call.deadline - call.received_at, LONGEST_BUDGET_S)
 
 
-def has_waited_long(call: Call, now: float) -> bool:
+def has_waited_long(call: Call, now: float, *, beside: Call | None = None) -> bool:
     """Returns whether a call has waited for more than a share `LATE` of its budget.
 
     Args:
         call: call whose work has not begun, or begins now.
         now: time in seconds of the monotonic clock.
+        beside: another call, whose budget counts if it is smaller. Default: none.
     """
-    return now - call.received_at > LATE * budget_s(call)
+    allowed_s = budget_s(call) if beside is None else min(budget_s(call), budget_s(beside))
+    return now - call.received_at > LATE * allowed_s
 
 
 class WaitingLimit:

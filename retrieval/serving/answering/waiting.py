@@ -186,7 +186,8 @@ class Waiting:
         most, size_bytes = 1, 0
         while len(calls) < most and (caller := self._first_fresh(size)) is not None:
             waiting = caller.fresh[size]
-            newest_first = is_overloaded and has_waited_long(waiting[0], now)
+            # By the smaller budget: otherwise calls with little time would wait behind those with much.
+            newest_first = is_overloaded and has_waited_long(waiting[0], now, beside=waiting[-1])
             call = waiting[-1 if newest_first else 0]
             size_bytes += len(call.body)
             is_larger = size_bytes > SHARED_BYTES or len(call.body) > JOINING_BYTES

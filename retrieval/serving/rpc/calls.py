@@ -225,7 +225,7 @@ class CallHandlers(grpc.GenericRpcHandler):
             Call of the last message, with the response to all of them, or an error.
 
         Raises:
-            ServiceError: the stream has no response.
+            ServiceError: the stream has no response, for instance because its token is not valid any more.
         """
         task = asyncio.current_task()
         assert task is not None
@@ -237,6 +237,7 @@ class CallHandlers(grpc.GenericRpcHandler):
                 body = await self._read(context)
                 if body is None:
                     break
+                self._identify(method, call.headers, context)  # the token may have been revoked meanwhile
                 answered = asyncio.get_running_loop().create_future()
                 following = Call(method, body, call.caller, time.monotonic(), call.deadline, answered, call.headers)
                 following.earlier_bytes = call.earlier_bytes + len(call.body)

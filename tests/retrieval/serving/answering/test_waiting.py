@@ -175,6 +175,17 @@ def test_calls_that_wait_without_a_gap_but_briefly_are_answered_in_order_of_arri
     assert [take(waiting, later) for _ in range(4)] == [["c0"], ["c1"], ["c2"], ["c3"]]
 
 
+def test_under_overload_a_call_with_little_time_goes_before_older_ones_of_its_caller_with_much() -> None:
+    waiting, method = Waiting(), Recorder()
+    for number in range(3):
+        waiting.add(call(method, f"patient-{number}", remaining_s=30.0))
+    later = time.monotonic() + 2 * INTERVAL_S
+    hurried = call(method, "hurried", remaining_s=0.6)
+    hurried.received_at, hurried.deadline = later, later + 0.6  # a sixth of it, 0.1 s, is less than the others waited
+    waiting.add(hurried)
+    assert [take(waiting, later) for _ in range(2)] == [["hurried"], ["patient-0"]]
+
+
 def test_a_call_waits_a_third_of_its_time_and_less_under_overload() -> None:
     waiting, method = Waiting(), Recorder()
     waiting.add(call(method, "new", "c"))
