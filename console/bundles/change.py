@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from retrieval.bundle.errors import BundleError, StoreError
+from retrieval.bundle.errors import BundleError
 from retrieval.store.live import LivePointer
 from retrieval.store.store import BundleStore
 
@@ -70,7 +70,10 @@ class Changes:
         Raises:
             Busy: another change is under way.
         """
-        self._start(Change("promotion", version, expected_live), lambda: self._store.promote(version))
+        self._start(
+            Change("promotion", version, expected_live),
+            lambda: self._store.promote(version, expected_live=expected_live),
+        )
 
     def roll_back(self, *, expected_live: str, expected_previous: str) -> None:
         """Starts to make the previous live bundle live again, as `python -m trainer rollback` does.
@@ -82,16 +85,10 @@ class Changes:
         Raises:
             Busy: another change is under way.
         """
-
-        def roll_back() -> LivePointer:
-            pointer = self._store.live()
-            if pointer is None or pointer.previous[:1] != (expected_previous,):
-                raise StoreError(
-                    f"a roll back leads elsewhere by now than to {expected_previous}: look at the store again"
-                )
-            return self._store.roll_back()
-
-        self._start(Change("roll back", expected_previous, expected_live), roll_back)
+        self._start(
+            Change("roll back", expected_previous, expected_live),
+            lambda: self._store.roll_back(expected=(expected_live, expected_previous)),
+        )
 
     def _start(self, change: Change, work: Callable[[], LivePointer]) -> None:
         change = replace(change, started_at_ms=_now_ms())
@@ -104,12 +101,6 @@ class Changes:
 
     def _run(self, change: Change, work: Callable[[], LivePointer]) -> None:
         try:
-            live = self._store.live()
-            if (live.version if live else "") != change.before:
-                raise StoreError(
-                    f"{live.version if live else 'nothing'} is live by now, and not {change.before or 'nothing'}, as "
-                    "it was when the page was made: look at the store again"
-                )
             work()
             ended = replace(change, state="done")
         except BundleError as error:

@@ -12,8 +12,7 @@ Any number of processes may read and write a store at once. Every change is atom
 or the new one, and of two processes that change what is live at the same time, one is told that the other was first.
 
 Only one field of a bundle ever changes: `forced_gates` of its manifest, when it is promoted in spite of failed publish
-gates. So the record travels with the bundle, and a bundle that is made from it inherits the record. The manifest
-has no hash; every other file keeps its content and hash.
+gates. So the record travels with the bundle, and one that is made from it inherits it. The manifest alone has no hash.
 """
 
 from __future__ import annotations
@@ -153,17 +152,15 @@ class BundleStore(ABC):
             version: version of the bundle.
             force: promotes a bundle that failed publish gates, which its manifest then records; later promotions of it
                 need no force. A damaged bundle is refused all the same.
-            expected_live: version that must still be live, for a bundle that was made from it. Default: any.
+            expected_live: version that must still be live; empty: none may be. Default: any.
 
         Raises:
             BundleNotFound: the store has no such bundle.
             BundleRefused: the bundle failed a publish gate, or its files are not those that were published.
-            StoreError: the store cannot be written or locked, another bundle than `expected_live` is live, or another
-                process changed what is live meanwhile.
+            StoreError: the store cannot be written or locked, or what is live is not as expected, or changed meanwhile.
         """
         manifest = self.verify(version)
-        failed = manifest.failed_gates
-        if failed and not force:
+        if (failed := manifest.failed_gates) and not force:
             reasons = "; ".join(manifest.gates[name].message for name in failed)
             raise BundleRefused(
                 version,
@@ -176,10 +173,10 @@ class BundleStore(ABC):
             if version not in held:
                 raise BundleNotFound(f"bundle {version} was removed meanwhile")
             old, tag = self._read_live(damaged_is_none=True)
-            if expected_live is not None and (old is None or old.version != expected_live):
+            if expected_live not in (None, old.version if old else ""):
                 raise StoreError(
-                    f"bundle {version} was made from {expected_live}, but {old.version if old else 'nothing'} is live "
-                    "now: its changes would be lost; make the bundle again, or promote this one by its version"
+                    f"{old.version if old else 'nothing'} is live now, and not {expected_live or 'nothing'}: look at "
+                    f"the store again; if bundle {version} was made from the other, make it anew"
                 )
             if failed:
                 self._replace_manifest(replace(manifest, forced_gates=(*manifest.forced_gates, *failed)))
@@ -192,21 +189,24 @@ class BundleStore(ABC):
                 raise BundleNotFound(f"bundle {version} was removed meanwhile")
             return new
 
-    def roll_back(self) -> LivePointer:
+    def roll_back(self, *, expected: tuple[str, str] | None = None) -> LivePointer:
         """Makes the previous live bundle live again, and returns the new live pointer.
 
-        The bundle that was live until now is not added to `LivePointer.previous`, so a second roll back goes one bundle
-        further back.
+        The one that was live until now is not added to `LivePointer.previous`, so a second roll back goes further back.
+
+        Args:
+            expected: versions of the live and the previous bundle, which must still be those. Default: any.
 
         Raises:
             NothingToRollBack: no bundle is live, or none was live before.
-            BundleNotFound: the earlier bundle was removed.
-            BundleRefused: the earlier bundle is damaged.
-            StoreError: the store cannot be written or locked, or another process changed what is live meanwhile.
+            BundleNotFound, BundleRefused: the earlier bundle was removed, or is damaged.
+            StoreError: the store cannot be written or locked, or what is live is not as expected, or changed meanwhile.
         """
         pointer = self.live()
         if pointer is None:
             raise NothingToRollBack(self.why_nothing_is_live())
+        if expected not in (None, pointer.open_versions):
+            raise StoreError(f"{' after '.join(pointer.open_versions)} is live now: look at the store again")
         if not pointer.previous:
             raise NothingToRollBack(
                 "no bundle was live before the live one; list them all with `python -m trainer bundles --store "
@@ -294,7 +294,7 @@ class BundleStore(ABC):
             self._write_live(old, tag)
 
     def _what_stays(self) -> str:
-        pointer = None
         with suppress(StoreError):
-            pointer = self.live()
-        return f"{pointer.version} stays live." if pointer else "Nothing is live yet."
+            if pointer := self.live():
+                return f"{pointer.version} stays live."
+        return "Nothing is live yet."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from console.bundles import change
 from retrieval.bundle.layout import GOLDEN_QUERIES, LIVE, REPORT
+from retrieval.bundle.manifest import Manifest
 from retrieval.store.folder_store import FolderStore
 from testbed.services import Pair
 from tests.console.conftest import World
@@ -184,6 +185,43 @@ def test_a_page_cannot_start_a_change_by_an_address_alone(world: World, visitor:
     for path in (f"/bundles/{world.old}/promote?expected_live={world.live}", "/roll-back?expected_live=x"):
         assert visitor.get(path).status_code == 200
     assert live_of(world.store) == world.live
+
+
+class SlowStore(FolderStore):
+    """A store of large bundles: somebody else promotes one while the files of another are verified."""
+
+    meanwhile = ""
+
+    def verify(self, version: str, files: Collection[str] | None = None) -> Manifest:
+        manifest = super().verify(version, files)
+        if self.meanwhile:
+            FolderStore(self.root).promote(self.meanwhile)
+        return manifest
+
+
+@pytest.mark.parametrize("kind", ["promotion", "first promotion", "roll back"])
+def test_a_change_overrides_none_that_happens_while_files_are_verified(tmp_path: Path, kind: str) -> None:
+    store = SlowStore(tmp_path / "store")
+    promoted = kind != "first promotion"
+    old, live, newer = write(store, promote=promoted), write(store, promote=promoted), write(store, promote=False)
+    store.meanwhile = newer
+    changes = change.Changes(store)
+    if kind == "roll back":
+        changes.roll_back(expected_live=live, expected_previous=old)
+    else:
+        changes.promote(old, expected_live=live if promoted else "")
+    last = wait_for(lambda: (c := changes.last) and c.state != "running" and c, "the change ends")
+    assert (last.state, live_of(store)) == ("failed", newer)
+
+
+def test_a_promotion_writes_a_damaged_live_pointer_anew(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    version = write(store)
+    (store.root / LIVE).write_text("damaged")
+    changes = change.Changes(store)
+    changes.promote(version, expected_live="")
+    wait_for(lambda: (last := changes.last) is not None and last.state == "done", "the change is done")
+    assert live_of(store) == version
 
 
 def test_one_change_at_a_time(tmp_path: Path) -> None:

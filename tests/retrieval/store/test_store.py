@@ -68,6 +68,21 @@ def test_promotes_and_rolls_back(any_store: BundleStore) -> None:
         any_store.roll_back()
 
 
+def test_changes_what_is_live_only_if_it_is_as_expected(any_store: BundleStore) -> None:
+    a, b, c = publish(any_store), publish(any_store), publish(any_store)
+    with pytest.raises(StoreError, match=f"nothing is live now, and not {b}"):
+        any_store.promote(a, expected_live=b)
+    any_store.promote(a, expected_live="")
+    with pytest.raises(StoreError, match=f"{a} is live now, and not nothing"):
+        any_store.promote(b, expected_live="")
+    any_store.promote(b, expected_live=a)
+    any_store.promote(c)
+    for expected in ((b, a), (c, a)):
+        with pytest.raises(StoreError, match=f"{c} after {b} is live now"):
+            any_store.roll_back(expected=expected)
+    assert any_store.roll_back(expected=(c, b)) == LivePointer(b, (a,))
+
+
 def test_live_version_without_a_live_bundle_is_an_error(store: FolderStore) -> None:
     with pytest.raises(BundleNotFound, match=r"there is no store at .*: check the path"):
         store.live_version()

@@ -198,7 +198,7 @@ def test_changes_of_a_bundle_that_is_live_no_more_are_not_promoted(
         return publish(*arguments)
 
     monkeypatch.setattr(catalogue_update, "publish_changes", overtaken)
-    with pytest.raises(StoreError, match=f"was made from {shop.versions[0]}, but {shop.versions[1]} is live now"):
+    with pytest.raises(StoreError, match=f"{shop.versions[1]} is live now, and not {shop.versions[0]}"):
         add_items(shop_store, "--remove-id", "p01", "--promote")
     assert shop_store.live().version == shop.versions[1]
 
