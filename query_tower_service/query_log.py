@@ -188,7 +188,14 @@ class QueryLog:
 
 
 def to_line(query: pb.Query, now_s: float | None = None, stored: Mapping[str, Any] | None = None) -> bytes:
-    """Returns the features of a query as a line of ASCII JSON, sorted by name.
+    """Returns the features of a query as a line of ASCII JSON, sorted by name; see `features_of`."""
+    return json.dumps({"features": features_of(query, now_s, stored)}, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def features_of(
+    query: pb.Query, now_s: float | None = None, stored: Mapping[str, Any] | None = None
+) -> dict[str, list[Any]]:
+    """Returns the values of a query by feature name, sorted by name; None for NaN.
 
     Args:
         query: query to record.
@@ -207,8 +214,7 @@ def to_line(query: pb.Query, now_s: float | None = None, stored: Mapping[str, An
         if given or name not in features:
             # NaN becomes null, because JSON has no NaN.
             features[name] = [None if value != value else value for value in given] if kind == "floats" else given
-    ordered = dict(sorted(features.items()))
-    return json.dumps({"features": ordered}, separators=(",", ":")).encode("ascii") + b"\n"
+    return dict(sorted(features.items()))
 
 
 def _check_file(descriptor: int, path: Path) -> int:

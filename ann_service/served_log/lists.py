@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from retrieval.serving.answering.call import Call, Method
-from retrieval.serving.answering.served_log import Row, ServedLog, ServedTable, key_of
+from retrieval.serving.answering.served_log import ServedLog, key_of
+from retrieval.serving.answering.served_parts import Row, ServedTable
 from two_tower.ann.v1 import ann_service_pb2 as pb
 
 LISTS = ServedTable(
@@ -43,12 +44,10 @@ class RecordedSearches:
                 self._log.record(to_rows, len(call.body) + len(call.response))
 
 
-def _to_rows(body: bytes, response: bytes, bundle_version: str, at_s: float) -> list[Row]:
-    """Returns a row for each search by an embedding."""
+def _to_rows(body: bytes, response: bytes, bundle_version: str, at_s: float) -> Iterator[Row]:
+    """Yields a row for each search by an embedding."""
     searches = pb.SearchItemsRequest.FromString(body).searches
     results = pb.SearchItemsResponse.FromString(response).results
-    return [
-        (key_of(search.embedding.values), at_s, bundle_version, list(result.item_ids), list(result.scores))
-        for search, result in zip(searches, results, strict=True)
-        if search.WhichOneof("target") == "embedding"
-    ]
+    for search, result in zip(searches, results, strict=True):
+        if search.WhichOneof("target") == "embedding":
+            yield key_of(search.embedding.values), at_s, bundle_version, list(result.item_ids), list(result.scores)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import marshal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter
 
-from query_tower_service.query_log import to_line
+from query_tower_service.query_log import features_of
 from retrieval.live_features.records import Event
-from retrieval.serving.answering.served_log import Row, ServedLog, ServedTable, key_of
+from retrieval.serving.answering.served_log import BACKLOG_BYTES, ServedLog, key_of
+from retrieval.serving.answering.served_parts import Row, ServedTable
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
 QUERIES = ServedTable(
@@ -32,8 +34,10 @@ EVENTS = ServedTable(
         "values": "string",
     },
 )
-_VALUE_BYTES = 50
-"""Size of what is held of a stored value, in bytes, as far as it is not known."""
+_BYTES_BYTES = 50
+"""Size of what is held of a bytes object beside its content, in bytes."""
+_EVENT_BYTES, _EVENT_VALUE_BYTES = 700, 200
+"""Size of what is held of an event and of one of its values, beside their text, in bytes."""
 
 
 class ServedTables:
@@ -63,10 +67,16 @@ class ServedTables:
             now_s: time of the request in seconds since 1970, if the embeddings depend on it; otherwise None.
             response: response to the call.
         """
-        values = sum(len(value) if isinstance(value, list) else 1 for row in stored.values() for value in row.values())
-        size_bytes = sum(query.ByteSize() for query in queries) + response.ByteSize() + _VALUE_BYTES * values
-        to_rows = partial(_query_rows, queries, stored, now_s, response, time.time())
-        self._queries.record(to_rows, size_bytes)
+        # As bytes, because objects of small values take many times their size.
+        kept: list[tuple[bytes, bytes]] = []
+        answer = response.SerializeToString()
+        size_bytes = len(answer)
+        for number, query in enumerate(queries):
+            kept.append((query.SerializeToString(), marshal.dumps(dict(stored.get(number, {})))))
+            size_bytes += sum(_BYTES_BYTES + len(each) for each in kept[-1])
+            if size_bytes > BACKLOG_BYTES:
+                break  # the call is lost anyway
+        self._queries.record(partial(_query_rows, kept, now_s, answer, time.time()), size_bytes)
 
     def record_events(self, events: Sequence[Event], size_bytes: int) -> None:
         """Records events that the feature store has taken.
@@ -75,43 +85,40 @@ class ServedTables:
             events: the events.
             size_bytes: size of the request that held them, in bytes.
         """
-        self._events.record(partial(_event_rows, events), 2 * size_bytes)  # objects take more than the message
+        objects = sum(_EVENT_BYTES + _EVENT_VALUE_BYTES * len(event.values) for event in events)
+        self._events.record(partial(_event_rows, events), objects + 2 * size_bytes)
 
     def close(self) -> None:
-        """Writes what is not written yet."""
+        """Writes what is not written yet, within `retrieval.serving.answering.served_log.CLOSE_S`."""
+        for log in (self._queries, self._events):
+            log.start_close()
         self._queries.close()
         self._events.close()
 
 
-def _query_rows(
-    queries: Sequence[pb.Query],
-    stored: Mapping[int, Mapping[str, Any]],
-    now_s: float | None,
-    response: pb.EmbedQueriesResponse,
-    at_s: float,
-) -> list[Row]:
-    return [
-        (
-            key_of(embedding.values),
-            at_s,
-            response.model_version,
-            query.user_id,
-            json.dumps(json.loads(to_line(query, now_s, stored.get(number)))["features"], separators=(",", ":")),
-        )
-        for number, (query, embedding) in enumerate(zip(queries, response.embeddings, strict=True))
-    ]
+def _query_rows(kept: Sequence[tuple[bytes, bytes]], now_s: float | None, answer: bytes, at_s: float) -> Iterator[Row]:
+    """Yields a row for each query.
+
+    Args:
+        kept: [batch] each query as bytes, and its stored values as `marshal` writes them.
+        now_s: time of the request; see `ServedTables.record_queries`.
+        answer: response as bytes.
+        at_s: time of the answer, in seconds since 1970.
+    """
+    response = pb.EmbedQueriesResponse.FromString(answer)
+    for (body, stored), embedding in zip(kept, response.embeddings, strict=True):
+        query = pb.Query.FromString(body)
+        features = _to_json(features_of(query, now_s, marshal.loads(stored)))
+        yield key_of(embedding.values), at_s, response.model_version, query.user_id, features
 
 
-def _event_rows(events: Sequence[Event]) -> list[Row]:
-    return [
-        (
-            event.event_id,
-            event.user_id,
-            event.item_id,
-            event.time_s,
-            event.type,
-            event.weight,
-            json.dumps(dict(event.values), separators=(",", ":"), ensure_ascii=False),
-        )
-        for event in events
-    ]
+def _event_rows(events: Sequence[Event]) -> Iterator[Row]:
+    for event in events:
+        values = _to_json(dict(event.values))
+        yield event.event_id, event.user_id, event.item_id, event.time_s, event.type, event.weight, values
+
+
+def _to_json(values: Mapping[str, Any]) -> str:
+    """Returns values as JSON that UTF-8 can express: profiles of other programs may hold half of a surrogate pair."""
+    text = json.dumps(values, separators=(",", ":"), ensure_ascii=False)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -2,7 +2,8 @@
 
 ```
 answering thread:  request and response as bytes ─► backlog, or dropped if that is full
-writing thread:    once a minute, or when half of the backlog is full: rows ─► part-….parquet, whole or absent
+writing thread:    once a minute, or when half of the backlog is full: rows ─► part-….parquet, whole or absent,
+                   a new part after every 32 MiB
 ```
 
 A part is in the folder of its table, and named after the time in milliseconds since 1970 at which it was written, so
@@ -12,50 +13,32 @@ the rows of its last minute. Needs the package polars.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
-from retrieval.bundle.files import fsync
-
-ColumnType = Literal["string", "int", "float", "strings", "floats"]
+from retrieval.serving.answering.served_parts import NotWritten, PartWriter, Row, ServedTable
 
 BACKLOG_BYTES = 64 << 20
 """Largest size of the requests and responses that wait to be written, in bytes."""
 _ENTRY_BYTES = 500
 """Size of what is held of a call beside its bytes."""
 _PERIOD_S = 60.0
-_ROWS_AT_ONCE = 1000
-"""Number of rows that are made into columns at once, so that other threads wait for some milliseconds at most."""
+CLOSE_S = 5.0
+"""Longest time that the end of the drain waits for the log, in seconds; what is not written then is lost."""
+_HANGS_S = 1.0
+"""Time beyond it, in seconds, in which a part that is being written may be finished."""
 
 _log = structlog.get_logger("served_log")
-
-
-Row = Sequence[Any]
-"""Values of one row, in the order of the columns."""
-
-
-@dataclass(frozen=True)
-class ServedTable:
-    """A table of the log.
-
-    Attributes:
-        name: Name of the table, and of its folder.
-        columns: Type of each column by name, in order.
-    """
-
-    name: str
-    columns: Mapping[str, ColumnType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +50,7 @@ class _Entry:
         size_bytes: Size of what it holds.
     """
 
-    to_rows: Callable[[], Sequence[Row]]
+    to_rows: Callable[[], Iterable[Row]]
     size_bytes: int
 
 
@@ -83,7 +66,7 @@ def key_of(embedding: Sequence[float]) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-_REASONS = ("backlog", "size", "writing")
+_REASONS = ("backlog", "size", "writing", "closing")
 """Reasons for which calls are lost."""
 
 
@@ -91,7 +74,7 @@ def count_losses(registry: CollectorRegistry) -> Counter:
     """Returns the counter of the calls that served logs lose."""
     return Counter(
         "two_tower_served_log_losses",
-        "Calls that the served log lost: backlog, size of the table, or writing.",
+        "Calls that the served log lost: backlog, size of the table, writing, or closing.",
         ["table", "reason"],
         registry=registry,
     )
@@ -119,23 +102,25 @@ class ServedLog:
             import polars
         except ModuleNotFoundError as error:
             raise ValueError("served_log needs the extra served-log: pip install polars") from error
-        self._polars = polars
-        self._folder, self._table, self._max_bytes, self._losses = folder / table.name, table, max_bytes, losses
+        self._errors = (Exception, polars.exceptions.PanicException)
+        self._table, self._losses = table, losses
+        self._parts = PartWriter(folder / table.name, table, max_bytes)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._parts.make_folder()
         except OSError as error:
             raise ValueError(f"served_log is {folder}, where no folder can be made: {error}") from error
         for reason in _REASONS:
             losses.labels(table.name, reason)  # exported as 0
         self._backlog: deque[_Entry] = deque()
         self._backlog_bytes = 0
-        self._is_closed = False
+        self._taken = self._settled = 0  # calls that the thread writes, and those of them that are written or lost
+        self._ends_at: float | None = None
         self._warned: set[str] = set()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"served-{table.name}", daemon=True)
         self._thread.start()
 
-    def record(self, to_rows: Callable[[], Sequence[Row]], size_bytes: int) -> None:
+    def record(self, to_rows: Callable[[], Iterable[Row]], size_bytes: int) -> None:
         """Keeps an answered call for the next part.
 
         Args:
@@ -144,7 +129,7 @@ class ServedLog:
         """
         size_bytes += _ENTRY_BYTES
         with self._changed:
-            fits = not self._is_closed and self._backlog_bytes + size_bytes <= BACKLOG_BYTES
+            fits = self._ends_at is None and self._backlog_bytes + size_bytes <= BACKLOG_BYTES
             if fits:
                 self._backlog.append(_Entry(to_rows, size_bytes))
                 self._backlog_bytes += size_bytes
@@ -153,62 +138,65 @@ class ServedLog:
         if not fits:
             self._lose("backlog", 1, "calls come faster than they can be written")
 
-    def close(self) -> None:
-        """Writes the backlog. Later calls are not recorded."""
+    def start_close(self) -> float:
+        """Lets the writing thread write the backlog and end, and returns by when, in seconds of the monotonic clock."""
         with self._changed:
-            self._is_closed = True
+            if self._ends_at is None:
+                self._ends_at = time.monotonic() + CLOSE_S
             self._changed.notify()
-        self._thread.join()
+            return self._ends_at
+
+    def close(self) -> None:
+        """Writes the backlog, within `CLOSE_S`; what is not written then is lost. Later calls are not recorded."""
+        ends_at = self.start_close()
+        self._thread.join(max(0.0, ends_at - time.monotonic()) + _HANGS_S)
+        left = self._taken - self._settled + len(self._backlog)
+        if self._thread.is_alive() and left:
+            self._lose("closing", left, "the disk hangs at the end of the process")
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._is_closed or self._backlog_bytes > BACKLOG_BYTES // 2, timeout=_PERIOD_S
+                    lambda: self._ends_at is not None or self._backlog_bytes > BACKLOG_BYTES // 2, timeout=_PERIOD_S
                 )
-                calls, self._backlog, is_closed = self._backlog, deque(), self._is_closed
-            if calls:
-                self._write_part(calls)
-            with self._changed:
-                self._backlog_bytes -= sum(call.size_bytes for call in calls)
+                calls, self._backlog, is_closed = self._backlog, deque(), self._ends_at is not None
+                self._taken, self._settled = len(calls), 0
+            self._write(calls)
             if is_closed:
                 return
 
-    def _write_part(self, calls: Sequence[_Entry]) -> None:
-        count = len(calls)
-        try:
-            if sum(map(_size_bytes, self._folder.glob("*.parquet"))) >= self._max_bytes:
-                self._lose("size", count, f"the table has {self._max_bytes} bytes; remove parts that were trained on")
-                return
-            frame = self._polars.concat(list(self._frames(calls)))
-            path = self._folder / f"part-{time.time_ns() // 1_000_000:014}-{os.urandom(4).hex()}.parquet"
-            temporary = path.with_suffix(".tmp")
-            frame.write_parquet(temporary, compression="zstd", compression_level=1)
-            temporary.chmod(0o600)
-            fsync(temporary)
-            temporary.rename(path)
-        except Exception as error:  # of the disk, or a bug: neither may end the thread
-            self._lose("writing", count, str(error))
+    def _write(self, calls: deque[_Entry]) -> None:
+        for number in range(1, self._taken + 1):
+            call = calls.popleft()
+            with self._counting(number):
+                self._check_time()
+                for row in call.to_rows():
+                    if self._parts.is_full:
+                        self._parts.finish()
+                        self._settled = number - 1
+                    self._check_time()
+                    self._parts.add(row)
+            with self._changed:
+                self._backlog_bytes -= call.size_bytes
+        with self._counting(self._taken):
+            self._parts.finish()
+        self._settled = self._taken
 
-    def _frames(self, calls: Sequence[_Entry]) -> Iterator[Any]:
-        pl = self._polars
-        types = {
-            "string": pl.String,
-            "int": pl.Int64,
-            "float": pl.Float64,
-            "strings": pl.List(pl.String),
-            "floats": pl.List(pl.Float32),
-        }
-        schema = {name: types[kind] for name, kind in self._table.columns.items()}
-        rows: list[Sequence[Any]] = []
-        yield pl.DataFrame(schema=schema)
-        for call in calls:
-            rows += call.to_rows()
-            if len(rows) >= _ROWS_AT_ONCE:
-                yield pl.DataFrame(rows, schema=schema, orient="row")
-                rows = []
-        if rows:
-            yield pl.DataFrame(rows, schema=schema, orient="row")
+    @contextlib.contextmanager
+    def _counting(self, number: int) -> Generator[None]:
+        """Counts the calls up to a number that are not written whole as lost, if what is done in the context fails."""
+        try:
+            yield
+        except self._errors as error:  # of the disk, or a bug: neither may end the thread
+            reason = error.reason if isinstance(error, NotWritten) else "writing"
+            self._lose(reason, number - self._settled, str(error))
+            self._settled = number
+            self._parts.discard()
+
+    def _check_time(self) -> None:
+        if self._ends_at is not None and time.monotonic() > self._ends_at:
+            raise NotWritten("closing", f"not all could be written within {CLOSE_S:.0f} s at the end of the process")
 
     def _lose(self, reason: str, count: int, why: str) -> None:
         self._losses.labels(self._table.name, reason).inc(count)
@@ -218,13 +206,6 @@ class ServedLog:
                 "the served log loses calls; further losses are only counted",
                 table=self._table.name,
                 reason=reason,
+                calls=count,
                 why=why,
             )
-
-
-def _size_bytes(path: Path) -> int:
-    """Returns the size of a file in bytes; 0 if it was removed meanwhile."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -39,8 +39,8 @@ C = TypeVar("C", bound=ServerConfig)
 
 _SWITCH_INTERVAL_S = 0.002
 
-_LAST_SECONDS = 1.0
-"""Time beyond the drain, in seconds, after which the process ends whatever hangs."""
+_LAST_SECONDS = 8.0
+"""Time beyond the drain, in seconds, after which the process ends whatever hangs; logs are written in it."""
 
 _INTERNAL = "worker"
 """Field of `ServerConfig` that is not offered as a setting: the parent sets it for each worker."""

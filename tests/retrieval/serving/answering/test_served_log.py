@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from structlog.testing import capture_logs
 
-from retrieval.serving.answering import served_log
-from retrieval.serving.answering.served_log import Row, ServedLog, ServedTable, key_of
+from retrieval.serving.answering import served_log, served_parts
+from retrieval.serving.answering.served_log import ServedLog, key_of
+from retrieval.serving.answering.served_parts import Row, ServedTable
 from tests.worlds import wait_for
 
 TABLE = ServedTable("lists", {"key": "int", "time": "float", "name": "string", "ids": "strings", "scores": "floats"})
@@ -86,6 +89,78 @@ def test_losses_fail_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"served_log is .*file, where no folder can be made"):
         ServedLog(tmp_path / "file", TABLE, 1 << 30, counter)
+
+
+def test_a_part_is_written_after_every_so_many_bytes_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_parts, "_PART_BYTES", 50_000)
+    monkeypatch.setattr(served_parts, "_ROWS_AT_ONCE", 100)
+    counter = losses()
+    log = ServedLog(tmp_path, TABLE, 1 << 30, counter)
+    log.record(lambda: map(row, range(1, 2500)), 100)
+    log.record(lambda: [row(2500)], 100)
+    log.close()
+    parts = sorted((tmp_path / "lists").iterdir(), key=lambda part: part.stat().st_mtime_ns)
+    heights = [pl.read_parquet(part).height for part in parts]
+    assert len(heights) > 3
+    assert len(set(heights[:-1])) == 1
+    assert [number for part in parts for number in pl.read_parquet(part)["key"]] == list(range(1, 2501))
+    assert lost(counter) == {}
+
+
+def test_a_call_that_is_lost_takes_no_part_that_was_written_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_parts, "_PART_BYTES", 1000)
+    monkeypatch.setattr(served_parts, "_ROWS_AT_ONCE", 10)
+    counter = losses()
+    log = ServedLog(tmp_path, TABLE, 1 << 30, counter)
+
+    def broken() -> Iterator[Row]:
+        yield from map(row, range(100))
+        raise ValueError("broken")
+
+    log.record(lambda: map(row, range(50)), 100)
+    log.record(broken, 100)
+    log.record(lambda: map(row, range(50)), 100)
+    log.close()
+    assert lost(counter) == {"writing": 1}
+    assert pl.read_parquet(tmp_path / "lists").height >= 100
+
+
+def test_what_is_not_written_in_time_at_the_end_is_counted_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_log, "CLOSE_S", 0.0)
+    counter = losses()
+    log = ServedLog(tmp_path, TABLE, 1 << 30, counter)
+    for number in range(3):
+        log.record(lambda number=number: [row(number)], 100)
+    with capture_logs() as logged:
+        log.close()
+    assert lost(counter) == {"closing": 3}
+    assert [(entry["reason"], entry["calls"]) for entry in logged] == [("closing", 1)]
+
+
+def test_a_disk_that_hangs_does_not_keep_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_log, "BACKLOG_BYTES", 10_000)
+    monkeypatch.setattr(served_log, "CLOSE_S", 0.1)
+    monkeypatch.setattr(served_log, "_HANGS_S", 0.1)
+    counter, go_on = losses(), threading.Event()
+    log = ServedLog(tmp_path, TABLE, 1 << 30, counter)
+
+    def hang() -> list[Row]:
+        assert go_on.wait(20)
+        return []
+
+    log.record(hang, 6000)
+    wait_for(lambda: not log._backlog, "the thread has taken the call")
+    log.record(lambda: [row(2)], 100)
+    with capture_logs() as logged:
+        log.close()
+    assert lost(counter) == {"closing": 2}
+    assert [(entry["reason"], entry["calls"]) for entry in logged] == [("closing", 2)]
+    go_on.set()
+    log._thread.join(20)
 
 
 def test_a_key_is_that_of_the_values_as_float32() -> None:
