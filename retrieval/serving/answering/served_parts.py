@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ _BYTES_AT_ONCE = 1 << 20
 """Number and size of rows that are made into columns at once, so that other threads wait for milliseconds at most."""
 _ITEM_BYTES = 60
 """Size of a value of a list, in bytes."""
+_STALE_S = 3600.0
+"""Age from which on a file that is not whole is that of a process that died, in seconds; parts take seconds."""
 
 Row = Sequence[Any]
 """Values of one row, in the order of the columns."""
@@ -113,14 +116,31 @@ class PartWriter:
         self.discard()
         if not frames:
             return
-        if sum(map(_size_bytes, self._folder.glob("*.parquet"))) >= self._max_bytes:
+        self.make_folder()  # whoever trained on its parts may have removed it
+        if self._used_bytes() >= self._max_bytes:
             raise NotWritten("size", f"the table has {self._max_bytes} bytes; remove parts that were trained on")
         path = self._folder / f"part-{time.time_ns() // 1_000_000:014}-{os.urandom(4).hex()}.parquet"
         temporary = path.with_suffix(".tmp")
-        self._polars.concat(frames).write_parquet(temporary, compression="zstd", compression_level=1)
-        temporary.chmod(0o600)
-        fsync(temporary)
-        temporary.rename(path)
+        try:
+            self._polars.concat(frames).write_parquet(temporary, compression="zstd", compression_level=1)
+            temporary.chmod(0o600)
+            fsync(temporary)
+            temporary.rename(path)
+        except BaseException:  # polars may panic, which is no Exception
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _used_bytes(self) -> int:
+        """Returns the size of the files in the folder, in bytes. Removes those that a dead process has left."""
+        used_bytes = 0
+        for path in self._folder.glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # another process has renamed or removed it
+                status = path.stat()
+                if path.match("part-*.tmp") and time.time() - status.st_mtime > _STALE_S:
+                    path.unlink()
+                else:
+                    used_bytes += status.st_size
+        return used_bytes
 
     def _make_frame(self) -> None:
         self._frames.append(self._polars.DataFrame(self._rows, schema=self._schema, orient="row"))
@@ -135,11 +155,3 @@ def _row_bytes(row: Row) -> int:
         for each in row
     )
     return sum(sizes)
-
-
-def _size_bytes(path: Path) -> int:
-    """Returns the size of a file in bytes; 0 if it was removed meanwhile."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

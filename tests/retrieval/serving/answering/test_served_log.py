@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +163,52 @@ def test_a_disk_that_hangs_does_not_keep_the_process(tmp_path: Path, monkeypatch
     assert [(entry["reason"], entry["calls"]) for entry in logged] == [("closing", 2)]
     go_on.set()
     log._thread.join(20)
+
+
+def test_a_full_disk_keeps_nothing_of_a_part(tmp_path: Path) -> None:
+    counter = losses()
+    log = ServedLog(tmp_path, TABLE, 1 << 30, counter)
+    log.record(lambda: [row(number) for number in range(2000)], 100)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with capture_logs() as logged:
+            log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert lost(counter) == {"writing": 1}
+    assert "too large" in logged[0]["why"]
+    assert list((tmp_path / "lists").iterdir()) == []
+
+
+def test_a_removed_folder_is_made_again(tmp_path: Path) -> None:
+    counter = losses()
+    log = ServedLog(tmp_path, TABLE, 1 << 30, counter)
+    (tmp_path / "lists").rmdir()
+    log.record(lambda: [row(1)], 100)
+    log.close()
+    assert pl.read_parquet(tmp_path / "lists")["key"].to_list() == [1]
+    assert lost(counter) == {}
+
+
+def test_what_is_not_whole_counts_and_is_removed_after_the_death_of_its_process(tmp_path: Path) -> None:
+    counter, folder = losses(), tmp_path / "lists"
+    folder.mkdir()
+    fresh, old = folder / "part-1-a.tmp", folder / "part-0-b.tmp"
+    for path in (fresh, old):
+        path.write_bytes(bytes(600))
+    os.utime(old, (0, 0))
+
+    def write(number: int) -> None:
+        log = ServedLog(tmp_path, TABLE, 1000, counter)
+        log.record(lambda: [row(number)], 100)
+        log.close()
+
+    write(1)  # another process is at the fresh one
+    assert lost(counter) == {}
+    assert (fresh.exists(), old.exists()) == (True, False)
+    write(2)
+    assert lost(counter) == {"size": 1}
 
 
 def test_a_key_is_that_of_the_values_as_float32() -> None:
