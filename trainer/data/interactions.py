@@ -14,6 +14,7 @@ from trainer.data.sequences import read_sequences
 from trainer.data.served import table as served
 from trainer.data.tables import Table
 from trainer.errors import DataError, RecipeError
+from trainer.recipe.feature_inputs import HistoryInput
 from trainer.recipe.recipe import Recipe
 from trainer.recipe.tables import Attribute
 
@@ -73,7 +74,17 @@ def _tables(recipe: Recipe, path: Path, columns: list[str], notes: list[str]) ->
     source = recipe.interactions
     if source.format == "served":
         lists = {attribute.column for attribute in source.attributes.values() if attribute.type == "string_list"}
-        yield Table.of_rows(path, served.read(path, list(dict.fromkeys(columns)), lists, notes), 0)
+        frame = served.read(path, list(dict.fromkeys(columns)), lists, notes)
+        history = next((each.name for each in recipe.query_tower.features if isinstance(each, HistoryInput)), None)
+        if history is not None and source.relevance is not None:
+            used = frame.filter(pl.col(source.relevance) > 0)
+            if used.height < frame.height:
+                notes.append(
+                    f"{frame.height - used.height:,} items that were passed over are not trained on, because the query "
+                    f"tower reads the history {history}, which is made of the items that a user interacted with."
+                )
+            frame = used
+        yield Table.of_rows(path, frame, 0)
         return
     yield from Table.blocks(path, columns, source.separator, source.quote, spill.BLOCK)
 

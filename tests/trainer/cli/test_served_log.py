@@ -43,13 +43,15 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def write_recipe(folder: Path, shop: Shop) -> Path:
+def write_recipe(folder: Path, shop: Shop, *, history: bool) -> Path:
     """Writes the shop's recipe, whose interactions and users come from the served log alone, and its items."""
     (folder / "products.csv").write_bytes((shop.recipe.parent / "products.csv").read_bytes())
     before, rest = RECIPE.split("[interactions]")
     items = rest[rest.index("[items]") : rest.index("[users]")]
     towers = rest[rest.index("[query_tower]") :]
-    path = folder / "served.toml"
+    if not history:
+        towers = "".join(line for line in towers.splitlines(keepends=True) if 'name = "history"' not in line)
+    path = folder / f"served-{history}.toml"
     path.write_text(before + SERVED + items + towers)
     return path
 
@@ -86,7 +88,7 @@ def test_what_was_served_is_trained_on(shop: Shop, redis: RedisServer, tmp_path:
     assert (used["age"], used["gender"]) == ([21.0], ["m"])
     assert used["history"] == [event.item_id for event in past if event.user_id == "u01"][-11:]  # one more than is read
 
-    recipe_path = write_recipe(tmp_path, shop)
+    recipe_path = write_recipe(tmp_path, shop, history=False)
     dataset = load_dataset(loading.load(str(recipe_path)), tmp_path)
     events, items = dataset.events, dataset.items.ids
     for row, (user, answer) in enumerate(shown.items()):
@@ -102,6 +104,12 @@ def test_what_was_served_is_trained_on(shop: Shop, redis: RedisServer, tmp_path:
             float(age) if age else None,
             buyers[user]["gender"],
         )
+
+    # A history is made of the items that a user interacted with, so none of those that were passed over is left.
+    recipe_path = write_recipe(tmp_path, shop, history=True)
+    dataset = load_dataset(loading.load(str(recipe_path)), tmp_path)
+    assert len(dataset.events.items) == len(past) + len(shown)
+    assert any(f"{2 * len(shown)} items that were passed over are not trained on" in note for note in dataset.notes)
     told = command(
         "train", recipe_path, "--store", tmp_path / "store", "--run", tmp_path / "run", "--json", "--no-baselines"
     )
