@@ -207,6 +207,13 @@ def test_the_command_line_records_retrieves_and_forgets(
     assert "nothing is stored of the user" in capsys.readouterr().out
     assert main(["forget-user", *tower, "42"]) == 0
     assert capsys.readouterr().out == "4 events and 0 features of the profile deleted; nothing is left\n"
+    assert main(["record-events", *tower, "--user-id", "42", "--item", "gone"]) == 0
+    assert capsys.readouterr().out == "1 event recorded, 0 were there, 0 too old\n"
+    assert main(["retrieve", *both, "--user-id", "42"]) == 0
+    said = "! the model does not know 1 of the values of --feature and of what is stored of the user: a typo, or new?\n"
+    assert capsys.readouterr().out.endswith(said)
+    assert main(["forget-user", *tower, "42"]) == 0
+    assert capsys.readouterr().out == "1 event and 0 features of the profile deleted; nothing is left\n"
     assert main(["record-events", *tower, "--user-id", "42"]) == 2
     events.write_text('{"user_id": "42"}\n')
     assert main(["record-events", *tower, "--file", str(events)]) == 2

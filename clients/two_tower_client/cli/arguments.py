@@ -6,7 +6,7 @@ from typing import cast
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
-from two_tower_client.errors import InvalidRequest
+from two_tower_client.errors import InvalidRequest, PermissionDenied
 from two_tower_client.features import FeatureValue, Scalar
 from two_tower_client.filters import Filter, Value, equals, in_range, not_
 from two_tower_client.reranking import Boost, Diversify
@@ -41,24 +41,26 @@ def parse_features(texts: Sequence[str], schema: Sequence[query_pb2.Feature]) ->
 
 
 def parse_condition(
-    text: str, attributes: Mapping[str, ann_pb2.AttributeType.ValueType], option: str = "--where"
+    text: str, attributes: Mapping[str, ann_pb2.AttributeType.ValueType] | None, option: str = "--where"
 ) -> Filter:
     """Returns the condition on an item attribute that a text describes.
 
     Args:
         text: The condition: `name=value`, `name!=value`, `name>=number` or `name<=number`.
-        attributes: Type of each item attribute by name.
+        attributes: Type of each item attribute by name. None: unknown, as the token may not ask for them. A bound is a
+            number in any case, and the service checks the attribute.
         option: The option that errors name.
 
     Raises:
         InvalidRequest: If the text has another form, the attribute is unknown, or the value has another type.
+        PermissionDenied: If the type of the value is needed and unknown.
     """
     # The first operator counts: "a>=b=c" compares `a` with "b=c".
     match = re.fullmatch(r"([^=<>!]+)(=|!=|>=|<=)(.*)", text, re.DOTALL)
     if match is None:
         raise InvalidRequest.in_field(option, f"{text!r} is not name=value, name!=value, name>=number or name<=number")
     name, operator, value = match[1].strip(), match[2], match[3].strip()
-    if name not in attributes:
+    if attributes is not None and name not in attributes:
         raise InvalidRequest.in_field(
             option, f"items have no attribute {name!r}; there are {', '.join(sorted(attributes)) or 'none'}"
         )
@@ -66,21 +68,27 @@ def parse_condition(
         return in_range(name, min=_parse_bound(text, value, option))
     if operator == "<=":
         return in_range(name, max=_parse_bound(text, value, option))
+    if attributes is None:
+        raise PermissionDenied(
+            f"{option}: {text!r} needs the type of the attribute from the status of the ANN service, and the token "
+            "lacks its scope, admin; give a token with read,admin, or name>=number and name<=number"
+        )
     condition = equals(name, _parse_attribute_value(text, value, attributes[name], option))
     return condition if operator == "=" else not_(condition)
 
 
 def parse_boosts(
-    texts: Sequence[Sequence[str]], attributes: Mapping[str, ann_pb2.AttributeType.ValueType]
+    texts: Sequence[Sequence[str]], attributes: Mapping[str, ann_pb2.AttributeType.ValueType] | None
 ) -> list[Boost]:
     """Returns the boosts of `--boost`.
 
     Args:
         texts: Condition and weight of each.
-        attributes: Type of each item attribute by name.
+        attributes: Type of each item attribute by name; None: unknown.
 
     Raises:
         InvalidRequest: If a condition is invalid, see `parse_condition`, or a weight is not a number.
+        PermissionDenied: See `parse_condition`.
     """
     boosts = list[Boost]()
     for condition, weight in texts:

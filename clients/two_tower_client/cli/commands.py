@@ -4,7 +4,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from two_tower.ann.v1 import ann_service_pb2 as ann_pb2
 from two_tower.query.v1 import query_tower_service_pb2 as query_pb2
@@ -20,7 +20,8 @@ from two_tower_client.cli.unknown_values import (
     find_unmatched,
     split_at_commas,
 )
-from two_tower_client.errors import InvalidRequest, NoBundle
+from two_tower_client.errors import InvalidRequest, NoBundle, PermissionDenied
+from two_tower_client.features import FeatureValue
 from two_tower_client.filters import Filter, all_of
 from two_tower_client.fleet import Replica, find_faults, find_live, find_ready
 from two_tower_client.query_tower import QueryTowerClient
@@ -38,9 +39,7 @@ def retrieve(arguments: argparse.Namespace) -> int:
     with Retriever(arguments.query_tower, arguments.ann, **_connection(arguments)) as retriever:
         options = _options(arguments, retriever.ann)
         try:
-            lexical = arguments.ranking == "lexical"
-            tower = query_pb2.GetServingStatusResponse() if lexical else retriever.query_tower.status()
-            features = {} if lexical else parse_features(arguments.feature, _schema(tower))
+            tower, features = _features(arguments, retriever.query_tower)
         except FALLBACK_ERRORS as error:
             if not arguments.fallback:
                 raise
@@ -165,10 +164,28 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _schema(response: query_pb2.GetServingStatusResponse) -> Sequence[query_pb2.Feature]:
-    if not response.models:
+def _features(
+    arguments: argparse.Namespace, client: QueryTowerClient
+) -> tuple[query_pb2.GetServingStatusResponse, dict[str, FeatureValue]]:
+    """Returns the status of the query tower, and the features of `--feature` in the types that it names.
+
+    The status is empty if no query tower is needed, or if the token may not read it and no feature is given.
+    """
+    status = query_pb2.GetServingStatusResponse()
+    if arguments.ranking == "lexical":
+        return status, {}
+    try:
+        status = client.status()
+    except PermissionDenied as error:
+        if not arguments.feature:
+            return status, {}
+        raise PermissionDenied(
+            "the values of --feature are sent in the types that the status of the query tower names, and the token "
+            f"lacks its scope, admin; give a token with read,admin, or name a user with --user-id alone ({error})"
+        ) from error
+    if not status.models:
         raise NoBundle("the query tower has loaded no bundle yet; publish one, or retry in a while")
-    return response.models[0].features
+    return status, parse_features(arguments.feature, status.models[0].features)
 
 
 def _options(arguments: argparse.Namespace, ann: AnnClient) -> SearchOptions:
@@ -190,12 +207,7 @@ class _ResultOptions(RerankingOptions):
 
 def _result_options(arguments: argparse.Namespace, ann: AnnClient) -> _ResultOptions:
     """Returns the options that all commands that search have in common."""
-    types: dict[str, ann_pb2.AttributeType.ValueType] = {}
-    if arguments.where or arguments.boost:
-        bundles = ann.status().bundles
-        if not bundles:
-            raise NoBundle("the ANN service has loaded no bundle yet; publish one, or retry in a while")
-        types = {attribute.name: attribute.type for attribute in bundles[0].attributes}
+    types = _attribute_types(ann) if arguments.where or arguments.boost else None
     conditions = [parse_condition(condition, types) for condition in arguments.where]
     return {
         "exclude": split_at_commas(ann, arguments.exclude),
@@ -206,6 +218,17 @@ def _result_options(arguments: argparse.Namespace, ann: AnnClient) -> _ResultOpt
         "diversify": parse_diversify(arguments.diversity, arguments.at_most),
         "facets": arguments.facet,
     }
+
+
+def _attribute_types(ann: AnnClient) -> Mapping[str, ann_pb2.AttributeType.ValueType] | None:
+    """Returns the type of each item attribute by name; None if the token may not read the status, which names them."""
+    try:
+        bundles = ann.status().bundles
+    except PermissionDenied:
+        return None
+    if not bundles:
+        raise NoBundle("the ANN service has loaded no bundle yet; publish one, or retry in a while")
+    return {attribute.name: attribute.type for attribute in bundles[0].attributes}
 
 
 def _connection(arguments: argparse.Namespace) -> ConnectionOptions:

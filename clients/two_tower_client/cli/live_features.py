@@ -76,7 +76,7 @@ def record_events(arguments: argparse.Namespace, connection: ConnectionOptions) 
         counts = {"recorded": done.recorded, "already_there": done.already_there, "too_old": done.too_old}
         print(json.dumps(counts))
     else:
-        print(f"{done.recorded} events recorded, {done.already_there} were there, {done.too_old} too old")
+        print(f"{_count(done.recorded, 'event')} recorded, {done.already_there} were there, {done.too_old} too old")
     return 0
 
 
@@ -87,8 +87,13 @@ def forget_user(arguments: argparse.Namespace, connection: ConnectionOptions) ->
     if arguments.json:
         print(json.dumps({"events": done.events, "profile_values": done.profile_values}))
     else:
-        print(f"{done.events} events and {done.profile_values} features of the profile deleted; nothing is left")
+        events, features = _count(done.events, "event"), _count(done.profile_values, "feature")
+        print(f"{events} and {features} of the profile deleted; nothing is left")
     return 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _read(path: str) -> Iterator[Event]:

@@ -44,16 +44,23 @@ embedding.
   two-tower retrieve --ranking fused --text 'usb fan' --feature query='usb fan' --attribute title
 
 With `--fallback popular`, the most popular items are printed if the query tower cannot answer, and the reason.
+
+The status of the services tells the types of the values of `--feature`, and of `name=value` in `--where` and `--boost`.
+Where tokens are required, such a call needs the scopes read and admin; any other needs read alone.
 """
 
 _SIMILAR = """Prints the items nearest to an item, or to the mean of several items.
 
   two-tower similar --item 50 --item 181 --k 5 --attribute title
+
+With a token, a condition `name=value` needs the scopes read and admin: the status of the service tells its type.
 """
 
 _POPULAR = """Prints the most popular items of the live bundle: those with the most training events.
 
   two-tower popular --k 10 --attribute title --where genres=Comedy
+
+With a token, a condition `name=value` needs the scopes read and admin: the status of the service tells its type.
 """
 
 _STATUS = """Prints the status of every replica.

@@ -59,9 +59,9 @@ def retrieval_to_table(
         lines.append("! no item matches: see --where, whose values are case-sensitive, --text and --exclude")
     if retrieval.unknown_values:
         named = f" ({_some(unknown_features)})" if unknown_features else ""
-        lines.append(
-            f"! the model does not know {retrieval.unknown_values} of the values of --feature{named}: a typo, or new?"
-        )
+        stored = " and of what is stored of the user" if retrieval.stored_features == "used" else ""
+        values = f"{retrieval.unknown_values} of the values of --feature{stored}{named}"
+        lines.append(f"! the model does not know {values}: a typo, or new?")
     if retrieval.stored_features in STORE_NOTES:
         lines.append(STORE_NOTES[retrieval.stored_features])
     if retrieval.shortened_by_group_limits:

@@ -97,6 +97,14 @@ def test_at_most_three_unknown_values_are_named() -> None:
     ]
 
 
+def test_unknown_values_may_be_stored_ones() -> None:
+    retrieval = Retrieval(("50",), (1.0,), {}, "m1", "b1", unknown_values=1, stored_features="used")
+    said = "! the model does not know 1 of the values of --feature and of what is stored of the user"
+    assert tables.retrieval_to_table(retrieval).splitlines()[-1] == f"{said}: a typo, or new?"
+    named = tables.retrieval_to_table(retrieval, ["sex=X"]).splitlines()[-1]
+    assert named == f"{said} (sex=X): a typo, or new?"
+
+
 def test_json_of_a_retrieval() -> None:
     assert json.loads(tables.retrieval_to_json(RETRIEVAL)) == {
         "model_version": "m1",
