@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,9 @@ def test_items_above_the_last_used_one_were_passed_over(tmp_path: Path) -> None:
         {"key": 9, "time": 103.0, "item_ids": ["q", "c"]},  # of no query
     ]
     write(tmp_path / "log", "lists", lists)
-    found, notes = rows(tmp_path)
+    # A query tower that reads a history is not trained on them.
+    towers = {"query_tower": {"features": [{"name": "device", "kind": "categorical"}]}}
+    found, notes = rows(tmp_path, loading.parse({**RAW, **towers}, "served"))
     assert [row[:4] for row in found] == [
         ("ann", "a", 100.5, 0.0),
         ("ann", "e", 120.0, 0.0),
@@ -145,3 +148,83 @@ def test_a_folder_without_events_and_keys_of_a_table_are_refused(tmp_path: Path)
         recipe(weight="other")
     stored = recipe(weight="weight").to_json()
     assert loading.parse(stored, "stored").interactions.time == "time"
+
+
+def write_all(folder: Path) -> None:
+    write(folder, "events", [event("ann", n, f"i{n}", 110.0 + n, stars=n) for n in range(200)])
+    write(folder, "queries", [query(n, 100.0 + n, "ann", device=["phone"]) for n in range(3)])
+    write(folder, "lists", [{"key": n, "time": 100.5 + n, "item_ids": ["a", "i1"]} for n in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "dtype", "told"),
+    [
+        ("events", "time", pl.String(), "is of type String, expected Float64"),
+        ("events", "time", pl.Int64(), "is of type Int64, expected Float64"),
+        ("events", "values", pl.Int64(), "is of type Int64, expected String"),
+        ("queries", "key", pl.String(), "is of type String, expected Int64"),
+        ("queries", "time", pl.String(), "is of type String, expected Float64"),
+        ("lists", "item_ids", pl.String(), r"is of type String, expected List\(String\)"),
+        ("lists", "time", None, "is missing, expected Float64"),
+    ],
+)
+def test_a_part_with_other_columns_is_named(
+    table: str, column: str, dtype: pl.DataType | None, told: str, tmp_path: Path
+) -> None:
+    write_all(tmp_path / "log")
+    frame = pl.read_parquet(tmp_path / "log" / table / "part-0.parquet")
+    other = pl.lit(None, dtype).alias(column)
+    frame = frame.drop(column) if dtype is None else frame.with_columns(other)
+    frame.write_parquet(tmp_path / "log" / table / "part-7.parquet")
+    with pytest.raises(DataError, match=rf"{table}/part-7\.parquet: column '{column}' {told}; .*remove the file"):
+        rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("events", "time", None),
+        ("events", "time", float("nan")),
+        ("queries", "time", float("inf")),
+        ("lists", "time", None),
+        ("events", "item_id", None),
+        ("lists", "key", None),
+    ],
+)
+def test_a_part_with_a_missing_value_is_named(table: str, column: str, value: float | None, tmp_path: Path) -> None:
+    write_all(tmp_path / "log")
+    path = tmp_path / "log" / table / "part-0.parquet"
+    frame = pl.read_parquet(path)
+    frame[1, column] = value
+    frame.write_parquet(path)
+    with pytest.raises(DataError, match=rf"{table}/part-0\.parquet, column '{column}': row 2: .*, expected a value of"):
+        rows(tmp_path)
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    write_all(tmp_path / "log")
+    path = tmp_path / "log" / "events" / "part-0.parquet"
+    whole = path.read_bytes()
+    seen = 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            rows(tmp_path)
+        except DataError as error:
+            seen += "part-0.parquet: cannot be read: " in str(error)
+    assert seen > 10
+    path.write_bytes(whole[:100])
+    with pytest.raises(
+        DataError, match=r"events/part-0\.parquet: cannot be read: .*; copy it anew, or remove the file"
+    ):
+        rows(tmp_path)
+
+
+def test_a_folder_with_brackets_in_its_name_is_read_without_a_warning(tmp_path: Path) -> None:
+    folder = tmp_path / "shop[x]"
+    write_all(folder / "log")
+    (folder / "log" / "lists" / "part-0.parquet").rename(folder / "log" / "lists" / "part[0].parquet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, _ = rows(folder)
+    assert len(found) >= 200

@@ -14,12 +14,12 @@ any time is never one of them.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from trainer.data.table_files import explained
+from trainer.data.table_files import show
 from trainer.errors import DataError
 
 WINDOW_S = 1800.0
@@ -28,10 +28,20 @@ _LIST_AFTER_S = 60.0
 """Longest time from a query to the search with its embedding, in seconds."""
 _FEATURES = "features."
 """Begin of the name of a column that is a feature of the request."""
+_REMOVE = "remove the file from the served log"
 
-_EVENTS = ("event_id", "user_id", "item_id", "time", "type", "weight", "values")
-_QUERIES = ("key", "time", "user_id", "features")
-_LISTS = ("key", "time", "item_ids")
+_TEXT, _NUMBER = pl.String(), pl.Float64()
+_EVENTS: Mapping[str, pl.DataType] = {
+    "event_id": _TEXT,
+    "user_id": _TEXT,
+    "item_id": _TEXT,
+    "time": _NUMBER,
+    "type": _TEXT,
+    "weight": _NUMBER,
+    "values": _TEXT,
+}
+_QUERIES: Mapping[str, pl.DataType] = {"key": pl.Int64(), "time": _NUMBER, "user_id": _TEXT, "features": _TEXT}
+_LISTS: Mapping[str, pl.DataType] = {"key": pl.Int64(), "time": _NUMBER, "item_ids": pl.List(pl.String())}
 
 
 def read(folder: Path, columns: Sequence[str], lists_in: Container[str], notes: list[str]) -> pl.DataFrame:
@@ -45,7 +55,7 @@ def read(folder: Path, columns: Sequence[str], lists_in: Container[str], notes: 
         notes: List to which a note is added on what was joined.
 
     Raises:
-        DataError: There are no events, or a file cannot be read.
+        DataError: There are no events, or a part cannot be used; names it.
     """
     logged = _table(folder, "events", _EVENTS)
     if logged is None:
@@ -60,7 +70,9 @@ def read(folder: Path, columns: Sequence[str], lists_in: Container[str], notes: 
     if queries is not None:
         queries = queries.filter(pl.col("user_id") != "").sort("time")
         asked = queries.select("user_id", "time", "features")
-        events = events.join_asof(asked, on="time", by="user_id", strategy="backward", tolerance=WINDOW_S)
+        events = events.join_asof(
+            asked, on="time", by="user_id", strategy="backward", tolerance=WINDOW_S, check_sortedness=False
+        )
         told += f", {events['features'].count():,} of them after a query of the user"
     else:
         events = events.with_columns(pl.lit(None, pl.String).alias("features"))
@@ -72,20 +84,51 @@ def read(folder: Path, columns: Sequence[str], lists_in: Container[str], notes: 
     return events.select(_column(name, is_list=name in lists_in) for name in columns)
 
 
-def _table(folder: Path, name: str, columns: Sequence[str]) -> pl.DataFrame | None:
-    """Returns a table of the log; None if nothing was written."""
-    parts = sorted((folder / name).glob("*.parquet"))
-    if not parts:
-        return None
-    with explained(folder / name):
-        frame = pl.read_parquet(parts, columns=list(columns))
+def _table(folder: Path, name: str, columns: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
+    """Returns a table of the log; None if nothing was written.
+
+    Raises:
+        DataError: A part cannot be used; names it.
+    """
+    parts = [_part(path, columns) for path in sorted((folder / name).glob("*.parquet"))]
+    frame = pl.concat(parts) if parts else pl.DataFrame()
     return None if frame.is_empty() else frame
+
+
+def _part(path: Path, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Returns a part of a table, with values in all cells.
+
+    Raises:
+        DataError: It cannot be read, or is not as the services write it.
+    """
+    try:
+        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        schema = lazy.collect_schema()
+        for name, dtype in columns.items():
+            if schema.get(name) != dtype:
+                found = f"is of type {schema[name]}" if name in schema else "is missing"
+                raise DataError(f"{path}: column {name!r} {found}, expected {dtype}; write it so, or {_REMOVE}")
+        frame = lazy.select(*columns).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path}: cannot be read: {why}; copy it anew, or {_REMOVE}") from None
+    for name, dtype in columns.items():
+        bad = ~frame[name].is_finite().fill_null(value=False) if dtype == _NUMBER else frame[name].is_null()
+        if bad.any():
+            row = bad.arg_true()[0]
+            raise DataError(
+                f"{path}, column {name!r}: row {row + 1}: {show(frame[name][row])}, expected a value of type {dtype}; "
+                f"fill it in, or {_REMOVE}"
+            )
+    return frame
 
 
 def _passed_over(events: pl.DataFrame, queries: pl.DataFrame, lists: pl.DataFrame) -> pl.DataFrame:
     """Returns the items that users passed over, as events of relevance 0, each item of a user once."""
     asked = queries.select("key", "time", "user_id", "features")
-    shown = lists.sort("time").join_asof(asked, on="time", by="key", strategy="backward", tolerance=_LIST_AFTER_S)
+    shown = lists.sort("time").join_asof(
+        asked, on="time", by="key", strategy="backward", tolerance=_LIST_AFTER_S, check_sortedness=False
+    )
     shown = shown.filter(pl.col("user_id").is_not_null()).with_row_index("list")
     ranks = pl.int_ranges(pl.col("item_ids").list.len()).alias("rank")
     shown = shown.with_columns(ranks).explode("item_ids", "rank").rename({"item_ids": "item_id"})
