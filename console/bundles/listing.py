@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from retrieval.bundle.errors import BundleError, BundleNotFound, BundleRefused
 from retrieval.bundle.layout import REPORT
@@ -161,6 +162,8 @@ class Details:
         manifest: Manifest; None if it is damaged.
         gates: Results of the publish gates, those that failed first.
         recipe: Recipe of the training as JSON, for people to read.
+        features: Names of the features of a query.
+        parameters: Parameters of the index other than its seed, such as "trees 50".
         has_report: Whether its report can be shown.
     """
 
@@ -171,6 +174,8 @@ class Details:
     manifest: Manifest | None = None
     gates: tuple[Gate, ...] = ()
     recipe: str = ""
+    features: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     has_report: bool = False
 
     @property
@@ -205,8 +210,22 @@ def describe(store: BundleStore, version: str) -> Details:
         manifest,
         tuple(gates),
         json.dumps(manifest.recipe, indent=2, ensure_ascii=False),
+        tuple(_name_features(manifest.feature_schema)),
+        tuple(_name_parameters(manifest.index.parameters)),
         report is not None and report.size_bytes <= REPORT_MAX_BYTES,
     )
+
+
+def _name_features(schema: Mapping[str, Any]) -> list[str]:
+    """Returns the names in a feature schema, which the manifest has as the services read it: unchecked."""
+    features = schema.get("features")
+    found = cast("list[Any]", features) if isinstance(features, list) else []
+    return [str(cast("dict[str, Any]", each).get("name")) for each in found if isinstance(each, dict)]
+
+
+def _name_parameters(parameters: Any) -> list[str]:
+    found = cast("dict[str, Any]", parameters) if isinstance(parameters, dict) else {}
+    return [f"{name} {value}" for name, value in found.items() if name != "seed"]
 
 
 def _verdict(name: str, result: GateResult, manifest: Manifest) -> str:

@@ -72,9 +72,9 @@ class FileEntry:
         """Checks size and hash.
 
         Raises:
-            ValueError: the size is no integer or negative, or the hash is not a SHA-256 in hex.
+            ValueError: the size is no integer, negative or at least 2^63, or the hash is no SHA-256 in hex.
         """
-        if type(self.size_bytes) is not int or self.size_bytes < 0 or not _SHA256.fullmatch(self.sha256):
+        if type(self.size_bytes) is not int or not 0 <= self.size_bytes < 2**63 or not _SHA256.fullmatch(self.sha256):
             raise ValueError(
                 f"size_bytes {self.size_bytes}, sha256 {self.sha256[:80]!r}: expected an int >= 0 and 64 hex digits"
             )
@@ -191,7 +191,7 @@ class Manifest:
         """Checks versions, ranges and paths.
 
         Raises:
-            ValueError: a number is out of range or a path leads out of the bundle.
+            ValueError: a number is out of range, a metric not finite, or a path leads out of the bundle.
             InvalidVersion: a version is not of the right form.
         """
         for version in (self.bundle_version, self.model_version, self.parent_version):
@@ -206,6 +206,9 @@ class Manifest:
         for path in self.files:
             if not is_file_path(path):
                 raise ValueError(f"file path {path[:80]!r} leads out of the bundle, or no disk can have it")
+        for name, value in self.metrics.items():
+            if isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"metric {name[:80]!r} is {value}, expected a finite number")
 
     @property
     def failed_gates(self) -> tuple[str, ...]:
@@ -244,12 +247,12 @@ class Manifest:
             manifest = _parse(raw)
             manifest.to_json().encode()  # raises for half a surrogate pair, and for values that are nested too deep
         except (
-            ValueError,
-            TypeError,
-            KeyError,
+            ArithmeticError,
             AttributeError,
-            OverflowError,
+            KeyError,
             RecursionError,
+            TypeError,
+            ValueError,
             InvalidVersion,
         ) as error:
             raise BundleRefused(
@@ -277,10 +280,9 @@ def _explain_format(format_version: Any) -> str:
 
 def _parse(raw: dict[str, Any]) -> Manifest:
     raw = dict(raw)
-    known = {f.name for f in dataclasses.fields(Manifest)}
     raw.setdefault("gates", {})  # bundles that are older than the publish gates have no such key
     raw["shards"] = parse_shards(raw.get("shards", []))
-    if raw.keys() != known:
+    if raw.keys() != (known := {f.name for f in dataclasses.fields(Manifest)}):
         raise ValueError(f"keys {sorted(raw.keys() ^ known)} are missing or unknown")
     for name in ("dimension", "item_count", "seed"):
         if type(raw[name]) is not int:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import html
+import json
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
+from console.app import make_app
 from console.bundles import change
 from retrieval.bundle.layout import GOLDEN_QUERIES, LIVE, REPORT
 from retrieval.bundle.manifest import Manifest
@@ -107,6 +112,34 @@ def test_a_damaged_manifest_is_shown_and_cannot_go_live(tmp_path: Path) -> None:
         assert "Why it was refused" in visitor.get(f"/bundles/{damaged}").text
         assert "It cannot go live" in visitor.get(f"/bundles/{damaged}/promote").text
         assert live_of(store) == live
+
+
+ODD = (None, True, 10**400, math.nan, "<b>odd</b>", [{}], {"odd": None})
+
+
+def edit_everywhere(value: Any) -> Iterator[Any]:
+    """Yields a JSON value with each of its parts in turn replaced by each odd value."""
+    yield from ODD
+    for key, part in value.items() if isinstance(value, dict) else ():
+        yield from ({**value, key: edited} for edited in edit_everywhere(part))
+
+
+def test_pages_name_a_bundle_with_any_damage(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    live, damaged = write(store), write(store)
+    store.promote(live)
+    path = store.path(damaged) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = dict(list(manifest["files"].items())[:1])
+    with running(settings_for(store, None)) as (console, _):
+        client = TestClient(make_app(console), "http://127.0.0.1", raise_server_exceptions=False)
+        for edited in edit_everywhere(manifest):
+            path.write_text(json.dumps(edited))
+            for page in ("/", f"/bundles/{damaged}"):
+                answer = client.get(page)
+                assert answer.status_code == 200, (page, edited, answer.text)
+                assert damaged in answer.text
+                assert "<b>odd</b>" not in answer.text
 
 
 def test_a_report_is_of_no_origin(tmp_path: Path) -> None:

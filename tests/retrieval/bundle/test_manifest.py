@@ -93,6 +93,7 @@ def edited(**fields: Any) -> str:
         (edited(surprise=1), "manifest"),
         (edited(gates={"recall": {"figure": 0.1, "threshold": 0.2, "passed": False, "message": None}}), "manifest"),
         (edited(gates={"recall": {"figure": 10**400, "threshold": 0.2, "passed": False, "message": ""}}), "manifest"),
+        *((edited(metrics={"ndcg@10": value}), "manifest") for value in ("<b>", None, True, [], math.nan, 10**400)),
         (edited(git_commit="\ud800"), "manifest"),
         (edited(attributes=["title"]), "manifest"),
         (edited(recipe={"a": json.loads("[" * 900 + "]" * 900)}), "manifest"),
@@ -115,7 +116,7 @@ def edited(**fields: Any) -> str:
         ),
         *(
             (edited(files={"a": {"size_bytes": size, "sha256": "0" * 64}}), "manifest")
-            for size in (-1, 7.5, math.nan, math.inf, True, "7")
+            for size in (-1, 2**63, 7.5, math.nan, math.inf, True, "7")
         ),
         (edited(files={"/etc/passwd": {"size_bytes": 1, "sha256": "0" * 64}}), "manifest"),
         (edited(files={"a": {"size_bytes": -1, "sha256": "0" * 64}}), "manifest"),
