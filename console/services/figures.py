@@ -87,6 +87,7 @@ class Figures:
         self._read = read
         self._fresh_s = fresh_s
         self._lock = threading.Lock()
+        self._reading = threading.Lock()  # held while endpoints are read; whoever only looks does not wait for it
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="metrics")
         self._samples: dict[MetricsPort, Sample] = {}
         self._figures: list[ProcessFigures] = []
@@ -95,20 +96,24 @@ class Figures:
 
     def look(self) -> dict[str, object]:
         """Returns the figures as JSON, with the number of the reading."""
+        with self._reading:
+            self._read_all()
         with self._lock:
-            if self._read_s is None or time.monotonic() - self._read_s >= self._fresh_s:
-                self._figures = list(self._threads.map(self._look_at, self._ports))
-                self._read_s = time.monotonic()
-                self._number += 1
             return {"reading": self._number, "processes": [asdict(each) for each in self._figures]}
 
     def in_flight(self) -> dict[str, float]:
-        """Returns the calls in flight by address of the replica, over all of its processes."""
+        """Returns the calls in flight by address of the replica, over all of its processes, as of the last reading.
+
+        It starts the next reading, and does not wait for it.
+        """
         if not any(port.replica for port in self._ports):
             return {}
-        self.look()
+        if not self._reading.locked():
+            threading.Thread(target=self.look, name="metrics", daemon=True).start()
+        with self._lock:
+            figures, age_s = self._figures, time.monotonic() - (self._read_s or 0.0)
         counts: dict[str, float] = {}
-        for each in self._figures:
+        for each in figures if age_s <= _OLD_S else ():
             if each.replica and not each.error:
                 counts[each.replica] = counts.get(each.replica, 0.0) + each.in_flight
         return counts
@@ -116,6 +121,14 @@ class Figures:
     def close(self) -> None:
         """Ends the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _read_all(self) -> None:
+        if self._read_s is not None and time.monotonic() - self._read_s < self._fresh_s:
+            return
+        figures = list(self._threads.map(self._look_at, self._ports))
+        with self._lock:
+            self._figures, self._read_s = figures, time.monotonic()
+            self._number += 1
 
     def _look_at(self, port: MetricsPort) -> ProcessFigures:
         try:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -73,7 +76,12 @@ def scrape(port: MetricsPort) -> Sample:
 def _read(port: MetricsPort) -> str:
     end_s = time.monotonic() + _TIMEOUT_S
     connection = http.client.HTTPConnection(port.host, port.port, timeout=_TIMEOUT_S)
+    timer = None
     try:
+        connection.connect()
+        # The timeout of a connection is that of each read: one that trickles would go on for ever.
+        timer = threading.Timer(end_s - time.monotonic(), _end, (connection.sock,))
+        timer.start()
         connection.request("GET", "/metrics", headers={"Accept": "text/plain", "User-Agent": "two-tower-console"})
         response = connection.getresponse()
         if response.status != 200:
@@ -83,12 +91,20 @@ def _read(port: MetricsPort) -> str:
             body += chunk
             if len(body) > _MAX_BYTES:
                 raise ScrapeError(f"{port.address}/metrics is larger than {_MAX_BYTES >> 20} MiB")
-            if time.monotonic() > end_s:
-                raise TimeoutError("it sends too slowly")
+        if time.monotonic() >= end_s:
+            raise TimeoutError("it sends too slowly")
     except (OSError, http.client.HTTPException) as error:
         raise ScrapeError(
             f"{port.address} cannot be read: {error or type(error).__name__}; is it the --metrics-port of a service?"
         ) from error
     finally:
+        if timer is not None:
+            timer.cancel()
         connection.close()
     return body.decode("utf-8", "replace")
+
+
+def _end(connection: socket.socket) -> None:
+    """Ends a connection at its time limit: whoever reads it sees its end."""
+    with suppress(OSError):  # it is closed already
+        connection.shutdown(socket.SHUT_RDWR)
