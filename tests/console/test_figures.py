@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.server
 import math
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -110,6 +112,47 @@ def test_reads_a_running_service(tmp_path: Path) -> None:
             assert found["errors_per_s"] == pytest.approx(found["calls_per_s"] / 2, rel=0.5)
             assert list(found["codes"]) == ["INVALID_ARGUMENT"]
             assert 0 < found["median_ms"] <= found["p99_ms"]
+
+
+@contextmanager
+def trickling(begin: bytes) -> Iterator[int]:
+    """Listens, and sends a byte each tenth of a second after the begin of an answer; yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def send() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):  # until the reader has had enough
+                connection.sendall(begin)
+                while not stopped.wait(0.1):
+                    connection.sendall(b"x")
+
+        stopped = threading.Event()
+        thread = threading.Thread(target=send)
+        thread.start()
+        yield listener.getsockname()[1]
+        stopped.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nx-header: ", b"HTTP/1.1 200 OK\r\n\r\n# "])
+def test_an_endpoint_that_trickles_is_given_up(begin: bytes) -> None:
+    with trickling(begin) as port, ThreadPoolExecutor() as threads:
+        reading = threads.submit(scrape, MetricsPort("127.0.0.1", port))
+        assert isinstance(reading.exception(timeout=30), ScrapeError)
+
+
+def test_the_fleet_does_not_wait_for_figures() -> None:
+    released = threading.Event()
+
+    def read(port: MetricsPort) -> Sample:
+        assert released.wait(30)
+        return sample(1, 1, 0, 1)
+
+    figures = Figures([MetricsPort("localhost", 1, "a:1")], read)
+    assert figures.in_flight() == figures.in_flight() == {}
+    released.set()
+    assert wait_for(figures.in_flight, "the reading has ended") == {"a:1": 3.0}
+    figures.close()
 
 
 @contextmanager
