@@ -124,6 +124,9 @@ class StoredFeatures:
             by_user = dict(zip(distinct, found, strict=True))
             for row, user_id in users.items():
                 records[row] = by_user[user_id]
+                if records[row] is None:
+                    statuses[row] = pb.STORED_FEATURES_UNAVAILABLE
+                    self._metrics.looked_up(UNAVAILABLE)
         self._metrics.lookup_seconds.observe(time.monotonic() - started)
         return Lookup(statuses, records, self._metrics)
 

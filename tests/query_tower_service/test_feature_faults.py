@@ -26,6 +26,7 @@ from tests.query_tower_service.world import (
     put_user,
     query,
 )
+from tests.retrieval.live_features.world import put_histories
 from tests.worlds import wait_for
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 
@@ -84,6 +85,18 @@ def test_a_lookup_leaves_half_of_the_time_of_its_caller(filled: FolderStore, red
             assert list(embed(service, query("42"), timeout=2).stored_features) == [UNAVAILABLE]
         finally:
             redis_server.thaw()
+
+
+def test_of_a_batch_that_takes_too_long_the_queries_that_were_answered_in_time_are_used(
+    filled: FolderStore, redis_server: RedisServer
+) -> None:
+    queries = [query(user_id) for user_id in put_histories(redis_server, 300, 1000)]
+    with query_tower_service(filled, features=redis_server.url, features_timeout_s=0.05) as service:
+        service.wait_until_serving()
+        wait_for(
+            lambda: set(embed(service, *queries, return_histories=True).stored_features) == {USED, UNAVAILABLE},
+            "a part of a batch is answered",
+        )
 
 
 def test_a_full_store_is_read_and_a_flushed_one_knows_nobody(served: Running, redis_server: RedisServer) -> None:

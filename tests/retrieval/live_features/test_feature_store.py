@@ -170,7 +170,9 @@ def test_users_whose_ids_resemble_keys_of_others_are_apart(redis_server: RedisSe
     async def work(store: FeatureStore) -> None:
         await store.append([event(f"{number}", user_id) for number, user_id in enumerate(ids)])
         records = await store.read(ids, 10)
-        assert [items(record.decode()) for record in records] == [[f"i{number}"] for number in range(len(ids))]
+        assert [items(record and record.decode()) for record in records] == [
+            [f"i{number}"] for number in range(len(ids))
+        ]
 
     run(redis_server, work)
     with redis.Redis(port=redis_server.port) as client:
@@ -205,11 +207,13 @@ def test_of_large_events_the_newest_are_read_and_a_record_has_a_largest_size(red
         values = {f"v{number}": "x" * 1000 for number in range(10)}  # about 10 KB an event
         await store.append([event(f"{number:02}", time_s=float(number), values=values) for number in range(20)])
         (record,) = await store.read(["42"], 100)
+        assert record is not None
         assert len(record.events) <= 66_000
         assert items(record.decode()) == [f"i{number}" for number in range(14, 20)]
         with redis.Redis(port=redis_server.port) as client:
             client.hset("two-tower:{43}:profile", "age", "[" + "1," * 40_000 + "1]")
         (record,) = await store.read(["43"], 100)
+        assert record is not None
         with pytest.raises(UnreadableRecord):
             record.decode()
 
@@ -221,7 +225,7 @@ def test_of_large_events_the_newest_are_read_and_a_record_has_a_largest_size(red
 def test_many_users_are_read_at_once_in_order(redis_server: RedisServer) -> None:
     async def work(store: FeatureStore) -> None:
         await store.append([event(f"{number}", f"u{number}") for number in range(0, 500, 2)])
-        users = [record.decode() for record in await store.read([f"u{number}" for number in range(500)], 5)]
+        users = [record and record.decode() for record in await store.read([f"u{number}" for number in range(500)], 5)]
         for number, user in enumerate(users):
             assert (user is None) if number % 2 else (items(user) == [f"i{number}"])
 

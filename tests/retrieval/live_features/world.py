@@ -82,3 +82,16 @@ def fill(server: RedisServer) -> None:
     """Leaves no memory for writes."""
     assert server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction") == "+OK"
     assert server.ask("CONFIG", "SET", "maxmemory", "1") == "+OK"
+
+
+def put_histories(server: RedisServer, users: int, events: int) -> list[str]:
+    """Gives users of ids ``h0``, ``h1``, … so many events each, and returns the ids."""
+    scores = {f"{number:05}": float(number) for number in range(events)}
+    stored = {event_id: f'["i{event_id}",{time_s}]' for event_id, time_s in scores.items()}
+    with redis.Redis(port=server.port) as client:
+        for number in range(users):
+            with client.pipeline(transaction=False) as pipeline:
+                pipeline.zadd(f"two-tower:{{h{number}}}:order", scores)
+                pipeline.hset(f"two-tower:{{h{number}}}:events", mapping=stored)
+                pipeline.execute()
+    return [f"h{number}" for number in range(users)]
