@@ -24,6 +24,8 @@ USER = 10001
 COMPILERS = ("gcc", "g++", "cc", "c++", "clang", "ld", "as", "make")
 FOLDERS_OF_THE_SYSTEM = ("/", "/etc", "/usr/bin", "/opt/two-tower")
 TIMEOUT_S = 60.0
+NO_REDIS = "redis://127.0.0.1:9/0"
+"""Nothing listens there."""
 
 
 def require(holds: bool, what: str) -> None:
@@ -42,6 +44,10 @@ def check_contents(kind: str) -> None:
     require(has_tensorflow == (kind == "trainer"), f"{'has' if kind == 'trainer' else 'no'} tensorflow")
     require(not any(map(can_write, FOLDERS_OF_THE_SYSTEM)), f"cannot write to {', '.join(FOLDERS_OF_THE_SYSTEM)}")
     require(can_write("/tmp") and can_write("/var/cache/two-tower"), "can write to /tmp and the cache")
+    require(importlib.util.find_spec("redis") is not None, "has redis, for live features")
+    done = subprocess.run(["two-tower", "console"], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    plain = done.returncode == 1 and "is not installed" in done.stderr and len(done.stderr.splitlines()) == 1
+    require(plain, f"says plainly that it has no console{'' if plain else f': {done.stderr}'}")
     if os.statvfs("/").f_flag & os.ST_RDONLY:
         require(True, "the root file system is read-only")
     else:
@@ -68,6 +74,10 @@ def check_service(kind: str, entrypoint: list[str]) -> None:
         require(True, "is healthy with a bundle")
         require(len(open_bundles(kind, address)) == 1, "answers which bundle is open")
         require(answers(kind, address), "answers a request")
+    if kind == "query-tower":
+        with running([*entrypoint, "--features", NO_REDIS], "filled") as (address, health):
+            wait_for(lambda: check_health(health) == 0, "health with live features")
+            require(answers(kind, address), "answers a request while the store of live features is away")
 
 
 @contextlib.contextmanager

@@ -19,12 +19,22 @@ def run(name: str, arguments: Sequence[str]) -> int:
     Args:
         name: Name of the command, a key of `PACKAGES`.
         arguments: Command line arguments after the name.
+
+    Raises:
+        ModuleNotFoundError: The command is installed, and its module needs one that is not.
     """
     # All distributions, because `metadata.entry_points` reads one of each name only: in a checkout, a file of an older
     # build may come first.
     for distribution in metadata.distributions():
         for command in distribution.entry_points.select(group=_GROUP, name=name):
-            return command.load()(arguments)
+            try:
+                main = command.load()
+            except ModuleNotFoundError as error:
+                # A build without the command's package, such as an image, still names its entry point.
+                if error.name is None or not f"{command.module}.".startswith(f"{error.name}."):
+                    raise
+                continue
+            return main(arguments)
     print(
         f"two-tower: the command `{name}` is not installed: pip install '{PACKAGES[name]}'",
         file=sys.stderr,

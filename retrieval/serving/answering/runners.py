@@ -39,6 +39,7 @@ FIRST_SLICE_S = 0.05
 """The same for the first slice of a small call in a thread: most are done by then, and pausing helps nobody."""
 
 _NICENESS = 5
+"""What the threads are nicer than the event loop; the system bounds the sum to 19."""
 
 _log = structlog.get_logger("runners")
 
@@ -220,8 +221,10 @@ class Runners:
             self._limit.note(call, call.started_at, self.waiting)
 
     def _run(self) -> None:
-        # If this thread and the event loop want the same core, the event loop gets it.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        # If this thread and the event loop want the same core, the event loop gets it. Relative to the priority that the
+        # service was started with: nobody but root may raise that again.
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
         while (job := self._take()) is not None:
             was_paused = job.is_paused
             if not was_paused:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -48,6 +50,39 @@ def test_every_call_is_answered_once(is_short: bool) -> None:
         assert (runners.in_flight, runners.waiting) == (0, 0)
 
     run(scenario)
+
+
+@pytest.mark.parametrize(("own", "of_threads"), [(0, 5), (8, 13), (15, 19)])
+def test_threads_leave_the_core_to_the_event_loop_at_every_priority(own: int, of_threads: int) -> None:
+    if os.getpriority(os.PRIO_PROCESS, 0) > own:
+        pytest.skip("the tests run at a lower priority")
+    seen = list[int]()
+
+    async def scenario(runners: Runners) -> None:
+        call = make(Priority(seen), "long:1")
+        runners.submit(call)
+        await call.answered
+
+    def with_own_priority() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own)
+        run(scenario)
+
+    loop = threading.Thread(target=with_own_priority)
+    loop.start()
+    loop.join()
+    assert seen == [of_threads]
+
+
+class Priority(Recorder):
+    """Notes the priority of the thread that answers."""
+
+    def __init__(self, seen: list[int]) -> None:
+        super().__init__()
+        self._priorities = seen
+
+    def answer(self, calls: Sequence[Call]) -> Iterator[None]:
+        self._priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return super().answer(calls)
 
 
 def test_a_long_call_lets_short_ones_pass_between_its_slices() -> None:
