@@ -221,8 +221,8 @@ class Runners:
             self._limit.note(call, call.started_at, self.waiting)
 
     def _run(self) -> None:
-        # If this thread and the event loop want the same core, the event loop gets it. Relative to the priority that the
-        # service was started with: nobody but root may raise that again.
+        # If this thread and the event loop want the same core, the event loop gets it. Relative to the priority with
+        # which the service was started: nobody but root may raise that again.
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
         while (job := self._take()) is not None:
