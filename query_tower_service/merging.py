@@ -21,7 +21,7 @@ from retrieval.bundle.features.event_kinds import MISSING_INT, EventValue, Histo
 from retrieval.bundle.features.kinds import Categorical, History, MultiCategorical, Numeric
 from retrieval.bundle.features.schema import Feature, FeatureSchema
 from retrieval.bundle.features.text import Text
-from retrieval.live_features.records import StoredEvent, StoredUser
+from retrieval.live_features.records import StoredEvent, StoredUser, text_fault
 
 Row = dict[str, Any]
 """Parsed values of a query by feature name; see `query_tower_service.requests.QueryParser.parse_rows`."""
@@ -137,9 +137,9 @@ def _profile_value(values: Sequence[Any], feature: Feature, count_wrong: Callabl
 
 def _is_of_type(value: Any, value_type: str) -> bool:
     if value_type == "string":
-        return isinstance(value, str) and len(value) <= MAX_CHARACTERS
+        return isinstance(value, str) and len(value) <= MAX_CHARACTERS and not text_fault(value)
     if isinstance(value, bool):
         return False
-    if value_type == "int":
-        return isinstance(value, int) and value in _INTS
-    return isinstance(value, float | int) and math.isfinite(value)
+    if isinstance(value, int):
+        return value in _INTS
+    return value_type == "float" and isinstance(value, float) and math.isfinite(value)

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrieval.live_features.errors import UnreadableRecord
-from retrieval.live_features.records import MAX_RECORD_BYTES, Event, StoredEvent, StoredUser
+from retrieval.live_features.records import (
+    EARLIEST_S,
+    LATEST_S,
+    MAX_RECORD_BYTES,
+    Event,
+    StoredEvent,
+    StoredUser,
+    id_fault,
+)
 
 _ENCODED = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 _DEFAULTS = (None, None, "", 1.0, {})
@@ -103,6 +111,8 @@ def _to_event(
         and isinstance(values, dict)
     ):
         raise ValueError("a field of an event has another type")
+    if not EARLIEST_S <= time_s < LATEST_S or id_fault(item_id):
+        raise ValueError("the time or the item id of an event is none")
     return StoredEvent(item_id, time_s, kind, weight, values)
 
 

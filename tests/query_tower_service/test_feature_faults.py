@@ -131,6 +131,27 @@ def test_stored_values_that_the_model_cannot_read_count_as_missing(
         assert metric(port, "two_tower_feature_lookups_total", outcome="unreadable") == 1
 
 
+@pytest.mark.parametrize(
+    "event", ['["\\ud800",1.0]', f'["i1",{"9" * 400}]', '["i1",1e400]', '["i1",NaN]', '["i1",1e300]', '["",1.0]']
+)
+def test_an_event_that_cannot_be_one_concerns_its_user_alone(
+    served: Running, redis_server: RedisServer, event: str
+) -> None:
+    put_user(redis_server)
+    redis_server.ask("ZADD", "two-tower:{43}:order", "1", "1")
+    redis_server.ask("HSET", "two-tower:{43}:events", "1", event)
+    answer = embed(served, query("43"), query("42"), return_histories=True)
+    assert list(answer.stored_features) == [UNAVAILABLE, USED]
+    assert [list(each.item_ids) for each in answer.histories] == [[], WATCHED]
+
+
+def test_a_profile_value_that_no_float_can_hold_counts_as_missing(served: Running, redis_server: RedisServer) -> None:
+    redis_server.ask("HSET", "two-tower:{43}:profile", "age", f"[{'9' * 400}]", "gender", '["f"]')
+    answer = embed(served, query("43"))
+    assert list(answer.stored_features) == [USED]
+    assert answer.embeddings[0] == embed(served, query(gender=["f"])).embeddings[0]
+
+
 def test_a_service_without_a_store_imports_no_redis(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from query_tower_service.app import assemble;"
