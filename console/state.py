@@ -17,7 +17,7 @@ from console.web.sessions import Sessions
 from console.web.threads import Threads
 from retrieval.store.location import open_store
 
-_WAIT_S = 30.0
+WAIT_S = 30.0
 """Time after which a page says that the store or a service hangs: longer than each call to a service may take."""
 
 _log = logging.getLogger("console")
@@ -36,7 +36,8 @@ class Console:
         figures: Live figures.
         users: Users to pick from; None if no file was given.
         sessions: Sessions of the browsers.
-        threads: Threads for calls that block.
+        store_threads: Threads for reads of the store and of other files.
+        service_threads: Threads for calls of the services.
         pages: Templates.
     """
 
@@ -56,7 +57,8 @@ class Console:
         self.clients = Clients(settings)
         self.figures = Figures(settings.metrics)
         self.sessions = Sessions(f"two_tower_console_{settings.port}")
-        self.threads = Threads(_WAIT_S)
+        self.store_threads = Threads("the store", WAIT_S)
+        self.service_threads = Threads("a service", WAIT_S)
         self.pages = Pages(
             store_name=self.store.name,
             asks_for_password=bool(settings.password),
@@ -64,8 +66,7 @@ class Console:
         )
 
     def close(self) -> None:
-        """Closes the channels, and ends the threads that are idle."""
-        self.threads.close()
+        """Closes the channels. Calls of the store that hang end with the process."""
         self.figures.close()
         self.clients.close()
 

@@ -56,7 +56,7 @@ async def with_clients(request: Request, work: Callable[[Sequence[PairClients]],
         with console.clients.use(token) as pairs:
             return work(pairs)
 
-    return await console.threads.run(use)
+    return await console.service_threads.run(use)
 
 
 async def ask_replicas(request: Request) -> tuple[Sequence[Replica], str]:

@@ -18,7 +18,7 @@ async def show_figures(request: Request) -> Response:
 async def tell_figures(request: Request) -> Response:
     """The figures of each process, as JSON."""
     console = console_of(request)
-    return JSONResponse(await console.threads.run(console.figures.look))
+    return JSONResponse(await console.service_threads.run(console.figures.look))
 
 
 ROUTES = [Route("/figures", show_figures), Route("/api/figures", tell_figures)]

@@ -73,7 +73,7 @@ async def tell_user(request: Request) -> Response:
         raise InvalidRequest("the console has no file of users: start it with --users")
     if not isinstance(user_id, str):
         raise InvalidRequest.in_field("user", "is no text")
-    features = await console.threads.run(console.users.find, user_id)
+    features = await console.store_threads.run(console.users.find, user_id)
     if features is None:
         raise InvalidRequest.in_field("user", f"there is no user {user_id[:80]!r} among the {len(console.users):,}")
     return JSONResponse({"features": features})

@@ -18,8 +18,12 @@ from retrieval.bundle.errors import BundleError, BundleNotFound
 from retrieval.bundle.layout import REPORT
 from retrieval.store.store import BundleStore
 
-_SANDBOX = "sandbox allow-scripts; connect-src 'none'; form-action 'none'; frame-ancestors 'none'"
-"""Policy of a report, beside its own: its scripts are of no origin, so they can neither read nor change the console."""
+_SANDBOX = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Policy of a report, beside its own: its scripts are of no origin, so they can neither read nor change the console.
+Nothing is loaded: all that it shows is in it."""
 
 
 async def show_store(request: Request) -> Response:
@@ -28,7 +32,7 @@ async def show_store(request: Request) -> Response:
     text = request.query_params.get("page", "1")
     page = int(text) if text.isascii() and text.isdigit() and len(text) < 7 else 1
     listed, (replicas, trouble) = await asyncio.gather(
-        console.threads.run(listing.list_bundles, console.store, page), ask_replicas(request)
+        console.store_threads.run(listing.list_bundles, console.store, page), ask_replicas(request)
     )
     refusals = find_refusals(replicas)
     by_version: dict[str, list[Refusal]] = defaultdict(list)
@@ -51,7 +55,7 @@ async def show_bundle(request: Request) -> Response:
     """A bundle: gates, refusals, metrics and files."""
     console, version = console_of(request), request.path_params["version"]
     details, (replicas, trouble) = await asyncio.gather(
-        console.threads.run(listing.describe, console.store, version), ask_replicas(request)
+        console.store_threads.run(listing.describe, console.store, version), ask_replicas(request)
     )
     refusals = [refusal for refusal in find_refusals(replicas) if refusal.bundle_version == version]
     silent = [replica for replica in replicas if replica.error]
@@ -75,7 +79,7 @@ async def show_report(request: Request) -> Response:
         console.store.verify(version, [REPORT])
         return details
 
-    await console.threads.run(find)
+    await console.store_threads.run(find)
     headers = {"content-security-policy": _SANDBOX}
     return FileResponse(console.store.path(version) / REPORT, media_type="text/html", headers=headers)
 
@@ -118,12 +122,12 @@ async def _permission(request: Request, given: str = "") -> Permission:
     if request.method == "POST":
         given = str(body_of(request).get("token", "")).strip()
     token = given or session_of(request).token
-    return await console.threads.run(may_change, console.settings.pairs[0], console.clients.connection(token))
+    return await console.service_threads.run(may_change, console.settings.pairs[0], console.clients.connection(token))
 
 
 async def _ask_promotion(request: Request, permission: Permission | None = None) -> Response:
     console, version = console_of(request), request.path_params["version"]
-    details, metrics = await console.threads.run(_compare, console.store, version)
+    details, metrics = await console.store_threads.run(_compare, console.store, version)
     refused = permission is not None
     permission = permission or await _permission(request)
     values = {"bundle": details, "metrics": metrics, "permission": permission, "refused": refused}
@@ -143,7 +147,7 @@ def _compare(store: BundleStore, version: str) -> tuple[listing.Details, list[tu
 
 async def _ask_roll_back(request: Request, permission: Permission | None = None) -> Response:
     console = console_of(request)
-    live, trouble = await console.threads.run(listing.read_live, console.store)
+    live, trouble = await console.store_threads.run(listing.read_live, console.store)
     refused = permission is not None
     permission = permission or await _permission(request)
     values = {"live": live, "trouble": trouble, "permission": permission, "refused": refused}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import plotly.graph_objects
+import plotly.io
 from playwright.sync_api import Browser, expect
 
 from retrieval.bundle.layout import REPORT
@@ -128,3 +130,23 @@ def test_a_hostile_report_can_neither_read_nor_change_the_console(browser: Brows
         assert opened.value.url == f"{address}/bundles/{version}/report"
         page.context.close()
     assert store.live_version() == version != first
+
+
+def test_a_report_draws_its_charts_and_loads_nothing_from_elsewhere(browser: Browser, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    chart = plotly.io.to_html(plotly.graph_objects.Scatter(y=[1, 2, 3]), include_plotlyjs=True)
+    loads = """<img src="http://localhost:9/a"><script src="http://localhost:9/b"></script>
+    <link rel="stylesheet" href="http://localhost:9/c"><iframe src="http://localhost:9/d"></iframe>
+    <style>@import "http://localhost:9/e"; body { background: url(http://localhost:9/f) }</style>
+    <script>fetch("http://localhost:9/g").catch(() => document.title = "refused"); open("http://localhost:9/h")</script>
+    """
+    version = write(store, damage=lambda folder: (folder / REPORT).write_text(chart + loads))
+    page, _ = open_page(browser)
+    asked: list[str] = []
+    page.context.route("http://localhost:9/*", lambda route: (asked.append(route.request.url), route.abort()))
+    with running(settings_for(store, None)) as (_, address):
+        page.goto(f"{address}/bundles/{version}/report")
+        expect(page.locator(".js-plotly-plot svg.main-svg").first).to_be_visible()
+        expect(page).to_have_title("refused")
+        page.context.close()
+    assert asked == []
