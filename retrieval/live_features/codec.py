@@ -21,6 +21,7 @@ from retrieval.live_features.errors import UnreadableRecord
 from retrieval.live_features.records import (
     EARLIEST_S,
     LATEST_S,
+    MAX_PROFILE_FEATURES,
     MAX_RECORD_BYTES,
     Event,
     StoredEvent,
@@ -55,6 +56,8 @@ def encode_profile(profile: Mapping[str, Sequence[Any]]) -> list[str]:
     encoded: list[str] = []
     for name, values in profile.items():
         encoded += [name, _to_json(list(values))]
+    if len(profile) > MAX_PROFILE_FEATURES:
+        raise ValueError(f"a profile of {len(profile)} features, expected at most {MAX_PROFILE_FEATURES}")
     size = sum(len(text.encode()) for text in encoded)
     if size > MAX_RECORD_BYTES:
         raise ValueError(f"a profile of {size} bytes, expected at most {MAX_RECORD_BYTES}")

@@ -14,7 +14,14 @@ from retrieval.live_features.credentials import client_options
 from retrieval.live_features.errors import FeatureStoreError, UnreadableRecord
 from retrieval.live_features.location import parse_location
 from retrieval.live_features.pipelines import Pipelines
-from retrieval.live_features.records import MAX_RECORD_BYTES, Appended, Event, Forgotten, StoreLimits
+from retrieval.live_features.records import (
+    MAX_PROFILE_FEATURES,
+    MAX_RECORD_BYTES,
+    Appended,
+    Event,
+    Forgotten,
+    StoreLimits,
+)
 from retrieval.live_features.replies import Command
 from retrieval.live_features.scripts import FORGET, READ, WRITE
 
@@ -96,7 +103,8 @@ class FeatureStore:
             StoreUnavailable: the store did not answer for any user in time, cannot be reached, or the circuit is open.
         """
         commands = [
-            Command(READ, keys_of(self._limits.prefix, user_id), (newest, MAX_RECORD_BYTES)) for user_id in user_ids
+            Command(READ, keys_of(self._limits.prefix, user_id), (newest, MAX_RECORD_BYTES, MAX_PROFILE_FEATURES))
+            for user_id in user_ids
         ]
         replies = await self._reads.run(commands, within_s)
         return [_to_record(reply) for reply in replies]

@@ -15,6 +15,8 @@ MAX_EVENT_VALUES = 100
 """Largest number of further values of an event."""
 MAX_RECORD_BYTES = 65_536
 """Largest size of a profile, and of the events of a user that are read, in bytes, as they are stored."""
+MAX_PROFILE_FEATURES = 10_000
+"""Largest number of features of a profile that is read."""
 EARLIEST_S, LATEST_S = -62_135_596_800.0, 253_402_300_800.0
 """Range of the time of an event: the years 1 to 9999, in seconds since 1970. It shows a time in milliseconds."""
 

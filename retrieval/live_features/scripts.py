@@ -29,20 +29,23 @@ class Script:
 
 READ = Script(
     """
-local newest, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
+local newest, most_bytes, most_features = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function newest_first()
   local events, left = {}, most_bytes
-  if newest == 0 then return events end
-  local ids = redis.call('ZREVRANGE', KEYS[1], 0, newest - 1)
-  for first = 1, #ids, 100 do
-    for _, event in ipairs(redis.call('HMGET', KEYS[2], unpack(ids, first, math.min(first + 99, #ids)))) do
-      if event then
-        left = left - #event
-        if left < 0 then return events end
-        events[#events + 1] = event
+  for first = 0, newest - 1, 100 do
+    local ids, fit = redis.call('ZREVRANGE', KEYS[1], first, math.min(first + 99, newest - 1)), {}
+    for _, id in ipairs(ids) do
+      left = left - redis.call('HSTRLEN', KEYS[2], id)
+      if left < 0 then break end
+      fit[#fit + 1] = id
+    end
+    if #fit > 0 then
+      for _, event in ipairs(redis.call('HMGET', KEYS[2], unpack(fit))) do
+        if event then events[#events + 1] = event end
       end
     end
+    if left < 0 or #ids < 100 then break end
   end
   return events
 end
@@ -50,16 +53,21 @@ end
 local reversed = newest_first()
 local events = {}
 for i = #reversed, 1, -1 do events[#events + 1] = reversed[i] end
-local profile, features, size = redis.call('HGETALL', KEYS[3]), {}, 0
-for i = 1, #profile, 2 do
-  size = size + #profile[i] + #profile[i + 1]
+local size, features = 0, {}
+if redis.call('HLEN', KEYS[3]) > most_features then return {'too large', '[]'} end
+for _, name in ipairs(redis.call('HKEYS', KEYS[3])) do
+  size = size + #name + redis.call('HSTRLEN', KEYS[3], name)
   if size > most_bytes then return {'too large', '[]'} end
+end
+local profile = redis.call('HGETALL', KEYS[3])
+for i = 1, #profile, 2 do
   features[#features + 1] = cjson.encode(profile[i]) .. ':' .. profile[i + 1]
 end
 return {'{' .. table.concat(features, ',') .. '}', '[' .. table.concat(events, ',') .. ']'}
 """
 )
-"""Arguments: largest number of events, and largest size of events and of profile, in bytes; events beyond are left out.
+"""Arguments: largest number of events, largest size of events and of profile in bytes, largest number of features of
+the profile; events beyond are left out. Sizes are looked at before values are copied, whoever wrote them.
 
 Returns profile and events, as `retrieval.live_features.codec.StoredRecord`.
 """
@@ -68,6 +76,10 @@ WRITE = Script(
     """
 local max_events, keep_ms, profile_size = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
 local next = 4
+-- Each of these raises an error if the key is of another type, before anything is written.
+redis.call('ZCARD', KEYS[1])
+redis.call('HLEN', KEYS[2])
+redis.call('HLEN', KEYS[3])
 if profile_size > 0 then
   local given = {}
   for i = 1, profile_size do

@@ -200,6 +200,44 @@ def test_what_others_wrote_is_unreadable_for_that_user_alone(redis_server: Redis
     run(redis_server, work)
 
 
+def test_what_is_too_large_is_measured_and_not_copied(redis_server: RedisServer) -> None:
+    with redis.Redis(port=redis_server.port) as client:
+        for first in range(0, 100_000, 1000):
+            client.hset("two-tower:{wide}:profile", mapping={f"f{first + n}": "[1]" for n in range(1000)})
+        client.hset("two-tower:{deep}:profile", "f", "x" * 40_000_000)
+        client.zadd("two-tower:{long}:order", {"1": 1})
+        client.hset("two-tower:{long}:events", "1", "x" * 40_000_000)
+
+        async def work(store: FeatureStore) -> None:
+            await read(store)  # loads the script
+            before = client.info("memory")["used_memory_peak"]
+            wide, deep, long = await store.read(["wide", "deep", "long"], 5)
+            for record in (wide, deep):
+                assert record is not None
+                with pytest.raises(UnreadableRecord):
+                    record.decode()
+            assert long is not None
+            assert long.is_empty
+            # The memory of the engine of scripts counts since the start: it took no copy.
+            assert client.info("memory")["used_memory_peak"] - before < 10_000_000
+            assert client.info("memory")["used_memory_vm_eval"] < 10_000_000
+
+        run(redis_server, work)
+
+
+def test_no_event_is_written_where_one_key_is_of_another_type(redis_server: RedisServer) -> None:
+    async def work(store: FeatureStore) -> None:
+        with redis.Redis(port=redis_server.port) as client:
+            for kind in ("order", "events", "profile"):
+                client.flushdb()
+                client.set(f"two-tower:{{42}}:{kind}", "a string")
+                with pytest.raises(UnreadableRecord):
+                    await store.append([event("1"), event("2")])
+                assert client.dbsize() == 1
+
+    run(redis_server, work)
+
+
 def test_a_history_of_which_redis_evicted_a_part_is_read_and_mended(redis_server: RedisServer) -> None:
     async def work(store: FeatureStore) -> None:
         await store.append([event("1", time_s=1.0), event("2", time_s=2.0)])
