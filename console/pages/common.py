@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -65,6 +66,19 @@ async def ask_replicas(request: Request) -> tuple[Sequence[Replica], str]:
         return await with_clients(request, lambda pairs: pairs[0].ask()), ""
     except TwoTowerError as error:
         return (), error.message
+
+
+def to_json(content: Any) -> JSONResponse:
+    """Returns an answer with JSON: null for numbers that are not finite, as metrics may be, and which JSON lacks."""
+    return JSONResponse(_finite(content))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in cast("Sequence[Any]", value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 async def answer_error(request: Request, error: Exception) -> Response:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from console.pages.common import console_of
+from console.pages.common import console_of, to_json
 
 
 async def show_figures(request: Request) -> Response:
@@ -18,7 +18,7 @@ async def show_figures(request: Request) -> Response:
 async def tell_figures(request: Request) -> Response:
     """The figures of each process, as JSON."""
     console = console_of(request)
-    return JSONResponse(await console.service_threads.run(console.figures.look))
+    return to_json(await console.service_threads.run(console.figures.look))
 
 
 ROUTES = [Route("/figures", show_figures), Route("/api/figures", tell_figures)]

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from console.bundles.listing import read_live
-from console.pages.common import console_of, with_clients
+from console.pages.common import console_of, to_json, with_clients
 from console.services.clients import PairClients
 from console.services.fleet import describe_pair
 from console.state import Console
@@ -42,7 +42,7 @@ async def tell_fleet(request: Request) -> Response:
         }
 
     fleet, store = await asyncio.gather(with_clients(request, ask), _tell_live(console))
-    return JSONResponse({**fleet, "store": store})
+    return to_json({**fleet, "store": store})
 
 
 async def _tell_live(console: Console) -> dict[str, str]:

@@ -31,6 +31,7 @@ function sumUp(processes) {
   const point = { calls: {}, errors: {}, p99: {}, median: {} };
   for (const { methods } of processes) {
     for (const each of methods) {
+      if (each.calls_per_s === null) continue; // the process counts what is no number
       point.calls[each.method] = (point.calls[each.method] || 0) + each.calls_per_s;
       point.errors[each.method] = (point.errors[each.method] || 0) + each.errors_per_s;
       for (const [key, value] of [["p99", each.p99_ms], ["median", each.median_ms]]) {
@@ -100,20 +101,24 @@ function describeProcesses(processes) {
     const methods = process.methods.filter((each) => each.calls_per_s > 0 || METHODS.includes(each.method));
     if (!methods.length) return [make("tr", {}, name, make("td", { colspan: 5, "data-label": "Method", class: "soft" }, "the first figures come with the next reading"), cell("In flight", process.in_flight), cell("Queued", process.queued))];
     return methods.map((each) => make("tr", {}, name.cloneNode(true), make("td", { "data-label": "Method" }, each.method),
-      cell("Calls/s", each.calls_per_s.toFixed(1)), cell("Errors/s", errorsOf(each)),
-      cell("Median, ms", each.median_ms === null ? "–" : each.median_ms.toFixed(2)), cell("p99, ms", each.p99_ms === null ? "–" : each.p99_ms.toFixed(2)),
+      cell("Calls/s", shown(each.calls_per_s, 1)), cell("Errors/s", errorsOf(each)),
+      cell("Median, ms", shown(each.median_ms, 2)), cell("p99, ms", shown(each.p99_ms, 2)),
       cell("In flight", process.in_flight), cell("Queued", process.queued)));
   });
   return make("table", { class: "cards" }, make("thead", {}, make("tr", {}, head.map((name, index) => make("th", { scope: "col", class: index > 1 ? "number" : null }, name)))), make("tbody", {}, rows));
 }
 
 function errorsOf(each) {
-  const codes = Object.entries(each.codes).map(([code, rate]) => code + " " + rate.toFixed(1));
-  return each.errors_per_s.toFixed(1) + (codes.length ? " (" + codes.join(", ") + ")" : "");
+  const codes = Object.entries(each.codes).map(([code, rate]) => code + " " + shown(rate, 1));
+  return shown(each.errors_per_s, 1) + (codes.length ? " (" + codes.join(", ") + ")" : "");
+}
+
+function shown(value, digits) {
+  return value === null ? "–" : value.toFixed(digits);
 }
 
 function cell(label, value) {
-  return make("td", { class: "number", "data-label": label }, String(value));
+  return make("td", { class: "number", "data-label": label }, value === null ? "–" : String(value));
 }
 
 repeat("/api/figures", 2000, show, (error) => {

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 _THREADS = 16
 """Most calls at once that somebody waits for; further ones wait for their turn."""
@@ -38,7 +38,7 @@ class Threads:
         self._what = what
         self._timeout_s = timeout_s
         self._free = asyncio.Semaphore(_THREADS)
-        self._hanging: list[Future[object]] = []
+        self._hanging: list[Future[Any]] = []
 
     async def run(
         self, function: Callable[Parameters, Result], *arguments: Parameters.args, **options: Parameters.kwargs

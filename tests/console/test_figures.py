@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,6 +177,24 @@ def answering(status: int, body: bytes) -> Iterator[int]:
         yield server.server_port
         server.shutdown()
         thread.join()
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    body = b"two_tower_in_flight NaN\ntwo_tower_queued +Inf\ntwo_tower_open_bundles 1\n"
+    body += b'two_tower_requests_total{method="SearchItems",code="OK"} NaN\n'
+    settings = settings_for(FolderStore(tmp_path / "store"), None)
+    with answering(200, body) as port:
+        endpoint = MetricsPort("127.0.0.1", port, settings.pairs[0].ann)
+        with visiting(replace(settings, metrics=(endpoint,))) as visitor:
+
+            def read() -> dict[str, Any] | None:
+                (process,) = visitor.get("/api/figures").json()["processes"]
+                return process if process["methods"] else None
+
+            process = wait_for(read, "the next reading")
+            assert (process["in_flight"], process["queued"], process["open_bundles"]) == (None, None, 1.0)
+            assert process["methods"][0]["calls_per_s"] is None
+            assert visitor.get("/api/fleet").json()["pairs"][0]["replicas"][1]["in_flight"] is None
 
 
 @pytest.mark.parametrize(
