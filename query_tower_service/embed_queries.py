@@ -34,6 +34,10 @@ _QUERIES_A_STEP = 32
 _BYTES_A_STEP = 16_384
 """Number of queries that are embedded without a pause, and their size together: about a millisecond of work."""
 
+_LARGEST_HISTORIES_BYTES = 4 << 20
+"""Largest size of the histories of an answer, in bytes."""
+_TOO_LARGE = f"histories of more than {_LARGEST_HISTORIES_BYTES} bytes; send fewer queries at once"
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Opened:
@@ -108,7 +112,7 @@ class EmbedQueries:
         """Returns the response to a call that was decoded.
 
         Raises:
-            InvalidRequest: queries are invalid; it lists up to 20 violations.
+            InvalidRequest: queries are invalid, it lists up to 20 violations; or the histories are too large.
         """
         queries, model, lookup = opened.queries, opened.model, opened.lookup
         call.size, call.model_version, call.bundle_version = len(queries), model.version, model.bundle_version
@@ -117,12 +121,15 @@ class EmbedQueries:
         parts = [queries] if len(call.body) <= SMALL_BYTES and lookup is None else _divide(queries, lookup)
         rows = yield from _parse(model, parts)
         stored: dict[int, Row] = {}
-        histories = list[list[str]]() if opened.request.return_histories else None
+        histories = list[pb.QueryHistory]() if opened.request.return_histories else None
         response = pb.EmbedQueriesResponse(model_version=model.version)
-        first = 0
+        first = histories_bytes = 0
         for part in rows:
             if lookup is not None or histories is not None:
                 stored |= self._complete(model.merger, first, part, lookup, histories)
+                histories_bytes += sum(history.ByteSize() for history in (histories or ())[first:])
+                if histories_bytes > _LARGEST_HISTORIES_BYTES:
+                    raise InvalidRequest([("return_histories", _TOO_LARGE)])
             columns = requests.to_columns(part, now_s)
             responses.add(response, *model.tower.embed_and_count(columns, len(part)))
             first += len(part)
@@ -139,7 +146,12 @@ class EmbedQueries:
         return response.SerializeToString()
 
     def _complete(
-        self, merger: Merger, first: int, rows: Sequence[Row], lookup: Lookup | None, histories: list[list[str]] | None
+        self,
+        merger: Merger,
+        first: int,
+        rows: Sequence[Row],
+        lookup: Lookup | None,
+        histories: list[pb.QueryHistory] | None,
     ) -> dict[int, Row]:
         """Adds stored features to queries, and returns what was added, by the number of the query.
 
@@ -154,7 +166,7 @@ class EmbedQueries:
         for number, row in enumerate(rows, first):
             user = None if lookup is None else lookup.user(number)
             if histories is not None:
-                histories.append(merger.item_ids(row, user))
+                histories.append(pb.QueryHistory(item_ids=merger.item_ids(row, user)))
             if user is not None:
                 added[number] = merger.add(row, user, self._features.wrong_values.inc)
         return added
@@ -188,7 +200,7 @@ class EmbedStoredQueries(EmbedQueries):
         if users:
             newest = self._stored.max_events if request.return_histories else model.merger.newest
             lookup = await self._stored.look_up(users, len(queries), newest, call.deadline)
-            call.prepared_bytes = sum(map(lookup.size_bytes, range(len(queries))))
+            call.prepared_bytes = lookup.total_bytes
         call.prepared = Opened(request, queries, model, lookup)
         return False
 

@@ -37,18 +37,17 @@ def add(response: pb.EmbedQueriesResponse, embeddings: np.ndarray, unknown: np.n
 def add_stored(
     response: pb.EmbedQueriesResponse,
     statuses: Sequence[pb.StoredFeatures.ValueType],
-    histories: Sequence[Sequence[str]] | None,
+    histories: Sequence[pb.QueryHistory] | None,
 ) -> None:
     """Adds what the feature store did, and the histories.
 
     Args:
         response: response to a request.
         statuses: [batch] what became of each query; empty if none names a user.
-        histories: [batch] item ids of each query; None if the request does not ask for them.
+        histories: [batch] history of each query; None if the request does not ask for them.
     """
     response.stored_features.extend(statuses)
-    for item_ids in histories or ():
-        response.histories.add(item_ids=item_ids)
+    response.histories.extend(histories or ())
 
 
 @functools.cache

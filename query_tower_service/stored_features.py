@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # a service without a feature store needs no redis
 _SHARE = 0.5
 """Largest share of the time until the deadline of a call that a lookup may take."""
 
+_DECODED_USERS = 16
+"""Number of decoded users that a call keeps for its next queries: up to a MiB each."""
+
 _FAULTS: Mapping[type[FeatureStoreError], str] = {
     StoreFull: "the feature store is full",
     StoreUnavailable: "the feature store is away or slow",
@@ -40,11 +43,21 @@ class Lookup:
         statuses: [batch] what became of each query; that of a query with a record is set when it is decoded.
         records: [batch] what is stored of the user; None without a user, and without an answer.
         metrics: Counts the outcomes.
+        decoded: Users that were decoded last, by the identity of their record, and whether it can be read.
     """
 
     statuses: list[pb.StoredFeatures.ValueType]
     records: Sequence[StoredRecord | None]
     metrics: FeatureMetrics
+    decoded: dict[int, tuple[StoredUser | None, bool]] = field(
+        default_factory=dict[int, tuple[StoredUser | None, bool]]
+    )
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all records, in bytes; what several queries share counts once."""
+        distinct = {id(record): record for record in self.records if record is not None}
+        return sum(len(record.profile) + len(record.events) for record in distinct.values())
 
     def size_bytes(self, row: int) -> int:
         """Returns the size of the record of a query, in bytes; 0 if there is none."""
@@ -56,15 +69,27 @@ class Lookup:
         record = self.records[row]
         if record is None:
             return None
-        try:
-            user = record.decode()
-        except UnreadableRecord:
+        user, is_readable = self._decode(record)
+        if not is_readable:
             self.statuses[row] = pb.STORED_FEATURES_UNAVAILABLE
             self.metrics.looked_up(UNREADABLE)
             return None
         self.statuses[row] = pb.STORED_FEATURES_UNKNOWN_USER if user is None else pb.STORED_FEATURES_USED
         self.metrics.looked_up(UNKNOWN_USER if user is None else USED)
         return user
+
+    def _decode(self, record: StoredRecord) -> tuple[StoredUser | None, bool]:
+        """Returns the user of a record, and whether it can be read."""
+        found = self.decoded.get(id(record))
+        if found is None:
+            try:
+                found = record.decode(), True
+            except UnreadableRecord:
+                found = None, False
+            if len(self.decoded) >= _DECODED_USERS:
+                del self.decoded[next(iter(self.decoded))]
+            self.decoded[id(record)] = found
+        return found
 
 
 def not_looked_up(users: Mapping[int, str], query_count: int, metrics: FeatureMetrics) -> Lookup | None:

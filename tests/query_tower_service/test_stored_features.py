@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
+from query_tower_service.feature_metrics import FeatureMetrics
+from query_tower_service.stored_features import StoredFeatures
+from retrieval.live_features.feature_store import FeatureStore
 from retrieval.store.folder_store import FolderStore
 from testbed.redis_server import RedisServer
 from tests.harness import Running, failure, fields, process, query_tower_service
@@ -25,6 +30,7 @@ from tests.query_tower_service.world import (
     query,
     record,
 )
+from tests.retrieval.live_features.world import put_histories, run
 from tests.worlds import wait_for, write_bundle
 from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower.query.v1 import query_tower_service_pb2_grpc
@@ -115,6 +121,31 @@ def test_histories_are_returned_if_they_are_asked_for(served: Running, redis_ser
     # All that is stored, not only the four that the model reads.
     assert [list(each.item_ids) for each in answer.histories] == [WATCHED, ["i7"], ["i8"], [], []]
     assert not embed(served, *queries).histories
+
+
+def test_histories_that_are_too_large_together_are_refused(served: Running, redis_server: RedisServer) -> None:
+    put_histories(redis_server, 1, 1000)
+    queries = [query("h0")] * 900
+    assert list(embed(served, *queries).stored_features) == [USED] * 900
+    request = pb.EmbedQueriesRequest(queries=queries, return_histories=True)
+    code, message, detail = failure(served.stub.EmbedQueries, request, timeout=60)
+    assert (code, fields(detail)) == ("INVALID_ARGUMENT", ["return_histories"]), message
+    assert len(embed(served, *queries[:400], return_histories=True, timeout=60).histories) == 400
+
+
+def test_what_queries_share_is_counted_once_and_decoded_once(redis_server: RedisServer) -> None:
+    put_histories(redis_server, 1, 10)
+
+    async def work(store: FeatureStore) -> None:
+        stored = StoredFeatures(store, 1000, FeatureMetrics(CollectorRegistry()))
+        lookup = await stored.look_up(dict.fromkeys(range(50), "h0"), 50, 1000, math.inf)
+        assert lookup.total_bytes == lookup.size_bytes(0) > 0
+        users = [lookup.user(row) for row in range(50)]
+        assert users[0] is not None
+        assert all(user is users[0] for user in users)
+        assert lookup.statuses == [USED] * 50
+
+    run(redis_server, work)
 
 
 def test_what_was_recorded_is_read_by_the_next_query_at_another_replica(

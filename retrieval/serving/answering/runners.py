@@ -145,7 +145,17 @@ class Runners:
         self._finish([call])
 
     def queue(self, call: Call) -> None:
-        """Queues a call that was admitted; its `answered` is set in the end."""
+        """Queues a call that was admitted; its `answered` is set in the end.
+
+        Raises:
+            Overloaded: with what was fetched for the call, too many bytes are in flight. The call has ended.
+        """
+        if self._bytes + call.prepared_bytes > self._max_bytes and len(self._calls) > 1:
+            call.prepared_bytes = 0
+            self.release(call)
+            raise self.overloaded(
+                f"requests and what was fetched for them have {self._max_bytes} bytes, and that is the limit"
+            )
         self._bytes += call.prepared_bytes
         if call.method.is_short(call):
             self._short.add(call)

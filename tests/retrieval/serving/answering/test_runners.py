@@ -172,6 +172,23 @@ def test_a_call_that_is_prepared_counts_as_in_flight_with_what_was_fetched_for_i
     run(scenario, max_bytes=1000)
 
 
+def test_a_call_for_which_too_much_was_fetched_is_refused_itself() -> None:
+    async def scenario(runners: Runners) -> None:
+        method = Recorder(step_s=0.05)
+        other, large = make(method, "x" * 300), make(method, "x" * 300)
+        runners.submit(other)
+        runners.admit(large)
+        large.prepared_bytes = 500
+        with pytest.raises(Overloaded, match="fetched"):
+            runners.queue(large)
+        assert runners.in_flight == 1
+        last = make(method, "x" * 700)
+        runners.submit(last)  # its room is free again
+        await asyncio.gather(other.answered, last.answered)
+
+    run(scenario, max_bytes=1000)
+
+
 def test_calls_and_bytes_in_flight_are_limited() -> None:
     async def scenario(runners: Runners) -> None:
         method = Recorder(step_s=0.05)
