@@ -203,7 +203,8 @@ class Pipelines:
         try:
             async with asyncio.timeout(_LONGEST_S):
                 replies = await _execute(commands, connection, self._heard)
-        except (redis.RedisError, OSError, ValueError) as error:  # TimeoutError is an OSError
+        # TimeoutError is an OSError; the last ones come of the parser, of what is no answer of Redis
+        except (redis.RedisError, OSError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
             for part in taken:
                 if not part.replies.done():
                     part.replies.set_exception(_to_error(error))
@@ -229,7 +230,7 @@ def _to_error(error: BaseException) -> FeatureStoreError:
         return error
     if isinstance(error, redis.RedisError | OSError):
         return to_error(error)
-    return StoreUnavailable(str(error)[:300])  # of the password file
+    return StoreUnavailable(str(error)[:300])  # of the password file, or of the parser
 
 
 async def _execute(commands: Sequence[Command], connection: AbstractConnection, heard: Callable[[], None]) -> list[Any]:
@@ -262,9 +263,13 @@ async def _exchange(
     words = [command.words(by_hash=by_hash) for command in commands]
     await connection.send_packed_command(connection.pack_commands(words), check_health=False)
     replies: list[Any] = []
-    for _ in commands:
+    for command in commands:
         try:
-            replies.append(await connection.read_response())
+            reply = await connection.read_response()
+            if not command.script.returns(reply):
+                await connection.disconnect(nowait=True)
+                raise redis.InvalidResponse("it is no Redis, or something between changes its answers")
+            replies.append(reply)
             heard()
         except redis.ResponseError as error:
             replies.append(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,17 @@ class Script:
 
     Attributes:
         text: Source text.
+        reply: Type of each value that it returns.
         sha: SHA-1 of the text in hexadecimal form, by which Redis knows it.
     """
 
     text: str
+    reply: tuple[type, ...]
     sha: str = field(init=False)
+
+    def returns(self, reply: object) -> bool:
+        """Returns whether a reply can be one of this script; other servers answer otherwise."""
+        return isinstance(reply, list) and tuple(map(type, cast("list[object]", reply))) == self.reply
 
     def __post_init__(self) -> None:
         """Computes the hash."""
@@ -64,7 +71,8 @@ for i = 1, #profile, 2 do
   features[#features + 1] = cjson.encode(profile[i]) .. ':' .. profile[i + 1]
 end
 return {'{' .. table.concat(features, ',') .. '}', '[' .. table.concat(events, ',') .. ']'}
-"""
+""",
+    (bytes, bytes),
 )
 """Arguments: largest number of events, largest size of events and of profile in bytes, largest number of features of
 the profile; events beyond are left out. Sizes are looked at before values are copied, whoever wrote them.
@@ -112,7 +120,8 @@ if excess > 0 then
 end
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep_ms) end
 return {recorded - too_old, already_there, too_old}
-"""
+""",
+    (int, int, int),
 )
 """Adds events, and replaces the profile.
 
@@ -130,7 +139,8 @@ end
 local events, values = count(KEYS[2]), count(KEYS[3])
 redis.call('DEL', unpack(KEYS))
 return {events, values, redis.call('EXISTS', unpack(KEYS))}
-"""
+""",
+    (int, int, int),
 )
 """Deletes all keys, whatever they hold.
 

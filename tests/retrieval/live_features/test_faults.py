@@ -132,6 +132,46 @@ def test_a_read_of_too_many_users_gets_a_part_and_opens_no_circuit(redis_server:
     run(redis_server, work, read_timeout_s=0.05)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "+OK",
+        ":1",
+        "$-1",
+        "*-1",
+        "*0",
+        "*2\r\n$-1\r\n$-1",
+        "*2\r\n:1\r\n:2",
+        "*3\r\n+1\r\n+2\r\n+3",
+        "*1\r\n" * 5000,
+        "?",
+    ],
+)
+def test_a_server_that_answers_otherwise_is_no_store(answer: str) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = b""
+        while chunk := await reader.read(65_536):
+            data += chunk
+            writer.write((f"{answer}\r\n" if b"EVALSHA" in data else "+OK\r\n").encode())
+        writer.close()
+
+    async def work() -> None:
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        async with server:
+            store = FeatureStore(StoreSettings(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"))
+            for _ in range(FAILURES):
+                for attempt in (store.read(["42"], 5), store.append([event("1")]), store.forget("42")):
+                    with pytest.raises(StoreUnavailable):
+                        await attempt
+                await asyncio.sleep(SPAN_S / FAILURES)
+            with pytest.raises(StoreUnavailable):
+                await read(store)
+            assert OPEN in (store.read_circuit, store.write_circuit)
+            await store.close()
+
+    asyncio.run(work())
+
+
 def test_a_caller_that_is_cancelled_leaves_the_connection_to_others(redis_server: RedisServer) -> None:
     async def work(store: FeatureStore) -> None:
         await store.append([event(f"{number}", f"u{number}") for number in range(50)])
