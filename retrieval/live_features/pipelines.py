@@ -38,8 +38,6 @@ CONNECTIONS_A_LINE = 2
 _COMMANDS_A_PIPELINE = 64
 _LONGEST_S = 2.0
 """Time after which a pipeline ends whose callers have all given up, in seconds."""
-
-
 _FAIR_SHARE = 0.2
 """Least share of the timeout that a caller has to allow for its timeout to count as a failure of the store."""
 _GRACE_TURNS = 5
@@ -176,11 +174,13 @@ class Pipelines:
 
     async def close(self) -> None:
         """Ends what is under way, and closes the connections."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in self._connections:
-            await connection.disconnect(nowait=True)
+        while tasks := list(self._tasks):  # one that ends may start another, if calls wait
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        # TLS says goodbye: a socket is closed some turns of the event loop later, or after `_LONGEST_S`.
+        closing = (connection.disconnect() for connection in self._connections)
+        await asyncio.gather(*closing, return_exceptions=True)
 
     def _send(self, line: _Line) -> None:
         """Starts pipelines for what waits, as long as a connection is free."""
