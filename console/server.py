@@ -43,7 +43,9 @@ def serve(settings: Settings, port_file: Path | None = None) -> int:
         shown = f"[{settings.host}]" if ":" in settings.host else settings.host
         _log.info("console of %s on %s://%s:%d/", settings.store, scheme, shown, port)
         if port_file is not None:
-            port_file.write_text(f"{port}\n", encoding="utf-8")
+            written = port_file.with_name(f"{port_file.name}.tmp")  # so that nobody reads an empty file
+            written.write_text(f"{port}\n", encoding="utf-8")
+            written.replace(port_file)
         # The server ends its requests after a signal, and then raises it again for whoever handled it before.
         before = signal.signal(signal.SIGTERM, _exit)
         try:
