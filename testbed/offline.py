@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,9 @@ from retrieval.bundle.catalogue.items import ItemTable
 from retrieval.bundle.layout import INDEX, ITEMS
 from retrieval.inference.deployed_bundle import DeployedBundle
 from retrieval.store.store import BundleStore
+
+_OPENING = threading.Lock()
+"""Bundles are opened one after another: Python 3.11 may fail to parse headers of arrays in several threads at once."""
 
 SCORE_TOLERANCE = 1e-4
 """Largest difference between two computations of the same score. Scores of different models differ by far more."""
@@ -29,6 +33,10 @@ class OfflineBundle:
             version: version of the bundle.
             queries: for each query the features by name, scalars or lists.
         """
+        with _OPENING:
+            self._open(store, version, queries)
+
+    def _open(self, store: BundleStore, version: str, queries: Sequence[Mapping[str, Any]]) -> None:
         folder = store.path(version)
         self.manifest = store.manifest(version)
         bundle = DeployedBundle.open(store, version)
