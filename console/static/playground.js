@@ -192,3 +192,4 @@ ask("/api/examples").then((answer) => {
   examples = answer.examples;
   byId("example").append(...examples.map((example, index) => make("option", { value: String(index) }, example.label)));
 }).catch(() => { byId("example").closest(".field").hidden = true; });
+byId("ready").disabled = false;

@@ -145,3 +145,11 @@ def test_every_page_has_landmarks_a_heading_and_labels(page: Page, address: str,
 def test_figures_say_which_process_cannot_be_read(page: Page, address: str) -> None:
     page.goto(f"{address}/figures")
     expect(page.get_by_role("status")).to_contain_text("cannot be read")
+
+
+def test_the_form_waits_for_its_script(browser: Browser, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/playground")
+    expect(page.get_by_role("button", name="Recommend")).to_be_disabled()
+    context.close()
