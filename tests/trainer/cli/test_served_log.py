@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from testbed.redis_server import NoRedis, RedisServer
+from testbed.redis_server import RedisServer
 from tests.harness import ann_service, query_tower_service
 from tests.trainer.world import KERAS_AND_NUMPY, RECIPE, Shop, command
 from trainer.data.dataset import load_dataset
@@ -33,16 +32,6 @@ gender = { column = "features.gender" }
 LIMITS = {"features_timeout_s": 10.0, "features_write_timeout_s": 10.0}
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    try:
-        server = RedisServer(tmp_path / "redis")
-    except NoRedis as error:
-        pytest.skip(str(error))
-    with server:
-        yield server
-
-
 def write_recipe(folder: Path, shop: Shop, *, history: bool) -> Path:
     """Writes the shop's recipe, whose interactions and users come from the served log alone, and its items."""
     (folder / "products.csv").write_bytes((shop.recipe.parent / "products.csv").read_bytes())
@@ -56,7 +45,7 @@ def write_recipe(folder: Path, shop: Shop, *, history: bool) -> Path:
     return path
 
 
-def test_what_was_served_is_trained_on(shop: Shop, redis: RedisServer, tmp_path: Path) -> None:
+def test_what_was_served_is_trained_on(shop: Shop, redis_server: RedisServer, tmp_path: Path) -> None:
     log = {"served_log": tmp_path / "log"}
     with (shop.recipe.parent / "purchases.csv").open() as file:
         past = [
@@ -67,7 +56,7 @@ def test_what_was_served_is_trained_on(shop: Shop, redis: RedisServer, tmp_path:
         buyers = {row["buyer"]: row for row in csv.DictReader(file)}
     shown: dict[str, Retrieval] = {}
     with (
-        query_tower_service(shop.store, features=redis.url, **LIMITS, **log) as tower,
+        query_tower_service(shop.store, features=redis_server.url, **LIMITS, **log) as tower,
         ann_service(shop.store, **log) as ann,
     ):
         for service in (tower, ann):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from retrieval.live_features.feature_store import FeatureStore, StoreSettings
 from retrieval.live_features.records import StoredUser, StoreLimits
 from retrieval.store.folder_store import FolderStore
-from testbed.redis_server import NoRedis, RedisServer
+from testbed.redis_server import RedisServer
 from tests.harness import query_tower_service
 from tests.trainer.recommending.world import RECIPE, films, viewers
 from tests.trainer.world import command
@@ -27,23 +26,15 @@ from two_tower.query.v1 import query_tower_service_pb2 as pb
 from two_tower_client.query_tower import to_request
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    try:
-        server = RedisServer(tmp_path / "redis")
-    except NoRedis as error:
-        pytest.skip(str(error))
-    with server:
-        yield server
+def load(store: FolderStore, redis_server: RedisServer, *arguments: Any) -> dict[str, Any]:
+    return json.loads(
+        command("load-features", "--store", store.root, "--features", redis_server.url, "--json", *arguments)
+    )
 
 
-def load(store: FolderStore, redis: RedisServer, *arguments: Any) -> dict[str, Any]:
-    return json.loads(command("load-features", "--store", store.root, "--features", redis.url, "--json", *arguments))
-
-
-def stored(redis: RedisServer, *user_ids: str, prefix: str = "two-tower") -> list[StoredUser | None]:
+def stored(redis_server: RedisServer, *user_ids: str, prefix: str = "two-tower") -> list[StoredUser | None]:
     async def read() -> list[StoredUser | None]:
-        settings = StoreSettings(redis.url, limits=StoreLimits(prefix=prefix), read_timeout_s=20.0)
+        settings = StoreSettings(redis_server.url, limits=StoreLimits(prefix=prefix), read_timeout_s=20.0)
         opened = FeatureStore(settings)
         try:
             return [record.decode() for record in await opened.read(user_ids, 1000)]
@@ -69,12 +60,12 @@ ann,i0,1700000001
 
 
 def test_stores_profiles_and_events_in_the_order_of_the_training(
-    store: FolderStore, redis: RedisServer, tmp_path: Path
+    store: FolderStore, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     version = films(store)
     events = write(tmp_path / "events.csv", EVENTS)
     users = write(tmp_path / "viewers.csv", "viewer,years,gender,likes\nann,31,f,comedy|drama\nbob,,m,\neve,,,\n")
-    told = load(store, redis, "--users", users, "--interactions", events)
+    told = load(store, redis_server, "--users", users, "--interactions", events)
     del told["seconds"]
     assert told == {
         "bundle_version": version,
@@ -86,7 +77,7 @@ def test_stores_profiles_and_events_in_the_order_of_the_training(
         "events_already_there": 0,
         "events_too_old": 0,
     }
-    ann, bob, eve = stored(redis, "ann", "bob", "eve")
+    ann, bob, eve = stored(redis_server, "ann", "bob", "eve")
     assert ann is not None
     assert bob is not None
     assert eve is None
@@ -103,74 +94,74 @@ def test_stores_profiles_and_events_in_the_order_of_the_training(
 
 
 def test_a_second_run_writes_nothing_twice_and_adds_what_is_new(
-    store: FolderStore, redis: RedisServer, tmp_path: Path
+    store: FolderStore, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     films(store)
     events = write(tmp_path / "events.csv", EVENTS)
-    assert load(store, redis, "--interactions", events)["events_recorded"] == 6
-    before = stored(redis, "ann", "bob")
-    told = load(store, redis, "--interactions", events)
+    assert load(store, redis_server, "--interactions", events)["events_recorded"] == 6
+    before = stored(redis_server, "ann", "bob")
+    told = load(store, redis_server, "--interactions", events)
     assert (told["events_recorded"], told["events_already_there"]) == (0, 6)
-    assert stored(redis, "ann", "bob") == before
+    assert stored(redis_server, "ann", "bob") == before
     # A row of another time, wherever it is in the table, changes no id.
     head, *lines = EVENTS.splitlines(keepends=True)
     write(events, "".join([head, "ann,i9,1699999999\n", *lines]))
-    told = load(store, redis, "--interactions", events)
+    told = load(store, redis_server, "--interactions", events)
     assert (told["events_recorded"], told["events_already_there"]) == (1, 6)
-    (ann,) = stored(redis, "ann")
+    (ann,) = stored(redis_server, "ann")
     assert ann is not None
     assert [event.item_id for event in ann.events] == ["i9", "i1", "i2", "i0", "i2", "i3"]
 
 
-def test_a_run_that_was_stopped_can_be_run_again(store: FolderStore, redis: RedisServer, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_can_be_run_again(store: FolderStore, redis_server: RedisServer, tmp_path: Path) -> None:
     films(store)
     frame = viewers(100)
     events = frame.select("viewer", film="watched").explode("film").drop_nulls()
     events = events.with_columns(at=pl.Series(np.arange(events.height) + 1.7e9))
     events.write_csv(tmp_path / "events.csv")
     arguments = ("--interactions", tmp_path / "events.csv")
-    redis.ask("CONFIG", "SET", "maxmemory", "1")
+    redis_server.ask("CONFIG", "SET", "maxmemory", "1")
     with pytest.raises(RunError, match=r"is full: its memory has reached maxmemory.*\n.*run the command again"):
-        load(store, redis, *arguments)
-    redis.ask("CONFIG", "SET", "maxmemory", "0")
-    assert load(store, redis, *arguments)["events_recorded"] == events.height
+        load(store, redis_server, *arguments)
+    redis_server.ask("CONFIG", "SET", "maxmemory", "0")
+    assert load(store, redis_server, *arguments)["events_recorded"] == events.height
 
 
 def test_keeps_the_newest_events_and_says_how_many_it_left_out(
-    store: FolderStore, redis: RedisServer, tmp_path: Path
+    store: FolderStore, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     films(store)
     events = write(tmp_path / "events.csv", EVENTS)
     limits = ("--features-max-events", 2, "--features-prefix", "shop")
-    told = load(store, redis, "--interactions", events, *limits)
+    told = load(store, redis_server, "--interactions", events, *limits)
     assert (told["events_recorded"], told["events_beyond_limit"], told["events_too_old"]) == (3, 3, 0)
-    assert load(store, redis, "--interactions", events, *limits)["events_already_there"] == 3
-    (ann,) = stored(redis, "ann", prefix="shop")
+    assert load(store, redis_server, "--interactions", events, *limits)["events_already_there"] == 3
+    (ann,) = stored(redis_server, "ann", prefix="shop")
     assert ann is not None
     assert [event.item_id for event in ann.events] == ["i2", "i3"]
-    assert redis.ask("EXISTS", "shop:{ann}:order", "shop:{bob}:events", "two-tower:{ann}:order") == ":2"
+    assert redis_server.ask("EXISTS", "shop:{ann}:order", "shop:{bob}:events", "two-tower:{ann}:order") == ":2"
 
 
-def test_says_what_it_needs(store: FolderStore, redis: RedisServer, tmp_path: Path) -> None:
+def test_says_what_it_needs(store: FolderStore, redis_server: RedisServer, tmp_path: Path) -> None:
     films(store)
     with pytest.raises(RunError, match="nothing to load; name a table with --users"):
-        load(store, redis)
+        load(store, redis_server)
     viewers(5).drop("exclude_item_ids").write_parquet(tmp_path / "viewers.parquet")
     with pytest.raises(DataError, match=r"the column 'watched' holds histories.*name it with --interactions"):
-        load(store, redis, "--users", tmp_path / "viewers.parquet")
+        load(store, redis_server, "--users", tmp_path / "viewers.parquet")
     long = write(tmp_path / "long.csv", f"viewer,film,at\nann,{'i' * 1025},1700000001\n")
     with pytest.raises(DataError, match=r"user 'ann', event .*: item_id: 1025 characters, expected at most 1024"):
-        load(store, redis, "--interactions", long)
+        load(store, redis_server, "--interactions", long)
     events = write(tmp_path / "events.csv", EVENTS)
     with pytest.raises(RunError, match="max_events is 0, expected 1 to 100000"):
-        load(store, redis, "--interactions", events, "--features-max-events", 0)
-    redis.kill()
+        load(store, redis_server, "--interactions", events, "--features-max-events", 0)
+    redis_server.kill()
     with pytest.raises(RunError, match="the feature store cannot be reached"):
-        load(store, redis, "--interactions", events)
+        load(store, redis_server, "--interactions", events)
 
 
 def test_a_user_id_alone_gives_the_embedding_of_all_features_and_of_recommend(
-    store: FolderStore, redis: RedisServer, tmp_path: Path
+    store: FolderStore, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     version = films(store)
     frame = viewers(100).drop("exclude_item_ids")
@@ -180,14 +171,14 @@ def test_a_user_id_alone_gives_the_embedding_of_all_features_and_of_recommend(
     events = events.with_columns(at=pl.Series(np.arange(events.height) // 4 + 1.7e9))
     events.write_csv(tmp_path / "events.csv")
     tables = (tmp_path / "viewers.parquet", tmp_path / "events.csv")
-    load(store, redis, "--users", tables[0], "--interactions", tables[1])
+    load(store, redis_server, "--users", tables[0], "--interactions", tables[1])
     recommender = Recommender.open(store, version, 1)
     histories = Histories.read(RECIPE, tables[1], [])
     users = Users(tables[0], histories, RECIPE, recommender.tower.schema, recommender.item_ids)
     (batch,) = users.batches(100)
     columns = users.queries(batch).columns
     lists, _ = recommender.embed(columns, 100, 0.0)
-    with query_tower_service(store, features=redis.url, features_timeout_s=10.0) as tower:
+    with query_tower_service(store, features=redis_server.url, features_timeout_s=10.0) as tower:
         tower.wait_until_serving()
         for number, row in enumerate(frame.iter_rows(named=True)):
             user, years = row.pop("viewer"), row.pop("years")
